@@ -2,12 +2,13 @@
 
     python -m benchmarks.families --rounds 5
 
-Tiny checkpoints with random weights, features prepared beforehand, every response of four tokens.
+Tiny checkpoints with random weights, features prepared beforehand, all responses equally long.
 """
 
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ FAMILIES = ("qwen3_5", "gemma3", "gemma4", "kimi_k25", "minicpmv4_6")
 PEER = "generate(num_return_sequences=8)"
 
 
-def measured(family: str, number: int, many: int) -> dict[str, object]:
+def measured(family: str, number: int, tokens: int, many: int) -> dict[str, object]:
     """One family's seconds, and the ratio of the way of transformers over the engine's."""
     sys.path.insert(0, TESTS)
     from tiny_checkpoints import checkpoint  # type: ignore[import-not-found]
@@ -31,10 +32,11 @@ def measured(family: str, number: int, many: int) -> dict[str, object]:
     model = DcsftHF(pretrained=checkpoint(family), device="cpu", batch_size=number)
     items = shapes.items(model, number)
     prepared = shapes.prepare(model, items)
-    peer = Peer(model)
+    peer = Peer(model, tokens)
+    arguments = replace(shapes.ARGUMENTS, max_new_tokens=tokens, min_new_tokens=tokens)
     found = rounds(
         {
-            "engine": lambda: draw(model, items, prepared, shapes.ARGUMENTS),
+            "engine": lambda: draw(model, items, prepared, arguments),
             PEER: lambda: peer.draw(prepared, number, shapes.SAMPLES),
         },
         many,
@@ -42,6 +44,7 @@ def measured(family: str, number: int, many: int) -> dict[str, object]:
     return {
         "family": family,
         "items": number,
+        "tokens": tokens,
         "seconds": {way: round(median(found, way), 4) for way in found},
         "over the engine": round(ratio(found, PEER, "engine"), 2),
     }
@@ -52,10 +55,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--items", type=int, nargs="+", default=(1, 8))
+    parser.add_argument("--tokens", type=int, nargs="+", default=(4, 64, 128))
     parser.add_argument("--only", nargs="+", default=FAMILIES)
     given = parser.parse_args()
     with torch.inference_mode():
-        results = [measured(family, number, given.rounds) for family in given.only for number in given.items]
+        results = [
+            measured(family, number, tokens, given.rounds)
+            for family in given.only
+            for tokens in given.tokens
+            for number in given.items
+        ]
     print(json.dumps({"results": results}))
 
 

@@ -82,14 +82,20 @@ def _sampling(found: Results) -> Iterator[str]:
 def _families(found: Results) -> Iterator[str]:
     yield "### Families whose prompts are copied\n"
     yield (
-        "Tiny checkpoints with random weights, features prepared, four new tokens: how many times the"
-        " engine's time `generate(num_return_sequences=8)` takes.\n"
+        "Tiny checkpoints with random weights, features prepared, all responses of the same number of tokens:"
+        " how many times the engine's time `generate(num_return_sequences=8)` takes.\n"
     )
     rows = [
-        [one["family"], one["items"], *_judged(one["over the engine"], "≥1"), *one["seconds"].values()]
+        [
+            *(one["family"], one["items"], one.get("tokens", 4)),
+            *_judged(one["over the engine"], "≥1"),
+            *one["seconds"].values(),
+        ]
         for one in found["results"]
     ]
-    yield _table(["family", "items", "ratio", "target", "reached", "engine, s", "generate, s"], rows)
+    yield _table(
+        ["family", "items", "tokens", "ratio", "target", "reached", "engine, s", "generate, s"], rows
+    )
 
 
 def _answers(found: Results) -> Iterator[str]:

@@ -68,8 +68,9 @@ def draw(
 class Peer:
     """The same checkpoint as transformers loads and runs it."""
 
-    def __init__(self, model: DcsftHF) -> None:
-        """Loads it beside `model`."""
+    def __init__(self, model: DcsftHF, tokens: int = shapes.NEW_TOKENS) -> None:
+        """Loads it beside `model`, to draw responses of so many tokens."""
+        self.tokens = tokens
         dtype = model._model.dtype
         self.model = AutoModelForImageTextToText.from_pretrained(model.settings.pretrained, dtype=dtype)
         self.model = self.model.to(model.device).eval()
@@ -83,8 +84,8 @@ class Peer:
                 do_sample=True,
                 temperature=shapes.ARGUMENTS.temperature,
                 top_k=shapes.ARGUMENTS.top_k,
-                max_new_tokens=shapes.NEW_TOKENS,
-                min_new_tokens=shapes.NEW_TOKENS,
+                max_new_tokens=self.tokens,
+                min_new_tokens=self.tokens,
                 num_return_sequences=returned,
             )
 

@@ -1,6 +1,5 @@
 """The arguments of `dcsft_hf` and `dcsft_vllm`, read and checked before anything is loaded."""
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Self, get_args
@@ -162,10 +161,10 @@ class VLLMSettings(_Settings):
     max_images: int | None = _read(whole_from(0), None)
     # Share of the device's memory, in (0, 1]; None is vLLM's default.
     gpu_memory_utilization: float | None = _read(_share, None)
-    tensor_parallel_size: int | None = _read(whole_from(1), None)  # devices that share the weights
-    max_num_seqs: int | None = _read(
-        whole_from(1), None
-    )  # most responses decoded at once; None: vLLM's default
+    # Devices that share the weights, of each process.
+    tensor_parallel_size: int | None = _read(whole_from(1), None)
+    # Most responses decoded at once; None is vLLM's default.
+    max_num_seqs: int | None = _read(whole_from(1), None)
     # Whether to skip compilation, which takes minutes and pays off later.
     enforce_eager: bool = _read(as_bool, False)
     # The API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has one, is read
@@ -185,11 +184,6 @@ class VLLMSettings(_Settings):
         for name in _LOCAL if self.base_url is not None else _REMOTE:
             if getattr(self, name) != defaults[name]:
                 raise self._misplaced(name)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise HarnessError(
-                "dcsft_vllm was launched as several processes",
-                "Start one, and give tensor_parallel_size=N to use N devices",
-            )
 
     def _misplaced(self, name: str) -> HarnessError:
         if self.base_url is None:

@@ -13,6 +13,7 @@ from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from dcsft_harness import ranks
 from dcsft_harness.coordinates import BoxConvention, declare, taught
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.lmms.protocols import Generation
@@ -96,9 +97,12 @@ class Adapted:
         served = settings.adapter is not None and not always_merge
         self.rank = served_rank(settings, config) if served else None
         self._merged: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: str | None = None
 
     def checkpoint(self, features: Callable[[], Features]) -> str:
-        """The base, or its merge with the adapter, created on first use.
+        """The base, or its merge with the adapter, created on first use, once per machine.
+
+        Every rank of a launch must call it.
 
         Args:
             features: returns the processor's output for a prompt, on which the merge is compared.
@@ -109,14 +113,21 @@ class Adapted:
         settings = self._settings
         if settings.adapter is None or self.rank is not None:
             return settings.pretrained
-        if self._merged is None:
-            self._merged = self._merge(settings.adapter, features())
-        return self._merged.name
+        if self._folder is None:
+            with ranks.agreed():
+                if ranks.world_size() == 1 or os.environ.get("LOCAL_RANK", "0") == "0":
+                    self._merged = self._merge(settings.adapter, features())
+                    self._folder = self._merged.name
+            machine = os.environ.get("GROUP_RANK", "0")
+            folders = {where: one for where, one in ranks.gathered((machine, self._folder)) if one}
+            self._folder = self._folder or folders[machine]
+        return self._folder
 
     def _merge(self, adapter: str, features: Features) -> "tempfile.TemporaryDirectory[str]":
         """A temporary folder, removed at process exit at the latest."""
         settings = self._settings
         folder = tempfile.TemporaryDirectory(prefix="dcsft_merged_")
+        _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served as it is", adapter)
         try:
             parity = merge(
                 settings.pretrained, adapter, Path(folder.name), [features], settings.trust_remote_code
@@ -136,7 +147,7 @@ class Adapted:
         """Removes the merged checkpoint, if there is one."""
         if self._merged is not None:
             self._merged.cleanup()
-            self._merged = None
+        self._merged = self._folder = None
 
 
 def served_rank(settings: ModelSettings, config: PreTrainedConfig) -> int | None:
@@ -311,8 +322,11 @@ class DcsftVLLM(ObservedModel):
         for arguments, task in dict.fromkeys((item.arguments, item.task) for item in items):
             check(arguments, task)
         left = [item for item in items if not self._all_kept(item)]
-        if self.settings.base_url is None and left:
-            self._open(left)
+        if self.settings.base_url is None and any(ranks.gathered(bool(left))):
+            limits = self._needed(left) if left else None
+            checkpoint = self._adapted.checkpoint(lambda: self._first_features(items))
+            if limits is not None:
+                self._open(checkpoint, limits)
         return super().generate_until(requests)
 
     def _all_kept(self, item: Item) -> bool:
@@ -330,20 +344,13 @@ class DcsftVLLM(ObservedModel):
             self._backend.close()
             self._backend = None
 
-    def _open(self, items: list[Item]) -> None:
+    def _open(self, checkpoint: str, limits: Limits) -> None:
         """Opens the engine, or a larger one if the current one is too small."""
-        limits = self._needed(items)
         if self._backend is not None and self._limits is not None:
             if limits.tokens <= self._limits.tokens and limits.images <= self._limits.images:
                 return
             self._close()
-        self._backend = OfflineEngine(
-            self._adapted.checkpoint(lambda: self._first_features(items)),
-            self.settings,
-            limits,
-            self._size,
-            self._adapted.rank,
-        )
+        self._backend = OfflineEngine(checkpoint, self.settings, limits, self._size, self._adapted.rank)
         self._limits = limits
 
     def _first_features(self, items: list[Item]) -> Features:

@@ -1,20 +1,23 @@
 """vLLM's offline engine and a running `vllm serve`, for `dcsft_vllm`."""
 
 import base64
+import contextlib
 import importlib.util
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import openai
 import tenacity
+import torch
 from openai.types.chat import ChatCompletion
 from PIL import Image
 
+from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
@@ -235,7 +238,8 @@ class OfflineEngine:
             self._adapter = LoRARequest("adapter", 1, settings.adapter)
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
         try:
-            self._llm = LLM(model=checkpoint, **options)
+            with _on_own_devices(settings.tensor_parallel_size or 1):
+                self._llm = LLM(model=checkpoint, **options)
         except _refusals(RuntimeError, OSError, ImportError) as error:
             raise HarnessError(
                 f"vLLM cannot serve pretrained={settings.pretrained} ({_engine_line(error)})",
@@ -285,6 +289,77 @@ class OfflineEngine:
         """Ends the engine's processes and frees its memory."""
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+_LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""A launch's environment variables, which the engine's own processes would take for theirs."""
+
+
+@contextlib.contextmanager
+def _on_own_devices(devices: int) -> Iterator[None]:
+    """In a launch, an environment in which an engine's processes use this rank's share of the machine.
+
+    Args:
+        devices: GPUs of one engine.
+
+    Raises:
+        HarnessError: the machine has too few.
+    """
+    if ranks.world_size() == 1:
+        yield
+        return
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    count = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), rank + 1)
+    chosen: dict[str, str | None] = {**dict.fromkeys(_LAUNCH), **_share(rank, count, devices)}
+    before = {name: os.environ.get(name) for name in chosen}
+    _set(chosen)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _share(rank: int, count: int, devices: int) -> dict[str, str]:
+    """Environment variables by which one of a machine's engines uses its own GPUs, or processors.
+
+    Args:
+        rank: the engine's number on the machine.
+        count: the machine's engines.
+        devices: GPUs of each.
+
+    Raises:
+        HarnessError: there are too few GPUs.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(at) for at in range(torch.cuda.device_count())]
+    if names and visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+    if not names:
+        if "VLLM_CPU_OMP_THREADS_BIND" in os.environ:
+            return {}
+        own = sorted(os.sched_getaffinity(0))[rank::count]  # else all bind their threads to the same ones
+        return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own)) or "nobind"}
+    if len(names) == devices:  # the launcher shows each process its own
+        return {}
+    if len(names) < count * devices:
+        raise HarnessError(
+            f"{count} processes with tensor_parallel_size={devices} need {count * devices} GPUs, and there"
+            f" are {len(names)} here",
+            f"Start {len(names) // devices} processes" if len(names) >= devices else "Lower it",
+        )
+    # A process that inherited torch's state by a fork would take the launch's group for its own.
+    return {
+        "CUDA_VISIBLE_DEVICES": ",".join(names[rank * devices : (rank + 1) * devices]),
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    }
 
 
 def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | None) -> dict[str, Any]:

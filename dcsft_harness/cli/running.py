@@ -385,7 +385,9 @@ def _plan(
     if found.parts:
         bar.show(found.table(), form)
     else:
-        bar.say(f"{stage.verb}: its engine decides how much memory it takes, so nothing is estimated")
+        count = int(str(found.settings.get("processes", 1)))
+        each = f"{count} engines, which decide" if count > 1 else "its engine decides"
+        bar.say(f"{stage.verb}: {each} how much memory to take, so nothing is estimated")
     found.refuse()
 
 

@@ -31,6 +31,7 @@ from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
+from dcsft_harness.settings import extra
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -279,7 +280,13 @@ def key(stage: Stage, output: Path) -> str:
         outside = bool(stage.options.get("allow_outside_root"))
         brought["the images"] = own_data.images_sha256(data, None if root is None else Path(root), outside)
     brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
-    return json_sha256([stage.verb, stage.options, read, brought, __version__, VERSION, pictures.FORMAT])
+    fields = STAGES[stage.verb].options.model_fields
+    deciding = {
+        name: value
+        for name, value in stage.options.items()
+        if name not in fields or extra(fields[name], "decides") is not False
+    }
+    return json_sha256([stage.verb, deciding, read, brought, __version__, VERSION, pictures.FORMAT])
 
 
 def _tasks(stage: Stage) -> list[str]:

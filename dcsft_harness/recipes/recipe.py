@@ -322,8 +322,6 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     for name in ("num_processes", "sampling_processes"):
         if own.get(name) == "all":
             found[name] = _gpus()
-    if own.get("engine") == "dcsft_vllm":  # which is one process per engine
-        found["sampling_processes"] = None
     return found
 
 

@@ -401,6 +401,7 @@ def _is_picture(value: object) -> bool:
 
 def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[Any, Any]:
     """The target and the gold; takes the last answer from the turns."""
+    answer: Any
     beside, talks = _beside(given), asked not in QUESTIONS
     answered = next((name for name in ("chosen", "completion") if name in given), None)
     if talks and turns[-1]["role"] == "assistant" and ("chosen" not in given or asked == "chosen"):

@@ -19,26 +19,26 @@ import re
 from collections.abc import Sequence
 
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.scoring.normalize import answer_part, boxes, unified
+from dcsft_harness.scoring.normalize import THOUGHT_END, THOUGHT_START, answer_part, boxes, unified
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 BOX_SPACES = ("pixel", "resized", "norm1000")
 
 # Repetitions are bounded so that no response, however long, costs more than linear time.
-_N = r"([-+]?(?:\d{1,12}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][-+]?\d{1,3})?)"
+_N = r"(-?\d{1,12}(?:\.\d{0,15})?)"
 _GAP = r"\s{0,40}"
 _COMMA = rf"{_GAP}[,，]{_GAP}"
 _BETWEEN = rf"(?:{_COMMA}|\s{{1,40}})"
-_FOUR = _BETWEEN.join([rf"[\"']?{_N}[\"']?"] * 4)
+_FOUR = _BETWEEN.join([_N] * 4)
 _PAIR_REST = rf"{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
 # It begins with all characters that a box can begin with, which makes the search several times faster.
 _CORNERS = re.compile(
     r"[\[({<](?:"
-    rf"(?<!<){_GAP}{_FOUR}{_GAP},?{_GAP}(?:\\right|\\)?[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
+    rf"{_GAP}{_FOUR}{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
     # (x1, y1), (x2, y2), nested or not, or with words between
-    rf"|(?<=[\[(]){_PAIR_REST}(?:[^\d\[\](){{}}]{{0,40}}|[^\d\[\](){{}}]{{0,60}}corner[^\d\[\](){{}}]{{0,60}})"
+    rf"|{_PAIR_REST}(?:[^\d\[\](){{}}]{{0,40}}|[^\d\[\](){{}}]{{0,60}}corner[^\d\[\](){{}}]{{0,60}})"
     rf"[\[(]{_PAIR_REST}"
-    rf"|(?<=<)b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
+    rf"|b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
 )
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>
 _NAMES_OF_SIDES = ("x_?(?:1|min)|left", "y_?(?:1|min)|top", "x_?(?:2|max)|right", "y_?(?:2|max)|bottom")
@@ -51,23 +51,18 @@ _SIDE = re.compile(
 _LAST_SIDES = ("y2", "y_2", "ymax", "y_max", "bottom")
 _REACH = 60
 """Characters between one named side and the next."""
-_KEYED = re.compile(r"(?:bbox|BBOX|BBox|Bbox)(?:_2d|_2D)?[\"']?\s{0,40}[:=]")
-_NAMES = ("bbox", "BBOX", "BBox", "Bbox")
+_KEYED = re.compile(r"bbox(?:_2d)?[\"']?\s{0,40}[:=]", re.IGNORECASE)
 # "The bounding box is 10, 20, 110, 220.", bbox_2d: "10, 20, 110, 220": four numbers and no fifth.
 _SAID = re.compile(
-    rf"(?:box|Box|BOX|oordinate)(?:_2[dD])?[^\d\[\](){{}}<.]{{0,40}}?{_COMMA.join([_N] * 4)}"
+    rf"(?:[Bb]ox|oordinate)(?:_2d)?[^\d\[\](){{}}<.]{{0,40}}?{_COMMA.join([_N] * 4)}"
     rf"(?![\d%]|\.\d|{_COMMA}[-+.\d])"
 )
-_SAID_BY = ("box", "Box", "BOX", "oordinate")
 _BARE = re.compile(
     rf"[\s*`]*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?[\s*`]*"
 )
 """Nothing but four numbers, or these behind a label."""
 # Tags that a text in JSON holds ("label": "<think>the left one</think>") mark no thought and no answer.
-_QUOTED = re.compile(
-    r"""["']\s{0,40}:\s{0,40}(?:"(?:[^"\\]|\\.){0,1500}"|'(?:[^'\\\n]|\\.){0,1500}'(?=\s{0,40}[,}\]]))|"</?[a-z]{1,20}>"(?=\s?:)"""
-)
-_OPENED = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
+_QUOTED = re.compile(r"""["']\s{0,40}:\s{0,40}"(?:[^"\\]|\\.){0,1500}"|"</?[a-z]{1,20}>\"""")
 _OPENS = re.compile(r"\s*(?:```(?:json)?\s*)?[\[({]")
 
 Span = tuple[int, int]
@@ -100,10 +95,10 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
     the last <answer> block, if there is one; of that, the last \boxed{...}; else the first box given as bbox
     or bbox_2d, else the first box. Never the best of several. A thought that breaks off holds none.
 
-    A box is exactly four finite numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
+    A box is exactly four numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
     tag, the names x1, y1, x2, y2 (or x_min, ..., or left, top, right, bottom), or nothing but four numbers,
     perhaps behind a label; failing these, four numbers with commas behind "box" or "coordinates". A list of
-    three or five numbers, or one with NaN, is no box. The order is always x1, y1, x2, y2; models that write
+    three or five numbers is no box. The order is always x1, y1, x2, y2; models that write
     y first (Gemini's box_2d, PaliGemma) are not read as such.
 
     Args:
@@ -113,7 +108,7 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
     """
     part = _part(response, truncated)
     spans = _find(part)
-    return None if spans is None else _finite(part, spans)
+    return None if spans is None else [float(part[start:end]) for start, end in spans]
 
 
 def _part(response: str, truncated: bool = False) -> str:
@@ -124,8 +119,7 @@ def _part(response: str, truncated: bool = False) -> str:
     part = answer_part(response, truncated=truncated)
     if part:
         return part
-    opened = _OPENED.match(response)
-    if opened and not _closed(response):
+    if THOUGHT_START.match(response) and not THOUGHT_END.search(response):
         # A thought that never ends, but comes to its end: real responses state their box in it.
         return "" if truncated or len(response) > 400 and response.rstrip()[-1:].isalnum() else response
     rest = answer_part(response) if truncated else ""
@@ -136,36 +130,28 @@ def _part(response: str, truncated: bool = False) -> str:
     return rest[keyed.start() :] if keyed and not rest[key.end() : keyed.start()].strip(" \n\t[\"'") else ""
 
 
-def _closed(response: str) -> bool:
-    return (
-        response.rfind("</think") > 0
-        or response.rfind("</reasoning") > 0
-        or "[/THINK]" in response
-        or "◁/think▷" in response
-    )
-
-
 def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
     if "\\ " in text or "\\," in text:
         text = text.replace("\\ ", "  ").replace("\\,", "  ")
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
-        if inside is not None and _finite(text, _groups(inside)):
+        if inside:
             return _groups(inside)
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
     if bare:
-        return _groups(bare) if _finite(text, _groups(bare)) else None
-    key = _KEYED.search(text) if any(name in text for name in _NAMES) else None
+        return _groups(bare)
+    lowered = text.lower()  # literals are found much faster than patterns
+    key = _KEYED.search(text) if "bbox" in lowered else None
     for start in (key.end(), 0) if key else (0,):
-        for match in _CORNERS.finditer(text, start):
-            if _finite(text, _groups(match)):
-                return _groups(match)
-    sides = _sides(text)
+        corners = _CORNERS.search(text, start)
+        if corners:
+            return _groups(corners)
+    sides = _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
     if sides is not None:
         return sides
-    said = _SAID.search(text) if any(name in text for name in _SAID_BY) else None
-    return _groups(said) if said and _finite(text, _groups(said)) else None
+    said = _SAID.search(text) if "box" in lowered or "oordinate" in lowered else None
+    return _groups(said) if said else None
 
 
 def _groups(match: "re.Match[str]") -> list[Span]:
@@ -174,9 +160,6 @@ def _groups(match: "re.Match[str]") -> list[Span]:
 
 def _sides(text: str) -> list[Span] | None:
     """Four sides by their names, close to each other."""
-    lowered = text.lower()
-    if not any(name in lowered for name in _LAST_SIDES):  # literals are found much faster than patterns
-        return None
     found: dict[str, Span] = {}
     end = 0
     for match in _SIDE.finditer(text):
@@ -187,14 +170,8 @@ def _sides(text: str) -> list[Span] | None:
         if side == f"side{len(found)}" and not is_point:
             found[side], end = match.span(match.lastindex or 0), match.end()
         if len(found) == 4:
-            spans = [found[f"side{number}"] for number in range(4)]
-            return spans if _finite(text, spans) else None
+            return list(found.values())
     return None
-
-
-def _finite(text: str, spans: Sequence[Span]) -> Box | None:
-    box = [float(text[start:end]) for start, end in spans]
-    return box if all(map(math.isfinite, box)) else None
 
 
 def to_pixels(
@@ -398,5 +375,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=3,
+    version=4,
 )

@@ -33,33 +33,28 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
-    r"(?:(?i:actually|probably|likely|clearly|definitely|not [A-J],? but) )?"
-    r"(?:(?i:the )?(?i:correct |right |final )?"
+    r"(?:(?i:actually|likely|clearly|not [A-J],? but) )?"
+    r"(?:(?i:the )?"
     r"(?i:option|choice|letter|answer|image|picture|point|box|选项)s?:?\s?)?"
     r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u4e00-\u9fff]|['’+*/^°√<{]|-\w)"
 )
-_SECOND = re.compile(
-    r"\s?(?:,\s?(?:and|or)|,|and|or|&|/|和|或)\s?\(?[A-J](?:\)|(?![\w'’]))(?!\s(?:is|has|does)\b)"
-)
+_SECOND = re.compile(r"\s?(?:,|and|or|&|/|和|或)\s?\(?[A-J](?![\w'])")
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
     r"|satisf\w+|match\w*|meets|works|remains|instead|rather|in|on|here|the|by|\d+)\b)"
 )
 _QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
-_NOT_BE = re.compile(r"(?:\bnot|n't|\bcannot) (?:\w+ )?be$")
-_CLAUSE = re.compile(r",? (?:so|but|and|thus|hence|meaning|suggesting|indicating|that)\b|; ")
+_CLAUSE = re.compile(r",? (?:so|but|and|thus|meaning|suggesting|indicating|that)\b")
 _BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )([A-J]) $")
-_FINAL = re.compile(
-    r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: (?:the |an? )?[\w ]{1,30})?[.!]?$"
-)
-_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈:是为]")
-_WAIT = re.compile(r"(?i)(?:^|[.!?\n]\s?)(?:but )?(?:wait|hold on|hmm)\b,?(?: actually)?")
+_FINAL = re.compile(r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?[.!]?$")
+_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈是为]|:(?!\d)")
+_WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
 _LINE = re.compile(r"[-\s]*(\()?([A-J])[).:](?: (.{1,100}))?")
 _DIGIT = re.compile(r"\d")
-_ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?(?:e\W*)?", re.IGNORECASE)
-_OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer|\bans)$", re.IGNORECASE)
+_ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?", re.IGNORECASE)
+_OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer)$", re.IGNORECASE)
 _SENTENCE_BREAK = re.compile(r"[.!?;\n。！？；](?:(?<=[\n。！？；])|(?=\s|[\"')*]{1,3}\s))")
 _NO_TEXT = re.compile(r"[ \n*#>`$\\\[]*")
 _LISTED_LINES = re.compile(r"[\s*>(-]{0,20}A[).:].{0,150}\n[\s*>(-]{0,20}B[).:]")
@@ -71,9 +66,10 @@ HEAD, TAIL = 300, 500
 _ROWS: dict[str, list[phrases.Phrase]] = {}
 for _phrase in phrases.PHRASES:
     for _word in _phrase.keys:
-        _ROWS.setdefault(_word, []).append(_phrase)
+        for _form in {_word, _word.title(), _word.upper()}:
+            _ROWS.setdefault(_form, []).append(_phrase)
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
-_BE = frozenset("is are as appears be being".split())
+_BE = frozenset("is are appears be being".split())
 _KEYS = frozenset(map(str.encode, _ROWS))
 
 
@@ -128,30 +124,25 @@ def _gold(answer: str, options: OptionSet) -> int:
 def find(response: str, options: OptionSet, *, truncated: bool = False) -> int | None:
     """The index of the option that a response states, or None."""
     part = answer_part(response, truncated=truncated)
-    if len(part) < 40:
-        letter = _LETTER_ONLY.fullmatch(part)
-        if letter:
-            return options.index(letter[1].upper())
+    letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None
+    if letter:
+        return options.index(letter[1].upper())
     found = _find(bounded(part), options)
     return None if found == NO_OPTION else found
 
 
 def _find(part: str, options: OptionSet) -> int | None:
-    boxed = last_box(part)
-    keyed = None if boxed is not None else json_answer(part)
-    if boxed is not None:
-        found = _whole(plain(boxed), options)
-        if found is not None:
-            return found
-    elif keyed is not None:
-        value, behind = keyed
-        found = _find(behind, options) if behind else None
-        return _whole(plain(value), options) if found is None and value[0] != "[" else found
+    boxed, keyed = last_box(part), json_answer(part)
+    found = _whole(plain(boxed), options) if boxed is not None else None
+    if found is not None:
+        return found
+    if boxed is None and keyed is not None:
+        return _whole(plain(keyed), options)
     found = options.named(plain(part)) if len(part) < 200 else None
     found = _last_line(part, options) if found is None else found
     if found is not None or len(part) < 60 and _ALPHABET.fullmatch(part):
         return found
-    weak, part = None, _excerpt(part)
+    weak = None
     for end, sentence in _sentences(part):
         stated = _statement(plain(sentence), options)
         if stated and stated[1]:
@@ -194,28 +185,33 @@ def _last_line(part: str, options: OptionSet) -> int | None:
     return None if before and options.index(before[2]) == index - 1 else index
 
 
-def _excerpt(part: str) -> str:
-    """The first 300 and the last 500 characters, and between them the last line or sentence with "answer".
+def _windows(text: str) -> Iterator[tuple[int, int]]:
+    """The parts of a text that are searched for phrases, last first.
 
-    No more is read of a long response, which makes it fast.
+    They are its last 500 characters, the last sentence before them with "answer", and its first 300.
     """
-    if len(part) <= HEAD + TAIL:
-        return part
-    tail = len(part) - TAIL
-    middle = part.find("nswer", HEAD, tail)
-    middle = part.rfind("nswer", middle, tail) if middle > 0 else middle  # slower, and seldom needed
-    between = part[_start(part, middle) : _end(part, middle)] if middle > 0 else ""
-    return "\n".join((part[: _end(part, HEAD)], between, part[_start(part, tail) :]))
+    tail = len(text) - TAIL
+    if tail <= 0:
+        yield 0, len(text)
+        return
+    tail = _start(text, tail)
+    yield tail, len(text)
+    middle = text.find("nswer", HEAD, tail)
+    if middle > 0:
+        middle = text.rfind("nswer", middle, tail)  # slower, and seldom needed
+        yield _start(text, middle), _end(text, middle)
+    yield 0, _end(text, min(HEAD, tail))
 
 
 def _sentences(text: str) -> Iterator[tuple[int, str]]:
     """The sentences with phrases, with their markup, last first, and where each ends."""
-    lowered = text.lower()
-    if len(lowered) != len(text):  # a letter that is two in lower case would shift every position
-        lowered = text
-    start, tail = len(text) + 1, max(0, len(text) - TAIL)
-    for low, high in ((tail, len(text)), (0, tail)):  # most responses end in their answer
-        for place in sorted(_places(lowered, low, high), reverse=True):
+    start = len(text) + 1
+    for low, high in _windows(text):
+        part = text[low:high]
+        places = {low + place for place, *_ in _phrases(part)}
+        if not part.isascii():
+            places.update(low + match.start() for match in phrases.CHINESE.finditer(part))
+        for place in sorted(places, reverse=True):
             if place < start:
                 start, end = _start(text, place), _end(text, place)
                 if _OPEN_END.search(text[max(place, end - 15) : end].rstrip(" *_`#$\n")):
@@ -227,11 +223,11 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
 
 def _start(text: str, place: int) -> int:
     """Where the sentence or line begins in which a place lies, at most 400 characters before it."""
-    first = max(0, place - 400)
-    line = max(first, text.rfind("\n", first, place) + 1)
-    return max(line, 1 + max(text.rfind(". ", line, place), text.rfind("! ", line, place),
-                             text.rfind("? ", line, place), text.rfind("; ", line, place),
-                             text.rfind("。", line, place)))  # fmt: skip
+    start = max(0, place - 400)
+    start = max(start, text.rfind("\n", start, place) + 1)
+    for mark in (". ", "! ", "? ", "; ", "。"):
+        start = max(start, text.rfind(mark, start, place) + 1)
+    return start
 
 
 def _end(text: str, place: int) -> int:
@@ -240,31 +236,33 @@ def _end(text: str, place: int) -> int:
     return match.end() if match else len(text)
 
 
-def _places(lowered: str, low: int, high: int) -> Iterator[int]:
-    """Where phrases may occur in a part of a text with its markup."""
-    part = lowered[low:high]
-    for word in _KEYS.intersection(part.encode("ascii", "replace").translate(_LETTERS).split()):
-        key = word.decode()
-        place = lowered.find(key, low, high)
+def _phrases(text: str) -> Iterator[tuple[int, phrases.Phrase, "re.Match[str]"]]:
+    """Where phrases occur in a text, with or without its markup."""
+    words = _KEYS.intersection(text.encode("ascii", "replace").translate(_LETTERS).split())
+    lowered = _lowered(text) if words else ""
+    for word in map(bytes.decode, words):
+        place = text.find(word)
         while place >= 0:
-            if not place or not lowered[place - 1].isalnum():
-                for row in _ROWS[key]:
-                    if row.lead is None or _leads(row.lead, lowered, place):
-                        if row.pattern.match(lowered, place, place + 240):
-                            yield place
-                            break
-            place = lowered.find(key, place + 1, high)
-    if not part.isascii() and any(key in part for key in "答选正而"):
-        yield from (match.start() for match in phrases.CHINESE.finditer(lowered, low, high))
+            if not text[place - 1 : place].isalnum():
+                for row in _ROWS[word]:
+                    if not row.is_behind_be or _be(lowered, place):
+                        match = row.pattern.match(lowered, place, place + 240)
+                        if match:
+                            yield place, row, match
+            place = text.find(word, place + 1)
 
 
-def _leads(lead: "re.Pattern[str]", lowered: str, place: int) -> bool:
-    """Whether what has to stand before a phrase does, in a text with its markup."""
-    if lead is phrases.OPENING:
-        before = lowered[max(0, place - 8) : place].rstrip(" *_#")
-        return before.removesuffix("in").rstrip(" *_#")[-1:] in ".\n:!?;"
+def _lowered(text: str) -> str:
+    """A text in lower case, or as it is where that would shift positions, as a letter becomes two."""
+    lowered = text.lower()
+    return lowered if len(lowered) == len(text) else text
+
+
+def _be(lowered: str, place: int) -> "re.Match[str] | None":
+    """The form of "to be" behind which a place stands."""
     before = lowered[max(0, place - 40) : place]
-    return not _BE.isdisjoint(before.rsplit(None, 4)) and lead.search(before.replace("*", "")) is not None
+    # The words first, which is faster.
+    return None if _BE.isdisjoint(before.split()[-4:]) else phrases.BE.search(before.replace("*", ""))
 
 
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
@@ -274,22 +272,17 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
-    lowered = sentence.lower()
+    lowered = _lowered(sentence)
     supposed = "answer" in lowered and phrases.SUPPOSED.match(lowered) is not None
     final = _FINAL.search(sentence) if "(" in sentence else None
     if final:
         index = options.index(final[1])
         if index is not None:
             return index, not supposed
-    places = [
-        (match.start(), row)
-        for word in _ROWS.keys() & set(re.findall("[a-z]+", lowered))
-        for match in re.finditer(rf"\b{word}", lowered)
-        for row in _ROWS[word]
-    ]
-    places.sort(key=lambda one: (one[0], one[1].strong), reverse=True)
-    for place, row in places[:12]:
-        found = _phrase_states(row, place, sentence, lowered, options)
+    found_phrases = list(_phrases(sentence))
+    found_phrases.sort(key=lambda one: (one[0], one[1].strong), reverse=True)
+    for place, row, match in found_phrases[:12]:
+        found = _phrase_states(row, place, match, sentence, lowered, options)
         if found is not None:
             return found[0], found[1] and not supposed
     if not lowered.isascii():
@@ -298,16 +291,17 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
 
 
 def _phrase_states(
-    row: phrases.Phrase, place: int, sentence: str, lowered: str, options: OptionSet
+    row: phrases.Phrase,
+    place: int,
+    match: "re.Match[str]",
+    sentence: str,
+    lowered: str,
+    options: OptionSet,
 ) -> tuple[int, bool] | None:
     """What a phrase at a place states, and whether as an answer."""
-    match = row.pattern.match(lowered, place)
-    lead = row.lead.search(lowered[max(0, place - 40) : place]) if row.lead and match else None
-    if match is None or row.lead and (lead is None or row.lead is phrases.OPENING and place > 3):
-        return None
-    start = place - len(lead[0]) if lead else place
-    before = lowered[max(0, start - 80) : place]
-    if _NOT_BE.search(match[0]) or before and phrases.DENIED.search(before):
+    be = _be(lowered, place) if row.is_behind_be else None
+    start = place - len(be[0]) if be else place
+    if phrases.DENIED.search(lowered, max(0, start - 80), place):
         return None
     found = _subject(sentence[:start], options) if row.side != "after" else None
     if row.side != "before" and (found is None or not found[1]):
@@ -358,6 +352,8 @@ def _subject(text: str, options: OptionSet) -> tuple[int, bool] | None:
 
 def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     """What follows a phrase: an option, or `NO_OPTION` for another answer, and whether it is a letter."""
+    if not text.strip():
+        return None
     label = _label(text, options)
     if label is not None:
         return label, True
@@ -403,7 +399,8 @@ def _label(text: str, options: OptionSet) -> int | None:
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip()
-    if part[-1:] in "!.?" and phrases.COURTEOUS.search(part, len(part) - 200):
+    ending = part[-200:]
+    if part[-1:] in "!.?" and any([word in ending for word in phrases.COURTEOUS]):
         part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
     if not part:
         return None
@@ -420,7 +417,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     if len(part) >= HEAD + TAIL:  # reasoning, which begins with no answer
         opening = ""
     for sentence in (last, opening) if options.numeric else (opening, last):
-        found = _concluded(sentence, options)
+        found = _concluded(sentence, options) if sentence else None
         if found is not None and not phrases.GIVEN_UP.search(sentence):
             return found
         if options.numeric and _DIGIT.search(last):
@@ -436,7 +433,7 @@ def _beginning(first: str, options: OptionSet) -> int | None:
     match = _LABEL.match(first[:120])
     if match and match["letter"].isupper():
         rest = first[match.end() :]
-        marked = match["close"] or not rest.strip() or rest[0] in ".:,;\n" or rest[:3] == " - "
+        marked = match["close"] or not rest.strip() or rest[0] in ".:,;!\n" or rest[:3] == " - "
         if marked:
             found = _label(first, options)
             return None if found == NO_OPTION else found
@@ -453,15 +450,17 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = _concluded(sentence[: reason.start()], options) if reason else None
     if found is not None:
         return found
-    mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
     start = 0
     for link in _LINK.finditer(sentence):
         start = link.end()
+    is_denied = start > 0 and phrases.DENIED.search(sentence[:start].lower()) is not None
+    found = options.named(sentence[start:].lstrip()) if start and not is_denied else None
+    if found is not None:
+        return found
+    mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
     if start and (mentions or _LABEL.match(sentence, start)):
-        if phrases.DENIED.search(sentence[:start].lower()):
-            return None
-        found = _label(sentence[start:], options)
-        if found is not None:
+        found = None if is_denied else _label(sentence[start:], options)
+        if is_denied or found is not None:
             return None if found == NO_OPTION else found
         found = _only([one for one in mentions if one.start >= start], options)
         if found is not None:
@@ -469,4 +468,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=5)
+SCORER = Scorer("choice", choice, fields=("choices",), version=6)

@@ -47,7 +47,6 @@ _UNWRAPPED = re.compile(
     rf"\\(?:boxed|fbox|underline|number|num|mathbf|boldsymbol|bm|mathbb|mathcal|textcolor\s*\{{\w*\}}|emph"
     rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
-_RELATED = re.compile(r"(?!.*[A-Za-z]{2})(?=.*[=<>≤≥])[\x20-\x7eπ≤≥]+")
 _COUNTED = re.compile(r"([-+]?\d[\d.,]*)\s+(\D+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(overrightarrow|vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
@@ -81,10 +80,8 @@ def clean(text: str) -> str:
 def _word(match: "re.Match[str]") -> str:
     inner = match[1].strip(" ~")
     spaced = " " if not inner or match[1][0] in " ~" else ""
-    if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")) or _RELATED.fullmatch(
-        inner
-    ):
-        return f"{spaced}{inner}"  # figures, signs, Euler's number, a relation
+    if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")):
+        return f"{spaced}{inner}"  # figures, signs, Euler's number
     counted = _COUNTED.fullmatch(inner)
     if counted:
         spaced, inner = f"{spaced}{counted[1]}", counted[2]

@@ -80,12 +80,16 @@ _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 _CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)")
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
 _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?){2,}\d?|\d(?:\.\d){2,}")
-_AMBIGUOUS = re.compile(r"\d\.\d\.|(?:\d\.[ \t]+[-\d.]+\s*){2,}")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d))")
 _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且"
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _EDGES = " \t\n.,;:?。"
+_COMPOUND = re.compile(
+    r"(\d+(?:\.\d+)?)\s*⟦?\s*([A-Za-z]+|[\u4e00-\u9fff]{1,2})\s*⟧?(?:\s*⟦?and⟧?)?\s*"
+    r"(\d+(?:\.\d+)?)\s*⟦?\s*([A-Za-z]+|[\u4e00-\u9fff]{1,2})(?![A-Za-z\u4e00-\u9fff])\s*⟧?"
+)
+_FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
@@ -110,7 +114,7 @@ _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
 """A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
-    r"^(?:⟦(?:\([A-H]\)|[A-H][.)])⟧|⟦(?:final )?answer:⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
+    r"^(?:⟦(?:\([A-H]\)|[A-H][.)]|(?:final )?answer:)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
     re.IGNORECASE,
 )
 _NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
@@ -148,7 +152,15 @@ def _without_dollars(text: str) -> str:
         joined = between if behind < 0 else f"{between} " if between.strip() else "\n"
         found, behind = f"{found}{joined}{block[1] or block[2]}", block.end()
     text = re.sub(r"\$|\\[()\[\]]", " ", f"{found}{text[max(behind, 0) :]}")
-    return _NO_ZERO.sub("0.", clean(text)).strip(_EDGES)
+    return _NO_ZERO.sub("0.", _COMPOUND.sub(_compound, clean(text))).strip(_EDGES)
+
+
+def _compound(match: "re.Match[str]") -> str:
+    """3 hours 30 minutes as 7/2 hours: of one dimension, the larger unit first."""
+    large, small = unit(match[2]), unit(match[4])
+    if not (large and small and large.dimension == small.dimension and large.factor > small.factor):
+        return match[0]
+    return f"{Fraction(match[1]) + Fraction(match[3]) * small.factor / large.factor} ⟦{match[2]}⟧"
 
 
 @cache
@@ -259,6 +271,8 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
 def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     """An equation, an inequality, or a name with its value; of one name, an interval."""
     named = _NAME.fullmatch(sides[0]) is not None
+    if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
+        raise Unreadable("a number that is another")
     if set(signs) <= set("=≈∈"):
         try:
             last_side = _part(sides[-1])
@@ -387,8 +401,6 @@ def parse_gold(answer: str) -> Answer:
     """
     text = answer.strip()
     try:
-        if _AMBIGUOUS.fullmatch(text):
-            raise Unreadable("either a decimal or items of a list")
         gold = read(text)
         parts = gold.parts if len(gold.parts) > 1 else gold.parts[0].items
         alone = next((part for part in parts if equal(gold, Answer((part,)))), None)
@@ -441,11 +453,12 @@ _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}[为是得有]|等于"
 )
-_ASIDE = re.compile(
-    r",? (?:since|because|as|where|out of|of which|so that|when|if|not|rather than|and not)\b"
-    r"|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])|，因为"
+_ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
+_CONCLUSION = re.compile(
+    r",? (?:so|thus|hence|therefore)\b,?(?! that)(?:\s*\$?[A-Za-z](?:\s*[-+*/]\s*[A-Za-z])+\s*=)?"
 )
-_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*#{1,6} |^\s*[-•*] ", re.M)
+"""Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
+_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
@@ -459,8 +472,7 @@ def stated(part: str) -> Iterator[str]:
     text = _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "答案" in text or "####" in text else None
     if cue is not None and text[cue.end() :].strip():
-        lines = text[cue.end() :].strip().split("\n")
-        yield _EMPHASIS.sub("", lines[0])
+        yield _EMPHASIS.sub("", text[cue.end() :].strip().split("\n")[0])
         return
     if _REFUSAL.search(text[-200:]):
         return
@@ -487,6 +499,9 @@ def _boxed(text: str) -> str | None:
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = with_signs(text)
+    conclusion = last(_CONCLUSION, text)
+    if conclusion and _MATHEMATICS.search(text, conclusion.end()):
+        text = text[conclusion.end() :]
     whole = re.split(r"≈|\\approx|,? or (?:about|approximately|roughly)", text)
     if len(whole) > 1 and whole[0].strip(" $"):
         return [one for piece in (whole[0], whole[-1]) for one in readings(piece)]
@@ -506,6 +521,7 @@ def readings(text: str) -> list[Answer]:
 def _in_sentence(sentence: str) -> Answer | None:
     """The mathematics behind the verb of a sentence, or else its last; None if there is none."""
     text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", sentence)))
+    text = _COMPOUND.sub(_compound, text)
     tokens = [match[0] for match in _RUN.finditer(text)]
     runs, behind_verb, run, is_behind = [], [], "", False
     for token in [*tokens, ""]:
@@ -616,4 +632,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=4)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=5)

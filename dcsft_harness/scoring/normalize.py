@@ -2,7 +2,7 @@ r"""What every scorer reads of a response: the answer's part, boxes, JSON, the t
 
     answer_part("<think>A? No.</think> It is <answer>B</answer>")       -> "B"
     last_box("so \boxed{3}, no: \boxed{\frac{1}{2}}")                   -> "\frac{1}{2}"
-    json_answer('{"reason": "blue ice", "answer": "B"}')                -> ("B", "")
+    json_answer('{"reason": "blue ice", "answer": "B"}')                -> "B"
     plain("So it is $\boxed{\text{(B)} \frac{1}{2}}$, **surely**.")     -> "So it is (B) 1/2, surely."
 
 Thoughts end at </think>, </thinking>, </reasoning>, [/THINK], ◁/think▷ or <|end_of_thought|>. Answers stand
@@ -19,16 +19,17 @@ LONGEST_BOX = 300
 """Characters of a box that are read; what follows belongs to an unclosed one."""
 
 # A literal first, so that a text without tags costs next to nothing.
-_THOUGHT_END = re.compile(
+THOUGHT_END = re.compile(
     r"</(?:[a-z]{1,20}:)?(?i:think|thinking|thought|reasoning)>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>"
 )
-_THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
+THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THINK\]|◁think▷)")
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
 _TOKEN = re.compile(r"<(?:\|[a-z_]{1,30}\|>|/?s>|unk>|pad>|[a-z]{3,5}_of_turn>)")
 _LAST_TOKENS = re.compile(
     r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+$"
 )
+_DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
 _UNIFIED = {
     "（": "(", "）": ")", "：": ":", "【": "[", "】": "]", "［": "[", "］": "]", "“": '"', "”": '"', "‘": "'",
@@ -37,7 +38,7 @@ _UNIFIED = {
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
-    r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|(\[[^\]\n]{0,100}\]|[-\w./]{1,60}))""",
+    r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|([-\w./]{1,60}))""",
     re.IGNORECASE,
 )
 
@@ -61,9 +62,9 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
     """
     text = unified(text)
     if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
-        end = last(_THOUGHT_END, text) if "/" in text or "<|" in text else None
+        end = last(THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
-        truncated = truncated or _THOUGHT_START.match(text) is not None
+        truncated = truncated or THOUGHT_START.match(text) is not None
         if "</" in text or "<br" in text:
             text = _HTML.sub("", text.replace("<br>", "\n"))
         if "<|begin_of_box|>" in text:
@@ -81,12 +82,13 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
 
 
 def unified(text: str) -> str:
-    """The text without tokens at its end, with plain line ends, spaces, quotes, brackets and minus signs."""
+    """The text in plain signs and line ends, without tokens and emojis at its end."""
     if text.endswith(">"):
         text = _LAST_TOKENS.sub("", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
+        text = text if text[-1].isascii() else _DECORATION.sub("", text)
         for sign, character in _UNIFIED.items():
             if sign in text:
                 text = text.replace(sign, character)
@@ -130,18 +132,12 @@ def last_box(text: str) -> str | None:
     return next((content for *_, content in boxes(text) if content.strip()), None)
 
 
-def json_answer(text: str) -> tuple[str, str] | None:
-    """The value of the last "answer" key of an object or list in JSON, and the text behind the object.
-
-    The value is text, or a list as it is written ('["A", "C"]').
-    """
+def json_answer(text: str) -> str | None:
+    """The value of the last "answer" key of an object in JSON, as text."""
     if ":" not in text or '"' not in text and "'" not in text:
         return None
     match = last(_JSON_KEY, text)
-    if match is None:
-        return None
-    end = text.find("}", match.end())
-    return next(filter(None, match.groups())), text[end + 1 :].strip("`]} \n") if end >= 0 else ""
+    return next(filter(None, match.groups())) if match else None
 
 
 SIGNS = str.maketrans({
@@ -192,8 +188,13 @@ def in_signs(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFKC", text.translate(SIGNS))
 
 
+_MARKED = re.compile(r"[^ -~]|[<>\\{}~$*_`#]|  ")
+
+
 def plain(text: str) -> str:
     """The text without LaTeX, Markdown, HTML and tokens, in ASCII forms, white space collapsed."""
+    if not _MARKED.search(text):
+        return text.strip()
     if "<" in text and ">" in text:
         text = _TOKEN.sub("", text)
     text = _collapsed(in_signs(text))
@@ -232,7 +233,7 @@ def _without_latex(text: str) -> str:
     if "\\circ" in text or "\\degree" in text:
         text = _DEGREES.sub("°", text)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
-        text = _STYLED.sub(r"\1", text)
+        text = _STYLED.sub(r"\1", text) if "{" in text else text
         text = _ROOT.sub(_root, text) if "sqrt" in text or "√" in text else text
         text = _FRACTION.sub(_fraction, text) if "frac" in text else text
     text = _COMMAND.sub(lambda match: COMMANDS.get(match[1], match[1]), text)

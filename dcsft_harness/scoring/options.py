@@ -140,7 +140,7 @@ class OptionSet:
 
     def unique(self, found: Sequence[int]) -> int | None:
         """The one option among some; None if there are several that differ."""
-        return found[0] if found and all(self.same(found[0], other) for other in found) else None
+        return found[0] if found and all([self.same(found[0], other) for other in found[1:]]) else None
 
     def named(self, text: str) -> int | None:
         """The option that a whole plain text is, by text or by value; None if none or several."""
@@ -191,19 +191,17 @@ class OptionSet:
                 start = lowered.find(word, end)
         for match in _FIGURE.finditer(sentence) if self.numeric else ():
             index = self.named(match[0])
-            if index is not None and not any(
-                one.start < match.end() and match.start() < one.end for one in found
-            ):
-                found.append(Mention(*match.span(), index, False))
-        if not found:
-            return found
-        pairs = [match.span() for match in PAIR.finditer(sentence)]
-        return sorted(
+            start, end = match.span()
+            if index is not None and not any([one.start < end and start < one.end for one in found]):
+                found.append(Mention(start, end, index, False))
+        pairs = [match.span() for match in PAIR.finditer(sentence)] if found else []
+        found = [
             one
             for one in found
-            if not any(start < one.end and one.start < end for start, end in pairs)
-            and not DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
-        )
+            if not DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
+            and not any([start < one.end and one.start < end for start, end in pairs])
+        ]
+        return sorted(found) if len(found) > 1 else found
 
 
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:

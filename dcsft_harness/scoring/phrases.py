@@ -15,8 +15,8 @@ class Phrase(NamedTuple):
     Args:
         strong: whether it states an answer; what a weak one states counts as much where it is a letter.
         side: where the option stands; "around" is before, or else after.
-        keys: lower-case words that the phrase turns on.
-        lead: `OPENING`, or `BE`, or None: what has to stand before the key.
+        keys: words that the phrase turns on; capitalized where it opens a sentence, else in any case.
+        is_behind_be: whether a form of "to be" has to stand before the key.
         pattern: what has to stand from the key on; of a plain sentence in lower case.
         example: a response that needs the row, {} in place of the option.
     """
@@ -24,53 +24,50 @@ class Phrase(NamedTuple):
     strong: bool
     side: Side
     keys: tuple[str, ...]
-    lead: "re.Pattern[str] | None"
+    is_behind_be: bool
     pattern: "re.Pattern[str]"
     example: str
 
 
-OPENING = re.compile(r"^(?:in )?$")
-"""The lead of a phrase that opens a sentence."""
-BE = re.compile(r"\b(?:is|are|as|appears|be|being)\s(?:\w+\s){0,3}$")
-"""The lead of a phrase that stands behind a form of "to be"."""
-_TO_LINK = r"(?:[^.\n:?!]|\.(?=\d)){0,160}?(?:\b(?:is|are|be|looks like)\b|[:=→|\]]|[-–—]>?\s|\n)"
+_OPENING = r"(?:^|(?<=[\n.:!?;*#]\s)|(?<=[\n*#])|(?<=[\n.:!?;*#]\sin\s)|(?<=[\n*#]in\s)|(?<=^in\s))"
+BE = re.compile(r"\b(?:is|are|appears|be|being)\s(?:\w+\s){0,3}$")
+"""A form of "to be" in front of a phrase."""
+_TO_LINK = (
+    r"(?:[^.\n:?!]|\.(?=\d)){0,160}?"
+    r"(?:\b(?:is|are|(?<!not )(?<!n't )be|looks like)\b|[:=→|\]]|[-–—]>?\s|\n)"
+)
 
 
-def _row(
-    strong: bool, side: Side, keys: str, lead: "re.Pattern[str] | None", pattern: str, example: str
-) -> Phrase:
-    return Phrase(strong, side, tuple(keys.split()), lead, re.compile(pattern), example)
+def _row(strong: bool, side: Side, keys: str, is_behind_be: bool, pattern: str, example: str) -> Phrase:
+    return Phrase(strong, side, tuple(keys.split()), is_behind_be, re.compile(pattern), example)
 
 
 PHRASES = (
-    _row(True, "after", "answer answers", None,
+    _row(True, "after", "answer answers", False,
          rf"answers?\b(?:\s?\([^)\n]{{0,40}}\))?(?:{_TO_LINK}|\s*$)", "The answer is {}."),
     _row(True, "after",
-         "correct right best final only most likely false incorrect corresponding missing", None,
+         "correct best final only most corresponding missing", False,
          rf"\w+(?:(?<=most)\s\w+)?\s(?:\w+\s){{0,2}}?(?:option|choice|letter|label|point|statement|number"
          rf"|value|image|picture|part)s?\b{_TO_LINK}", "The most likely number is {}."),
     _row(True, "after",
-         "choose chose choosing select selecting pick opt go going vote say guess conclude believe lean",
-         None, r"(?:choos(?:e|ing)|chose|select(?:ing)?|pick|(?:opt|vote) for|go(?:ing)? (?:with|for)|say"
-         r"|guess(?: is)?|conclude|believe|lean towards?)(?:\sthat)?(?=[\s:])", "I would choose {}."),
-    _row(False, "around", "correspond corresponds corresponding align aligns match matches", None,
-         r"(?:correspond(?:s|ing)?(?: \w+)?(?: to| with)|aligns? (?:\w+ )?with|match(?:es)?)\b",
+         "choose chose select pick opt go going say guess believe lean", False,
+         r"(?:choose|chose|select|pick|opt for|go(?:ing)? (?:with|for)|say|guess(?: is)?|believe"
+         r"|lean towards?)(?:\sthat)?(?=[\s:])", "I would choose {}."),
+    _row(False, "around", "correspond corresponds aligns match matches", False,
+         r"(?:corresponds?(?: \w+)?(?: to| with)|aligns (?:\w+ )?with|match(?:es)?)\b",
          "The reference corresponds to {}."),
-    _row(False, "after", "therefore thus hence so overall based given considering conclusion summary",
-         OPENING, r"(?:therefore|thus|hence|so|conclusion|overall|summary|based on|given|considering)\b",
+    _row(False, "after", "Therefore Thus Hence So Overall Based Given Considering conclusion", False,
+         rf"{_OPENING}(?:therefore|thus|hence|so|conclusion|overall|based on|given|considering)\b",
          "Therefore, the landform in the picture is {}."),
-    _row(True, "after", "leaves leaving elimination", None,
-         r"(?:leav(?:es|ing)(?: us with| only)?|elimination)\b,?", "A is too wet, which leaves {}."),
-    _row(True, "before", "correct right best true closest answer choice", BE,
+    _row(True, "before", "correct best closest answer choice", True,
          r"\w+\b(?! to (?:option|choice|\(?[a-j]\b))", "{} is the correct one."),
-    _row(False, "around", "more most best better", None, r"(?:(?:more|most)\s(?:\w+ly\s)?"
+    _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:(?:accurate|similar|consistent|close|precise|effective|realistic|natural|plausible|convincing"
          r"|seamless)(?:ly)?|accurately|appropriate|suitable|likely|fitting|reasonable|aligned)|best|better)\b",
          "{} is more accurate."),
-    _row(False, "before", "closer darker", BE, r"\w+", "Point B appears closer."),
-    _row(False, "before",
-         "shares share fits satisfy satisfies remains remain follow follows continue continues",
-         None, r"\w+", "{} shares the style."),
+    _row(False, "before", "closer darker", True, r"\w+", "Point B appears closer."),
+    _row(False, "before", "shares fits remains remain follow follows", False, r"\w+",
+         "{} shares the style."),
 )  # fmt: skip
 
 LETTER = re.compile(
@@ -134,9 +131,9 @@ GIVEN_UP = re.compile(
     r"|without (?:\w+ )?(?:more|additional|further))\b|无法|不能"
 )
 """In a last sentence: there is no answer."""
-COURTEOUS = re.compile("hope th|me know|eel free|hank you|thing else")
+COURTEOUS = ("ope th", "me know", "eel free", "hank you", "thing else")
 COURTESY = re.compile(
-    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:i hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
+    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
     r"|is there anything|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""

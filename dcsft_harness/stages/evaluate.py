@@ -128,7 +128,8 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         described, noted = _add_own(opened, inputs, own, options)
         opener = opening.opener(model, arguments, where, options.actors)
         if where == "local":
-            opening.admit_answers(model, arguments, opened, options.samples, None, options.limit)
+            count, limit = options.samples, options.limit
+            opening.admit_answers(model, arguments, opened, count, None, limit, options.processes)
         if sampled is None:
             running = opener()
         elif where == "local":

@@ -3,14 +3,16 @@
 Heavy packages are imported inside.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from dcsft_harness import reading
+from dcsft_harness import ranks, reading
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.scoring import SCORERS, ScorerName
@@ -103,7 +105,8 @@ class Engine(Settings):
     )
     num_processes: int | None = option(
         None,
-        "Number of processes, one per GPU, started by `accelerate launch`, which share the items.",
+        "Number of processes, one per GPU, started by `accelerate launch`, which share the items; with"
+        " dcsft_vllm, one engine each.",
         ge=1,
         decides=False,
     )
@@ -126,8 +129,14 @@ class Engine(Settings):
                 f"--num-processes {self.num_processes} and Ray's actors both divide the items",
                 "Give one of them",
             )
-        launch = Launch.read(self.num_processes, None)
+        shared = str(reading.named(self.model_args).get("tensor_parallel_size", 1))
+        launch = Launch.read(self.num_processes, None, int(shared) if shared.isdecimal() else 1)
         return None if launch is None else launched(launch, stage, self, output)
+
+    @property
+    def processes(self) -> int:
+        """The processes that share the items, planned or running."""
+        return self.num_processes or ranks.world_size()
 
     def opened(self) -> tuple[str, str, str]:
         """The lmms-eval model, its arguments, and its place in `ENGINES`; see `subject.as_engine`."""
@@ -239,7 +248,7 @@ def opener(model: str, arguments: str, engine: str, actors: int | None) -> Calla
 
     An engine that is unknown, not installed or without actors is refused at once.
     """
-    from dcsft_harness import lmms, ranks
+    from dcsft_harness import lmms
 
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
@@ -277,11 +286,13 @@ def admit_answers(
     samples: int,
     new_tokens: int | None,
     limit: int | None,
+    processes: int = 1,
 ) -> None:
     """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
 
     Only dcsft_hf's needs are known; other models plan their own memory. `samples` is the responses of an
-    item, `new_tokens` the longest one; None takes the tasks' own limits.
+    item, `new_tokens` the longest one; None takes the tasks' own limits. `processes` share the items, and
+    each needs what is estimated.
 
     Raises:
         Planned: this is a dry run.
@@ -292,10 +303,10 @@ def admit_answers(
     planning = usage.PLANNING.get() is not None
     if model != "dcsft_hf":
         if planning:
-            usage.admit(usage.Estimate(usage.planned_device(), {}))
+            usage.admit(usage.Estimate(usage.planned_device(), {}, settings={"processes": processes}))
         return
     try:
-        estimate = _answering(arguments, tasks, samples, new_tokens, limit, planning)
+        estimate = _answering(arguments, tasks, samples, new_tokens, limit, processes)
     except (HarnessError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         if planning:
             raise
@@ -309,7 +320,7 @@ def _answering(
     samples: int,
     new_tokens: int | None,
     limit: int | None,
-    planning: bool,
+    processes: int,
 ) -> "Estimate":
     import torch
 
@@ -319,6 +330,8 @@ def _answering(
 
     settings = ModelSettings.parse(reading.named(arguments))
     device = usage.planned_device(settings.device)
+    if device.kind == "cpu":  # whose memory all share
+        device = replace(device, free=device.free / processes)
     anatomy = estimates.Anatomy(checkpoint.open_config(settings), settings.trust_remote_code)
     stored = anatomy.config.dtype if isinstance(anatomy.config.dtype, torch.dtype) else torch.float32
     named = getattr(torch, settings.dtype) if settings.dtype not in (None, "auto") else None
@@ -333,6 +346,7 @@ def _answering(
         tokens = max([tokens, *(_prompt_tokens(task, at, processor) for at in range(0, count, step))])
         if new_tokens is None:
             longest = max(longest, int((task.config.generation_kwargs or {}).get("max_new_tokens") or 128))
+    items = math.ceil(items / processes)
     together = min(settings.batch_size, max(items, 1))
     while True:  # batches are made smaller where memory asks for it
         rows = together * samples
@@ -341,14 +355,14 @@ def _answering(
             break
         together = (together + 1) // 2
     seconds = 0.0
-    if planning:
+    if usage.PLANNING.get() is not None:
         prompt = anatomy.arithmetic.forward(tokens, tokens * anatomy.patches_per_token)
         work = {
             "operations": items * (prompt + anatomy.arithmetic.forward(samples * longest, 0)),
             "steps": items / together * longest,
         }
         seconds = estimates.seconds(anatomy, device, work, anatomy.stored())
-    chosen = {"items at a time": together}
+    chosen = {"items at a time": together} | ({"processes": processes} if processes > 1 else {})
     remedy = "Lower max_pixels in --model-args, or give --engine dcsft_vllm with tensor_parallel_size=N"
     if device.kind == "cpu" and kind.itemsize > stored.itemsize:
         remedy = f"Give --model-args dtype={str(stored).removeprefix('torch.')}"

@@ -57,9 +57,8 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
         folders |= prepared.inputs([pool.config.task])
         if where == "local":
             named = {pool.config.task: pool}
-            opening.admit_answers(
-                model, arguments, named, config.samples, config.max_new_tokens, config.limit
-            )
+            tokens, limit = config.max_new_tokens, config.limit
+            opening.admit_answers(model, arguments, named, config.samples, tokens, limit, options.processes)
     settings = {"model": model, "model_args": model_args, **described}
     return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
 

@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from pydantic import model_validator
 
-from dcsft_harness import curation, ranks, records, sampling
+from dcsft_harness import curation, ranks, reading, records, sampling
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.storage import AT_ONCE, scan
 from dcsft_harness.curation import conversations
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, json_text, unknown_name
 from dcsft_harness.sampling import own_data
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
@@ -140,11 +140,39 @@ def run(options: DpoOptions, output: Path, progress: Progress | None) -> Notes:
             else:
                 opening.refuse_own(options, "rows of your own")
                 rows, inputs, counts = open_pairs(Path(options.data), config.pairs_per_item, config.seed)
+                _refuse_other_prompts(inputs["rollouts"], base, config.chat_template_kwargs, options.adapter)
         more["source"] = Path(options.data).resolve().name
         job = Job("dpo", base, rows, output, config, inputs=inputs, **more)
         return perform(job, lambda setup: _make(setup, rows, counts))
 
     return start(STAGE, options, DpoConfig, output, progress, train)
+
+
+def _refuse_other_prompts(
+    folder: Path, base: str, given: Mapping[str, Any] | None, adapter: Path | None
+) -> None:
+    """Refuses responses to prompts that the chat template wrote with other arguments than training will.
+
+    Raises:
+        HarnessError: names both.
+    """
+    from dcsft_harness.models import chat_template
+
+    config = manifest.read(folder).config
+    if config.get("model") not in ("dcsft_hf", "dcsft_vllm"):
+        return  # other engines write prompts of their own
+    named = reading.named(str(config.get("model_args", "")))
+    if chat_template.NAME in named:
+        sampled = reading.json_option(chat_template.NAME, named[chat_template.NAME])
+    else:
+        sampled = chat_template.recorded(named.get("adapter"), named.get("pretrained")) or {}
+    ours = chat_template.recorded(adapter, base) or {} if given is None else dict(given)
+    if sampled != ours:
+        raise HarnessError(
+            f"--data {folder} was sampled with {chat_template.NAME} {json_text(sampled)}, and training would"
+            f" write prompts with {json_text(ours)}",
+            f"Give --chat-template-kwargs '{json_text(sampled)}', or sample again",
+        )
 
 
 def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int]]:

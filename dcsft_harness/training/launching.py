@@ -41,9 +41,10 @@ class Launch:
 
     processes: int  # the number over all machines; above 1
     plan: str = DEFAULT  # a name of `shipped()`, or one of accelerate's configuration files
+    devices: int = 1  # GPUs of each process
 
     @classmethod
-    def read(cls, processes: int | None, plan: str | None) -> "Launch | None":
+    def read(cls, processes: int | None, plan: str | None, devices: int = 1) -> "Launch | None":
         """The launch for the options `num_processes` and `launch`; None for a single process.
 
         Options that are out of range or contradict each other, and a launch within a launch, are refused.
@@ -64,7 +65,7 @@ class Launch:
                     "Leave both out",
                 )
             return None
-        return cls(processes, DEFAULT if plan is None else plan)
+        return cls(processes, DEFAULT if plan is None else plan, devices)
 
     @property
     def file(self) -> Path:
@@ -109,10 +110,12 @@ class Launch:
                 f"--launch {self.plan} divides a model among GPUs, and there are none here",
                 "Give --launch ddp",
             )
-        if 0 < devices < self.processes and found.num_machines == 1:
+        wanted = self.processes * self.devices
+        if 0 < devices < wanted and found.num_machines == 1:
+            each = "as many" if self.devices == 1 else f"{self.devices} each, {wanted}"
             raise HarnessError(
-                f"--num-processes {self.processes} needs as many GPUs, and there are {devices} here",
-                f"Give at most {devices}",
+                f"--num-processes {self.processes} needs {each} GPUs, and there are {devices} here",
+                f"Give at most {max(devices // self.devices, 1)}",
             )
         return found
 

@@ -254,8 +254,14 @@ def id_against_ood(summary: Summary, axes: "Axes") -> bool:
         return False
     front = sorted((100 * x.value, 100 * y.value) for _, line, x, y in known if line.front and line.front.on)
     if len(front) > 1:
-        style = {"color": "0.6", "linestyle": "--", "linewidth": 1}
-        axes.plot(*zip(*front, strict=True), zorder=0, label="Pareto front", **style)
+        axes.plot(
+            *zip(*front, strict=True),
+            zorder=0,
+            label="Pareto front",
+            color="0.6",
+            linestyle="--",
+            linewidth=1,
+        )
     paths = _draw_paths(axes, [(number, line, 100 * x.value, y) for number, line, x, y in known])
     known = [one for one in known if one[1] not in paths]
     many = len(known) > LABELLED

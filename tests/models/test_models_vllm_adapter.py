@@ -1,14 +1,17 @@
 """Adapters of `dcsft_vllm`: which of them are LoRA requests, and that a merge does what it should."""
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText
 
+from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import merging
+from dcsft_harness.models import merging, vllm
 from dcsft_harness.models.hf import DcsftHF
 from tests import fake_vllm
 from tests.models.test_models_hf import GREEDY, load, texts
@@ -50,7 +53,7 @@ def adapter(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, temporary):
+def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, temporary, caplog):
     target = LANGUAGE if family == "qwen2_5_vl" else r".*language_model.*\.(o_proj|gate_proj)"
     folder = adapter(target, family)
     drawn(model(pretrained=checkpoint(family), adapter=folder), documents()[:1], SAMPLED)
@@ -58,7 +61,7 @@ def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, te
     assert options["model"] == checkpoint(family)
     assert (options["enable_lora"], options["max_lora_rank"]) == (True, 8)
     assert fake.last.calls[0][2] == ("adapter", 1, folder)
-    assert not list(temporary.glob("dcsft_merged_*"))
+    assert not list(temporary.glob("dcsft_merged_*")) and "merged" not in caplog.text
 
 
 @pytest.mark.few(2)
@@ -74,11 +77,12 @@ def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, te
     ],
 )
 def test_everything_else_is_merged_and_the_merge_answers_as_the_adapter_does(
-    target, options, adapter, fake, temporary
+    target, options, adapter, fake, temporary, caplog
 ):
     folder = adapter(target, **options)
     one = model(adapter=folder)
     drawn(one, documents()[:1], SAMPLED)
+    assert f"adapter {folder} is merged into a temporary checkpoint first" in caplog.text
     merged = Path(fake.opened[0]["model"])
     assert "enable_lora" not in fake.opened[0]
     assert fake.last.calls[0][2] is None
@@ -93,6 +97,25 @@ def test_everything_else_is_merged_and_the_merge_answers_as_the_adapter_does(
     )
     one.clean()
     assert not merged.exists()
+
+
+@pytest.mark.parametrize(("rank", "machine", "made"), [(0, 0, True), (1, 0, False), (1, 1, False)])
+def test_ranks_of_a_machine_share_one_merge(rank, machine, made, adapter, fake, temporary, monkeypatch):
+    """Others wait for the first rank's, and leave its removal to it."""
+    one = model(adapter=adapter(), merge_adapter=True)
+    folders = {"0": "/first", "1": "/second"}
+    for name, value in {"WORLD_SIZE": 4, "RANK": 2 * machine + rank, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("GROUP_RANK", str(machine))
+    monkeypatch.setattr(ranks, "agreed", contextlib.nullcontext)
+    monkeypatch.setattr(ranks, "gathered", lambda value: [value, *folders.items(), ("0", None)])
+    monkeypatch.setattr(vllm, "merge", lambda base, adapter, folder, *more: SimpleNamespace(in_deviations=0))
+    found = one._adapted.checkpoint(dict)
+    assert (str(temporary) in found) == made
+    assert made or found == folders[str(machine)]
+    assert len(list(temporary.iterdir())) == made
+    one._adapted.remove()
+    assert not list(temporary.iterdir())
 
 
 def test_one_merge_serves_engines_of_several_sizes(adapter, fake, temporary):

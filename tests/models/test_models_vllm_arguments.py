@@ -1,8 +1,11 @@
 """Arguments of `dcsft_vllm`: each reaches vLLM or is refused by name."""
 
+import os
+
 import pytest
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import vllm_backends
 from dcsft_harness.models.vllm import DcsftVLLM
 from tests import fake_vllm
 from tests.models.test_models_vllm import SAMPLED, drawn, model, params
@@ -107,7 +110,51 @@ def test_bad_arguments_are_refused_at_once(given, message, fake):
         DcsftVLLM(**({"pretrained": checkpoint("qwen2_5_vl")} | given))
 
 
-def test_several_processes_are_refused(fake, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(HarnessError, match="tensor_parallel_size"):
-        model()
+LAUNCHED = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "here", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("visible", "here", "rank", "count", "devices", "wanted"),
+    [
+        (None, 8, 0, 8, 1, "0"),
+        (None, 8, 7, 8, 1, "7"),
+        (None, 8, 1, 4, 2, "2,3"),
+        ("4,5,6,7", 4, 1, 4, 1, "5"),
+        ("GPU-a, GPU-b", 2, 1, 2, 1, "GPU-b"),
+        ("3", 1, 5, 8, 1, "3"),  # as Slurm shows each task its own
+        ("2,3", 2, 1, 4, 2, "2,3"),
+        (None, 4, 0, 4, 2, HarnessError("4 processes with tensor_parallel_size=2 need 8 GPUs, .* 4 here")),
+        (None, 2, 0, 4, 4, HarnessError("need 16 GPUs, and there are 2 here")),
+        ("", 0, 0, 2, 1, ""),
+    ],
+)
+def test_each_engine_of_a_launch_has_devices_of_its_own(
+    visible, here, rank, count, devices, wanted, monkeypatch
+):
+    for name, value in {**LAUNCHED, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: here)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2})
+    before = dict(os.environ)
+    if isinstance(wanted, HarnessError):
+        with pytest.raises(HarnessError, match=wanted.problem), vllm_backends._on_own_devices(devices):
+            pass
+        assert dict(os.environ) == before
+        return
+    with vllm_backends._on_own_devices(devices):
+        seen = dict(os.environ)
+    assert dict(os.environ) == before
+    assert seen.get("CUDA_VISIBLE_DEVICES") == wanted
+    assert not {*LAUNCHED, "LOCAL_RANK", "LOCAL_WORLD_SIZE"} & seen.keys()
+    assert seen.get("VLLM_CPU_OMP_THREADS_BIND") == (None if here else "0,2")
+
+
+def test_an_engine_without_a_launch_takes_all_devices(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")  # as some clusters leave it in every shell
+    before = dict(os.environ)
+    with vllm_backends._on_own_devices(2):
+        assert dict(os.environ) == before

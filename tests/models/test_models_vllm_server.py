@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import vllm_backends
+from dcsft_harness.models import chat_template, vllm_backends
 from dcsft_harness.models.vllm import DcsftVLLM
 from tests.models.test_models_hf import load
 from tests.models.test_models_vllm import SAMPLED, drawn
@@ -124,6 +125,22 @@ def test_a_greedy_request_has_no_seed_and_is_one(server):
     seen = drawn(model(server), documents()[:1], {"max_new_tokens": 5}, repeats=4)
     assert len(seen) == 4
     assert [(body["n"], body["temperature"], "seed" in body) for body in server.bodies] == [(1, 0.0, False)]
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_request_carries_the_templates_arguments(recorded, server, tmp_path):
+    """Given ones, or those of training; without any, the field is left out."""
+    base, arguments = tmp_path / "base", {"enable_thinking": False, "effort": 2}
+    shutil.copytree(checkpoint("qwen2_5_vl"), base)
+    with (base / "chat_template.jinja").open("a") as template:
+        template.write("{% if enable_thinking is defined and effort is defined %}<think></think>{% endif %}")
+    drawn(DcsftVLLM(pretrained=str(base), base_url=server.url), documents()[:1], SAMPLED)
+    assert "chat_template_kwargs" not in server.bodies[-1]
+    given = {} if recorded else {"chat_template_kwargs": json.dumps(arguments)}
+    if recorded:
+        chat_template.record(base, arguments)
+    drawn(DcsftVLLM(pretrained=str(base), base_url=server.url, **given), documents()[:1], SAMPLED)
+    assert server.bodies[-1]["chat_template_kwargs"] == arguments
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, "hang up"])

@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from scipy import stats
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import evaluation, lmms, records
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.models import vllm_backends
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.sampling import SamplingConfig
@@ -188,6 +191,62 @@ def test_order_batches_rounds_and_restarts_change_no_response(model, docs):
         model.batch_size, model.kept, model.settled = 256, {}, None
 
 
+def test_prompts_with_images_are_prefilled_once_for_all_samples(monkeypatch):
+    """By vLLM's own counters, with prompts of several blocks: all but the last block is shared."""
+    options = vllm_backends._options
+    monkeypatch.setattr(
+        vllm_backends, "_options", lambda *given: options(*given) | {"disable_log_stats": False}
+    )
+    text = " ".join(f"Look again at line {number} of the picture." for number in range(40))
+    docs = [{"image": Image.new("RGB", (224, 224), (red, 0, 0)), "text": text} for red in (10, 200)]
+    prefilled, asked = {}, []
+    with opened() as one:
+        drawn(one, docs, SAMPLED)  # opens the engine
+        engine, draw = one._backend._llm, one._backend.draw
+        one._backend.draw = lambda draws, *given: (
+            asked.append([each.n for each in draws]) or draw(draws, *given)
+        )
+        for samples in (1, 8):
+            assert engine.reset_prefix_cache()
+            before = counters(engine)
+            answers = drawn(one, docs, SAMPLED, repeats=samples)
+            prompts, cached = (now - then for now, then in zip(counters(engine), before, strict=True))
+            assert prompts == sum(tokens for _, tokens, *_ in answers.values())
+            prefilled[samples] = prompts - cached
+        block = engine.llm_engine.vllm_config.cache_config.block_size
+    assert asked == [[1, 1], [8, 8]]  # one request per item, whose samples share its prompt
+    assert prefilled[1] > 2 * 4 * block
+    assert prefilled[1] <= prefilled[8] <= prefilled[1] + 7 * len(docs) * block
+
+
+def counters(engine):
+    """vLLM's sums so far: tokens of prompts, and those of them that were in the cache."""
+    found = {one.name: one.value for one in engine.get_metrics() if hasattr(one, "value")}
+    return found["vllm:prompt_tokens"], found["vllm:prefix_cache_hits"]
+
+
+def test_two_processes_draw_what_one_draws(model, tasks, tmp_path):
+    """`--num-processes 2`: an engine each."""
+    one, config = {"dcsft_digits": tasks["dcsft_digits"]}, SamplingConfig(samples=3, limit=7, temperature=1.5)
+    evaluation.evaluate_samples(model, one, tmp_path / "1", "row", {"model": "dcsft_vllm"}, config)
+    command = ["evaluate", "--model", "digits", "--engine", "dcsft_vllm", "--tasks", "dcsft_digits"]
+    command += ["--model-args", "dtype=float32,enforce_eager=true,max_model_len=1024,max_images=1"]
+    command += ["--samples", "3", "--temperature", "1.5", "--limit", "7", "--num-processes", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "dcsft_harness.cli", *command, "--output", tmp_path / "2"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [
+        records.read_table(tmp_path / name / evaluation.RESPONSES, records.Response).to_pylist()
+        for name in ("1", "2")
+    ]
+    assert found[0] == found[1] and len(found[0]) == 21
+    assert manifest.read(tmp_path / "2").notes["processes"] == 2
+
+
 def undecided(reference, docs):
     """The document whose first token is least certain; a checkpoint may be sure of all but the noise."""
     return max(docs + documents(), key=lambda doc: stats.entropy(spread(reference, doc)))
@@ -244,13 +303,18 @@ def adapter(tmp_path_factory):
         ("merge", r".*\.(qkv|q_proj|v_proj|up_proj|down_proj)"),
     ],
 )
-def test_an_adapter_does_what_it_does_in_dcsft_hf(way, target, adapter, docs, reference):
+def test_an_adapter_does_what_it_does_in_dcsft_hf(
+    way, target, adapter, docs, reference, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = adapter(target)
     wanted = drawn(hf(adapter=folder), docs, GREEDY)
     assert wanted != drawn(reference, docs, GREEDY)
     with opened(adapter=folder) as adapted:
         assert drawn(adapted, docs, GREEDY) == wanted
-        assert (adapted._adapted.rank is None) == (way == "merge")
+        merged = [*tmp_path.glob("dcsft_merged_*/*.safetensors")]
+        assert (adapted._adapted.rank is None) == bool(merged) == (way == "merge")
+        assert ("is merged into a temporary checkpoint first" in caplog.text) == (way == "merge")
 
 
 @pytest.mark.parametrize("form", ["edges", "top level", "pixels in size"])

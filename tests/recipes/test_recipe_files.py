@@ -188,6 +188,18 @@ def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
     assert told[-1].startswith("# in all about") and "8 x H100" in told[-1]
 
 
+@pytest.mark.parametrize("name", recipe.shipped())
+def test_at_the_papers_scale_all_gpus_sample_evaluate_and_train(name):
+    found = recipe.load(name, "paper")
+    counts = {
+        stage.verb: stage.options.get("num_processes")
+        for stage in found.stages
+        if stage.verb in ("sample", "evaluate") or stage.verb.startswith("train")
+    }
+    # A recipe without assumptions has no such scale: it is of the embedded suite.
+    assert "assume" not in found.variables or set(counts.values()) <= {found.variables["assume"]["devices"]}
+
+
 def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
     assumed = {"assume": {"load": 0}, "tokens": {"cold": 400, "pool": 1000}}
     said = [

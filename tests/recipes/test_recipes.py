@@ -178,6 +178,14 @@ def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
     assert bench.ran == ["one", "two", "apart"]
 
 
+def test_another_number_of_processes_makes_no_other_stage(tmp_path):
+    keys = {
+        chain.key(recipe.Stage("x", "sample", {"task": "dcsft_digits_pool", **more}, {}), tmp_path)
+        for more in ({}, {"num_processes": 2}, {"num_processes": 8}, {"seed": 1})
+    }
+    assert len(keys) == 2
+
+
 def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeypatch):
     wanted = chain.key
 

@@ -54,7 +54,6 @@ IMAGE = (640, 480)
         '```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "do',  # cut off after the box
         "It might be [1, 2, 3, 4]. <answer>[10, 20, 110, 220]</answer>",
         "<answer>[10, 20, 110, 220]",
-        "[1e1, 2e1, 1.1e2, 2.2e2]",
         "[1, 2, 3], and so [10, 20, 110, 220]",  # three numbers are no box
         "[1, 2, 3, 4, 5] [10, 20, 110, 220]",  # nor are five
         "[NaN, 2, 3, 4] [10, 20, 110, 220]",
@@ -83,10 +82,7 @@ def test_reads_the_stated_box(response):
 @pytest.mark.parametrize(
     "response",
     [
-        '{"bbox_2d": ["10", "20", "110", "220"]}',
         "<bbox>10, 20, 110, 220</bbox>",
-        "$\\left[10, 20, 110, 220\\right]$",
-        "\\{10, 20, 110, 220\\}",
         "边界框是（10，20，110，220）。",
         "【10, 20, 110, 220】",
         "x1: 10\ny1: 20\nx2: 110\ny2: 220",

@@ -64,15 +64,14 @@ def test_the_last_box_is_read_with_its_braces(text: str, box: str | None) -> Non
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ('{"reason": "ice", "answer": "B"}', ("B", "")),
-        ("{'answer': 'B'} So it is C.", ("B", "So it is C.")),
-        ('{"answer": ["A", "C"]}', ('["A", "C"]', "")),
-        ('{"final_answer": 4}', ("4", "")),
+        ('{"reason": "ice", "answer": "B"}', "B"),
+        ("{'answer': 'B'}", "B"),
+        ('{"final_answer": 4}', "4"),
         ('"No answer here": it is B', None),
     ],
 )
-def test_the_answer_key_of_json_is_read(text: str, value: tuple[str, str] | None) -> None:
-    """The text behind the object is returned with it."""
+def test_the_answer_key_of_json_is_read(text: str, value: str | None) -> None:
+    """In either kind of quotes, and numbers without them."""
     assert normalize.json_answer(text) == value
 
 

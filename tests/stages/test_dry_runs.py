@@ -119,6 +119,25 @@ def planned(words, capsys, device="24 GB"):
     return code, said.out + said.err
 
 
+def test_processes_that_share_the_items_are_planned_for(capsys):
+    words = ["sample", "--model", "digits", "--task", "dcsft_digits_pool"]
+    code, said = planned([*words, "--num-processes", "8"], capsys)
+    assert code == 0 and "| processes | 8 |" in said
+    code, said = planned([*words, "--engine", "dcsft_vllm", "--num-processes", "8"], capsys)
+    assert code == 0 and "8 engines, which decide how much memory to take" in said
+    alone = STAGES["sample"].plan("never", "24 GB", model="digits", task="dcsft_digits_pool")
+    shared = STAGES["sample"].plan(
+        "never", "24 GB", model="digits", task="dcsft_digits_pool", num_processes=8
+    )
+    assert shared.seconds < alone.seconds and shared.memory == alone.memory
+
+
+def test_processes_on_a_cpu_share_its_memory(monkeypatch):
+    given = {"model": "digits", "task": "dcsft_digits_pool", "limit": 1}
+    alone, shared = (STAGES["sample"].plan("never", "cpu", **given, num_processes=count) for count in (1, 64))
+    assert alone.device.free == pytest.approx(64 * shared.device.free, rel=0.2)
+
+
 @pytest.mark.slow
 def test_24_gb_train_a_3b_model_by_the_defaults(three_billion, capsys):
     base, rows = map(str, three_billion)

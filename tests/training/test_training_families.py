@@ -1,5 +1,6 @@
 """Training on other architectures and chat templates than the digits suite's."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -15,9 +16,10 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import chat_template, hf
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import plan
-from dcsft_harness.stages import STAGES
+from dcsft_harness.stages import STAGES, train_dpo
 from dcsft_harness.training import data, grpo, rendering, sft
 from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
@@ -301,6 +303,76 @@ def test_dpo_has_the_prompts_of_evaluation(thinking, tmp_path, monkeypatch):
     STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", **options)
     assert seen and all(prompt.endswith(f"<|im_start|>assistant\n{EMPTY}") for prompt in seen)
     assert manifest.read(tmp_path / "out").notes["chat_template_kwargs"] == NO
+
+
+YES = {"enable_thinking": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "sampled", "trained", "refused"),
+    [
+        ("dcsft_hf", {}, None, False),
+        ("dcsft_hf", NO, NO, False),
+        ("dcsft_vllm", {}, NO, True),
+        ("dcsft_hf", NO, None, True),
+        ("dcsft_vllm", NO, YES, True),
+        ("dcsft_hf", "adapter", None, True),
+        ("dcsft_hf", "adapter", NO, False),
+        ("dcsft_hf", NO, "adapter", False),
+        ("dcsft_hf", YES, "adapter", True),
+        ("other", {}, NO, False),
+    ],
+)
+def test_dpo_refuses_responses_to_prompts_of_other_arguments(model, sampled, trained, refused, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    chat_template.record(adapter, NO)
+    named = {"pretrained": "digits", "batch_size": 8}
+    named |= (
+        {"adapter": adapter} if sampled == "adapter" else {chat_template.NAME: sampled} if sampled else {}
+    )
+    with manifest.writing(
+        "rollouts", tmp_path / "out", {"model": model, "model_args": reading.joined(named)}
+    ):
+        pass
+    given, used = (None, adapter) if trained == "adapter" else (trained, None)
+    problem = r"was sampled with chat_template_kwargs .*, and training would write prompts with \{.*\}"
+    with pytest.raises(HarnessError, match=problem) if refused else contextlib.nullcontext() as caught:
+        train_dpo._refuse_other_prompts(tmp_path / "out", "digits", given, used)
+    if refused:
+        assert "Give --chat-template-kwargs '{" in str(caught.value)
+
+
+def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatch):
+    pairs = digits(tmp_path / "rollouts", 2)
+    file = pairs / manifest.NAME
+    written = json.loads(file.read_text())
+    written["config"] |= {"model": "dcsft_hf", "model_args": reading.joined({chat_template.NAME: NO})}
+    file.write_text(json.dumps(written))
+    with pytest.raises(
+        HarnessError, match="enable_thinking.*false.*, and training would write prompts with {}"
+    ):
+        STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", max_steps=1)
+
+
+def test_score_gives_a_template_its_arguments(thinking, tmp_path, monkeypatch, capsys):
+    """They reach every prompt, stand in the results, and a row's tasks cannot differ in them."""
+    prompts = []
+    render = hf.render
+    monkeypatch.setattr(hf, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
+    words = ["score", thinking, "--board", str(tmp_path / "board"), "--limit", "1", "--name", "row"]
+    words += ["--engine", "dcsft_hf", "--suite"]
+    arguments = reading.joined({chat_template.NAME: NO, "batch_size": 2})
+    assert main([*words, "dcsft_digits", "--model-args", arguments]) == 0, capsys.readouterr().err
+    assert prompts and all(one.endswith(f"<|im_start|>assistant\n{EMPTY}") for one in prompts)
+    (found,) = [manifest.read(one.parent) for one in tmp_path.glob("board/**/scores.parquet")]
+    assert json.loads(reading.named(found.config["model_args"])[chat_template.NAME]) == NO
+    capsys.readouterr()
+    assert main([*words, "dcsft_digits,dcsft_digits_r"]) != 0
+    assert "chat_template_kwargs: " in capsys.readouterr().err
+    prompts.clear()
+    assert main([*words, "dcsft_digits,dcsft_digits_r", "--model-args", arguments]) == 0
+    assert prompts and all(one.endswith(f"<|im_start|>assistant\n{EMPTY}") for one in prompts)
 
 
 @pytest.mark.parametrize("engine", [DcsftHF, "data inspect", "sft"])

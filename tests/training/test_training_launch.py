@@ -360,6 +360,9 @@ class TestWhatIsRefused:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         refused("--num-processes 4 needs as many GPUs, and there are 2", Launch(4).check, CONFIG)
         assert Launch(2).check(CONFIG)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+        refused("--num-processes 8 needs 2 each, 16 GPUs, and there are 8", Launch(8, devices=2).check)
+        assert Launch(4, devices=2).check()
 
     @pytest.mark.parametrize(
         ("options", "processes"), [({"batch_size": 16}, 3), ({"batch_size": 16, "micro_batch_size": 16}, 2)]
@@ -520,6 +523,23 @@ def test_sampling_and_evaluation_share_their_items_among_processes(verb, table, 
     assert (
         main([*given, "--output", str(tmp_path / "2")]) == 0
     )  # the number of processes decides nothing: it is done already
+
+
+@pytest.mark.parametrize(
+    ("given", "devices"),
+    [("", 1), ("tensor_parallel_size=2,batch_size=8", 2), ("tensor_parallel_size=x", 1)],
+)
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_an_engine_of_several_gpus_counts_them_all(verb, given, devices, monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(launching, "run", lambda launch, config, words, output: seen.append((launch, words)))
+    options = {"engine": "dcsft_vllm", "model_args": given, "num_processes": 4}
+    tasks = {"task": "dcsft_digits_pool"} if verb == "sample" else {"tasks": "dcsft_digits"}
+    stage = stages.STAGES[verb]
+    opening = stage.options.from_options({"model": "digits", **options, **tasks})
+    opening.launched(stage, tmp_path / "out")
+    assert seen[0][0] == Launch(4, devices=devices)
+    assert not any(word.startswith("--num-processes") for word in seen[0][1])
 
 
 def test_processes_and_actors_are_not_both_asked_for(tmp_path, capsys):
