@@ -11,7 +11,7 @@ from dcsft_harness.lmms.tasks import listing
 
 pytestmark = pytest.mark.slow
 
-# Its second process hides our entry point before it imports lmms-eval, as if we were not installed. Both have
+# Its first process hides our entry point before it imports lmms-eval, as if we were not installed. Both have
 # what lmms-eval itself imports from the first, for the time that this takes.
 LOOK = """
 import importlib.metadata, json, os, sys
