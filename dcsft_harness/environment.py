@@ -21,6 +21,12 @@ PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl"
 
 def packages() -> dict[str, str]:
     """Versions of the installed packages that can change a result."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """The same, read once: it takes as long as writing a small artifact."""
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -40,6 +46,7 @@ def hardware() -> dict[str, object]:
     }
 
 
+@cache
 def processor() -> str:
     """The processor's model, if Linux reports it; else its kind."""
     with contextlib.suppress(OSError, StopIteration):

@@ -1,7 +1,10 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
+import copy
+import json
 import logging
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
         )
     weights.refuse_absurd(name)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
+        config = _configuration(name, settings.trust_remote_code)
     except Exception as error:  # every family checks its settings in its own way
         raise HarnessError(
             f"model {name} cannot be opened ({weights.error_line(error)})",
@@ -77,6 +80,19 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
             "Give a vision-language checkpoint such as Qwen2.5-VL",
         )
     return config
+
+
+def _configuration(name: str, trust_remote_code: bool) -> PreTrainedConfig:
+    """A configuration as transformers reads it; a run asks for the same file ten times."""
+    file = Path(name) / "config.json"
+    if trust_remote_code or not file.is_file():
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    return copy.deepcopy(_parsed(name, file.read_bytes()))
+
+
+@lru_cache(maxsize=4)
+def _parsed(name: str, content: bytes) -> PreTrainedConfig:
+    return AutoConfig.from_pretrained(name)
 
 
 def open_processor(settings: ModelSettings) -> ProcessorMixin:
@@ -361,6 +377,18 @@ def skeleton(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTr
     """The model's modules on the `meta` device, without any weights: a tenth of a second at 72 billion."""
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(config, trust_remote_code=trust_remote_code)
+
+
+_OUTLINES: dict[tuple[type, str, bool], PreTrainedModel] = {}
+
+
+def outline(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """A `skeleton` to read from, the same for equal configurations: nobody may change it."""
+    key = (type(config), json.dumps(config.to_dict(), sort_keys=True, default=str), trust_remote_code)
+    if key not in _OUTLINES:
+        _OUTLINES.clear()  # one is enough: a run has one base
+        _OUTLINES[key] = skeleton(config, trust_remote_code)
+    return _OUTLINES[key]
 
 
 def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel:

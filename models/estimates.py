@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from dcsft_harness.artifacts.usage import Device
 
-from .checkpoint import skeleton
+from .checkpoint import outline
 from .merging import POSITIONS
 from .resources import Arithmetic, Footprint
 
@@ -78,7 +78,7 @@ class Anatomy:
     def __init__(self, config: PreTrainedConfig, trust_remote_code: bool = False) -> None:
         """Builds its modules."""
         self.config = config
-        self.model: PreTrainedModel = skeleton(config, trust_remote_code)
+        self.model: PreTrainedModel = outline(config, trust_remote_code)
         text = config.get_text_config(decoder=True)
         vision = getattr(config, "vision_config", None)
         names = {name.rpartition(".")[2] for name, module in self.model.named_modules()}
@@ -189,7 +189,7 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
 
 def recomputes(config: PreTrainedConfig) -> bool:
     """Whether training computes activations again by default, to save the memory of keeping them."""
-    return bool(sum(weight.numel() for weight in skeleton(config).parameters()) > _RECOMPUTED)
+    return bool(sum(weight.numel() for weight in outline(config).parameters()) > _RECOMPUTED)
 
 
 def _kept(anatomy: Anatomy, given: Training, device: Device) -> tuple[float, float]:

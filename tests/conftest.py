@@ -13,8 +13,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from PIL import Image
 
 from dcsft_harness import coordinates
+from dcsft_harness.curation import gallery
 from tests import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -224,8 +226,25 @@ def cache(tmp_path_factory, request):
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_CACHE", str(folder))
+        patch.setenv(forked.INDEX, str(folder.with_suffix(".json")))
         patch.delenv("DCSFT_DATA", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def histograms():
+    """`label` and `curate` make their figure and save an empty picture of its shape: drawing takes longest.
+
+    `test_labels.py` has them drawn, and so has every command in a process of its own.
+    """
+
+    def save(figure, path):
+        Image.new("L", [int(10 * side) for side in figure.get_size_inches()]).save(path)
+
+    drawn = gallery._save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gallery, "_save", save)
+        yield drawn
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import json
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO
@@ -32,8 +33,12 @@ from dcsft_harness import cli
 HERE = Path(__file__).parent
 DCSFT = ("-m", "dcsft_harness.cli")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+INDEX = "LMMS_EVAL_INDEX_OF_TESTS"
+"""The environment's variable with the file in which the processes of one run of the tests share an index."""
 ENGINES = (
     "lmms_eval.evaluator",
+    "lmms_eval.__main__",
+    "lmms_eval.cli.dispatch",
     "torch.distributed.run",
     "accelerate.commands.launch",
     *(f"dcsft_harness.{name}" for name in ("models.hf", "models.stub", "training.sft", "training.grpo")),
@@ -54,7 +59,7 @@ def context() -> multiprocessing.context.ForkServerContext:
 
 
 def index_once() -> None:
-    """lmms-eval's own 1,700 task files are read once per process: each time takes 3 s."""
+    """lmms-eval's own 1,700 task files are read once by all processes of the tests: each time takes 3 s."""
     from lmms_eval import tasks
 
     if hasattr(tasks.TaskManager, "indexed_once"):
@@ -66,7 +71,7 @@ def index_once() -> None:
         if folder != own:
             return read(self, folder)
         if not kept:
-            kept.update(read(self, folder))
+            kept.update(_shared(lambda: dict(read(self, folder))))
         # A tag's entry has a list, which others of its name are added to.
         return {
             name: {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
@@ -77,6 +82,19 @@ def index_once() -> None:
     tasks.TaskManager.indexed_once = True
 
 
+def _shared(index: Callable[[], dict]) -> dict:
+    """The index that another process of this run of the tests has written, else a new one."""
+    file = Path(os.environ.get(INDEX, os.devnull))
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    found = index()
+    if INDEX in os.environ:
+        draft = file.with_name(f"{file.name}.{os.getpid()}")
+        draft.write_text(json.dumps(found), encoding="utf-8")
+        draft.replace(file)
+    return found
+
+
 def warm() -> None:
     """What the server does before it forks."""
     for name in ENGINES:
@@ -84,6 +102,7 @@ def warm() -> None:
     index_once()
     tasks = importlib.import_module("dcsft_harness.lmms.tasks")
     tasks.manager()
+    tasks.manager(["mmmu_val"])  # one of lmms-eval's own
     tasks.groups()
     gc.collect()
     gc.freeze()

@@ -81,8 +81,8 @@ def test_a_signal_in_a_destructor_is_not_lost(handlers, monkeypatch, number):
 
 
 TRAINING = [
-    *("train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--max-steps", "40"),
-    *("--micro-batch-size", "4", "--save-steps", "1000"),
+    *("train", "sft", "--model", "digits", "--data", "dcsft_digits_cold", "--max-steps", "50"),
+    *("--batch-size", "4", "--micro-batch-size", "2", "--save-steps", "1000"),
 ]
 
 

@@ -21,6 +21,7 @@ from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HISTOGRAM, PAGE, PICTURES = "difficulty.png", "gallery.md", "gallery"
 SHOWN = 3
@@ -54,12 +55,24 @@ def _draw(path: Path, parts: Sequence[tuple[str, pa.Table]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6 * len(parts) + 0.6, 3.6), layout="constrained")
+    width, height = 4.6 * len(parts) + 0.6, 3.6
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(parts), squeeze=False)[0]
+    # Margins in inches. A layout that matplotlib finds itself draws everything twice.
+    margins = {
+        "left": 0.8 / width,
+        "right": 1 - 0.1 / width,
+        "bottom": 0.55 / height,
+        "top": 1 - 0.35 / height,
+    }
+    axes = figure.subplots(1, len(parts), squeeze=False, gridspec_kw={**margins, "wspace": 0.18})[0]
     for one, (title, table) in zip(axes, parts, strict=True):
         _histogram(one, title, table)
     axes[0].set_ylabel("items")
+    _save(figure, path)
+
+
+def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

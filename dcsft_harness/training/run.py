@@ -24,7 +24,7 @@ from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS
-from dcsft_harness.models.checkpoint import skeleton
+from dcsft_harness.models.checkpoint import outline
 from dcsft_harness.models.estimates import Anatomy, Training, generation, recomputes, seconds, training
 from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
 from dcsft_harness.models.resources import Arithmetic, take_exactly
@@ -212,11 +212,11 @@ def check_disk(job: Job, needed: int) -> None:
 def trained(job: Job, base: PreTrainedConfig) -> int:
     """The number of trained weights: of a new adapter, of the adapter to continue, or of the whole base."""
     if not isinstance(job.config, AdapterConfig) or job.config.full:
-        return sum(weight.numel() for weight in skeleton(base).parameters())
+        return sum(weight.numel() for weight in outline(base).parameters())
     if job.adapter is not None:
         with safe_open(job.adapter / WEIGHTS, framework="pt") as stored:
             return sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())
-    model = skeleton(base)
+    model = outline(base)
     chosen = checkpoint.lora_targets(checkpoint.linear_layers(model), job.config.lora_target)
     layers = [model.get_submodule(name) for name in chosen]
     return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
@@ -291,7 +291,7 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
     full = not isinstance(config, AdapterConfig) or config.full
     cuda = device.kind == "cuda"
     dtype = torch.bfloat16 if cuda and config.dtype == "auto" and PLANNING.get() else setup.dtype
-    linear = checkpoint.linear_layers(skeleton(base))
+    linear = checkpoint.linear_layers(outline(base))
     chosen, dropout = linear, False
     if isinstance(config, AdapterConfig) and not config.full:
         dropout = config.lora_dropout > 0
@@ -396,9 +396,9 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         manifest.refuse_occupied(job.output, resumes=True)
         setup = _prepare(job)
         make_trainer = make(setup)
-        identity = job.identity() | setup.left_out()
         needed = plan(setup)
         admit(needed)
+        identity = job.identity() | setup.left_out()  # reads all weights, which a dry run does not
         if needed.device.kind == "cpu" and needed.memory > _LARGE:
             take_exactly()
     micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))

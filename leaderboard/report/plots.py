@@ -514,6 +514,7 @@ def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
                 axes.set_title(title, loc="left", fontsize=11)
                 # No date, and ids with a fixed salt: equal boards make equal files.
                 figure.savefig(folder / files[0], dpi=144, metadata={"Software": None})
+                figure.set_layout_engine("none")  # the layout is found: it takes longer than drawing
                 figure.savefig(folder / files[1], metadata={"Date": None, "Creator": None})
                 _without_comments(folder / files[1])
                 found.append((title, files))

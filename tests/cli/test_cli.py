@@ -20,6 +20,7 @@ from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.errors import HarnessError, telling_refusals
+from tests import forked
 from tests.artefacts import rollouts
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -316,14 +317,7 @@ def test_the_exit_code_of_the_passthrough_is_returned(monkeypatch):
 def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
     command = ["sample", "--model", "dcsft_stub", "--model-args", "default=seven"]
     command += ["--task", "dcsft_digits_pool", "--limit", "2", "--output", str(tmp_path / "out")]
-    running = subprocess.Popen(
-        [sys.executable, "-c", WAITS, *command],
-        stdout=-1,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell's background job, which the tests may be, starts its children with Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    running = forked.Popen(["-c", WAITS, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     # A busy machine has time for progress lines.
     assert next(line for line in running.stderr if "loading" not in line).strip() == "waiting"
     running.send_signal(signal.SIGINT)

@@ -89,6 +89,13 @@ class TestNames:
         ]
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """lmms-eval tries five times to read a data set, and waits two seconds after each."""
+    monkeypatch.setattr(ConfigurableMessagesTask.download.retry, "sleep", lambda seconds: None)
+
+
+@pytest.mark.usefixtures("at_once")
 class TestTasksThatDoNotLoad:
     @pytest.mark.slow
     @pytest.mark.parametrize(
@@ -109,6 +116,7 @@ class TestTasksThatDoNotLoad:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
 def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(monkeypatch):
     def full(name):
         raise OSError(28, "No space left on device")

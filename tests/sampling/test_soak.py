@@ -35,7 +35,7 @@ def options(tmp_path_factory):
     ]
     script = tmp_path_factory.mktemp("script") / "answers.jsonl"
     script.write_text("\n".join(map(json.dumps, lines)))
-    arguments = f"answers={script},batch_size=2,delay=0.06"
+    arguments = f"answers={script},batch_size=2,delay=0.02"
     return {"model": "dcsft_stub", "model_args": arguments, "task": POOL, "samples": SAMPLES, "limit": ITEMS}
 
 

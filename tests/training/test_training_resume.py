@@ -145,7 +145,7 @@ from datasets import load_from_disk
 from dcsft_harness.training import sft
 from dcsft_harness.training.config import SftConfig
 base, data, output = map(Path, sys.argv[1:4])
-config = SftConfig(max_steps=40, batch_size=4, save_steps=3, learning_rate=1e-3)
+config = SftConfig(max_steps=24, batch_size=4, save_steps=3, learning_rate=1e-3)
 sft.train_sft(base, data, output, config)
 """
 

@@ -33,7 +33,7 @@ def job(config, model="someone/base", adapter=None, output=Path("out"), method="
 def test_the_modules_without_weights_are_those_with(family):
     config = checkpoint.open_config(tiny(family))
     model = AutoModelForImageTextToText.from_pretrained(tiny(family))
-    assert checkpoint.linear_layers(run.skeleton(config)) == checkpoint.linear_layers(model)
+    assert checkpoint.linear_layers(run.outline(config)) == checkpoint.linear_layers(model)
     assert run.trained(job(ColdStartConfig()), config) == sum(w.numel() for w in model.parameters())
 
 
