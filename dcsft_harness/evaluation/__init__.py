@@ -326,9 +326,6 @@ def _summary(
 ) -> dict[str, Any]:
     return {
         **summary_of(task, scores, [(item.item_id, item.prompt) for item in items], limit),
-        "unanswered": sum(row.extracted is None for row in scores)
-        if "answered" in task.aggregation()
-        else None,
         "data": prepared.described(task.config.task),
         "generation": task.config.generation_kwargs,
     }
@@ -354,6 +351,9 @@ def summary_of(
         "n": len(scored),
         "accuracy": sum(scored) / len(scored) if scored else None,
         "unscored": len(scores) - len(scored),
+        "unanswered": sum(row.extracted is None and row.score is not None for row in scores)
+        if task is None or "answered" in task.aggregation()
+        else None,
         "limit": limit,
         "prompt_sha256": json_sha256([prompt for _, prompt in ordered]),
         "items_sha256": json_sha256([item_id for item_id, _ in ordered]),

@@ -470,12 +470,8 @@ def _summary(task: lmms.Task | None, rows: Sequence[Scored], limit: int | None) 
     scorers: dict[str, int] = {}
     for one in rows:
         scorers |= one.scorers
-    knows = task is None or "answered" in task.aggregation()
     return {
         **summary_of(task, scores, [(one.score.item_id, one.prompt) for one in rows], limit),
-        "unanswered": sum(one.extracted is None and one.score is not None for one in scores)
-        if knows
-        else None,
         "generation": {},
         "unknown": list(_UNKNOWN),
         "scorers": dict(sorted(scorers.items())),

@@ -196,7 +196,7 @@ class Pool:
             "censored": censored,
             "skipped": len(self.refused),
             "unscored": len(drawn) - len(scored),
-            "unanswered": sum(row.extracted is None for row in drawn),
+            "unanswered": sum(row.extracted is None and row.score is not None for row in drawn),
             # Items that stop once they are mixed bias the share of right responses.
             "accuracy": sum(scored) / len(scored) if scored and not censored else None,
             "prompt_tokens": ledger.prompt_tokens,

@@ -247,3 +247,12 @@ def test_draws_are_sampling_own_and_no_batch_size_changes_them(tmp_path):
     ]
     pool = records.read_table(tmp_path / "pool" / "rollouts.parquet", records.Rollout).to_pylist()
     assert texts[0] == texts[1] == {(one["item_id"], one["sample_index"]): one["response"] for one in pool}
+
+
+def test_a_response_that_cannot_be_scored_is_not_counted_as_one_without_an_answer():
+    def scored(number, score, extracted):
+        return records.Score(TASK, str(number), number, score, extracted, "", "one", None, None)
+
+    rows = [scored(0, 1.0, "one"), scored(1, 0.0, None), scored(2, None, None)]
+    notes = evaluation.summary_of(None, rows, [(row.item_id, "?") for row in rows], None)
+    assert (notes["n"], notes["unanswered"], notes["unscored"], notes["accuracy"]) == (2, 1, 1, 0.5)

@@ -15,6 +15,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import responses
 from dcsft_harness.leaderboard import load
+from dcsft_harness.scoring import VERSIONS
 from tests.lmms_eval_logs import line, log_folder
 
 BOX = {"question": "Where is the dog?", "gold": [10, 10, 50, 50], "picture": "dog.png"}
@@ -118,7 +119,7 @@ class TestAFile:
         found = {key: task[key] for key in ("n", "accuracy", "unanswered", "unscored", "scorers")}
         assert found == {
             "n": 3, "accuracy": pytest.approx(1 / 3), "unanswered": 1, "unscored": 1,
-            "scorers": {"box_iou": 3},
+            "scorers": {"box_iou": VERSIONS["box_iou"]},
         }  # fmt: skip
         (row,) = load([tmp_path / "scores"]).rows
         assert row.name == "mine" and row.cells["mine"].unscored == 1
