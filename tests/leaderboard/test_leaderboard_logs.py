@@ -540,7 +540,8 @@ class TestOldFolders:
     @pytest.mark.parametrize("name", ["results.json", "results_2024-07-22T10-45-00.123456.json"])
     def test_results_in_the_layout_of_other_programs_are_named(self, tmp_path, name, capsys):
         """Of lmms-eval until 0.2, and of lm-eval."""
-        self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=a")
+        for date, model in (("20261101_100000", "a"), ("20261102_100000", "c")):
+            self.logged(tmp_path / "out", date, [1, 0], f"pretrained={model}")
         folder = self.logged(tmp_path / "old", "20241101_100000", [1, 0], "pretrained=b")
         (old,) = folder.rglob("*_results.json")
         old.rename(old.with_name(name))
@@ -550,7 +551,7 @@ class TestOldFolders:
         board = load([tmp_path], strict=False)
         assert [one.kind for one in board.left_out] == ["in another layout"]
         assert self.run(tmp_path, "--output", tmp_path / "board") == 0
-        assert "1 of 2 left out: 1 in another layout" in capsys.readouterr().err
+        assert "1 of 3 left out: 1 in another layout" in capsys.readouterr().err
         assert self.run(tmp_path / "old", "--output", tmp_path / "none") == 1
         assert "of an old lmms-eval, whose samples are not read. Run the eval" in capsys.readouterr().err
 

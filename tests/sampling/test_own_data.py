@@ -159,7 +159,7 @@ class TestScores:
         clusters = []
         for name, some in (("scores", rows), ("again", rows[::-1])):
             given = {"data": file(folder, *some), "scorer": "exact_word", "model": "dcsft_stub"}
-            given |= {"model_args": "default=goose" if name == "scores" else "default=?"}
+            given |= {"model_args": "default=goose" if name == "scores" else "default=."}
             notes = stages.STAGES["evaluate"](folder / name, **given, samples=samples)["tasks"]["mine"]
             assert notes["unanswered"] == (0 if name == "scores" else 6)
             assert samples == 1 or notes["at_k"]["maj"][-1] == float(name == "scores")
