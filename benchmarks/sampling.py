@@ -69,7 +69,7 @@ class Peer:
     """The same checkpoint as transformers loads and runs it."""
 
     def __init__(self, model: DcsftHF, tokens: int = shapes.NEW_TOKENS) -> None:
-        """Loads it beside `model`, to draw responses of so many tokens."""
+        """Loads it beside `model`, to draw responses of this many tokens."""
         self.tokens = tokens
         dtype = model._model.dtype
         self.model = AutoModelForImageTextToText.from_pretrained(model.settings.pretrained, dtype=dtype)

@@ -39,7 +39,11 @@ def pending() -> int | None:
 
 
 def raise_pending() -> None:
-    """Ends the command by `Interrupted` if a signal is pending; call it just after work has been saved."""
+    """Ends the command by `Interrupted` if a signal is pending; call it just after work has been saved.
+
+    Raises:
+        Interrupted: a signal is pending.
+    """
     if _pending is not None:
         raise Interrupted(_pending)
 

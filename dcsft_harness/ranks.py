@@ -54,6 +54,9 @@ def join() -> None:
     """Joins the other ranks; lmms-eval and accelerate use the process group created here.
 
     An environment that names other ranks must say how to reach them.
+
+    Raises:
+        HarnessError: the environment names other ranks, but not how to reach them.
     """
     if world_size() == 1:
         return
@@ -112,7 +115,11 @@ def leave() -> None:
 
 
 def gathered(value: _T) -> list[_T]:
-    """Gathers a value from every rank, in their order; every rank must call it, and waits for the others."""
+    """Gathers a value from every rank, in their order; every rank must call it, and waits for the others.
+
+    Raises:
+        HarnessError: another rank ended.
+    """
     if world_size() == 1:
         return [value]
     from torch import distributed

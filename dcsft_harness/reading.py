@@ -350,7 +350,11 @@ def named(arguments: str) -> dict[str, str]:
 
 
 def joined(arguments: Mapping[str, object]) -> str:
-    """Model arguments as text; objects and lists as JSON."""
+    """Model arguments as text; objects and lists as JSON.
+
+    Raises:
+        HarnessError: there are fewer than two options.
+    """
     parts = (
         (name, json.dumps(value) if isinstance(value, Mapping | list | tuple) else value)
         for name, value in arguments.items()
@@ -359,7 +363,11 @@ def joined(arguments: Mapping[str, object]) -> str:
 
 
 def json_option(name: str, value: object) -> dict[str, Any]:
-    """An option's value that is a JSON object, or the text of one."""
+    """An option's value that is a JSON object, or the text of one.
+
+    Raises:
+        HarnessError: it is something else.
+    """
     found = value
     if isinstance(value, str):
         try:

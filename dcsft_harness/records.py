@@ -266,7 +266,11 @@ def refuse_empty(path: Path, empty: int, wanted: pa.Field) -> None:
 
 
 def as_wanted(path: Path, found: pa.Array | pa.ChunkedArray, wanted: pa.Field) -> pa.Array | pa.ChunkedArray:
-    """A column in its record's type: files from other tools may hold int for float, for example."""
+    """A column in its record's type: files from other tools may hold int for float, for example.
+
+    Raises:
+        HarnessError: it does not convert to that type, or has empty cells where none may be.
+    """
     refuse_empty(path, found.null_count, wanted)
     numeric = [pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in (found.type, wanted.type)]
     with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):

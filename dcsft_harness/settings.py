@@ -109,7 +109,11 @@ class Settings(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
-        """The settings from the options of a command line or recipe."""
+        """The settings from the options of a command line or recipe.
+
+        Raises:
+            HarnessError: as `__init__`.
+        """
         return cls(**{str(name): value for name, value in options.items()})
 
     def changed(self, **values: object) -> Self:
@@ -222,7 +226,11 @@ def get_choices(kind: object) -> list[str]:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value for a message: text unchanged, anything else as its Python repr, cut to `limit` characters."""
+    """A value for a message: text unchanged, anything else as its Python repr, cut to `limit` characters.
+
+    Raises:
+        HarnessError: results of the row cannot be used.
+    """
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 

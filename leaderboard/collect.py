@@ -53,6 +53,9 @@ def find(place: Path) -> list[Path]:
     Returns:
         Scores folders, results files of lmms-eval, and samples without a results file, in natural order;
         the place itself if there are none.
+
+    Raises:
+        HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples.
     """
     if not place.is_dir():
         file = place.with_name(place.name + RESULTS)
@@ -269,7 +272,11 @@ def _relative(result: Result, place: Path) -> str:
 
 
 def read_names(file: Path) -> dict[str, str]:
-    """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name."""
+    """Names of rows from a YAML or JSON file: a row's name or its FOLDER/RUN -> its new name.
+
+    Raises:
+        HarnessError: it cannot be read, or is not such a mapping.
+    """
     try:
         found = reading.yaml_file(file)
     except (OSError, ValueError) as error:

@@ -92,7 +92,11 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
 
 
 def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """`attach`, with PEFT's view of the result, which can also merge it."""
+    """`attach`, with PEFT's view of the result, which can also merge it.
+
+    Raises:
+        HarnessError: as `attach`.
+    """
     config = read_config(adapter, base)
     config.inference_mode = True
     on_meta = next(model.parameters()).is_meta

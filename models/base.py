@@ -65,7 +65,11 @@ def key_by_content() -> None:
 
 
 def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
-    """A hash of everything besides the argument text that decides a model's responses."""
+    """A hash of everything besides the argument text that decides a model's responses.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
     from lmms_eval.utils import simple_parse_args_string
 
     given = simple_parse_args_string(model_args) if isinstance(model_args, str) else dict(model_args or {})

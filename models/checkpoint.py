@@ -243,7 +243,11 @@ def _failure(processor: ProcessorMixin) -> Exception | None:
 
 
 def open_generation(settings: ModelSettings) -> GenerationConfig:
-    """The checkpoint's generation settings, without its weights; defaults where it has none."""
+    """The checkpoint's generation settings, without its weights; defaults where it has none.
+
+    Raises:
+        HarnessError: its file cannot be read.
+    """
     folder = weights.files_of(settings.pretrained)
     try:
         if folder is not None and (folder / GENERATION).is_file():
@@ -308,7 +312,11 @@ def check_intact(settings: ModelSettings) -> None:
 
 
 def check_files(name: str) -> None:
-    """`check_intact` for one folder: names a missing, changed or added file; a hub name passes."""
+    """`check_intact` for one folder: names a missing, changed or added file; a hub name passes.
+
+    Raises:
+        HarnessError: names a missing, changed or added file.
+    """
     run, inside = _manifest_of(Path(name))
     if run is not None:
         files = [file for file in manifest.read(run).files if file.startswith(inside)]
@@ -366,7 +374,11 @@ def _is_foreign(path: Path) -> bool:
 
 
 def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
-    """Tries the adapter on the base's modules, without the base's weights."""
+    """Tries the adapter on the base's modules, without the base's weights.
+
+    Raises:
+        HarnessError: where it does not fit.
+    """
     if settings.adapter is None:
         return
     read_config(settings.adapter, settings.pretrained)

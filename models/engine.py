@@ -71,7 +71,11 @@ def _answering(trial: Callable[_P, _T]) -> Callable[_P, _T | str]:
 
 @_answering
 def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone:
-    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it."""
+    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it.
+
+    Raises:
+        RuntimeError: it is out of memory.
+    """
     tokens, logits = _by_generate(model, batch)
     return Alone(tokens, logits[:, 0])
 
@@ -83,6 +87,9 @@ def apart(
     """Why prompts cannot be batched in `generate`; None if they can.
 
     `together` makes one batch of all prompts; `singly` is the model's output for each prompt alone.
+
+    Raises:
+        RuntimeError: it is out of memory.
     """
     tokens, logits = _by_generate(model, together())
     for row, one in enumerate(singly):
@@ -127,7 +134,11 @@ def objection(
 
 @_answering
 def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
-    """Why the samples of an item cannot get copies of its prompt's states; None if they can."""
+    """Why the samples of an item cannot get copies of its prompt's states; None if they can.
+
+    Raises:
+        RuntimeError: it is out of memory.
+    """
     rows = ForkedRows(model, batch, [2] * len(singly))
     first = rows.logits
     second = rows.step(torch.cat([one.token.expand(2) for one in singly]))

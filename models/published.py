@@ -149,7 +149,11 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
 
 
 def settle(shape: str, folder: Path, layers: int | None = None) -> tuple[PreTrainedConfig, ProcessorMixin]:
-    """Writes everything of a checkpoint but its weights and generation settings; see `write`."""
+    """Writes everything of a checkpoint but its weights and generation settings; see `write`.
+
+    Raises:
+        HarnessError: the size is unknown.
+    """
     if shape not in PUBLISHED:
         raise unknown_name("shape", shape, PUBLISHED)
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,11 @@ def check(actors: int | None) -> None:
 
 
 def connect() -> bool:
-    """Joins the cluster that RAY_ADDRESS names, or starts one here; returns whether this process did."""
+    """Joins the cluster that RAY_ADDRESS names, or starts one here; returns whether this process did.
+
+    Raises:
+        HarnessError: the named cluster cannot be reached.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray reports each start to its developers
     import ray
 
@@ -131,7 +135,11 @@ class Answerer:
         self._model: ObservedModel | None = None
 
     def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object]]:
-        """Loads the model; returns batch size, seed, box convention and checkpoint's generation settings."""
+        """Loads the model; returns batch size, seed, box convention and checkpoint's generation settings.
+
+        Raises:
+            HarnessError: it cannot be loaded, or does not answer items.
+        """
         model = self._opened()
         return model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
 

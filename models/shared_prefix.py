@@ -52,7 +52,11 @@ class Prompts:
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:
-    """Joins prompts in order; empties the parts."""
+    """Joins prompts in order; empties the parts.
+
+    Raises:
+        HarnessError: there are fewer than two options.
+    """
     if len(parts) == 1:
         return parts[0]
     longest = max(part.longest for part in parts)

@@ -237,7 +237,11 @@ def check_finite(checkpoint: str, model: PreTrainedModel) -> None:
 
 
 def check_stored(checkpoint: str) -> None:
-    """`check_finite` on stored weights, for engines that load weights themselves."""
+    """`check_finite` on stored weights, for engines that load weights themselves.
+
+    Raises:
+        HarnessError: names the first few tensors that are not finite, or a damaged file.
+    """
     bad: list[str] = []
     for path in weight_files(checkpoint):
         with _opened(path) as file:

@@ -5,5 +5,9 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The folder of the task YAML files, in the installed package."""
+    """The folder of the task YAML files, in the installed package.
+
+    Raises:
+        HarnessError: the installation lacks it.
+    """
     return Path(str(files("dcsft_harness.tasks")))

@@ -102,7 +102,11 @@ def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.Abstract
 
 
 def discard(output: Path) -> None:
-    """Removes an unfinished run that no process is working on."""
+    """Removes an unfinished run that no process is working on.
+
+    Raises:
+        HarnessError: a process is working on it.
+    """
     with manifest.taken(output):
         shutil.rmtree(output)
 

@@ -116,7 +116,11 @@ def _size(value: object) -> int:
 
 @contextlib.contextmanager
 def writing(folder: Path, features: "Features") -> Iterator[Writer]:
-    """Writes a folder for `datasets.load_from_disk`, whose bytes depend only on its rows."""
+    """Writes a folder for `datasets.load_from_disk`, whose bytes depend only on its rows.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
     from datasets import Dataset
 
     # `datasets` writes an empty folder with its metadata files; the rows are then added.
@@ -167,7 +171,11 @@ def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
 
 
 def names(folder: Path) -> list[str]:
-    """The columns of a folder in the format of `datasets`."""
+    """The columns of a folder in the format of `datasets`.
+
+    Raises:
+        HarnessError: it is not such a folder, or is damaged.
+    """
     path = files(folder)[0]
     try:
         with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
@@ -193,7 +201,11 @@ def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:
 
 
 def files(folder: Path) -> list[Path]:
-    """The Arrow files of a folder in the format of `datasets`, in order of their rows."""
+    """The Arrow files of a folder in the format of `datasets`, in order of their rows.
+
+    Raises:
+        HarnessError: the folder is not in the format of `datasets`.
+    """
     try:
         state = reading.json_file(folder / STATE)
         return [folder / _plain(entry["filename"]) for entry in state["_data_files"]]

@@ -89,7 +89,11 @@ def _said(notes: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[None]:
-    """Checks before the block that an upload can succeed, and uploads after it."""
+    """Checks before the block that an upload can succeed, and uploads after it.
+
+    Raises:
+        HarnessError: it cannot succeed, or `private` is given without a repository.
+    """
     if private and repo is None:
         raise HarnessError("--private needs --push-to-hub", "Name a repository, or leave --private out")
     if repo is not None:
@@ -437,7 +441,11 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Splits a `--set NAME=VALUE` into name and value."""
+    """Splits a `--set NAME=VALUE` into name and value.
+
+    Raises:
+        HarnessError: there is no name or no equals sign.
+    """
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")

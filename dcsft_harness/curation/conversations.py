@@ -151,7 +151,11 @@ def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
 
 
 def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
-    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target."""
+    """An item as `messages` and `images`: the prompt, with one MARK per image, and the target.
+
+    Raises:
+        HarnessError: the prompt has another number of image marks than images.
+    """
     prompt, images = item["prompt"], len(item["images"])
     if MARK in prompt and prompt.count(MARK) != images:
         raise _unmatched(str(item.get("item_id")), prompt.count(MARK), images)
@@ -247,6 +251,9 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
     is removed with the data set, or at process exit at the latest; only a killed process leaves it behind.
     Rows are values by column, read once.
+
+    Raises:
+        HarnessError: a full disk.
     """
     from datasets import load_from_disk  # noqa: TID251 - just written
 

@@ -102,7 +102,11 @@ class CurationConfig(Settings):
 
 
 def parse_mix(texts: Sequence[str]) -> dict[str, float]:
-    """Reads `name=share` options."""
+    """Reads `name=share` options.
+
+    Raises:
+        HarnessError: not in that form.
+    """
     mix: dict[str, float] = {}
     for text in texts:
         match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", str(text))
@@ -117,7 +121,11 @@ def parse_mix(texts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_band(given: object) -> tuple[float, float]:
-    """Reads the two ends of a band: finite numbers."""
+    """Reads the two ends of a band: finite numbers.
+
+    Raises:
+        HarnessError: not two finite numbers.
+    """
     parts = given if isinstance(given, list | tuple) else str(given).split(",")
     try:
         low, high = map(float, parts)
@@ -130,7 +138,11 @@ def parse_band(given: object) -> tuple[float, float]:
 
 
 def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
-    """The label rows that --keep, --band or neither selects; a band or weights need pass rates."""
+    """The label rows that --keep, --band or neither selects; a band or weights need pass rates.
+
+    Raises:
+        HarnessError: a labeled item has no pass rate, and a band or weights need one.
+    """
     labelled: NDArray[np.bool_] = np.array(pc.is_valid(labels["difficulty"]))
     if config.band or config.weight:
         unknown = int((labelled & np.asarray(pc.is_null(labels["pass_rate"]))).sum())

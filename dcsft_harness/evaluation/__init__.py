@@ -111,6 +111,10 @@ def evaluate_samples(
 
     Returns the manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
     The output folder may also hold an interrupted run of equal settings.
+
+    Raises:
+        HarnessError: an unreadable image, a failed run, an output folder that is occupied, being
+            written or of other settings, or a full disk.
     """
     inputs = inputs or {}
     drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}

@@ -358,6 +358,9 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     """A row against the baseline: task by task as a table, and as a short summary.
 
     Tasks that cannot be compared are in a table of their own, with the reason.
+
+    Raises:
+        HarnessError: results of the row cannot be used.
     """
     from dcsft_harness.leaderboard.report.table import against, brief
 

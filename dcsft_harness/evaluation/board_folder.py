@@ -36,7 +36,11 @@ class BoardFolder:
         return self.folder / LEADERBOARD
 
     def of(self, name: str) -> Path:
-        """The folder of a row's results; the name must be able to be a folder's."""
+        """The folder of a row's results; the name must be able to be a folder's.
+
+        Raises:
+            HarnessError: the name cannot be a folder's.
+        """
         plain = name.strip() == name and name.isprintable() and not name.startswith(".")
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
             raise HarnessError(
@@ -71,7 +75,11 @@ class BoardFolder:
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[Path]:
-        """Locks a row's results for this process; yields a folder for temporary files."""
+        """Locks a row's results for this process; yields a folder for temporary files.
+
+        Raises:
+            HarnessError: another process is scoring under that name.
+        """
         home = self.of(name)
         with manifest.taken(home, "row", "the row", grant=False) as unfinished:
             for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process

@@ -57,7 +57,12 @@ class Scores:
         return {name: self.mean(subject, name) for name in DISTRIBUTIONS}
 
     def add(self, folder: Path) -> None:
-        """Reads one folder of scores; no two may be of the same weights on the same task."""
+        """Reads one folder of scores; no two may be of the same weights on the same task.
+
+        Raises:
+            HarnessError: it holds no scores, or another folder has scores of the same weights on the same
+                task.
+        """
         found = manifest.read(folder, "scores")
         manifest.refuse_changed(folder)
         inputs = found.inputs

@@ -145,7 +145,11 @@ def evaluate(
 
 
 def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1."""
+    """The rows of a JSONL, JSONL.gz or Parquet file with their numbers, from 1.
+
+    Raises:
+        HarnessError: the file is missing or of another format; a line is not JSON.
+    """
     if not file.is_file():
         raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
     if file.suffix == ".parquet":

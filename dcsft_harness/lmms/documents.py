@@ -124,7 +124,11 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def describe_item(task: Task, doc_id: int) -> records.Item:
-    """The item of `describe` alone; images of prepared data are not decoded."""
+    """The item of `describe` alone; images of prepared data are not decoded.
+
+    Raises:
+        HarnessError: an image cannot be read; names task and document.
+    """
     with prepared.unopened():
         return describe(task, doc_id)[0]
 

@@ -68,7 +68,11 @@ def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
 
 
 def checkpoint_argument(name: str) -> str:
-    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`."""
+    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`.
+
+    Raises:
+        HarnessError: it is unknown, or has none.
+    """
     check_model(name, "")
     known = inspect.signature(_class_of(name).__init__).parameters
     for argument in ("pretrained", "model_version", "model_name", "model"):

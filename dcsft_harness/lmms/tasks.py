@@ -87,7 +87,11 @@ def _print_visible(message: str) -> None:
 
 
 def check_imports() -> None:
-    """Imports the internals of other packages that lmms-eval uses in evaluation, before a model is loaded."""
+    """Imports the internals of other packages that lmms-eval uses in evaluation, before a model is loaded.
+
+    Raises:
+        ImportError: an installed package has moved them.
+    """
     from lmms_eval import evaluator
 
     patch = getattr(evaluator, "_enable_reentrant_filelocks", None)
@@ -114,7 +118,11 @@ def manager(names: Iterable[str] = ()) -> "TaskManager":
 
 
 def include(folder: Path | None) -> None:
-    """Adds a folder of a user's own task YAML for this process; None adds nothing."""
+    """Adds a folder of a user's own task YAML for this process; None adds nothing.
+
+    Raises:
+        HarnessError: the folder has no YAML files.
+    """
     if folder is None:
         return
     if not any(folder.rglob("*.yaml")):

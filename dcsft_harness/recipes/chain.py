@@ -121,6 +121,9 @@ def assumed(model: str, device: str) -> dict[str, Any]:
 
     A model with "3B" in its name or folder has that size, and 3B is assumed of others; the device is "cpu",
     or GPUs as NUMBERxGIGABYTES.
+
+    Raises:
+        HarnessError: `device` is neither.
     """
     found = re.fullmatch(r"(\d+)x(\d+)(?: ?GB)?", device.strip(), re.IGNORECASE)
     if device.strip().lower() != "cpu" and (found is None or not int(found[1]) or not int(found[2])):

@@ -113,7 +113,11 @@ class Root:
 
 
 def held(entry: object) -> str | bytes:
-    """The path, data URL or bytes that an image of a row is."""
+    """The path, data URL or bytes that an image of a row is.
+
+    Raises:
+        HarnessError: it is something else.
+    """
     if isinstance(entry, Mapping):
         for name in _HOLDS:
             if entry.get(name):
@@ -293,7 +297,11 @@ def _unpacked(value: object) -> object:
 
 
 def exchange(data: Mapping[str, Any]) -> Exchange:
-    """What a row holds, in one of the shapes."""
+    """What a row holds, in one of the shapes.
+
+    Raises:
+        HarnessError: it has none of the shapes, or a part of another type.
+    """
     given = {name: value for name, value in data.items() if value is not None}
     _refuse_misnamed(given)
     talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked

@@ -75,7 +75,11 @@ class RolloutStore:
         self._shard: Journal | None = None
 
     def open(self) -> None:
-        """Opens this rank's own shard, once every rank has read the saved responses."""
+        """Opens this rank's own shard, once every rank has read the saved responses.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0))
 
     def collect(self) -> None:

@@ -122,7 +122,11 @@ def _gold(answer: str, options: OptionSet) -> int:
 
 
 def find(response: str, options: OptionSet, *, truncated: bool = False) -> int | None:
-    """The index of the option that a response states, or None."""
+    """The index of the option that a response states, or None.
+
+    Raises:
+        HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples.
+    """
     part = answer_part(response, truncated=truncated)
     letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None
     if letter:

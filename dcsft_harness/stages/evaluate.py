@@ -76,7 +76,12 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
         return read_pairs(given, "--column", "FIELD=COLUMN", "gold=solution")
 
     def sampling(self) -> "SamplingConfig | None":
-        """How to sample responses; None for greedy decoding, which takes no other sampling option."""
+        """How to sample responses; None for greedy decoding, which takes no other sampling option.
+
+        Raises:
+            HarnessError: several greedy responses are requested, which would be identical; or a sampling
+                option is given with greedy decoding.
+        """
         from dcsft_harness.sampling import SamplingConfig
 
         names = ("temperature", "top_p", "top_k", "seed")

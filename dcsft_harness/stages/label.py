@@ -75,7 +75,11 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def shown(notes: Mapping[str, Any]) -> str:
-    """The table of `at_fewer_samples` and the labels' noise."""
+    """The table of `at_fewer_samples` and the labels' noise.
+
+    Raises:
+        HarnessError: results of the row cannot be used.
+    """
     return at_fewer_samples(notes) + exact(notes) + noise(notes)
 
 

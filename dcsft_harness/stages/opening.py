@@ -117,7 +117,11 @@ class Engine(Settings):
         return reading.joined(given) if isinstance(given, Mapping) else given
 
     def launched(self, stage: "Stage", output: Path) -> "Notes | None":
-        """What the stage comes to in its own processes, waited for; None where this process runs it."""
+        """What the stage comes to in its own processes, waited for; None where this process runs it.
+
+        Raises:
+            HarnessError: processes are asked for that cannot be started, or one of them failed.
+        """
         from dcsft_harness.artifacts import usage
 
         if self.num_processes is None or usage.PLANNING.get() is not None:
@@ -206,7 +210,11 @@ def pool(
     keep_unreadable: bool = True,
     part: "Part | None" = None,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
-    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one."""
+    """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
+
+    Raises:
+        HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
+    """
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
 
@@ -391,7 +399,11 @@ def _single(tasks: dict[str, "Task"], name: str) -> "Task":
 
 
 def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
-    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name."""
+    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name.
+
+    Raises:
+        HarnessError: a newer version of this package wrote one of the folders.
+    """
     from dcsft_harness.artifacts import manifest
 
     parts, inputs = [], {}

@@ -191,7 +191,11 @@ class Scored:
 
 
 def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
-    """The accuracies in folders of `dcsft evaluate`, by task, the base's first; each task once."""
+    """The accuracies in folders of `dcsft evaluate`, by task, the base's first; each task once.
+
+    Raises:
+        HarnessError: a folder has no scores, or those of another model, or two folders have the same task.
+    """
     found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
     for folder in folders:
         scores = manifest.read(folder, "scores")

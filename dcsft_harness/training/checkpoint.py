@@ -55,7 +55,11 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
 
 
 def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
-    """The layers that `AdapterConfig.lora_target` chooses, at least one."""
+    """The layers that `AdapterConfig.lora_target` chooses, at least one.
+
+    Raises:
+        HarnessError: no layer matches.
+    """
     wanted: dict[str, set[Part]] = {
         "all": {"language", "vision", "aligner"},
         "language": {"language"},
@@ -127,7 +131,12 @@ def lora_config(config: AdapterConfig, chosen: dict[str, Part]) -> LoraConfig:
 
 
 def open_config(model: str) -> PreTrainedConfig:
-    """The base's configuration; see `models.checkpoint.open_config`."""
+    """The base's configuration; see `models.checkpoint.open_config`.
+
+    Raises:
+        HarnessError: there is none, the model does not turn images and text into text, or a newer version of
+            this package wrote the checkpoint or the adapter.
+    """
     return models.open_config(ModelSettings(model))
 
 
@@ -139,7 +148,11 @@ def open_processor(model: str) -> ProcessorMixin:
 
 
 def open_generation(model: str) -> GenerationConfig:
-    """How the base ends its answers; see `models.checkpoint.open_generation`."""
+    """How the base ends its answers; see `models.checkpoint.open_generation`.
+
+    Raises:
+        HarnessError: its file cannot be read.
+    """
     return models.open_generation(ModelSettings(model))
 
 
@@ -202,7 +215,11 @@ def check_adapter(adapter: str, base: str) -> None:
 
 
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """Attaches an adapter to its base for further training."""
+    """Attaches an adapter to its base for further training.
+
+    Raises:
+        HarnessError: the folder is not an adapter, or does not fit the base.
+    """
     model = wrap(network, adapter, base)
     model.peft_config["default"].inference_mode = False
     model.set_adapter("default")

@@ -111,7 +111,11 @@ class Conversations:
 
 
 def read(data: Path | Dataset) -> Conversations:
-    """Opens a training set and checks all of its rows, images included; see `examined`."""
+    """Opens a training set and checks all of its rows, images included; see `examined`.
+
+    Raises:
+        HarnessError: the set cannot be opened, or some of its rows cannot be trained on.
+    """
     found = examined(data)
     found.refuse()
     return found

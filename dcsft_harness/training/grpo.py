@@ -51,6 +51,9 @@ class Judge:
         """The score of a response in [0, 1]; None where it cannot be scored.
 
         `truncated`: it reached the token limit. The task must have the item.
+
+        Raises:
+            HarnessError: the task has no such item.
         """
         if item_id not in self.doc_ids:
             raise HarnessError(
@@ -495,6 +498,9 @@ def prompts(conversations: Conversations) -> Dataset:
     """The training set in GRPOTrainer's format: prompt (messages), images and row; no answer.
 
     Scoring needs item ids.
+
+    Raises:
+        HarnessError: the set has no item ids, which scoring needs.
     """
     if conversations.item_ids is None:
         raise HarnessError(

@@ -69,7 +69,11 @@ class Launch:
 
     @property
     def file(self) -> Path:
-        """The configuration file, which must exist."""
+        """The configuration file, which must exist.
+
+        Raises:
+            HarnessError: there is none.
+        """
         if self.plan.endswith((".yaml", ".yml", ".json")):
             if not Path(self.plan).is_file():
                 raise HarnessError(f"--launch {self.plan} does not exist", "Check the path")
@@ -180,7 +184,12 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
 
 
 def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[str]:
-    """The command line of `accelerate launch`."""
+    """The command line of `accelerate launch`.
+
+    Raises:
+        HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
+            another name, has a value that TRL refuses, or names a tracker that is not installed.
+    """
     import torch
 
     given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]

@@ -49,7 +49,11 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def identity(output: Path) -> str:
-    """A hash of what decides a run's weights: the same while it runs and after it has finished."""
+    """A hash of what decides a run's weights: the same while it runs and after it has finished.
+
+    Raises:
+        HarnessError: the folder has no run, or one with unreadable settings.
+    """
     path, settings = output / manifest.UNFINISHED / RUN, None
     if not (output / manifest.NAME).is_file():
         with contextlib.suppress(FileNotFoundError):  # it may finish at this moment
@@ -92,7 +96,11 @@ class RunFolder:
             shutil.rmtree(old)
 
     def state(self) -> dict[str, Any]:
-        """The state stored with the newest complete checkpoint, whose files must be unchanged."""
+        """The state stored with the newest complete checkpoint, whose files must be unchanged.
+
+        Raises:
+            HarnessError: it cannot be read, or the checkpoint's files have changed since.
+        """
         assert self.last is not None
         remedy = f"Remove {self.last} to resume from the one before"
         try:
@@ -158,6 +166,9 @@ def opened(output: Path, kind: str, identity: Mapping[str, Any]) -> Iterator[Run
     """Opens an output folder for this launch; see `resuming.resumed`.
 
     Training resumes from its newest complete checkpoint, if there is one.
+
+    Raises:
+        HarnessError: another process uses the folder, or it has other files or a run with other settings.
     """
     with resuming.resumed(output, kind, identity, checkpoints) as folder:
         with ranks.agreed():

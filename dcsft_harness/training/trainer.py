@@ -109,7 +109,11 @@ Progress = Callable[[int, int, dict[str, float]], None]
 
 
 def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[str, Any]:
-    """TRL's arguments that our settings decide, or that our guarantees depend on."""
+    """TRL's arguments that our settings decide, or that our guarantees depend on.
+
+    Raises:
+        HarnessError: the launch's processes do not divide a batch.
+    """
     micro, accumulated = config.share(ranks.world_size())
     if MIXED in os.environ:
         # Set by `accelerate launch`; it overrides `bf16` below if that is false.
@@ -283,7 +287,11 @@ class Accounted:
         return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def refuse_infinite(self, loss: torch.Tensor) -> None:
-        """Stops at a loss that is not finite, naming step and items; weights are those of the last step."""
+        """Stops at a loss that is not finite, naming step and items; weights are those of the last step.
+
+        Raises:
+            HarnessError: names the step and the items.
+        """
         if not torch.isfinite(loss):
             step = self.state.global_step + 1  # type: ignore[attr-defined]
             raise not_finite("loss", float(loss), step, self.items())

@@ -45,7 +45,11 @@ def class_table() -> dict[str, ImageClass]:
 
 
 def trained() -> dict[str, ImageClass]:
-    """The 100 classes of pool, cold start and validation by wnid."""
+    """The 100 classes of pool, cold start and validation by wnid.
+
+    Raises:
+        HarnessError: `lora_target` matches none of the base's layers.
+    """
     return {wnid: some for wnid, some in class_table().items() if some.trained}
 
 
@@ -70,7 +74,11 @@ _SOLUTION = "LOC_val_solution.csv"
 
 
 def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
-    """The row that asks what an image shows, from its class, its unique name and a function that reads it."""
+    """The row that asks what an image shows, from its class, its unique name and a function that reads it.
+
+    Raises:
+        HarnessError: there are more options than letters.
+    """
     some, name, read = raw
     data = read()
     return {
@@ -93,7 +101,11 @@ def below(folder: Path, *names: str) -> Path:
 def class_folders(
     opened: Opened, folder: Path, wanted: Iterable[ImageClass]
 ) -> Iterator[tuple[ImageClass, list[Path]]]:
-    """Each class and its image files, sorted by name; all must be there if the whole set is required."""
+    """Each class and its image files, sorted by name; all must be there if the whole set is required.
+
+    Raises:
+        HarnessError: folders are missing, and the whole set is required.
+    """
     all_of_them = list(wanted)
     missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
     if missing and (not opened.any_count or len(missing) == len(all_of_them)):

@@ -118,7 +118,11 @@ def telling_damage(path: Path) -> Iterator[None]:
 
 
 def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar archive in its order, as (path in it, bytes), read sequentially."""
+    """The files of a tar archive in its order, as (path in it, bytes), read sequentially.
+
+    Raises:
+        HarnessError: the archive is damaged or truncated.
+    """
     with telling_damage(path), tarfile.open(path, "r|*") as archive:
         for member in archive:
             if member.isfile():
@@ -128,7 +132,11 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
-    """The objects of a JSON list or JSON Lines file of `Files.find`, singly, each with its position."""
+    """The objects of a JSON list or JSON Lines file of `Files.find`, singly, each with its position.
+
+    Raises:
+        HarnessError: it is not JSON, or is truncated.
+    """
     path, member = found
     name = str(path) if member is None else f"{path}: {member}"
     with telling_damage(path):
@@ -238,7 +246,11 @@ def _shards(hub: Hub) -> Path | None:
 
 
 def fetch(hub: Hub) -> Path:
-    """Downloads a source's files, unless they are in the hub's cache, and returns their folder."""
+    """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
+
+    Raises:
+        HarnessError: they are not available.
+    """
     from huggingface_hub import snapshot_download
 
     try:

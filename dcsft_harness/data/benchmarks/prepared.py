@@ -30,7 +30,11 @@ VIEWS: dict[str, View] = {view.task: view for family in FAMILIES for view in fam
 
 
 def source_of(task: str) -> Source:
-    """The source whose prepared folder a task, one of the suite's benchmarks, reads."""
+    """The source whose prepared folder a task, one of the suite's benchmarks, reads.
+
+    Raises:
+        HarnessError: the task is not one of the suite's benchmarks.
+    """
     name = VIEWS[task].of if task in VIEWS else task
     if name not in SOURCES:
         raise unknown_name("benchmark", task, [*SOURCES, *VIEWS], "dcsft tasks list")
@@ -252,6 +256,9 @@ def load(task: str) -> "Dataset":
 
     Columns: those of `source.STANDING`, the source's own, and `source`, which `picture` needs to find the
     images. No column holds an image, so reading rows is cheap.
+
+    Raises:
+        HarnessError: the data is not prepared.
     """
     describe(task)
     rows = storage.load(folder_of(task) / ROWS)

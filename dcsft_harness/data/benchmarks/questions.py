@@ -42,6 +42,9 @@ def joined(text: str) -> list[str]:
 
     The separator also occurs before every "X." inside an option ("∠AB;E.;" is "∠ABE."), and between "①; ③",
     and is sometimes missing ("A. 4 B. 3 C. 2 ;D. 1").
+
+    Raises:
+        HarnessError: there are fewer than two options.
     """
     marks: list[tuple[int, re.Match[str]]] = []
     at = 0
@@ -176,7 +179,11 @@ def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str:
-    """As `lettered`, but the gold must be one option."""
+    """As `lettered`, but the gold must be one option.
+
+    Raises:
+        HarnessError: the gold is not an option, or is several.
+    """
     gold = lettered(answer, choices)
     if not isinstance(gold, str):
         raise HarnessError(f"the answer {answer!r} is more than one option", _CORRECT)
@@ -184,7 +191,11 @@ def letter(answer: str, choices: Sequence[str]) -> str:
 
 
 def worded(answer: str, choices: Sequence[str]) -> str:
-    """The letter of a gold answer that is an option's text (MathVista): the first one, if texts are equal."""
+    """The letter of a gold answer that is an option's text (MathVista): the first one, if texts are equal.
+
+    Raises:
+        HarnessError: the gold is not an option.
+    """
     if answer not in choices:
         raise _no_option(answer, choices)
     return LETTERS[choices.index(answer)]
@@ -240,6 +251,9 @@ def add_picture(opened: Opened, image: object) -> tuple[str, int]:
     """Adds the image in an undecoded Image column.
 
     Returns its name, which depends only on the bytes, and its row in the album.
+
+    Raises:
+        HarnessError: there is none, or it cannot be read.
     """
     data = downloads.image_bytes(image)()
     name = content_name(data)
@@ -301,7 +315,12 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
 
 
 def count(opened: Opened, note: str) -> None:
-    """Adds one to a count in the manifest's notes."""
+    """Adds one to a count in the manifest's notes.
+
+    Raises:
+        HarnessError: an item has a sample twice, or fewer samples than another item without being censored,
+            or is censored but not settled.
+    """
     opened.notes[note] = opened.notes.get(note, 0) + 1
 
 
@@ -350,6 +369,9 @@ def inline_gold(
 
     A gold letter beyond the options read means that the list was not read to its end: then the row has no
     option texts, and is scored by letters alone. Both this case and golds with several letters are noted.
+
+    Raises:
+        HarnessError: the gold is not an option.
     """
     try:
         gold = lettered(answer, choices)

@@ -36,7 +36,11 @@ class Pictures(Protocol):
     """Collects the images of the row that a source is making."""
 
     def add(self, name: str, read: Callable[[], bytes]) -> Picture:
-        """The image of that name; `read` returns its encoded bytes and is called only for a new name."""
+        """The image of that name; `read` returns its encoded bytes and is called only for a new name.
+
+        Raises:
+            HarnessError: the bytes are not an image, or a truncated one; names it.
+        """
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,11 @@ def read_file(path: Path) -> Callable[[], bytes]:
 
 
 def read_text(path: Path) -> str:
-    """A small UTF-8 text file, with or without a byte order mark."""
+    """A small UTF-8 text file, with or without a byte order mark.
+
+    Raises:
+        HarnessError: it cannot be read, or is not UTF-8.
+    """
     try:
         return read_file(path)().decode("utf-8-sig")
     except UnicodeDecodeError as error:
