@@ -61,7 +61,7 @@ $(VLLM_VENV)/.installed: constraints-vllm.txt
 	touch $@
 
 test-vllm: $(VLLM_VENV)/.installed
-	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/models/test_vllm_real.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/models/test_vllm_real.py
 
 # Never an environment that stands: what is newest changes.
 .PHONY: newest-installed newest-run
