@@ -30,6 +30,9 @@ endif
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
+# Images often set it. uv compiles nothing, so every interpreter would compile torch and the tests again, for 20 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart rehearse test test-vllm newest docs bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
