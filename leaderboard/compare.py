@@ -329,11 +329,7 @@ def _corrected(family: Sequence[Comparison]) -> Iterator[Comparison]:
 
 
 def compare(line: Line, other: Line, index: int, column: Column, family: str) -> Comparison | None:
-    """Tests two lines in one column; None if one of them lacks it.
-
-    Raises:
-        HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
-    """
+    """Tests two lines in one column; None if one of them lacks it."""
     sides = [_scores(line.rows, column), _scores(other.rows, column)]
     clusters = [task.clusters for task in column.tasks]
     ours, theirs = sides

@@ -61,12 +61,7 @@ def pairs(model_args: object) -> dict[str, str]:
 
 
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:
-    """The model arguments of a run, by name.
-
-    Raises:
-        HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
-            another name, has a value that TRL refuses, or names a tracker that is not installed.
-    """
+    """The model arguments of a run, by name."""
     return pairs((run.get("config") or {}).get("model_args"))
 
 

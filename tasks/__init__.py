@@ -5,9 +5,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The folder of the task YAML files, in the installed package.
-
-    Raises:
-        HarnessError: the installation lacks it.
-    """
+    """The folder of the task YAML files, in the installed package."""
     return Path(str(files("dcsft_harness.tasks")))

@@ -67,9 +67,6 @@ def process(
         in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
         version. For K > 1 responses also: maj_at_k and pass_at_k in the form of acc, at k = K; scores, in [0,
         1], and votes, equal texts for answers that the scorer counts as equal and None for no answer.
-
-    Raises:
-        ValueError: or another of `_REFUSALS`: the processor cannot process them.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):

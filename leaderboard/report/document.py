@@ -61,11 +61,7 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
 
 def text(found: Json) -> str:
-    """A document as JSON that every parser reads: no NaN, and nothing that could end a script element.
-
-    Raises:
-        HarnessError: it is missing or blank; names the column and the value.
-    """
+    """A document as JSON that every parser reads: no NaN, and nothing that could end a script element."""
     return escaped(json_text(found, indent=1, allow_nan=False)) + "\n"
 
 

@@ -39,11 +39,7 @@ FOUR_DIMENSIONAL = (
 
 
 def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> str:
-    """The question between the task's `pre_prompt` and `post_prompt`; open rows have `open_post_prompt`.
-
-    Raises:
-        HarnessError: it is missing or blank; names the column and the value.
-    """
+    """The question between the task's `pre_prompt` and `post_prompt`; open rows have `open_post_prompt`."""
     given = lmms_eval_specific_kwargs or {}
     after = "open_post_prompt" if doc.get("question_type") == reasoning.MMMU_OPEN else "post_prompt"
     return f"{given.get('pre_prompt', '')}{doc['prompt']}{given.get(after, '')}"

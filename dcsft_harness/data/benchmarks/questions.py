@@ -315,12 +315,7 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
 
 
 def count(opened: Opened, note: str) -> None:
-    """Adds one to a count in the manifest's notes.
-
-    Raises:
-        HarnessError: an item has a sample twice, or fewer samples than another item without being censored,
-            or is censored but not settled.
-    """
+    """Adds one to a count in the manifest's notes."""
     opened.notes[note] = opened.notes.get(note, 0) + 1
 
 
