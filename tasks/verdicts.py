@@ -91,6 +91,32 @@ def process(
     }
 
 
+def process_word(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores class names with `exact_word` (the paper's classification rule)."""
+    return process("exact_word", doc, results)
+
+
+def process_word_by_class(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """The same; acc_seen counts classes in the training pool, acc_unseen the others."""
+    metrics = process_word(doc, results)
+    score = metrics["acc"]["score"]
+    return {
+        **metrics,
+        "acc_seen": part(score, doc, doc["seen"]),
+        "acc_unseen": part(score, doc, not doc["seen"]),
+    }
+
+
+def process_math(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores sums and fill-in answers with `math`."""
+    return process("math", doc, results)
+
+
+def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores boxes with `box_iou` at 0.5, in the running model's declared coordinates."""
+    return process("box_iou", doc, results)
+
+
 def _several(scores: list[float], votes: list[str | None], doc: Doc) -> dict[str, Any]:
     """The metrics of several responses together, and each one's score and vote."""
     codes = {vote: at for at, vote in enumerate(dict.fromkeys(vote for vote in votes if vote is not None))}
