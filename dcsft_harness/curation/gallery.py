@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from PIL import UnidentifiedImageError
 from dcsft_harness import records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.curation import suspects
-from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 if TYPE_CHECKING:
@@ -190,9 +189,7 @@ def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str,
 
 
 def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -> str:
-    """One item, equal responses once; texts are indented, so that none is read as Markdown."""
-    parts = [f"\n### {row['k']} of {row['n']} right, {row['item_id']}\n"]
-    parts += [f"![{name}]({name})\n" for name, _ in row["files"]]
+    """One item, equal responses once."""
     texts = [("Prompt", row["prompt"]), ("Gold", row["answer"])]
     equal: dict[tuple[str, str], list[int]] = {}
     for index, response, score in said:
@@ -201,5 +198,6 @@ def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -
     for (verdict, response), numbers in equal.items():
         which = f"Response {numbers[0]}" if len(numbers) == 1 else f"Responses {', '.join(map(str, numbers))}"
         texts.append((f"{which}, {verdict}", response))
-    parts += [f"{name}:\n\n{indent(visible_lines(cut(text, _LONGEST)), '    ')}\n" for name, text in texts]
-    return "\n".join(parts)
+    title = f"### {row['k']} of {row['n']} right, {row['item_id']}"
+    shown = ((name, cut(text, _LONGEST)) for name, text in texts)
+    return suspects.page_entry(title, (name for name, _ in row["files"]), shown)
