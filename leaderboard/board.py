@@ -394,6 +394,11 @@ class Board:
     remarks: tuple[str, ...] = ()  # sentences on the results
     results: tuple[Result, ...] = ()  # the results behind the rows
 
+    @property
+    def boards(self) -> "tuple[Board, ...]":
+        """This board, and those of the rows that cannot be compared with its rows."""
+        return (self, *(one.board for one in self.apart))
+
     def row(self, name: str) -> Row:
         """The row of this name; the error for an unknown one names near matches."""
         for row in self.rows:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from dcsft_harness import __version__, pictures, reading
-from dcsft_harness.artifacts import manifest, resuming
+from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
@@ -57,16 +57,8 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Both in readable units."""
-        minutes = self.seconds / 60
-        time = (
-            f"{minutes / 60:.1f} h"
-            if minutes >= 90
-            else f"{minutes:.0f} min"
-            if minutes >= 1.5
-            else "a minute"
-        )
         memory = f", {self.memory / 1e9:.0f} GB on each device" if self.memory else ""
-        return f"about {time}{memory}"
+        return f"{usage.duration(self.seconds)}{memory}"
 
 
 def estimates(recipe: Recipe) -> dict[str, Estimate]:
@@ -160,7 +152,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def command(stage: Stage, output: Path) -> list[str]:
     """The stage's command, in words."""
-    return STAGES[stage.verb].command(filled(dict(stage.options), output), output / stage.name)
+    return STAGES[stage.verb].command(filled(stage.options, output), output / stage.name)
 
 
 def _estimates(recipe: Recipe) -> dict[str, Estimate]:
@@ -332,7 +324,7 @@ def _finish(
         state = _state(output)
         state["stages"][stage.name] = wanted
         _save(state, output)
-    return perform(stage.verb, folder, filled(dict(stage.options), output))
+    return perform(stage.verb, folder, filled(stage.options, output))
 
 
 @contextlib.contextmanager
