@@ -312,11 +312,16 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         if data["artefact"] in _NOTES:
             reading.shaped(_NOTES[data["artefact"]], data["notes"], "notes")
         found = Manifest(
-            folder,
-            data["artefact"],
-            *(_Part(path, name, data[name]) for name in ("config", "inputs", "notes")),
-            *(data[name] for name in ("files", "key", "seconds")),
-            *(data.get(name, {}) for name in ("packages", "hardware")),
+            folder=folder,
+            kind=data["artefact"],
+            config=_Part(path, "config", data["config"]),
+            inputs=_Part(path, "inputs", data["inputs"]),
+            notes=_Part(path, "notes", data["notes"]),
+            files=data["files"],
+            key=data["key"],
+            seconds=data["seconds"],
+            packages=data.get("packages", {}),
+            hardware=data.get("hardware", {}),
             created=str(data.get("created", "")),
             call=dict(data.get("call") or {}),
         )
