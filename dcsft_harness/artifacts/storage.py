@@ -154,11 +154,11 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
             with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
                 for name in columns:
                     if name not in stream.schema.names:
-                        raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
+                        raise HarnessError(f"{path} lacks the column {name!r}", "Make the artifact again")
                 yield from tables((_selected(batch, columns) for batch in stream), size)
         except (pa.ArrowInvalid, OSError) as error:
             said = str(error).splitlines()[0]
-            raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
+            raise HarnessError(f"{path} cannot be read: {said}", "Make the artifact again") from error
 
 
 def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
@@ -182,7 +182,7 @@ def names(folder: Path) -> list[str]:
             return list(stream.schema.names)
     except (pa.ArrowInvalid, OSError) as error:
         raise HarnessError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", "Make the artefact again"
+            f"{path} cannot be read: {str(error).splitlines()[0]}", "Make the artifact again"
         ) from error
 
 
