@@ -178,7 +178,8 @@ class Stage:
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             plain = {name: _plain(value, name == "data") for name, value in named.items()}
-            if isinstance(plain.get("data"), _Kept) and plain["data"].has_paths and not given_root:
+            rows = plain.get("data")
+            if isinstance(rows, _Kept) and rows.has_paths and not given_root:
                 plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
             self(output, None, **plain)
             return KINDS.get(self.writes, Artifact)(output)
