@@ -243,7 +243,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, OSError) as error:
         raise HarnessError(
-            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Make the artefact again"
+            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Make the artifact again"
         ) from error
 
 

@@ -188,6 +188,25 @@ def cost_of(rows: Iterable[Traced]) -> dict[str, float] | None:
 
 # The records of a board: the results in each folder, rows and tasks, and folders left out.
 
+VERSION, SIDE, LIMIT, ARGUMENT, PIXELS = (
+    "task version",
+    "distribution",
+    "limit",
+    "generation argument",
+    "pixel limit",
+)
+SHOTS, SYSTEM, PROMPTS, ITEMS, CLUSTERS = (
+    "examples in the prompt",
+    "system prompt",
+    "prompt hash",
+    "item set",
+    "clusters of items",
+)
+"""Names of conditions, or their prefixes, beside those of `records`."""
+NO_VERSION = (None, "", "Yaml", "N/A")
+"""Versions that lmms-eval gives a task that states none."""
+
+
 DISTRIBUTIONS = ("id", "ood", None)
 
 
@@ -199,12 +218,17 @@ class Documents:
     numbers: tuple[int, ...]  # each item's position in the task's documents
     answers: tuple[str, ...]  # each item's gold, as text
     prompts: tuple[str, ...] | None = None  # each item's prompt; None if they are not available
+    # of a log: each document's hash, "" if unknown; None for a scores folder, whose ids hold all content
+    digests: tuple[str, ...] | None = None
 
     def reordered(self, order: Sequence[int]) -> "Documents":
         """The same items in another order."""
-        prompts = None if self.prompts is None else tuple(self.prompts[at] for at in order)
+        prompts, digests = (
+            None if values is None else tuple(values[at] for at in order)
+            for values in (self.prompts, self.digests)
+        )
         ids, answers = (tuple(values[at] for at in order) for values in (self.ids, self.answers))
-        return Documents(ids, tuple(self.numbers[at] for at in order), answers, prompts)
+        return Documents(ids, tuple(self.numbers[at] for at in order), answers, prompts, digests)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,16 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.leaderboard.board import (
+    ARGUMENT,
+    CLUSTERS,
+    ITEMS,
+    LIMIT,
+    PIXELS,
+    PROMPTS,
+    SHOTS,
+    SIDE,
+    SYSTEM,
+    VERSION,
     Apart,
     Board,
     Cell,
@@ -71,7 +81,13 @@ def load(
     found, errors = read_all(results, choices, strict=strict, progress=progress)
     if not found:
         raise errors[0][1] if len(errors) == 1 else nothing_left([_left_out(*one) for one in errors], 0)
-    found = [_with_sides(one, choices.distributions) for one in renamed(found, names or {})]
+    stated: dict[str, set[str]] = {}
+    for one in found:
+        for task, part in one.tasks.items():
+            stated.setdefault(task, set()).update([part.distribution] if part.distribution else [])
+    sides = {task: next(iter(known)) for task, known in stated.items() if len(known) == 1}
+    sides |= choices.distributions
+    found = [_with_sides(one, sides) for one in renamed(found, names or {})]
     _refuse_unknown(choices, found)
     found = expanded(found, choices.at_k)
     board = assemble(found, baseline, strict=strict and not apart, apart=apart)
@@ -79,15 +95,13 @@ def load(
 
 
 def _with_sides(result: Result, sides: Mapping[str, str]) -> Result:
-    """A result with the user's distributions for tasks that state none."""
+    """A result with the user's distributions, or those of other results, for tasks that state none."""
     if not any(sides.get(task) for task, part in result.tasks.items() if part.distribution is None):
         return result
     tasks = {
         task: part
         if part.distribution is not None or task not in sides
-        else replace(
-            part, distribution=sides[task], conditions={**part.conditions, "distribution": sides[task]}
-        )
+        else replace(part, distribution=sides[task], conditions={**part.conditions, SIDE: sides[task]})
         for task, part in result.tasks.items()
     }
     return replace(result, tasks=tasks)
@@ -176,6 +190,8 @@ class _Draft:
         self.reason = reason
         self.results: list[Result] = []
         self.first: dict[str, tuple[Result, Measured]] = {}
+        # parts with different conditions, or different unknown ones: what one does not record, another may
+        self.kinds: dict[str, list[tuple[Result, Measured]]] = {}
         self.renamed: dict[str, Mapping[str, str]] = {}
 
     def take(self, result: Result) -> HarnessError | None:
@@ -189,9 +205,10 @@ class _Draft:
                 if task not in self.first:
                     tasks[task] = measured
                     continue
-                earlier, reference = self.first[task]
+                reference = self.first[task][1]
                 tasks[task] = aligned(reference, measured)
-                _refuse_incomparable(earlier, reference, result, tasks[task])
+                for earlier, part in self.kinds[task]:
+                    _refuse_incomparable(earlier, part, result, tasks[task])
                 tasks[task] = self._sharing(reference, tasks[task])
         except HarnessError as error:
             return error
@@ -199,6 +216,9 @@ class _Draft:
         self.results.append(taken)
         for task, measured in tasks.items():
             self.first.setdefault(task, (taken, measured))
+            kinds = self.kinds.setdefault(task, [])
+            if not any(_terms(measured) == _terms(part) for _, part in kinds):
+                kinds.append((taken, measured))
         return None
 
     def _sharing(self, reference: Measured, measured: Measured) -> Measured:
@@ -209,7 +229,7 @@ class _Draft:
         return replace(
             measured,
             item_ids=reference.item_ids,
-            clusters=reference.clusters,
+            clusters=measured.clusters if CLUSTERS in reference.unknown else reference.clusters,
             documents=reference.documents,
             renamed=renamed,
         )
@@ -220,8 +240,12 @@ class _Draft:
         rows = _rows(self.results)
         rows.sort(key=lambda row: baseline not in (row.name, row.group))  # stable: the others stay
         tasks = {task: None for result in self.results for task in result.tasks}
-        parts = [(result.name, part) for result in self.results for part in result.tasks.values()]
-        unrecorded = [_unrecorded(name, part) for name, part in parts if part.unknown]
+        parts = [(result, part) for result in self.results for part in result.tasks.values()]
+        unrecorded = [
+            _unrecorded(result, unknown)
+            for result, part in parts
+            if (unknown := [one for one in part.unknown if self._is_said(one, result, part.task)])
+        ]
         remarks = [
             *dict.fromkeys(remark for _, part in parts for remark in part.remarks),
             *said_once(unrecorded, len(rows)),
@@ -232,19 +256,49 @@ class _Draft:
             baseline = seeds[0]
         return Board(
             tuple(rows),
-            _tasks(self.first[task][1] for task in tasks),
+            _tasks(self._task(task) for task in tasks),
             baseline if baseline in names else None,
             remarks=tuple(remarks),
             results=tuple(self.results),
         )
 
+    def _is_said(self, condition: str, result: Result, task: str) -> bool:
+        """Whether a remark names a condition that a row does not record.
 
-def _unrecorded(name: str, measured: Measured) -> tuple[str, str, str]:
-    """A row and its remark on what the log does not record, for one row and for several."""
-    *some, last = measured.unknown
+        Some are not named if no row has them: those that old logs lack, and limits that a processor lacks.
+        """
+        processors = result.provenance.kind == "scores" and condition.startswith(f"{PIXELS} ")
+        return not (processors or condition in (SIDE, SHOTS, SYSTEM, CLUSTERS)) or any(
+            _records(part, condition) for _, part in self.kinds[task]
+        )
+
+    def _task(self, task: str) -> Measured:
+        """The part that describes a task: one that records the clusters, if there is any."""
+        parts = [part for _, part in self.kinds[task]]
+        return next((part for part in parts if CLUSTERS not in part.unknown), parts[0])
+
+
+def _terms(measured: Measured) -> tuple[Mapping[str, object], tuple[str, ...]]:
+    return measured.conditions, measured.unknown
+
+
+def _records(measured: Measured, condition: str) -> bool:
+    """Whether a part has a value of a condition."""
+    if condition in measured.unknown:
+        return False
+    if condition == CLUSTERS:
+        return any(one is not None for one in measured.clusters)
+    return measured.conditions.get(condition) is not None
+
+
+def _unrecorded(result: Result, unknown: Sequence[str]) -> tuple[str, str, str]:
+    """A row and its remark on what is not recorded, for one row and for several."""
+    *some, last = unknown
     names = f"{', '.join(some)} and {last}" if some else last
     what = f"not record the {names}, assumed to be as in the other rows"
-    return name, f": its log does {what}", f": the logs do {what}"
+    if result.provenance.kind == "scores":
+        return result.name, f": its scores do {what}", f": the scores do {what}"
+    return result.name, f": its log does {what}", f": the logs do {what}"
 
 
 def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, measured: Measured) -> None:
@@ -257,7 +311,7 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
     for condition in {**reference.conditions, **measured.conditions}:
         if unknown and condition.startswith(unknown):
             continue
-        if condition == "prompt hash" and len(reference.item_ids) != len(measured.item_ids):
+        if condition == PROMPTS and len(reference.item_ids) != len(measured.item_ids):
             continue  # the items differ, whatever their prompts
         unset: object = 1 if condition.startswith(SCORER) else "unset"  # the first version was not recorded
         ours = reference.conditions.get(condition, unset)
@@ -268,13 +322,13 @@ def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, me
             )
     if reference.item_ids is measured.item_ids and reference.clusters is measured.clusters:
         return
+    # The hashes of the item sets are equal here; the pairing needs equal items.
+    if strangers := sorted(set(reference.item_ids) ^ set(measured.item_ids)):
+        raise Unusable(f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of(ITEMS))
+    if CLUSTERS in unknown:
+        return
     ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
     theirs_of = dict(zip(measured.item_ids, measured.clusters, strict=True))
-    # The hashes of the item sets are equal here; the pairing below needs equal items.
-    if strangers := sorted(ours_of.keys() ^ theirs_of.keys()):
-        raise Unusable(
-            f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of("item set")
-        )
     # Names of clusters differ between versions; which items they join may not.
     joined, others = (_partners(clusters) for clusters in (ours_of, theirs_of))
     if other := next((item for item in ours_of if joined[item] != others[item]), None):
@@ -296,12 +350,12 @@ def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:
 
 
 _KINDS = (
-    ("prompt hash", "other prompts"),
-    ("item set", "other items"),
-    ("task version", "another task version"),
-    ("limit", "another limit"),
-    ("pixel limit", "other pixel limits"),
-    ("generation argument", "other generation arguments"),
+    (PROMPTS, "other prompts"),
+    (ITEMS, "other items"),
+    (VERSION, "another task version"),
+    (LIMIT, "another limit"),
+    (PIXELS, "other pixel limits"),
+    (ARGUMENT, "other generation arguments"),
     (CHECKPOINT, "other generation arguments"),
     (SETTING, "other generation arguments"),
     (SCORER, "another scorer version"),
@@ -392,20 +446,24 @@ def aligned(reference: Measured, measured: Measured) -> Measured:
 
     The log does not record images. Two parts have the same items if they have the same document numbers and,
     number by number, the same gold. The hash of the prompts, in the order of the reference's ids, is compared
-    with the other conditions afterward.
+    with the other conditions afterward. Two logs are matched so only if one lacks prompts or hashes.
     """
     theirs = measured.documents() if measured.item_ids != reference.item_ids else None
-    if theirs is None or theirs.prompts is None:
+    if theirs is None or theirs.digests is None:
         return measured
     ours = reference.documents()
-    if ours.prompts is not None or sorted(ours.numbers) != sorted(theirs.numbers):
+    if sorted(ours.numbers) != sorted(theirs.numbers):
         return measured
+    if ours.digests is not None and None not in (ours.prompts, theirs.prompts):
+        if all(ours.digests) == all(theirs.digests):
+            return measured
     places = {number: at for at, number in enumerate(theirs.numbers)}
     order = [places[number] for number in ours.numbers]
     moved = theirs.reordered(order)
-    if not all(map(_same, ours.answers, moved.answers)):
+    both = zip(ours.digests or moved.digests or (), moved.digests or (), strict=True)
+    if not all(map(_same, ours.answers, moved.answers)) or any(a and b and a != b for a, b in both):
         return measured
-    found = Documents(ours.ids, moved.numbers, moved.answers, moved.prompts)
+    found = Documents(ours.ids, moved.numbers, moved.answers, moved.prompts, moved.digests)
     return replace(
         measured,
         item_ids=reference.item_ids,
@@ -414,8 +472,8 @@ def aligned(reference: Measured, measured: Measured) -> Measured:
         draws=None if measured.draws is None else measured.draws.take(order),
         conditions={
             **measured.conditions,
-            "prompt hash": json_sha256(list(moved.prompts or ())),
-            "item set": json_sha256(list(ours.ids)),
+            PROMPTS: json_sha256(list(moved.prompts or ())),
+            ITEMS: json_sha256(list(ours.ids)),
         },
         documents=lambda: found,
         renamed=dict(zip(moved.ids, ours.ids, strict=True)),

@@ -4,8 +4,9 @@ Limitations of upstream's logs, and their consequences:
 
 - `doc_hash` is the hash of "null" for every document, so it identifies nothing. Task, document number, prompt
   and gold identify an item. Against a `dcsft evaluate` row of the same task, documents are matched by number
-  if golds and prompts agree one by one; then the item's content id applies.
-- Pixel limits that are not among the model arguments are unknown, not equal.
+  if golds and prompts agree one by one; then the item's content id applies. Two logs are matched so where one
+  of them records no prompts or hashes.
+- Settings that a log does not record are unknown: they are named in a remark and refuse nothing.
 - A failed run exits with 0 and leaves a log behind, so documents are counted.
 """
 
@@ -23,7 +24,18 @@ from dcsft_harness import reading, records
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.leaderboard.board import (
+    ARGUMENT,
+    CLUSTERS,
     DISTRIBUTIONS,
+    ITEMS,
+    LIMIT,
+    NO_VERSION,
+    PIXELS,
+    PROMPTS,
+    SHOTS,
+    SIDE,
+    SYSTEM,
+    VERSION,
     Documents,
     Measured,
     Provenance,
@@ -40,6 +52,7 @@ STANDING = frozenset(
     ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash", "input")
 )
 """Keys of a sample's line that are not metrics."""
+LIMITS = ("max_pixels", "min_pixels")
 AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
 
 
@@ -107,14 +120,7 @@ class Samples:
             if knows
             else None,
             documents=lambda: documents,
-            unknown=(
-                *(
-                    f"pixel limit {name}"
-                    for name in ("max_pixels", "min_pixels")
-                    if not _whole(arguments(self.run).get(name))
-                ),
-                *self._unknown_settings(kept),
-            ),
+            unknown=tuple(self._unknown(kept, metric)),
             remarks=tuple(self._remarks(scores, metric)),
             draws=draws,
             responses=None if draws is None else self.responses,
@@ -243,11 +249,24 @@ class Samples:
         chosen = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
         return chosen if chosen in DISTRIBUTIONS else None
 
-    def _unknown_settings(self, lines: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-        """Conditions on the checkpoint's own settings that the log does not record."""
-        if not str((self.run.get("config") or {}).get("model")).startswith("dcsft_"):
-            return CHECKPOINT, SETTING
-        return (SETTING,) if self._from_checkpoint() and self._applied(lines) is None else ()
+    def _unknown(self, lines: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
+        """Conditions that the log does not record, by name or prefix."""
+        config, key = self.run.get("config") or {}, str(self.config.get("cluster_key") or "cluster")
+        ours = str(config.get("model")).startswith("dcsft_")
+        unrecorded = {
+            **{f"{PIXELS} {name}": not _whole(arguments(self.run).get(name)) for name in LIMITS},
+            CHECKPOINT: not ours,
+            SETTING: not ours or (self._from_checkpoint() and self._applied(lines) is None),
+            ARGUMENT: not isinstance(self.config.get("generation_kwargs"), dict),
+            VERSION: (self.run.get("versions") or {}).get(self.task) in NO_VERSION,
+            LIMIT: "limit" not in config,
+            SIDE: self._distribution() is None,
+            SHOTS: self.task not in (self.run.get("n-shot") or {}),
+            SYSTEM: "system_instruction_sha" not in self.run,
+            PROMPTS: not any("input" in line for line in lines),
+            CLUSTERS: not any(isinstance(line.get(metric), dict) and key in line[metric] for line in lines),
+        }
+        return (name for name, is_unknown in unrecorded.items() if is_unknown)
 
     def _applied(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object] | None:
         """The applied settings of the checkpoint's generation config; None if a line does not record them.
@@ -293,22 +312,22 @@ class Samples:
         generation = self.config.get("generation_kwargs")
         shots = (self.run.get("n-shot") or {}).get(self.task)
         return {
-            "task version": (self.run.get("versions") or {}).get(self.task),
+            VERSION: (self.run.get("versions") or {}).get(self.task),
             **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
-            "distribution": self._distribution(),
-            "limit": int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
-            **{f"generation argument {k}": v for k, v in sorted((generation or {}).items())},
+            SIDE: self._distribution(),
+            LIMIT: int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
+            **{f"{ARGUMENT} {k}": v for k, v in sorted((generation or {}).items())},
             **{
-                f"pixel limit {name}": int(said)
-                for name in ("max_pixels", "min_pixels")
+                f"{PIXELS} {name}": int(said)
+                for name in LIMITS
                 if _whole(said := arguments(self.run).get(name))
             },
             **self._checkpoint_conditions(lines),
-            **({"examples in the prompt": shots} if shots else {}),
+            **({SHOTS: shots} if shots else {}),
             **({"first document": config["offset"]} if config.get("offset") else {}),
-            **({"system prompt": run} if (run := self.run.get("system_instruction_sha")) else {}),
-            "prompt hash": json_sha256(list(documents.prompts or ())),
-            "item set": json_sha256(list(documents.ids)),
+            **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else {}),
+            PROMPTS: json_sha256(list(documents.prompts or ())),
+            ITEMS: json_sha256(list(documents.ids)),
         }
 
     def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401
@@ -382,7 +401,8 @@ def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
         records.item_id(task, prompt, answer, [f"document {number} {digest}".encode()])
         for prompt, answer, number, digest in zip(prompts, answers, numbers, hashes, strict=True)
     ]
-    return Documents(tuple(ids), tuple(numbers), tuple(answers), tuple(prompts))
+    known = tuple(prompts) if any("input" in line for line in lines) else None
+    return Documents(tuple(ids), tuple(numbers), tuple(answers), known, tuple(hashes))
 
 
 def _response(line: Mapping[str, Any]) -> str:

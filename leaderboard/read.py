@@ -17,8 +17,22 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import board
-from dcsft_harness.leaderboard.board import DISTRIBUTIONS, Documents, Measured, Result, group_of
-from dcsft_harness.leaderboard.logs import pairs
+from dcsft_harness.leaderboard.board import (
+    ARGUMENT,
+    DISTRIBUTIONS,
+    ITEMS,
+    LIMIT,
+    NO_VERSION,
+    PIXELS,
+    PROMPTS,
+    SIDE,
+    VERSION,
+    Documents,
+    Measured,
+    Result,
+    group_of,
+)
+from dcsft_harness.leaderboard.logs import LIMITS, pairs
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
 from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
 from dcsft_harness.records import (
@@ -104,12 +118,12 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
     scores = _scores(folder, table)
     # An unscored response has no extracted answer either; it is counted as unscored, not here.
     silent = np.asarray(table["extracted"].is_null()) & ~np.isnan(scores)
-    tasks = {}
+    tasks, model_name = {}, str(config.get("model", "dcsft_hf"))  # the first edition knew this model alone
     for task, entry in declared.items():
         at = places[task]
         items = shared.items(folder / FILE, task, table["item_id"].take(at), table["cluster"].take(at))
         some = _Scored(scores[at][items.order], int(silent[at].sum()))
-        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), items, some)
+        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), model_name, items, some)
         if (samples := entry.get("samples")) is not None:
             read = partial(read_responses, folder / RESPONSES, task)
             tasks[task] = replace(tasks[task], draws=_draws(found, tasks[task], samples), responses=read)
@@ -208,7 +222,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
 
 
 def _measured(
-    folder: Path, task: str, entry: object, pixels: object, items: _Items, scored: _Scored
+    folder: Path, task: str, entry: object, pixels: object, model: str, items: _Items, scored: _Scored
 ) -> Measured:
     if not isinstance(entry, dict):
         raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} are {entry!r}, not a table", AGAIN)
@@ -225,7 +239,7 @@ def _measured(
         # answer".
         unanswered=None if entry.get("unanswered") is None else scored.silent,
         documents=lambda: _documents(folder, task),
-        unknown=tuple(one for one in entry.get("unknown") or () if isinstance(one, str)),
+        unknown=tuple(_unknown(entry, pixels, model)),
     )
 
 
@@ -294,17 +308,32 @@ def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) 
     scorers, checkpoint = (entry.get(key) or {} for key in ("scorers", "generation_from_checkpoint"))
     if not isinstance(scorers, dict) or not isinstance(checkpoint, dict):
         raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are no tables", AGAIN)
-    # A limit of null is the processor's own; so is a missing limit.
     budget = {key: value for key, value in (pixels or {}).items() if value is not None}
     return {
-        "task version": entry["version"],
+        VERSION: entry["version"],
         **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
-        "distribution": entry.get("distribution"),
-        "limit": entry["limit"],
-        **{f"generation argument {key}".rstrip(): value for key, value in sorted(generation.items())},
+        SIDE: entry.get("distribution"),
+        LIMIT: entry["limit"],
+        **{f"{ARGUMENT} {key}".rstrip(): value for key, value in sorted(generation.items())},
         **{f"{SETTING} {name}": value for name, value in sorted(checkpoint.items())},
         **({CHECKPOINT: "applied"} if checkpoint else {}),
-        **{f"pixel limit {key}": value for key, value in sorted(budget.items())},
-        "prompt hash": entry["prompt_sha256"],
-        "item set": entry["items_sha256"],
+        **{f"{PIXELS} {key}": value for key, value in sorted(budget.items())},
+        PROMPTS: entry["prompt_sha256"],
+        ITEMS: entry["items_sha256"],
     }
+
+
+def _unknown(entry: dict[str, Any], pixels: object, model: str) -> list[str]:
+    """Conditions that a task's notes do not record: a model that is not ours need not report its settings."""
+    limits = pixels if isinstance(pixels, dict) else {}
+    silent = "generation_from_checkpoint" not in entry and not model.startswith("dcsft_")
+    unrecorded = {
+        **{f"{PIXELS} {name}": limits.get(name) is None for name in LIMITS},
+        CHECKPOINT: silent,
+        SETTING: silent,
+        ARGUMENT: entry.get("generation") is None,
+        VERSION: entry.get("version") in NO_VERSION,
+        SIDE: entry.get("distribution") is None,
+    }
+    noted = [one for one in entry.get("unknown") or () if isinstance(one, str)]
+    return list(dict.fromkeys([*noted, *(name for name, is_unknown in unrecorded.items() if is_unknown)]))

@@ -158,7 +158,9 @@ def refusals(name: str) -> Iterator[None]:
         said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
         raise HarnessError(
             f"{name}: the processor refuses the prompt ({said})",
-            "Check that its images are plain and that its text holds no image tokens of its own",
+            "Crop or pad the image, or leave the row out"
+            if "aspect ratio" in said
+            else "Check that its images are plain and that its text holds no image tokens of its own",
         ) from error
 
 

@@ -182,6 +182,13 @@ def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixi
             "Install it",
         ) from error
     except Exception as error:  # tokenizers raises no class of its own for a damaged file
+        folder = weights.files_of(name)
+        if folder is not None and not any((folder / file).is_file() for file in PROCESSOR):
+            raise HarnessError(
+                f"model {name} has no processor: its folder has neither {' nor '.join(PROCESSOR)}",
+                "Copy the files of the processor, the tokenizer and the chat template from the checkpoint "
+                "that it was trained from",
+            ) from error
         raise HarnessError(
             f"model {name} has no usable processor ({weights.error_line(error)})",
             _remedy(name, "Save one beside it", *PROCESSOR, "tokenizer.json", "tokenizer_config.json"),

@@ -1,19 +1,22 @@
 """The wheel, installed where the checkout is not: its tasks, models, recipes and checkpoint are there."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dcsft_harness.lmms.tasks import groups, listing
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.slow
 
 
 def run(*command, cwd):
@@ -57,6 +60,7 @@ def environment(tmp_path_factory, wheel):
     return folder
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_data_file_and_no_tests(wheel, tracked):
     held = set(zipfile.ZipFile(wheel).namelist())
     for name in tracked:
@@ -68,6 +72,7 @@ def test_the_wheel_holds_every_data_file_and_no_tests(wheel, tracked):
     assert not [name for name in held if name.startswith("tests/")]
 
 
+@pytest.mark.slow
 def test_tasks_and_models_work_from_any_directory(environment, tmp_path):
     dcsft, python = environment / "bin" / "dcsft", environment / "bin" / "python"
     path = Path(run(dcsft, "tasks", "path", cwd=tmp_path).strip())
@@ -82,3 +87,34 @@ def test_tasks_and_models_work_from_any_directory(environment, tmp_path):
     names = str(len(listing()) + len(groups()))
     # lmms-eval's own models are unharmed by the plugin.
     assert run(python, "-c", code, cwd=tmp_path).split()[-3:] == ["DcsftHF", names, "Dummy"]
+
+
+def test_each_line_of_the_dockerfile_names_what_is_there():
+    """No engine for images is at hand in the tests: names, order and the pages' commands are checked."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
+    names = [name for name, _ in steps]
+    assert names.index("ARG") < names.index("FROM") < names.index("COPY") < names.index("RUN")
+    given = dict(
+        value.split("=", 1) if "=" in value else (value, "") for name, value in steps if name == "ARG"
+    )
+    assert steps[names.index("FROM")][1] == "$BASE" and given["BASE"].startswith("python:3.11")
+    assert set(given["EXTRAS"].split(",")) <= set(project["optional-dependencies"])
+    assert (ROOT / given["CONSTRAINTS"]).is_file()
+    assert json.loads(steps[names.index("ENTRYPOINT")][1])[0] in project["scripts"]
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    packages = {path.split("/")[0] for path in ("dcsft_harness", "tasks", "models", "leaderboard")}
+    assert not packages & set(ignored)
+    pages = [(ROOT / "Dockerfile").read_text(), (ROOT / "docs/how-to/scale.md").read_text()]
+    arguments = re.findall(r"--build-arg (\w+)=", "\n".join(pages))
+    assert set(arguments) <= set(given) and len(arguments) >= 4
+
+
+def test_the_release_workflow_uses_files_that_are_there():
+    text = (ROOT / ".github/workflows/release.yml").read_text()
+    steps = yaml.safe_load(text)["jobs"]["build"]["steps"]
+    commands = "\n".join(step["run"] for step in steps if "run" in step)
+    for name in re.findall(r"-c (\S+)", commands):
+        assert (ROOT / name).is_file()
+    assert "*.whl" in commands and "*.tar.gz" in commands  # both are tried before they are published

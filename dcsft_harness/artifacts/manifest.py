@@ -74,13 +74,13 @@ class Manifest:
     def input_folder(self, role: str) -> Path:
         """The folder of one input, relative to this artifact; an error if it has moved or changed since."""
         if role not in self.inputs:
-            raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artefact again")
+            raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artifact again")
         entry = self.inputs[role]
         folder = (self.folder / entry["path"]).resolve()
         if not folder.exists() or fingerprint(folder) != entry["sha256"]:
             raise HarnessError(
                 f"the {role} that {self.folder} was made from are no longer at {folder}, or have changed",
-                "Put them back, or make this artefact again from the new ones",
+                "Put them back, or make this artifact again from the new ones",
             )
         return folder
 
@@ -145,7 +145,7 @@ class _Part(dict[str, Any]):
 
     def __missing__(self, key: str) -> Never:
         path, name = self._place
-        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artefact again")
+        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artifact again")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The arguments to restore it from, for pickling and copying."""
@@ -326,7 +326,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
             call=dict(data.get("call") or {}),
         )
     except (ValueError, OSError) as error:
-        raise HarnessError(f"{path} cannot be read: {error}", "Make the artefact again") from error
+        raise HarnessError(f"{path} cannot be read: {error}", "Make the artifact again") from error
     if kind is not None and found.kind != kind:
         remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
         raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", remedy)

@@ -152,7 +152,7 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
         with _opened(path) as stream:
             for name in columns:
                 if name not in stream.schema.names:
-                    raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
+                    raise HarnessError(f"{path} lacks the column {name!r}", "Make the artifact again")
             yield from tables((_selected(batch, columns) for batch in stream), size)
 
 
@@ -165,7 +165,7 @@ def _opened(path: Path) -> Iterator[pa.RecordBatchStreamReader]:
             yield stream
     except (pa.ArrowInvalid, OSError) as error:
         said = str(error).splitlines()[0]
-        raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
+        raise HarnessError(f"{path} cannot be read: {said}", "Make the artifact again") from error
 
 
 def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:

@@ -350,10 +350,11 @@ def _numbered(found: Iterable[dict[str, Any] | HarnessError]) -> Iterator[Row]:
     yield from ((f"row {number}", row) for number, row in enumerate(found, 1))
 
 
-def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mappings
+def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset`, or mappings
     """Rows in memory as a file, named by its content, so that the same rows are the same file again.
 
-    It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool.
+    It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool. The second value
+    says whether a row names an image by a path.
 
     Args:
         given: a `datasets.Dataset`, a `pandas.DataFrame`, or dictionaries, whose pictures may be PIL images.
@@ -367,7 +368,7 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
     source = _in_memory(given)
     handle, name = tempfile.mkstemp(dir=above)
     try:
-        digest, number = hashlib.sha256(), 0
+        digest, number, has_paths = hashlib.sha256(), 0, False
         with os.fdopen(handle, "wb") as file:
             for number, row in enumerate(source, 1):
                 if not isinstance(row, Mapping | HarnessError):
@@ -378,6 +379,7 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
                 if isinstance(row, HarnessError):
                     raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
                 line = _json_line(row, number)
+                has_paths = has_paths or _has_path(row)
                 digest.update(line)
                 file.write(line)
         if not number:
@@ -389,7 +391,23 @@ def keep(given: Any) -> Path:  # noqa: ANN401 - a `datasets.Dataset`, or mapping
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-    return kept
+    return kept, has_paths
+
+
+def _has_path(value: object, is_image: bool = False) -> bool:
+    """Whether a row, or a part of one, names an image by a path."""
+    if isinstance(value, Mapping):
+        if is_image and value.get("bytes") is not None:
+            return False
+        return any(
+            _has_path(one, key in _PICTURES or (is_image and key == "path")) for key, one in value.items()
+        )
+    if isinstance(value, list | tuple):
+        return any(_has_path(one, is_image) for one in value)
+    return is_image and isinstance(value, str) and not value.startswith("data:")
+
+
+_PICTURES = ("image", "images")
 
 
 def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is given

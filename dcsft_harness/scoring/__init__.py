@@ -19,12 +19,14 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Response, Scorer, Verdict
 
 _FILES = ("words", "boxes", "choice", "math", "open_answer")
@@ -127,7 +129,17 @@ def _users(function: object, name: str) -> Scorer:
         ) from error
 
     def score(response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
-        result = function(response, **{**more, **given})
+        try:
+            result = function(response, **{**more, **given})
+        except HarnessError:
+            raise
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise HarnessError(
+                f"scorer {name!r} raises {type(error).__name__} ({cut(str(error))}; "
+                f"{Path(last.filename).name}, line {last.lineno}) for the response {response[:80]!r}",
+                "Correct the function, or return 0 where a response has no answer",
+            ) from error
         if isinstance(result, Verdict):
             return result
         is_number = isinstance(result, bool | int | float) and 0 <= result <= 1

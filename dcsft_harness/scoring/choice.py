@@ -24,6 +24,8 @@ from dcsft_harness.scoring.normalize import REFUSAL, answer_part, bounded, json_
 from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, option_set
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
+_LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
+"""A gold that names an option twice: "B. goose"."""
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
@@ -107,6 +109,9 @@ def _gold(answer: str, options: OptionSet) -> int:
     index = options.letters.find(letter[1].upper()) if letter else -1
     if index < 0 and key(plain(str(answer))) in options.keys:
         index = options.keys.index(key(plain(str(answer))))
+    if index < 0 and (both := _LETTER_AND_TEXT.fullmatch(str(answer))):
+        named = options.letters.find(both[1].upper())
+        index = named if named >= 0 and options.keys[named] == key(plain(both[2])) else -1
     if index < 0:
         raise HarnessError(
             f"the answer {answer!r} is no option of {list(options.texts)!r}",

@@ -176,7 +176,12 @@ class Stage:
             named = {**dict(zip(first, given, strict=False)), **options}
             if not isinstance(output, str | os.PathLike):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
-            self(output, None, **{name: _plain(value, name == "data") for name, value in named.items()})
+            given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
+            plain = {name: _plain(value, name == "data") for name, value in named.items()}
+            rows = plain.get("data")
+            if isinstance(rows, _Kept) and rows.has_paths and not given_root:
+                plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
+            self(output, None, **plain)
             return KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
@@ -245,6 +250,17 @@ class Stage:
         return ["dcsft", *self.verb.split(), *first, *words, *pair("--output", str(output))]
 
 
+class _Kept(str):
+    """The file that rows in memory were written to, and whether one names an image by a path."""
+
+    has_paths: bool
+
+    def __new__(cls, path: Path, has_paths: bool) -> "_Kept":
+        made = super().__new__(cls, path)
+        made.has_paths = has_paths
+        return made
+
+
 def _plain(value: object, rows: bool = False) -> object:
     """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file.
 
@@ -257,7 +273,7 @@ def _plain(value: object, rows: bool = False) -> object:
     if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):
         from dcsft_harness.sampling import own_files
 
-        return str(own_files.keep(value))
+        return _Kept(*own_files.keep(value))
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value

@@ -116,7 +116,7 @@ def summary(notes: Mapping[str, Any]) -> str:
     """Steps, loss or completions, and the number of trained parameters."""
     sampled = notes["ledger"]["generated"]
     parts = [
-        f"{notes['steps']} steps",
+        f"{notes['steps']} step{'s' * (notes['steps'] != 1)}",
         f"{sampled} completions" if sampled else f"loss {notes['final_loss']:.3f}",
     ]
     weights = f"{notes['trainable_parameters']:,} parameters trained"

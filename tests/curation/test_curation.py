@@ -163,6 +163,13 @@ class TestRefusals:
             curated(source, tmp_path / "out", "hard")
         assert not (tmp_path / "out").exists()
 
+    def test_one_response_per_item_makes_no_item_medium(self, tmp_path):
+        source = labelled(tmp_path, [[1.0], [0.0]])
+        with pytest.raises(
+            HarnessError, match="no item is medium: .*sample more of them, such as --samples 8"
+        ):
+            curated(source, tmp_path / "out", "medium")
+
     def test_more_than_there_are(self, source, tmp_path):
         with pytest.raises(HarnessError, match="13 easy items are asked for, the labels have 12"):
             curated(source, tmp_path / "out", "easy", size=13)

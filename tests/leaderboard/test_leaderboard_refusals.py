@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, rewrite, score_row, scores_folder
+from tests.lmms_eval_logs import line, log_folder
 
 
 def refusal(folders, baseline=None):
@@ -79,8 +81,7 @@ class TestIncomparableRows:
             scores_folder(tmp_path / "d", "d", {ID: [1, 0]}),
         ]
         assert "pixel limit max_pixels 802816 and 1003520" in refusal(folders[:2])
-        assert "pixel limit max_pixels 802816 and 'unset'" in refusal([folders[0], folders[3]])
-        load(folders[2:])
+        assert len(load([folders[0], *folders[2:]]).rows) == 3
 
     def test_a_limit_is_named_before_the_items_and_prompts_that_it_leaves(self, tmp_path):
         less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}
@@ -131,6 +132,132 @@ class TestIncomparableRows:
             tmp_path / "b", "b", {OOD_R: [1]}, pixels={"max_pixels": 1}, notes={OOD_R: {"limit": 1}}
         )
         assert [task.name for task in load([b, a]).tasks] == [ID, OOD_R]
+
+
+UNRECORDED = {
+    # a condition -> notes that record one value, another value, and none: of scores folders
+    "pixel limit max_pixels": [{"max_pixels": 802816}, {"max_pixels": 1003520}, {"max_pixels": None}],
+    "pixel limit min_pixels": [{"min_pixels": 3136}, {"min_pixels": 784}, {}],
+    "pixel limit min_pixels of an own class": [{"min_pixels": 3136}, {"min_pixels": 784}, None],
+    "checkpoint's generation setting top_k": [
+        {"generation_from_checkpoint": {"top_k": 1}},
+        {"generation_from_checkpoint": {"top_k": 5}},
+        {"unknown": ["checkpoint's generation"]},
+    ],
+    "generation argument temperature": [
+        {"generation": {"temperature": 0}},
+        {"generation": {"temperature": 1}},
+    ]
+    + [{"generation": None}],
+    "task version": [{"version": 1}, {"version": 2.0}, {"version": "Yaml"}],
+    "distribution": [{"distribution": "id"}, {"distribution": "ood"}, {"distribution": None}],
+}
+
+LOGGED = {
+    # the same of logs: changes to the results file, or to each line; "" takes a key out
+    "pixel limit max_pixels": [
+        {"model_args": "pretrained=a,max_pixels=9"},
+        {"model_args": "max_pixels=8"},
+        {},
+    ],
+    "limit": [{"limit": 2}, {"limit": 4}, {"limit": ""}],
+    "task version": [{"versions": {ID: 1}}, {"versions": {ID: 2}}, {"versions": {}}],
+    "task version of old lmms-eval": [
+        {"versions": {ID: 1}},
+        {"versions": {ID: 2}},
+        {"versions": {ID: "Yaml"}},
+    ],
+    "distribution": [
+        {"metadata": {"distribution": "id"}},
+        {"metadata": {"distribution": "ood"}},
+        {"metadata": ""},
+    ],
+    "generation argument until": [
+        {"generation_kwargs": {"until": "a"}},
+        {"generation_kwargs": {"until": "b"}},
+        {"generation_kwargs": ""},
+    ],
+    "examples in the prompt": [{"n-shot": {ID: 5}}, {"n-shot": {ID: 2}}, {}],
+    "system prompt": [{"system_instruction_sha": "a"}, {"system_instruction_sha": "b"}, {}],
+    "prompt hash": [{"input": "Which?"}, {"input": "What?"}, {"input": ""}],
+    "clusters of items": [{"cluster": "x"}, {"cluster": "own"}, {"cluster": None}],
+}
+
+
+def logged(folder, change):
+    """A log with changes to its results file, its run's or task's settings, or its lines."""
+    lines = [line(number, 1.0 - number, cluster=change.get("cluster", "own")) for number in range(2)]
+    if "input" in change:
+        lines = [{**one, "input": change["input"]} for one in lines]
+        lines = [{key: value for key, value in one.items() if (key, value) != ("input", "")} for one in lines]
+    log_folder(folder, {ID: lines}, run={"n-shot": {}})
+    path = next(folder.rglob("*_results.json"))
+    data = json.loads(path.read_text())
+    data["config"]["model_args"] = f"pretrained=org/{folder.name}"
+    for key, value in change.items():
+        places = (data["config"], data["configs"][ID], data)
+        place = next((one for one in places if key in one), data)
+        place.pop(key, None) if value == "" else place.update({key: value})
+    path.write_text(json.dumps(data))
+    return folder
+
+
+class TestUnknownSettings:
+    """What one row does not record is named in a remark; only two known values that differ refuse."""
+
+    @pytest.fixture(params=[*UNRECORDED, *(f"log: {name}" for name in LOGGED)])
+    def case(self, request, tmp_path):
+        is_log, name = request.param.startswith("log: "), request.param.removeprefix("log: ")
+        folders = []
+        for row, change in zip(
+            ("one", "other", "silent"), (LOGGED if is_log else UNRECORDED)[name], strict=True
+        ):
+            if is_log:
+                folders.append(logged(tmp_path / row, change))
+            elif name.startswith("pixel"):
+                folders.append(scores_folder(tmp_path / row, row, {ID: [1, 0]}, pixels=change))
+            else:
+                folders.append(scores_folder(tmp_path / row, row, {ID: [1, 0]}, notes={ID: change}))
+        return name.partition(" of ")[0] if not name.startswith("clusters") else "clusters of items", folders
+
+    def test_an_unknown_value_refuses_nothing_and_is_named(self, case):
+        name, (one, _, silent) = case
+        for folders in ((one, silent), (silent, one)):
+            board = load(folders)
+            assert len(board.rows) == 2
+            prefix = "generation argument" if name.startswith("generation") else name
+            prefix = "checkpoint's generation" if name.startswith("checkpoint") else prefix
+            (said,) = [remark for remark in board.remarks if "silent" in remark and "assumed" in remark]
+            assert prefix in said
+
+    def test_two_known_values_refuse_also_behind_an_unknown_one(self, case):
+        name, (one, other, silent) = case
+        said = {"clusters of items": "is in cluster", "prompt hash": "prompt hash"}.get(name, name)
+        for folders in ((one, other), (silent, one, other), (one, silent, other)):
+            message = refusal(folders)
+            assert said in message and str(one) in message and str(other) in message
+
+    @pytest.mark.parametrize("first", ["scores", "log"])
+    def test_a_log_takes_what_it_lacks_from_scores(self, tmp_path, first):
+        """Distribution and clusters of scores hold for another tool's log of the same documents."""
+        items = json_sha256(["digits-000", "digits-001"])
+        scores = scores_folder(
+            tmp_path / "scores",
+            "scores",
+            {ID: [1, 0]},
+            notes={ID: {"items_sha256": items}},
+            clusters={ID: {0: "x", 1: "x"}},
+        )
+        rows = [
+            {key: value for key, value in one.items() if key != "input"}
+            for one in (line(number, 1.0 - number, cluster=None) for number in range(2))
+        ]
+        log = log_folder(tmp_path / "log", {ID: rows})
+        board = load([scores, log] if first == "scores" else [log, scores])
+        (task,) = board.tasks
+        assert task.distribution == "id" and len(set(task.clusters.tolist())) == 1
+        (said,) = [one for one in board.remarks if "its log does not record" in one]
+        assert all(name in said for name in ("distribution", "prompt hash", "clusters of items"))
 
 
 class TestRowNames:

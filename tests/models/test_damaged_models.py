@@ -411,6 +411,10 @@ DAMAGE = {
         lambda base: setting(base, "image_processor.image_std", [0, 0, 0], "processor_config.json"),
         "pixel_values is not finite",
     ),
+    "no files of a processor": (
+        lambda base: [(base / name).unlink() for name in models.PROCESSOR if (base / name).exists()],
+        r"has no processor: .*preprocessor_config.json.*Copy the files of the processor",
+    ),
     "an empty tokenizer": (
         lambda base: (base / "tokenizer.json").write_text(""),
         "has no usable processor",

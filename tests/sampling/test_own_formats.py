@@ -183,11 +183,11 @@ def arrow(place, folder):
 
 
 def in_memory(place, folder):
-    return own_files.keep(dataset(folder))
+    return own_files.keep(dataset(folder))[0]
 
 
 def dictionaries(place, folder):
-    return own_files.keep(plain(entry=Pillow.open, folder=folder))
+    return own_files.keep(plain(entry=Pillow.open, folder=folder))[0]
 
 
 def prompts_of(folder):
@@ -591,6 +591,28 @@ def test_rows_in_memory_are_taken_in_python(tmp_path, folder):
     assert scores.notes["tasks"]["data"]["accuracy"] == 0.25
 
 
+@pytest.mark.parametrize("images", [list, lambda names: [{"bytes": None, "path": one} for one in names]])
+@pytest.mark.parametrize("shape", ["dictionaries", "dataset", "frame"])
+def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monkeypatch, shape, images):
+    import pandas
+
+    import dcsft_harness as dcsft
+
+    monkeypatch.chdir(folder)
+    rows = [{**row, "images": images(row.get("images", []))} for row in plain(folder=folder)]
+    given = {"dictionaries": list, "dataset": Dataset.from_list, "frame": pandas.DataFrame}[shape](rows)
+    options = {"model_args": "default=goose", "scorer": "exact_word"}
+    made = dcsft.sample("dcsft_stub", data=given, samples=1, output=tmp_path / "rollouts", **options)
+    assert made.notes["items"] == 4
+    scores = dcsft.evaluate("dcsft_stub", data=given, output=tmp_path / "scores", **options)
+    assert scores.notes["tasks"]["data"]["accuracy"] == 0.25
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HarnessError, match="0.png does not exist"):
+        dcsft.evaluate("dcsft_stub", data=given, output=tmp_path / "other", **options)
+    there = dcsft.evaluate("dcsft_stub", data=given, output=tmp_path / "b", image_root=folder, **options)
+    assert there.notes["tasks"]["data"]["items_sha256"] == scores.notes["tasks"]["data"]["items_sha256"]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -626,7 +648,7 @@ def test_a_data_frame_is_rows(tmp_path):
     frame = pandas.DataFrame(
         [{"question": "a?", "answer": "b", "image": None}, {"question": "c?", "answer": 4}]
     )
-    found = [row for _, row in own_files.rows(own_files.keep(frame))]
+    found = [row for _, row in own_files.rows(own_files.keep(frame)[0])]
     assert [{name: row[name] for name in ("question", "answer")} for row in found] == [
         {"question": "a?", "answer": "b"},
         {"question": "c?", "answer": 4},
@@ -806,7 +828,7 @@ class TestOrdinaryDefects:
         path = tmp_path / "data.parquet"
         pq.write_table(table, path)
         if kind == "memory":
-            path = own_files.keep(Dataset(table))
+            path, _ = own_files.keep(Dataset(table))
         [(_, _, reason)] = own_data.examined(path, own_data.ANY, own_data.Root(folder))
         assert said in str(reason)
 

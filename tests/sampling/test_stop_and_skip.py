@@ -343,7 +343,7 @@ class TestMarksOfPicturesInTexts:
             assert self.draw(tmp_path / "mine.jsonl", engine, on_error="skip")["skipped"] == 1
             assert any((row["error"] or "").startswith(said) for row in rollout_rows(tmp_path / "out"))
             return
-        with pytest.raises(HarnessError, match=re.escape(said)):
+        with pytest.raises(HarnessError, match=f"{re.escape(said)}.*Crop or pad the image"):
             self.draw(tmp_path / "mine.jsonl", engine)
 
     def test_are_refused_in_an_evaluation(self, file, tmp_path):

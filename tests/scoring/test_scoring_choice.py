@@ -71,7 +71,19 @@ def test_a_truncated_response_states_only_what_is_closed(response: str, stated: 
     assert choice(response, answer="B", choices=CEREALS, truncated=True).extracted == stated
 
 
-@pytest.mark.parametrize("answer", ["E", "", "maize", "AB"])
+@pytest.mark.parametrize(
+    "answer", ["{letter}. {text}", "({letter}) {text}", "{letter}) {text}", "{letter}: {text}."]
+)
+def test_a_gold_may_name_its_option_by_letter_and_text(answer: str) -> None:
+    """As many data sets write it: both must agree."""
+    for letter, text in zip("ABCD", CEREALS, strict=False):
+        gold = answer.format(letter=letter, text=text)
+        assert choice(letter, answer=gold, choices=CEREALS).score == 1
+
+
+@pytest.mark.parametrize(
+    "answer", ["E", "", "maize", "AB", "A. maize", f"B. {CEREALS[0]}", f"Z. {CEREALS[0]}"]
+)
 def test_a_gold_that_is_no_option_is_refused(answer: str) -> None:
     """With the options and the letters that there are."""
     with pytest.raises(HarnessError, match="is no option of .*'rye'"):

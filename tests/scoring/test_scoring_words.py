@@ -193,3 +193,16 @@ def test_a_text_that_no_addition_makes_right_is_known(text, possible):
     if not possible:
         endings = ["", "e", "ose", "oose", " ", ".", ". ", ".."]
         assert all(exact_word(text + end, answer="Goose").score == 0.0 for end in endings)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError("by 0"), RuntimeError("y" * 5000)])
+def test_a_users_scorer_that_raises_is_named_with_its_line_and_the_response(error):
+    def mine(response, answer):
+        raise error
+
+    with pytest.raises(HarnessError) as caught:
+        get_scorer(mine)("a goose", answer="goose")
+    said = str(caught.value)
+    assert "mine' raises " + type(error).__name__ in said and "test_scoring_words.py, line" in said
+    assert "for the response 'a goose'. Correct the function" in said and len(said) < 800
+    assert caught.value.__cause__ is error
