@@ -154,8 +154,7 @@ class Scheduler:
             ((asked, size),) = self._aboard.values()
             self._aboard.clear()
             self._flight = self._engine.flight(self._arguments, self._hold)
-            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
-            self._refuse(asked, self._engine.too_large(name, size, self._arguments, failure))
+            self._refuse(asked, self._engine.too_large(asked[1].name, size, self._arguments, failure))
             return [(asked, [])]
         self._ready |= {id(asked[0]): prepared for asked, prepared, _ in coming if prepared.features}
         sizes = self._back()
@@ -168,8 +167,7 @@ class Scheduler:
         bad = [asked for ticket, (asked, _) in self._aboard.items() if ticket in tickets]
         for asked in bad:
             del self._aboard[id(asked[0])]
-            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
-            self._refuse(asked, not_finite(name))
+            self._refuse(asked, not_finite(asked[1].name))
         self._back()
         return [(asked, []) for asked in bad]
 
