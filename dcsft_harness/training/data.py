@@ -91,6 +91,21 @@ class Conversations:
             refused=self.refused | {self.numbers[position]: error for position, error in refused.items()},
         )
 
+    def dataset(
+        self, columns: Mapping[str, Sequence[Any]], held: Mapping[str, Sequence[Any]] | None = None
+    ) -> Dataset:
+        """A trainer's set: `columns`, `row` (the position), and images, which are read row by row.
+
+        `held` columns are none that Arrow could hold.
+        """
+        rows = {**{name: list(values) for name, values in columns.items()}, "row": range(len(self.turns))}
+
+        def filled(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+            more = {name: [values[row] for row in batch["row"]] for name, values in (held or {}).items()}
+            return {**batch, **more, "images": [self.images(row) for row in batch["row"]]}
+
+        return Dataset.from_dict(rows).with_transform(filled)
+
     def refuse(self, skip: bool = False) -> None:
         """Refuses a set with unusable rows, listing the first ones with their reasons and the total number.
 

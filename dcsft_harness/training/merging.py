@@ -385,7 +385,7 @@ def _prepared(
 def _parts(config: "PreTrainedConfig") -> dict[str, str]:
     """Module name -> "language", "vision" or "aligner", for a model without weights."""
     from dcsft_harness.models.checkpoint import skeleton
-    from dcsft_harness.training.checkpoint import linear_layers
+    from dcsft_harness.training.lora import linear_layers
 
     model = skeleton(config)
     linear = linear_layers(model)
