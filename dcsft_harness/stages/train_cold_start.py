@@ -1,10 +1,9 @@
 """`dcsft train cold-start`: Train all parameters on a cold-start split."""
 
 from pathlib import Path
-from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import TrainInputs, conversations, start, summary
+from dcsft_harness.stages.training import TrainInputs, summary, supervised
 from dcsft_harness.training.config import ColdStartConfig
 
 
@@ -14,14 +13,7 @@ class ColdStartOptions(ColdStartConfig, TrainInputs):
 
 def run(options: ColdStartOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
-
-    def train(base: str, config: ColdStartConfig, more: dict[str, Any]) -> Notes:
-        rows = conversations(options)
-        from dcsft_harness.training.sft import train_cold_start
-
-        return train_cold_start(base, rows, output, config, **more)
-
-    return start(STAGE, options, ColdStartConfig, output, progress, train)
+    return supervised(STAGE, options, ColdStartConfig, output, progress)
 
 
 STAGE = Stage(

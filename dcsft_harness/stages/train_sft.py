@@ -1,10 +1,9 @@
 """`dcsft train sft`: Train a LoRA adapter on a curated set, or with --full all parameters."""
 
 from pathlib import Path
-from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import AdapterInputs, conversations, start, summary
+from dcsft_harness.stages.training import AdapterInputs, summary, supervised
 from dcsft_harness.training.config import SftConfig
 
 
@@ -14,14 +13,7 @@ class SftOptions(SftConfig, AdapterInputs):
 
 def run(options: SftOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
-
-    def train(base: str, config: SftConfig, more: dict[str, Any]) -> Notes:
-        rows = conversations(options)
-        from dcsft_harness.training.sft import train_sft
-
-        return train_sft(base, rows, output, config, **more)
-
-    return start(STAGE, options, SftConfig, output, progress, train)
+    return supervised(STAGE, options, SftConfig, output, progress)
 
 
 STAGE = Stage(

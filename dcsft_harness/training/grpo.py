@@ -123,14 +123,8 @@ def open_data(
         # Training lists unreadable rows.
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside, part=part)
     else:
-        if data not in lmms.task_index():
-            own_files.refuse_lost(data)
-            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+        task = own_data.open_task(data, "--data")
         _refuse_options(data, scorer, image_root, outside)
-        opened = lmms.open_tasks([data])
-        if len(opened) != 1:
-            raise HarnessError(f"--data {data} is a group of {len(opened)} tasks", "Name one of them")
-        task = next(iter(opened.values()))
     rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
 
@@ -173,15 +167,13 @@ def _task_of(
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
     """Refuses options that only apply to your own rows."""
-    for option, value in (("--scorer", scorer), ("--image-root", image_root)):
-        if value is not None:
+    given = {"--scorer": scorer, "--image-root": image_root, "--allow-outside-root": outside}
+    for option, value in given.items():
+        if value:
+            shown = "" if value is True else f" {value}"
             raise HarnessError(
-                f"{option} {value} goes with rows of your own", f"The task {task} brings its own"
+                f"{option}{shown} goes with rows of your own", f"The task {task} brings its own"
             )
-    if outside:
-        raise HarnessError(
-            "--allow-outside-root goes with rows of your own", f"The task {task} brings its own images"
-        )
 
 
 # Checks before any weights are read: prompts, arguments, and whether vLLM can generate for the trainer.
