@@ -29,10 +29,9 @@ from dcsft_harness.errors import HarnessError, cut, json_text
 
 from . import chat_template, weights
 from .adapters import attach, read_config
-from .arguments import checkpoint_settings
+from .arguments import ModelSettings, checkpoint_settings
 from .batching import process
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
-from .settings import ModelSettings
 from .vision import attend_by_length, embed_by_product
 
 _LOG = logging.getLogger(__name__)

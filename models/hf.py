@@ -9,6 +9,7 @@ from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.resources import Arithmetic
 
+from .arguments import ModelSettings
 from .base import Answered
 from .batching import Prepared, process_one, refusals
 from .checkpoint import check_adapter, check_weights, load_model
@@ -19,7 +20,6 @@ from .opened import CheckpointModel
 from .requests import Asked, Item
 from .resources import place
 from .scheduler import Scheduler
-from .settings import ModelSettings
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class DcsftHF(CheckpointModel):
 
         lmms-eval --model dcsft_hf --model_args pretrained=CKPT,adapter=FOLDER,batch_size=8 ...
 
-    The arguments are the fields of `settings.ModelSettings`. All are checked before any weights are loaded;
+    The arguments are the fields of `arguments.ModelSettings`. All are checked before any weights are loaded;
     so is whether the adapter fits the base's modules.
 
     Only the request decides generation (`arguments.GenerationArguments`): unset arguments are neutral

@@ -37,16 +37,12 @@ POSITIONS = 32
 
 @dataclass(frozen=True)
 class Reading:
-    """A model's output for one prompt.
+    """A model's output for one prompt."""
 
-    Attributes:
-        logits: of the last positions of the prompt and the answer without its last token, float32
-            `(positions, vocabulary)`, on the CPU.
-        answer: the token ids of the greedy answer; None if not requested.
-    """
-
+    # of the last positions of the prompt and the answer without its last token, float32 `(positions,
+    # vocabulary)`, on the CPU
     logits: Tensor
-    answer: list[int] | None
+    answer: list[int] | None  # the token ids of the greedy answer; None if not requested
 
     def likeliest(self) -> Tensor:
         """The likeliest token at each position of the answer, int64 `(tokens,)`."""
@@ -55,31 +51,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Parity:
-    """How a merged model differs from its base with the adapter.
+    """How a merged model differs from its base with the adapter."""
 
-    Attributes:
-        prompts: inputs compared.
-        positions: positions compared, of all prompts together.
-        difference: largest difference of two logits.
-        in_deviations: the same in standard deviations of the prompt's logits.
-        typical: root mean square of the differences, in the same deviations, where it is largest.
-        effect: largest difference that the adapter itself makes to the base, in the same deviations.
-        same_argmax: share of positions at which both have the same likeliest token, in [0, 1].
-        same_answers: prompts with the same greedy answer from both; None if not requested.
-        modules: adapted module -> whether its weights differ from the base's in the merged checkpoint.
-        rounded_away: modules among them whose nonzero update is too small for the base's dtype.
-    """
-
-    prompts: int
-    positions: int
-    difference: float
-    in_deviations: float
-    typical: float
-    effect: float
-    same_argmax: float
-    same_answers: int | None
+    prompts: int  # inputs compared
+    positions: int  # positions compared, of all prompts together
+    difference: float  # largest difference of two logits
+    in_deviations: float  # the same in standard deviations of the prompt's logits
+    typical: float  # root mean square of the differences, in the same deviations, where it is largest
+    effect: float  # largest difference that the adapter itself makes to the base, in the same deviations
+    same_argmax: float  # share of positions at which both have the same likeliest token, in [0, 1]
+    same_answers: int | None  # prompts with the same greedy answer from both; None if not requested
+    # adapted module -> whether its weights differ from the base's in the merged checkpoint
     modules: Mapping[str, bool]
-    rounded_away: tuple[str, ...]
+    rounded_away: tuple[str, ...]  # modules among them whose nonzero update is too small for the base's dtype
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from dcsft_harness.coordinates import BoxConvention, taught
 from dcsft_harness.lmms.protocols import Generation
 
+from .arguments import ModelSettings, VLLMSettings
 from .base import ObservedModel
 from .chat_template import media_marks, render
 from .checkpoint import (
@@ -20,7 +21,6 @@ from .checkpoint import (
 )
 from .decoding import Completion
 from .requests import Item, Prompt, content_key, read_prompt
-from .settings import ModelSettings, VLLMSettings
 
 
 class CheckpointModel(ObservedModel):

@@ -29,19 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model goes.
+    """Where a model goes."""
 
-    Attributes:
-        device: the device of this process.
-        rank: number of this process among all, over all machines.
-        world_size: how many processes there are.
-        accelerator: accelerate's view of the same, for lmms-eval's own collectives; None in a single process,
-            where lmms-eval makes its own.
-    """
-
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
+    device: torch.device  # the device of this process
+    rank: int = 0  # number of this process among all, over all machines
+    world_size: int = 1  # how many processes there are
+    # accelerate's view of the same, for lmms-eval's own collectives; None in a single process, where
+    # lmms-eval makes its own
     accelerator: Accelerator | None = None
 
 
@@ -103,38 +97,23 @@ _STREAMS, _INNER_STREAMS = 8, 3
 
 @dataclass(frozen=True)
 class Size:
-    """What determines the memory of one item.
+    """What determines the memory of one item."""
 
-    Attributes:
-        tokens: prompt and image tokens.
-        image_values: numbers in its image features.
-        rows: responses that are generated together.
-    """
-
-    tokens: int
-    image_values: int
-    rows: int
+    tokens: int  # prompt and image tokens
+    image_values: int  # numbers in its image features
+    rows: int  # responses that are generated together
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a model needs for a batch, besides its weights.
+    """Bytes that a model needs for a batch, besides its weights."""
 
-    Attributes:
-        cached: keys and values of a token, over all layers.
-        activation: what a prompt token needs while a layer computes.
-        image_value: what the vision tower needs for each input number.
-        score: attention scores of a new token, for each token before it, over a layer's heads.
-        choice: choosing a row's next token, over the vocabulary.
-        slice_tokens: prompt tokens that go through the model together where prompts are shared.
-    """
-
-    cached: float
-    activation: float
-    image_value: float
-    score: float
-    choice: float
-    slice_tokens: int
+    cached: float  # keys and values of a token, over all layers
+    activation: float  # what a prompt token needs while a layer computes
+    image_value: float  # what the vision tower needs for each input number
+    score: float  # attention scores of a new token, for each token before it, over a layer's heads
+    choice: float  # choosing a row's next token, over the vocabulary
+    slice_tokens: int  # prompt tokens that go through the model together where prompts are shared
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Footprint":

@@ -19,7 +19,7 @@ from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.lmms.protocols import Generation
 
 from .adapters import attach, read_config
-from .arguments import GenerationArguments
+from .arguments import GenerationArguments, ModelSettings, VLLMSettings
 from .base import UnavailableError
 from .batching import Features, count_tokens, process, refusals, tokenize
 from .checkpoint import check_adapter, check_weights, skeleton
@@ -28,7 +28,6 @@ from .merging import merge
 from .opened import CheckpointModel
 from .pixel_limits import call_size
 from .requests import Item, Prompt, plan
-from .settings import ModelSettings, VLLMSettings
 from .vllm_backends import (
     SERVED_RANKS,
     Backend,
@@ -214,15 +213,10 @@ def _contains_stop(
 
 @dataclass(frozen=True)
 class Asking:
-    """An item that is ready for generation.
+    """An item that is ready for generation."""
 
-    Attributes:
-        draws: runs of consecutive samples.
-        size: tokens of prompt and images together.
-    """
-
-    draws: list[Draw]
-    size: int
+    draws: list[Draw]  # runs of consecutive samples
+    size: int  # tokens of prompt and images together
 
 
 class DcsftVLLM(CheckpointModel):
@@ -230,7 +224,7 @@ class DcsftVLLM(CheckpointModel):
 
         lmms-eval --model dcsft_vllm --model_args pretrained=CKPT,adapter=FOLDER --batch_size auto ...
 
-    The arguments are the fields of `settings.VLLMSettings`. They and the adapter's fit are checked at once;
+    The arguments are the fields of `arguments.VLLMSettings`. They and the adapter's fit are checked at once;
     the engine is opened with the first requests, because their prompts determine its limits.
 
     As with `dcsft_hf`, only the request decides generation, and the same code turns token ids into responses:

@@ -347,7 +347,7 @@ def _answering(
 
     from dcsft_harness.artifacts import usage
     from dcsft_harness.models import checkpoint, estimates
-    from dcsft_harness.models.settings import ModelSettings
+    from dcsft_harness.models.arguments import ModelSettings
 
     settings = ModelSettings.parse(reading.named(arguments))
     device = usage.planned_device(settings.device)

@@ -349,15 +349,17 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
     from torch import Tensor
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+    from dcsft_harness.models.weights import error_line
+
     processor, images = setup.processor, pair["images"]
     problem = f"TRL's DPO does not take {setup.job.model}: "
     try:
         prompt = processor(text=[pair["prompt"]], images=[images] if images else None, return_tensors="pt")
         made = DataCollatorForVisionPreference(processor=processor)([dict(pair)])
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise HarnessError(
-            f"{problem}its {type(processor).__name__} makes no batch of pairs ({reason})", "Take another base"
+            f"{problem}its {type(processor).__name__} makes no batch of pairs ({error_line(error)})",
+            "Take another base",
         ) from error
     tokens, whole = prompt["input_ids"].shape, made["input_ids"].shape
     for name, value in prompt.items():

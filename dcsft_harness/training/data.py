@@ -22,6 +22,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.curation.conversations import REFUSED, ROW
 from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.models.chat_template import media_marks
+from dcsft_harness.models.weights import error_line
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
 from dcsft_harness.records import MARK, parts
@@ -412,7 +413,7 @@ class _Sizes:
                 count(height, width)
         except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError, AttributeError) as error:
             kind = type(self._processor.image_processor).__name__
-            return f"the {kind} does not take a picture of {width} x {height} pixels: {_line(error)}"
+            return f"the {kind} does not take a picture of {width} x {height} pixels: {error_line(error)}"
         return None
 
     def _tokens(self, size: tuple[int, int]) -> int:
@@ -456,13 +457,9 @@ def _refused_whole(
             try:
                 processor(text=[texts[position]], return_tensors="pt", **images)
             except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-                said = f"{conversations.where(position)}: the processor refuses it: {_line(error)}"
+                said = f"{conversations.where(position)}: the processor refuses it: {error_line(error)}"
                 found[position] = HarnessError(said, "Remove the row")
             else:
                 if position == positions[0]:
                     break
     return found
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -18,13 +18,12 @@ from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.models.arguments import checkpoint_settings
+from dcsft_harness.models.arguments import ModelSettings, checkpoint_settings
 from dcsft_harness.models.batching import Batcher, Prepared
 from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.checkpoint import open_generation, open_processor
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.pixel_limits import limits_in_force
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.sampling import ITEMS, own_data, own_files
 from dcsft_harness.scoring import Response
 from dcsft_harness.training.config import GrpoConfig

@@ -25,6 +25,7 @@ from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.checkpoint import (
     check_adapter,
     check_intact,
@@ -40,7 +41,6 @@ from dcsft_harness.models.checkpoint import convention as box_convention
 from dcsft_harness.models.estimates import Anatomy, Training, generation, recomputes, seconds, training
 from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
 from dcsft_harness.models.resources import Arithmetic, take_exactly
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.weights import check_stored
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data, lora, run_folder

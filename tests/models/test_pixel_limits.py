@@ -10,11 +10,11 @@ from dcsft_harness import evaluation
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.base import UnavailableError
 from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.training import grpo, merging, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig

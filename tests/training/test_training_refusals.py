@@ -17,8 +17,8 @@ from transformers import AutoModelForImageTextToText
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.digits import pretrain
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.checkpoint import check_intact
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.stages.training import summary
 from dcsft_harness.training import lora, run, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.checkpoint import open_config
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import lora, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from dcsft_harness.training.run import Job

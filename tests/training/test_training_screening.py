@@ -13,8 +13,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import chat_template
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.checkpoint import open_config, saved_processor
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import data, grpo, merging, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests import tiny_checkpoints
