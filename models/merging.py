@@ -331,11 +331,7 @@ def _stored_names(model: PreTrainedModel, pretrained: str) -> dict[str, Place]:
 
 def _by_module(peft_model: PeftModel, modules: Mapping[str, nn.Module], names: Mapping[str, Place]) -> bool:
     """Whether a merge changes just the stored tensors of the wrapped modules, each module by itself."""
-    base = peft_model.get_base_model()
-    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
-    inside = {id(part) for module in modules.values() for part in module.modules()}
-    if weights[0] is not None and weights[0] is weights[1] and any(id(end) in inside for end in ends):
+    if _splits_tied(peft_model.get_base_model(), modules):
         return False  # two layers of one tensor become two tensors
     if any(getattr(config, "bias", "none") != "none" for config in peft_model.peft_config.values()):
         return False
@@ -350,6 +346,14 @@ def _by_module(peft_model: PeftModel, modules: Mapping[str, nn.Module], names: M
         if any(f"{name}.{inner}" not in names for inner in wrapped.state_dict()):
             return False
     return True
+
+
+def _splits_tied(base: PreTrainedModel, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether one of the adapted modules has an embedding or output layer, and these two share weights."""
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
+    inside = {id(part) for module in modules.values() for part in module.modules()}
+    return weights[0] is not None and weights[0] is weights[1] and any(id(end) in inside for end in ends)
 
 
 def _write(
@@ -468,13 +472,8 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
     are untied first.
     """
     base = peft_model.get_base_model()
-    names = adapted(peft_model)
-    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    inside = {id(part) for name in names for part in base.get_submodule(name).modules()}
-    head = ends[1]
-    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
-    tied = weights[0] is not None and weights[0] is weights[1]
-    if tied and any(id(end) in inside for end in ends):
+    if _splits_tied(base, adapted(peft_model)):
+        head = base.get_output_embeddings()
         layer = getattr(head, "base_layer", head)
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         for config in (base.config, base.config.get_text_config()):

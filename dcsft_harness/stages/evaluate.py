@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from dcsft_harness import ranks
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import flag, option, read_pairs
 from dcsft_harness.stages import opening
@@ -56,9 +57,7 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
         repeated=True,
         default_factory=dict,
     )
-    box_space: Literal["pixel", "norm1000", "resized"] | None = option(
-        None, "With --responses: the coordinates of boxes in them."
-    )
+    box_space: BoxSpace | None = option(None, "With --responses: the coordinates of boxes in them.")
 
     samples: int = option(1, "K, responses per item: avg@k, maj@k and pass@k of every k up to K.", ge=1)
     temperature: float | None = option(

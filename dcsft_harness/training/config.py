@@ -7,11 +7,12 @@ from typing import Any, Literal, Self
 from pydantic import field_validator, model_validator
 
 from dcsft_harness import reading
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, flag, option, shown
 
 TARGETS = ("all", "language", "vision")
-BoxSpace = Literal["pixel", "resized", "norm1000"]
+
 EITHER = (("max_steps", "epochs"), ("epochs", "max_steps"))
 _OWN: dict[str, str] = {
     "output_dir overwrite_output_dir output": "Give --output",

@@ -184,12 +184,7 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
 
 
 def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[str]:
-    """The command line of `accelerate launch`.
-
-    Raises:
-        HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
-            another name, has a value that TRL refuses, or names a tracker that is not installed.
-    """
+    """The command line of `accelerate launch`."""
     import torch
 
     given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]
