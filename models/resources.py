@@ -9,15 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from dcsft_harness.artifacts.usage import machine_memory
 from dcsft_harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -187,17 +186,7 @@ def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _SHARE["cuda"] * (torch.cuda.mem_get_info(device)[0] + cached)
-    return _SHARE["cpu"] * min(float(psutil.virtual_memory().available), _container_bytes())
-
-
-def _container_bytes() -> float:
-    """What the container's memory limit leaves, if there is one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        return float(limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return float("inf")
+    return _SHARE["cpu"] * machine_memory()[1]
 
 
 _THRESHOLD, _LARGE = -3, 1 << 20  # M_MMAP_THRESHOLD of <malloc.h>, and its new value in bytes

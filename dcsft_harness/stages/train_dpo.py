@@ -5,9 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import model_validator
+from typing import Any, ClassVar
 
 from dcsft_harness import curation, ranks, reading, records, sampling
 from dcsft_harness.artifacts import manifest, storage
@@ -42,6 +40,7 @@ class DpoConfig(AdapterConfig):
     """Direct preference optimization on pairs of responses."""
 
     SECTION = "Method"
+    WITHOUT_TARGETS: ClassVar[str] = "DPO"
 
     learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
@@ -66,14 +65,6 @@ class DpoConfig(AdapterConfig):
     def sequences_per_sample(self) -> int:
         """The right response and the wrong one."""
         return 2
-
-    @model_validator(mode="after")
-    def _check_targets(self) -> Self:
-        if self.box_rounding is not None:
-            raise HarnessError(
-                f"--box-rounding {self.box_rounding}: DPO has no targets to write", "Leave it out"
-            )
-        return self
 
 
 class DpoOptions(DpoConfig, AdapterInputs):

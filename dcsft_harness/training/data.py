@@ -7,11 +7,11 @@ that are boxes in original-image pixels; see `rendering.in_space`.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
 from PIL import Image as Pillow
@@ -31,6 +31,7 @@ from dcsft_harness.scoring.boxes import parse_box
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
 
+_T = TypeVar("_T")
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
 
@@ -91,6 +92,17 @@ class Conversations:
             numbers=[self.numbers[position] for position in kept],
             refused=self.refused | {self.numbers[position]: error for position, error in refused.items()},
         )
+
+    def mapped(self, write: Callable[[Turns, str], _T]) -> tuple["Conversations", list[_T]]:
+        """The conversations that `write` takes, with their name in errors; and what it makes of each."""
+        made: list[_T] = []
+        refused: dict[int, HarnessError] = {}
+        for position, turns in enumerate(self.turns):
+            try:
+                made.append(write(turns, self.where(position)))
+            except HarnessError as error:
+                refused[position] = error
+        return self.without(refused), made
 
     def dataset(
         self, columns: Mapping[str, Sequence[Any]], held: Mapping[str, Sequence[Any]] | None = None

@@ -482,20 +482,6 @@ def train_grpo(
     return perform(job, lambda setup: _make(setup, judge))
 
 
-def _screen(setup: Setup, longest: int) -> None:
-    """Skips or refuses prompts that template, processor or base do not support; see `Setup.screen`."""
-    conversations = setup.conversations
-    texts: list[str] = []
-    refused: dict[int, HarnessError] = {}
-    for position, turns in enumerate(conversations.turns):
-        where = conversations.where(position)
-        try:
-            texts.append(render(setup.processor, turns.prompt, where, True, setup.template_arguments))
-        except HarnessError as error:
-            refused[position] = error
-    setup.screen(conversations.without(refused), texts, longest)
-
-
 def _make(setup: Setup, judge: Judge) -> Callable[[], Any]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
@@ -504,7 +490,10 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], Any]:
     # misplace the image tokens.
     setup.processor.tokenizer.padding_side = "left"
     longest = config.max_completion_length or judge.longest
-    _screen(setup, longest)
+    written = setup.conversations.mapped(
+        lambda turns, where: render(setup.processor, turns.prompt, where, True, setup.template_arguments)
+    )
+    setup.screen(*written, longest)
     ids = setup.conversations.item_ids or []
     check_prompts(setup.conversations, judge, config)
     ours = {

@@ -183,12 +183,6 @@ def rendered(
     conversations: Conversations, template: Template, convention: BoxConvention, truncated: bool = False
 ) -> tuple[Conversations, list[Rendered]]:
     """The conversations that can be rendered, and their texts; others are added to `refused`."""
-    texts: list[Rendered] = []
-    refused: dict[int, HarnessError] = {}
-    for position, turns in enumerate(conversations.turns):
-        where = conversations.where(position)
-        try:
-            texts.append(template.render(in_space(turns, convention, where, truncated), where))
-        except HarnessError as error:
-            refused[position] = error
-    return conversations.without(refused), texts
+    return conversations.mapped(
+        lambda turns, where: template.render(in_space(turns, convention, where, truncated), where)
+    )
