@@ -16,7 +16,7 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import chat_template, hf
+from dcsft_harness.models import chat_template, opened
 from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import plan
@@ -358,8 +358,8 @@ def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatc
 def test_score_gives_a_template_its_arguments(thinking, tmp_path, monkeypatch, capsys):
     """They reach every prompt, stand in the results, and a row's tasks cannot differ in them."""
     prompts = []
-    render = hf.render
-    monkeypatch.setattr(hf, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
+    render = opened.render
+    monkeypatch.setattr(opened, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
     words = ["score", thinking, "--board", str(tmp_path / "board"), "--limit", "1", "--name", "row"]
     words += ["--engine", "dcsft_hf", "--suite"]
     arguments = reading.joined({chat_template.NAME: NO, "batch_size": 2})
