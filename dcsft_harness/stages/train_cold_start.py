@@ -1,9 +1,10 @@
 """`dcsft train cold-start`: Train all parameters on a cold-start split."""
 
+from functools import partial
 from pathlib import Path
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import TrainInputs, summary, supervised
+from dcsft_harness.stages.training import TrainInputs, estimate, summary, supervised
 from dcsft_harness.training.config import ColdStartConfig
 
 
@@ -22,6 +23,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="checkpoint",
+    estimate=partial(estimate, ColdStartConfig),
     example="dcsft train cold-start --model digits --data dcsft_digits_cold --output cold",
     pushes=True,
     passes="trl.SFTConfig",

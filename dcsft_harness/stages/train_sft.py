@@ -1,9 +1,10 @@
 """`dcsft train sft`: Train a LoRA adapter on a curated set, or with --full all parameters."""
 
+from functools import partial
 from pathlib import Path
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import AdapterInputs, summary, supervised
+from dcsft_harness.stages.training import AdapterInputs, estimate, summary, supervised
 from dcsft_harness.training.config import SftConfig
 
 
@@ -22,6 +23,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="adapter",
+    estimate=partial(estimate, SftConfig),
     example="dcsft train sft --model cold --data curated --max-steps 100 --output adapter",
     pushes=True,
     passes="trl.SFTConfig",

@@ -184,7 +184,11 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
 
 
 def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[str]:
-    """The command line of `accelerate launch`."""
+    """The command line of `accelerate launch`.
+
+    Raises:
+        HarnessError: there is no such plan or file; see `Launch.file`.
+    """
     import torch
 
     given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]
