@@ -185,9 +185,7 @@ def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
         grpo.check_generation(base, args)
     grpo.check_generation(ModelSettings(str(copied(**QWEN))), args)
     if name == "min_p":
-        grpo.check_generation(
-            ModelSettings(str(folder)), types.SimpleNamespace(generation_kwargs=None, min_p=0.0)
-        )
+        grpo.check_generation(base, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
 
 
 def test_an_unknown_value_is_refused():
