@@ -220,6 +220,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
         without = asdict(GenerationArguments.parse(given or {}, task))
         return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
+    def _seed(self, item: Item) -> int:
+        """The seed of an item's draws."""
+        return self.seed if item.arguments.seed is None else item.arguments.seed
+
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         """The responses to items with equal generation arguments, one `Generation` per sample index.
 

@@ -26,6 +26,7 @@ from transformers import ProcessorMixin
 from dcsft_harness.errors import HarnessError
 
 from .chat_template import render
+from .weights import error_line
 
 # Batches of prompts with different lengths and image sizes.
 
@@ -155,11 +156,10 @@ def refusals(name: str) -> Iterator[None]:
     except _REFUSALS as error:
         if out_of_memory(error):
             raise
-        said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
         raise HarnessError(
-            f"{name}: the processor refuses the prompt ({said})",
+            f"{name}: the processor refuses the prompt ({error_line(error)})",
             "Crop or pad the image, or leave the row out"
-            if "aspect ratio" in said
+            if "aspect ratio" in str(error)
             else "Check that its images are plain and that its text holds no image tokens of its own",
         ) from error
 

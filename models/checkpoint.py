@@ -29,9 +29,9 @@ from dcsft_harness.errors import HarnessError, cut, json_text
 
 from . import chat_template, weights
 from .adapters import attach, read_config
+from .arguments import ModelSettings, checkpoint_settings
 from .batching import process
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
-from .settings import ModelSettings
 from .vision import attend_by_length, embed_by_product
 
 _LOG = logging.getLogger(__name__)
@@ -269,6 +269,22 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
                 "Correct it, or copy it again",
             ) from error
     return GenerationConfig.from_model_config(open_config(settings))
+
+
+def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
+    """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
+
+    Raises:
+        HarnessError: its file cannot be read, or has a setting that cannot be applied.
+    """
+    if settings.generation_config != "checkpoint":
+        return {}
+    found, folder = open_generation(settings), weights.files_of(settings.pretrained)
+    if folder is None or not (folder / GENERATION).is_file():  # a checkpoint need not have one
+        return {}
+    where = f"generation_config=checkpoint: {Path(settings.pretrained) / GENERATION}"
+    remedy = "Leave out generation_config=checkpoint, or take the setting out of the file"
+    return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), where, remedy)
 
 
 def _check_tokens(found: GenerationConfig) -> None:

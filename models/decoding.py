@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +16,10 @@ from transformers import (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.utils import GENERATION_CONFIG_NAME
 
-from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import FinishReason, cut_at
 
-from .arguments import GenerationArguments, checkpoint_settings
-from .settings import ModelSettings
+from .arguments import GenerationArguments
 from .shared_prefix import Prompts
 
 # Content-keyed sampling: the noise is a function of what is sampled, not of when.
@@ -132,29 +128,6 @@ class KeyedGumbel:
 
 
 # One call of transformers' `generate` for a batch of rows, and each row's response.
-
-
-def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
-    """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
-
-    A setting that cannot be applied is an error.
-    """
-    if settings.generation_config != "checkpoint":
-        return {}
-    name = settings.pretrained
-    file = Path(name) / GENERATION_CONFIG_NAME
-    try:
-        found = GenerationConfig.from_pretrained(name)
-    except OSError as error:
-        if not file.is_file():  # a checkpoint need not have one
-            return {}
-        said = str(error).strip().split("\n")[0][:300]
-        raise HarnessError(
-            f"{file} cannot be read ({said})", "Fix it, or use generation_config=neutral"
-        ) from error
-    where = f"generation_config=checkpoint: {file}"
-    remedy = "Leave out generation_config=checkpoint, or take the setting out of the file"
-    return checkpoint_settings(found.to_diff_dict(), vars(GenerationConfig()), where, remedy)
 
 
 NOT_FINITE = -1

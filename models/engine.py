@@ -27,6 +27,7 @@ from .decoding import (
 )
 from .resources import Footprint, Size, free_bytes, out_of_memory
 from .shared_prefix import Decoder, ForkedRows, Prompts, UnsuitedModelError, forced, joined, prefill
+from .weights import error_line
 
 # Tries whether batched and shared-prompt decoding match a single prompt decoded by itself.
 
@@ -535,10 +536,10 @@ class Engine:
         self, name: str, size: Size, arguments: GenerationArguments, error: BaseException
     ) -> HarnessError:
         """The error of an item that does not fit by itself."""
-        reason = str(error).strip().split("\n")[0][:200]
         return HarnessError(
             f"{name}: a prompt of {size.tokens} tokens with {size.rows} responses of up to "
-            f"{arguments.max_new_tokens} does not fit in the memory of {self._model.device} ({reason})",
+            f"{arguments.max_new_tokens} does not fit in the memory of {self._model.device} "
+            f"({error_line(error)})",
             "Lower max_pixels, max_new_tokens or the number of samples, or use a device with more memory",
         )
 

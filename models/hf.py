@@ -3,46 +3,33 @@
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from transformers import PreTrainedTokenizerBase
-
-from dcsft_harness.coordinates import BoxConvention, declare, taught
+from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.resources import Arithmetic
 
-from .arguments import GenerationArguments
-from .base import Answered, ObservedModel
+from .arguments import ModelSettings
+from .base import Answered
 from .batching import Prepared, process_one, refusals
-from .chat_template import media_marks, render
-from .checkpoint import (
-    check_adapter,
-    check_intact,
-    check_weights,
-    convention,
-    load_model,
-    open_config,
-    open_generation,
-    open_processor,
-    template_arguments,
-)
-from .decoding import Completion, SpecialTokens, checkpoint_generation
+from .checkpoint import check_adapter, check_weights, load_model
+from .decoding import Completion, SpecialTokens
 from .engine import Engine
 from .exact import Exact, PassRates, Target
-from .requests import Asked, Item, content_key, read_prompt
+from .opened import CheckpointModel
+from .requests import Asked, Item
 from .resources import place
 from .scheduler import Scheduler
-from .settings import ModelSettings
 
 _LOG = logging.getLogger(__name__)
 
 
-class DcsftHF(ObservedModel):
+class DcsftHF(CheckpointModel):
     """A transformers checkpoint, with or without a PEFT adapter.
 
         lmms-eval --model dcsft_hf --model_args pretrained=CKPT,adapter=FOLDER,batch_size=8 ...
 
-    The arguments are the fields of `settings.ModelSettings`. All are checked before any weights are loaded;
+    The arguments are the fields of `arguments.ModelSettings`. All are checked before any weights are loaded;
     so is whether the adapter fits the base's modules.
 
     Only the request decides generation (`arguments.GenerationArguments`): unset arguments are neutral
@@ -55,48 +42,21 @@ class DcsftHF(ObservedModel):
     Sampled responses are keyed by content: the draw for a token is a function of (seed, item, sample index,
     step, token). Batch size, order and number of processes do not change it, and torch's global generator is
     neither read nor advanced.
-
-    Attributes:
-        keep_loaded: whether weights stay in memory when lmms-eval calls `clean` after a run;
-            otherwise the next run loads them again.
     """
 
     def __init__(self, **given: object) -> None:
         """Loads a model from `ModelSettings`' fields, also as text; errors name what cannot be used."""
         super().__init__()
         self.settings = ModelSettings.parse(given)
-        self.seed, self.batch_size = self.settings.seed, self.settings.batch_size
-        self.keep_loaded = False
-        prompt = self.settings.system_prompt
-        self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
-        check_intact(self.settings)
-        config = open_config(self.settings)
-        self.processor = open_processor(self.settings)
-        self._template_arguments = template_arguments(self.settings, warn=True)
-        self.media_marks = media_marks(self.processor, config)
-        space = self.settings.box_space or taught(self.settings.adapter, self.settings.pretrained)
-        self._convention = convention(config, self.processor, space)
-        self._room = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
+        config, self._room = self._open_checkpoint(self.settings, self.settings)
         placement = place(self.settings.device)
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
         if placement.accelerator is not None:
             self.accelerator = placement.accelerator
-        open_generation(self.settings)  # transformers ignores one that it cannot read
-        self.checkpoint_generation = checkpoint_generation(self.settings)
         check_weights(self.settings, config)
         check_adapter(self.settings, config)
         self._load()
         declare(self.box_convention)
-
-    @property
-    def box_convention(self) -> BoxConvention:
-        """The coordinates that this model writes boxes in, with its pixel limits."""
-        return self._convention
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
 
     def clean(self) -> None:
         """Frees the weights unless `keep_loaded`; lmms-eval calls it after a run."""
@@ -147,7 +107,7 @@ class DcsftHF(ObservedModel):
             queue,
             prepare,
             lambda asked, error: self._refuse(asked[1], error),
-            self._seed(arguments),
+            self._seed(queue[0][1]),
             self.batch_size * samples,
             hold=self.settled is not None,
         )
@@ -158,26 +118,27 @@ class DcsftHF(ObservedModel):
                 prompt = unpaid.pop(ticket, 0.0)
                 if self._engine.shares_prompts or self._engine.forks:
                     prompt /= max(len(completions), 1)
-                answered.append(
-                    (asked, self._generations(asked[1], prompt_tokens.get(ticket, 0), prompt, completions))
-                )
+                flops = partial(self._flops, prompt)
+                tokens = prompt_tokens.get(ticket, 0)
+                answered.append((asked, self._generations(asked[1], completions, tokens, flops)))
             yield answered
+
+    def _flops(self, prompt: float, completion: Completion) -> float | None:
+        """Operations of a response, with its share of the prefill's."""
+        return None if self._costs is None else prompt + self._costs.forward(completion.n_tokens, 0)
 
     def _prepare(self, item: Item) -> Prepared:
         """Loads and processes an item, once for all of its responses."""
-        name = f"task {item.task!r}, doc_id {item.doc_id}"
-        prompt = read_prompt(item, self.task_dict, self._system_prompt)
-        text = render(self.processor, prompt.messages, name, True, self._template_arguments)
-        with refusals(name):
+        prompt, text = self._render(item)
+        with refusals(item.name):
             features = process_one(self.processor, text, prompt.images)
         size = features["input_ids"].shape[-1]
         if 0 < self._room < size:
             raise HarnessError(
-                f"{name}: a prompt of {size} tokens, and the model takes {self._room}",
+                f"{item.name}: a prompt of {size} tokens, and the model takes {self._room}",
                 "Shorten its text, or lower max_pixels",
             )
-        key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
-        return Prepared(name, key, features, text, tuple(prompt.images))
+        return Prepared(item.name, self._key(item, prompt, text), features, text, tuple(prompt.images))
 
     def pass_rates(self, items: Sequence[Item], targets: Sequence[Target]) -> list[Exact]:
         """The exact probability of a right response to each item, see `exact`.
@@ -190,29 +151,3 @@ class DcsftHF(ObservedModel):
         prepared = [self._prepare(item) for item in items]
         rates = PassRates(self._engine, items[0].arguments, self.batch_size)
         return rates.of(prepared, targets)
-
-    def _seed(self, arguments: GenerationArguments) -> int:
-        return self.seed if arguments.seed is None else arguments.seed
-
-    def _generations(
-        self, item: Item, prompt_tokens: int, prompt_flops: float, completions: list[Completion]
-    ) -> list[Generation]:
-        """What the observers see of an item: one `Generation` per sample index; empty if it was refused.
-
-        `prompt_flops` is the share of prefill operations that one response accounts for.
-        """
-        costs = self._costs
-        return [
-            Generation(
-                task=item.task,
-                doc_id=item.doc_id,
-                sample_index=index,
-                response=completion.text,
-                n_prompt_tokens=prompt_tokens,
-                n_tokens=completion.n_tokens,
-                finish_reason=completion.finish_reason,
-                seed=self._seed(item.arguments),
-                flops=None if costs is None else prompt_flops + costs.forward(completion.n_tokens, 0),
-            )
-            for index, completion in zip(item.sample_indices, completions, strict=bool(completions))
-        ]

@@ -37,16 +37,12 @@ POSITIONS = 32
 
 @dataclass(frozen=True)
 class Reading:
-    """A model's output for one prompt.
+    """A model's output for one prompt."""
 
-    Attributes:
-        logits: of the last positions of the prompt and the answer without its last token, float32
-            `(positions, vocabulary)`, on the CPU.
-        answer: the token ids of the greedy answer; None if not requested.
-    """
-
+    # of the last positions of the prompt and the answer without its last token, float32 `(positions,
+    # vocabulary)`, on the CPU
     logits: Tensor
-    answer: list[int] | None
+    answer: list[int] | None  # the token ids of the greedy answer; None if not requested
 
     def likeliest(self) -> Tensor:
         """The likeliest token at each position of the answer, int64 `(tokens,)`."""
@@ -55,31 +51,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class Parity:
-    """How a merged model differs from its base with the adapter.
+    """How a merged model differs from its base with the adapter."""
 
-    Attributes:
-        prompts: inputs compared.
-        positions: positions compared, of all prompts together.
-        difference: largest difference of two logits.
-        in_deviations: the same in standard deviations of the prompt's logits.
-        typical: root mean square of the differences, in the same deviations, where it is largest.
-        effect: largest difference that the adapter itself makes to the base, in the same deviations.
-        same_argmax: share of positions at which both have the same likeliest token, in [0, 1].
-        same_answers: prompts with the same greedy answer from both; None if not requested.
-        modules: adapted module -> whether its weights differ from the base's in the merged checkpoint.
-        rounded_away: modules among them whose nonzero update is too small for the base's dtype.
-    """
-
-    prompts: int
-    positions: int
-    difference: float
-    in_deviations: float
-    typical: float
-    effect: float
-    same_argmax: float
-    same_answers: int | None
+    prompts: int  # inputs compared
+    positions: int  # positions compared, of all prompts together
+    difference: float  # largest difference of two logits
+    in_deviations: float  # the same in standard deviations of the prompt's logits
+    typical: float  # root mean square of the differences, in the same deviations, where it is largest
+    effect: float  # largest difference that the adapter itself makes to the base, in the same deviations
+    same_argmax: float  # share of positions at which both have the same likeliest token, in [0, 1]
+    same_answers: int | None  # prompts with the same greedy answer from both; None if not requested
+    # adapted module -> whether its weights differ from the base's in the merged checkpoint
     modules: Mapping[str, bool]
-    rounded_away: tuple[str, ...]
+    rounded_away: tuple[str, ...]  # modules among them whose nonzero update is too small for the base's dtype
 
 
 @torch.inference_mode()
@@ -347,11 +331,7 @@ def _stored_names(model: PreTrainedModel, pretrained: str) -> dict[str, Place]:
 
 def _by_module(peft_model: PeftModel, modules: Mapping[str, nn.Module], names: Mapping[str, Place]) -> bool:
     """Whether a merge changes just the stored tensors of the wrapped modules, each module by itself."""
-    base = peft_model.get_base_model()
-    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
-    inside = {id(part) for module in modules.values() for part in module.modules()}
-    if weights[0] is not None and weights[0] is weights[1] and any(id(end) in inside for end in ends):
+    if _splits_tied(peft_model.get_base_model(), modules):
         return False  # two layers of one tensor become two tensors
     if any(getattr(config, "bias", "none") != "none" for config in peft_model.peft_config.values()):
         return False
@@ -366,6 +346,14 @@ def _by_module(peft_model: PeftModel, modules: Mapping[str, nn.Module], names: M
         if any(f"{name}.{inner}" not in names for inner in wrapped.state_dict()):
             return False
     return True
+
+
+def _splits_tied(base: PreTrainedModel, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether one of the adapted modules has an embedding or output layer, and these two share weights."""
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
+    inside = {id(part) for module in modules.values() for part in module.modules()}
+    return weights[0] is not None and weights[0] is weights[1] and any(id(end) in inside for end in ends)
 
 
 def _write(
@@ -484,13 +472,8 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
     are untied first.
     """
     base = peft_model.get_base_model()
-    names = adapted(peft_model)
-    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    inside = {id(part) for name in names for part in base.get_submodule(name).modules()}
-    head = ends[1]
-    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
-    tied = weights[0] is not None and weights[0] is weights[1]
-    if tied and any(id(end) in inside for end in ends):
+    if _splits_tied(base, adapted(peft_model)):
+        head = base.get_output_embeddings()
         layer = getattr(head, "base_layer", head)
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         for config in (base.config, base.config.get_text_config()):

@@ -40,6 +40,11 @@ class Item:
     positions: list[int] = field(default_factory=list)  # where its responses belong in the request list
     sample_indices: list[int] = field(default_factory=list)  # the sample index of each, in the same order
 
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"task {self.task!r}, doc_id {self.doc_id}"
+
 
 def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None = None) -> list[Item]:
     """The items behind lmms-eval's requests, in order of first appearance.
@@ -104,7 +109,7 @@ def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | N
         HarnessError: for an image that cannot be read, or content that is neither text nor
             image, naming the task and the document.
     """
-    where = f"task {item.task!r}, doc_id {item.doc_id}"
+    where = item.name
     try:
         # The document's own images are decoded here, when the data set yields the row.
         messages = _read(lambda: item.to_messages(documents[item.task][item.split][item.doc_id]), where)

@@ -9,15 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from dcsft_harness.artifacts.usage import machine_memory
 from dcsft_harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -29,19 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model goes.
+    """Where a model goes."""
 
-    Attributes:
-        device: the device of this process.
-        rank: number of this process among all, over all machines.
-        world_size: how many processes there are.
-        accelerator: accelerate's view of the same, for lmms-eval's own collectives; None in a single process,
-            where lmms-eval makes its own.
-    """
-
-    device: torch.device
-    rank: int = 0
-    world_size: int = 1
+    device: torch.device  # the device of this process
+    rank: int = 0  # number of this process among all, over all machines
+    world_size: int = 1  # how many processes there are
+    # accelerate's view of the same, for lmms-eval's own collectives; None in a single process, where
+    # lmms-eval makes its own
     accelerator: Accelerator | None = None
 
 
@@ -103,38 +96,23 @@ _STREAMS, _INNER_STREAMS = 8, 3
 
 @dataclass(frozen=True)
 class Size:
-    """What determines the memory of one item.
+    """What determines the memory of one item."""
 
-    Attributes:
-        tokens: prompt and image tokens.
-        image_values: numbers in its image features.
-        rows: responses that are generated together.
-    """
-
-    tokens: int
-    image_values: int
-    rows: int
+    tokens: int  # prompt and image tokens
+    image_values: int  # numbers in its image features
+    rows: int  # responses that are generated together
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a model needs for a batch, besides its weights.
+    """Bytes that a model needs for a batch, besides its weights."""
 
-    Attributes:
-        cached: keys and values of a token, over all layers.
-        activation: what a prompt token needs while a layer computes.
-        image_value: what the vision tower needs for each input number.
-        score: attention scores of a new token, for each token before it, over a layer's heads.
-        choice: choosing a row's next token, over the vocabulary.
-        slice_tokens: prompt tokens that go through the model together where prompts are shared.
-    """
-
-    cached: float
-    activation: float
-    image_value: float
-    score: float
-    choice: float
-    slice_tokens: int
+    cached: float  # keys and values of a token, over all layers
+    activation: float  # what a prompt token needs while a layer computes
+    image_value: float  # what the vision tower needs for each input number
+    score: float  # attention scores of a new token, for each token before it, over a layer's heads
+    choice: float  # choosing a row's next token, over the vocabulary
+    slice_tokens: int  # prompt tokens that go through the model together where prompts are shared
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "Footprint":
@@ -208,17 +186,7 @@ def free_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return _SHARE["cuda"] * (torch.cuda.mem_get_info(device)[0] + cached)
-    return _SHARE["cpu"] * min(float(psutil.virtual_memory().available), _container_bytes())
-
-
-def _container_bytes() -> float:
-    """What the container's memory limit leaves, if there is one."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        return float(limit - int((group / "memory.current").read_text()))
-    except (OSError, ValueError):
-        return float("inf")
+    return _SHARE["cpu"] * machine_memory()[1]
 
 
 _THRESHOLD, _LARGE = -3, 1 << 20  # M_MMAP_THRESHOLD of <malloc.h>, and its new value in bytes

@@ -1,8 +1,9 @@
 """Runs a queue of items through a model: admits as memory and rows become free, returns finished items."""
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby, islice
+from typing import Any
 
 from dcsft_harness.errors import HarnessError
 
@@ -28,6 +29,11 @@ def not_finite(name: str) -> HarnessError:
         f"{name}: the model's logits are not finite (NaN or infinity)",
         "Its weights or their type are at fault: try dtype=float32, or a checkpoint that did not diverge",
     )
+
+
+def _features(one: Sequence[Any]) -> tuple[str, ...]:
+    """Names of a prompt's features, which differ without images; others cannot share its batch."""
+    return tuple(sorted(one[1].features))
 
 
 class Scheduler:
@@ -154,8 +160,7 @@ class Scheduler:
             ((asked, size),) = self._aboard.values()
             self._aboard.clear()
             self._flight = self._engine.flight(self._arguments, self._hold)
-            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
-            self._refuse(asked, self._engine.too_large(name, size, self._arguments, failure))
+            self._refuse(asked, self._engine.too_large(asked[1].name, size, self._arguments, failure))
             return [(asked, [])]
         self._ready |= {id(asked[0]): prepared for asked, prepared, _ in coming if prepared.features}
         sizes = self._back()
@@ -168,8 +173,7 @@ class Scheduler:
         bad = [asked for ticket, (asked, _) in self._aboard.items() if ticket in tickets]
         for asked in bad:
             del self._aboard[id(asked[0])]
-            name = f"task {asked[1].task!r}, doc_id {asked[1].doc_id}"
-            self._refuse(asked, not_finite(name))
+            self._refuse(asked, not_finite(asked[1].name))
         self._back()
         return [(asked, []) for asked in bad]
 
@@ -186,9 +190,7 @@ class Scheduler:
         arrivals: dict[int, Arrival] = {}
         for asked, prepared, size in coming:
             ticket = id(asked[0])
-            indices = asked[1].sample_indices[: size.rows]
-            keys = [row_key(self._seed, prepared.key, index) for index in indices]
-            arrivals[ticket] = Arrival(ticket, keys)
+            arrivals[ticket] = Arrival(ticket, self._keys(asked, prepared, size))
             if self._hold:
                 self._known[ticket] = (Prepared(prepared.name, prepared.key, {}), size)
         parts = self._flight.prompts_of(arrivals)
@@ -208,13 +210,8 @@ class Scheduler:
     def _prefilled(self, new: list[tuple[int, Prepared]]) -> list[tuple[list[int], Prompts]]:
         """Prompts to prefill now, with their tickets, grouped by length."""
         found = []
-
-        def names(one: tuple[int, Prepared]) -> tuple[str, ...]:
-            # Prompts with and without images have different features, which cannot share a batch.
-            return tuple(sorted(one[1].features))
-
-        ordered = sorted(new, key=lambda one: (names(one), -one[1].tokens))
-        for _, group in groupby(ordered, key=names):
+        ordered = sorted(new, key=lambda one: (_features(one), -one[1].tokens))
+        for _, group in groupby(ordered, key=_features):
             members = list(group)
             tickets = iter(ticket for ticket, _ in members)
             for prompts in self._engine.prefill([prepared for _, prepared in members]):
@@ -223,16 +220,9 @@ class Scheduler:
 
     def _row_by_row(self, coming: list[tuple[Asked, Prepared, Size]]) -> list[Done]:
         done: list[Done] = []
-
-        def names(one: tuple[Asked, Prepared, Size]) -> tuple[str, ...]:
-            return tuple(sorted(one[1].features))
-
-        for _, group in groupby(sorted(coming, key=names), key=names):
+        for _, group in groupby(sorted(coming, key=_features), key=_features):
             members = list(group)
-            keys = [
-                [row_key(self._seed, prepared.key, index) for index in asked[1].sample_indices[: size.rows]]
-                for asked, prepared, size in members
-            ]
+            keys = [self._keys(*one) for one in members]
             try:
                 completions = self._engine.row_by_row([one[1] for one in members], keys, self._arguments)
             except NotFiniteError as error:
@@ -242,6 +232,10 @@ class Scheduler:
                 for (asked, _, _), found in zip(members, completions, strict=True)
             ]
         return done
+
+    def _keys(self, asked: Asked, prepared: Prepared, size: Size) -> list[int]:
+        """The keys of an item's draws, one per row."""
+        return [row_key(self._seed, prepared.key, index) for index in asked[1].sample_indices[: size.rows]]
 
     def _landed(self, ticket: int, completions: list[Completion]) -> Done:
         """Uses one greedy completion for every sample."""

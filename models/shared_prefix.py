@@ -371,6 +371,23 @@ class _Passing(CacheLayerMixin):  # type: ignore[misc]
         return -1
 
 
+def _following(
+    model: PreTrainedModel, tokens: Tensor, positions: Tensor, cache: Cache, **more: Tensor | None
+) -> Tensor:
+    """The logits `(rows, vocabulary)` after one further token per row, int64 `(rows,)`."""
+    output = model(
+        input_ids=tokens[:, None],
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+        return_dict=True,
+        **more,
+    )
+    logits: Tensor = output.logits[:, -1]
+    return logits
+
+
 class Decoder:
     """The rows in flight, in the order of their cohorts."""
 
@@ -403,16 +420,8 @@ class Decoder:
         """
         assert self._positions is not None
         self._positions = self._positions + 1
-        output = self._model(
-            input_ids=tokens[:, None],
-            position_ids=self._positions,
-            past_key_values=Cache(layers=[_Passing() for _ in self.cohorts[0].prompts.keys]),
-            use_cache=True,
-            logits_to_keep=1,
-            return_dict=True,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        cache = Cache(layers=[_Passing() for _ in self.cohorts[0].prompts.keys])
+        return _following(self._model, tokens, self._positions, cache)
 
     def keep(self, places: Sequence[int]) -> list[int]:
         """Keeps the rows at `places`, ascending; returns the old place of each, in the new order.
@@ -518,17 +527,7 @@ class ForkedRows:
         self._positions = self._positions + 1
         if self._mask is not None:
             self._mask = functional.pad(self._mask, (0, 1), value=1)
-        output = self._model(
-            input_ids=tokens[:, None],
-            position_ids=self._positions,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-            return_dict=True,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return _following(self._model, tokens, self._positions, self._cache, attention_mask=self._mask)
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:

@@ -88,7 +88,7 @@ class DcsftStub(ObservedModel):
         response = self._default if response is None else response
         if response is None:
             raise HarnessError(
-                f"dcsft_stub has no response to task {item.task!r}, doc_id {item.doc_id}",
+                f"dcsft_stub has no response to {item.name}",
                 "Add one to its answers, or give default=TEXT",
             )
         text, _ = cut_at(response, item.arguments.stop)
@@ -102,7 +102,7 @@ class DcsftStub(ObservedModel):
             n_prompt_tokens=len(item.context.split()),
             n_tokens=len(words) + 1 if whole else limit,
             finish_reason="stop" if whole else "length",
-            seed=self.seed if item.arguments.seed is None else item.arguments.seed,
+            seed=self._seed(item),
         )
 
 

@@ -14,31 +14,20 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dcsft_harness import ranks
-from dcsft_harness.coordinates import BoxConvention, declare, taught
+from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.lmms.protocols import Generation
 
 from .adapters import attach, read_config
-from .arguments import GenerationArguments
-from .base import ObservedModel, UnavailableError
+from .arguments import GenerationArguments, ModelSettings, VLLMSettings
+from .base import UnavailableError
 from .batching import Features, count_tokens, process, refusals, tokenize
-from .chat_template import media_marks, render
-from .checkpoint import (
-    check_adapter,
-    check_intact,
-    check_weights,
-    convention,
-    open_config,
-    open_generation,
-    open_processor,
-    skeleton,
-    template_arguments,
-)
-from .decoding import Completion, SpecialTokens, StopTexts, checkpoint_generation, completion
+from .checkpoint import check_adapter, check_weights, skeleton
+from .decoding import Completion, SpecialTokens, StopTexts, completion
 from .merging import merge
+from .opened import CheckpointModel
 from .pixel_limits import call_size
-from .requests import Item, Prompt, content_key, plan, read_prompt
-from .settings import ModelSettings, VLLMSettings
+from .requests import Item, Prompt, plan
 from .vllm_backends import (
     SERVED_RANKS,
     Backend,
@@ -224,23 +213,18 @@ def _contains_stop(
 
 @dataclass(frozen=True)
 class Asking:
-    """An item that is ready for generation.
+    """An item that is ready for generation."""
 
-    Attributes:
-        draws: runs of consecutive samples.
-        size: tokens of prompt and images together.
-    """
-
-    draws: list[Draw]
-    size: int
+    draws: list[Draw]  # runs of consecutive samples
+    size: int  # tokens of prompt and images together
 
 
-class DcsftVLLM(ObservedModel):
+class DcsftVLLM(CheckpointModel):
     """A checkpoint that vLLM generates from.
 
         lmms-eval --model dcsft_vllm --model_args pretrained=CKPT,adapter=FOLDER --batch_size auto ...
 
-    The arguments are the fields of `settings.VLLMSettings`. They and the adapter's fit are checked at once;
+    The arguments are the fields of `arguments.VLLMSettings`. They and the adapter's fit are checked at once;
     the engine is opened with the first requests, because their prompts determine its limits.
 
     As with `dcsft_hf`, only the request decides generation, and the same code turns token ids into responses:
@@ -251,10 +235,6 @@ class DcsftVLLM(ObservedModel):
     bit-identical logits in different batches. Where two tokens are within rounding of each other, another
     batch may choose the other one; this is rare in float32, but not in half precision. The draws differ from
     those of `dcsft_hf`; their distribution does not.
-
-    Attributes:
-        keep_loaded: whether the engine stays open when lmms-eval calls `clean` after a run;
-            otherwise the next run opens it again.
     """
 
     def __init__(self, **given: object) -> None:
@@ -269,47 +249,26 @@ class DcsftVLLM(ObservedModel):
         """
         super().__init__()
         self.settings = VLLMSettings.parse(given)
-        self.seed, self.batch_size = self.settings.seed, self.settings.batch_size
-        self.keep_loaded = False
-        prompt = self.settings.system_prompt
-        self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
-        if self.settings.base_url is None:
+        local = self.settings.base_url is None
+        if local:
             require_vllm()
         checkpoint = self.settings.checkpoint()
-        check_intact(checkpoint)
-        config = open_config(checkpoint)
-        self.processor = open_processor(checkpoint)
-        self._template_arguments = template_arguments(checkpoint, warn=True)
-        self.media_marks = media_marks(self.processor, config)
-        space = self.settings.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
-        self._convention = convention(config, self.processor, space)
+        config, self._room = self._open_checkpoint(self.settings, checkpoint)
         self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
-        self._room = int(getattr(config.get_text_config(), "max_position_embeddings", 0)) or None
-        self._tokens = SpecialTokens.of(self.tokenizer, open_generation(checkpoint))
+        self._tokens = SpecialTokens.of(self.tokenizer, self._generation_config)
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
-        self.checkpoint_generation = checkpoint_generation(checkpoint)
-        if self.settings.base_url is None:  # a server has weights of its own
+        if local:  # a server has weights of its own
             check_weights(checkpoint, config)
             check_stored(checkpoint.pretrained)
         check_adapter(checkpoint, config)
         self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
         self._backend: Backend | None = None
         self._limits: Limits | None = None
-        if self.settings.base_url is not None:
+        if not local:
             from .vllm_backends import Server  # the client takes a second to import
 
             self._backend = Server(self.settings, self._size, self._template_arguments)
         declare(self.box_convention)
-
-    @property
-    def box_convention(self) -> BoxConvention:
-        """The coordinates that this model writes boxes in, with its pixel limits."""
-        return self._convention
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """Answers lmms-eval's requests, in their order, in an engine that is large enough for all of them.
@@ -358,7 +317,7 @@ class DcsftVLLM(ObservedModel):
         for item in items:
             try:
                 prompt, text = self._render(item)
-                with refusals(f"task {item.task!r}, doc_id {item.doc_id}"):
+                with refusals(item.name):
                     return process(self.processor, [text], [prompt.images])
             except HarnessError:
                 if self.refused is None:
@@ -374,28 +333,26 @@ class DcsftVLLM(ObservedModel):
             return Limits(tokens, images)
         sizes = [size for item in items if (size := self._measured(item)) is not None]
         longest = max((tokens for tokens, _ in sizes), default=self._room or 1)
-        longest = min(longest, self._room) if self._room is not None else longest
+        longest = min(longest, self._room or longest)
         most = max((images for _, images in sizes), default=0)
         return Limits(longest if tokens is None else tokens, most if images is None else images)
 
     def _measured(self, item: Item) -> tuple[int, int] | None:
         """Tokens of an item's prompt and longest response, and its images; None if it will be refused."""
         try:
-            prompt, text = self._render(item)
-            with refusals(f"task {item.task!r}, doc_id {item.doc_id}"):
-                tokens = tokenize(self.processor, text)
-                size = count_tokens(self.processor, text, tokens, prompt.images)
+            prompt, _, _, size = self._sized(item)
         except HarnessError:
             if self.refused is None:
                 raise
             return None
         return size + item.arguments.max_new_tokens, len(prompt.images)
 
-    def _render(self, item: Item) -> tuple[Prompt, str]:
-        prompt = read_prompt(item, self.task_dict, self._system_prompt)
-        where = f"task {item.task!r}, doc_id {item.doc_id}"
-        text = render(self.processor, prompt.messages, where, True, self._template_arguments)
-        return prompt, text
+    def _sized(self, item: Item) -> tuple[Prompt, str, list[int], int]:
+        """An item's prompt, its text, the text's token ids, and its number of tokens with those of images."""
+        prompt, text = self._render(item)
+        with refusals(item.name):
+            tokens = tokenize(self.processor, text)
+            return prompt, text, tokens, count_tokens(self.processor, text, tokens, prompt.images)
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         assert self._backend is not None
@@ -406,22 +363,17 @@ class DcsftVLLM(ObservedModel):
         found = [[next(drawn) for _ in one.draws] for one in asked]
         for one, parts in zip(asked, found, strict=True):
             self._check_limits(one, parts)
-        return [self._generations(item, parts, end) for item, parts in zip(items, found, strict=True)]
+        return [self._answered(item, parts, end) for item, parts in zip(items, found, strict=True)]
 
     def _ask(self, item: Item) -> Asking:
         """What an item needs: one draw for a greedy response, else one per run of sample indices."""
-        name = f"task {item.task!r}, doc_id {item.doc_id}"
-        prompt, text = self._render(item)
-        with refusals(name):
-            tokens = tokenize(self.processor, text)
-            size = count_tokens(self.processor, text, tokens, prompt.images)
-        self._check_room(name, size, prompt, item)
+        prompt, text, tokens, size = self._sized(item)
+        self._check_room(size, prompt, item)
         if item.arguments.greedy:
-            return Asking([Draw(name, prompt, tokens, 1, None)], size)
-        key = self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
-        seed = self._seed(item)
+            return Asking([Draw(item.name, prompt, tokens, 1, None)], size)
+        seed, key = self._seed(item), self._key(item, prompt, text)
         draws = [
-            Draw(name, prompt, tokens, len(run), sample_seed(seed, key, run[0]))
+            Draw(item.name, prompt, tokens, len(run), sample_seed(seed, key, run[0]))
             for run in neighbours(item.sample_indices)
         ]
         return Asking(draws, size)
@@ -441,7 +393,7 @@ class DcsftVLLM(ObservedModel):
             "Set them in the checkpoint's preprocessor_config.json and leave them out here, or use dcsft_hf",
         )
 
-    def _check_room(self, name: str, size: int, prompt: Prompt, item: Item) -> None:
+    def _check_room(self, size: int, prompt: Prompt, item: Item) -> None:
         """Refuses a prompt that is too long for its response.
 
         Raises:
@@ -452,35 +404,18 @@ class DcsftVLLM(ObservedModel):
         needed = size + item.arguments.max_new_tokens
         if needed > self._limits.tokens:
             raise HarnessError(
-                f"{name}: a prompt of {size} tokens and a response of up to {item.arguments.max_new_tokens}"
-                f" do not fit into {self._limits.tokens}",
+                f"{item.name}: a prompt of {size} tokens and a response of up to "
+                f"{item.arguments.max_new_tokens} do not fit into {self._limits.tokens}",
                 f"Raise max_model_len to {needed}, or lower max_pixels or max_new_tokens",
             )
         if len(prompt.images) > self._limits.images:
             raise HarnessError(
-                f"{name}: {len(prompt.images)} images, and max_images={self._limits.images}",
+                f"{item.name}: {len(prompt.images)} images, and max_images={self._limits.images}",
                 f"Give max_images={len(prompt.images)}",
             )
 
-    def _seed(self, item: Item) -> int:
-        return self.seed if item.arguments.seed is None else item.arguments.seed
-
-    def _generations(self, item: Item, drawn: list[Drawn], end: tuple[int, ...]) -> list[Generation]:
-        """What the observers see of an item."""
+    def _answered(self, item: Item, drawn: list[Drawn], end: tuple[int, ...]) -> list[Generation]:
         rows = [row for one in drawn for row in one.rows]
         completions = [completion_of(self.tokenizer, row, end, item.arguments) for row in rows]
-        if item.arguments.greedy:
-            completions *= len(item.sample_indices)
-        return [
-            Generation(
-                task=item.task,
-                doc_id=item.doc_id,
-                sample_index=index,
-                response=completion.text,
-                n_prompt_tokens=drawn[0].n_prompt_tokens,
-                n_tokens=completion.n_tokens,
-                finish_reason=completion.finish_reason,
-                seed=self._seed(item),
-            )
-            for index, completion in zip(item.sample_indices, completions, strict=True)
-        ]
+        copies = len(item.sample_indices) if item.arguments.greedy else 1
+        return self._generations(item, completions * copies, drawn[0].n_prompt_tokens)

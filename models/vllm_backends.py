@@ -20,11 +20,11 @@ from PIL import Image
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 
-from .arguments import GenerationArguments
+from .arguments import GenerationArguments, VLLMSettings
 from .base import UnavailableError
 from .decoding import row_key
 from .requests import Prompt
-from .settings import VLLMSettings
+from .weights import error_line
 
 # Requests from `dcsft_vllm` to an engine or a server, and the results.
 
@@ -35,34 +35,21 @@ _SEEDS = 1 << 62
 
 @dataclass(frozen=True)
 class Draw:
-    """A prompt and a run of consecutive samples of it.
+    """A prompt and a run of consecutive samples of it."""
 
-    Attributes:
-        name: the task and document, for errors.
-        prompt: the chat, and its images.
-        tokens: the rendered prompt's token ids, one placeholder per image.
-        n: the number of samples.
-        seed: of the first sample, counting up from there; None for greedy decoding.
-    """
-
-    name: str
-    prompt: Prompt
-    tokens: list[int]
-    n: int
-    seed: int | None
+    name: str  # the task and document, for errors
+    prompt: Prompt  # the chat, and its images
+    tokens: list[int]  # the rendered prompt's token ids, one placeholder per image
+    n: int  # the number of samples
+    seed: int | None  # of the first sample, counting up from there; None for greedy decoding
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The result of a `Draw`.
+    """The result of a `Draw`."""
 
-    Attributes:
-        n_prompt_tokens: tokens of prompt and images together.
-        rows: per sample, the generated token ids, the end token included.
-    """
-
-    n_prompt_tokens: int
-    rows: list[list[int]]
+    n_prompt_tokens: int  # tokens of prompt and images together
+    rows: list[list[int]]  # per sample, the generated token ids, the end token included
 
 
 class Backend(Protocol):
@@ -173,15 +160,10 @@ def check(arguments: GenerationArguments, task: str) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What an engine reserves memory for.
+    """What an engine reserves memory for."""
 
-    Attributes:
-        tokens: most tokens of prompt and response.
-        images: most images of a prompt.
-    """
-
-    tokens: int
-    images: int
+    tokens: int  # most tokens of prompt and response
+    images: int  # most images of a prompt
 
 
 def require_vllm() -> None:
@@ -242,7 +224,7 @@ class OfflineEngine:
                 self._llm = LLM(model=checkpoint, **options)
         except _refusals(RuntimeError, OSError, ImportError) as error:
             raise HarnessError(
-                f"vLLM cannot serve pretrained={settings.pretrained} ({_engine_line(error)})",
+                f"vLLM cannot serve pretrained={settings.pretrained} ({error_line(error)})",
                 "Look at its messages above; dcsft_hf takes any transformers checkpoint",
             ) from error
 
@@ -264,7 +246,7 @@ class OfflineEngine:
             params = [SamplingParams(**sampling(one, arguments, end), **extra) for one in draws]
         except _refusals() as error:
             raise HarnessError(
-                f"{draws[0].name}: vLLM refuses the generation arguments ({_engine_line(error)})",
+                f"{draws[0].name}: vLLM refuses the generation arguments ({error_line(error)})",
                 "Override it with `--gen_kwargs`, or use dcsft_hf",
             ) from error
         try:
@@ -278,7 +260,7 @@ class OfflineEngine:
         except _refusals() as error:
             names = draws[0].name + (f" to {draws[-1].name}" if len(draws) > 1 else "")
             raise HarnessError(
-                f"{names}: vLLM refuses the prompt ({_engine_line(error)})", "Raise the limit that it names"
+                f"{names}: vLLM refuses the prompt ({error_line(error)})", "Raise the limit that it names"
             ) from error
         return [
             Drawn(len(output.prompt_token_ids), [list(row.token_ids) for row in output.outputs])
@@ -418,11 +400,6 @@ def _served_rank(rank: int) -> int:
 
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM accepts as the largest LoRA rank."""
-
-
-def _engine_line(error: Exception) -> str:
-    """The first line of a message that may have many."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
 
 
 # A running `vllm serve`, for `dcsft_vllm`, through its OpenAI-compatible API.
@@ -575,14 +552,14 @@ class Server:
             remedy = "Look at the server's log, or give more attempts"
         if isinstance(error, openai.APIConnectionError):
             remedy = "Start `vllm serve`, or correct the address"
-        return kind(f"{what}: base_url={self._url} {outcome} ({_server_line(error)})", remedy)
+        return kind(f"{what}: base_url={self._url} {outcome} ({error_line(error)})", remedy)
 
 
 def _announce(what: str, state: tenacity.RetryCallState) -> None:
     """Reports a retry."""
     if state.outcome is not None and state.next_action is not None:
-        trouble, wait = _server_line(state.outcome.exception()), state.next_action.sleep
-        _LOG.warning("%s: %s; trying again in %.1f s", what, trouble, wait)
+        trouble, wait = state.outcome.exception(), state.next_action.sleep
+        _LOG.warning("%s: %s; trying again in %.1f s", what, trouble and error_line(trouble), wait)
 
 
 def _passing(error: BaseException) -> bool:
@@ -614,8 +591,3 @@ def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _server_line(error: BaseException | None) -> str:
-    """The first line of a message that may have many."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -174,7 +174,7 @@ class Device:
             free, total = torch.cuda.mem_get_info()
             known = torch.cuda.get_device_name()
             return cls(known, "cuda", float(total), 0.95 * free - (5e8 if free == total else 0))
-        whole, left = _machine_memory()
+        whole, left = machine_memory()
         return cls(processor(), "cpu", whole, left)
 
     def speed(self) -> float:
@@ -193,7 +193,7 @@ class Device:
         return 2 * size**3 / best / 2  # half of it: layers are smaller than this product
 
 
-def _machine_memory() -> tuple[float, float]:
+def machine_memory() -> tuple[float, float]:
     """Bytes of this machine or container, and bytes of them that a process can have now."""
     import psutil  # type: ignore[import-untyped]
 

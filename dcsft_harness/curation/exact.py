@@ -112,8 +112,8 @@ def _settings(source: Manifest) -> dict[str, Any]:
 
 def _opened(source: Manifest) -> "DcsftHF":
     """The model that rollouts were sampled from, in dcsft_hf."""
+    from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.hf import DcsftHF
-    from dcsft_harness.models.settings import ModelSettings
 
     given = reading.named(source.config["model_args"])
     known = {field.name for field in fields(ModelSettings)}

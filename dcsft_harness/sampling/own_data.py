@@ -18,7 +18,7 @@ from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.storage import AT_ONCE
-from dcsft_harness.errors import LISTED, HarnessError, cut
+from dcsft_harness.errors import LISTED, HarnessError, cut, unknown_name
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS, own_files, own_rows
@@ -95,6 +95,23 @@ def open_file(
     for said in [*unseen_notice(path, unseen), *([notice(path, left_out)] if left_out else [])]:
         _LOG.warning("%s", said)
     return task
+
+
+def open_task(name: str, option: str) -> lmms.Task:
+    """The lmms-eval task that an option names.
+
+    Raises:
+        HarnessError: there is none, or several.
+    """
+    if option == "--data" and name not in lmms.task_index():
+        own_files.refuse_lost(name)
+        raise unknown_name("curated set or task", name, lmms.task_index(), "dcsft tasks list")
+    tasks = lmms.open_tasks([name])
+    if len(tasks) != 1:
+        raise HarnessError(
+            f"{option} {name} is a group of {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
+        )
+    return next(iter(tasks.values()))
 
 
 def _stored(rows: Iterator[dict[str, Any]]) -> Path:

@@ -94,8 +94,8 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
 def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any]]:
     """The model's processor, and its chat template's arguments."""
     from dcsft_harness.evaluation.subject import open_subject
+    from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.checkpoint import open_processor, template_arguments
-    from dcsft_harness.models.settings import ModelSettings
 
     subject = open_subject(str(options.model), None)
     adapter = None if subject.adapter is None else str(subject.adapter)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator
 
 from dcsft_harness import ranks
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import flag, option, read_pairs
 from dcsft_harness.stages import opening
@@ -57,9 +58,7 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
         repeated=True,
         default_factory=dict,
     )
-    box_space: Literal["pixel", "norm1000", "resized"] | None = option(
-        None, "With --responses: the coordinates of boxes in them."
-    )
+    box_space: BoxSpace | None = option(None, "With --responses: the coordinates of boxes in them.")
 
     samples: int = option(1, "K, responses per item: avg@k, maj@k and pass@k of every k up to K.", ge=1)
     temperature: float | None = option(
@@ -122,25 +121,18 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         sampled = options.sampling()
         manifest.refuse_occupied(output, resumes=sampled is not None)
         lmms.include(options.include_path)
-        model, model_args, where = options.opened()
         if not options.tasks and options.data is None:
             raise HarnessError("--tasks and --data are missing", "Give one of them, or both")
         rows = [name for name in options.tasks if opening.is_own(name) and not lmms.is_file(name)]
         names = [name for name in options.tasks if name not in rows]
         opened = lmms.open_tasks(names) if names else {}
-        arguments, inputs = opening.model_arguments(model_args)
-        inputs |= prepared.inputs(opened) | opening.task_files(names)
+        inputs = prepared.inputs(opened) | opening.task_files(names)
         own = [*([] if options.data is None else [options.data]), *map(Path, rows)]
         described, noted = _add_own(opened, inputs, own, options)
-        opener = opening.opener(model, arguments, where, options.actors)
-        if where == "local":
-            count, limit = options.samples, options.limit
-            opening.admit_answers(model, arguments, opened, count, None, limit, options.processes)
+        opener, settings, folders = options.checked(opened, options.samples, None, options.limit)
+        inputs, settings = folders | inputs, settings | described
         if sampled is None:
             running = opener()
-        elif where == "local":
-            lmms.check_model(model, arguments)
-    settings = {"model": model, "model_args": model_args, **described}
     if options.group is not None:
         settings["group"] = options.group
     name = options.name or output.name
@@ -166,14 +158,7 @@ def _add_own(
     left_out: dict[str, str] = {}
     for number, file in enumerate(files):
         task, entries, read = opening.pool(
-            None,
-            file,
-            options.scorer,
-            options.image_root,
-            skip=options.on_error == "skip",
-            outside=options.allow_outside_root,
-            keep_unreadable=False,
-            part=opening.part_of(options, held=True),
+            options, None, file, options.on_error == "skip", keep_unreadable=False, held=True
         )
         name = task.config.task
         if name in opened:

@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import Settings, option
@@ -31,9 +32,7 @@ class LabelOptions(Settings):
     scorer: ScorerName | None = option(
         None, "Of a log: score responses with this against the logged gold; by default the task scores them."
     )
-    box_space: Literal["pixel", "norm1000", "resized"] | None = option(
-        None, "Of a log: the coordinates of boxes in the responses."
-    )
+    box_space: BoxSpace | None = option(None, "Of a log: the coordinates of boxes in the responses.")
     exact: bool = option(
         False,
         "Also compute each item's exact pass rate, the probability that one response is right, from the model"

@@ -142,6 +142,27 @@ class Engine(Settings):
         """The processes that share the items, planned or running."""
         return self.num_processes or ranks.world_size()
 
+    def checked(
+        self, tasks: Mapping[str, "Task"], samples: int, new_tokens: int | None, limit: int | None
+    ) -> tuple[Callable[[], "Model"], dict[str, Any], dict[str, Path]]:
+        """A function that opens the model, the settings and folders that the manifest records of it.
+
+        See `admit_answers` for the arguments.
+
+        Raises:
+            Planned: this is a dry run.
+            HarnessError: the model cannot be used, or does not fit.
+        """
+        from dcsft_harness import lmms
+
+        model, given, where = self.opened()
+        arguments, folders = model_arguments(given)
+        lmms.check_model(model, arguments)
+        found = opener(model, arguments, where, self.actors)
+        if where == "local":
+            admit_answers(model, arguments, tasks, samples, new_tokens, limit, self.processes)
+        return found, {"model": model, "model_args": given}, folders
+
     def opened(self) -> tuple[str, str, str]:
         """The lmms-eval model, its arguments, and its place in `ENGINES`; see `subject.as_engine`."""
         from dcsft_harness.evaluation.subject import as_engine
@@ -178,7 +199,7 @@ def is_own(data: str | Path) -> bool:
 
 
 def refuse_own(options: OwnRows, instead: str) -> None:
-    """Refuses the options of `OwnRows` if they do not apply."""
+    """Refuses the options of `OwnPart` that are given, as they go with something else."""
     for name in OwnPart.model_fields:
         if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
@@ -201,16 +222,16 @@ def own_training_rows(data: str, options: OwnPart, pairs: bool = False) -> "Data
 
 
 def pool(
+    options: OwnPart,
     task: str | None,
-    data: str | Path | None,
-    scorer: str | None,
-    image_root: str | Path | None,
+    data: Path | None,
     skip: bool,
-    outside: bool = False,
     keep_unreadable: bool = True,
-    part: "Part | None" = None,
+    held: bool = False,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
+
+    `skip` and `keep_unreadable` are those of `own_data.open_file`; `held` reads the held-out part.
 
     Raises:
         HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
@@ -221,27 +242,19 @@ def pool(
     if (task is None) == (data is None):
         raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
     if data is None:
-        for option, value in (("--scorer", scorer), ("--image-root", image_root)):
-            if value is not None:
-                raise HarnessError(f"{option} {value} goes with --data", "A --task brings its own")
-        if outside:
-            raise HarnessError("--allow-outside-root goes with --data", "A --task brings its own images")
-        if part is not None:
-            raise HarnessError(
-                f"--held-out {part.share:g} goes with --data", "Name a file of your own, or two tasks"
-            )
+        refuse_own(options, "--data")
         if is_own(str(task)) and not lmms.is_file(str(task)):
             raise HarnessError(f"--task {task} is a file or folder of rows", f"Give it as --data {task}")
-        return _single(lmms.open_tasks([str(task)]), str(task)), {}, task_files([str(task)])
-    path, root = Path(data), None if image_root is None else Path(image_root)
-    pool = own_data.open_file(path, scorer, root, skip, outside, keep_unreadable, part)
+        return own_data.open_task(str(task), "--task"), {}, task_files([str(task)])
+    root, outside, part = options.image_root, options.allow_outside_root, part_of(options, held)
+    opened = own_data.open_file(data, options.scorer, root, skip, outside, keep_unreadable, part)
     described: dict[str, Any] = {
-        "scorer": scorer,
-        "images_sha256": own_data.images_sha256(path, root, outside),
+        "scorer": options.scorer,
+        "images_sha256": own_data.images_sha256(data, root, outside),
     }
     if part is not None:
         described["held_out"] = part.share
-    return pool, described, {"data": path}
+    return opened, described, {"data": data}
 
 
 def task_files(names: Sequence[str]) -> dict[str, Path]:
@@ -334,7 +347,7 @@ def _answering(
 
     from dcsft_harness.artifacts import usage
     from dcsft_harness.models import checkpoint, estimates
-    from dcsft_harness.models.settings import ModelSettings
+    from dcsft_harness.models.arguments import ModelSettings
 
     settings = ModelSettings.parse(reading.named(arguments))
     device = usage.planned_device(settings.device)
@@ -390,14 +403,6 @@ def _prompt_tokens(task: "Task", doc_id: int, processor: "ProcessorMixin") -> in
     return 12 + count_tokens(processor, text, tokenize(processor, text) + [0] * len(images), images)
 
 
-def _single(tasks: dict[str, "Task"], name: str) -> "Task":
-    if len(tasks) != 1:
-        raise HarnessError(
-            f"--task {name} is a group of {len(tasks)} tasks ({', '.join(tasks)})", "Name one of them"
-        )
-    return next(iter(tasks.values()))
-
-
 def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     """Model arguments with the embedded checkpoint's folder filled in, and the folders they name.
 
@@ -431,14 +436,10 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
         if (Path(data) / manifest.UNFINISHED).is_dir():
             manifest.read(Path(data))  # which refuses it, with what to do
         return Path(data)
-    from dcsft_harness import lmms
     from dcsft_harness.curation import conversations
-    from dcsft_harness.sampling.own_files import refuse_lost
+    from dcsft_harness.sampling.own_data import open_task
 
-    if data not in lmms.task_index():
-        refuse_lost(data)
-        raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
-    return conversations.from_task(_single(lmms.open_tasks([data]), data))
+    return conversations.from_task(open_task(data, "--data"))
 
 
 def _is_training_set(folder: Path) -> bool:

@@ -42,26 +42,12 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
         manifest.refuse_occupied(output, resumes=True)
         config = options.part(SamplingConfig)
         lmms.include(options.include_path)
-        model, model_args, where = options.opened()
-        pool, described, files = opening.pool(
-            options.task,
-            options.data,
-            options.scorer,
-            options.image_root,
-            skip=config.on_error == "skip",
-            outside=options.allow_outside_root,
-            part=opening.part_of(options),
-        )
-        arguments, folders = opening.model_arguments(model_args)
-        lmms.check_model(model, arguments)
-        opener = opening.opener(model, arguments, where, options.actors)
-        folders |= prepared.inputs([pool.config.task])
-        if where == "local":
-            named = {pool.config.task: pool}
-            tokens, limit = config.max_new_tokens, config.limit
-            opening.admit_answers(model, arguments, named, config.samples, tokens, limit, options.processes)
-    settings = {"model": model, "model_args": model_args, **described}
-    return sampling.sample(opener, pool, output, config, settings, progress, folders | files)
+        skip = config.on_error == "skip"
+        pool, described, files = opening.pool(options, options.task, options.data, skip)
+        tasks, tokens = {pool.config.task: pool}, config.max_new_tokens
+        opener, settings, folders = options.checked(tasks, config.samples, tokens, config.limit)
+        folders |= prepared.inputs(tasks)
+    return sampling.sample(opener, pool, output, config, settings | described, progress, folders | files)
 
 
 def summary(notes: Mapping[str, Any]) -> str:

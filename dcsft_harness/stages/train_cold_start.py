@@ -2,10 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import TrainInputs, conversations, estimate, start, summary
+from dcsft_harness.stages.training import TrainInputs, estimate, summary, supervised
 from dcsft_harness.training.config import ColdStartConfig
 
 
@@ -15,14 +14,7 @@ class ColdStartOptions(ColdStartConfig, TrainInputs):
 
 def run(options: ColdStartOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
-
-    def train(base: str, config: ColdStartConfig, more: dict[str, Any]) -> Notes:
-        rows = conversations(options)
-        from dcsft_harness.training.sft import train_cold_start
-
-        return train_cold_start(base, rows, output, config, **more)
-
-    return start(STAGE, options, ColdStartConfig, output, progress, train)
+    return supervised(STAGE, options, ColdStartConfig, output, progress)
 
 
 STAGE = Stage(

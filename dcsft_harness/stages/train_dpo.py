@@ -5,9 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
-
-from pydantic import model_validator
+from typing import Any, ClassVar
 
 from dcsft_harness import curation, ranks, reading, records, sampling
 from dcsft_harness.artifacts import manifest, storage
@@ -43,6 +41,7 @@ class DpoConfig(AdapterConfig):
     """Direct preference optimization on pairs of responses."""
 
     SECTION = "Method"
+    WITHOUT_TARGETS: ClassVar[str] = "DPO"
 
     learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
@@ -67,14 +66,6 @@ class DpoConfig(AdapterConfig):
     def sequences_per_sample(self) -> int:
         """The right response and the wrong one."""
         return 2
-
-    @model_validator(mode="after")
-    def _check_targets(self) -> Self:
-        if self.box_rounding is not None:
-            raise HarnessError(
-                f"--box-rounding {self.box_rounding}: DPO has no targets to write", "Leave it out"
-            )
-        return self
 
 
 class DpoOptions(DpoConfig, AdapterInputs):
@@ -282,12 +273,10 @@ def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any
 
 def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]:  # noqa: ANN401 - Setup, Dataset
     import trl
-    from datasets import Dataset
 
-    from dcsft_harness.training import checkpoint
-    from dcsft_harness.training.rendering import Template, rendered
+    from dcsft_harness.training.rendering import rendered
     from dcsft_harness.training.sft import check_processor
-    from dcsft_harness.training.trainer import arguments, managed, quietly
+    from dcsft_harness.training.trainer import arguments, managed
 
     config = setup.job.config
     ours = {
@@ -300,9 +289,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     _check_loss(args)
     check_processor(setup, "DPO")
     convention = setup.box_convention(False)
-    template = Template.of(
-        setup.processor, checkpoint.open_generation(str(setup.job.model)), setup.template_arguments
-    )
+    template = setup.template
     texts: dict[int, list[str]] = {}
     rejected = rows[REJECTED][:]
     for wrong in (False, True):
@@ -318,26 +305,9 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     kept = setup.conversations
     setup.notes["pairs"] = {**counts, "pairs": len(kept.turns)}
     prompts, right, wrongs = zip(*(texts[number] for number in kept.numbers), strict=True)
-    columns = {"prompt": prompts, "chosen": right, REJECTED: wrongs, "row": range(len(kept.turns))}
-
-    def filled(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        return {**batch, "images": [kept.images(row) for row in batch["row"]]}
-
-    dataset = Dataset.from_dict({name: list(values) for name, values in columns.items()})
-    dataset = dataset.with_transform(filled)
+    dataset = kept.dataset({"prompt": prompts, "chosen": right, REJECTED: wrongs})
     _check_collator(setup, dataset[0])
-
-    def make() -> Any:  # noqa: ANN401 - a class that TRL's import makes
-        with quietly(), checkpoint.no_bars():
-            return _trainer()(
-                model=setup.network,
-                args=args,
-                train_dataset=dataset,
-                processing_class=setup.processor,
-                peft_config=setup.peft_config,
-            )
-
-    return make
+    return setup.trainer(_trainer(), args, dataset)  # type: ignore[no-any-return]
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
@@ -371,15 +341,17 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
     from torch import Tensor
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+    from dcsft_harness.models.weights import error_line
+
     processor, images = setup.processor, pair["images"]
     problem = f"TRL's DPO does not take {setup.job.model}: "
     try:
         prompt = processor(text=[pair["prompt"]], images=[images] if images else None, return_tensors="pt")
         made = DataCollatorForVisionPreference(processor=processor)([dict(pair)])
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise HarnessError(
-            f"{problem}its {type(processor).__name__} makes no batch of pairs ({reason})", "Take another base"
+            f"{problem}its {type(processor).__name__} makes no batch of pairs ({error_line(error)})",
+            "Take another base",
         ) from error
     tokens, whole = prompt["input_ids"].shape, made["input_ids"].shape
     for name, value in prompt.items():
@@ -391,10 +363,9 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
 
 
 def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
-    import torch
     import trl
 
-    from dcsft_harness.training.trainer import Accounted
+    from dcsft_harness.training.trainer import ROWS, Accounted, WithRows
 
     class DpoTrainer(Accounted, trl.DPOTrainer):  # type: ignore[misc]
         """TRL's DPOTrainer with cost accounting, a stop at a bad loss, and a log of both rewards."""
@@ -408,38 +379,13 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
 
         def __init__(self, **given: Any) -> None:  # noqa: ANN401 - DPOTrainer's own
             super().__init__(**given)
-            inner = self.data_collator
+            self.data_collator: Any = WithRows(self.data_collator)
 
-            def with_rows(examples: list[dict[str, Any]]) -> dict[str, Any]:
-                rows = torch.tensor([example["row"] for example in examples])
-                return {**inner(examples), "rows": rows}
-
-            self.data_collator: Any = with_rows
-
-        def training_step(
-            self,
-            model: torch.nn.Module,
-            inputs: dict[str, Any],
-            *rest: Any,  # noqa: ANN401
-            **named: Any,  # noqa: ANN401
-        ) -> torch.Tensor:
-            """One forward and backward pass over a micro-batch, and a forward pass of the reference.
-
-            If the loss is not finite, an error: the weights are those of the last step.
-            """
-            inputs = dict(inputs)
-            rows = inputs.pop("rows").tolist()
-            self.begin(rows)
-            tokens, learned = (int(inputs[name].sum()) for name in ("attention_mask", "completion_mask"))
-            costs, flops = self.account.costs, 0.0
-            if costs is not None:
-                patches = costs.patches(inputs)
-                flops = costs.training(tokens, patches) + costs.forward(tokens, patches)
-            loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)
-            self.refuse_infinite(loss)
-            spent = {"prompt_tokens": tokens - learned, "completion_tokens": learned, "flops": flops}
-            self.account.count(prompts=len(rows), **spent)
-            return loss
+        def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
+            """What a micro-batch adds to the account: its pass, and one of the reference."""
+            made = self.passed(inputs, int(inputs["completion_mask"].sum()), forwards=1)
+            del inputs[ROWS]  # which TRL has no use for
+            return made
 
     return DpoTrainer
 

@@ -2,10 +2,9 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import AdapterInputs, conversations, estimate, start, summary
+from dcsft_harness.stages.training import AdapterInputs, estimate, summary, supervised
 from dcsft_harness.training.config import SftConfig
 
 
@@ -15,14 +14,7 @@ class SftOptions(SftConfig, AdapterInputs):
 
 def run(options: SftOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
-
-    def train(base: str, config: SftConfig, more: dict[str, Any]) -> Notes:
-        rows = conversations(options)
-        from dcsft_harness.training.sft import train_sft
-
-        return train_sft(base, rows, output, config, **more)
-
-    return start(STAGE, options, SftConfig, output, progress, train)
+    return supervised(STAGE, options, SftConfig, output, progress)
 
 
 STAGE = Stage(

@@ -6,7 +6,7 @@ Imports neither torch nor TRL.
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import manifest, usage
@@ -16,9 +16,6 @@ from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.training import launching
 from dcsft_harness.training.config import ColdStartConfig, TrainingConfig
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _T = TypeVar("_T", bound=TrainingConfig)
 
@@ -106,10 +103,24 @@ def start(
         launching.PLANNED.reset(reset)
 
 
-def conversations(options: TrainInputs) -> "Path | Dataset":
-    """The training data that `--data` names, for supervised training; ranks agree on it."""
-    with ranks.agreed():
-        return opening.training_data(options.data, options)
+def supervised(
+    stage: Stage,
+    options: TrainInputs,
+    kind: type[TrainingConfig],
+    output: Path,
+    progress: Progress | None,
+) -> Notes:
+    """`start` with the function of `training.sft` that has the stage's name."""
+
+    def train(base: str, config: TrainingConfig, more: dict[str, Any]) -> Notes:
+        with ranks.agreed():
+            rows = opening.training_data(options.data, options)
+        from dcsft_harness.training import sft
+
+        notes: Notes = getattr(sft, stage.name)(base, rows, output, config, **more)
+        return notes
+
+    return start(stage, options, kind, output, progress, train)
 
 
 def summary(notes: Mapping[str, Any]) -> str:

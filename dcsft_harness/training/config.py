@@ -2,16 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import field_validator, model_validator
 
 from dcsft_harness import reading
+from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, flag, option, shown
 
 TARGETS = ("all", "language", "vision")
-BoxSpace = Literal["pixel", "resized", "norm1000"]
+
 EITHER = (("max_steps", "epochs"), ("epochs", "max_steps"))
 _OWN: dict[str, str] = {
     "output_dir overwrite_output_dir output": "Give --output",
@@ -66,6 +67,8 @@ class TrainingConfig(Settings):
     """The settings of all training runs. Names shared with TRL have TRL's meaning."""
 
     SECTION = "Training"
+    WITHOUT_TARGETS: ClassVar[str] = ""
+    """The name of a method that writes no answers to learn."""
 
     learning_rate: float = option(1e-5, "Peak of the schedule.", gt=0)
     batch_size: int = option(
@@ -193,6 +196,11 @@ class TrainingConfig(Settings):
             raise HarnessError(
                 f"--min-pixels {self.min_pixels} exceeds --max-pixels {self.max_pixels}", "Swap them"
             )
+        if self.box_rounding is not None and self.WITHOUT_TARGETS:
+            raise HarnessError(
+                f"--box-rounding {self.box_rounding}: {self.WITHOUT_TARGETS} has no targets to write",
+                "Leave it out",
+            )
         if self.box_rounding is not None and self.box_space != "pixel":
             raise HarnessError(
                 f"--box-rounding {self.box_rounding} goes with --box-space pixel: targets of other spaces are"
@@ -281,6 +289,7 @@ class GrpoConfig(AdapterConfig):
     """Group-relative policy optimization with the task's scorer as reward: the paper's section 5."""
 
     SECTION = "Method"
+    WITHOUT_TARGETS: ClassVar[str] = "GRPO"
 
     batch_size: int = option(128, "Completions per optimizer step, a multiple of num_generations.", ge=1)
     max_steps: int | None = option(600, "Optimizer steps; each samples new completions.", ge=1)
@@ -309,10 +318,6 @@ class GrpoConfig(AdapterConfig):
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:
-        if self.box_rounding is not None:
-            raise HarnessError(
-                f"--box-rounding {self.box_rounding}: GRPO has no targets to write", "Leave it out"
-            )
         if self.batch_size % self.num_generations:
             raise HarnessError(
                 f"--num-generations {self.num_generations} does not divide --batch-size {self.batch_size}, "

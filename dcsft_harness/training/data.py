@@ -7,11 +7,11 @@ that are boxes in original-image pixels; see `rendering.in_space`.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from datasets import Dataset, DatasetDict
 from PIL import Image as Pillow
@@ -22,6 +22,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.curation.conversations import REFUSED, ROW
 from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.models.chat_template import media_marks
+from dcsft_harness.models.weights import error_line
 from dcsft_harness.pictures import UnreadableError, file_bytes
 from dcsft_harness.pictures import read as read_picture
 from dcsft_harness.records import MARK, parts
@@ -30,6 +31,7 @@ from dcsft_harness.scoring.boxes import parse_box
 COLUMNS = ("messages", "images")
 ROLES = ("system", "user", "assistant")
 
+_T = TypeVar("_T")
 Part = dict[str, str]
 """Content as chat templates take it: {"type": "text", "text": ...} or {"type": "image"}."""
 
@@ -90,6 +92,32 @@ class Conversations:
             numbers=[self.numbers[position] for position in kept],
             refused=self.refused | {self.numbers[position]: error for position, error in refused.items()},
         )
+
+    def mapped(self, write: Callable[[Turns, str], _T]) -> tuple["Conversations", list[_T]]:
+        """The conversations that `write` takes, with their name in errors; and what it makes of each."""
+        made: list[_T] = []
+        refused: dict[int, HarnessError] = {}
+        for position, turns in enumerate(self.turns):
+            try:
+                made.append(write(turns, self.where(position)))
+            except HarnessError as error:
+                refused[position] = error
+        return self.without(refused), made
+
+    def dataset(
+        self, columns: Mapping[str, Sequence[Any]], held: Mapping[str, Sequence[Any]] | None = None
+    ) -> Dataset:
+        """A trainer's set: `columns`, `row` (the position), and images, which are read row by row.
+
+        `held` columns are none that Arrow could hold.
+        """
+        rows = {**{name: list(values) for name, values in columns.items()}, "row": range(len(self.turns))}
+
+        def filled(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+            more = {name: [values[row] for row in batch["row"]] for name, values in (held or {}).items()}
+            return {**batch, **more, "images": [self.images(row) for row in batch["row"]]}
+
+        return Dataset.from_dict(rows).with_transform(filled)
 
     def refuse(self, skip: bool = False) -> None:
         """Refuses a set with unusable rows, listing the first ones with their reasons and the total number.
@@ -397,7 +425,7 @@ class _Sizes:
                 count(height, width)
         except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError, AttributeError) as error:
             kind = type(self._processor.image_processor).__name__
-            return f"the {kind} does not take a picture of {width} x {height} pixels: {_line(error)}"
+            return f"the {kind} does not take a picture of {width} x {height} pixels: {error_line(error)}"
         return None
 
     def _tokens(self, size: tuple[int, int]) -> int:
@@ -441,13 +469,9 @@ def _refused_whole(
             try:
                 processor(text=[texts[position]], return_tensors="pt", **images)
             except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-                said = f"{conversations.where(position)}: the processor refuses it: {_line(error)}"
+                said = f"{conversations.where(position)}: the processor refuses it: {error_line(error)}"
                 found[position] = HarnessError(said, "Remove the row")
             else:
                 if position == positions[0]:
                     break
     return found
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().split("\n")[0] or type(error).__name__)[:200]

@@ -18,18 +18,18 @@ from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.models.arguments import checkpoint_settings
+from dcsft_harness.models.arguments import ModelSettings, checkpoint_settings
 from dcsft_harness.models.batching import Batcher, Prepared
 from dcsft_harness.models.chat_template import render
+from dcsft_harness.models.checkpoint import open_generation, open_processor
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.pixel_limits import limits_in_force
 from dcsft_harness.sampling import ITEMS, own_data, own_files
 from dcsft_harness.scoring import Response
-from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.run import Job, JobOptions, Setup, perform
-from dcsft_harness.training.trainer import Accounted, arguments, managed, not_finite, quietly
+from dcsft_harness.training.trainer import Accounted, arguments, managed, not_finite
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, ProcessorMixin
@@ -122,14 +122,8 @@ def open_data(
         # Training lists unreadable rows.
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside, part=part)
     else:
-        if data not in lmms.task_index():
-            own_files.refuse_lost(data)
-            raise unknown_name("curated set or task", data, lmms.task_index(), "dcsft tasks list")
+        task = own_data.open_task(data, "--data")
         _refuse_options(data, scorer, image_root, outside)
-        opened = lmms.open_tasks([data])
-        if len(opened) != 1:
-            raise HarnessError(f"--data {data} is a group of {len(opened)} tasks", "Name one of them")
-        task = next(iter(opened.values()))
     rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})
 
@@ -172,25 +166,30 @@ def _task_of(
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
     """Refuses options that only apply to your own rows."""
-    for option, value in (("--scorer", scorer), ("--image-root", image_root)):
-        if value is not None:
+    given = {"--scorer": scorer, "--image-root": image_root, "--allow-outside-root": outside}
+    for option, value in given.items():
+        if value:
+            shown = "" if value is True else f" {value}"
             raise HarnessError(
-                f"{option} {value} goes with rows of your own", f"The task {task} brings its own"
+                f"{option}{shown} goes with rows of your own", f"The task {task} brings its own"
             )
-    if outside:
-        raise HarnessError(
-            "--allow-outside-root goes with rows of your own", f"The task {task} brings its own images"
-        )
 
 
 # Checks before any weights are read: prompts, arguments, and whether vLLM can generate for the trainer.
 
 VLLM_MODES = ("colocate", "server")
+_SHARED = ("num_generations", "beta", "temperature", "top_p", "top_k")
+"""Our settings that are arguments of `trl.GRPOConfig`."""
 
 
 def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig) -> None:
     """Refuses a set that the task cannot score, that has weights, or that is smaller than a batch."""
-    strange = [item for item in conversations.item_ids or [] if item not in judge.doc_ids]
+    if conversations.item_ids is None:
+        raise HarnessError(
+            f"{conversations.name} has no column item_id, by which completions are judged",
+            "Give a set written by `dcsft curate`, or a task",
+        )
+    strange = [item for item in conversations.item_ids if item not in judge.doc_ids]
     if strange:
         raise HarnessError(
             f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
@@ -210,15 +209,15 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
         )
 
 
-def check_generation(model: str, args: "GRPOConfig") -> None:
+def check_generation(base: ModelSettings, args: "GRPOConfig") -> None:
     """Refuses settings of the base's generation config that would silently apply to completions.
 
     TRL sets temperature, top-p, top-k and the repetition penalty itself; transformers takes the others from
     the base.
     """
-    where = f"GRPO: the generation_config.json of {model}"
+    where = f"GRPO: the generation_config.json of {base.pretrained}"
     remedy = "Take it out of that file: the policy is trained on the distribution that it samples from"
-    found = checkpoint.open_generation(model).to_diff_dict()
+    found = open_generation(base).to_diff_dict()
     settings = checkpoint_settings(found, vars(GenerationConfig()), where, remedy)
     for name in ("min_p", "min_new_tokens"):
         given = {**(args.generation_kwargs or {}), "min_p": args.min_p}
@@ -302,7 +301,7 @@ def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
             f"vllm_tensor_parallel_size={groups} does not divide the {processes} processes of this launch",
             "Choose a divisor",
         )
-    own = limits_in_force(checkpoint.open_processor(str(setup.job.model)))
+    own = limits_in_force(open_processor(setup.job.base))
     if own is not None and setup.limits is not None and setup.limits != own:
         raise HarnessError(
             f"vLLM resizes images by the base's own limits, min_pixels={own.low} and max_pixels={own.high}, "
@@ -329,17 +328,6 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         "unscored": "unscored",
         "zero_advantage": "zero_advantage",
     }
-
-    def training_step(
-        self, model: torch.nn.Module, inputs: object, *rest: object, **named: object
-    ) -> torch.Tensor:
-        """One forward and backward pass over a micro-batch of completions.
-
-        If the loss is not finite, an error: the weights are those of the last step.
-        """
-        loss = super().training_step(model, inputs, *rest, **named)
-        self.refuse_infinite(loss)
-        return loss  # type: ignore[no-any-return]
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> "_Order":
         given = super()._get_train_sampler(dataset)
@@ -494,57 +482,7 @@ def train_grpo(
     return perform(job, lambda setup: _make(setup, judge))
 
 
-def prompts(conversations: Conversations) -> Dataset:
-    """The training set in GRPOTrainer's format: prompt (messages), images and row; no answer.
-
-    Scoring needs item ids.
-
-    Raises:
-        HarnessError: the set has no item ids, which scoring needs.
-    """
-    if conversations.item_ids is None:
-        raise HarnessError(
-            f"{conversations.name} has no column item_id, by which completions are judged",
-            "Give a set written by `dcsft curate`, or a task",
-        )
-    rows = Dataset.from_dict({"row": list(range(len(conversations.turns)))})
-
-    def filled(batch: Mapping[str, Sequence[int]]) -> dict[str, list[Any]]:
-        turns = [conversations.turns[row].prompt for row in batch["row"]]
-        images = [conversations.images(row) for row in batch["row"]]
-        return {"prompt": turns, "images": images, "row": list(batch["row"])}
-
-    return rows.with_transform(filled)
-
-
-def _screen(setup: Setup, longest: int) -> None:
-    """Skips or refuses prompts that template, processor or base do not support; see `Setup.screen`."""
-    conversations = setup.conversations
-    texts: list[str] = []
-    refused: dict[int, HarnessError] = {}
-    for position, turns in enumerate(conversations.turns):
-        where = conversations.where(position)
-        try:
-            texts.append(render(setup.processor, turns.prompt, where, True, setup.template_arguments))
-        except HarnessError as error:
-            refused[position] = error
-    setup.screen(conversations.without(refused), texts, longest)
-
-
-def _managed(config: GrpoConfig, longest: int, template: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `trl.GRPOConfig` that our settings decide."""
-    return {
-        "num_generations": config.num_generations,
-        "beta": config.beta,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "top_k": config.top_k,
-        "max_completion_length": longest,
-        "chat_template_kwargs": dict(template),
-    }
-
-
-def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
+def _make(setup: Setup, judge: Judge) -> Callable[[], Any]:
     config = setup.job.config
     assert isinstance(config, GrpoConfig)
     check_processor(setup)
@@ -552,13 +490,17 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     # misplace the image tokens.
     setup.processor.tokenizer.padding_side = "left"
     longest = config.max_completion_length or judge.longest
-    _screen(setup, longest)
+    written = setup.conversations.mapped(
+        lambda turns, where: render(setup.processor, turns.prompt, where, True, setup.template_arguments)
+    )
+    setup.screen(*written, longest)
     ids = setup.conversations.item_ids or []
-    dataset = prompts(setup.conversations)
     check_prompts(setup.conversations, judge, config)
     ours = {
         **managed(config, setup.dtype, setup.folder),
-        **_managed(config, longest, setup.template_arguments),
+        **{name: getattr(config, name) for name in _SHARED},
+        "max_completion_length": longest,
+        "chat_template_kwargs": setup.template_arguments,
     }
     # Each completion counts alike, as in the paper's trainer.
     defaults = {"loss_type": "grpo", "gradient_checkpointing": setup.recomputes}
@@ -567,7 +509,7 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
     if args.use_vllm:
         check_vllm(args, setup)
     else:
-        check_generation(str(setup.job.model), args)
+        check_generation(setup.job.base, args)
     coordinates.declare(setup.box_convention(judge.reads_boxes))
     setup.notes["scorers"] = judge.scorers
 
@@ -582,15 +524,5 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], GrpoTrainer]:
         cut = [len(tokens) >= longest and tokens[-1] not in ends for tokens in completion_ids]
         return [judge.reward(ids[number], *one) for number, *one in zip(row, texts, cut, strict=True)]
 
-    def make() -> GrpoTrainer:
-        with quietly():
-            return GrpoTrainer(
-                model=setup.network,
-                reward_funcs=reward,
-                args=args,
-                train_dataset=dataset,
-                processing_class=setup.processor,
-                peft_config=setup.peft_config,
-            )
-
-    return make
+    dataset = setup.conversations.dataset({}, {"prompt": [one.prompt for one in setup.conversations.turns]})
+    return setup.trainer(GrpoTrainer, args, dataset, reward_funcs=reward)

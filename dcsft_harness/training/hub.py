@@ -93,7 +93,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
     If an adapter's base is not on this machine, names and shapes are not compared.
     """
     from dcsft_harness.models import adapters, checkpoint, weights
-    from dcsft_harness.models.settings import ModelSettings
+    from dcsft_harness.models.arguments import ModelSettings
 
     if made.kind == "checkpoint":
         settings = ModelSettings(str(folder))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
 
+    from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.merging import Parity
-    from dcsft_harness.models.settings import ModelSettings
 
 
 # Real prompts with images, on which two models are compared.
@@ -34,15 +34,10 @@ STAND_IN = "dcsft_digits"
 
 
 class Probes(NamedTuple):
-    """Real inputs of a model.
+    """Real inputs of a model."""
 
-    Attributes:
-        source: the set that they come from.
-        features: the processor's output for each prompt.
-    """
-
-    source: str
-    features: list[Any]
+    source: str  # the set that they come from
+    features: list[Any]  # the processor's output for each prompt
 
 
 def read_probes(
@@ -153,15 +148,10 @@ class MergeConfig(Settings):
 
 
 class Base(NamedTuple):
-    """The base of an adapter.
+    """The base of an adapter."""
 
-    Attributes:
-        name: a folder or hub name.
-        trained_on: whether it is the base in the adapter's manifest; None if that is unknown.
-    """
-
-    name: str
-    trained_on: bool | None
+    name: str  # a folder or hub name
+    trained_on: bool | None  # whether it is the base in the adapter's manifest; None if that is unknown
 
 
 def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) -> dict[str, Any]:
@@ -186,9 +176,9 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     from dcsft_harness import coordinates
     from dcsft_harness.models import chat_template
     from dcsft_harness.models import merging as engine
+    from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.checkpoint import check_files
     from dcsft_harness.models.resources import check_device
-    from dcsft_harness.models.settings import ModelSettings
     from dcsft_harness.models.weights import files_of
     from dcsft_harness.training.card import write
 
@@ -385,7 +375,7 @@ def _prepared(
 def _parts(config: "PreTrainedConfig") -> dict[str, str]:
     """Module name -> "language", "vision" or "aligner", for a model without weights."""
     from dcsft_harness.models.checkpoint import skeleton
-    from dcsft_harness.training.checkpoint import linear_layers
+    from dcsft_harness.training.lora import linear_layers
 
     model = skeleton(config)
     linear = linear_layers(model)

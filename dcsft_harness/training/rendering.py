@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from datasets import Dataset
 from transformers import GenerationConfig, ProcessorMixin
 
 from dcsft_harness.coordinates import BoxConvention
@@ -125,18 +124,6 @@ def _thought(text: str) -> tuple[str, bool] | None:
     return None
 
 
-class _Rows:
-    """Adds the images to rows when TRL asks for them, so that a large set is never in memory at once."""
-
-    def __init__(self, conversations: Conversations) -> None:
-        self._conversations = conversations
-
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        images = [self._conversations.images(row) for row in batch["row"]]
-        kept = {name: batch[name] for name in ("prompt", "completion", "row")}
-        return {**kept, "images": images}
-
-
 def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: bool = False) -> Turns:
     """A conversation with the answer's box in the model's own coordinates.
 
@@ -196,22 +183,6 @@ def rendered(
     conversations: Conversations, template: Template, convention: BoxConvention, truncated: bool = False
 ) -> tuple[Conversations, list[Rendered]]:
     """The conversations that can be rendered, and their texts; others are added to `refused`."""
-    texts: list[Rendered] = []
-    refused: dict[int, HarnessError] = {}
-    for position, turns in enumerate(conversations.turns):
-        where = conversations.where(position)
-        try:
-            texts.append(template.render(in_space(turns, convention, where, truncated), where))
-        except HarnessError as error:
-            refused[position] = error
-    return conversations.without(refused), texts
-
-
-def samples(conversations: Conversations, rendered: Sequence[Rendered]) -> Dataset:
-    """The training set in the format of TRL's vision collator: prompt, completion, images and row."""
-    columns = {
-        "prompt": [sample.prompt for sample in rendered],
-        "completion": [sample.completion for sample in rendered],
-        "row": list(range(len(rendered))),
-    }
-    return Dataset.from_dict(columns).with_transform(_Rows(conversations))
+    return conversations.mapped(
+        lambda turns, where: template.render(in_space(turns, convention, where, truncated), where)
+    )

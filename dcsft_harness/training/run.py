@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from dcsft_harness import coordinates, interrupts, ranks
@@ -24,15 +25,29 @@ from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS
-from dcsft_harness.models.checkpoint import outline
+from dcsft_harness.models.arguments import ModelSettings
+from dcsft_harness.models.checkpoint import (
+    check_adapter,
+    check_intact,
+    check_weights,
+    open_config,
+    open_generation,
+    open_processor,
+    open_weights,
+    outline,
+    saved_processor,
+)
+from dcsft_harness.models.checkpoint import convention as box_convention
 from dcsft_harness.models.estimates import Anatomy, Training, generation, recomputes, seconds, training
-from dcsft_harness.models.pixel_limits import PixelLimits, set_limits
+from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
 from dcsft_harness.models.resources import Arithmetic, take_exactly
+from dcsft_harness.models.weights import check_stored
 from dcsft_harness.sampling import own_data
-from dcsft_harness.training import checkpoint, data, run_folder
+from dcsft_harness.training import data, lora, run_folder
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.launching import sharding, shares
+from dcsft_harness.training.rendering import Template
 from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, answers_alone, quietly
 
 if TYPE_CHECKING:
@@ -74,11 +89,18 @@ class Job:
         adapts = isinstance(self.config, AdapterConfig) and not self.config.full
         return "adapter" if adapts else "checkpoint"
 
+    @property
+    def base(self) -> ModelSettings:
+        """What it begins with, as `models.checkpoint` opens it: base, adapter, and template's arguments."""
+        adapter = None if self.adapter is None else str(self.adapter)
+        given = self.config.chat_template_kwargs
+        return ModelSettings(str(self.model), adapter, chat_template_kwargs=given)
+
     def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
         """The settings and inputs that the manifest records; inputs without a folder are recorded by name."""
         settings = {"method": self.method, **self.config.as_dict(), **self.settings}
         if self.adapter is not None:
-            settings |= checkpoint.lora_shape(str(self.adapter), str(self.model))
+            settings |= lora.lora_shape(str(self.adapter), str(self.model))
         sources = dict(self.inputs)
         if Path(self.model).is_dir():
             sources["model"] = Path(self.model)
@@ -129,9 +151,8 @@ class Setup:
 
         `completion` is the tokens that a row may have besides its text; see `data.screened`.
         """
-        found = data.screened(
-            conversations, texts, self.processor, checkpoint.open_config(str(self.job.model)), completion
-        )
+        config = open_config(self.job.base)
+        found = data.screened(conversations, texts, self.processor, config, completion)
         found.refuse(self.job.config.on_error == "skip")
         self.conversations = replace(
             found,
@@ -146,7 +167,29 @@ class Setup:
     @cached_property
     def recomputes(self) -> bool:
         """Whether activations are computed again in the backward pass, unless the user decides."""
-        return torch.cuda.is_available() or recomputes(checkpoint.open_config(str(self.job.model)))
+        return torch.cuda.is_available() or recomputes(open_config(self.job.base))
+
+    @property
+    def template(self) -> Template:
+        """The template that conversations are written with."""
+        return Template.of(self.processor, open_generation(self.job.base), self.template_arguments)
+
+    def trainer(
+        self,
+        kind: Callable[..., Any],
+        args: Any,  # noqa: ANN401 - TRL's
+        rows: Dataset,
+        **more: Any,  # noqa: ANN401 - of the trainer
+    ) -> Callable[[], Any]:
+        """A function that makes the trainer, once the weights are loaded."""
+        return lambda: kind(
+            model=self.network,
+            args=args,
+            train_dataset=rows,
+            processing_class=self.processor,
+            peft_config=self.peft_config,
+            **more,
+        )
 
     def left_out(self) -> dict[str, str]:
         """The skipped rows, as part of the settings that decide the result; empty without any."""
@@ -163,7 +206,7 @@ class Setup:
         """
         job = self.job
         space = job.config.box_space or coordinates.taught(job.adapter, job.model)
-        convention = checkpoint.box_convention(str(job.model), self.processor, space)
+        convention = box_convention(open_config(job.base), self.processor, space)
         if has_boxes and convention.space is None:
             raise HarnessError(
                 f"nothing says in which coordinates {job.model} writes boxes",
@@ -227,7 +270,7 @@ def trained(job: Job, base: PreTrainedConfig) -> int:
         with safe_open(job.adapter / WEIGHTS, framework="pt") as stored:
             return sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())
     model = outline(base)
-    chosen = checkpoint.lora_targets(checkpoint.linear_layers(model), job.config.lora_target)
+    chosen = lora.lora_targets(lora.linear_layers(model), job.config.lora_target)
     layers = [model.get_submodule(name) for name in chosen]
     return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
 
@@ -277,7 +320,7 @@ def plan(setup: Setup) -> Estimate:
     processes, shared = shares()
     share, _ = job.config.share(processes)
     given = _training(setup, device, shared)
-    anatomy = Anatomy(checkpoint.open_config(str(job.model)))
+    anatomy = Anatomy(open_config(job.base))
     step, drawing = training(anatomy, given, device), _drawing(setup, anatomy, given, device, share)
     fitting = [
         micro
@@ -301,16 +344,16 @@ def plan(setup: Setup) -> Estimate:
 
 def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Training:
     job, config = setup.job, setup.job.config
-    base = checkpoint.open_config(str(job.model))
+    base = open_config(job.base)
     full = not isinstance(config, AdapterConfig) or config.full
     cuda = device.kind == "cuda"
     dtype = torch.bfloat16 if cuda and config.dtype == "auto" and PLANNING.get() else setup.dtype
-    linear = checkpoint.linear_layers(outline(base))
+    linear = lora.linear_layers(outline(base))
     chosen, dropout = linear, False
     if isinstance(config, AdapterConfig) and not config.full:
         dropout = config.lora_dropout > 0
         if job.adapter is None:
-            chosen = checkpoint.lora_targets(linear, config.lora_target)
+            chosen = lora.lora_targets(linear, config.lora_target)
     count = trained(job, base)
     return Training(
         trained=count,
@@ -441,7 +484,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         def complete(folder: Path) -> None:
             """Adds the other files of a checkpoint to its weights."""
             # The base's own processor: the pixel limits of training are not those of evaluation.
-            checkpoint.open_processor(str(job.model)).save_pretrained(folder)
+            saved_processor(str(job.model)).save_pretrained(folder)
             coordinates.tell(folder, setup.notes.get("box_space"))
             chat_template.record(folder, setup.notes.get(chat_template.NAME))
 
@@ -451,25 +494,26 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 
 def _prepare(job: Job) -> Setup:
-    dtype, base = checkpoint.compute_dtype(job.config.dtype), str(job.model)
-    checkpoint.check_intact(base, job.adapter)
+    dtype, base = compute_dtype(job.config.dtype), str(job.model)
+    check_intact(job.base)
     if isinstance(job.data, Path):
         _refuse_former(job.data)
     conversations = data.examined(job.data, job.source)
     if not conversations.turns:
         conversations.refuse()
-    config = checkpoint.open_config(base)
-    checkpoint.check_weights(base, config)
+    config = open_config(job.base)
+    check_weights(job.base, config)
+    if sharding() is not None and ranks.rank() == 0:
+        check_stored(base)  # no rank will have a whole model to check
     if job.adapter is not None:
         with quietly():
-            checkpoint.check_adapter(str(job.adapter), base)
+            check_adapter(job.base, config)
         if isinstance(job.config, AdapterConfig):
-            checkpoint.refuse_reshaping(job.config, str(job.adapter), base)
-    processor = checkpoint.open_processor(base)
+            lora.refuse_reshaping(job.config, str(job.adapter), base)
+    processor = open_processor(job.base)
     given = job.config.chat_template_kwargs
     rendered_with = chat_template.recorded(job.adapter, base) if given is None else dict(given)
-    chat_template.check_arguments(processor, rendered_with or {}, base)
-    shown = set_limits(processor, base, None, None)
+    shown = limits_in_force(processor)
     limits = set_limits(processor, base, job.config.min_pixels, job.config.max_pixels)
     notes = {
         "base": base,
@@ -483,6 +527,18 @@ def _prepare(job: Job) -> Setup:
         notes[chat_template.NAME] = rendered_with
     folder, needed = job.output / manifest.UNFINISHED, bytes_needed(job, config, len(conversations.turns))
     return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
+
+
+def compute_dtype(asked: str) -> torch.dtype:
+    """The dtype of forward passes; bfloat16 is refused on a CUDA device that lacks it."""
+    cuda = torch.cuda.is_available()
+    # Older devices emulate bfloat16 through float32, which is slower than float32 itself.
+    able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
+    if asked == "auto":
+        return torch.bfloat16 if cuda and able else torch.float32
+    if asked == "bfloat16" and not able:
+        raise HarnessError(f"dtype=bfloat16: {torch.cuda.get_device_name()} lacks it", "Give dtype=float32")
+    return torch.bfloat16 if asked == "bfloat16" else torch.float32
 
 
 def _refuse_former(folder: Path) -> None:
@@ -516,25 +572,25 @@ def _network(
                 f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that"
             )
         # bfloat16 weights would lose updates of a learning rate like 1e-5 to rounding.
-        network = checkpoint.load_model(str(last or base), torch.float32)
+        network = open_weights(str(last or base), torch.float32)
         # Where a trainer finds the initial model, the reference of the divergence.
         network.config._name_or_path = base
         return network, None
-    network = checkpoint.load_model(base, dtype)
+    network = open_weights(base, dtype)
     if job.adapter is not None:
-        network = checkpoint.go_on_from(network, str(job.adapter), base)
-        notes["adapted"] = checkpoint.count_by_part(checkpoint.adapted(network))
+        network = lora.go_on_from(network, str(job.adapter), base)
+        notes["adapted"] = lora.count_by_part(lora.adapted(network))
         return network, None
-    chosen = checkpoint.lora_targets(checkpoint.linear_layers(network), config.lora_target)
-    notes["adapted"] = checkpoint.count_by_part(chosen)
-    return network, checkpoint.lora_config(config, chosen)
+    chosen = lora.lora_targets(lora.linear_layers(network), config.lora_target)
+    notes["adapted"] = lora.count_by_part(chosen)
+    return network, lora.lora_config(config, chosen)
 
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
     try:
         # Ranks could stop at different steps, so a launch ends at once.
         saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
-        with ranks.telling_losses(), checkpoint.no_bars(), answers_alone(), saving:
+        with ranks.telling_losses(), answers_alone(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:
         raise HarnessError(
@@ -566,7 +622,7 @@ def _finish(
         kept = job.config.keep or 0
         with run.finishing(settings, sources, account.ledger.seconds, kept) as draft:
             draft.notes = notes
-            _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
+            _save(trainer, job.base, draft.folder, setup.folder / "whole" if sharded else None)
             account.write(draft.folder / run_folder.LOG)
         return draft.notes
 
@@ -591,18 +647,29 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
     }
 
 
-def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> None:
+def recast(folder: Path, dtype: torch.dtype) -> None:
+    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors."""
+    for path in sorted(folder.glob("model*.safetensors")):
+        weights = {
+            name: weight.to(dtype) if weight.is_floating_point() else weight
+            for name, weight in load_file(path).items()
+        }
+        save_file(weights, path, metadata={"format": "pt"})
+
+
+def _save(trainer: "Trainer", base: ModelSettings, folder: Path, whole: Path | None) -> None:
     """Writes an adapter alone, or a whole checkpoint in its base's dtype.
 
     A full disk is an OSError; safetensors has its own error for this, which `manifest.writing` could not
     distinguish from a fault in the weights.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
+    dtype = open_config(base).dtype or torch.float32
     try:
         if whole is not None:
             shutil.copytree(whole, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.bin"))
             if not isinstance(model, PeftModel):
-                checkpoint.recast(folder, checkpoint.open_config(base).dtype or torch.float32)
+                recast(folder, dtype)
         elif isinstance(model, PeftModel):
             # A set's order changes from process to process; equal runs should write equal files.
             config = model.peft_config["default"]
@@ -610,8 +677,7 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
                 config.target_modules = sorted(config.target_modules)
             model.save_pretrained(folder, selected_adapters=["default"])
         else:
-            with checkpoint.no_bars():
-                model.to(checkpoint.open_config(base).dtype or torch.float32).save_pretrained(folder)
+            model.to(dtype).save_pretrained(folder)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
@@ -619,4 +685,4 @@ def _save(trainer: "Trainer", base: str, folder: Path, whole: Path | None) -> No
         raise OSError(int(number[1]), str(error)) from error
     if not isinstance(model, PeftModel):
         # The base's own processor: the pixel limits of training are not those of evaluation.
-        checkpoint.open_processor(base).save_pretrained(folder)
+        saved_processor(base.pretrained).save_pretrained(folder)

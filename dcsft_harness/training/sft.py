@@ -14,11 +14,10 @@ from torch.utils.data import Dataset as MapDataset
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.rendering import Template, rendered, samples
+from dcsft_harness.training.rendering import rendered
 from dcsft_harness.training.run import Job, JobOptions, Setup, perform
-from dcsft_harness.training.trainer import SFT_MANAGED, Accounted, arguments, managed, quietly
+from dcsft_harness.training.trainer import ROWS, SFT_MANAGED, Accounted, WithRows, arguments, managed
 
 if TYPE_CHECKING:
     from datasets import Dataset as Rows
@@ -109,7 +108,6 @@ class Filled(MapDataset[dict[str, Any]]):
         return {**self._rows[-1 - number], "row": FILLING}
 
 
-ROWS = "rows"
 SHARED_ORDERS = ("random", "sequential")
 """TRL's sampling strategies whose order all processes of a launch share."""
 
@@ -125,7 +123,7 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         # accumulated batch would then weigh micro-batches equally, whatever their number of tokens. The loss
         # here is TRL's, which divides by the tokens of the whole batch if it gets their count.
         self.model_accepts_loss_kwargs = True
-        self.data_collator: Any = _WithRows(self.data_collator)
+        self.data_collator: Any = WithRows(self.data_collator)
 
     def get_train_dataloader(self) -> "DataLoader[Any]":
         """The trainer's data loader; in a launch, of this process's share of each batch."""
@@ -162,29 +160,9 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         )
         return shared
 
-    def training_step(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        *rest: object,
-        **named: object,
-    ) -> torch.Tensor:
-        """One forward and backward pass over a micro-batch.
-
-        If the loss is not finite, an error: the weights are those of the last step.
-        """
-        rows = [row for row in inputs[ROWS].tolist() if row != FILLING]
-        self.begin(rows)
-        learned = int((inputs["labels"] != -100).sum())
-        tokens = int(inputs["attention_mask"].sum())
-        costs = self.account.costs
-        flops = 0.0 if costs is None else costs.training(tokens, costs.patches(inputs))
-        loss = super().training_step(model, inputs, *rest, **named)
-        self.refuse_infinite(loss)
-        if rows:
-            spent = {"prompt_tokens": tokens - learned, "completion_tokens": learned, "flops": flops}
-            self.account.count(prompts=len(rows), **spent)
-        return loss  # type: ignore[no-any-return]
+    def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
+        """What a micro-batch adds to the account; its answers have labels."""
+        return self.passed(inputs, int((inputs["labels"] != -100).sum()))
 
     def compute_loss(
         self,
@@ -209,19 +187,6 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
-
-
-class _WithRows:
-    """A collator that also passes on the set's row numbers of a batch."""
-
-    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
-        self._inner = inner
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        rows = torch.tensor([example.pop("row") for example in examples])
-        made = self._inner(examples)
-        made["labels"][rows == FILLING] = -100
-        return {**made, ROWS: rows}
 
 
 def train_sft(
@@ -264,7 +229,7 @@ def train_cold_start(
     return perform(Job("cold-start", model, data, output, config or ColdStartConfig(), **more), _make)
 
 
-def _make(setup: Setup) -> Callable[[], SftTrainer]:
+def _make(setup: Setup) -> Callable[[], Any]:
     job = setup.job
     ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
     args = arguments(trl.SFTConfig, ours, job.config.extra, {"gradient_checkpointing": setup.recomputes})
@@ -281,29 +246,16 @@ def _make(setup: Setup) -> Callable[[], SftTrainer]:
             "Leave them out, or curate without --weight",
         )
     check_processor(setup, "SFT")
-    template = Template.of(
-        setup.processor, checkpoint.open_generation(str(job.model)), setup.template_arguments
-    )
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     conversations, texts = rendered(
-        setup.conversations, template, convention, job.config.box_rounding == "truncate"
+        setup.conversations, setup.template, convention, job.config.box_rounding == "truncate"
     )
     whole = {number: text for number, text in zip(conversations.numbers, texts, strict=True)}
     setup.screen(conversations, [text.prompt + text.completion for text in texts])
-    rows = samples(setup.conversations, [whole[number] for number in setup.conversations.numbers])
-
-    def make() -> SftTrainer:
-        with quietly():
-            return SftTrainer(
-                setup.conversations.weights,
-                model=setup.network,
-                args=args,
-                train_dataset=rows,
-                processing_class=setup.processor,
-                peft_config=setup.peft_config,
-            )
-
-    return make
+    kept = setup.conversations
+    written = [whole[number] for number in kept.numbers]
+    columns = {name: [getattr(text, name) for text in written] for name in ("prompt", "completion")}
+    return setup.trainer(SftTrainer, args, kept.dataset(columns), weights=kept.weights)
 
 
 def check_processor(setup: Setup, method: str) -> None:

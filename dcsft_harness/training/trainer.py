@@ -16,6 +16,7 @@ import trl.trainer.utils
 from peft import PeftModel
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.utils import logging
 
 from dcsft_harness import interrupts, ranks
 from dcsft_harness.artifacts.usage import Ledger, Meter
@@ -234,10 +235,16 @@ def _check_trackers(names: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hides warnings about TRL's and PEFT's use of names that transformers renamed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+    """Hides transformers' progress bars, and warnings about TRL's and PEFT's use of names that it renamed."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -259,6 +266,26 @@ def answers_alone() -> Iterator[None]:
         trl.trainer.utils._use_triton = on_triton
 
 
+ROWS = "rows"
+"""The rows of a batch; a negative number marks one that is excluded from the loss."""
+
+
+class WithRows:
+    """A collator that also passes on the set's row numbers of a batch."""
+
+    def __init__(self, inner: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        """Adds to what another collator makes."""
+        self._inner = inner
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch with `ROWS`."""
+        rows = torch.tensor([example.pop("row") for example in examples])
+        made = self._inner(examples)
+        if "labels" in made:
+            made["labels"][rows < 0] = -100
+        return {**made, ROWS: rows}
+
+
 class Accounted:
     """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub."""
 
@@ -275,26 +302,50 @@ class Accounted:
         # Added by the trainer when its own progress bar is off; it prints every log line.
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
 
-    def begin(self, rows: Sequence[int]) -> None:
-        """Adds a micro-batch's rows to those of the current step."""
-        step = self.state.global_step  # type: ignore[attr-defined]
-        if self._counted_at != step:
-            self._counted_at, self._rows = step, []
-        self._rows += rows
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], *rest: object, **named: object
+    ) -> torch.Tensor:
+        """One forward and backward pass over a micro-batch.
 
-    def items(self) -> list[str]:
-        """The items of the current batch: their ids, or their rows if they have none."""
-        return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
-
-    def refuse_infinite(self, loss: torch.Tensor) -> None:
-        """Stops at a loss that is not finite, naming step and items; weights are those of the last step.
+        If the loss is not finite, an error: the weights are those of the last step.
 
         Raises:
             HarnessError: names the step and the items.
         """
+        spent = self.spent(inputs)
+        loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)  # type: ignore[misc]
         if not torch.isfinite(loss):
             step = self.state.global_step + 1  # type: ignore[attr-defined]
             raise not_finite("loss", float(loss), step, self.items())
+        self.account.count(**spent)
+        return loss
+
+    def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
+        """What a micro-batch adds to the metrics of `COUNTED`, if the method counts them by its passes."""
+        return {}
+
+    def passed(self, inputs: Mapping[str, Any], learned: int, forwards: int = 0) -> dict[str, float]:
+        """`spent` of a micro-batch with `ROWS`, of whose tokens `learned` are; adds them to the step's rows.
+
+        `forwards` are passes besides the one that trains.
+        """
+        step = self.state.global_step  # type: ignore[attr-defined]
+        if self._counted_at != step:
+            self._counted_at, self._rows = step, []
+        rows = [row for row in inputs[ROWS].tolist() if row >= 0]
+        self._rows += rows
+        if not rows:
+            return {}
+        tokens, costs, flops = int(inputs["attention_mask"].sum()), self.account.costs, 0.0
+        if costs is not None:
+            patches = costs.patches(inputs)
+            flops = costs.training(tokens, patches) + forwards * costs.forward(tokens, patches)
+        counts = {"prompts": len(rows), "prompt_tokens": tokens - learned, "completion_tokens": learned}
+        return {**counts, "flops": flops}
+
+    def items(self) -> list[str]:
+        """The items of the current batch: their ids, or their rows if they have none."""
+        return [self.item_ids[row] for row in dict.fromkeys(self._rows)]
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None

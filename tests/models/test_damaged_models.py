@@ -21,8 +21,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import running
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import weights
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.hf import DcsftHF
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import hub
 from tests import fake_vllm
 from tests.models.test_models_adapter import LINEAR

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoProcessor
 from dcsft_harness import coordinates, stages
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.batching import Batcher, process, process_one
 from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.resources import Arithmetic
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import grpo, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.tiny_checkpoints import (

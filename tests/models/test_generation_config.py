@@ -13,7 +13,7 @@ from dcsft_harness import lmms, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load as load_board
-from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness.models.arguments import GenerationArguments, ModelSettings
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.scoring import VERSIONS
@@ -179,13 +179,13 @@ def test_a_damaged_file_is_an_error_and_no_file_is_none(content, said, copied):
 
 @pytest.mark.parametrize("setting", [{"no_repeat_ngram_size": 3}, {"min_p": 0.1}, {"min_new_tokens": 4}])
 def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
-    folder, (name,) = copied(**setting), setting
+    base, (name,) = ModelSettings(str(copied(**setting))), setting
     args = types.SimpleNamespace(generation_kwargs=None, min_p=None)
     with pytest.raises(HarnessError, match=f"GRPO: the {FILE} of .* sets {name}="):
-        grpo.check_generation(folder, args)
-    grpo.check_generation(copied(**QWEN), args)
+        grpo.check_generation(base, args)
+    grpo.check_generation(ModelSettings(str(copied(**QWEN))), args)
     if name == "min_p":
-        grpo.check_generation(folder, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
+        grpo.check_generation(base, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
 
 
 def test_an_unknown_value_is_refused():

@@ -18,9 +18,9 @@ from dcsft_harness.data.digits import path
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import merging as engine
 from dcsft_harness.models import resources
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.hf import DcsftHF
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.training import merging, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from tests.models.test_models_adapter import LINEAR

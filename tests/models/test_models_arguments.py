@@ -7,8 +7,12 @@ import pytest
 
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments
-from dcsft_harness.models.settings import ModelSettings, VLLMSettings
+from dcsft_harness.models.arguments import (
+    DEFAULT_MAX_NEW_TOKENS,
+    GenerationArguments,
+    ModelSettings,
+    VLLMSettings,
+)
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.evaluate import EvaluateOptions
 from dcsft_harness.training.config import SftConfig

@@ -10,13 +10,13 @@ from dcsft_harness import evaluation
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.base import UnavailableError
+from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
-from dcsft_harness.models.settings import ModelSettings
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.training import grpo, merging, sft
-from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from dcsft_harness.training.merging import _pixels
 from tests.models.test_models_hf import GREEDY
@@ -153,7 +153,7 @@ def test_a_checkpoints_own_limits_are_in_force_and_recorded(form, place, bases, 
 @pytest.mark.parametrize("file", PROCESSOR_FILES)
 @pytest.mark.parametrize("form", list(PIXEL_FORMS))
 def test_every_form_is_read_in_either_file(form, file, bases):
-    processor = open_processor(bases(form, file))
+    processor = saved_processor(bases(form, file))
     assert set_limits(processor, bases(form, file), None, None) == OWN
     assert set_limits(processor, bases(form, file), None, 112 * 112) == PixelLimits(OWN.low, 112 * 112)
     assert limits_in_force(processor) == PixelLimits(OWN.low, 112 * 112)
@@ -176,7 +176,7 @@ def test_limits_without_effect_are_an_error(bases, monkeypatch, tmp_path):
 
 
 def test_a_processor_that_does_not_resize_has_no_limits(bases):
-    processor = open_processor(bases("edges"))
+    processor = saved_processor(bases("edges"))
     processor.image_processor.do_resize = False
     assert limits_in_force(processor) is None
 

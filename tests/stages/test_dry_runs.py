@@ -16,7 +16,7 @@ from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import estimates, published
 from dcsft_harness.recipes import rehearsal
 from dcsft_harness.stages import STAGES
-from dcsft_harness.training import checkpoint, sft
+from dcsft_harness.training import lora, run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from tests.artifacts.test_manifest import FIRST_ENGINES, FIRST_READERS, first_edition  # noqa: F401
 from tests.training.test_training_families import checkpoint as tiny
@@ -212,7 +212,7 @@ def test_the_default_micro_batch_is_what_fits_and_trains_the_same(small, tmp_pat
 
 def test_a_training_without_room_is_refused_before_weights_are_read(small, tmp_path, monkeypatch):
     small(5e8)
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     for train, config in ((sft.train_sft, SftConfig()), (sft.train_cold_start, ColdStartConfig())):
         with pytest.raises(HarnessError, match=r"about .* of memory are needed \(libraries .*0.5 GB free"):
             train(tiny("qwen2_5_vl"), conversations(), tmp_path / "out", config)
@@ -229,7 +229,7 @@ MEASURED = [
 @pytest.mark.parametrize(("shape", "layers", "given", "batch", "gigabytes"), MEASURED)
 def test_estimates_are_what_was_measured_at_the_published_width(shape, layers, given, batch, gigabytes):
     anatomy = estimates.Anatomy(published.configuration(shape, layers))
-    linear = checkpoint.linear_layers(anatomy.model)
+    linear = lora.linear_layers(anatomy.model)
     trained = anatomy.parameters
     if not given["full"]:
         modules = map(anatomy.model.get_submodule, linear)

@@ -13,10 +13,10 @@ from dcsft_harness import coordinates, curation, lmms, sampling
 from dcsft_harness.coordinates import PIXEL, BoxConvention
 from dcsft_harness.curation import conversations, labels
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
 from dcsft_harness.training import data, merging, rendering, sft
-from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from tests import artefacts
 from tests.tiny_checkpoints import checkpoint, labels_seen
@@ -195,7 +195,7 @@ def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkey
     config = SftConfig(max_steps=1, batch_size=1)
     base = checkpoint("qwen3_vl")
     notes = sft.train_sft(base, rows, tmp_path / "out", config)
-    assert open_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[100, 100, 500, 500]")
+    assert saved_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[100, 100, 500, 500]")
     assert notes["box_space"] == "norm1000"
 
 
@@ -206,7 +206,7 @@ def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path,
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
     base, config = checkpoint("qwen3_vl"), SftConfig(max_steps=1, batch_size=1, box_space="pixel")
     assert sft.train_sft(base, rows, tmp_path / "one", config)["box_space"] == "pixel"
-    assert open_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[20, 10, 100, 50]")
+    assert saved_processor(base).tokenizer.decode(seen[0][seen[0] != -100]).startswith("[20, 10, 100, 50]")
 
     def opened(**given):
         return DcsftHF(pretrained=str(base), device="cpu", **given).box_convention.space
@@ -243,7 +243,7 @@ def test_a_family_whose_coordinates_nothing_tells_is_refused_boxes_alone(tmp_pat
 
 
 def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr("dcsft_harness.training.checkpoint.load_model", lambda *given: pytest.fail("loaded"))
+    monkeypatch.setattr("dcsft_harness.training.run.open_weights", lambda *given: pytest.fail("loaded"))
     twice = "<answer>[20, 10, 100, 50]</answer>, so [20, 10, 100, 50]"
     rows = Dataset.from_list([row(twice, [20, 10, 100, 50])], features=FEATURES)
     with pytest.raises(HarnessError, match="row 0: the box cannot be replaced in"):

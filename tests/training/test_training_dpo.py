@@ -132,7 +132,7 @@ def test_rollouts_without_pairs_are_refused(tmp_path, answers, said):
 
 @pytest.mark.slow
 def test_what_cannot_be_used_is_refused_before_weights_are_read(base, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("dcsft_harness.training.checkpoint.load_model", lambda *a: pytest.fail("loaded"))
+    monkeypatch.setattr("dcsft_harness.training.run.open_weights", lambda *a: pytest.fail("loaded"))
     rollouts = digits(tmp_path / "rollouts")
     stages.STAGES["label"](tmp_path / "labels", rollouts=rollouts)
     stages.STAGES["curate"](tmp_path / "set", labels=tmp_path / "labels", keep=["medium"], weight="p(1-p)")

@@ -16,12 +16,12 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import chat_template, hf
+from dcsft_harness.models import chat_template, opened
+from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import plan
 from dcsft_harness.stages import STAGES, train_dpo
 from dcsft_harness.training import data, grpo, rendering, sft
-from dcsft_harness.training.checkpoint import open_processor
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen, requests_for
 from tests.training.test_training_dpo import digits
@@ -106,7 +106,7 @@ def test_pixel_limits_that_a_processor_lacks_are_refused_and_recorded(tmp_path):
 
 def template(text, eos="<|im_end|>"):
     """The tiny Qwen2.5-VL's processor with another chat template."""
-    processor = open_processor(checkpoint("qwen2_5_vl"))
+    processor = saved_processor(checkpoint("qwen2_5_vl"))
     processor.chat_template = processor.tokenizer.chat_template = text
     ids = [processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")]
     processor.tokenizer.eos_token = eos
@@ -358,8 +358,8 @@ def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatc
 def test_score_gives_a_template_its_arguments(thinking, tmp_path, monkeypatch, capsys):
     """They reach every prompt, stand in the results, and a row's tasks cannot differ in them."""
     prompts = []
-    render = hf.render
-    monkeypatch.setattr(hf, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
+    render = opened.render
+    monkeypatch.setattr(opened, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
     words = ["score", thinking, "--board", str(tmp_path / "board"), "--limit", "1", "--name", "row"]
     words += ["--engine", "dcsft_hf", "--suite"]
     arguments = reading.joined({chat_template.NAME: NO, "batch_size": 2})

@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.scoring import SCORERS
-from dcsft_harness.training import checkpoint, data, grpo
+from dcsft_harness.training import data, grpo, run
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.grpo import Judge, outcomes
 from dcsft_harness.training.rendering import Template
@@ -122,7 +123,7 @@ def test_the_trainer_gets_the_prompt_of_evaluation_and_no_answer(base, tmp_path,
     rows = prompts_of(4)
     grpo.train_grpo(base, rows, Parity(4), tmp_path / "out", CONFIG)
     turns = data.read(rows)
-    template = Template.of(checkpoint.open_processor(str(base)), None)
+    template = Template.of(saved_processor(str(base)), None)
     processor = template.processor
     for numbers, inputs, found in drawn:
         for place, (row, example) in enumerate(zip(numbers, inputs, strict=True)):
@@ -194,7 +195,7 @@ def test_a_value_out_of_range_is_refused_by_name(wrong, said):
 
 
 def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     for rows, judge, config, said in (
         (conversations(4), Parity(4), CONFIG, "has no column item_id"),
         (prompts_of(5), Parity(4), CONFIG, "has the item item4, which task parity has not"),
@@ -214,7 +215,7 @@ def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp
 
 
 def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
 
     def refused(said, extra, **more):
         config = GrpoConfig(**{**vars(CONFIG), "extra": {"use_vllm": True, **extra}, **more})
@@ -226,7 +227,7 @@ def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_p
     refused("use_vllm=true needs vLLM, which is not installed", {"vllm_mode": "server"})
     monkeypatch.setattr(grpo, "find_spec", lambda name: True)
     refused("vllm_tensor_parallel_size=2 does not divide the 1 processes", {"vllm_tensor_parallel_size": 2})
-    own = checkpoint.open_processor(str(base)).image_processor.size["longest_edge"]
+    own = saved_processor(str(base)).image_processor.size["longest_edge"]
     refused(f"vLLM resizes images by the base's own limits.*max_pixels={own}", {}, max_pixels=own // 2)
 
 

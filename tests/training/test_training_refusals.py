@@ -17,8 +17,10 @@ from transformers import AutoModelForImageTextToText
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.digits import pretrain
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.arguments import ModelSettings
+from dcsft_harness.models.checkpoint import check_intact
 from dcsft_harness.stages.training import summary
-from dcsft_harness.training import checkpoint, sft, trainer
+from dcsft_harness.training import lora, run, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 
 TEXT = Value("string")
@@ -82,7 +84,7 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, t
     other = tmp_path / "other"
     shutil.copytree(base, other)
     (other / "extra.json").write_text("{}")
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     larger = tmp_path / "larger"
     shutil.copytree(tmp_path / "first", larger)
     (larger / "manifest.json").unlink()
@@ -103,7 +105,7 @@ def test_a_disk_without_room_for_checkpoints_is_refused_before_weights_are_loade
 ):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     with pytest.raises(HarnessError, match="checkpoints of all parameters need up to .* MiB"):
         sft.train_cold_start(base, conversations(2), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -123,7 +125,7 @@ def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, mess
 
 
 def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
     config = SftConfig(extra={"report_to": "tensorboard"})
     refused(
@@ -173,7 +175,7 @@ def test_curves_outlive_the_run(base, tmp_path):
 
 
 def test_weights_with_another_loss_are_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     rows = conversations(2).add_column("weight", [0.5, 1.5])
     for extra in ({"loss_type": "dft"}, {"label_smoothing_factor": 0.1}):
         refused(
@@ -203,14 +205,14 @@ def test_an_interruption_leaves_nothing(base, tmp_path):
 
 
 def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     with pytest.raises(HarnessError, match="lora_target='langage' matches none of") as told:
         sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(lora_target="langage"))
     assert list(tmp_path.iterdir()) == []
     names = re.findall(r"model\.[\w.]+", told.value.remedy)
     assert [name.split(".")[1] for name in names] == ["visual", "language_model", "visual"]
-    chosen = checkpoint.lora_targets(
-        checkpoint.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1]
+    chosen = lora.lora_targets(
+        lora.linear_layers(AutoModelForImageTextToText.from_pretrained(base)), names[1]
     )
     assert chosen == {names[1]: "language"}
 
@@ -233,16 +235,16 @@ def test_bfloat16_on_a_device_that_only_emulates_it_is_refused(base, tmp_path, m
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     refused("dtype=bfloat16: Tesla V100 lacks it", base, tmp_path, SftConfig(dtype="bfloat16"))
-    assert checkpoint.compute_dtype("auto") == torch.float32
+    assert run.compute_dtype("auto") == torch.float32
 
 
 def test_weights_that_were_gathered_get_the_bases_type(tmp_path):
     names = {"model-00001.safetensors": torch.float32, "adapter_model.safetensors": torch.float32}
     for name in names:
         save_file({"weight": torch.ones(2), "count": torch.ones(1, dtype=torch.int64)}, tmp_path / name)
-    checkpoint.recast(tmp_path, torch.bfloat16)
+    run.recast(tmp_path, torch.bfloat16)
     found = [load_file(tmp_path / name) for name in names]
     assert [one["weight"].dtype for one in found] == [torch.bfloat16, torch.float32]
     assert [one["count"].dtype for one in found] == [torch.int64, torch.int64]
@@ -262,7 +264,7 @@ def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
     told["config"]["model"] = "someone/base"
     (tmp_path / "first" / "manifest.json").write_text(json.dumps(told))
     with pytest.raises(HarnessError, match="first was trained on someone/base, and someone/else is not"):
-        checkpoint.check_intact("someone/else", tmp_path / "first")
+        check_intact(ModelSettings("someone/else", str(tmp_path / "first")))
 
 
 def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):

@@ -10,7 +10,9 @@ from datasets import Dataset
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import checkpoint, run, sft
+from dcsft_harness.models.arguments import ModelSettings
+from dcsft_harness.models.checkpoint import open_config
+from dcsft_harness.training import lora, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from dcsft_harness.training.run import Job
 from tests.training.test_training_families import checkpoint as tiny
@@ -31,15 +33,15 @@ def job(config, model="someone/base", adapter=None, output=Path("out"), method="
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_modules_without_weights_are_those_with(family):
-    config = checkpoint.open_config(tiny(family))
+    config = open_config(ModelSettings(str(tiny(family))))
     model = AutoModelForImageTextToText.from_pretrained(tiny(family))
-    assert checkpoint.linear_layers(run.outline(config)) == checkpoint.linear_layers(model)
+    assert lora.linear_layers(run.outline(config)) == lora.linear_layers(model)
     assert run.trained(job(ColdStartConfig()), config) == sum(w.numel() for w in model.parameters())
 
 
 def test_building_the_modules_leaves_the_random_numbers_alone(base):
     before = torch.get_rng_state()
-    run.trained(job(SftConfig()), checkpoint.open_config(base))
+    run.trained(job(SftConfig()), open_config(ModelSettings(str(base))))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -47,7 +49,7 @@ def test_building_the_modules_leaves_the_random_numbers_alone(base):
 @pytest.mark.parametrize("target", ["all", "language", "vision", r".*\.q_proj"])
 def test_what_an_adapter_takes_is_what_it_is_found_to_take(target, base, tmp_path):
     config = SftConfig(max_steps=3, batch_size=2, save_steps=1, keep=1, lora_rank=4, lora_target=target)
-    opened = checkpoint.open_config(base)
+    opened = open_config(ModelSettings(str(base)))
     notes = sft.train_sft(base, conversations(), tmp_path / "out", config)
     assert run.trained(job(config), opened) == notes["trainable_parameters"]
     again = job(SftConfig(), adapter=tmp_path / "out")
@@ -66,14 +68,16 @@ def test_a_checkpoint_holds_the_weights_and_two_moments(base, tmp_path):
     config = SftConfig(max_steps=2, batch_size=2, save_steps=1, lora_rank=64)
     sft.train_sft(base, conversations(), tmp_path / "out", config, progress=look)
     one = run.bytes_needed(
-        job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), checkpoint.open_config(base), 9
+        job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), open_config(ModelSettings(str(base))), 9
     )
-    none = run.bytes_needed(job(SftConfig(save_steps=None, lora_rank=64)), checkpoint.open_config(base), 9)
+    none = run.bytes_needed(
+        job(SftConfig(save_steps=None, lora_rank=64)), open_config(ModelSettings(str(base))), 9
+    )
     assert taken["checkpoint-1"] == pytest.approx(one - none, rel=0.15)
 
 
 def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
-    config = checkpoint.open_config(base)
+    config = open_config(ModelSettings(str(base)))
 
     def needed(rows=9600, **settings):
         return run.bytes_needed(job(SftConfig(**settings)), config, rows)
@@ -89,14 +93,14 @@ def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
 
 
 def test_a_checkpoint_of_all_parameters_is_counted_in_the_bases_type(base):
-    config = checkpoint.open_config(base)
+    config = open_config(ModelSettings(str(base)))
     config.dtype = torch.bfloat16
     full = job(SftConfig(full=True, max_steps=100, save_steps=100))
     assert run.bytes_needed(full, config, 9600) == run.trained(full, config) * (3 * 4 + 2)
 
 
 def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
-    config = checkpoint.open_config(base)
+    config = open_config(ModelSettings(str(base)))
     sft.train_sft(base, conversations(), tmp_path / "first", SftConfig(max_steps=1, batch_size=4))
     for beta, times in ((0.04, 5), (0.0, 4)):
         settings = GrpoConfig(max_steps=100, save_steps=100, beta=beta)
@@ -122,7 +126,7 @@ def test_a_disk_without_room_for_an_adapter_is_refused_before_weights_are_loaded
 ):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     with pytest.raises(HarnessError, match=said):
         sft.train_sft(base, conversations(), tmp_path / "out", SftConfig(**settings))
     assert list(tmp_path.iterdir()) == []

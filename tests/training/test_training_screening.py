@@ -13,7 +13,9 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import chat_template
-from dcsft_harness.training import checkpoint, data, grpo, merging, sft
+from dcsft_harness.models.arguments import ModelSettings
+from dcsft_harness.models.checkpoint import open_config, saved_processor
+from dcsft_harness.training import data, grpo, merging, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests import tiny_checkpoints
 from tests.training.test_training_grpo import Parity
@@ -76,7 +78,7 @@ def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
     fault,
     method,
 ):
-    monkeypatch.setattr(checkpoint, "load_model", lambda *given: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     make, said = FAULTS[fault]
     rows = rows_of(row(), row(), make(), row(), row())
     with pytest.raises(HarnessError, match=f"row 2: .*{said}.*--on-error skip"):
@@ -152,7 +154,7 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
     rows_of(row(), row(size=(1, 300)), row()).save_to_disk(str(tmp_path / "set"))
     config = SftConfig(max_steps=1, batch_size=1, on_error="skip")
     train("sft", base, tmp_path / "set", tmp_path / "out", config)
-    processor = checkpoint.open_processor(str(base))
+    processor = saved_processor(str(base))
     found = merging.read_probes(manifest.read(tmp_path / "out"), processor, None, count=4)
     assert found.source == "the training set" and len(found.features) == 2
 
@@ -160,7 +162,7 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
 @pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
 def test_the_arithmetic_refuses_what_the_processor_does(family):
     """Of every size, what is found by arithmetic alone is what the processor itself says."""
-    processor = checkpoint.open_processor(tiny_checkpoints.checkpoint(family))
+    processor = saved_processor(tiny_checkpoints.checkpoint(family))
     sizes = data._Sizes(processor)
     for size in [(1, 300), (300, 1), (64, 64), (2, 399), (201, 1), (33, 33), (640, 33), (3, 3), (1, 1)]:
         try:
@@ -177,13 +179,13 @@ def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
         "idefics3": {"<image>", "<fake_token_around_image>", "<global-img>"},
     }.items():
         folder = tiny_checkpoints.checkpoint(family)
-        found = chat_template.media_marks(checkpoint.open_processor(folder), checkpoint.open_config(folder))
+        found = chat_template.media_marks(saved_processor(folder), open_config(ModelSettings(folder)))
         assert set(found) == marks
 
 
 def test_tokens_are_counted_as_the_processor_makes_them():
     folder = tiny_checkpoints.checkpoint("qwen2_5_vl")
-    processor = checkpoint.open_processor(folder)
+    processor = saved_processor(folder)
     found = data.read(rows_of(row(), row(size=(300, 90)), row("What? " * 50, images=[])).select([0, 1]))
     texts = [
         processor.apply_chat_template(turns.prompt, tokenize=False, add_generation_prompt=True)

@@ -326,7 +326,7 @@ def test_a_narrower_target_adapts_nothing_else(base, tmp_path, target, adapted):
 
 def test_training_shows_the_pixels_that_evaluation_shows(base, tmp_path, batches):
     checkpoint = pytest.importorskip("dcsft_harness.models.checkpoint")
-    settings = pytest.importorskip("dcsft_harness.models.settings")
+    settings = pytest.importorskip("dcsft_harness.models.arguments")
     rows, limit = conversations(1, sizes=((168, 140),)), 84 * 84
     sft.train_sft(base, rows, tmp_path / "out", SftConfig(max_steps=1, batch_size=1, max_pixels=limit))
     processor = checkpoint.open_processor(settings.ModelSettings(pretrained=str(base), max_pixels=limit))

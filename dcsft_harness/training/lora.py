@@ -1,30 +1,17 @@
-"""Opens the base to train, and selects the layers that get a LoRA adapter."""
+"""LoRA adapters: the layers that get one, its settings, and an adapter to continue."""
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, ProcessorMixin
-from transformers.utils import logging
+from transformers import PreTrainedModel
 
-from dcsft_harness import ranks
-from dcsft_harness.coordinates import BoxConvention, BoxSpace
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models.adapters import read_config, wrap
-from dcsft_harness.models.settings import ModelSettings
-from dcsft_harness.models.weights import check_stored
 from dcsft_harness.training.config import AdapterConfig
-from dcsft_harness.training.launching import sharding
-
-# The linear layers that get a LoRA adapter, and the part of the model that each belongs to.
 
 Part = Literal["language", "vision", "aligner"]
 
@@ -127,93 +114,6 @@ def lora_config(config: AdapterConfig, chosen: dict[str, Part]) -> LoraConfig:
     )
 
 
-# Opens the base to train: configuration, processor with its pixel limits, weights.
-
-
-def open_config(model: str) -> PreTrainedConfig:
-    """The base's configuration; see `models.checkpoint.open_config`.
-
-    Raises:
-        HarnessError: there is none, the model does not turn images and text into text, or a newer version of
-            this package wrote the checkpoint or the adapter.
-    """
-    return models.open_config(ModelSettings(model))
-
-
-def open_processor(model: str) -> ProcessorMixin:
-    """The base's processor as saved; see `models.checkpoint.saved_processor`, `check_mark`."""
-    processor = models.saved_processor(model)
-    models.check_mark(processor, ModelSettings(model))
-    return processor
-
-
-def open_generation(model: str) -> GenerationConfig:
-    """How the base ends its answers; see `models.checkpoint.open_generation`.
-
-    Raises:
-        HarnessError: its file cannot be read.
-    """
-    return models.open_generation(ModelSettings(model))
-
-
-def check_intact(model: str, adapter: Path | None) -> None:
-    """Refuses a base or adapter that differs from its manifest; see `models.checkpoint.check_intact`."""
-    models.check_intact(ModelSettings(model, None if adapter is None else str(adapter)))
-
-
-def check_weights(model: str, config: PreTrainedConfig) -> None:
-    """Refuses a base with missing, unexpected or reshaped weights, before any are read.
-
-    If a launch shards the weights, no rank has a whole model to check, so the files are checked instead, also
-    for values that are not finite.
-    """
-    models.check_weights(ModelSettings(model), config)
-    if sharding() is not None and ranks.rank() == 0:
-        check_stored(model)
-
-
-def compute_dtype(asked: str) -> torch.dtype:
-    """The dtype of forward passes; bfloat16 is refused on a CUDA device that lacks it."""
-    cuda = torch.cuda.is_available()
-    # Older devices emulate bfloat16 through float32, which is slower than float32 itself.
-    able = not cuda or torch.cuda.is_bf16_supported(including_emulation=False)
-    if asked == "auto":
-        return torch.bfloat16 if cuda and able else torch.float32
-    if asked == "bfloat16" and not able:
-        raise HarnessError(f"dtype=bfloat16: {torch.cuda.get_device_name()} lacks it", "Give dtype=float32")
-    return torch.bfloat16 if asked == "bfloat16" else torch.float32
-
-
-def load_model(model: str, dtype: torch.dtype) -> PreTrainedModel:
-    """The base's weights in `dtype`; transformers 5 would otherwise use their stored dtype."""
-    return models.open_weights(model, dtype)
-
-
-def recast(folder: Path, dtype: torch.dtype) -> None:
-    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors."""
-    for path in sorted(folder.glob("model*.safetensors")):
-        weights = {
-            name: weight.to(dtype) if weight.is_floating_point() else weight
-            for name, weight in load_file(path).items()
-        }
-        save_file(weights, path, metadata={"format": "pt"})
-
-
-def box_convention(model: str, processor: ProcessorMixin, given: BoxSpace | None = None) -> BoxConvention:
-    """The coordinates in which the model writes boxes, under the limits of training.
-
-    Those of a resized image are refused if the processor does not resize by pixels.
-    """
-    found: BoxConvention = models.convention(open_config(model), processor, given)
-    return found
-
-
-def check_adapter(adapter: str, base: str) -> None:
-    """Refuses an adapter that is invalid or does not fit; no weights of the base are read."""
-    read_config(adapter, base)
-    models.check_adapter(ModelSettings(base, adapter), open_config(base))
-
-
 def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     """Attaches an adapter to its base for further training.
 
@@ -224,15 +124,3 @@ def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
     model.peft_config["default"].inference_mode = False
     model.set_adapter("default")
     return model
-
-
-@contextlib.contextmanager
-def no_bars() -> Iterator[None]:
-    """Hides transformers' own progress bars: the terminal shows the command's."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
