@@ -8,6 +8,7 @@ import click
 import pytest
 from PIL import Image
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.cli import main
 from dcsft_harness.cli.running import command_of
@@ -260,6 +261,39 @@ def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):
         STAGES[verb].options.from_options(options)
         assert STAGES[verb].command(options, tmp_path)[0] == "dcsft"
     assert set(rehearsal.SHAPES) == set(published.PUBLISHED)
+
+
+def test_arguments_of_the_chat_template_reach_every_stage_of_a_rehearsal_that_writes_prompts(tmp_path):
+    template = {"enable_thinking": False, "languages": ["en", "de"]}
+    chain = rehearsal.chain(tmp_path, template)
+    for name in ("sft", "grpo", "dpo"):
+        verb, options = chain[name]
+        assert STAGES[verb].options.from_options(options).chat_template_kwargs == template
+    for name in ("rollouts", "scores"):
+        arguments = reading.named(chain[name][1]["model_args"])
+        assert json.loads(arguments["chat_template_kwargs"]) == template and arguments["batch_size"] == "4"
+    assert "chat_template_kwargs" not in str(rehearsal.chain(tmp_path))
+
+
+def test_a_rehearsal_refuses_arguments_that_its_template_does_not_use_before_weights_exist(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(published, "write", lambda *given: pytest.fail("weights were written"))
+    monkeypatch.setattr(rehearsal, "_work", lambda output, device, job, name: _base(output, device, job))
+    for text, problem in (
+        ('{"enable_thinking": false}', "does not use enable_thinking; it uses none"),
+        ("[1]", "is not an object"),
+        ("{", "is not JSON"),
+    ):
+        words = ["--chat-template-kwargs", text, "--output", str(tmp_path / str(len(text)))]
+        assert main(["rehearse", "--layers", "1", *words]) != 0
+        assert problem in capsys.readouterr().err
+    with pytest.raises(HarnessError, match="chat_template_kwargs {'enable_thinking': False}"):
+        rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "26", layers=1)
+
+
+def _base(output, device, job):
+    return rehearsal._make_base(output, {**job, "device": device})
 
 
 def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
