@@ -471,6 +471,8 @@ class DcsftVLLM(ObservedModel):
         completions = [completion_of(self.tokenizer, row, end, item.arguments) for row in rows]
         if item.arguments.greedy:
             completions *= len(item.sample_indices)
+        known = [one.n_prefilled for one in drawn if one.n_prefilled is not None]
+        prefilled = sum(known) if len(known) == len(drawn) else None
         return [
             Generation(
                 task=item.task,
@@ -481,6 +483,7 @@ class DcsftVLLM(ObservedModel):
                 n_tokens=completion.n_tokens,
                 finish_reason=completion.finish_reason,
                 seed=self._seed(item),
+                n_prefilled=prefilled if prefilled is None or index == item.sample_indices[0] else 0,
             )
             for index, completion in zip(item.sample_indices, completions, strict=True)
         ]
