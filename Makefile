@@ -30,6 +30,9 @@ endif
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES)
 
+# Images often set it. uv compiles nothing, so every interpreter would compile torch and the tests again, for 20 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: quickstart rehearse test test-vllm newest docs bench unit check lint types imports clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -61,7 +64,7 @@ $(VLLM_VENV)/.installed: constraints-vllm.txt
 	touch $@
 
 test-vllm: $(VLLM_VENV)/.installed
-	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/models/test_vllm_real.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest -m vllm tests/models/test_vllm_real.py
 
 # Never an environment that stands: what is newest changes.
 .PHONY: newest-installed newest-run

@@ -81,6 +81,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Shares(), "shares")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """The processes of pytest-xdist share a server of forks, which imports the engines while they collect.
+
+    The fast tests fork next to nothing.
+    """
+    option = session.config.option
+    if getattr(option, "numprocesses", None) and option.markexpr != "not slow" and sys.platform == "linux":
+        with pytest.MonkeyPatch.context() as patch:
+            shared_cache(session.config._tmp_path_factory.getbasetemp() / "cache", patch)
+            forked.announce()
+
+
 class Shares:
     """Measures each row's seconds of a processor, without what its module's fixtures take once."""
 
@@ -223,12 +236,17 @@ def cache(tmp_path_factory, request):
     if hasattr(request.config, "workerinput"):  # pytest-xdist gives each process a folder in the run's
         folder = folder.parent
     folder = folder / "cache"
-    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DCSFT_CACHE", str(folder))
-        patch.setenv(forked.INDEX, str(folder.with_suffix(".json")))
-        patch.delenv("DCSFT_DATA", raising=False)
+        shared_cache(folder, patch)
         yield folder
+
+
+def shared_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """The environment of all processes of a run."""
+    folder.mkdir(exist_ok=True)
+    patch.setenv("DCSFT_CACHE", str(folder))
+    patch.setenv(forked.INDEX, str(folder.with_suffix(".json")))
+    patch.delenv("DCSFT_DATA", raising=False)
 
 
 @pytest.fixture(scope="session", autouse=True)

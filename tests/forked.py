@@ -35,6 +35,8 @@ DCSFT = ("-m", "dcsft_harness.cli")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 INDEX = "LMMS_EVAL_INDEX_OF_TESTS"
 """The environment's variable with the file in which the processes of one run of the tests share an index."""
+SERVER = "FORKSERVER_OF_TESTS"
+"""The environment's variable with the place of a server that the processes of one run of the tests share."""
 ENGINES = (
     "lmms_eval.evaluator",
     "lmms_eval.__main__",
@@ -50,12 +52,34 @@ SERVED = "import forked; forked.serve(*given)"
 def context() -> multiprocessing.context.ForkServerContext:
     """Forks of this process's server, which starts with the first of them."""
     made = multiprocessing.get_context("forkserver")
+    if SERVER in os.environ:
+        join()
+        return made
     made.set_forkserver_preload(["forked"])
     with mock.patch.dict(os.environ):
         cli._calm()  # as the command does before it imports anything
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
         forkserver.ensure_running()
     return made
+
+
+def announce() -> None:
+    """Starts the server, and lets the processes of pytest-xdist that this one starts share it."""
+    context()
+    server = forkserver._forkserver
+    place = (server._forkserver_address, server._forkserver_pid, os.getpid(), server._forkserver_alive_fd)
+    os.environ[SERVER] = json.dumps(place)
+
+
+def join() -> None:
+    """Forks come from the server that the run's first process has started."""
+    server = forkserver._forkserver
+    if server._forkserver_pid is None:
+        address, number, starter, alive = json.loads(os.environ[SERVER])
+        server._forkserver_address, server._forkserver_pid = address, number
+        # The server ends with the last process that has its pipe open.
+        server._forkserver_alive_fd = os.open(f"/proc/{starter}/fd/{alive}", os.O_WRONLY)
+        server.ensure_running = lambda: None  # it is no child of this process
 
 
 def index_once() -> None:

@@ -45,7 +45,7 @@ _NAMES_OF_SIDES = ("x_?(?:1|min)|left", "y_?(?:1|min)|top", "x_?(?:2|max)|right"
 _SIDE = re.compile(
     rf"[\"'<]?(?<![A-Za-z_\d])"
     rf"(?:{'|'.join(f'(?P<side{side}>{name})' for side, name in enumerate(_NAMES_OF_SIDES))})"
-    rf"(?:[\"']?{_GAP}[:=]|>){_GAP}[\"']?{_N}",
+    rf"(?:[\"'*]{{0,2}}{_GAP}[:=]\*{{0,2}}|>){_GAP}[\"']?{_N}",
     re.IGNORECASE,
 )
 _LAST_SIDES = ("y2", "y_2", "ymax", "y_max", "bottom")
@@ -375,5 +375,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=4,
+    version=5,
 )

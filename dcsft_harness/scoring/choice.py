@@ -20,13 +20,7 @@ from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import phrases
-from dcsft_harness.scoring.normalize import (
-    answer_part,
-    bounded,
-    json_answer,
-    last_box,
-    plain,
-)
+from dcsft_harness.scoring.normalize import REFUSAL, answer_part, bounded, json_answer, last, last_box, plain
 from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, option_set
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
@@ -122,11 +116,7 @@ def _gold(answer: str, options: OptionSet) -> int:
 
 
 def find(response: str, options: OptionSet, *, truncated: bool = False) -> int | None:
-    """The index of the option that a response states, or None.
-
-    Raises:
-        HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples.
-    """
+    """The index of the option that a response states, or None."""
     part = answer_part(response, truncated=truncated)
     letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None
     if letter:
@@ -136,12 +126,13 @@ def find(response: str, options: OptionSet, *, truncated: bool = False) -> int |
 
 
 def _find(part: str, options: OptionSet) -> int | None:
-    boxed, keyed = last_box(part), json_answer(part)
-    found = _whole(plain(boxed), options) if boxed is not None else None
-    if found is not None:
-        return found
-    if boxed is None and keyed is not None:
-        return _whole(plain(keyed), options)
+    boxed = last_box(part)
+    marked = json_answer(part) if boxed is None else boxed
+    stated = _read(plain(marked), options) if marked is not None else None
+    if stated and stated[0] != NO_OPTION:
+        return stated[0]
+    if boxed is None and marked is not None:
+        return None
     found = options.named(plain(part)) if len(part) < 200 else None
     found = _last_line(part, options) if found is None else found
     if found is not None or len(part) < 60 and _ALPHABET.fullmatch(part):
@@ -157,21 +148,10 @@ def _find(part: str, options: OptionSet) -> int | None:
     return None if boxed is not None else _unphrased(part, options, weak)
 
 
-def _whole(text: str, options: OptionSet) -> int | None:
-    """The option that a box or a JSON value holds: all of it, or behind a label."""
-    found = options.named(text)
-    found = _label(text, options) if found is None else found
-    return None if found == NO_OPTION else found
-
-
 def _last_line(part: str, options: OptionSet) -> int | None:
     """The option of a last line that is "B" or "B. its text", unless it ends a list of the options."""
-    tail = part[-250:].rstrip()
-    place = tail.rfind("\n")
-    is_line = place >= 0
-    if not is_line and len(part) < 200:
-        place = max(tail.rfind("! "), tail.rfind(". "), tail.rfind("? "))
-    above, line = tail[: place + 1].rstrip(), tail[place + 1 :]
+    above, _, line = part[-250:].rstrip().rpartition("\n")
+    above = above.rstrip()
     if not above:
         return None
     letter = _LETTER_ONLY.fullmatch(line) if len(line) < 20 else None
@@ -179,10 +159,8 @@ def _last_line(part: str, options: OptionSet) -> int | None:
         is_cut_off = line.count("(") != line.count(")") or len(line) == 1 and len(part) >= HEAD
         is_listed = _LETTER_ONLY.fullmatch(above.rpartition("\n")[2])
         return None if is_cut_off or is_listed else options.index(letter[1])
-    if not is_line:
-        return None
     match = _LINE.fullmatch(plain(line)) if ")" in line[:12] or "." in line[:12] or ":" in line[:12] else None
-    index = options.index(match[2]) if match and above else None
+    index = options.index(match[2]) if match else None
     if match is None or index is None or not (match[1] or match[3]):
         return None
     before = _LINE.match(plain(above.rpartition("\n")[2]))
@@ -331,9 +309,6 @@ def _chinese(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
         if sentence[max(0, match.start() - 1) : match.start()] not in ("不", "能"):
             if sentence[match.end() : match.end() + 1] != "不":
                 last = _read(sentence[match.end() :], options) or last
-    if last is None and "正确" in sentence and "不正确" not in sentence:
-        index = _only(options.mentions(sentence), options)
-        return None if index is None else (index, True)
     return last and (last[0], True)
 
 
@@ -424,7 +399,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         opening = ""
     for sentence in (last, opening) if options.numeric else (opening, last):
         found = _concluded(sentence, options) if sentence else None
-        if found is not None and not phrases.GIVEN_UP.search(sentence):
+        if found is not None and not REFUSAL.search(sentence):
             return found
         if options.numeric and _DIGIT.search(last):
             return None
@@ -456,22 +431,16 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = _concluded(sentence[: reason.start()], options) if reason else None
     if found is not None:
         return found
-    start = 0
-    for link in _LINK.finditer(sentence):
-        start = link.end()
-    is_denied = start > 0 and phrases.DENIED.search(sentence[:start].lower()) is not None
-    found = options.named(sentence[start:].lstrip()) if start and not is_denied else None
-    if found is not None:
-        return found
-    mentions = [one for one in options.mentions(sentence) if not phrases.REJECTED.match(sentence, one.end)]
-    if start and (mentions or _LABEL.match(sentence, start)):
-        found = None if is_denied else _label(sentence[start:], options)
-        if is_denied or found is not None:
-            return None if found == NO_OPTION else found
-        found = _only([one for one in mentions if one.start >= start], options)
-        if found is not None:
-            return found
+    mentions = [] if options.numeric else options.mentions(sentence)  # a value is read faster than searched
+    link = last(_LINK, sentence)
+    may_state = link and (mentions or options.numeric or _LABEL.match(sentence, link.end()))
+    if link and may_state and not phrases.DENIED.search(sentence[: link.end()].lower()):
+        stated = _read(sentence[link.end() :], options)
+        if stated:
+            return None if stated[0] == NO_OPTION else stated[0]
+    mentions = mentions or options.mentions(sentence)
+    mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=6)
+SCORER = Scorer("choice", choice, fields=("choices",), version=7)

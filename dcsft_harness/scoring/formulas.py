@@ -182,11 +182,7 @@ def _call(match: "re.Match[str]") -> str:
 
 
 def names(tree: Node) -> frozenset[str]:
-    """The names in an expression, constants left out.
-
-    Raises:
-        HarnessError: it is not such a folder, or is damaged.
-    """
+    """The names in an expression, constants left out."""
     return frozenset(re.findall("v[0-9a-f]+", tree)) - _CONSTANTS.keys()
 
 

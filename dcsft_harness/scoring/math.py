@@ -12,10 +12,11 @@ value would be. Words, yes and no, matrices, sums and integrals are refused.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, lru_cache
+from typing import Any
 
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.formulas import (
@@ -30,7 +31,7 @@ from dcsft_harness.scoring.formulas import (
     same,
     value,
 )
-from dcsft_harness.scoring.normalize import answer_part, boxes, last
+from dcsft_harness.scoring.normalize import REFUSAL, answer_part, boxes, json_answer, last
 from dcsft_harness.scoring.units import PERCENT, SINGLE, Unit, in_figures, unit, with_signs
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
@@ -308,6 +309,19 @@ def _interval(text: str, trees: tuple[Node, ...], signs: tuple[str, ...]) -> Par
     return Part("tuple", text, items=ends, marks=marks, name=trees[1])
 
 
+def number_of(answer: Answer) -> tuple[Any, Unit | None] | None:
+    """The number, exact or of mpmath, and the unit of an answer that is one number or ratio; None of others.
+
+    Raises:
+        Unreadable: it has no value, or one that is too large.
+    """
+    trees = answer.parts[0].trees
+    if len(answer.parts) > 1 or answer.parts[0].kind not in ("value", "ratio") or len(trees) > 2:
+        return None
+    number = None if any(map(names, trees)) else value("/".join(f"({tree})" for tree in trees))
+    return None if number is None else (number, answer.parts[0].unit)
+
+
 # ---------------------------------------------------------------- comparing
 
 
@@ -437,15 +451,9 @@ _LISTED = re.compile(
 )
 _CUE = re.compile(
     r"(?:\b(?:[Ff]inal )?[Aa]nswer(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
-    r"|\s*[:：])|####|答案[是为:：]+)(?:\s*\*\*)?[:：]?\s*"
+    r"|\s*[:：])|####|答案[]是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
-_REFUSAL = re.compile(
-    r"\b(?:can(?:not|'t| not)|could(?: not|n't)|unable|impossible|sorry|insufficient|enough information"
-    r"|missing|not (?:possible|able|enough|sufficient|visible|provided|given)|undetermined|no way)\b"
-    r"|无法|不能",
-    re.IGNORECASE,
-)
-_SENTENCES = re.compile(r"(?<=[^\s.\d])[.!?]\s+|(?<=\d)[.!?]\s+(?=\D)|。|\n+|(?<=[.!?])\s+(?=[A-Z])")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
 _RUN = re.compile(
     r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+|\s+|."
 )
@@ -455,7 +463,10 @@ _VERB = re.compile(
 )
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
 _CONCLUSION = re.compile(
-    r",? (?:so|thus|hence|therefore)\b,?(?! that)(?:\s*\$?[A-Za-z](?:\s*[-+*/]\s*[A-Za-z])+\s*=)?"
+    r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)"
+    r"|^(?:since|because|as|if|when)\b(?!.* (?:so|thus|hence|therefore)\b).*,(?=[^,]*(?:=|\b(?:is|are)\b)))"
+    r"(?:\s*\$?[A-Za-z](?:\s*[-+*/]\s*[A-Za-z])+\s*=)?",
+    re.IGNORECASE,
 )
 """Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
@@ -465,8 +476,9 @@ _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
 def stated(part: str) -> Iterator[str]:
     """The texts that may be the answer of a response, likeliest first; each is to be read as a whole."""
-    boxed = _boxed(part) if "oxed" in part else None
-    if boxed is not None:
+    boxed = _boxed(part) if "oxed" in part else json_answer(part)
+    is_option = "oxed" not in part and boxed in set("ABCDEFGHIJ")
+    if boxed is not None and not is_option:
         yield boxed
         return
     text = _MARKDOWN.sub("", part).strip()
@@ -474,7 +486,7 @@ def stated(part: str) -> Iterator[str]:
     if cue is not None and text[cue.end() :].strip():
         yield _EMPHASIS.sub("", text[cue.end() :].strip().split("\n")[0])
         return
-    if _REFUSAL.search(text[-200:]):
+    if REFUSAL.search(text[-200:]):
         return
     for tail in (500, len(text)):  # as few characters as possible are split
         found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
@@ -563,14 +575,8 @@ def _number(text: str) -> Fraction:
 @lru_cache(maxsize=65536)
 def _plain_gold(answer: str) -> Fraction | None:
     """The value of a gold that is one number or fraction without a unit; None for others."""
-    part = parse_gold(answer).parts[0]
-    is_value = (
-        len(parse_gold(answer).parts) == 1 and part.kind == "value" and not part.unit and "%" not in answer
-    )
-    if not is_value or names(part.trees[0]):
-        return None
-    number = value(part.trees[0])
-    return number if isinstance(number, Fraction) else None
+    number, named = number_of(parse_gold(answer)) or (None, None)
+    return number if isinstance(number, Fraction) and not named and ":" not in answer else None
 
 
 def math(response: str, *, answer: str | int | float, truncated: bool = False) -> Verdict:
@@ -598,11 +604,16 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     if len(response) > 2 * TAIL and "<" not in response and "◁" not in response and "[/" not in response:
         response = response[-TAIL:]
     part = answer_part(response, truncated=truncated)[-TAIL:]
+    return judged(part, lambda found: equal(gold, found))
+
+
+def judged(part: str, is_right: Callable[[Answer], bool]) -> Verdict:
+    """The verdict on the first text that may be the answer and is mathematics, or on a box that is none."""
     for text in stated(part):
-        answers = readings(text)
-        if answers:
-            return Verdict(float(any(equal(gold, one) for one in answers)), answers[0].text or text.strip())
-        if "oxed" in part and text.strip():
+        found = readings(text)
+        if found:
+            return Verdict(float(any(map(is_right, found))), found[0].text or text.strip())
+        if "oxed" in part:
             return Verdict(0.0, text.strip())
     return NOT_FOUND
 
@@ -632,4 +643,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=5)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=6)

@@ -11,8 +11,8 @@ A response is right if it states one of the golds:
   MMMU's own evaluation rounds;
 - words: the gold stands as whole words in what is stated, as MMMU's own evaluation looks for it.
 
-What a response states is its last \boxed{...}; else what follows its last "answer is" or "answer:"; else all
-of it, if that is short; else its last sentence.
+What a response states is what `math` reads: the last \boxed{...}; else what follows the last "answer is" or
+"answer:"; else the last sentence.
 """
 
 import re
@@ -21,16 +21,22 @@ from fractions import Fraction
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.choice import choice
-from dcsft_harness.scoring.formulas import Unreadable, value
-from dcsft_harness.scoring.math import Answer, answer_form, equal, parse_gold, readings, same_answer, stated
-from dcsft_harness.scoring.normalize import answer_part, bounded, last_box, plain, sentences
+from dcsft_harness.scoring.formulas import Unreadable
+from dcsft_harness.scoring.math import (
+    Answer,
+    answer_form,
+    equal,
+    judged,
+    number_of,
+    parse_gold,
+    same_answer,
+    stated,
+)
+from dcsft_harness.scoring.normalize import answer_part, bounded, plain
+from dcsft_harness.scoring.phrases import DENIED
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
-_SHORT = 80
-"""Characters up to which a response is nothing but its answer."""
-_CUE = re.compile(r"(?i)\banswer(?:\s+is\b|\s*:)\s*:?\s*(?=\S)")
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
-_DENIED = re.compile(r"(?:\bnot|\bnever|n't|\bno)\s+(?:\w+\s+){0,2}$")
 _ASIDE = re.compile(r"\([^()]*\)")
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
@@ -79,32 +85,21 @@ def _judge(part: str, gold: str) -> Verdict:
         )
     if any(character.isdigit() for character in gold) and " " not in gold.strip():
         try:
-            return _valued(part, parse_gold(gold), gold)
+            wanted = parse_gold(gold)
+            return judged(part, lambda found: equal(wanted, found) or _rounds(found, gold))
         except HarnessError:  # "trans-1-Chloro-4-methylcyclohexane" has digits and is no mathematics
             pass
     return _worded(part, gold)
 
 
-def _valued(part: str, wanted: Answer, gold: str) -> Verdict:
-    for text in stated(part):
-        found = readings(text)
-        if found:
-            right = any(equal(wanted, one) or _rounds(one, gold) for one in found)
-            return Verdict(float(right), found[0].text or text.strip())
-        if "oxed" in part:
-            return Verdict(0.0, text.strip())
-    return NOT_FOUND
-
-
 def _rounds(found: Answer, gold: str) -> bool:
     """Whether a value is a decimal gold to two decimals."""
-    if not _DECIMAL.fullmatch(gold.strip()) or len(found.parts) != 1 or found.parts[0].kind != "value":
-        return False
     try:
-        number = value(found.parts[0].trees[0])
+        number, _ = number_of(found) or (None, None)
     except Unreadable:
         return False
-    return isinstance(number, Fraction) and round(float(number), 2) == round(float(gold), 2)
+    is_decimal = isinstance(number, Fraction) and _DECIMAL.fullmatch(gold.strip())
+    return bool(is_decimal) and round(float(number or 0), 2) == round(float(gold), 2)
 
 
 def _worded(part: str, gold: str) -> Verdict:
@@ -114,18 +109,13 @@ def _worded(part: str, gold: str) -> Verdict:
     wanted = plain(gold).strip(" .").lower()
     folded = said.lower() if "(" in wanted else _ASIDE.sub(" ", said.lower())
     match = re.search(rf"(?<![\w-]){re.escape(wanted)}(?!\w)", folded)
-    right = match is not None and not _DENIED.search(folded[: match.start()])
+    right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)
 
 
 def _stated(part: str) -> str | None:
-    boxed = last_box(part)
-    whole = plain(part if boxed is None else boxed).strip()
-    if boxed is None:
-        cues = [match.end() for match in _CUE.finditer(whole)]
-        short = whole if len(whole) <= _SHORT else sentences(whole)[-1]
-        whole = whole[cues[-1] :].split("\n")[0] if cues else short
-    return whole.strip(" .") or None
+    text = next(stated(part), "")
+    return plain(text).strip(" .") or None
 
 
 def _golds_of_row(solution: object) -> object:
@@ -138,4 +128,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=5)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=6)

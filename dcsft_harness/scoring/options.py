@@ -14,27 +14,26 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
-from dcsft_harness.scoring.formulas import Unreadable, names, parse, same_value, value
+from dcsft_harness.scoring.formulas import Unreadable, same_value
+from dcsft_harness.scoring.math import number_of, read
 from dcsft_harness.scoring.normalize import plain
 from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR
-from dcsft_harness.scoring.units import Unit, unit, with_signs
+from dcsft_harness.scoring.units import Unit, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
 
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
-_ALONE = frozenset({"yes", "no", "true", "false", "none", "one", "all", "both", "是", "否", "不是"})
+_JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
 """They answer a question only where they stand alone: "no" is also a determiner."""
-_JUDGEMENTS = frozenset({"yes", "no", "true", "false", "correct", "incorrect", "是", "否", "对", "错"})
-_AMOUNT = re.compile(r"([-+\d(√π].*?)\s*((?:square |cubic )?[A-Za-z\u4e00-\u9fff°%]{1,12}(?:\^[23])?)?")
+_NUMBER = re.compile(r"[-+\d(√π](?!.*\([A-J]\)|[A-J]\))")
 _FIGURE = re.compile(
-    r"(?<![\w.√^/:×·,-])[-+]?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
+    r"(?<![\w.√^/:×·,-])(?<![×·*] )[-+]?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
     r"(?![\d√π^(/:]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-z]?\^)"
     r"(?:\s?(?:°\s?[CF]?|%|(?:square |cubic )?[A-Za-z]{1,12}))?"
 )
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class Mention(NamedTuple):
@@ -52,28 +51,18 @@ def amount(text: str) -> tuple[Any, Unit | None] | None:
 
     amount("2 1/2 hours") -> (5/2, Unit(3600, (("s", 1),)))      amount("3x + 2") -> None
     """
-    if len(text) > 60:
-        return None
-    match = _AMOUNT.fullmatch(_THOUSANDS.sub("", with_signs(text.strip(_EDGES))))
-    if match is None or match[2] and len(match[2]) == 1 and match[2].isalpha():
+    text = with_signs(text.strip(_EDGES))
+    if len(text) > 60 or not _NUMBER.match(text):
         return None
     try:
-        sides = list(map(parse, match[1].split(":")))
-        number = (
-            None if len(sides) > 2 or any(map(names, sides)) else value("/".join(f"({one})" for one in sides))
-        )
+        return number_of(read(text))
     except Unreadable:
         return None
-    named = unit(match[2]) if match[2] else None
-    if number is not None and named and not named.dimension:  # 5 million
-        return number * named.factor, None
-    return None if number is None else (number, named)
 
 
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
-    folded = "".join(text.lower().strip(_EDGES).split())
-    return folded.replace("^", "").replace("degrees", "°").replace("degree", "°").replace("*", "·")
+    return "".join(text.lower().strip(_EDGES).split())
 
 
 class OptionSet:
@@ -83,7 +72,6 @@ class OptionSet:
         """Take the texts, A first; nothing is computed yet."""
         self.texts = tuple(texts)
         self.letters = string.ascii_uppercase[: len(self.texts)]
-        self._known: dict[str, int | None] = {}
 
     @cached_property
     def _plain(self) -> tuple[str, ...]:
@@ -144,13 +132,6 @@ class OptionSet:
 
     def named(self, text: str) -> int | None:
         """The option that a whole plain text is, by text or by value; None if none or several."""
-        if text not in self._known:
-            if len(self._known) > 1000:
-                self._known.clear()
-            self._known[text] = self._named(text)
-        return self._known[text]
-
-    def _named(self, text: str) -> int | None:
         if len(text) > self._longest:
             return None
         wanted = key(text)
@@ -211,18 +192,17 @@ def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> b
 def _is_whole(lowered: str, start: int, end: int) -> bool:
     """Whether no letter, digit or operator continues what stands there, and "no" stands alone."""
     word, before, after = lowered[start:end], lowered[start - 1 : start], lowered[end : end + 1]
-    if word in _ALONE:
+    if word in _JUDGEMENTS:
         is_free = before in _BEFORE_ALONE or lowered[:start].endswith(
             (" is ", " be ", ", ", ". ", ": ", ") ")
         )
         return is_free and after in _AFTER_ALONE
-    if _is_plain(word[0]) and (_is_plain(before) or before in _JOINED_BEFORE):
+    if _is_plain(word[0]) and _is_plain(before):
         return False
-    return not (_is_plain(word[-1]) and (_is_plain(after) or after in _JOINED_AFTER))
+    return not (_is_plain(word[-1]) and _is_plain(after))
 
 
 _BEFORE_ALONE, _AFTER_ALONE = frozenset(["", *'.,;:!"(\n']), frozenset(["", *".,;:!\"')"])
-_JOINED_BEFORE, _JOINED_AFTER = frozenset("_.√^/"), frozenset("_√π^/")
 
 
 def _is_plain(character: str) -> bool:

@@ -61,8 +61,8 @@ _KNOWN = {
 SINGLE = frozenset("mgshlLNJVWAKCF")
 """Letters that are units where a space or upright type sets them off, and variables elsewhere."""
 _CASED = {"C": "°c", "F": "°f"}
-_POWER_WORD = re.compile(r"(square|sq\.?|cubic|cu\.?|平方|立方)\s*")
-_RAISED = re.compile(r"(.*?)\s*(?:\^?\s*(-?[1-4])|\s(squared|cubed))")
+_POWER_WORD = re.compile(r"(square|sq\.?|cubic|平方|立方)\s*")
+_RAISED = re.compile(r"(.*?)\s*\^?\s*(-?[1-4])")
 
 
 @lru_cache(maxsize=4096)
@@ -95,7 +95,7 @@ def _single(text: str) -> Unit | None:
     known = _KNOWN.get(_CASED.get(text, text.lower()))
     raised = None if known else _RAISED.fullmatch(text)
     if raised and raised[1]:
-        power = int(raised[2]) if raised[2] else 2 if raised[3] == "squared" else 3
+        power = int(raised[2])
         known = _KNOWN.get(raised[1].strip().lower())
     if known is None or power == 1:
         return known
@@ -114,7 +114,7 @@ WORDS = {
 }
 _SPELLED = re.compile(
     rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})"
-    r"(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-)( and (?:a|one) half\b)?", re.IGNORECASE
+    r"(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-)", re.IGNORECASE
 )  # fmt: skip
 _AND_A_HALF = re.compile(r"(?<=\d) and (?:a|one) half\b", re.IGNORECASE)
 _SIGN = re.compile(r"(?<!\d )(?<!\d)\b(?:[Mm]inus|[Nn]egative) (?=[\d$\\])")
@@ -134,4 +134,4 @@ def in_figures(text: str) -> str:
 
 def _figure(match: "re.Match[str]") -> str:
     tens, ones = WORDS[match[1].lower()], WORDS[(match[2] or "zero").lower()]
-    return match[0] if ones and tens < 20 else f"{tens + ones}{'.5' * bool(match[3])}"
+    return match[0] if ones and tens < 20 else str(tens + ones)

@@ -1,10 +1,13 @@
 """`dcsft_vllm` on vLLM itself, with the digits checkpoint: `make test-vllm`.
 
-Whatever the checkpoint knows, dcsft_hf is the reference; both compute in float32.
+Whatever the checkpoint knows, dcsft_hf is the reference; both compute in float32. On a CPU, vLLM starts two
+interpreters for each engine, which import torch and vLLM: 20 s of a processor. Here they are forks, except
+where a command starts engines.
 """
 
 import contextlib
 import importlib.util
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -46,12 +49,27 @@ SAMPLED = {"max_new_tokens": 8, "temperature": 2.0}
 ENGINE = {"dtype": "float32", "enforce_eager": True}
 
 
+FORKS = """
+import multiprocessing
+started = multiprocessing.get_context
+multiprocessing.get_context = lambda method=None: started("fork" if method == "spawn" else method)
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def small_cache():
-    """A key-value cache that leaves a small machine its memory."""
+def small_engines():
+    """Engines that leave a small machine its memory, and that start fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        # One thread by the environment: a fork does not read what vLLM sets for its interpreters.
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(multiprocessing, "get_context", multiprocessing.get_context)
+        exec(FORKS, {})
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # a fork of a process with threads of OpenMP would wait for them
         yield
+        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -226,8 +244,9 @@ def counters(engine):
     return found["vllm:prompt_tokens"], found["vllm:prefix_cache_hits"]
 
 
-def test_two_processes_draw_what_one_draws(model, tasks, tmp_path):
-    """`--num-processes 2`: an engine each."""
+def test_two_processes_draw_what_one_draws(model, tasks, tmp_path, monkeypatch):
+    """`--num-processes 2`: an engine each, in interpreters that vLLM starts."""
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND")
     one, config = {"dcsft_digits": tasks["dcsft_digits"]}, SamplingConfig(samples=3, limit=7, temperature=1.5)
     evaluation.evaluate_samples(model, one, tmp_path / "1", "row", {"model": "dcsft_vllm"}, config)
     command = ["evaluate", "--model", "digits", "--engine", "dcsft_vllm", "--tasks", "dcsft_digits"]
@@ -331,6 +350,8 @@ def server(tmp_path_factory):
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
     # What `vllm serve` runs; the command itself looks for a package of another name than the CPU's.
+    module = "vllm.entrypoints.openai.api_server"
+    program = f"{FORKS}\nimport runpy\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     given = {
         "model": str(digits.path()),
         "host": "127.0.0.1",
@@ -339,8 +360,7 @@ def server(tmp_path_factory):
         "max-model-len": "1024",
         "limit-mm-per-prompt": '{"image": 1, "video": 0}',
     }
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--enforce-eager", "--no-enable-chunked-prefill"]
+    command = [sys.executable, "-c", program, "--enforce-eager", "--no-enable-chunked-prefill"]
     command += [part for name, value in given.items() for part in (f"--{name}", value)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ})

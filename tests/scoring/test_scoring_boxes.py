@@ -71,6 +71,8 @@ IMAGE = (640, 480)
         "\\boxed{10, 20, 110, 220}",
         '{"left": 10, "top": 20, "right": 110, "bottom": 220}',
         "<x1>10</x1><y1>20</y1><x2>110</x2><y2>220</y2>",
+        "- **x1**: 10\n- **y1**: 20\n- **x2**: 110\n- **y2**: 220",
+        "**x1:** 10, **y1:** 20, **x2:** 110, **y2:** 220",
         "the dog: 10, 20, 110, 220",
         "The upper left corner is at (10, 20), and the lower right corner of the dog is at (110, 220).",
     ],

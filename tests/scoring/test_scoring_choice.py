@@ -105,6 +105,7 @@ def test_an_option_with_the_golds_text_is_right_as_well() -> None:
         ("50%", 50.0, (("%", 1),)),
         ("12 square cm", 12.0, (("m", 2),)),
         ("5 million", 5e6, None),
+        ("5 m", 5.0, (("m", 1),)),
         ("6:π", 1.909859317102744, None),
     ],
 )
@@ -116,7 +117,7 @@ def test_values_are_read_with_their_unit(text: str, number: float, unit: tuple |
     assert (found[1] and found[1].dimension) == unit
 
 
-@pytest.mark.parametrize("text", ["3x+2", "3 4", "1/0", "√-1", "(" * 50 + "1", "", "x"])
+@pytest.mark.parametrize("text", ["3x+2", "3 4", "3 (B)", "1/0", "√-1", "(" * 50 + "1", "", "x"])
 def test_what_is_no_arithmetic_has_no_value(text: str) -> None:
     """Another number is never guessed."""
     assert amount(text) is None

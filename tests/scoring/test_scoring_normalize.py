@@ -22,6 +22,7 @@ from dcsft_harness.scoring import normalize
         ("<CONCLUSION>It is C</CONCLUSION>", "It is C"),
         ("<|begin_of_box|>C<|end_of_box|>", r"\boxed{C}"),
         ("◁think▷A◁/think▷B", "B"),
+        ("<s> A</s><|im_end|>", " A"),
     ],
 )
 def test_the_answer_is_what_follows_thoughts_or_stands_in_tags(response: str, part: str) -> None:
@@ -81,14 +82,13 @@ def test_the_answer_key_of_json_is_read(text: str, value: str | None) -> None:
         (r"So it is $\boxed{\text{(B)} \frac{1}{2}}$, **surely**.", "So it is (B) 1/2, surely."),
         (r"\dfrac{\sqrt{3}}{2}", "√3/2"),
         (r"90^{\circ}", "90°"),
-        ("<s> A</s>", "A"),
         ("答案：（Ｂ）", "答案:(B)"),
         ("x  =\t5 \n\n y", "x = 5\ny"),
         ("### Answer\n`C`", "Answer\nC"),
     ],
 )
 def test_markup_is_taken_away(text: str, expected: str) -> None:
-    """LaTeX, Markdown, HTML, tokens and full-width characters."""
+    """LaTeX, Markdown and full-width characters."""
     assert normalize.plain(text) == expected
 
 
@@ -103,7 +103,6 @@ def test_every_step_is_linear(unit: str) -> None:
     """100 kB of what a pattern may stumble over."""
     text = unit * (100_000 // len(unit))
     start = time.process_time()
-    for step in (normalize.plain, normalize.answer_part, normalize.last_box, normalize.json_answer,
-                 normalize.sentences):  # fmt: skip
+    for step in (normalize.plain, normalize.answer_part, normalize.last_box, normalize.json_answer):
         step(text)
     assert time.process_time() - start < 2.0
