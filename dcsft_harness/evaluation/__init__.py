@@ -263,11 +263,11 @@ def _followed(
 
         def follow(batch: "Sequence[Generation]") -> None:
             for one in batch:
-                *cost, new = _spent(one)
-                earlier = spent.get((one.task, one.doc_id))  # a task's own repeats
-                if earlier is not None and earlier[4] is not None and new is not None:
-                    new += earlier[4]
-                spent[one.task, one.doc_id] = (*cost, new)
+                place, cost = (one.task, one.doc_id), _spent(one)
+                earlier = spent[place][4] if place in spent else None  # of a task's own repeats
+                if earlier is not None and cost[4] is not None:
+                    cost = (*cost[:4], earlier + cost[4])
+                spent[place] = cost
 
         model.on_batch = follow
     return spent

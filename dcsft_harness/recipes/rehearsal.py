@@ -117,7 +117,7 @@ def rehearse(
         HarnessError: the folder belongs to something else, a stage failed, there is no such device, or the
             template does not use an argument.
     """
-    asked = {"shape": shape, "layers": layers, "device": device, "side": side}
+    asked: dict[str, Any] = {"shape": shape, "layers": layers, "device": device, "side": side}
     asked[TEMPLATE] = dict(template) if template else None
     found = _earlier(output, asked)
     if found is None:
