@@ -350,11 +350,7 @@ def named(arguments: str) -> dict[str, str]:
 
 
 def joined(arguments: Mapping[str, object]) -> str:
-    """Model arguments as text; objects and lists as JSON.
-
-    Raises:
-        HarnessError: there are fewer than two options.
-    """
+    """Model arguments as text; objects and lists as JSON."""
     parts = (
         (name, json.dumps(value) if isinstance(value, Mapping | list | tuple) else value)
         for name, value in arguments.items()

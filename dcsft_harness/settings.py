@@ -226,11 +226,7 @@ def get_choices(kind: object) -> list[str]:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value for a message: text unchanged, anything else as its Python repr, cut to `limit` characters.
-
-    Raises:
-        HarnessError: results of the row cannot be used.
-    """
+    """A value for a message: text unchanged, anything else as its Python repr, cut to `limit` characters."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 

@@ -1,10 +1,9 @@
 """The records of a board: rows with their provenance, tasks, cells, and folders left out."""
 
 import contextlib
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,17 +13,13 @@ from numpy.typing import NDArray
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.usage import NOTE, Ledger
+from dcsft_harness.artifacts.usage import FIGURES, NOTE, figures, is_number
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.leaderboard.sampled import Draws
+from dcsft_harness.records import DIFFICULTIES
 from dcsft_harness.training import run_folder
 
 # The provenance of a row: the available manifests behind its scores. Paths are not repeated.
-
-LOG = "training_log.jsonl"
-LEDGER = tuple(entry.name for entry in fields(Ledger))
-"""The entries of a ledger."""
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +29,7 @@ class Training:
     folder: Path  # the run's, even if the row is one of the checkpoints in it
     kind: str  # "adapter" or "checkpoint"
     settings: Mapping[str, Any]  # its manifest's settings
-    ledger: Mapping[str, float]  # its known costs up to the row's step, by the names of `LEDGER`
+    ledger: Mapping[str, float]  # its known costs up to the row's step, by the names of `usage.FIGURES`
     # one row per step: step, loss, grad_norm, ...; empty if no log is available
     history: tuple[Mapping[str, float], ...] = ()
     # difficulty -> items of the curated set; empty if that is not available
@@ -54,7 +49,7 @@ class Provenance:
     packages: Mapping[str, str]  # package -> version
     created: str  # an ISO date, "" if unknown
     training: Training | None = None  # the run that made the adapter, if its manifest is available
-    # the evaluation's cost, by the names of `LEDGER`; empty if unknown
+    # the evaluation's cost, by the names of `usage.FIGURES`; empty if unknown
     usage: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -82,24 +77,14 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
         raw.get("packages") or {},
         str(raw.get("created", "")),
         _training(found),
-        _usage(found.notes.get(NOTE)),
+        figures(found.notes.get(NOTE) or {}),
     )
-
-
-def _usage(ledger: object) -> dict[str, float]:
-    """The positive numbers among the figures of a ledger."""
-    table = ledger if isinstance(ledger, Mapping) else {}
-    return {
-        name: float(table[name])
-        for name in LEDGER
-        if isinstance(table.get(name), int | float) and table[name] > 0
-    }
 
 
 def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
     """The total cost of the evaluations with K responses per item behind some rows."""
     parts = [part for row in rows for part in row.provenance if part.settings.get("samples")]
-    return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in LEDGER if parts}
+    return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in FIGURES if parts}
 
 
 def public(value: object) -> object:
@@ -118,21 +103,24 @@ def _training(found: manifest.Manifest) -> Training | None:
     """The run behind the adapter, else behind the model, if its folder matches the manifest."""
     if (note := found.notes.get("checkpoint")) is not None:
         return _run_of_checkpoint(found.folder, note)
-    for role in ("adapter", "model"):
-        if role not in found.inputs:
-            continue
-        folder = (found.folder / found.inputs[role]["path"]).resolve()
-        try:
-            if (folder / manifest.NAME).is_file():
-                return training(found.input_folder(role))
-            step = _CHECKPOINT.fullmatch(folder.name)
-            if step and manifest.fingerprint(folder) == found.inputs[role]["sha256"]:
-                return training(folder.parent, int(step[1]))
-        except manifest.NewerFormatError:
-            raise
-        except (HarnessError, OSError):  # moved or changed since: the scores remain valid without it
-            continue
+    for role in [role for role in ("adapter", "model") if role in found.inputs]:
+        one = _origin(found, role)
+        # What has moved or changed since is left out: the scores remain valid without it.
+        with contextlib.suppress(HarnessError, OSError):
+            if one.made is not None:
+                return training(one.folder)
+            step = run_folder.step_of(one.folder)
+            if step and manifest.fingerprint(one.folder) == one.sha256:
+                return training(one.folder.parent, step)
     return None
+
+
+def _origin(found: manifest.Manifest, role: str) -> manifest.Origin:
+    """An input; one of a newer version's format is an error."""
+    one = manifest.origin(found, role)
+    if isinstance(one.error, manifest.NewerFormatError):
+        raise one.error
+    return one
 
 
 def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None:
@@ -142,7 +130,7 @@ def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None
     """
     try:
         run, kind = (folder / note["run"]).resolve(), str(note["kind"])
-        step, known = int(note["step"]), _figures(dict(note["ledger"]))
+        step, known = int(note["step"]), _floats(figures(dict(note["ledger"])))
         identity = note["identity"]
     except (TypeError, ValueError, KeyError):
         return None
@@ -161,8 +149,9 @@ def training(folder: Path, step: int | None = None) -> Training | None:
     found = manifest.read(folder)
     if found.kind not in ("adapter", "checkpoint"):
         return None
-    history = _history(folder / LOG)
-    ledger = _ledger(found)
+    history, own = run_folder.history(folder), found.notes.get(NOTE)
+    # Runs without a ledger have some of its figures as notes.
+    ledger = _floats(figures(own if isinstance(own, dict) else {**found.notes, "seconds": found.seconds}))
     if step is not None:
         history = tuple(row for row in history if row["step"] <= step)
         # The log has time by step; the whole run's other costs are not this checkpoint's.
@@ -172,49 +161,15 @@ def training(folder: Path, step: int | None = None) -> Training | None:
     return Training(folder.resolve(), found.kind, settings, ledger, history, _mix(found))
 
 
-def _ledger(found: manifest.Manifest) -> dict[str, float]:
-    """The ledger; for runs without one, the equivalent notes."""
-    notes = found.notes if isinstance(found.notes, dict) else {}
-    own = notes.get(NOTE)
-    said: Mapping[str, Any] = own if isinstance(own, dict) else {**notes, "seconds": found.seconds}
-    return _figures(said)
-
-
-def _figures(said: Mapping[str, Any]) -> dict[str, float]:
-    figures = {name: said.get(name) for name in LEDGER}
-    # 0 operations mean that none were estimated.
-    return {n: float(v) for n, v in figures.items() if _number(v) and (n, v) != ("flops", 0)}  # type: ignore[arg-type]
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _history(path: Path) -> tuple[Mapping[str, float], ...]:
-    """The numbers in a training log's lines; skips everything else."""
-    if not path.is_file():
-        return ()
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = reading.from_json(line)
-        except ValueError:  # an incomplete line, being written when the copy was made
-            continue
-        if isinstance(row, dict) and _number(row.get("step")):
-            rows.append({key: float(value) for key, value in row.items() if _number(value)})
-    return tuple(rows)
+def _floats(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
 
 
 def _mix(found: manifest.Manifest) -> dict[str, int]:
     """The numbers of easy, medium and hard items in the run's curated set."""
-    try:
-        curated = manifest.read(found.input_folder("data"))
-    except manifest.NewerFormatError:
-        raise
-    except HarnessError:
-        return {}
-    counts = {name: curated.notes.get(name) for name in ("easy", "medium", "hard")}
-    return {name: int(count) for name, count in counts.items() if _number(count)}  # type: ignore[arg-type]
+    curated = _origin(found, "data").made if "data" in found.inputs else None
+    counts = {} if curated is None else {name: curated.notes.get(name) for name in DIFFICULTIES}
+    return {name: int(count) for name, count in counts.items() if is_number(count)}
 
 
 def cost_of(rows: Iterable[Traced]) -> dict[str, float] | None:
@@ -438,6 +393,11 @@ class Board:
     left_out: tuple[LeftOut, ...] = ()  # folders that could not be used
     remarks: tuple[str, ...] = ()  # sentences on the results
     results: tuple[Result, ...] = ()  # the results behind the rows
+
+    @property
+    def boards(self) -> "tuple[Board, ...]":
+        """This board, and those of the rows that cannot be compared with its rows."""
+        return (self, *(one.board for one in self.apart))
 
     def row(self, name: str) -> Row:
         """The row of this name; the error for an unknown one names near matches."""

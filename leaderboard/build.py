@@ -177,8 +177,7 @@ def _write(
 def _inputs(board: Board) -> dict[str, Path]:
     """The board's inputs; the order of the rows is part of the result, so the roles include it."""
     found: dict[str, Path] = {}
-    boards = (board, *(one.board for one in board.apart))
-    results = sorted((result for one in boards for result in one.results), key=lambda one: one.number)
+    results = sorted((result for one in board.boards for result in one.results), key=lambda one: one.number)
     for number, result in enumerate(results, start=1):
         role = f"scores {number}" + ("" if result.given is None else f" ({result.given})")
         if result.files:

@@ -55,7 +55,7 @@ def find(place: Path) -> list[Path]:
         the place itself if there are none.
 
     Raises:
-        HarnessError: the rollouts lack an item's samples, or no item has ANSWERED samples.
+        HarnessError: there is no such place.
     """
     if not place.is_dir():
         file = place.with_name(place.name + RESULTS)

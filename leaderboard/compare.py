@@ -85,7 +85,7 @@ def summarise(
         lines,
         board.baseline,
         (*board.remarks, *_remarks(columns, lines), *(one.remark for one in quoted if one.remark)),
-        detectable(columns, lines),
+        tuple(_detectable(index, column, lines) for index, column in enumerate(columns)),
         comparisons(columns, lines, pairs),
         ranked_by,
         tuple(quoted),
@@ -215,7 +215,7 @@ def _to_baseline(
         return difference(scores_of(side[0], column), scores_of(baseline[0], column), clusters)
     if set(side) & set(baseline):  # a seed against its own group of seeds
         return None
-    found = _difference(side, baseline, column)
+    found = difference_of_rows(side, baseline, column)
     return None if found is None else found[0]
 
 
@@ -289,15 +289,11 @@ def comparisons(columns: tuple[Column, ...], lines: Sequence[Line], pairs: int) 
     found: list[Comparison] = []
     baseline = next((line for line in lines if line.is_baseline), None)
     if baseline is not None:
-        others = [(line, baseline) for line in tested if not line.is_baseline and not _shared(line, baseline)]
+        others = [(line, baseline) for line in tested if not set(line.rows) & set(baseline.rows)]
         found += _families("baseline", others, columns, main)
     if len(tested) <= pairs:
         found += _families("pairs", list(combinations(tested, 2)), columns, main)
     return tuple(found)
-
-
-def _shared(line: Line, other: Line) -> bool:
-    return bool(set(line.rows) & set(other.rows))
 
 
 def _families(
@@ -329,11 +325,7 @@ def _corrected(family: Sequence[Comparison]) -> Iterator[Comparison]:
 
 
 def compare(line: Line, other: Line, index: int, column: Column, family: str) -> Comparison | None:
-    """Tests two lines in one column; None if one of them lacks it.
-
-    Raises:
-        HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
-    """
+    """Tests two lines in one column; None if one of them lacks it."""
     sides = [_scores(line.rows, column), _scores(other.rows, column)]
     clusters = [task.clusters for task in column.tasks]
     ours, theirs = sides
@@ -348,25 +340,19 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
         if found is None or test is None:
             return None
         return Comparison(*names, found, test.p, None, test.method, test.better, test.worse)
-    combined = difference_of_lines(line, other, column)
+    combined = difference_of_rows(line.rows, other.rows, column)
     if combined is None:
         return None
     return Comparison(*names, combined[0], combined[1], None, "t, seeds as a random effect", None, None)
 
 
-def difference_of_lines(
-    line: Line, other: Line, column: Column, null: float = 0.0
+def difference_of_rows(
+    rows: Sequence[Row], others: Sequence[Row], column: Column, null: float = 0.0
 ) -> tuple[Estimate, float | None] | None:
     """The difference of two lines, one of them of several seeds; see `intervals.difference_of_seeds`.
 
     Seeds are paired if both lines have the same ones. None also if a line lacks the column.
     """
-    return _difference(line.rows, other.rows, column, null)
-
-
-def _difference(
-    rows: Sequence[Row], others: Sequence[Row], column: Column, null: float = 0.0
-) -> tuple[Estimate, float | None] | None:
     matched = _matched(rows, others)
     ours, theirs = _scores(rows, column), _scores(matched or others, column)
     if ours is None or theirs is None:
@@ -395,11 +381,6 @@ def _scores(rows: Sequence[Row], column: Column) -> list[list[Floats]] | None:
     return [[row.cells[task.name].scores for task in column.tasks] for row in rows]
 
 
-def detectable(columns: Sequence[Column], lines: Sequence[Line]) -> tuple[Detectable | None, ...]:
-    """The minimum detectable difference of each column."""
-    return tuple(_detectable(index, column, lines) for index, column in enumerate(columns))
-
-
 def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable | None:
     baseline = next((line for line in lines if line.is_baseline and not line.is_group), None)
     singles = [line for line in lines if not line.is_group and line.entries[index] is not None]
@@ -408,22 +389,16 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
         errors = [_standard_error(line, baseline, column) for line in others]
         known = [error for error in errors if error is not None]
         if known:
-            return _possible(paired.detectable(median(known)), True)
-    values = [entry.accuracy.value for entry in _entries(singles, index) if entry.accuracy is not None]
+            found = Detectable(paired.detectable(median(known)), True)
+            return found if found.difference <= 1 else None  # else there are too few items for any difference
+    entries = [line.entries[index] for line in singles]
+    values = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
     if not values or median(values) in (0.0, 1.0):
         return None
     # For a mean over tasks: as many independent clusters as all of its tasks have.
     size = len(np.unique(np.concatenate([task.clusters for task in column.tasks])))
-    return _possible(paired.unpaired(median(values), size), False)
-
-
-def _possible(difference: float, paired: bool) -> Detectable | None:
-    """None if there are too few items for any difference between 0 and 1 to be large enough."""
-    return Detectable(difference, paired) if difference <= 1 else None
-
-
-def _entries(lines: Sequence[Line], index: int) -> Iterator[Entry]:
-    yield from (entry for line in lines if (entry := line.entries[index]) is not None)
+    found = Detectable(paired.unpaired(median(values), size), False)
+    return found if found.difference <= 1 else None
 
 
 def _standard_error(line: Line, baseline: Line, column: Column) -> float | None:

@@ -56,17 +56,11 @@ def pairs(model_args: object) -> dict[str, str]:
     """Model arguments by name, from a mapping or from `name=value,...`."""
     if isinstance(model_args, dict):
         return {str(key): str(value) for key, value in model_args.items()}
-    said = (part.partition("=") for part in str(model_args or "").split(","))
-    return {key: value for key, _, value in said if key}
+    return {key: value for key, value in reading.named(str(model_args or "")).items() if key}
 
 
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:
-    """The model arguments of a run, by name.
-
-    Raises:
-        HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
-            another name, has a value that TRL refuses, or names a tracker that is not installed.
-    """
+    """The model arguments of a run, by name."""
     return pairs((run.get("config") or {}).get("model_args"))
 
 

@@ -156,11 +156,7 @@ class Step:
 
 
 def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
-    """Memory of a training step.
-
-    Raises:
-        HarnessError: the folder has no readable manifest.
-    """
+    """Memory of a training step."""
     shared = given.processes or {}
     weights = anatomy.stored(4 if given.full else given.number)
     number, patches = given.number, given.image_tokens * anatomy.patches_per_token

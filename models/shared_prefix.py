@@ -52,11 +52,7 @@ class Prompts:
 
 
 def joined(parts: Sequence[Prompts]) -> Prompts:
-    """Joins prompts in order; empties the parts.
-
-    Raises:
-        HarnessError: there are fewer than two options.
-    """
+    """Joins prompts in order; empties the parts."""
     if len(parts) == 1:
         return parts[0]
     longest = max(part.longest for part in parts)

@@ -67,9 +67,6 @@ def process(
         in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
         version. For K > 1 responses also: maj_at_k and pass_at_k in the form of acc, at k = K; scores, in [0,
         1], and votes, equal texts for answers that the scorer counts as equal and None for no answer.
-
-    Raises:
-        ValueError: or another of `_REFUSALS`: the processor cannot process them.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):
@@ -92,6 +89,32 @@ def process(
         "extracted": found[0] if len(found) == 1 else found,
         "scorer": {one.name: one.version for one in behind},
     }
+
+
+def process_word(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores class names with `exact_word` (the paper's classification rule)."""
+    return process("exact_word", doc, results)
+
+
+def process_word_by_class(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """The same; acc_seen counts classes in the training pool, acc_unseen the others."""
+    metrics = process_word(doc, results)
+    score = metrics["acc"]["score"]
+    return {
+        **metrics,
+        "acc_seen": part(score, doc, doc["seen"]),
+        "acc_unseen": part(score, doc, not doc["seen"]),
+    }
+
+
+def process_math(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores sums and fill-in answers with `math`."""
+    return process("math", doc, results)
+
+
+def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
+    """Scores boxes with `box_iou` at 0.5, in the running model's declared coordinates."""
+    return process("box_iou", doc, results)
 
 
 def _several(scores: list[float], votes: list[str | None], doc: Doc) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Never
@@ -83,6 +83,56 @@ class Manifest:
                 "Put them back, or make this artefact again from the new ones",
             )
         return folder
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One input of an artifact."""
+
+    of: Path  # the folder of the artifact that was made from it
+    role: str  # its role there: "data", "labels", "model"
+    folder: Path  # where it was; may be a file
+    sha256: str  # its hash when it was used
+    made: Manifest | None = None  # its manifest; None if it has none, is gone, has changed or is unreadable
+    problem: str = ""  # why there is no manifest; empty if there is one
+    error: HarnessError | None = None  # of a manifest that cannot be read
+
+
+def origin(made: Manifest, role: str) -> Origin:
+    """One input of an artifact, which must name it."""
+    entry = made.inputs[role]
+    folder = (made.folder / entry["path"]).resolve()
+    found = Origin(made.folder, role, folder, entry["sha256"])
+    if not folder.exists():
+        return replace(found, problem="no longer where it was")
+    if not (folder / NAME).is_file():
+        return replace(found, problem="made elsewhere, without a manifest")
+    try:
+        if fingerprint(folder) != found.sha256:
+            return replace(found, problem="changed since")
+        return replace(found, made=read(folder))
+    except (HarnessError, OSError) as error:
+        own = error if isinstance(error, HarnessError) else None
+        return replace(found, problem="its manifest cannot be read", error=own)
+
+
+def walk(
+    made: Manifest, roles: Callable[[Manifest], Collection[str]] = lambda one: one.inputs
+) -> Iterator[Origin]:
+    """All direct and indirect inputs of an artifact, nearest first, each once; missing ones too.
+
+    `roles` names the inputs of an artifact to follow, all by default.
+    """
+    seen: set[str] = set()
+    waiting = [made]
+    while waiting:
+        current = waiting.pop(0)
+        for role in roles(current):
+            if role in current.inputs and current.inputs[role]["sha256"] not in seen:
+                found = origin(current, role)
+                seen.add(found.sha256)
+                yield found
+                waiting += [] if found.made is None else [found.made]
 
 
 class _Part(dict[str, Any]):

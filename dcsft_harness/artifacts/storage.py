@@ -149,16 +149,23 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
         HarnessError: it is not such a folder, is damaged, or lacks a column.
     """
     for path in files(folder):
-        try:
-            # Read, not mapped: mapped pages count as this process's memory until the end.
-            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-                for name in columns:
-                    if name not in stream.schema.names:
-                        raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
-                yield from tables((_selected(batch, columns) for batch in stream), size)
-        except (pa.ArrowInvalid, OSError) as error:
-            said = str(error).splitlines()[0]
-            raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
+        with _opened(path) as stream:
+            for name in columns:
+                if name not in stream.schema.names:
+                    raise HarnessError(f"{path} lacks the column {name!r}", "Make the artefact again")
+            yield from tables((_selected(batch, columns) for batch in stream), size)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[pa.RecordBatchStreamReader]:
+    """An Arrow file; a damaged one is an error."""
+    try:
+        # Read, not mapped: mapped pages count as this process's memory until the end.
+        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+            yield stream
+    except (pa.ArrowInvalid, OSError) as error:
+        said = str(error).splitlines()[0]
+        raise HarnessError(f"{path} cannot be read: {said}", "Make the artefact again") from error
 
 
 def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
@@ -176,14 +183,8 @@ def names(folder: Path) -> list[str]:
     Raises:
         HarnessError: it is not such a folder, or is damaged.
     """
-    path = files(folder)[0]
-    try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
-            return list(stream.schema.names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise HarnessError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", "Make the artefact again"
-        ) from error
+    with _opened(files(folder)[0]) as stream:
+        return list(stream.schema.names)
 
 
 def tables(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.Table]:

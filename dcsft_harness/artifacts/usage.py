@@ -1,6 +1,7 @@
 """The cost of a stage: what it took, as a note of its manifest; and what it will need, before it runs."""
 
 import contextlib
+import math
 import re
 import resource
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from dcsft_harness.errors import HarnessError, cut
 
@@ -58,6 +59,21 @@ class Ledger:
         return total
 
 
+FIGURES = tuple(entry.name for entry in fields(Ledger))
+"""The figures of a ledger."""
+
+
+def figures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The known figures among some values, finite numbers; 0 operations mean that none were estimated."""
+    known = {name: value for name in FIGURES if is_number(value := values.get(name))}
+    return {name: value for name, value in known.items() if (name, value) != ("flops", 0)}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def unknown(operations: Sequence[float | None]) -> dict[str, str]:
     """The unknown figures of sampling, with reasons, given the operations of each response."""
     found = {}
@@ -98,13 +114,18 @@ class Meter:
     @property
     def peak_memory_bytes(self) -> int:
         """Of the CUDA device if there is one, else of the process."""
-        if (cuda := _cuda()) is not None:
-            return int(cuda.max_memory_allocated())
-        with contextlib.suppress(OSError, StopIteration):
-            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_memory_bytes()
+
+
+def peak_memory_bytes() -> int:
+    """The peak so far: of the CUDA device if this process uses one, else of the process."""
+    if (cuda := _cuda()) is not None and cuda.is_initialized():
+        return int(cuda.max_memory_allocated())
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cuda() -> "ModuleType | None":

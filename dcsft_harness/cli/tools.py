@@ -15,8 +15,7 @@ from dcsft_harness.cli.running import data_root, run_stage
 from dcsft_harness.errors import HarnessError, visible
 
 if TYPE_CHECKING:
-    from dcsft_harness.evaluation.autoeval import Row, Settings, Watched
-    from dcsft_harness.evaluation.board_folder import BoardFolder
+    from dcsft_harness.evaluation.autoeval import BoardFolder, Row, Settings, Watched
     from dcsft_harness.evaluation.subject import Subject
 
 
@@ -525,8 +524,7 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
 def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
     """The parsed command; checks everything that can be checked before a model is loaded."""
     from dcsft_harness import lmms
-    from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, refuse_baseline
-    from dcsft_harness.evaluation.board_folder import open_board
+    from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, open_board, refuse_baseline
     from dcsft_harness.evaluation.subject import open_subject
     from dcsft_harness.leaderboard.board import group_of
     from dcsft_harness.lmms.tasks import refuse_unprepared

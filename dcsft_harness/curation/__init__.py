@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
 from dcsft_harness.curation import conversations, gallery, overlap, suspects
 from dcsft_harness.curation.labels import LABELS
-from dcsft_harness.curation.rules import CurationConfig, equal, qualifying, weighed
+from dcsft_harness.curation.rules import CurationConfig, equal, mix, qualifying, weighed
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_data
 from dcsft_harness.sampling.pool import advice, unsolved
@@ -89,7 +89,7 @@ def curate(
         if suspected is not None:
             left_out["unshown"] = suspects.write_review(draft.folder, rollouts, suspected)
         draft.notes["figures"] = gallery.write(draft.folder, rollouts, every, chosen)
-        draft.notes |= {"items": chosen.num_rows, **_mix(chosen), "task": source.notes.get("task")}
+        draft.notes |= {"items": chosen.num_rows, **mix(chosen), "task": source.notes.get("task")}
         draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)
         if suspected is not None:
@@ -134,11 +134,6 @@ def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:
         "outside": labelled - int(qualify.sum()) if config.band else 0,
         "weightless": int((qualify & (weights == 0)).sum()),
     }
-
-
-def _mix(chosen: pa.Table) -> dict[str, int]:
-    """The number of chosen items of each difficulty."""
-    return {name: int(equal(chosen["difficulty"], name).sum()) for name in records.DIFFICULTIES}
 
 
 def _without_suspects(

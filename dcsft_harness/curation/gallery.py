@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,8 @@ from PIL import UnidentifiedImageError
 from dcsft_harness import records
 from dcsft_harness.artifacts import storage
 from dcsft_harness.curation import suspects
-from dcsft_harness.errors import HarnessError, cut, visible_lines
+from dcsft_harness.curation.rules import mix
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _save(figure: "Figure", path: Path) -> None:
 
 
 def _histogram(axes: "Axes", title: str, table: pa.Table) -> None:
-    counted = {kind: _rates(table, kind) for kind in records.DIFFICULTIES}
+    counted, items = {kind: _rates(table, kind) for kind in records.DIFFICULTIES}, mix(table)
     values = np.unique(np.concatenate([rates for rates, _ in counted.values()]))
     binned = len(values) > _BINS
     centers = (np.arange(_BINS) + 0.5) / _BINS if binned else values
@@ -90,11 +90,9 @@ def _histogram(axes: "Axes", title: str, table: pa.Table) -> None:
             np.minimum(rates * _BINS, _BINS - 1).astype(int) if binned else np.searchsorted(values, rates)
         )
         heights = np.bincount(places, counts, minlength=len(centers))
-        axes.bar(
-            centers, heights, width, bottom, color=_COLORS[kind], label=f"{kind} ({_count(table, kind):,})"
-        )
+        axes.bar(centers, heights, width, bottom, color=_COLORS[kind], label=f"{kind} ({items[kind]:,})")
         bottom = bottom + heights
-    settled = sum(_count(table, kind) for kind in counted) - int(bottom.sum())
+    settled = sum(items.values()) - int(bottom.sum())
     more = f", {settled:,} without a rate" if settled else ""
     axes.set_title(f"{title}: {table.num_rows:,} items{more}", loc="left", fontsize=10)
     axes.set_xlabel("pass rate")
@@ -137,7 +135,7 @@ def _near(items: Path, labels: pa.Table) -> list[dict[str, Any]]:
     """Items of each class among the pool's first ones; medium ones with a pass rate near one half."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in records.DIFFICULTIES}
     seen = 0
-    wanted = {kind: min(SHOWN, _count(labels, kind)) for kind in found}
+    wanted = {kind: min(SHOWN, count) for kind, count in mix(labels).items()}
     columns = ["item_id", "prompt", "answer", storage.IMAGES]
     for table in storage.read(items, columns, 1 << 24):
         known = labels.filter(pc.is_in(labels["item_id"], value_set=table["item_id"].combine_chunks()))
@@ -154,10 +152,6 @@ def _near(items: Path, labels: pa.Table) -> list[dict[str, Any]]:
         if seen >= _ITEMS or all(len(some) >= wanted[kind] for kind, some in found.items()):
             break
     return [row for some in found.values() for row in some]
-
-
-def _count(labels: pa.Table, kind: str) -> int:
-    return int(pc.sum(pc.equal(labels["difficulty"], kind)).as_py() or 0)
 
 
 def _shown(row: pa.Table) -> dict[str, Any]:
@@ -190,9 +184,7 @@ def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str,
 
 
 def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -> str:
-    """One item, equal responses once; texts are indented, so that none is read as Markdown."""
-    parts = [f"\n### {row['k']} of {row['n']} right, {row['item_id']}\n"]
-    parts += [f"![{name}]({name})\n" for name, _ in row["files"]]
+    """One item, equal responses once."""
     texts = [("Prompt", row["prompt"]), ("Gold", row["answer"])]
     equal: dict[tuple[str, str], list[int]] = {}
     for index, response, score in said:
@@ -201,5 +193,6 @@ def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -
     for (verdict, response), numbers in equal.items():
         which = f"Response {numbers[0]}" if len(numbers) == 1 else f"Responses {', '.join(map(str, numbers))}"
         texts.append((f"{which}, {verdict}", response))
-    parts += [f"{name}:\n\n{indent(visible_lines(cut(text, _LONGEST)), '    ')}\n" for name, text in texts]
-    return "\n".join(parts)
+    title = f"### {row['k']} of {row['n']} right, {row['item_id']}"
+    shown = ((name, cut(text, _LONGEST)) for name, text in texts)
+    return suspects.page_entry(title, (name for name, _ in row["files"]), shown)

@@ -13,6 +13,7 @@ from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
 from dcsft_harness.curation import exact, gallery, noise
+from dcsft_harness.curation.rules import mix
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scoring import at_k
@@ -91,14 +92,11 @@ def label(
             labels, known = _with_exact(labels, rollouts, progress)
         pq.write_table(labels, draft.folder / LABELS, compression="zstd")
         draft.notes["figures"] = gallery.write(draft.folder, rollouts, labels)
-        mix: dict[str, int] = {
-            name: pc.sum(pc.equal(labels["difficulty"], name)).as_py() or 0 for name in records.DIFFICULTIES
-        }
         stopped = pc.any(labels["censored"]).as_py()
         draft.notes.update(
             {
                 "items": labels.num_rows,
-                **mix,
+                **mix(labels),
                 "unlabelled": labels["difficulty"].null_count,
                 "censored": pc.sum(labels["censored"]).as_py() or 0,
                 "task": source.config.get("task"),

@@ -203,11 +203,7 @@ def perceptual_hash(image: "Image") -> int:
 
 
 def compare(pool: Images, task: str, other: Images, distance: int) -> list[Pair]:
-    """The pairs of equal and nearly equal images, by distance and then in the pool's order.
-
-    Raises:
-        HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
-    """
+    """The pairs of equal and nearly equal images, by distance and then in the pool's order."""
     pairs = []
     for start in range(0, len(pool.names), _BLOCK):
         block = pool.hashes[start : start + _BLOCK, None]

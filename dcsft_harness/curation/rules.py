@@ -177,6 +177,11 @@ def equal(names: pa.ChunkedArray, name: str) -> NDArray[np.bool_]:
     return found
 
 
+def mix(labels: pa.Table) -> dict[str, int]:
+    """The number of label rows of each difficulty."""
+    return {name: int(equal(labels["difficulty"], name).sum()) for name in records.DIFFICULTIES}
+
+
 EMPIRICAL, POSTERIOR = "p(1-p)", "posterior"
 WEIGHTS: dict[str, Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]] = {
     EMPIRICAL: lambda k, n: k / n * ((n - k) / n),

@@ -252,12 +252,16 @@ verdicts into suspects.jsonl, and give that file to `dcsft curate --reviewed`.
 
 
 def _entry(number: int, line: dict[str, Any]) -> str:
-    """A suspect's section of the page; texts are indented, so that none is read as Markdown."""
+    """A suspect's section of the page."""
     share = f"{line['share']:.0%} of {line['samples']} samples"
-    texts = {"Prompt": line["prompt"], "Gold": line["gold"], f"Voice, {share}": line["voice"]}
-    parts = [f"\n## {number}: document {line['doc_id']}, {line['item_id']}\n"]
-    parts += [f"![{name}]({name})\n" for name in line["images"]]
-    parts += [f"{name}:\n\n{indent(visible_lines(text), '    ')}\n" for name, text in texts.items()]
+    texts = [("Prompt", line["prompt"]), ("Gold", line["gold"]), (f"Voice, {share}", line["voice"])]
+    return page_entry(f"## {number}: document {line['doc_id']}, {line['item_id']}", line["images"], texts)
+
+
+def page_entry(title: str, images: Iterable[str], texts: Iterable[tuple[str, str]]) -> str:
+    """An item on a page of Markdown; texts are indented, so that none is read as markup."""
+    parts = [f"\n{title}\n", *(f"![{name}]({name})\n" for name in images)]
+    parts += [f"{name}:\n\n{indent(visible_lines(text), '    ')}\n" for name, text in texts]
     return "\n".join(parts)
 
 

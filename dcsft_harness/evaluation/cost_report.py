@@ -15,12 +15,13 @@ from typing import Any
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import Manifest
+from dcsft_harness.artifacts.usage import FIGURES
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.training.run_folder import checkpoints, step_of
 
 from . import lineage
-from .lineage import FIGURES, UNITS, Cost, Run, added, cost_of
+from .lineage import UNITS, Cost, Run, added, cost_of
 
 # Scores folders -> accuracies of the evaluated weights, matched by content and not by name.
 

@@ -1,19 +1,19 @@
 """One adapter or checkpoint -> Run: the cost of its training and of its inputs."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import reading, records
+from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.manifest import Manifest
-from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger
+from dcsft_harness.artifacts.manifest import Manifest, Origin
+from dcsft_harness.artifacts.usage import FIGURES, NOTE, UNKNOWN, figures
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.training import run_folder
 
 # A cost: the figures of a ledger; some may be lower bounds.
 
-FIGURES = tuple(item.name for item in fields(Ledger))
 UNITS = ("samples", "tokens", "seconds")
 """Units for comparing runs; the columns of a training log."""
 
@@ -61,16 +61,9 @@ def added(costs: Iterable[Cost]) -> Cost:
 
 def cost_of(found: Manifest) -> Cost:
     """The cost of making an artifact, from its ledger or, without one, from older notes."""
-    notes: Mapping[str, Any] = found.notes
-    ledger = notes.get(NOTE)
-    if not isinstance(ledger, dict):
-        known = _older(found)
-    else:
-        known = Ledger.read(ledger).as_dict()
-        for figure in notes.get(UNKNOWN, {}):
-            known.pop(figure, None)
-        if not known.get("flops"):
-            known.pop("flops", None)
+    ledger = found.notes.get(NOTE)
+    known = figures(ledger) if isinstance(ledger, dict) else _older(found)
+    known = {name: value for name, value in known.items() if name not in found.notes.get(UNKNOWN, {})}
     return Cost(known, frozenset(set(FIGURES) - known.keys()))
 
 
@@ -88,7 +81,6 @@ def _older(found: Manifest) -> dict[str, float]:
     return known | {"seconds": found.seconds}
 
 
-LOG = "training_log.jsonl"
 TRAINED = ("adapter", "checkpoint")
 COLD = "cold-start"
 METHODS = {COLD: "cold start"}
@@ -103,55 +95,38 @@ _ROLES = {
 _INDIFFERENT = ("keep", "size", "seed")
 
 
-@dataclass
-class Lineage:
-    """The inputs of an artifact."""
+def _counted(made: Manifest) -> Sequence[str]:
+    """The inputs of an artifact that may have a cost; labels only if they chose anything."""
+    if made.kind == "curated set" and selective(made.config):
+        return ["rollouts" if "rollouts" in made.inputs else "labels"]
+    return _ROLES.get(made.kind, ())
 
-    # hash of a manifest -> that manifest; each artifact once, however often it was used
-    found: dict[str, Manifest] = field(default_factory=dict)
-    lost: list[str] = field(default_factory=list)  # missing inputs
-    remarks: list[str] = field(default_factory=list)  # inputs that were not followed, with reasons
 
-    def follow(self, made: Manifest) -> None:
-        """Adds an artifact's inputs, and the inputs of those."""
-        for role in _ROLES.get(made.kind, ()):
-            if role in made.inputs:
-                self._input(made, role)
-        if made.kind == "curated set":
-            if selective(made.config):
-                self._input(made, "rollouts" if "rollouts" in made.inputs else "labels")
-            else:
-                self.remarks.append(
-                    f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
-                )
+def _remarks(made: Manifest) -> Iterator[tuple[bool, str]]:
+    """What is missing of a curated set's labels, and why those of others are not counted; whether missing."""
+    if made.kind == "curated set" and not selective(made.config):
+        said = f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
+        yield False, said
+    elif made.kind == "curated set" and not set(_counted(made)) & made.inputs.keys():
+        yield True, f"{made.folder.name} names no labels that its labels came from"
 
-    def _input(self, made: Manifest, role: str) -> None:
-        if role not in made.inputs:
-            self.lost.append(f"{made.folder.name} names no {role} that its labels came from")
-            return
-        entry = made.inputs[role]
-        place = (made.folder / entry["path"]).resolve()
-        if place.exists() and not (place / manifest.NAME).is_file():
-            self._plain(made, role, place, entry["sha256"])
-            return
-        try:
-            folder = made.input_folder(role)
-            one = manifest.read(folder)
-        except HarnessError as error:
-            self.lost.append(str(error.problem))
-            return
-        if entry["sha256"] not in self.found:
-            self.found[entry["sha256"]] = one
-            self.follow(one)
 
-    def _plain(self, made: Manifest, role: str, place: Path, digest: str) -> None:
-        """An input that `dcsft` did not make: a published base, or your own data."""
-        if role == "model":  # hashing a large one takes minutes, and neither kind has a ledger
-            return
-        if manifest.fingerprint(place) != digest:
-            self.lost.append(f"the {role} that {made.folder} was made from has changed: {place}")
-        else:
-            self.remarks.append(f"its {role} {place.name} was not made by dcsft: what it cost is not counted")
+def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
+    """Why an input without a manifest has no known cost, and whether it is missing."""
+    if one.error is not None:
+        yield True, one.error.problem
+    elif not one.folder.exists() or (one.folder / manifest.NAME).is_file():
+        yield (
+            True,
+            f"the {one.role} that {one.of} was made from are no longer at {one.folder}, or have changed",
+        )
+    elif one.role == "model":  # a published base has no cost here, and hashing a large one takes minutes
+        return
+    elif manifest.fingerprint(one.folder) != one.sha256:
+        yield True, f"the {one.role} that {one.of} was made from has changed: {one.folder}"
+    else:
+        said = f"its {one.role} {one.folder.name} was not made by dcsft: what it cost is not counted"
+        yield False, said
 
 
 def selective(config: Mapping[str, Any]) -> bool:
@@ -220,13 +195,15 @@ def read(folder: Path, name: str) -> Run:
         raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
     if made.kind not in TRAINED:
         raise HarnessError(f"{folder} holds {made.kind}", "Give adapters or checkpoints of `dcsft train`")
-    line = Lineage()
-    line.follow(made)
-    found = line.found.items()
+    origins = list(manifest.walk(made, _counted))
+    inputs = {one.sha256: one.made for one in origins if one.made is not None}
+    artifacts, found = (made, *inputs.values()), inputs.items()
+    said = [note for artifact in artifacts for note in _remarks(artifact)]
+    said += [note for one in origins if one.made is None for note in _unread(one)]
     cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
     labelling = tuple(one for _, one in found if one.kind == "rollouts")
     earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
-    sources = [one for one in (made, *line.found.values()) if _trained(one) or one.kind == "rollouts"]
+    sources = [one for one in artifacts if _trained(one) or one.kind == "rollouts"]
     older = [one.folder.name for one in sources if NOTE not in one.notes]
     remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
     return Run(
@@ -237,9 +214,9 @@ def read(folder: Path, name: str) -> Run:
         labelling=labelling,
         earlier=earlier,
         cold=cold,
-        lost=tuple(line.lost),
-        remarks=(*line.remarks, *remarks),
-        history=_history(folder / LOG),
+        lost=tuple(text for missing, text in said if missing),
+        remarks=(*(text for missing, text in said if not missing), *remarks),
+        history=run_folder.history(folder),
     )
 
 
@@ -254,12 +231,3 @@ def _method(made: Manifest, labelled: bool) -> str:
     if labelled:
         method = "DC-SFT" if method == "SFT" else f"{method} on a curated set"
     return f"{method}, all parameters" if made.config.get("full") else method
-
-
-def _history(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    try:
-        return tuple(reading.from_json(line) for line in reading.read_text(path).splitlines())
-    except ValueError as error:
-        raise HarnessError(f"{path} is damaged: {error}", "Copy the folder again") from error

@@ -331,24 +331,39 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         cluster = one.row.get("cluster") or (named[0] if named else None)
         missing = text is None
         extracted = None if missing or verdict.extracted is None else records.as_text(verdict.extracted)
-        return Scored(
-            Score(
-                task=task,
-                item_id=item,
-                doc_id=-1,
-                score=None if missing else verdict.score,
-                extracted=extracted,
-                response=text or "",
-                answer=records.as_text(answer),
-                n_tokens=_count(one.row.get("n_tokens")),
-                cluster=None if cluster is None else str(cluster),
-                finish_reason=_reason(one),
-            ),
-            question,
-            {judge.name: judge.version},
-        )
+        value = None if missing else verdict.score
+        cluster = None if cluster is None else str(cluster)
+        made = _score(one, task, item, -1, value, extracted, records.as_text(answer), cluster)
+        return Scored(made, question, {judge.name: judge.version})
 
     return score
+
+
+def _score(
+    one: Given,
+    task: str,
+    item_id: str,
+    doc_id: int,
+    score: float | None,
+    extracted: str | None,
+    answer: str,
+    cluster: str | None,
+) -> Score:
+    """The row of a response."""
+    text, tokens, reason = _response(one), one.row.get("n_tokens"), one.row.get("finish_reason")
+    counted = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
+    return Score(
+        task=task,
+        item_id=item_id,
+        doc_id=doc_id,
+        score=score,
+        extracted=extracted,
+        response=text or "",
+        answer=answer,
+        n_tokens=tokens if counted else None,
+        cluster=cluster,
+        finish_reason=reason if isinstance(reason, str) else None,
+    )
 
 
 def _size(one: Given, box_space: str | None) -> tuple[float, float]:
@@ -361,15 +376,6 @@ def _size(one: Given, box_space: str | None) -> tuple[float, float]:
             "Give `width` and `height` in pixels",
         )
     return _NO_LIMIT
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-def _reason(one: Given) -> str | None:
-    found = one.row.get("finish_reason")
-    return found if isinstance(found, str) else None
 
 
 def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
@@ -418,18 +424,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
             value, extracted, cluster = lmms.score_of(task, metrics)
             named = metrics.get("scorer")
             scorers = dict(named) if isinstance(named, Mapping) else {}
-        made = Score(
-            task=task_name,
-            item_id=item.item_id,
-            doc_id=item.doc_id,
-            score=value,
-            extracted=extracted,
-            response=text or "",
-            answer=item.answer,
-            n_tokens=_count(one.row.get("n_tokens")),
-            cluster=cluster,
-            finish_reason=_reason(one),
-        )
+        made = _score(one, task_name, item.item_id, item.doc_id, value, extracted, item.answer, cluster)
         return Scored(made, item.prompt, scorers)
 
     return Judging(score, task, count)

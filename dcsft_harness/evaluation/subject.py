@@ -1,7 +1,7 @@
 """What to score: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,7 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
     if model != DIGITS and "/" not in model and not is_folder:
         _refuse_unknown(model)
         return model, arguments
-    return "dcsft_hf", _with_base(model, arguments, ("pretrained", "adapter"))
+    return "dcsft_hf", _with_base(model, arguments)
 
 
 def _refuse_unknown(model: str) -> None:
@@ -177,10 +177,10 @@ def _holds_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (ADAPTER, MODEL))
 
 
-def _with_base(model: str, arguments: str, names: Iterable[str]) -> str:
+def _with_base(model: str, arguments: str) -> str:
     """The arguments that load a checkpoint or adapter; an adapter's base may be among them."""
     pairs = [part.partition("=") for part in reading.separated(arguments)]
-    given = [name for name, _, _ in pairs if name in names]
+    given = [name for name, _, _ in pairs if name in ("pretrained", "adapter")]
     if not given:
         return open_subject(model, None).arguments(arguments)
     if given != ["pretrained"] or not (Path(model) / ADAPTER).is_file():
@@ -201,7 +201,7 @@ def _engine_arguments(model: str, arguments: str, engine: str) -> str:
     if model in MODELS and not Path(model).exists():  # the default, or the old spelling
         return arguments
     if engine in MODELS:
-        return _with_base(model, arguments, ("pretrained", "adapter"))
+        return _with_base(model, arguments)
     given = reading.named(arguments).keys()
     name = lmms.checkpoint_argument(engine)
     if given & {name, "pretrained", "adapter"}:

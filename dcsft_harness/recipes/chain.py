@@ -12,7 +12,6 @@ import contextlib
 import errno
 import fcntl
 import json
-import math
 import os
 import re
 import shlex
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from dcsft_harness import __version__, pictures, reading
-from dcsft_harness.artifacts import manifest, resuming
+from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
@@ -33,7 +32,6 @@ from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, fil
 from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.settings import extra
 from dcsft_harness.stages import STAGES
-from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 # The estimated cost of a recipe's stages, from the assumptions of its scale.
 #
@@ -59,16 +57,8 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Both in readable units."""
-        minutes = self.seconds / 60
-        time = (
-            f"{minutes / 60:.1f} h"
-            if minutes >= 90
-            else f"{minutes:.0f} min"
-            if minutes >= 1.5
-            else "a minute"
-        )
         memory = f", {self.memory / 1e9:.0f} GB on each device" if self.memory else ""
-        return f"about {time}{memory}"
+        return f"{usage.duration(self.seconds)}{memory}"
 
 
 def estimates(recipe: Recipe) -> dict[str, Estimate]:
@@ -81,14 +71,9 @@ def estimates(recipe: Recipe) -> dict[str, Estimate]:
         if not (assumed and tokens):
             continue
         given, sizes = _numbers(assumed), _numbers(tokens)
-        own, rule = STAGES[stage.verb].estimate, _RULES.get(stage.verb)
-        if own is not None:
-            seconds, memory = own(stage.options, given, sizes)
-        elif rule is not None:
-            seconds, memory = rule(stage, given, sizes)
-        else:
-            continue
-        found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
+        if (estimate := STAGES[stage.verb].estimate) is not None:
+            seconds, memory = estimate(stage.options, given, sizes)
+            found[stage.name] = Estimate(given["load"] + seconds, memory if given["gigabytes"] else 0.0)
     return found
 
 
@@ -162,82 +147,12 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-Numbers = Mapping[str, float]
-
-
-def _forward(assumed: Numbers, tokens: float, patches: float) -> float:
-    """Seconds of one forward pass on all devices."""
-    work = 2 * (assumed["language"] * tokens + assumed["vision"] * patches)
-    return work / (assumed["flops"] * assumed["devices"])
-
-
-def _weights(assumed: Numbers) -> float:
-    return assumed["language"] + assumed["vision"]
-
-
-def _drawing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
-    samples = float(stage.options.get("samples", 8))
-    prefill = _forward(assumed, tokens["prompt"], tokens["patches"]) * tokens["pool"]
-    seconds = prefill + tokens["pool"] * samples * tokens["answer"] / assumed["drawn"]
-    return seconds, 0.9e9 * assumed["gigabytes"]
-
-
-def _evaluating(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
-    prefill = _forward(assumed, tokens["prompt"], tokens["patches"]) * tokens["evaluated"]
-    drawn = tokens["evaluated"] * float(stage.options.get("samples") or 1) * tokens["answer"]
-    return prefill + drawn / assumed["drawn"], 0.9e9 * assumed["gigabytes"]
-
-
-def _length(stage: Stage, tokens: Numbers) -> tuple[float, float]:
-    """Optimizer steps, and samples in each; the trainer's defaults if the stage sets none."""
-    kind: Any = {"train sft": SftConfig, "train grpo": GrpoConfig}.get(stage.verb, ColdStartConfig)
-    options = stage.options
-    defaults = {name: field.default for name, field in kind.model_fields.items()}
-    batch = float(options.get("batch_size") or defaults["batch_size"])
-    rows = tokens["cold"] if kind is ColdStartConfig else tokens["pool"]
-    if options.get("epochs") or (kind is ColdStartConfig and not options.get("max_steps")):
-        return math.ceil(rows / batch) * float(options.get("epochs") or 1), batch
-    return float(options.get("max_steps") or defaults["max_steps"]), batch
-
-
-def _training(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
-    options = stage.options
-    full = bool(options.get("full")) or stage.verb == "train cold-start"
-    steps, batch = _length(stage, tokens)
-    length = tokens["prompt"] + tokens["answer"]
-    # Forward, gradient of activations, recomputed activations; and the weights' gradient if all train.
-    passes = 4.0 if full else 3.0
-    seconds = steps * batch * passes * _forward(assumed, length, tokens["patches"])
-    # bfloat16 weights on each device; in full training, float32 weights, gradients and moments are sharded.
-    weights = 16 * _weights(assumed) / assumed["devices"] if full else 2 * _weights(assumed)
-    memory = weights + (options.get("micro_batch_size") or batch / assumed["devices"]) * length * 3e6
-    return seconds, memory
-
-
-def _reinforcing(stage: Stage, assumed: Numbers, tokens: Numbers) -> tuple[float, float]:
-    seconds, memory = _training(stage, assumed, tokens)
-    steps, batch = _length(stage, tokens)
-    length = tokens["prompt"] + tokens["answer"]
-    drawn = steps * batch * tokens["answer"] / assumed["trained"]
-    # Prefill for sampling, and the reference's log-probabilities.
-    return seconds + drawn + 2 * steps * batch * _forward(assumed, length, tokens["patches"]), memory
-
-
-_RULES: dict[str, Callable[[Stage, Numbers, Numbers], tuple[float, float]]] = {
-    "sample": _drawing,
-    "evaluate": _evaluating,
-    "train cold-start": _training,
-    "train sft": _training,
-    "train grpo": _reinforcing,
-}
-
-
 # The plan of a recipe: every command as it could be typed, with its inputs and costs.
 
 
 def command(stage: Stage, output: Path) -> list[str]:
     """The stage's command, in words."""
-    return STAGES[stage.verb].command(filled(dict(stage.options), output), output / stage.name)
+    return STAGES[stage.verb].command(filled(stage.options, output), output / stage.name)
 
 
 def _estimates(recipe: Recipe) -> dict[str, Estimate]:
@@ -409,7 +324,7 @@ def _finish(
         state = _state(output)
         state["stages"][stage.name] = wanted
         _save(state, output)
-    return perform(stage.verb, folder, filled(dict(stage.options), output))
+    return perform(stage.verb, folder, filled(stage.options, output))
 
 
 @contextlib.contextmanager

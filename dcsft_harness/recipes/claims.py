@@ -36,7 +36,7 @@ from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import lineage
 from dcsft_harness.evaluation.lineage import added, cost_of
-from dcsft_harness.leaderboard.compare import compare, difference_of_lines
+from dcsft_harness.leaderboard.compare import compare, difference_of_rows
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.stats.paired import holm
 from dcsft_harness.leaderboard.summary import Line, Summary, overall
@@ -151,7 +151,7 @@ def _tested(boards: Mapping[str, Summary], claim: Claim, pool: str) -> Finding |
         alone = None
     else:
         margin = -MARGIN if claim.test == "match" else 0.0
-        pair = difference_of_lines(one, other, column, margin)
+        pair = difference_of_rows(one.rows, other.rows, column, margin)
         if pair is None:
             return None
         value, alone = pair

@@ -33,12 +33,12 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -391,11 +391,16 @@ def _expand(
 
 def _replaced(value: object, replaced: Mapping[str, str]) -> object:
     """A value with references to omitted stages replaced."""
+    return _mapped(value, lambda text: REFERENCE.sub(lambda match: replaced.get(match[1], match[0]), text))
+
+
+def _mapped(value: object, change: Callable[[str], object]) -> Any:  # noqa: ANN401 - of the same kind
+    """A value with a function applied to every text inside; the keys of mappings stay."""
+    if isinstance(value, Mapping):
+        return {key: _mapped(inner, change) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_replaced(one, replaced) for one in value]
-    if not isinstance(value, str):
-        return value
-    return REFERENCE.sub(lambda match: replaced.get(match[1], match[0]), value)
+        return [_mapped(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def _spent(recipe: _File, stage: Stage, left: int) -> int:
@@ -447,18 +452,12 @@ def _started(values: Variables) -> Variables:
     return {"start": values["family"], **values} if "family" in values else values
 
 
-@overload
-def _filled(recipe: _File, value: Mapping[str, Any], variables: Variables) -> dict[str, Any]: ...
-@overload
-def _filled(recipe: _File, value: object, variables: Variables) -> object: ...
-def _filled(recipe: _File, value: object, variables: Variables) -> object:
+def _filled(recipe: _File, value: object, variables: Variables) -> Any:  # noqa: ANN401 - of the same kind
     """A value with its variables filled in."""
-    if isinstance(value, Mapping):
-        return {key: _filled(recipe, inner, variables) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_filled(recipe, inner, variables) for inner in value]
-    if not isinstance(value, str):
-        return value
+    return _mapped(value, lambda text: _filled_text(recipe, text, variables))
+
+
+def _filled_text(recipe: _File, value: str, variables: Variables) -> object:
     for name in _VARIABLE.findall(value):
         if name not in variables:
             raise unknown_name(f"variable in {value!r} of recipe {recipe.path}:", name, variables)
@@ -533,16 +532,7 @@ def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str
     stages[stage.name] = stage
 
 
-@overload
-def filled(options: Mapping[str, Any], output: Path) -> dict[str, Any]: ...
-@overload
-def filled(options: object, output: Path) -> object: ...
-def filled(options: object, output: Path) -> object:
+def filled(options: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """Options with every `@name` replaced by that stage's folder."""
-    if isinstance(options, str):
-        return REFERENCE.sub(lambda match: str(output / match[1]), options)
-    if isinstance(options, Mapping):
-        return {key: filled(value, output) for key, value in options.items()}
-    if isinstance(options, list):
-        return [filled(value, output) for value in options]
-    return options
+    found = _mapped(options, lambda text: REFERENCE.sub(lambda match: str(output / match[1]), text))
+    return dict(found)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import environment, reading
-from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.usage import NOTE, bytes_of, gigabytes
+from dcsft_harness.artifacts import disk, manifest
+from dcsft_harness.artifacts.usage import NOTE, bytes_of, gigabytes, peak_memory_bytes
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.verdict import Verdict
 from dcsft_harness.stages import STAGES
@@ -163,9 +163,7 @@ def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _save(output: Path, found: Mapping[str, Any]) -> None:
-    part = output / f"{RESULT}.part"
-    part.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    part.replace(output / RESULT)
+    disk.write_text(output / RESULT, json.dumps(found, indent=2) + "\n")
 
 
 def _work(output: Path, device: str | None, job: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -213,7 +211,7 @@ def _worker(answer: Path, job: dict[str, Any]) -> int:
     code = import_module("dcsft_harness.cli").main(stage.command(options, output)[1:])
     if code:
         return int(code)
-    memory = _peak()
+    memory = peak_memory_bytes()
     planned = planned or stage.plan(output.with_name(f"{output.name}-planned"), **options)
     ledger = (manifest.read(output).notes.get(NOTE) or {}) if (output / manifest.NAME).is_file() else {}
     tokens = ledger.get("prompt_tokens", 0) + ledger.get("completion_tokens", 0)
@@ -227,15 +225,6 @@ def _worker(answer: Path, job: dict[str, Any]) -> int:
     }
     answer.write_text(json.dumps(found), encoding="utf-8")
     return 0
-
-
-def _peak() -> int:
-    """Peak memory in bytes: of the CUDA device if this process used one, else of this process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,34 +24,29 @@ from dcsft_harness.recipes.claims import APART, CLAIMS, MARGIN, POOLS, TEST_TIME
 TIME = "training-time"
 """The kind of a comparison of costs."""
 STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
-PICTURES = {
-    "arms": ("id_ood",),
-    "preferences": ("id_ood",),
-    "difficulty": ("id_ood", "gradient_norms"),
-    "paradigms": ("id_ood", "cost"),
-    "curves": ("steps",),
-    "hard-ratio": ("hard_ratio",),
-    "full-parameters": ("id_ood",),
-    "rules": ("id_ood",),
-    "relabel": ("id_ood",),
-    "test-time-8": ("over_k", "over_tokens"),
-    "test-time-16": ("over_k", "over_caps"),
+BOARDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "difficulty": (
+        "Table 1 and Figure 6: as many easy, medium or hard items",
+        ("id_ood", "gradient_norms"),
+    ),
+    "paradigms": ("SFT, GRPO, SFT-M and SFT-EM", ("id_ood", "cost")),
+    "curves": ("Figure 3: accuracy over the steps", ("steps",)),
+    "hard-ratio": ("Figure 5: a growing share of hard items", ("hard_ratio",)),
+    "full-parameters": ("Table 5: all parameters trained", ("id_ood",)),
+    "arms": ("All arms side by side", ("id_ood",)),
+    "rules": ("Beyond the paper: bands, weights, suspects", ("id_ood",)),
+    "relabel": ("Beyond the paper: relabeling half-way", ("id_ood",)),
+    "preferences": ("Beyond the paper: DPO from the same rollouts", ("id_ood",)),
+    "test-time-8": (
+        "Test-time scaling, k = 8: greedy, avg@k, maj@k and pass@k",
+        ("over_k", "over_tokens"),
+    ),
+    "test-time-16": (
+        "Test-time scaling, k = 16: greedy, avg@k, maj@k and pass@k",
+        ("over_k", "over_caps"),
+    ),
 }
-"""A board's kind, the suffix of its name -> the plots to show."""
-ABOUT = {
-    "difficulty": "Table 1 and Figure 6: as many easy, medium or hard items",
-    "paradigms": "SFT, GRPO, SFT-M and SFT-EM",
-    "curves": "Figure 3: accuracy over the steps",
-    "hard-ratio": "Figure 5: a growing share of hard items",
-    "full-parameters": "Table 5: all parameters trained",
-    "arms": "All arms side by side",
-    "rules": "Beyond the paper: bands, weights, suspects",
-    "relabel": "Beyond the paper: relabeling half-way",
-    "preferences": "Beyond the paper: DPO from the same rollouts",
-    "test-time-8": "Test-time scaling, k = 8: greedy, avg@k, maj@k and pass@k",
-    "test-time-16": "Test-time scaling, k = 16: greedy, avg@k, maj@k and pass@k",
-}
-"""A board's kind -> what its section is about."""
+"""A board's kind, the suffix of its name -> what its section is about, and the plots to show."""
 PARADIGMS = {
     "classification": "Table 2",
     "grounding": "Table 2",
@@ -96,16 +91,16 @@ def write(runs: Sequence[Path], page: Path) -> dict[str, Any]:
 
 def _named(name: str) -> tuple[str, str, str]:
     """A board's kind, its family without the pool, and the pool: a key of `POOLS`."""
-    kinds = [kind for kind in (*ABOUT, TIME) if name.endswith(f"-{kind}")]
+    kinds = [kind for kind in (*BOARDS, TIME) if name.endswith(f"-{kind}")]
     family, _, kind = name.partition("-") if not kinds else (name.removesuffix(f"-{kinds[0]}"), "", kinds[0])
     noisy = family.endswith(POOLS["noisy"])
     return kind, family.removesuffix(POOLS["noisy"]) if noisy else family, "noisy" if noisy else "clean"
 
 
 def _place(name: str) -> tuple[int, str, bool]:
-    """Boards in the order of `ABOUT`, the pools of each side by side."""
+    """Boards in the order of `BOARDS`, the pools of each side by side."""
     kind, family, pool = _named(name)
-    return list(ABOUT).index(kind) if kind in ABOUT else len(ABOUT), f"{kind} {family}", pool != "clean"
+    return list(BOARDS).index(kind) if kind in BOARDS else len(BOARDS), f"{kind} {family}", pool != "clean"
 
 
 def _pictures(page: Path) -> Path:
@@ -311,7 +306,8 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     header = ["", *(f"{column.label} ({(column.distribution or '?').upper()})" for column in summary.columns)]
     table = tabulate(body, headers=header, tablefmt="pipe", disable_numparse=True)
     shown = []
-    for plot in PICTURES.get(kind, ()):
+    about, plots = BOARDS.get(kind, (kind or "The leaderboard", ()))
+    for plot in plots:
         source = folder / "plots" / f"{plot}.png"
         if source.is_file():
             target = pictures / f"{name}-{plot}.png"
@@ -320,7 +316,6 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
     kept = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
     notes = [f"- {markdown_text(remark)}." for remark in kept]
     seeds = max(len(line.rows) for line in lines)
-    about = ABOUT.get(kind, kind or "The leaderboard")
     table_of = f"{PARADIGMS[family]}: " if kind == "paradigms" and family in PARADIGMS else ""
     counted = f"{seeds} seeds.\n" if seeds > 1 else "One seed.\n"
     named = family if pool == "clean" else f"{family}, {POOL_NAMES[pool]}"

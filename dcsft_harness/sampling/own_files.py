@@ -70,10 +70,6 @@ def count(path: Path) -> int | None:
     """The number of rows of a file of lines, or of Parquet; None for others, which would be read whole.
 
     Blank lines count; so it is for estimates.
-
-    Raises:
-        HarnessError: an item has a sample twice, or fewer samples than another item without being censored,
-            or is censored but not settled.
     """
     try:
         with path.open("rb") as file:

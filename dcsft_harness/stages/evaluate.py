@@ -1,6 +1,7 @@
 """`dcsft evaluate`: Score a checkpoint, item by item: adapter -> scores."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -243,6 +244,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="scores",
+    estimate=partial(opening.answering, "evaluated", 1),
     example="""dcsft evaluate --model adapter --tasks dcsft_digits,dcsft_digits_r --output scores
 dcsft evaluate --model adapter --data held-out.jsonl --scorer exact_word --output scores
 dcsft evaluate --model CKPT --engine dcsft_vllm --tasks dcsft_digits --output scores

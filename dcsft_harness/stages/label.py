@@ -75,11 +75,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def shown(notes: Mapping[str, Any]) -> str:
-    """The table of `at_fewer_samples` and the labels' noise.
-
-    Raises:
-        HarnessError: results of the row cannot be used.
-    """
+    """The table of `at_fewer_samples` and the labels' noise."""
     return at_fewer_samples(notes) + exact(notes) + noise(notes)
 
 

@@ -455,3 +455,23 @@ def _is_training_set(folder: Path) -> bool:
         return False
     images = found.features.get("images")
     return images is None or (isinstance(images, List) and isinstance(images.feature, Image))
+
+
+# Rough needs of a stage, for the plan of a recipe: seconds, and bytes on one device.
+
+Numbers = Mapping[str, float]
+
+
+def forward_seconds(machine: Numbers, length: float, patches: float) -> float:
+    """Seconds of one forward pass of a sequence, on all devices; see `recipes.chain` for the machine."""
+    work = 2 * (machine["language"] * length + machine["vision"] * patches)
+    return work / (machine["flops"] * machine["devices"])
+
+
+def answering(
+    items: str, samples: int, options: Mapping[str, Any], machine: Numbers, tokens: Numbers
+) -> tuple[float, float]:
+    """The needs of sampling or evaluation; `items` is a count of `tokens`, `samples` the default of each."""
+    prefill = forward_seconds(machine, tokens["prompt"], tokens["patches"]) * tokens[items]
+    drawn = tokens[items] * float(options.get("samples") or samples) * tokens["answer"]
+    return prefill + drawn / machine["drawn"], 0.9e9 * machine["gigabytes"]

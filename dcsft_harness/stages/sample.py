@@ -1,6 +1,7 @@
 """`dcsft sample`: Sample G responses per item of a pool: pool -> rollouts."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ STAGE = Stage(
     summary=summary,
     remarks=remarks,
     writes="rollouts",
+    estimate=partial(opening.answering, "pool", 8),
     about="Responses are saved as they finish. Rerun the same command to resume.",
     example="""dcsft sample --model digits --task dcsft_digits_pool --output rollouts
 dcsft sample --model CKPT --data mine.jsonl --scorer exact_word --output rollouts

@@ -1,10 +1,11 @@
 """`dcsft train cold-start`: Train all parameters on a cold-start split."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import TrainInputs, conversations, start, summary
+from dcsft_harness.stages.training import TrainInputs, conversations, estimate, start, summary
 from dcsft_harness.training.config import ColdStartConfig
 
 
@@ -30,6 +31,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="checkpoint",
+    estimate=partial(estimate, ColdStartConfig),
     example="dcsft train cold-start --model digits --data dcsft_digits_cold --output cold",
     pushes=True,
     passes="trl.SFTConfig",

@@ -17,8 +17,9 @@ from dcsft_harness.errors import HarnessError, json_text, unknown_name
 from dcsft_harness.sampling import own_data
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
+from dcsft_harness.stages.opening import Numbers
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted
-from dcsft_harness.stages.training import AdapterInputs, start
+from dcsft_harness.stages.training import AdapterInputs, estimate, start
 from dcsft_harness.stages.training import summary as trained
 from dcsft_harness.training.config import AdapterConfig
 
@@ -455,26 +456,11 @@ def summary(notes: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def estimate(
-    options: Mapping[str, Any], machine: Mapping[str, float], tokens: Mapping[str, float]
-) -> tuple[float, float]:
+def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
     """Seconds, and bytes on one device: both responses pass forward and backward, and forward again."""
-
-    def value(name: str) -> float:
-        return float(options.get(name) or DpoConfig.model_fields[name].default or 0)
-
-    batch, full = value("batch_size"), bool(options.get("full"))
-    epochs = options.get("epochs")
-    pairs = tokens["pool"] * value("pairs_per_item")
-    steps = math.ceil(pairs / batch) * float(epochs) if epochs else value("max_steps")
-    length = tokens["prompt"] + tokens["answer"]
-    forward = 2 * (machine["language"] * length + machine["vision"] * tokens["patches"])
-    work = steps * batch * 2 * (5.0 if full else 4.0) * forward
-    weights = machine["language"] + machine["vision"]
-    # The reference of an adapter is the model without it; that of full training is another model.
-    kept = 16 * weights / machine["devices"] + 4 * weights if full else 2 * weights
-    micro = float(options.get("micro_batch_size") or batch / machine["devices"])
-    return work / (machine["flops"] * machine["devices"]), kept + 2 * micro * length * 3e6
+    default = DpoConfig.model_fields["pairs_per_item"].default
+    pairs = tokens["pool"] * float(options.get("pairs_per_item") or default)
+    return estimate(DpoConfig, options, machine, tokens, pairs, compared=2)
 
 
 STAGE = Stage(
@@ -486,7 +472,7 @@ STAGE = Stage(
     about="Pairs are made of items that have both right and wrong responses in the rollouts, as those of"
     " medium difficulty have. TRL's losses are `--set loss_type=NAME` (sigmoid, ipo, hinge, ...).",
     example="dcsft train dpo --model cold --data rollouts --max-steps 100 --output preferences",
-    estimate=estimate,
+    estimate=rough,
     pushes=True,
     passes="trl.DPOConfig",
     then="dcsft evaluate --model {output} --tasks TASK,... --output scores",

@@ -1,12 +1,14 @@
 """`dcsft train grpo`: Train by GRPO, with the task's own scorer as reward."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
 from dcsft_harness.stages import opening
+from dcsft_harness.stages.opening import Numbers, forward_seconds
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import AdapterInputs, start, summary
+from dcsft_harness.stages.training import AdapterInputs, estimate, length_of, start, summary
 from dcsft_harness.training.config import GrpoConfig
 
 
@@ -34,12 +36,22 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
     return start(STAGE, options, GrpoConfig, output, progress, train)
 
 
+def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
+    """Seconds, and bytes on one device: training, completions, their prefill and the reference's forward."""
+    seconds, memory = estimate(GrpoConfig, options, machine, tokens)
+    steps, batch = length_of(GrpoConfig, options, tokens["pool"])
+    forward = forward_seconds(machine, tokens["prompt"] + tokens["answer"], tokens["patches"])
+    drawn = steps * batch * tokens["answer"] / machine["trained"]
+    return seconds + drawn + 2 * steps * batch * forward, memory
+
+
 STAGE = Stage(
     verb="train grpo",
     options=GrpoOptions,
     run=run,
     summary=summary,
     writes="adapter",
+    estimate=rough,
     about="--data is a curated set, a task, or a file or folder of your own rows. transformers samples the"
     " completions, or vLLM with `--set use_vllm=true` and TRL's `vllm_mode` (colocate or server).",
     example="dcsft train grpo --model cold --data dcsft_digits_pool --max-steps 100 --output rl",

@@ -1,10 +1,11 @@
 """`dcsft train sft`: Train a LoRA adapter on a curated set, or with --full all parameters."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcsft_harness.stages.stage import Notes, Progress, Stage
-from dcsft_harness.stages.training import AdapterInputs, conversations, start, summary
+from dcsft_harness.stages.training import AdapterInputs, conversations, estimate, start, summary
 from dcsft_harness.training.config import SftConfig
 
 
@@ -30,6 +31,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="adapter",
+    estimate=partial(estimate, SftConfig),
     example="dcsft train sft --model cold --data curated --max-steps 100 --output adapter",
     pushes=True,
     passes="trl.SFTConfig",

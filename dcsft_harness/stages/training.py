@@ -3,6 +3,7 @@
 Imports neither torch nor TRL.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 from dcsft_harness.training import launching
-from dcsft_harness.training.config import TrainingConfig
+from dcsft_harness.training.config import ColdStartConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -133,3 +134,43 @@ def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
         return []
     ranges = [f"{limits['low']} to {limits['high']}" for limits in (trained, evaluated)]
     return [f"images of {ranges[0]} pixels (in evaluation {ranges[1]})"]
+
+
+def length_of(kind: type[TrainingConfig], options: Mapping[str, Any], rows: float) -> tuple[float, float]:
+    """Optimizer steps, and samples in each, with the defaults of a method's configuration."""
+    known = {name: one.default for name, one in kind.model_fields.items()}
+    batch = float(options.get("batch_size") or known["batch_size"])
+    epochs = options.get("epochs") or (None if options.get("max_steps") else known["epochs"])
+    if epochs:
+        return math.ceil(rows / batch) * float(epochs), batch
+    return float(options.get("max_steps") or known["max_steps"]), batch
+
+
+def estimate(
+    kind: type[TrainingConfig],
+    options: Mapping[str, Any],
+    machine: opening.Numbers,
+    tokens: opening.Numbers,
+    rows: float | None = None,
+    compared: int = 0,
+) -> tuple[float, float]:
+    """A rough guess of the seconds, and the bytes on one device, that a training takes.
+
+    `rows` is the number of its training rows; None means the pool's, or the cold start's. `compared` is the
+    number of responses of a row that are compared with the initial model's; 0 trains on one response without
+    a comparison.
+    """
+    full = bool(options.get("full")) or kind is ColdStartConfig
+    rows = tokens["cold" if kind is ColdStartConfig else "pool"] if rows is None else rows
+    steps, batch = length_of(kind, options, rows)
+    length, sequences = tokens["prompt"] + tokens["answer"], max(compared, 1)
+    # Forward, gradient of activations, recomputed activations; the weights' gradient if all train; and the
+    # initial model's forward.
+    passes = sequences * (3.0 + full + bool(compared))
+    seconds = steps * batch * passes * opening.forward_seconds(machine, length, tokens["patches"])
+    # bfloat16 weights on each device; in full training, float32 weights, gradients and moments are sharded,
+    # and the initial model is another one.
+    weights = machine["language"] + machine["vision"]
+    kept = 16 * weights / machine["devices"] + 4 * weights * bool(compared) if full else 2 * weights
+    micro = options.get("micro_batch_size") or batch / machine["devices"]
+    return seconds, kept + sequences * micro * length * 3e6

@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -77,36 +77,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 # The inputs of an artifact, read back through the manifests that lead to it.
 
 
-@dataclass(frozen=True)
-class Origin:
-    """One direct or indirect input of an artifact."""
-
-    role: str  # its role in what was made from it: "data", "labels", "model",
-    name: str  # the name of its folder or file
-    sha256: str  # its hash when it was used
-    made: manifest.Manifest | None  # its manifest; None if it has none, is gone or has changed since
-    said: str  # why there is no manifest; empty if there is one
-
-
-def walk(artefact: manifest.Manifest) -> Iterator[Origin]:
-    """All inputs of an artifact, nearest first, each one once; missing ones are named too."""
-    seen: set[str] = set()
-    waiting = [artefact]
-    while waiting:
-        current = waiting.pop(0)
-        for role, entry in current.inputs.items():
-            if entry["sha256"] in seen:
-                continue
-            seen.add(entry["sha256"])
-            found = _origin(role, current.folder / entry["path"], entry["sha256"])
-            yield found
-            waiting += [found.made] if found.made is not None else []
-
-
 def parent(artefact: manifest.Manifest, role: str) -> manifest.Manifest | None:
     """The manifest of one input; None if the input does not exist or has changed."""
-    entry = artefact.inputs.get(role)
-    return _origin(role, artefact.folder / entry["path"], entry["sha256"]).made if entry else None
+    return manifest.origin(artefact, role).made if role in artefact.inputs else None
 
 
 def hub_base(artefact: manifest.Manifest) -> str | None:
@@ -128,21 +101,6 @@ def base_folder(artefact: manifest.Manifest) -> Path | None:
         folder = (current.folder / current.inputs["model"]["path"]).resolve()
         current = parent(current, "model")
     return folder if folder is not None and folder.is_dir() else None
-
-
-def _origin(role: str, place: Path, sha256: str) -> Origin:
-    folder = place.resolve()
-    name = _origin_name(folder)
-    if not folder.exists():
-        return Origin(role, name, sha256, None, "no longer where it was")
-    if not (folder / manifest.NAME).is_file():
-        return Origin(role, name, sha256, None, "made elsewhere, without a manifest")
-    try:
-        if file_sha256(folder / manifest.NAME) != sha256:
-            return Origin(role, name, sha256, None, "changed since")
-        return Origin(role, name, sha256, manifest.read(folder), "")
-    except (HarnessError, OSError):
-        return Origin(role, name, sha256, None, "its manifest cannot be read")
 
 
 def _origin_name(folder: Path) -> str:
@@ -353,7 +311,7 @@ def _is_merge(made: manifest.Manifest) -> bool:
 
 
 def _base_name(made: manifest.Manifest) -> str:
-    named = next((one.name for one in walk(made) if one.role == "model"), None)
+    named = next((_origin_name(one.folder) for one in manifest.walk(made) if one.role == "model"), None)
     base = hub_base(made)
     if named is not None:
         return f"{named} (from {base})" if base else named
@@ -367,11 +325,11 @@ def _name(path: object) -> str:
 def _data(made: manifest.Manifest) -> list[str]:
     """All inputs of the artifact, with their hashes."""
     rows: list[tuple[object, ...]] = []
-    for one in walk(made):
-        holds = placeless(origin_summary(one.made)) if one.made is not None else one.said
+    for one in manifest.walk(made):
+        holds = placeless(origin_summary(one.made)) if one.made is not None else one.problem
         seconds = f"{one.made.seconds:.0f} s" if one.made is not None else None
         kind = one.made.kind if one.made is not None else None
-        rows.append((one.role, one.name, kind, holds, seconds, one.sha256[:16]))
+        rows.append((one.role, _origin_name(one.folder), kind, holds, seconds, one.sha256[:16]))
     if "data" in made.config:  # a set without a folder
         rows.append(("data", _name(made.notes.get("data")), None, None, None, str(made.config["data"])[:16]))
     head = ("role", "folder", "kind", "holds", "made in", "SHA-256")

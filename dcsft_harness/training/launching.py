@@ -187,8 +187,7 @@ def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[
     """The command line of `accelerate launch`.
 
     Raises:
-        HarnessError: an argument of `extra` is unknown to TRL, is one of our settings under
-            another name, has a value that TRL refuses, or names a tracker that is not installed.
+        HarnessError: there is no such plan or file; see `Launch.file`.
     """
     import torch
 

@@ -392,7 +392,6 @@ _LARGE = 3e9
 
 # One training run, with any trainer: checks, resuming, cost accounting, and the finished artifact.
 
-LOG = "training_log.jsonl"
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -568,7 +567,7 @@ def _finish(
         with run.finishing(settings, sources, account.ledger.seconds, kept) as draft:
             draft.notes = notes
             _save(trainer, str(job.model), draft.folder, setup.folder / "whole" if sharded else None)
-            account.write(draft.folder / LOG)
+            account.write(draft.folder / run_folder.LOG)
         return draft.notes
 
 

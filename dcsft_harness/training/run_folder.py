@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks, reading
-from dcsft_harness.artifacts import disk, manifest, resuming
+from dcsft_harness.artifacts import disk, manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import card
 
-COMPLETE = "complete.json"
+COMPLETE, LOG = "complete.json", "training_log.jsonl"
 INDIFFERENT = ("save_steps", "keep", "on_error")
 """Settings that do not decide the result, so that a resumed run may change them."""
 _FILES, _END = "files", 2**20
@@ -46,6 +46,22 @@ def checkpoints(folder: Path) -> list[Path]:
     finished = (folder / manifest.NAME).is_file()
     found = [path for path in folder.glob("checkpoint-*") if _CHECKPOINT.fullmatch(path.name)]
     return sorted((path for path in found if finished or (path / COMPLETE).is_file()), key=step_of)
+
+
+def history(run: Path) -> tuple[dict[str, Any], ...]:
+    """The numbers of a finished run's log, one row per step; empty without a log.
+
+    Lines that are no such row are skipped: the last one may be incomplete in a copy of a running training.
+    """
+    if not (run / LOG).is_file():
+        return ()
+    rows = []
+    for line in (run / LOG).read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            row = reading.from_json(line)
+            if isinstance(row, dict) and usage.is_number(row.get("step")):
+                rows.append({name: value for name, value in row.items() if usage.is_number(value)})
+    return tuple(rows)
 
 
 def identity(output: Path) -> str:

@@ -333,11 +333,9 @@ def write_draws(folder: Path, part: Part) -> None:
                 continue
             number, task = numbered[name]
             table = measured.responses()
-            ids = _flat(table["item_id"])
-            if measured.renamed is not None:
-                old = pc.index_in(ids, value_set=pa.array(measured.renamed.keys(), pa.string()))
-                ids = pa.array(measured.renamed.values(), pa.string()).take(old)
-            items = pc.index_in(ids, value_set=pa.array(task.item_ids, pa.string())).to_numpy()
+            items = pc.index_in(
+                _flat(ids_on_board(result, table)), value_set=pa.array(task.item_ids, pa.string())
+            ).to_numpy()
             ordered = table.take(np.lexsort([table["sample_index"].to_numpy(), items]))
             judged = np.array(ordered["score"].to_numpy(), dtype=np.float64)
             content = {

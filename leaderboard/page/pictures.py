@@ -101,9 +101,6 @@ def opener(results: Sequence[Result]) -> Callable[[Sequence[str]], Mapping[str, 
     """A function that opens a task by its name, as the first of the results that has it did.
 
     It also opens the user's own rows and YAML files, and takes a metric's column for its task.
-
-    Raises:
-        HarnessError: the engine is unknown or not installed, or does not support `actors`.
     """
     known: dict[str, Task] = {}
 

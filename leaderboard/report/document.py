@@ -61,11 +61,7 @@ def document(summary: Summary, output: Path, more: Mapping[str, Any] | None = No
 
 
 def text(found: Json) -> str:
-    """A document as JSON that every parser reads: no NaN, and nothing that could end a script element.
-
-    Raises:
-        HarnessError: it is missing or blank; names the column and the value.
-    """
+    """A document as JSON that every parser reads: no NaN, and nothing that could end a script element."""
     return escaped(json_text(found, indent=1, allow_nan=False)) + "\n"
 
 
@@ -272,7 +268,7 @@ def write_items(path: Path, board: Board, labels: Mapping[str, str] | None = Non
         write_statistics=False,  # useless to readers of whole rows, and takes half of the time
         store_schema=False,  # readers get texts as texts
     ) as writer:
-        for number, one in enumerate((board, *(apart.board for apart in board.apart))):
+        for number, one in enumerate(board.boards):
             for result in one.results:
                 for table in result.tables():
                     made = _of_board(number, result, table, difficulties)

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tabulate import tabulate
 
+from dcsft_harness.artifacts.usage import FIGURES
 from dcsft_harness.errors import visible
-from dcsft_harness.leaderboard.board import LEDGER, Board, cost_of
+from dcsft_harness.leaderboard.board import Board, cost_of
 from dcsft_harness.leaderboard.compare import summarise, total
 from dcsft_harness.leaderboard.stats.intervals import Estimate
 from dcsft_harness.leaderboard.summary import Column, Comparison, Entry, Line, Summary
@@ -162,7 +163,7 @@ COMPARISON_COLUMNS = (
 )  # fmt: skip
 STANDING_COLUMNS = (
     "row", "seeds", "rank", "rank_low", "rank_high", "ranked", "ood_retention", "retention_low",
-    "retention_high", "worst_task", "worst_accuracy", "on_front", "front_share", *LEDGER,
+    "retention_high", "worst_task", "worst_accuracy", "on_front", "front_share", *FIGURES,
 )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def standings_csv(summary: Summary) -> str:
                 *_blank(retention[:3] if retention else [None] * 3),
                 *([spreadsheet_text(worst.task), worst.accuracy] if worst else ["", ""]),
                 *([str(front.on).lower(), front.share] if front else ["", ""]),
-                *_blank([cost.get(name) for name in LEDGER]),
+                *_blank([cost.get(name) for name in FIGURES]),
             ]
         )
     return csv_of(STANDING_COLUMNS, lines)

@@ -148,16 +148,24 @@ def contributions(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[
     The contributions are (x_i - mean_t) / (T n_t) summed by cluster, in the order of the clusters'
     codes; they sum to 0. None if a task has no value.
     """
-    kept = [~np.isnan(task) for task in values]
-    if not values or not all(mask.any() for mask in kept):
+    known = scored_items(values, clusters)
+    if known is None:
         return None
-    tasks = [task[mask] for task, mask in zip(values, kept, strict=True)]
+    tasks, codes = known
     means = [float(task.mean()) for task in tasks]
     errors = np.concatenate(
         [(task - mean) / (len(tasks) * len(task)) for task, mean in zip(tasks, means, strict=True)]
     )
-    codes = np.concatenate([task[mask] for task, mask in zip(clusters, kept, strict=True)])
     return math.fsum(means) / len(tasks), by_cluster(errors, codes), len(codes)
+
+
+def scored_items(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[list[Floats], Codes] | None:
+    """Each task's values without NaN, and the clusters of all of these in turn; None if a task has none."""
+    kept = [~np.isnan(task) for task in values]
+    if not values or not all(mask.any() for mask in kept):
+        return None
+    tasks = [task[mask] for task, mask in zip(values, kept, strict=True)]
+    return tasks, np.concatenate([task[mask] for task, mask in zip(clusters, kept, strict=True)])
 
 
 def by_cluster(values: Floats, codes: Codes) -> Floats:

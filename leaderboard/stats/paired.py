@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dcsft_harness.leaderboard.stats.intervals import Codes, Floats, by_cluster
+from dcsft_harness.leaderboard.stats.intervals import Codes, Floats, by_cluster, scored_items
 
 DRAWS = 20_000
 """Random sign patterns if counting all of them is infeasible."""
@@ -61,11 +61,10 @@ def paired_test(
         The test over the items scored in both; None if a task has none.
     """
     pairs = [ours - theirs for ours, theirs in zip(scores, others, strict=True)]
-    kept = [~np.isnan(pair) for pair in pairs]
-    if not pairs or not all(mask.any() for mask in kept):
+    known = scored_items(pairs, clusters)
+    if known is None:
         return None
-    values = [pair[mask] for pair, mask in zip(pairs, kept, strict=True)]
-    codes = np.concatenate([task[mask] for task, mask in zip(clusters, kept, strict=True)])
+    values, codes = known
     better, worse = (int(sum((sign * v > 0).sum() for v in values)) for sign in (1, -1))
     alone = np.bincount(codes - codes.min()).max() == 1  # each item is its own cluster
     if len(values) == 1 and np.isin(values[0], (-1.0, 0.0, 1.0)).all() and alone:

@@ -23,6 +23,7 @@ from dcsft_harness.leaderboard.stats.intervals import (
     by_cluster,
     sandwich,
     scored_by_all,
+    scored_items,
 )
 
 DRAWS = 1000
@@ -172,11 +173,9 @@ def spread_of_ratio(ratios: Floats, sums: Floats, n: int, tasks: int) -> Estimat
 
 def _errors(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[float, Floats, Codes] | None:
     """The mean over tasks, each item's contribution to its error, and the items' clusters."""
-    kept = [~np.isnan(task) for task in values]
-    if not values or not all(mask.any() for mask in kept):
+    known = scored_items(values, clusters)
+    if known is None:
         return None
-    tasks = [task[mask] for task, mask in zip(values, kept, strict=True)]
+    tasks, codes = known
     errors = [(task - task.mean()) / (len(tasks) * len(task)) for task in tasks]
-    codes = [task[mask] for task, mask in zip(clusters, kept, strict=True)]
-    mean = float(np.mean([task.mean() for task in tasks]))
-    return mean, np.concatenate(errors), np.concatenate(codes)
+    return float(np.mean([task.mean() for task in tasks])), np.concatenate(errors), codes

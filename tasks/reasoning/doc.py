@@ -12,7 +12,7 @@ from typing import Any
 from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import reasoning
 from dcsft_harness.scoring import Verdict
-from dcsft_harness.tasks.prepared import visual
+from dcsft_harness.tasks import visual
 from dcsft_harness.tasks.verdicts import Doc, judge, part, process
 
 PARTS: dict[str, Sequence[str]] = {
@@ -39,11 +39,7 @@ FOUR_DIMENSIONAL = (
 
 
 def text(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = None) -> str:
-    """The question between the task's `pre_prompt` and `post_prompt`; open rows have `open_post_prompt`.
-
-    Raises:
-        HarnessError: it is missing or blank; names the column and the value.
-    """
+    """The question between the task's `pre_prompt` and `post_prompt`; open rows have `open_post_prompt`."""
     given = lmms_eval_specific_kwargs or {}
     after = "open_post_prompt" if doc.get("question_type") == reasoning.MMMU_OPEN else "post_prompt"
     return f"{given.get('pre_prompt', '')}{doc['prompt']}{given.get(after, '')}"
@@ -68,11 +64,6 @@ def messages(doc: Doc, lmms_eval_specific_kwargs: Mapping[str, str] | None = Non
 
 def _written(text: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": text.strip()}] if text.strip() else []
-
-
-def process_math(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """Scores fill-in answers with `math`."""
-    return process("math", doc, results)
 
 
 def process_choice(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:

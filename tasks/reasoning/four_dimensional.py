@@ -37,12 +37,7 @@ class Count(NamedTuple):
 
 
 def count(items: Sequence[Item]) -> Count:
-    """The kinds of the problems whose rows are all present.
-
-    Raises:
-        HarnessError: an item has a sample twice, or fewer samples than another item without being censored,
-            or is censored but not settled.
-    """
+    """The kinds of the problems whose rows are all present."""
     problems: dict[str, dict[str, bool]] = {}
     steps: dict[str, int] = {}
     for item in items:

@@ -8,8 +8,7 @@ import pytest
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation.autoeval import Settings, build, score, shown
-from dcsft_harness.evaluation.board_folder import open_board
+from dcsft_harness.evaluation.autoeval import Settings, build, open_board, score, shown
 from dcsft_harness.evaluation.subject import open_subject
 from dcsft_harness.scoring import VERSIONS
 from tests.boards_fixtures import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture

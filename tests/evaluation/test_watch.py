@@ -14,8 +14,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import autoeval as watching
 from dcsft_harness.evaluation import subject
-from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, watch
-from dcsft_harness.evaluation.board_folder import open_board
+from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, open_board, watch
 from dcsft_harness.training import run_folder
 from tests import forked
 from tests.boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture

@@ -10,6 +10,8 @@ import pytest
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain, recipe
+from dcsft_harness.stages import training
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 BASE = """
 name: base
@@ -201,14 +203,13 @@ def test_at_the_papers_scale_all_gpus_sample_evaluate_and_train(name):
 
 
 def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
-    assumed = {"assume": {"load": 0}, "tokens": {"cold": 400, "pool": 1000}}
     said = [
-        chain._length(recipe.Stage("x", verb, options, assumed), assumed["tokens"])
-        for verb, options in (
-            ("train cold-start", {}),
-            ("train sft", {}),
-            ("train sft", {"epochs": 2, "batch_size": 10}),
-            ("train grpo", {}),
+        training.length_of(kind, options, rows)
+        for kind, options, rows in (
+            (ColdStartConfig, {}, 400),
+            (SftConfig, {}, 1000),
+            (SftConfig, {"epochs": 2, "batch_size": 10}, 1000),
+            (GrpoConfig, {}, 1000),
         )
     ]
     assert said == [(25, 16), (600, 16), (200, 10), (600, 128)]

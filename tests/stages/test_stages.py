@@ -178,10 +178,7 @@ SCORER = Scorer("shout", shout, version=7)
 ''',
     "tasks/digits/shouted.yaml": """include: _classification.yaml
 task: dcsft_shouted
-dataset_kwargs:
-  data_files:
-    test: index.json
-  field: dcsft_digits
+dataset_name: dcsft_digits
 process_results: !function dcsft_harness.models.loud.process
 metadata: {version: 1, family: shouting, role: evaluation, distribution: id, answer_column: answer}
 """,

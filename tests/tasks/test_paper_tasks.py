@@ -241,13 +241,12 @@ def test_a_group_runs_through_our_own_command(root, tmp_path):
         ), name
 
 
-def test_files_of_a_folder_name_only_sets_that_its_index_has():
+def test_every_task_of_a_benchmark_names_its_own_rows():
     for folder in ("classification", "grounding", "reasoning"):
-        index = json.loads((path() / folder / "index.json").read_text())
-        named = set()
         for file in (path() / folder).glob("*.yaml"):
+            named = {}
             for line in file.read_text().splitlines():
-                if line.startswith("task: dcsft"):
-                    named.add(yaml.safe_load(line)["task"])
-        assert set(index) == named, folder
-        assert all(rows == [{"set": name}] for name, rows in index.items()), folder
+                if line.startswith(("task: dcsft", "dataset_name: ")):
+                    named |= yaml.safe_load(line)
+            assert named.get("task") == named.get("dataset_name"), file
+            assert "task" not in named or prepared.has_source(named["task"]), file

@@ -45,11 +45,7 @@ def class_table() -> dict[str, ImageClass]:
 
 
 def trained() -> dict[str, ImageClass]:
-    """The 100 classes of pool, cold start and validation by wnid.
-
-    Raises:
-        HarnessError: `lora_target` matches none of the base's layers.
-    """
+    """The 100 classes of pool, cold start and validation by wnid."""
     return {wnid: some for wnid, some in class_table().items() if some.trained}
 
 
@@ -74,11 +70,7 @@ _SOLUTION = "LOC_val_solution.csv"
 
 
 def row(opened: Opened, raw: tuple[ImageClass, str, Callable[[], bytes]]) -> Row:
-    """The row that asks what an image shows, from its class, its unique name and a function that reads it.
-
-    Raises:
-        HarnessError: there are more options than letters.
-    """
+    """The row that asks what an image shows, from its class, its unique name and a function that reads it."""
     some, name, read = raw
     data = read()
     return {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256, json_sha256
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.data.benchmarks.prepared import STORED, Album, AlbumWriter
+from dcsft_harness.data.benchmarks.prepared import STORED, Album
 from dcsft_harness.data.benchmarks.source import STANDING, Entry, Opened, Row, Source
 from dcsft_harness.errors import HarnessError
 
@@ -114,15 +114,14 @@ class _Making:
     def write(self, folder: Path) -> None:
         """Writes the rows in their seeded order, and the skipped ones."""
         from datasets import Dataset, disable_progress_bars
+        from datasets.arrow_writer import ArrowWriter
 
         disable_progress_bars()
         features, unordered = _features(self.source), folder / ".unordered.arrow"
-        writer = AlbumWriter(unordered, features)
-        try:
+        with ArrowWriter(path=str(unordered), features=features) as writer:
             for row in self._made():
                 writer.write(row)
-        finally:
-            writer.close()
+            writer.finalize()
         if not self.rows:
             raise HarnessError(f"{self.source.task}: there are no rows to prepare", self.source.needs)
         shuffled = Dataset.from_file(str(unordered)).shuffle(seed=SEED, keep_in_memory=True)

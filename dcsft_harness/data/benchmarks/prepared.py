@@ -17,7 +17,7 @@ from dcsft_harness.data.benchmarks.source import Picture, Source, View
 from dcsft_harness.errors import HarnessError, unknown_name
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
     from PIL.Image import Image
 
 
@@ -56,44 +56,8 @@ def published(task: str) -> int | None:
 STORED = 3
 """Version of the image file's format and of image conversion; a prepared folder of another version is
 prepared again. 3: upright, 16 bits scaled to 8 (`pictures.to_rgb`); 2: with digests."""
-_FLUSH = 16 * 2**20
-"""Bytes of images kept in memory before they are written."""
-
-
-class AlbumWriter:
-    """Appends rows to an Arrow stream file that `datasets.Dataset.from_file` maps; a few at a time."""
-
-    def __init__(self, path: Path, features: "Features") -> None:
-        """Opens the file."""
-        import pyarrow as pa
-
-        self._schema = features.arrow_schema
-        self._sink = pa.OSFile(str(path), "wb")
-        self._stream = pa.ipc.new_stream(self._sink, self._schema)
-        self._rows: list[dict[str, Any]] = []
-        self._bytes = 0
-        self.count = 0
-
-    def write(self, row: dict[str, Any], size: int = 256) -> None:
-        """Adds a row of about `size` bytes."""
-        self._rows.append(row)
-        self._bytes += size
-        self.count += 1
-        if self._bytes >= _FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            self._stream.write_batch(pa.RecordBatch.from_pylist(self._rows, schema=self._schema))
-        self._rows, self._bytes = [], 0
-
-    def close(self) -> None:
-        """Writes the remaining rows and closes the file."""
-        self._flush()
-        self._stream.close()
-        self._sink.close()
+AT_ONCE = 16
+"""Images that are held before they are written."""
 
 
 class Album:
@@ -102,11 +66,13 @@ class Album:
     def __init__(self, path: Path) -> None:
         """Opens the image file."""
         from datasets import Features, Image, Value
+        from datasets.arrow_writer import ArrowWriter
 
         number = Value("int64")
         columns = {"name": Value("string"), "image": Image(), "width": number, "height": number}
         features = Features({**columns, "digest": Value("binary")})
-        self._writer = AlbumWriter(path, features)
+        self._writer = ArrowWriter(path=str(path), features=features, writer_batch_size=AT_ONCE)
+        self._count = 0
         self._known: dict[str, Picture] = {}
         self._new: dict[str, tuple[bytes, bytes]] = {}  # encoded bytes, and the digest of their pixels
         self._named: list[str] = []
@@ -122,7 +88,7 @@ class Album:
         if digest not in self._by_content:
             picture, turned = _decoded(name, data)
             width, height = picture.size
-            self._by_content[digest] = Picture(self._writer.count + len(self._new), width, height, turned)
+            self._by_content[digest] = Picture(self._count + len(self._new), width, height, turned)
             self._new[name] = data, records.pixel_digest(picture)
         self._known[name] = self._by_content[digest]
         self._named.append(name)
@@ -134,7 +100,8 @@ class Album:
             image = {"bytes": data, "path": Path(name).name}
             known = self._known[name]
             row = {"name": name, "image": image, "width": known.width, "height": known.height}
-            self._writer.write({**row, "digest": digest}, len(data))
+            self._writer.write({**row, "digest": digest})
+            self._count += 1
             self.content.update(hashlib.sha256(data).digest())
         self._new, self._named = {}, []
 
@@ -148,8 +115,8 @@ class Album:
 
     def close(self) -> int:
         """Finishes the file; returns the number of images."""
-        self._writer.close()
-        return self._writer.count
+        self._writer.finalize()
+        return self._count
 
 
 def _decoded(name: str, data: bytes) -> tuple[Any, int]:

@@ -315,12 +315,7 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
 
 
 def count(opened: Opened, note: str) -> None:
-    """Adds one to a count in the manifest's notes.
-
-    Raises:
-        HarnessError: an item has a sample twice, or fewer samples than another item without being censored,
-            or is censored but not settled.
-    """
+    """Adds one to a count in the manifest's notes."""
     opened.notes[note] = opened.notes.get(note, 0) + 1
 
 
@@ -337,8 +332,9 @@ def row(
     choices: Sequence[str],
     cluster: str,
     images: Sequence[int],
+    **more: object,
 ) -> Row:
-    """A multiple-choice row; the source adds `parts` and its own columns.
+    """A multiple-choice row; `more` are `parts` and the source's own columns.
 
     `prompt` is without an instruction, which the task adds; `answer` is the gold letter, or several; rows
     that share a `cluster` are not independent; `images` are rows of the album, in order of the prompt.
@@ -359,6 +355,7 @@ def row(
         "choices": [text or f"(no option {letter})" for letter, text in zip(LETTERS, choices, strict=False)],
         "cluster": cluster,
         "images": list(images),
+        **more,
     }
 
 

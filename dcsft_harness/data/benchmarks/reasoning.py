@@ -57,18 +57,16 @@ def _mathverse_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     _, picture = questions.add_picture(opened, raw["image"])
     version = questions.text(raw, "problem_version")
     subject = (raw["metadata"] or {}).get("subject")
-    return {
-        **questions.row(
-            id=str(raw["sample_index"]),
-            prompt=(raw["question"] or "").strip() or MATHVERSE_DRAWN,
-            answer=gold,
-            choices=choices,
-            cluster=raw["cluster"],
-            images=[picture],
-        ),
-        "parts": questions.parts(opened, MATHVERSE_PARTS, [("version", version), ("subject", subject)]),
-        "version": version,
-    }
+    return questions.row(
+        id=str(raw["sample_index"]),
+        prompt=(raw["question"] or "").strip() or MATHVERSE_DRAWN,
+        answer=gold,
+        choices=choices,
+        cluster=raw["cluster"],
+        images=[picture],
+        parts=questions.parts(opened, MATHVERSE_PARTS, [("version", version), ("subject", subject)]),
+        version=version,
+    )
 
 
 _MATHVERSE = Source(
@@ -110,21 +108,19 @@ def _mathvision_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     choices = [option.strip() for option in options]
     gold = letter(questions.text(raw, "answer"), choices)
     name, picture = questions.add_picture(opened, raw["decoded_image"])
-    return {
-        **questions.row(
-            id=str(raw["id"]),
-            prompt=questions.prompt(mathvision_asked(questions.text(raw, "question"), choices), choices),
-            answer=gold,
-            choices=choices,
-            cluster=name,
-            images=[picture],
-        ),
-        "parts": questions.parts(
+    return questions.row(
+        id=str(raw["id"]),
+        prompt=questions.prompt(mathvision_asked(questions.text(raw, "question"), choices), choices),
+        answer=gold,
+        choices=choices,
+        cluster=name,
+        images=[picture],
+        parts=questions.parts(
             opened, MATHVISION_PARTS, [("subject", raw["subject"]), ("level", raw["level"])]
         ),
-        "subject": raw["subject"],
-        "level": raw["level"],
-    }
+        subject=raw["subject"],
+        level=raw["level"],
+    )
 
 
 def mathvision_asked(question: str, choices: list[str]) -> str:
@@ -201,17 +197,15 @@ def _mathvista_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
     if raw["unit"]:
         question = f"{question} (Unit: {raw['unit']})"
     name, picture = questions.add_picture(opened, raw["decoded_image"])
-    return {
-        **questions.row(
-            id=str(raw["pid"]),
-            prompt=questions.prompt(question, choices),
-            answer=gold,
-            choices=choices,
-            cluster=name,
-            images=[picture],
-        ),
-        "parts": questions.parts(opened, MATHVISTA_PARTS, _mathvista_values(raw["metadata"] or {})),
-    }
+    return questions.row(
+        id=str(raw["pid"]),
+        prompt=questions.prompt(question, choices),
+        answer=gold,
+        choices=choices,
+        cluster=name,
+        images=[picture],
+        parts=questions.parts(opened, MATHVISTA_PARTS, _mathvista_values(raw["metadata"] or {})),
+    )
 
 
 def _mathvista_values(metadata: dict[str, Any]) -> Iterator[tuple[str, object]]:
@@ -267,13 +261,16 @@ def _test_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     named = str(raw["subject"]).strip().lower()
     subject = next((name for name, begins in MMK12_SUBJECTS.items() if named.startswith(begins)), named)
     name, picture = questions.add_picture(opened, raw["image"])
-    return {
-        **questions.row(
-            id=str(raw["id"]), prompt=question, answer=gold, choices=choices, cluster=name, images=[picture]
-        ),
-        "parts": questions.parts(opened, MMK12_PARTS, [("subject", subject)]),
-        "subject": subject,
-    }
+    return questions.row(
+        id=str(raw["id"]),
+        prompt=question,
+        answer=gold,
+        choices=choices,
+        cluster=name,
+        images=[picture],
+        parts=questions.parts(opened, MMK12_PARTS, [("subject", subject)]),
+        subject=subject,
+    )
 
 
 def _drawn_entries(opened: Opened, cold: bool) -> Iterator[Entry]:
@@ -556,21 +553,19 @@ def _wemath_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     gold = questions.letter(questions.text(raw, "answer"), choices)
     steps, step = int(key[0]), key.partition("_")[2]
     _, picture = questions.add_picture(opened, raw["image_path"])
-    return {
-        **questions.row(
-            id=f"{problem}/{step}",
-            prompt=questions.prompt(questions.text(raw, "question"), choices),
-            answer=gold,
-            choices=choices,
-            cluster=raw["cluster"],
-            images=[picture],
-        ),
-        "parts": [WEMATH_PARTS[steps - 1] if step == WEMATH_WHOLE else WEMATH_PARTS[0]],
-        "problem": problem,
-        "key": key,
-        "steps": steps,
-        "step": step,
-    }
+    return questions.row(
+        id=f"{problem}/{step}",
+        prompt=questions.prompt(questions.text(raw, "question"), choices),
+        answer=gold,
+        choices=choices,
+        cluster=raw["cluster"],
+        images=[picture],
+        parts=[WEMATH_PARTS[steps - 1] if step == WEMATH_WHOLE else WEMATH_PARTS[0]],
+        problem=problem,
+        key=key,
+        steps=steps,
+        step=step,
+    )
 
 
 _WEMATH = Source(
