@@ -241,10 +241,10 @@ class Batcher:
 
 _TRIALS = (
     ([(64, 64)], "What is this?"),
-    ([(150, 60)], "How many boxes are there? Count them one by one and write the number alone."),
+    ([(120, 60)], "How many boxes are there? Count them one by one and write the number alone."),
     ([(60, 200)], "Is it left or right of the other one, and why is that so?"),
 )
-"""Image sides in pixels, and the question: they differ in tokens, tiles and patches."""
+"""Image sides in pixels, and the question: they differ in tokens, tiles and patches, each of few tiles."""
 
 _PAIRS = (([(48, 96), (120, 120)], "Which of the two is larger?"),)
 

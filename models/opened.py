@@ -74,8 +74,12 @@ class CheckpointModel(ObservedModel):
         completions: Sequence[Completion],
         prompt_tokens: int,
         flops: Callable[[Completion], float | None] = lambda _: None,
+        prefilled: int | None = None,
     ) -> list[Generation]:
-        """What the observers see of an item: one `Generation` per sample index; empty if it was refused."""
+        """What the observers see of an item: one `Generation` per sample index; empty if it was refused.
+
+        The first one has all tokens that were `prefilled` for the item.
+        """
         return [
             Generation(
                 task=item.task,
@@ -87,6 +91,7 @@ class CheckpointModel(ObservedModel):
                 finish_reason=completion.finish_reason,
                 seed=self._seed(item),
                 flops=flops(completion),
+                n_prefilled=prefilled if prefilled is None or index == item.sample_indices[0] else 0,
             )
             for index, completion in zip(item.sample_indices, completions, strict=bool(completions))
         ]

@@ -418,4 +418,6 @@ class DcsftVLLM(CheckpointModel):
         rows = [row for one in drawn for row in one.rows]
         completions = [completion_of(self.tokenizer, row, end, item.arguments) for row in rows]
         copies = len(item.sample_indices) if item.arguments.greedy else 1
-        return self._generations(item, completions * copies, drawn[0].n_prompt_tokens)
+        known = [one.n_prefilled for one in drawn if one.n_prefilled is not None]
+        prefilled = sum(known) if len(known) == len(drawn) else None
+        return self._generations(item, completions * copies, drawn[0].n_prompt_tokens, prefilled=prefilled)

@@ -50,6 +50,9 @@ class Drawn:
 
     n_prompt_tokens: int  # tokens of prompt and images together
     rows: list[list[int]]  # per sample, the generated token ids, the end token included
+    # Tokens of the prompt that the engine computed for all samples together, not read from its cache; the
+    # first draw of a call has those of all. None if the engine does not say.
+    n_prefilled: int | None = None
 
 
 class Backend(Protocol):
@@ -249,6 +252,7 @@ class OfflineEngine:
                 f"{draws[0].name}: vLLM refuses the generation arguments ({error_line(error)})",
                 "Override it with `--gen_kwargs`, or use dcsft_hf",
             ) from error
+        before = self._prefilled()
         try:
             outputs = self._llm.generate(
                 [_prompt(one) for one in draws], params, lora_request=self._adapter, use_tqdm=False
@@ -262,10 +266,23 @@ class OfflineEngine:
             raise HarnessError(
                 f"{names}: vLLM refuses the prompt ({error_line(error)})", "Raise the limit that it names"
             ) from error
+        new = self._prefilled() - before
         return [
-            Drawn(len(output.prompt_token_ids), [list(row.token_ids) for row in output.outputs])
-            for output in outputs
+            Drawn(
+                len(output.prompt_token_ids),
+                [list(row.token_ids) for row in output.outputs],
+                0 if at else new,
+            )
+            for at, output in enumerate(outputs)
         ]
+
+    def _prefilled(self) -> int:
+        """Tokens of prompts computed so far, by vLLM's own counters."""
+        sums = {"vllm:prompt_tokens": 0, "vllm:prefix_cache_hits": 0}
+        for one in self._llm.get_metrics():
+            if one.name in sums:
+                sums[one.name] += int(one.value)
+        return sums["vllm:prompt_tokens"] - sums["vllm:prefix_cache_hits"]
 
     def close(self) -> None:
         """Ends the engine's processes and frees its memory."""
@@ -353,6 +370,7 @@ def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | Non
         "mm_processor_kwargs": None if sizes is None else {"size": sizes},
     }
     return {
+        "disable_log_stats": False,  # they count what is prefilled
         "dtype": settings.dtype or "auto",
         "enable_prefix_caching": True,
         "enforce_eager": settings.enforce_eager,

@@ -15,6 +15,10 @@ class EngineDeadError(VLLMError):
     """As vLLM's."""
 
 
+BLOCK = 16
+"""Tokens of a block: a prompt's whole blocks are shared by its samples."""
+
+
 class FakeLLM:
     """`vllm.LLM` as far as `dcsft_vllm` uses it: a response is its seed's digits, then the end token."""
 
@@ -25,6 +29,7 @@ class FakeLLM:
         self.options = {"model": model, **options}
         self.calls = []
         self.closed = False
+        self.prompt_tokens = self.hits = 0
         FakeLLM.opened.append(self.options)
         FakeLLM.last = self
         core = types.SimpleNamespace(shutdown=lambda: setattr(self, "closed", True))
@@ -32,7 +37,19 @@ class FakeLLM:
 
     def generate(self, prompts, params, lora_request, use_tqdm):
         self.calls.append((prompts, params, lora_request))
-        return [self.output(prompt, one) for prompt, one in zip(prompts, params, strict=True)]
+        outputs = [self.output(prompt, one) for prompt, one in zip(prompts, params, strict=True)]
+        for output in outputs:
+            tokens, samples = len(output.prompt_token_ids), len(output.outputs)
+            self.prompt_tokens += samples * tokens
+            self.hits += (samples - 1) * (tokens - tokens % BLOCK)
+        return outputs
+
+    def get_metrics(self):
+        """Sums so far, one metric for each; and one of another kind."""
+        assert self.options["disable_log_stats"] is False  # as vLLM asserts it
+        sums = {"vllm:prompt_tokens": self.prompt_tokens, "vllm:prefix_cache_hits": self.hits}
+        counters = [types.SimpleNamespace(name=name, value=value) for name, value in sums.items()]
+        return [*counters, types.SimpleNamespace(name="vllm:time_to_first_token_seconds", count=1, sum=0.5)]
 
     def output(self, prompt, params):
         rows = [

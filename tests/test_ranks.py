@@ -217,6 +217,19 @@ class TestAFailure:
         assert again.returncode == 0, said[-3000:]
         assert len(rows(tmp_path / "out")) == 36
 
+    def test_of_a_killed_engine_leaves_what_the_same_command_completes_to_the_draws_of_one(
+        self, tmp_path, alone
+    ):
+        running = launch(digits(tmp_path / "out", batch_size=1))
+        wait_for_shards(tmp_path / "out", running, (0, 1))
+        os.kill(forked.ranks(running)[1].pid, signal.SIGKILL)
+        assert finished(running)[0] == 1
+        assert os.listdir(tmp_path / "out") == [UNFINISHED]
+        again = launch(digits(tmp_path / "out", batch_size=1))
+        assert again.communicate(timeout=300)[1] is not None and again.returncode == 0
+        assert rows(tmp_path / "out") == alone[0]
+        assert manifest.read(tmp_path / "out").notes["resumed"] >= 8
+
     def test_in_an_evaluation_leaves_no_folder(self, tmp_path):
         script = scripted(tmp_path / "out", tmp_path, leave_out=[3])[4].replace(POOL, "dcsft_digits")
         lines = (tmp_path / "out.jsonl").read_text().replace(POOL, "dcsft_digits")

@@ -6,7 +6,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -82,6 +82,17 @@ def unknown(operations: Sequence[float | None]) -> dict[str, str]:
     if not operations or None in operations:
         found["flops"] = "the model does not say what a token costs"
     return found
+
+
+def prefilled(tokens: Iterable[int | None]) -> dict[str, int | None]:
+    """A further figure of sampling, `prefilled_tokens`: tokens of prompts that the engine itself counted.
+
+    Those read from its cache are not among them, so that it shows what the responses of an item share. None
+    unless every response has its part (see `lmms.protocols.Generation`).
+    """
+    parts = list(tokens)
+    known = [one for one in parts if one is not None]
+    return {"prefilled_tokens": sum(known) if known and len(known) == len(parts) else None}
 
 
 class Meter:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import data_root, run_stage
 from dcsft_harness.errors import HarnessError, visible
@@ -85,6 +85,12 @@ def quickstart(output: Path) -> None:
     metavar="SHARE",
     help="Fail if a stage's memory differs from its estimate by more, such as 0.15.",
 )
+@click.option(
+    "--chat-template-kwargs",
+    "template",
+    metavar="JSON",
+    help='Further arguments of the chat template, as JSON: {"enable_thinking": false}.',
+)
 @click.option("--format", "form", type=click.Choice(bar.FORMATS), help="How the table is printed.")
 def rehearse(
     shape: str,
@@ -94,6 +100,7 @@ def rehearse(
     keep: bool,
     side: int | None,
     within: float | None,
+    template: str | None,
     form: str | None,
 ) -> None:
     """Run the whole chain at a published size with random weights, and measure it.
@@ -108,8 +115,9 @@ def rehearse(
     from dcsft_harness.recipes import rehearsal
 
     clock = bar.Clock()
+    given = None if template is None else reading.json_option("--chat-template-kwargs", template)
     found = rehearsal.rehearse(
-        shape, output, device, layers, keep, lambda line: bar.say(f"rehearse: {line}"), side
+        shape, output, device, layers, keep, lambda line: bar.say(f"rehearse: {line}"), side, given
     )
     bar.closing("rehearse", f"{len(found['stages'])} stages", clock, output)
     bar.show(rehearsal.table(found), form)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dcsft_harness import lmms, ranks, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, unknown
+from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, prefilled, unknown
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import SamplingConfig, identify, observed, rollout_store
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 SCORES, RESPONSES = "scores.parquet", "responses.parquet"
 DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 """Settings of `SamplingConfig` that a manifest records for an evaluation of K responses."""
-Spent = tuple[int, int, float | None, str]
-"""The cost of a response: prompt tokens, tokens generated, operations if known, and finish reason."""
+Spent = tuple[int, int, float | None, str, int | None]
+"""The cost of a response: prompt tokens, tokens generated, operations if known, finish reason, and tokens
+prefilled if known."""
 
 
 def evaluate(
@@ -157,7 +158,10 @@ def evaluate_samples(
                     rows += scores
                     responses += (one for each in some for one in each)
                 first = [draw for (_, index), draw in store.kept.items() if index == 0]
-                spent = {place: (0, draw.n_tokens, draw.flops, "") for place, draw in store.kept.items()}
+                spent = {
+                    place: (0, draw.n_tokens, draw.flops, "", draw.n_prefilled)
+                    for place, draw in store.kept.items()
+                }
                 notes = _ledger(len(rows), spent, store.seconds, peak)
                 notes[NOTE] |= {
                     "generated": len(responses),
@@ -256,12 +260,21 @@ def _followed(
     if lmms.is_observed(model):
         for name, some in items.items():
             model.item_ids.update({(name, item.doc_id): item.item_id for item in some})
-        model.on_batch = lambda batch: spent.update({(g.task, g.doc_id): _spent(g) for g in batch})
+
+        def follow(batch: "Sequence[Generation]") -> None:
+            for one in batch:
+                place, cost = (one.task, one.doc_id), _spent(one)
+                earlier = spent[place][4] if place in spent else None  # of a task's own repeats
+                if earlier is not None and cost[4] is not None:
+                    cost = (*cost[:4], earlier + cost[4])
+                spent[place] = cost
+
+        model.on_batch = follow
     return spent
 
 
-def _spent(generation: "Generation") -> Spent:
-    return generation.n_prompt_tokens, generation.n_tokens, generation.flops, generation.finish_reason
+def _spent(one: "Generation") -> Spent:
+    return one.n_prompt_tokens, one.n_tokens, one.flops, one.finish_reason, one.n_prefilled
 
 
 def _ledger(
@@ -278,7 +291,10 @@ def _ledger(
         seconds=round(seconds, 3),
         peak_memory_bytes=peak_memory_bytes,
     )
-    return {NOTE: ledger.as_dict(), UNKNOWN: unknown(operations)}
+    return {
+        NOTE: ledger.as_dict() | prefilled(one[4] for one in spent.values()),
+        UNKNOWN: unknown(operations),
+    }
 
 
 def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:

@@ -28,6 +28,9 @@ class Generation:
     # its estimated floating-point operations, with its share of its item's prompt; None if the model does not
     # report what a token costs
     flops: float | None = field(default=None, compare=False)
+    # tokens of prompts that the engine computed, not read from its cache; the first response of a batch may
+    # have those of all. None if the engine does not say.
+    n_prefilled: int | None = field(default=None, compare=False)
 
 
 def cut_at(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:

@@ -30,6 +30,7 @@ RESULT = "rehearsal.json"
 ROWS, PAIRS = "rows.jsonl", "pairs.jsonl"
 BASE = "base"
 SCORER = "dcsft_harness.recipes.rehearsal:every_other"
+TEMPLATE = "chat_template_kwargs"
 ITEMS = 4
 
 
@@ -66,12 +67,13 @@ class Measured:
 Options = dict[str, Any]
 
 
-def chain(output: Path) -> dict[str, tuple[str, Options]]:
-    """Folder -> verb and options of each stage, in order."""
+def chain(output: Path, template: Mapping[str, Any] | None = None) -> dict[str, tuple[str, Options]]:
+    """Folder -> verb and options of each stage, in order; `template` are arguments of the chat template."""
     base, rows, curated = (str(output / name) for name in (BASE, ROWS, "curated"))
-    engine = {"model": base, "model_args": "dtype=bfloat16,batch_size=4"}
+    more = {TEMPLATE: dict(template)} if template else {}
+    engine = {"model": base, "model_args": reading.joined({"dtype": "bfloat16", "batch_size": 4, **more})}
     own = {"data": rows, "scorer": SCORER}
-    steps = {"max_steps": 2, "save_steps": None, "dtype": "bfloat16"}
+    steps = {"max_steps": 2, "save_steps": None, "dtype": "bfloat16", **more}
     groups = {"batch_size": 4, "num_generations": 4, "max_completion_length": 8}
     return {
         "rollouts": ("sample", {**engine, **own, "samples": 8, "max_new_tokens": 32}),
@@ -94,6 +96,7 @@ def rehearse(
     keep: bool = False,
     say: Callable[[str], None] = lambda line: None,
     side: int | None = None,
+    template: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Runs the chain and writes `RESULT`; the same call again continues, or reads what is there.
 
@@ -105,23 +108,28 @@ def rehearse(
         keep: keep the checkpoints, which are deleted at the end otherwise.
         say: called with a line after each stage.
         side: pixels per side of the images; None means those that become 256 tokens.
+        template: further arguments of the chat template.
 
     Returns:
         shape, layers, side, machine, packages, and the stages as `Measured` has them.
 
     Raises:
-        HarnessError: the folder belongs to something else, a stage failed, or there is no such device.
+        HarnessError: the folder belongs to something else, a stage failed, there is no such device, or the
+            template does not use an argument.
     """
-    asked = {"shape": shape, "layers": layers, "device": device, "side": side}
+    asked: dict[str, Any] = {"shape": shape, "layers": layers, "device": device, "side": side}
+    asked[TEMPLATE] = dict(template) if template else None
     found = _earlier(output, asked)
     if found is None:
         output.mkdir(parents=True, exist_ok=True)
         found = {**asked, "stages": []}
         _save(output, found)
-    if not (output / BASE / "generation_config.json").is_file() and len(found["stages"]) < len(chain(output)):
-        found |= _work(output, device, {"base": shape, "layers": layers, "side": side}, "base")
+    stages = list(chain(output, template).items())[len(found["stages"]) :]
+    if stages and not (output / BASE / "generation_config.json").is_file():
+        base = {"base": shape, "layers": layers, "side": side, TEMPLATE: asked[TEMPLATE]}
+        found |= _work(output, device, base, "base")
         _save(output, found)
-    for name, (verb, options) in list(chain(output).items())[len(found["stages"]) :]:
+    for name, (verb, options) in stages:
         started = time.monotonic()
         job = {"verb": verb, "options": options, "output": str(output / name)}
         made = _work(output, device, job, name)
@@ -145,7 +153,7 @@ def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         found = reading.json_file(output / RESULT)
-        same = all({"side": None, **found}[name] == value for name, value in asked.items())
+        same = all({"side": None, TEMPLATE: None, **found}[name] == value for name, value in asked.items())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(f"--output {output} is not a rehearsal", "Name a new folder") from error
     if not same:
@@ -223,9 +231,10 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     """Writes the rows and the base, and returns the machine and its packages.
 
     Raises:
-        HarnessError: there is no such device, or too little space on the disk.
+        HarnessError: there is no such device, too little space on the disk, or the template does not use
+            an argument.
     """
-    from dcsft_harness.models import checkpoint, published
+    from dcsft_harness.models import chat_template, checkpoint, published
     from dcsft_harness.models.resources import check_device
 
     device, shape = check_device(job["device"] and job["device"].partition(":")[0]), job["base"]
@@ -237,6 +246,8 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
             f"--output {output}: {gigabytes(needed)} are needed, and {gigabytes(free)} are free",
             "Free some space, or name a folder on another disk",
         )
+    _, processor = published.settle(shape, output / BASE, job["layers"])
+    chat_template.check_arguments(processor, job.get(TEMPLATE) or {}, shape)
     side = job["side"] or published.SIDE[shape]
     write_rows(output, side)
     published.write(shape, output / BASE, job["layers"])

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import lmms, records
-from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, unknown
+from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, prefilled, unknown
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.sampling.rollout_store import Draw, RolloutStore
 
@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from dcsft_harness.lmms.protocols import Generation
     from dcsft_harness.models.requests import Item
 
-DRAWN = ("sample_index", "response", "n_prompt_tokens", "n_tokens", "finish_reason", "seed", "flops")
+DRAWN = (
+    "sample_index",
+    "response",
+    "n_prompt_tokens",
+    "n_tokens",
+    "finish_reason",
+    "seed",
+    "flops",
+    "n_prefilled",
+)
 """The common part of a model's `Generation` and a kept `Draw`."""
 
 Verdict = tuple[float | None, str | None]
@@ -204,6 +213,6 @@ class Pool:
             "generation_seconds": round(store.generation_seconds, 3),
             "resumed": store.resumed,
             "damaged": store.damaged,
-            NOTE: ledger.as_dict(),
+            NOTE: ledger.as_dict() | prefilled(draw.n_prefilled for draw in store.kept.values()),
             UNKNOWN: unknown(costs),
         }

@@ -37,7 +37,8 @@ class Draw:
     finish_reason: str
     seed: int
     seconds: float  # its share of the wall-clock time of its batch
-    flops: float | None = None  # see `lmms.generation.Generation`
+    flops: float | None = None  # see `lmms.protocols.Generation`, as the next
+    n_prefilled: int | None = None
 
 
 class RolloutStore:

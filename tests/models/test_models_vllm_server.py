@@ -119,6 +119,7 @@ def test_a_request_carries_chat_images_and_all_arguments(server, monkeypatch):
     assert [one.response for one in seen] == by_seed
     assert {one.n_prompt_tokens for one in seen} == set(server.counts.values())
     assert {one.finish_reason for one in seen} == {"stop"}
+    assert {one.n_prefilled for one in seen} == {None}  # a server's counters are of all its requests
 
 
 def test_a_greedy_request_has_no_seed_and_is_one(server):

@@ -29,7 +29,6 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
-from dcsft_harness.models import vllm_backends
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.sampling import SamplingConfig
@@ -209,21 +208,22 @@ def test_order_batches_rounds_and_restarts_change_no_response(model, docs):
         model.batch_size, model.kept, model.settled = 256, {}, None
 
 
-def test_prompts_with_images_are_prefilled_once_for_all_samples(monkeypatch):
+def test_prompts_with_images_are_prefilled_once_for_all_samples():
     """By vLLM's own counters, with prompts of several blocks: all but the last block is shared."""
-    options = vllm_backends._options
-    monkeypatch.setattr(
-        vllm_backends, "_options", lambda *given: options(*given) | {"disable_log_stats": False}
-    )
     text = " ".join(f"Look again at line {number} of the picture." for number in range(40))
     docs = [{"image": Image.new("RGB", (224, 224), (red, 0, 0)), "text": text} for red in (10, 200)]
-    prefilled, asked = {}, []
+    prefilled, asked, reported = {}, [], []
     with opened() as one:
         drawn(one, docs, SAMPLED)  # opens the engine
         engine, draw = one._backend._llm, one._backend.draw
-        one._backend.draw = lambda draws, *given: (
-            asked.append([each.n for each in draws]) or draw(draws, *given)
-        )
+
+        def counted(draws, *given):
+            asked.append([each.n for each in draws])
+            drawn_now = draw(draws, *given)
+            reported.append(sum(each.n_prefilled for each in drawn_now))
+            return drawn_now
+
+        one._backend.draw = counted
         for samples in (1, 8):
             assert engine.reset_prefix_cache()
             before = counters(engine)
@@ -232,6 +232,7 @@ def test_prompts_with_images_are_prefilled_once_for_all_samples(monkeypatch):
             assert prompts == sum(tokens for _, tokens, *_ in answers.values())
             prefilled[samples] = prompts - cached
         block = engine.llm_engine.vllm_config.cache_config.block_size
+    assert reported == [prefilled[1], prefilled[8]]
     assert asked == [[1, 1], [8, 8]]  # one request per item, whose samples share its prompt
     assert prefilled[1] > 2 * 4 * block
     assert prefilled[1] <= prefilled[8] <= prefilled[1] + 7 * len(docs) * block

@@ -4,8 +4,10 @@ import pytest
 
 from dcsft_harness import evaluation, lmms, sampling
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.evaluation.lineage import cost_of
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
+from tests import fake_vllm
 from tests.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for
 
 POOL = "dcsft_digits_pool"
@@ -47,17 +49,18 @@ class Stop(Exception):
     pass
 
 
-def draw(output, after=None):
+def draw(output, after=None, engine="dcsft_hf"):
     """Samples four items of the pool on the embedded checkpoint; stops after as many."""
 
     def progress(done, total):
         if done == after:
             raise Stop
 
-    model = lmms.open_model("dcsft_hf", f"pretrained={digits()},batch_size=2,device=cpu")
+    here = ",device=cpu" if engine == "dcsft_hf" else ""
+    model = lmms.open_model(engine, f"pretrained={digits()},batch_size=2{here}")
     config = sampling.SamplingConfig(samples=2, limit=4, max_new_tokens=4)
     task = lmms.open_tasks([POOL])[POOL]
-    return sampling.sample(model, task, output, config, {"model": "dcsft_hf"}, progress)
+    return sampling.sample(model, task, output, config, {"model": engine}, progress)
 
 
 def digits():
@@ -86,11 +89,34 @@ def test_a_rollouts_ledger_goes_through_an_interruption(tmp_path):
     assert ledger["peak_memory_bytes"] > 10**8
 
 
+def test_what_vllm_prefilled_is_in_every_ledger_through_an_interruption(tmp_path, monkeypatch):
+    fake = fake_vllm.install(monkeypatch)
+    whole = draw(tmp_path / "whole", engine="dcsft_vllm")["ledger"]
+    tokens = whole["prompt_tokens"]
+    # The second sample of an item adds what is beyond the prompt's whole blocks.
+    assert whole["prefilled_tokens"] == fake.last.prompt_tokens - fake.last.hits
+    assert tokens < whole["prefilled_tokens"] < tokens + 4 * fake_vllm.BLOCK
+    with pytest.raises(Stop):
+        draw(tmp_path / "cut", after=2, engine="dcsft_vllm")
+    rest = draw(tmp_path / "cut", engine="dcsft_vllm")
+    assert rest["resumed"] == 4 and rest["ledger"]["prefilled_tokens"] == whole["prefilled_tokens"]
+    model = lmms.open_model("dcsft_vllm", f"pretrained={digits()}")
+    tasks = lmms.open_tasks([POOL])
+    config = sampling.SamplingConfig(samples=2, limit=4, max_new_tokens=4)
+    notes = evaluation.evaluate_samples(model, tasks, tmp_path / "k", "row", {"model": "dcsft_vllm"}, config)
+    assert notes["ledger"]["prefilled_tokens"] == whole["prefilled_tokens"]
+    tasks = lmms.open_tasks([POOL])  # its own eight repeats are one greedy response
+    notes = evaluation.evaluate(model, tasks, tmp_path / "scores", "row", {"model": "dcsft_vllm"}, limit=4)
+    assert notes["ledger"]["prefilled_tokens"] == notes["ledger"]["prompt_tokens"] == tokens
+    found = manifest.read(tmp_path / "whole", "rollouts")
+    assert "prefilled_tokens" not in cost_of(found).as_dict()  # no figure of its own to compare runs by
+
+
 def test_what_a_model_does_not_say_is_told(tmp_path):
     task = lmms.open_tasks([POOL])[POOL]
     config = sampling.SamplingConfig(samples=2, limit=2)
     notes = sampling.sample(DcsftStub(default="one"), task, tmp_path / "drawn", config, {})
-    assert notes["ledger"]["flops"] == 0
+    assert notes["ledger"]["flops"] == 0 and notes["ledger"]["prefilled_tokens"] is None
     assert notes["ledger_unknown"] == {"flops": "the model does not say what a token costs"}
     assert notes["ledger"]["completion_tokens"] == notes["generated_tokens"] > 0
     notes = evaluation.evaluate(
@@ -98,4 +124,4 @@ def test_what_a_model_does_not_say_is_told(tmp_path):
     )
     assert (notes["ledger"]["prompts"], notes["ledger"]["generated"]) == (3, 3)
     assert notes["ledger"]["completion_tokens"] == 3 * len(("one", "end token"))
-    assert list(notes["ledger_unknown"]) == ["flops"]
+    assert list(notes["ledger_unknown"]) == ["flops"] and notes["ledger"]["prefilled_tokens"] is None

@@ -8,6 +8,7 @@ import click
 import pytest
 from PIL import Image
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.cli import main
 from dcsft_harness.cli.running import command_of
@@ -220,14 +221,19 @@ def test_a_training_without_room_is_refused_before_weights_are_read(small, tmp_p
 
 
 MEASURED = [
-    # Rows of the longest 292 tokens (256 of an image), bfloat16, batch, gigabytes of the process at its peak.
-    ("qwen2.5-vl-3b", 1, {"full": True, "dropout": False}, 2, 9.43),
-    ("qwen2.5-vl-3b", 2, {"full": False, "dropout": True}, 4, 3.91),
+    # Image tokens of a row that has 36 more, batch, gigabytes of the process at its peak, in bfloat16.
+    ("qwen2.5-vl-3b", 1, {"full": True, "dropout": False}, 256, 2, 9.43),
+    ("qwen2.5-vl-3b", 2, {"full": True, "dropout": False}, 64, 2, 10.99),
+    ("qwen2.5-vl-3b", 2, {"full": False, "dropout": True}, 256, 4, 3.91),
+    ("qwen3-vl-4b", 1, {"full": False, "dropout": True}, 64, 2, 2.75),
+    ("internvl3-2b", 1, {"full": False, "dropout": True}, 256, 2, 2.83),
 ]
 
 
-@pytest.mark.parametrize(("shape", "layers", "given", "batch", "gigabytes"), MEASURED)
-def test_estimates_are_what_was_measured_at_the_published_width(shape, layers, given, batch, gigabytes):
+@pytest.mark.parametrize(("shape", "layers", "given", "image", "batch", "gigabytes"), MEASURED)
+def test_estimates_are_what_was_measured_at_the_published_width(
+    shape, layers, given, image, batch, gigabytes
+):
     anatomy = estimates.Anatomy(published.configuration(shape, layers))
     linear = lora.linear_layers(anatomy.model)
     trained = anatomy.parameters
@@ -235,7 +241,7 @@ def test_estimates_are_what_was_measured_at_the_published_width(shape, layers, g
         modules = map(anatomy.model.get_submodule, linear)
         trained = sum(32 * (one.in_features + one.out_features) for one in modules)
     training = estimates.Training(
-        trained, linear, number=2, checkpointing=False, tokens=292, image_tokens=256, **given
+        trained, linear, number=2, checkpointing=False, tokens=image + 36, image_tokens=image, **given
     )
     step = estimates.training(anatomy, training, usage.Device("here", "cpu", 24e9, 20e9))
     assert step.total(batch, accumulates=False) == pytest.approx(gigabytes * 1e9, rel=0.15)
@@ -260,6 +266,39 @@ def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):
         STAGES[verb].options.from_options(options)
         assert STAGES[verb].command(options, tmp_path)[0] == "dcsft"
     assert set(rehearsal.SHAPES) == set(published.PUBLISHED)
+
+
+def test_arguments_of_the_chat_template_reach_every_stage_of_a_rehearsal_that_writes_prompts(tmp_path):
+    template = {"enable_thinking": False, "languages": ["en", "de"]}
+    chain = rehearsal.chain(tmp_path, template)
+    for name in ("sft", "grpo", "dpo"):
+        verb, options = chain[name]
+        assert STAGES[verb].options.from_options(options).chat_template_kwargs == template
+    for name in ("rollouts", "scores"):
+        arguments = reading.named(chain[name][1]["model_args"])
+        assert json.loads(arguments["chat_template_kwargs"]) == template and arguments["batch_size"] == "4"
+    assert "chat_template_kwargs" not in str(rehearsal.chain(tmp_path))
+
+
+def test_a_rehearsal_refuses_arguments_that_its_template_does_not_use_before_weights_exist(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(published, "write", lambda *given: pytest.fail("weights were written"))
+    monkeypatch.setattr(rehearsal, "_work", lambda output, device, job, name: _base(output, device, job))
+    for text, problem in (
+        ('{"enable_thinking": false}', "does not use enable_thinking; it uses none"),
+        ("[1]", "is not an object"),
+        ("{", "is not JSON"),
+    ):
+        words = ["--chat-template-kwargs", text, "--output", str(tmp_path / str(len(text)))]
+        assert main(["rehearse", "--layers", "1", *words]) != 0
+        assert problem in capsys.readouterr().err
+    with pytest.raises(HarnessError, match="chat_template_kwargs {'enable_thinking': False}"):
+        rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "26", layers=1)
+
+
+def _base(output, device, job):
+    return rehearsal._make_base(output, {**job, "device": device})
 
 
 def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
