@@ -17,7 +17,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.logs import Choices
-from dcsft_harness.leaderboard.report.table import markdown_text, share
+from dcsft_harness.leaderboard.report.table import markdown_text, p_text, share
 from dcsft_harness.leaderboard.summary import Summary
 from dcsft_harness.recipes.claims import APART, CLAIMS, MARGIN, POOLS, TEST_TIME, Finding, judge
 
@@ -249,7 +249,7 @@ def _verdict(finding: Finding | None) -> list[str]:
     """The cells of a claim on one pool: verdict, figure, corrected p."""
     if finding is None:
         return ["not run", "", ""]
-    p = "" if finding.p is None else "< 0.001" if finding.p < 0.001 else f"{finding.p:.3f}"
+    p = "< 0.001" if finding.p is not None and finding.p < 0.001 else p_text(finding.p)
     return [f"**{finding.verdict}**", _value(finding), p]
 
 

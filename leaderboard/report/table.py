@@ -419,8 +419,8 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
             markdown_text(summary.columns[one.column].label),
             points(one.difference),
             "" if one.better is None else f"{one.better} / {one.worse}",
-            _p(one.p),
-            _p(one.p_holm),
+            p_text(one.p),
+            p_text(one.p_holm),
             one.method,
         ]
         for one in tested
@@ -435,10 +435,14 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
     return _table(title, header, body, notes)
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p-value with three decimals, or as many as show on which side of 0.05 it lies; empty for None."""
     if value is None:
         return ""
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    if value < 0.001:
+        return f"{value:.0e}"
+    decimals = next(digits for digits in range(3, 18) if value == 0.05 or round(value, digits) != 0.05)
+    return f"{value:.{decimals}f}"
 
 
 def _sizes(summary: Summary) -> str:

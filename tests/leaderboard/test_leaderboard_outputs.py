@@ -25,7 +25,7 @@ from dcsft_harness.leaderboard.board import step_of
 from dcsft_harness.leaderboard.compare import read_labels
 from dcsft_harness.leaderboard.report import plots
 from dcsft_harness.leaderboard.report.plots import curves
-from dcsft_harness.leaderboard.report.table import escape, latex, report
+from dcsft_harness.leaderboard.report.table import escape, latex, p_text, report
 from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
 from tests.board_fixtures import adapter, answers, curated, labels, study
@@ -449,3 +449,21 @@ class TestCommand:
         assert self.run(folder, "--id", "vqa", "--ood", "vqa", "--output", tmp_path / "x") == 1
         assert self.run(folder, "--ood", "vqq", "--metric", "vqa=f1", "--output", tmp_path / "x") == 1
         assert "unknown task 'vqq'. Did you mean vqa?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, ""),
+        (0.0004, "4e-04"),
+        (0.0123, "0.012"),
+        (0.0496, "0.0496"),
+        (0.04999, "0.04999"),
+        (0.05, "0.050"),
+        (0.0502, "0.0502"),
+        (0.3926, "0.393"),
+        (1.0, "1.000"),
+    ],
+)
+def test_a_p_value_shows_its_side_of_5_percent(value, shown):
+    assert p_text(value) == shown
