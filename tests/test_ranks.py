@@ -220,13 +220,19 @@ class TestAFailure:
     def test_of_a_killed_engine_leaves_what_the_same_command_completes_to_the_draws_of_one(
         self, tmp_path, alone
     ):
-        running = launch(digits(tmp_path / "out", batch_size=1))
+        words = [*forked.DCSFT, *digits(tmp_path / "out", batch_size=1), "--num-processes", 2]
+        running = started(forked.Popen, words)
         wait_for_shards(tmp_path / "out", running, (0, 1))
         os.kill(forked.ranks(running)[1].pid, signal.SIGKILL)
-        assert finished(running)[0] == 1
+        code, said = finished(running)
+        assert (code, len(said)) == (1, 1), said
+        assert said[0] == (
+            "dcsft: process 1 of this launch was ended by signal 9 (SIGKILL). If memory ran out, lower "
+            "batch_size in --model-args. Rerun the same command to resume."
+        )
         assert os.listdir(tmp_path / "out") == [UNFINISHED]
-        again = launch(digits(tmp_path / "out", batch_size=1))
-        assert again.communicate(timeout=300)[1] is not None and again.returncode == 0
+        code, said = finished(started(forked.Popen, words))
+        assert code == 0 and said[0].startswith("sample: 41 items, "), said
         assert rows(tmp_path / "out") == alone[0]
         assert manifest.read(tmp_path / "out").notes["resumed"] >= 8
 

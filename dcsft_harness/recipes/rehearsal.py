@@ -32,6 +32,12 @@ BASE = "base"
 SCORER = "dcsft_harness.recipes.rehearsal:every_other"
 TEMPLATE = "chat_template_kwargs"
 ITEMS = 4
+REFUSED = 3
+"""The exit code of a process that was refused; its answer is the error."""
+
+
+class Refused(HarnessError):
+    """What a process of a rehearsal refuses."""
 
 
 def every_other(response: str, *, answer: str, truncated: bool = False) -> Verdict:
@@ -115,10 +121,11 @@ def rehearse(
 
     Raises:
         HarnessError: the folder belongs to something else, a stage failed, there is no such device, or the
-            template does not use an argument.
+            template does not use an argument. What is refused before the base exists leaves no file.
     """
     asked: dict[str, Any] = {"shape": shape, "layers": layers, "device": device, "side": side}
     asked[TEMPLATE] = dict(template) if template else None
+    was_there = output.exists()
     found = _earlier(output, asked)
     if found is None:
         output.mkdir(parents=True, exist_ok=True)
@@ -127,7 +134,13 @@ def rehearse(
     stages = list(chain(output, template).items())[len(found["stages"]) :]
     if stages and not (output / BASE / "generation_config.json").is_file():
         base = {"base": shape, "layers": layers, "side": side, TEMPLATE: asked[TEMPLATE]}
-        found |= _work(output, device, base, "base")
+        try:
+            found |= _work(output, device, base, "base")
+        except Refused:
+            _empty(output)
+            if not was_there:
+                output.rmdir()
+            raise
         _save(output, found)
     for name, (verb, options) in stages:
         started = time.monotonic()
@@ -144,7 +157,7 @@ def rehearse(
 
 
 def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result so far in a folder; None if the folder is empty.
+    """The result so far in a folder; None if the folder is empty, or is emptied: no base was finished in it.
 
     Raises:
         HarnessError: the folder holds something else.
@@ -153,6 +166,9 @@ def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         found = reading.json_file(output / RESULT)
+        if found["stages"] == [] and "parameters" not in found:
+            _empty(output)
+            return None
         same = all({"side": None, TEMPLATE: None, **found}[name] == value for name, value in asked.items())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(f"--output {output} is not a rehearsal", "Name a new folder") from error
@@ -160,6 +176,14 @@ def _earlier(output: Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         was = ", ".join(f"{name} {found.get(name)}" for name in asked)
         raise HarnessError(f"--output {output} is a rehearsal of {was}", "Name a new folder")
     return dict(found)
+
+
+def _empty(output: Path) -> None:
+    """Removes what a rehearsal writes before its first stage."""
+    for folder in (BASE, "logs"):
+        shutil.rmtree(output / folder, ignore_errors=True)
+    for name in (RESULT, ROWS, PAIRS, *(f"{number}.png" for number in range(ITEMS))):
+        (output / name).unlink(missing_ok=True)
 
 
 def _save(output: Path, found: Mapping[str, Any]) -> None:
@@ -170,7 +194,7 @@ def _work(output: Path, device: str | None, job: Mapping[str, Any], name: str) -
     """Runs a job in a process of its own, and returns its result.
 
     Raises:
-        HarnessError: it failed.
+        HarnessError: it failed; `Refused` if it was refused.
     """
     log, answer = output / "logs" / f"{name}.log", output / "logs" / f"{name}.json"
     log.parent.mkdir(exist_ok=True)
@@ -191,6 +215,8 @@ def _work(output: Path, device: str | None, job: Mapping[str, Any], name: str) -
         except BaseException:
             process.terminate()
             raise
+    if code == REFUSED and answer.is_file():
+        raise Refused(**reading.json_file(answer))
     if code or not answer.is_file():
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
         raise HarnessError(
@@ -237,7 +263,12 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     from dcsft_harness.models import chat_template, checkpoint, published
     from dcsft_harness.models.resources import check_device
 
-    device, shape = check_device(job["device"] and job["device"].partition(":")[0]), job["base"]
+    shape = job["base"]
+    try:
+        # `_work` has made the device of a number the only visible one.
+        device = check_device(job["device"] and job["device"].partition(":")[0])
+    except HarnessError as error:
+        raise HarnessError(f"--device {job['device']} is not there: {error.problem}", error.remedy) from error
     config = published.configuration(shape, job["layers"])
     weights = sum(one.numel() for one in checkpoint.skeleton(config).parameters())
     needed, free = 4.6 * weights, shutil.disk_usage(output).free
@@ -334,4 +365,5 @@ if __name__ == "__main__":
     try:
         sys.exit(_worker(Path(sys.argv[1]), reading.from_json(sys.argv[2])))
     except HarnessError as failure:
-        sys.exit(str(failure))
+        Path(sys.argv[1]).write_text(json.dumps({"problem": failure.problem, "remedy": failure.remedy}))
+        sys.exit(REFUSED)

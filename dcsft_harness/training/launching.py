@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from accelerate.commands.config.config_args import ClusterConfig
 
 DEFAULT = "ddp"
+BATCH = "micro_batch_size"
 
 
 def shipped() -> dict[str, Path]:
@@ -179,7 +180,7 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
         KeyboardInterrupt: they were interrupted.
     """
     found = launch.check(config)
-    _start(arguments(launch, found, words))
+    _start(arguments(launch, found, words), "batch_size in --model-args" if config is None else BATCH)
     return manifest.read(output).notes
 
 
@@ -200,7 +201,7 @@ def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[
     return [*given, "--module", "dcsft_harness.cli", *words]
 
 
-def _start(given: list[str]) -> None:
+def _start(given: list[str], batch: str) -> None:
     import torch.distributed.run  # noqa: F401 - makes the loggers that are kept quiet
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -213,13 +214,15 @@ def _start(given: list[str]) -> None:
     except SignalException as error:
         raise interrupts.Interrupted(error.sigval) from error
     except ChildFailedError as error:
-        _tell({failure.local_rank: failure.exitcode for failure in error.failures.values()}, error)
+        _tell({failure.local_rank: failure.exitcode for failure in error.failures.values()}, error, batch)
     except (ValueError, OSError, ImportError) as error:
         raise HarnessError(f"`accelerate launch` refuses: {error}", "Correct the file of --launch") from error
 
 
-def _tell(codes: Mapping[int, int], error: Exception) -> None:
+def _tell(codes: Mapping[int, int], error: Exception, batch: str = BATCH) -> None:
     """Raises the error that a launch's exit codes mean, by rank in the order in which they ended.
+
+    `batch` is the option that decides how much memory a process takes.
 
     KeyboardInterrupt if the processes were interrupted.
     """
@@ -231,7 +234,7 @@ def _tell(codes: Mapping[int, int], error: Exception) -> None:
     if code < 0:
         raise HarnessError(
             f"process {rank} of this launch was ended by signal {-code} ({signal.Signals(-code).name})",
-            "If memory ran out, lower micro_batch_size. Rerun the same command to resume",
+            f"If memory ran out, lower {batch}. Rerun the same command to resume",
         ) from error
     raise ranks.FailedElsewhere("a process of this launch failed") from error
 

@@ -280,25 +280,39 @@ def test_arguments_of_the_chat_template_reach_every_stage_of_a_rehearsal_that_wr
     assert "chat_template_kwargs" not in str(rehearsal.chain(tmp_path))
 
 
-def test_a_rehearsal_refuses_arguments_that_its_template_does_not_use_before_weights_exist(
-    tmp_path, monkeypatch, capsys
+REFUSED_REHEARSALS = (
+    (("--chat-template-kwargs", '{"enable_thinking": false}'), "does not use enable_thinking; it uses none"),
+    (("--chat-template-kwargs", "[1]"), "is not an object"),
+    (("--chat-template-kwargs", "{"), "is not JSON"),
+    (("--device", "cuda:99"), "--device cuda:99 is not there"),
+)
+
+
+@pytest.mark.parametrize(("words", "problem"), REFUSED_REHEARSALS)
+def test_a_rehearsal_is_refused_before_weights_exist_and_leaves_its_folder_as_it_was(
+    words, problem, tmp_path, monkeypatch, capsys
 ):
+    def work(output, device, job, name):
+        try:
+            return rehearsal._make_base(output, {**job, "device": device})
+        except HarnessError as error:
+            raise rehearsal.Refused(error.problem, error.remedy) from error
+
     monkeypatch.setattr(published, "write", lambda *given: pytest.fail("weights were written"))
-    monkeypatch.setattr(rehearsal, "_work", lambda output, device, job, name: _base(output, device, job))
-    for text, problem in (
-        ('{"enable_thinking": false}', "does not use enable_thinking; it uses none"),
-        ("[1]", "is not an object"),
-        ("{", "is not JSON"),
-    ):
-        words = ["--chat-template-kwargs", text, "--output", str(tmp_path / str(len(text)))]
-        assert main(["rehearse", "--layers", "1", *words]) != 0
+    monkeypatch.setattr(rehearsal, "_work", work)
+    (tmp_path / "there").mkdir()
+    for name in ("there", "new", "new"):
+        assert main(["rehearse", "--layers", "1", *words, "--output", str(tmp_path / name)]) == 1
         assert problem in capsys.readouterr().err
-    with pytest.raises(HarnessError, match="chat_template_kwargs {'enable_thinking': False}"):
-        rehearsal.rehearse("qwen2.5-vl-3b", tmp_path / "26", layers=1)
+    assert [*tmp_path.iterdir()] == [tmp_path / "there"] and not [*(tmp_path / "there").iterdir()]
 
 
-def _base(output, device, job):
-    return rehearsal._make_base(output, {**job, "device": device})
+@pytest.mark.slow
+def test_what_a_process_of_a_rehearsal_refuses_is_the_error_of_the_command(tmp_path, capsys):
+    words = ["--layers", "1", "--device", "cuda:99", "--output", str(tmp_path / "out")]
+    assert main(["rehearse", *words]) == 1
+    assert capsys.readouterr().err.startswith("dcsft: --device cuda:99 is not there: ")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
@@ -306,9 +320,22 @@ def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
     (tmp_path / "mine" / "text").write_text("mine")
     with pytest.raises(HarnessError, match="is not a rehearsal"):
         rehearsal.rehearse("qwen3-vl-4b", tmp_path / "mine", "cpu", 2)
-    rehearsal._save(tmp_path / "mine", {"shape": "internvl3-2b", "layers": 2, "device": "cpu", "stages": []})
+    begun = {"shape": "internvl3-2b", "layers": 2, "device": "cpu", "stages": [], "parameters": 9}
+    rehearsal._save(tmp_path / "mine", begun)
     with pytest.raises(HarnessError, match="is a rehearsal of shape internvl3-2b, layers 2"):
         rehearsal.rehearse("qwen3-vl-4b", tmp_path / "mine", "cpu", 2)
+
+
+def test_a_rehearsal_that_ended_before_its_base_was_made_is_begun_anew(tmp_path, monkeypatch):
+    def crashes(output, device, job, name):
+        (output / "base").mkdir()
+        raise HarnessError("base failed with exit code -9", "its log has everything")
+
+    monkeypatch.setattr(rehearsal, "_work", crashes)
+    for layers in (2, 2, 3):
+        with pytest.raises(HarnessError, match="exit code -9"):
+            rehearsal.rehearse("internvl3-2b", tmp_path / "out", "cpu", layers)
+        assert json.loads((tmp_path / "out" / "rehearsal.json").read_text())["layers"] == layers
 
 
 def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
