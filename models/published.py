@@ -244,7 +244,7 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
     """Writes random weights in files of at most `SHARD` bytes, and their index.
 
     The output rows of the first `tokens` tokens are longer, so that responses are text; that of the token
-    `end` is longer still, so that most responses end after a few tokens.
+    `end` is longer still, so that it is drawn more often. At some shapes responses still reach their limit.
     """
     head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     wanted = weights_of(config)
