@@ -74,16 +74,15 @@ class Stage:
     light: tuple[float, float] | None = (0.3e9, 0.0)
 
     def next(self, output: object, given: Mapping[str, Any]) -> str:
-        """`then` for an artifact and the options that made it: what was trained on own rows is tried on some."""
+        """`then` for an artifact and the options that made it; own rows are named after own rows."""
         from dcsft_harness.sampling import own_files
 
         said = self.then.replace("{output}", shlex.quote(str(output)))
         if "data" not in given or not own_files.is_data(str(given["data"])):
             return said
         rest = f"--scorer {given.get('scorer') or 'SCORER'}"
-        return said.replace("--tasks TASK,...", f"--data TEST {rest}").replace(
-            "--task POOL", f"--data POOL {rest}"
-        )
+        said = said.replace("--tasks TASK,...", f"--data TEST {rest}")
+        return said.replace("--task POOL", f"--data POOL {rest}")
 
     def plan(
         self,
