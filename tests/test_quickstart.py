@@ -14,6 +14,7 @@ import pytest
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.recipes import recipe
 from tests import forked
 
 pytestmark = pytest.mark.slow
@@ -23,14 +24,23 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder in which the quickstart has run; a copy of CI's, which `DCSFT_QUICKSTART` names."""
+    """A folder in which the quickstart has run; a copy of CI's, which `DCSFT_QUICKSTART` names.
+
+    Without one its adapters are trained for 20 steps instead of 100: no test reads how good they are.
+    """
     folder, ran = tmp_path_factory.mktemp("readme"), os.environ.get("DCSFT_QUICKSTART")
-    if ran:
-        shutil.copytree(ran, folder / "quickstart")
-    else:
-        assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
     own_rows(folder)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        if ran:
+            shutil.copytree(ran, folder / "quickstart")
+        else:
+            recipes, short = recipe.shipped(), tmp_path_factory.mktemp("short") / "digits.yaml"
+            text = recipes["digits"].read_text(encoding="utf-8")
+            assert text.count("max_steps: 100\n") == 4
+            short.write_text(text.replace("max_steps: 100\n", "max_steps: 20\n"), encoding="utf-8")
+            patch.setattr(recipe, "shipped", lambda: recipes | {"digits": short})
+            assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
+        yield folder
 
 
 def own_rows(folder):

@@ -18,8 +18,9 @@ from PIL import Image
 
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.cli import dcsft, main
+from dcsft_harness.cli import dcsft, main, running
 from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.stages import DONE
 from tests import forked
 from tests.artefacts import rollouts
 
@@ -410,3 +411,29 @@ def test_documented_commands_are_ones_that_the_command_line_takes(words, tmp_pat
     while isinstance(command, click.Group):
         command, words = command.get_command(None, words[0]), words[1:]
     command.make_context("dcsft", list(words), resilient_parsing=False)
+
+
+@pytest.mark.parametrize(
+    ("report_to", "free"),
+    [
+        (None, False),
+        ("none", False),
+        (["tensorboard"], False),
+        ("wandb", True),
+        (["wandb"], True),
+        ("all", True),
+    ],
+)
+def test_a_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, monkeypatch, report_to, free):
+    def trained(*_):
+        seen.append("wandb" not in sys.modules)  # not barred, that is
+        return {DONE: True}
+
+    seen, config = [], tmp_path / "config.yaml"
+    config.write_text(json.dumps({} if report_to is None else {"report_to": report_to}))
+    monkeypatch.setattr(running, "run_stage", trained)
+    monkeypatch.setitem(sys.modules, "wandb", None)  # its end restores what stood
+    del sys.modules["wandb"]
+    options = ["--model", "digits", "--data", "any", "--output", str(tmp_path / "out")]
+    main(["train", "sft", *options, "--config", str(config)])
+    assert seen == [free]
