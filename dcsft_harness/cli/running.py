@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -446,7 +445,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         if problem is not None:
             raise problem
         if stage.then and output is not None and ranks.rank() == 0 and not ranks.watched():
-            bar.say("next: " + stage.then.format(output=shlex.quote(str(output))))
+            bar.say(f"next: {stage.next(output, given)}")
 
     return call
 

@@ -157,7 +157,8 @@ class Part:
         """
         which, change = ("in", "larger") if self.held else ("outside", "smaller")
         raise HarnessError(
-            f"--held-out {self.share:g} of {path}: none of its {count} rows is {which} the held-out part",
+            f"--held-out {self.share:g} of {own_files.called(path)}: none of its {count} rows"
+            f" is {which} the held-out part",
             f"Give a {change} share; rows that share an image stay together",
         )
 
@@ -178,7 +179,7 @@ def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]]) -> list[str]:
         more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
         count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
         words = own_rows.UNSEEN[why] if len(places) > 1 else own_rows.UNSEEN[why].replace("have", "has", 1)
-        said.append(f"{path}: {count} {words}: {', '.join(places[:LISTED])}{more}")
+        said.append(f"{own_files.called(path)}: {count} {words}: {', '.join(places[:LISTED])}{more}")
     return said
 
 
@@ -189,9 +190,10 @@ def task_name(path: Path, part: Part | None = None) -> str:
 
 def notice(path: Path, left_out: Mapping[str, str]) -> str:
     """What is said of rows that were left out: the first LISTED, and how many there are."""
-    listed = [reason.removeprefix(f"{path}, ") for reason in list(left_out.values())[:LISTED]]
+    name = own_files.called(path)
+    listed = [reason.removeprefix(f"{name}, ") for reason in list(left_out.values())[:LISTED]]
     more = f" And {len(left_out) - LISTED} more." if len(left_out) > LISTED else ""
-    return f"{path}: {len(left_out)} rows are left out: {' '.join(listed)}{more}"
+    return f"{name}: {len(left_out)} rows are left out: {' '.join(listed)}{more}"
 
 
 def examined(
@@ -237,7 +239,7 @@ def examined(
         given += 1
         yield where, row, reason
     if where is None:
-        raise HarnessError(f"{path} holds no rows", "Write one JSON object a line")
+        raise HarnessError(f"{own_files.called(path)} holds no rows", "Write one JSON object a line")
     if part is not None and not given:
         part.refuse_empty(path, elsewhere)
 
@@ -279,7 +281,9 @@ def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _placed(path: Path, where: str, error: HarnessError) -> HarnessError:
-    return HarnessError(f"{path}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400))
+    return HarnessError(
+        f"{own_files.called(path)}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400)
+    )
 
 
 def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> HarnessError:
@@ -293,7 +297,8 @@ def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> 
     listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
     remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
     return HarnessError(
-        f"{path}: {len(bad)} of {count} rows cannot be used: {'; '.join(listed)}", "; ".join(remedies[:3])
+        f"{own_files.called(path)}: {len(bad)} of {count} rows cannot be used: {'; '.join(listed)}",
+        "; ".join(remedies[:3]),
     )
 
 

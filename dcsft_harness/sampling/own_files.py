@@ -154,8 +154,9 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
     if ending == ".json" and not _begins_with_a_row(buffered.peek(reading.PIECE)[: reading.PIECE]):
         yield from _numbered(_of_json(buffered))
         return
+    place = "row" if _is_kept(path) else "line"
     for number, line in _lines(buffered):
-        yield f"line {number}", _json_row(line)
+        yield f"{place} {number}", _json_row(line)
 
 
 def _begins_with_a_row(head: bytes) -> bool:
@@ -283,7 +284,7 @@ def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
         raise HarnessError(
             f"{where} has none of the columns that rows are read from; it has"
             f" {cut(', '.join(map(str, there))) or 'nothing'}",
-            "Rename its columns to problem, solution and image, or to messages and images",
+            "Rename its columns to question, answer and image, or to messages and images",
         )
     return wanted
 
@@ -363,7 +364,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
         HarnessError: it is something else or has no rows, or a value is none that JSON, bytes or pictures can
             hold.
     """
-    above = environment.cache_root() / "own"
+    above = _kept()
     above.mkdir(parents=True, exist_ok=True)
     source = _in_memory(given)
     handle, name = tempfile.mkstemp(dir=above)
@@ -392,6 +393,20 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
             os.unlink(name)
         raise
     return kept, has_paths
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether a file is one that `keep` wrote."""
+    return path.name == "data.jsonl" and path.absolute().parent.parent == _kept().absolute()
+
+
+def _kept() -> Path:
+    return environment.cache_root() / "own"
+
+
+def called(path: Path) -> str:
+    """What an error calls a file or folder: its path, or "the data set" for rows that were in memory."""
+    return "the data set" if _is_kept(path) else str(path)
 
 
 def _has_path(value: object, is_image: bool = False) -> bool:

@@ -1,6 +1,6 @@
 """One row of a user's own, in any shape: its turns, answers, options and images, checked to the last field.
 
-Shapes: `problem` (or `question`, `prompt`) with `solution` (or `answer`, `completion`); `messages` with texts
+Shapes: `question` (or `problem`, `prompt`) with `answer` (or `solution`, `completion`); `messages` with texts
 or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`. Conversations may
 have a system turn and several turns; the last answer is the target, and the gold where no `solution` or
 `answer` stands beside it. Images are in `image` or `images`, or in content parts: a path, a data URL, bytes,
@@ -21,7 +21,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import own_files
-from dcsft_harness.sampling.own_files import ANSWERS, CONVERSATIONS, GOLDS, QUESTIONS, REJECTED
+from dcsft_harness.sampling.own_files import CONVERSATIONS, GOLDS, QUESTIONS, REJECTED
 from dcsft_harness.scoring import Scorer
 
 _ROLES = {
@@ -43,7 +43,7 @@ _MISSING = ("nan", "NaN", "<NA>", "NaT")
 IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _REMEDY = (
-    "A row needs a question and its solution (problem, solution, image), or a conversation (messages, images)"
+    "A row needs a question and its answer (question, answer, image), or a conversation (messages, images)"
 )
 
 Turn = dict[str, str]
@@ -308,10 +308,8 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
     asked = next((name for name in known if name in given), None)
     if asked is None:
-        missing = f"no `{QUESTIONS[0]}` and no `messages`"
-        if any(name in given for name in ANSWERS):
-            missing = f"no `{QUESTIONS[0]}`, `question` or `messages`"
-        raise HarnessError(f"{missing}; it has {cut(', '.join(sorted(given))) or 'nothing'}", _REMEDY)
+        has = cut(", ".join(sorted(given))) or "nothing"
+        raise HarnessError(f"no `question` and no `messages`; it has {has}", _REMEDY)
     parts: list[Any] = []
     turns = _turns(asked, given[asked], parts, asked not in QUESTIONS)
     if isinstance(given.get("system"), str) and given["system"].strip() and turns[0]["role"] != "system":
@@ -422,7 +420,7 @@ def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[A
         raise HarnessError(f"`{asked}` has no assistant turn at its end", "Add the answer, or `solution`")
     else:
         has = cut(", ".join(sorted(given)))
-        raise HarnessError(f"no `solution`, `answer` or `completion`; it has {has}", _REMEDY)
+        raise HarnessError(f"no `answer`, `solution` or `completion`; it has {has}", _REMEDY)
     return answer, answer if beside is None else beside
 
 

@@ -14,6 +14,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -71,6 +72,17 @@ class Stage:
     # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
     # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
+
+    def next(self, output: object, given: Mapping[str, Any]) -> str:
+        """`then` for an artifact and the options that made it; own rows are named after own rows."""
+        from dcsft_harness.sampling import own_files
+
+        said = self.then.replace("{output}", shlex.quote(str(output)))
+        if "data" not in given or not own_files.is_data(str(given["data"])):
+            return said
+        rest = f"--scorer {given.get('scorer') or 'SCORER'}"
+        said = said.replace("--tasks TASK,...", f"--data TEST {rest}")
+        return said.replace("--task POOL", f"--data POOL {rest}")
 
     def plan(
         self,

@@ -12,7 +12,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.storage import AT_ONCE, scan
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, json_text, unknown_name
-from dcsft_harness.sampling import own_data
+from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.opening import Numbers
@@ -133,7 +133,7 @@ def run(options: DpoOptions, output: Path, progress: Progress | None) -> Notes:
                 opening.refuse_own(options, "rows of your own")
                 rows, inputs, counts = open_pairs(Path(options.data), config.pairs_per_item, config.seed)
                 _refuse_other_prompts(inputs["rollouts"], base, config.chat_template_kwargs, options.adapter)
-        more["source"] = Path(options.data).resolve().name
+        more["source"] = Path(own_files.called(Path(options.data).resolve())).name
         job = Job("dpo", base, rows, output, config, inputs=inputs, **more)
         return perform(job, lambda setup: _make(setup, rows, counts))
 

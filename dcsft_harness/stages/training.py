@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.data.digits import resolve
+from dcsft_harness.sampling import own_files
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
@@ -96,7 +97,8 @@ def start(
 
     more: dict[str, Any] = {"adapter": getattr(options, "adapter", None), "progress": report}
     if opening.is_own(options.data) or not Path(options.data).is_dir():
-        more["source"] = Path(options.data).name if Path(options.data).exists() else options.data
+        given = Path(options.data)
+        more["source"] = Path(own_files.called(given)).name if given.exists() else options.data
     try:
         return train(resolve(options.model), config, more)
     finally:

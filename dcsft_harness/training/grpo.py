@@ -200,12 +200,13 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
             f"{conversations.name} has a column weight, which GRPO has no use for",
             "Curate without --weight: GRPO's advantages weigh prompts by p(1-p) themselves",
         )
-    needed = config.batch_size // config.num_generations
-    if len(conversations.turns) < needed:
+    needed, there = config.batch_size // config.num_generations, len(conversations.turns)
+    if there < needed:
+        most = there * config.num_generations
         raise HarnessError(
-            f"{conversations.name} has {len(conversations.turns)} prompts, fewer than the {needed} of a step "
+            f"{conversations.name} has {there} prompts, fewer than the {needed} of a step "
             f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
-            "Lower batch_size, or give more prompts",
+            f"Lower batch_size to {most} or less, or give more prompts",
         )
 
 

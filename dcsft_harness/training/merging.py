@@ -396,7 +396,8 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
     free = shutil.disk_usage(place).free
     if free < wanted:
         raise HarnessError(
-            f"--output {output}: the disk has {free / 1e9:.1f} GB, the checkpoint takes {wanted / 1e9:.1f}",
+            f"--output {output}: the checkpoint takes {wanted / 2**20:,.1f} MiB,"
+            f" and {free / 2**20:,.1f} MiB are free",
             "Free some space or name a folder on another disk",
         )
 

@@ -46,7 +46,7 @@
   // "12 rows · Qwen2.5-VL-7B and 2 more models · 2026-11-28"
   function summary({ headline, boards }) {
     const [first, ...more] = headline.models.map((one) => plain(one, 60));
-    const models = first === undefined ? "" : more.length ? `${first} and ${more.length} more models` : first;
+    const models = first === undefined ? "" : more.length ? `${first} and ${more.length} more model${more.length > 1 ? "s" : ""}` : first;
     const rows = boards.reduce((total, board) => total + board.rows.length, 0);
     return [`${rows.toLocaleString("en")} rows`, models, headline.date].filter(Boolean).join(" · ");
   }

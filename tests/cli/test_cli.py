@@ -72,7 +72,7 @@ def refused(capsys, output, *arguments):
     [
         ([row(), "{not json"], "line 2: not JSON"),
         ([row(), '["a"]'], "line 2: not a JSON object"),
-        ([json.dumps({"problem": "x"})], "line 1: no `solution`"),
+        ([json.dumps({"problem": "x"})], "line 1: no `answer`, `solution`"),
         ([row("missing.png")], "line 1: image .*missing.png does not exist"),
         ([row("broken.png")], "line 1: image .*broken.png cannot be read"),
         ([row(), row()], r"mine\.jsonl, line 2: the same item as line 1"),

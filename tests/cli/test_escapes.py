@@ -2,7 +2,9 @@
 
 import json
 import logging
+import re
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -190,3 +192,17 @@ def test_a_long_message_is_cut():
     said = str(errors.HarnessError("image " + "A" * 200_000 + " is broken", "Correct it"))
     assert len(said) < 5000 and said.startswith("image AAA") and said.endswith("AAA is broken. Correct it.")
     assert "characters left out" in said
+
+
+def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_left(monkeypatch, capsys):
+    monkeypatch.setattr(cli.bar, "SILENCE", 0.05)
+    with cli.bar.stage("evaluate") as report:
+        time.sleep(0.12)
+        report(0, 40)
+        started = time.monotonic
+        monkeypatch.setattr(cli.bar.time, "monotonic", lambda: started() + 10)
+        report(20, 40)
+        time.sleep(0.12)
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "evaluate: loading (0 s)"
+    assert re.fullmatch(r"evaluate: evaluating, 20 of 40, [\d.]+/s, 10 s left \(10 s\)", last)

@@ -635,6 +635,31 @@ def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "train_sft", "train_grpo"])
+@pytest.mark.parametrize("shape", ["dictionaries", "dataset", "frame"])
+def test_errors_of_rows_in_memory_name_the_row_and_no_file_of_the_cache(tmp_path, verb, shape):
+    import pandas
+
+    import dcsft_harness as dcsft
+
+    rows = [{"question": "a?", "answer": "b"}, {"question": " ", "answer": "b"}]
+    kinds = {"dictionaries": list, "dataset": Dataset.from_list, "frame": pandas.DataFrame}
+    given = kinds[shape](rows), kinds[shape]([{"text": "a?"}, {"text": "b?"}])
+    model = "dcsft_stub" if verb in ("sample", "evaluate") else "digits"
+    options = {"scorer": "exact_word", "output": tmp_path / "out"}
+    with pytest.raises(HarnessError) as one:
+        getattr(dcsft, verb)(model, data=given[0], **options)
+    with pytest.raises(HarnessError) as all_of_them:
+        getattr(dcsft, verb)(model, data=given[1], **options)
+    assert "row 2: the question has no words" in str(one.value)
+    assert re.search("rows? 1.*: no `question`|has none of the columns", str(all_of_them.value))
+    assert "it has text" in str(all_of_them.value)
+    assert re.search("question, answer(,| and) image", str(all_of_them.value))
+    for said in (str(one.value), str(all_of_them.value)):
+        assert said.startswith("the data set")
+        assert "data.jsonl" not in said and "line" not in said
+
+
 @pytest.mark.parametrize("output", [None, 3, ["out"]])
 def test_an_output_that_is_no_path_is_refused(output):
     import dcsft_harness as dcsft

@@ -300,3 +300,36 @@ def test_a_stage_a_method_a_scorer_a_task_and_an_engine_are_one_file_each_and_at
     assert found["adapter"]["rows"] == 2 and found["adapter"]["steps"] == 1
     sevens = found["scores"]["tasks"]["dcsft_shouted"]["accuracy"]
     assert 0 < sevens < 1 and found["scores"]["tasks"]["dcsft_shouted"]["scorers"] == {"shout": 7}
+
+
+@pytest.mark.parametrize(
+    ("stage", "given", "said"),
+    [
+        (
+            "train_sft",
+            {"data": "curated"},
+            "dcsft evaluate --model 'my out' --tasks TASK,... --output scores",
+        ),
+        (
+            "train_sft",
+            {"data": "rows.jsonl"},
+            "dcsft evaluate --model 'my out' --data TEST --scorer SCORER --output scores",
+        ),
+        (
+            "train_grpo",
+            {"data": "rows.jsonl", "scorer": "choice"},
+            "dcsft evaluate --model 'my out' --data TEST --scorer choice --output scores",
+        ),
+        (
+            "train_cold_start",
+            {"data": "rows.jsonl", "scorer": None},
+            "dcsft sample --model 'my out' --data POOL --scorer SCORER --output rollouts",
+        ),
+        ("label", {}, "dcsft curate 'my out' --keep easy,medium --output curated"),
+    ],
+)
+def test_the_next_command_takes_own_rows_after_own_rows(tmp_path, monkeypatch, stage, given, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    found = next(one for one in STAGES.values() if one.name == stage)
+    assert found.next("my out", given) == said

@@ -199,7 +199,7 @@ def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp
     for rows, judge, config, said in (
         (conversations(4), Parity(4), CONFIG, "has no column item_id"),
         (prompts_of(5), Parity(4), CONFIG, "has the item item4, which task parity has not"),
-        (prompts_of(1), Parity(4), CONFIG, "1 prompts, fewer than the 2 of a step"),
+        (prompts_of(1), Parity(4), CONFIG, "1 prompts, fewer than the 2 of a step.*to 4 or less"),
         (
             prompts_of(4),
             Parity(4),
