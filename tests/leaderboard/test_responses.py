@@ -270,7 +270,7 @@ class TestATask:
             board = load([tmp_path / "own", output], "own")
             ours, theirs = (one.cells["dcsft_digits"].scores.tolist() for one in board.rows)
             assert ours == theirs
-            (remark,) = [one for one in board.remarks if "does not record" in one]
+            (remark,) = [one for one in board.remarks if "do not record" in one]
             assert "generation argument" in remark
         code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
                          "--limit", 5, "--output", tmp_path / "x")  # fmt: skip
