@@ -162,7 +162,8 @@ class TestTheCommand:
     def test_says_one_line_and_what_comes_next(self, undisturbed):
         output, said = undisturbed
         assert len(said) == 2 and said[0].startswith("train sft: 6 steps, loss "), said
-        assert said[1] == f"next: dcsft evaluate --model {output} --tasks TASK,... --output scores"
+        own = "--data TEST --scorer SCORER"
+        assert said[1] == f"next: dcsft evaluate --model {output} {own} --output scores"
         assert manifest.read(output).notes["processes"] == 2
 
     def test_writes_what_a_launch_of_ones_own_writes(self, undisturbed, both):
@@ -407,7 +408,7 @@ class TestWhatIsStarted:
     def started(self, monkeypatch, run):
         """The words that the processes get, and the options that the command line reads from them."""
         seen = []
-        monkeypatch.setattr(launching, "_start", seen.append)
+        monkeypatch.setattr(launching, "_start", lambda words, memory: seen.append(words))
         monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": {}}))
         run()
         words = seen[0][seen[0].index("dcsft_harness.cli") + 1 :]
@@ -441,7 +442,7 @@ class TestWhatIsStarted:
             "batch_size: 4, num_processes: 2}\n"
         )
         started = []
-        monkeypatch.setattr(launching, "_start", started.append)
+        monkeypatch.setattr(launching, "_start", lambda words, memory: started.append(words))
         notes = {"steps": 3, "final_loss": 0.5, "trainable_parameters": 7, "ledger": {"generated": 0}}
         monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": notes}))
         chain.run(recipe.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
