@@ -110,8 +110,8 @@ def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, 
         before = set(now)
     print(f"a run takes {whole:.1f} s, {opening:.1f} s to its first batch")
     print(f"{kills} kills, {finished} runs finished between them; they landed {landed}")
-    assert kills >= KILLS // 4, "the machine is too slow for this test to say anything"
-    assert landed["while drawing"] >= KILLS // 20
+    assert kills >= KILLS // 10, "the machine is too slow for this test to say anything"
+    assert landed["while drawing"] >= kills // 10
     if not (output / manifest.NAME).is_file():
         stages.STAGES["sample"](output, **options)
     assert rows(output) == expected
