@@ -79,10 +79,16 @@ class Manifest:
         folder = (self.folder / entry["path"]).resolve()
         if not folder.exists() or fingerprint(folder) != entry["sha256"]:
             raise HarnessError(
-                f"the {role} that {self.folder} was made from are no longer at {folder}, or have changed",
+                lost(role, self.folder, folder),
                 "Put them back, or make this artifact again from the new ones",
             )
         return folder
+
+
+def lost(role: str, made: Path, folder: Path) -> str:
+    """What is said of an input that is gone or has changed."""
+    verb, ending = ("are", "have") if role.endswith("s") else ("is", "has")
+    return f"the {role} that {made} was made from {verb} no longer at {folder}, or {ending} changed"
 
 
 @dataclass(frozen=True)

@@ -116,10 +116,7 @@ def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
     if one.error is not None:
         yield True, one.error.problem
     elif not one.folder.exists() or (one.folder / manifest.NAME).is_file():
-        yield (
-            True,
-            f"the {one.role} that {one.of} was made from are no longer at {one.folder}, or have changed",
-        )
+        yield True, manifest.lost(one.role, one.of, one.folder)
     elif one.role == "model":  # a published base has no cost here, and hashing a large one takes minutes
         return
     elif manifest.fingerprint(one.folder) != one.sha256:

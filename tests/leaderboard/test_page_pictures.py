@@ -142,4 +142,4 @@ class TestOwnRows:
         rows.rename(tmp_path / "moved.jsonl")
         documents = {"mine": results[0].tasks["mine"].documents}
         found = pictures.export(tmp_path / "shown", documents, 9, pictures.opener(results))
-        assert "are no longer at" in found.reasons["mine"]
+        assert "is no longer at" in found.reasons["mine"]

@@ -364,7 +364,7 @@ def test_another_base_must_be_asked_for_and_fit(trained, tmp_path):
     other = qwen2_5_vl(tmp_path / "other", seed=5)
     data["inputs"]["model"]["path"] = "../other"
     (adapter / "manifest.json").write_text(json.dumps(data))
-    refused(adapter, tmp_path / "merged", "the model that .* have changed. Put it back, or name it: --base")
+    refused(adapter, tmp_path / "merged", "the model that .* has changed. Put it back, or name it: --base")
     shutil.rmtree(tmp_path / "other")
     refused(
         adapter,
