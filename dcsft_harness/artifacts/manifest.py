@@ -34,7 +34,7 @@ FORMAT = 1
 
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
-"""The verb and options of the artifact being written; a stage sets it."""
+"""The verb, options and hashes of own rows of the artifact being written; a stage sets it."""
 
 
 class NewerFormatError(HarnessError):
@@ -489,6 +489,10 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
             found.input_folder(role)
         except HarnessError:
             differing.append(f"{role}: changed since, or no longer there")
+    rows = call.get("rows", {})
+    for path, digest in ({} if differing else found.call.get("rows", {})).items():
+        if rows.get(path) != digest:
+            differing.append(f"{path}: its rows or images have changed since, or are no longer there")
     if not differing:
         refuse_changed(output)
         return found
