@@ -110,7 +110,7 @@ def test_folders_are_relative_and_no_path_of_the_machine_is_told(three, tmp_path
 
 def trained(folder, kind, steps, inputs=None):
     with manifest.writing(kind, folder, {"method": "sft"}, inputs) as draft:
-        draft.notes |= {"ledger": {"steps": steps, "seconds": float(steps)}, "easy": 5, "medium": 4, "hard": 1}
+        draft.notes["ledger"] = {"steps": steps, "seconds": float(steps)}
     return folder
 
 
@@ -129,7 +129,7 @@ def test_a_base_never_lends_its_cost_to_a_row_of_an_adapter(tmp_path, how):
     adapter = trained(tmp_path / "adapter", "adapter", 40, {"model": cold})
     inputs = {"model": cold} if how == "of the hub" else {"model": cold, "adapter": adapter}
     settings = {"name": "t", "model_args": "pretrained=cold,adapter=org/one"}
-    scores = scores_folder(tmp_path / "t", "t", {ID: [1, 0, 1, 1]}, inputs=inputs, settings=settings)
+    scores = scores_folder(tmp_path / "t", "t", {ID: [1, 0, 1, 1]}, inputs=inputs, config=settings)
     LOST.get(how, lambda adapter: None)(adapter)
     (row,) = load([scores]).rows
     found = row.provenance[0].training
