@@ -129,16 +129,20 @@ def walk(
 
     `roles` names the inputs of an artifact to follow, all by default.
     """
-    seen: set[str] = set()
+    seen: dict[str, Manifest | None] = {}
     waiting = [made]
     while waiting:
         current = waiting.pop(0)
         for role in roles(current):
-            if role in current.inputs and current.inputs[role]["sha256"] not in seen:
-                found = origin(current, role)
-                seen.add(found.sha256)
-                yield found
-                waiting += [] if found.made is None else [found.made]
+            entry = current.inputs.get(role)
+            if entry is None or seen.get(entry["sha256"]) is not None:
+                continue
+            found = origin(current, role)
+            if found.made is None and found.sha256 in seen:
+                continue
+            seen[found.sha256] = found.made
+            yield found
+            waiting += [] if found.made is None else [found.made]
 
 
 class _Part(dict[str, Any]):

@@ -164,7 +164,7 @@ class Stage:
                 raise problem from error
 
     def _own_rows(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """A hash of each file of rows that the options name, with its images: training has them as no input."""
+        """A hash of each file of rows in the options, with its images: training has them as no input."""
         from dcsft_harness.sampling import own_files
 
         named = [value for name, value, _ in self.reading(options) if name in ("data", "pool", "tasks")]
