@@ -166,10 +166,12 @@ class Stage:
 
     def _own_rows(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A hash of each file of rows in the options, with its images: training has them as no input."""
-        from dcsft_harness.sampling import own_files
-
         named = [value for name, value, _ in self.reading(options) if name in ("data", "pool", "tasks")]
         paths = [str(one) for value in named for one in (value if isinstance(value, list) else [value])]
+        if not any(map(os.path.exists, paths)):
+            return {}
+        from dcsft_harness.sampling import own_files
+
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
         found = {}
         for path in map(Path, filter(own_files.is_data, paths)):
