@@ -76,6 +76,17 @@ def folder_sha256(folder: Path) -> str:
     return json_sha256({str(p.relative_to(folder)): digest for p, digest in hashed(names).items()})
 
 
+def code_sha256(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's chat templates and code, as hex; empty if it has none.
+
+    `folder_sha256` leaves them out, and stays what it was: artifacts know their inputs by it.
+    """
+    patterns = ("*.jinja", "additional_chat_templates/*.jinja", "*.py")
+    names = sorted(path for pattern in patterns for path in folder.glob(pattern))
+    found = {str(p.relative_to(folder)): digest for p, digest in hashed(names).items()}
+    return json_sha256(found) if found else ""
+
+
 def settled_sha256(path: Path) -> str:
     """A file's hash, cached while its size and times stay the same: a large base is hashed many times."""
     status = path.stat()

@@ -493,10 +493,10 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
             found.input_folder(role)
         except HarnessError:
             differing.append(f"{role}: changed since, or no longer there")
-    rows = call.get("rows", {})
-    for path, digest in ({} if differing else found.call.get("rows", {})).items():
-        if rows.get(path) != digest:
-            differing.append(f"{path}: its rows or images have changed since, or are no longer there")
+    read_now = call.get("read", {})
+    for name, digest in ({} if differing else found.call.get("read", {})).items():
+        if read_now.get(name) != digest:
+            differing.append(f"{name}: its content or its images have changed since, or are no longer there")
     if not differing:
         refuse_changed(output)
         return found

@@ -15,6 +15,7 @@ which is counted apart from a wrong answer.
 bracketed bounding box is its answer. A user's function is a scorer like these; see `get_scorer`.
 """
 
+import hashlib
 import importlib
 import inspect
 import os
@@ -151,7 +152,30 @@ def _users(function: object, name: str) -> Scorer:
         said = response.strip()
         return Verdict(float(result), said) if said else NOT_FOUND
 
-    return Scorer(name, score, gold=lambda solution: solution, fields=fields, takes_truncated=takes_truncated)
+    return Scorer(
+        name,
+        score,
+        gold=lambda solution: solution,
+        fields=fields,
+        takes_truncated=takes_truncated,
+        version=_version(function),
+    )
+
+
+def _version(function: Callable[..., object]) -> int:
+    """A number made from the code of a user's function: from its whole module, which may hold helpers.
+
+    A script that is run, or a notebook, holds much besides: there it is the function alone. Code that
+    cannot be read is version 1.
+    """
+    try:
+        written = function if inspect.isroutine(function) else type(function)
+        file = None if written.__module__ == "__main__" else inspect.getsourcefile(written)
+        here = file is not None and Path(file).is_file()
+        code = Path(str(file)).read_bytes() if here else inspect.getsource(written).encode()
+    except (OSError, TypeError):
+        return 1
+    return int(hashlib.sha256(code).hexdigest()[:7], 16)
 
 
 __all__ = [

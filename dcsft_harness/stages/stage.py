@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks, reading
-from dcsft_harness.artifacts import KINDS, Artifact, manifest, usage
+from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, cut
@@ -45,6 +45,17 @@ def no_remarks(notes: Mapping[str, Any]) -> list[str]:
 def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
     """The default for stages that fail by an exception alone."""
     return None
+
+
+def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
+    """The hash of own rows and their images, or of another file; empty for an artifact."""
+    from dcsft_harness.sampling import own_files
+
+    if not own_files.is_data(str(path)) or path.suffix in (".yaml", ".yml"):
+        return manifest.fingerprint(path) if path.is_file() else ""
+    from dcsft_harness.sampling import own_data
+
+    return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
 
 
 @dataclass(frozen=True)
@@ -145,8 +156,8 @@ class Stage:
         """
         given, folder = self.options.from_options(options), Path(output)
         call: dict[str, Any] = {"verb": self.verb, "options": given.deciding()}
-        if rows := self._own_rows(call["options"]):
-            call["rows"] = rows
+        if read := self._read(call["options"]):
+            call["read"] = read
         with contextlib.ExitStack() as stack:
             if ranks.world_size() == 1 and getattr(given, "num_processes", None) in (None, 1):
                 stack.enter_context(manifest.taken(folder))
@@ -164,23 +175,28 @@ class Stage:
                     raise
                 raise problem from error
 
-    def _own_rows(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """A hash of each file of rows in the options, with its images: training has them as no input."""
-        named = [value for name, value, _ in self.reading(options) if name in ("data", "pool", "tasks")]
-        paths = [str(one) for value in named for one in (value if isinstance(value, list) else [value])]
-        if not any(map(os.path.exists, paths)):
-            return {}
-        from dcsft_harness.sampling import own_files
+    def _read(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """A hash of each thing in the options that no input covers, by its name there.
 
-        root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
+        These are files of rows with their images, tasks' YAML, a checkpoint's chat template, a user's scorer.
+        """
         found = {}
-        for path in map(Path, filter(own_files.is_data, paths)):
-            from dcsft_harness.sampling import own_data
+        root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
+        for name, value, kind in self.reading(options):
+            named = reading.named(str(value)).values() if kind == "model_args" else value
+            for one in [named] if isinstance(named, str) else named:
+                path = Path(one)
+                with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why
+                    if kind in ("checkpoint", "model_args") and path.is_dir():
+                        found[str(path)] = disk.code_sha256(path)
+                    elif (kind in ("pool", "tasks") or name == "data") and path.exists():
+                        found[str(path)] = _rows_sha256(path, root and Path(root), outside)
+        if ":" in str(options.get("scorer")):
+            from dcsft_harness.scoring import get_scorer
 
-            with contextlib.suppress(HarnessError):  # a file that cannot be read: the stage says why
-                images = own_data.images_sha256(path, root and Path(root), outside)
-                found[str(path)] = json_sha256([manifest.fingerprint(path), images])
-        return found
+            with contextlib.suppress(HarnessError):
+                found[options["scorer"]] = str(get_scorer(options["scorer"]).version)
+        return {name: digest for name, digest in found.items() if digest}
 
     def _defaults(self) -> dict[str, object]:
         """The options' defaults, from `Settings.as_dict`."""

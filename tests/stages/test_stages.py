@@ -337,6 +337,41 @@ def test_the_next_command_takes_own_rows_after_own_rows(tmp_path, monkeypatch, s
     assert found.next("my out", given) == said
 
 
+@pytest.mark.parametrize("file", ["chat_template.jinja", "code.py", "judges.py", "task.yaml"])
+def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, monkeypatch, file):
+    """None of them is covered by the hash of an input."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    base = Path("base")
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    files = {"chat_template.jinja": base, "code.py": base, "judges.py": Path(), "task.yaml": Path()}
+    for name, folder in files.items():
+        (folder / name).write_text("def judge(response, *, answer):\n    return response == answer\n")
+    given = {
+        "model_args": "pretrained=base",
+        "model": "dcsft_hf",
+        "task": "task.yaml",
+        "scorer": "judges:judge",
+    }
+
+    def run(options, output, progress):
+        with manifest.writing("rollouts", output, {}) as draft:
+            return draft.notes
+
+    stage = replace(STAGES["sample"], run=run)
+    stage("out", **given)
+    assert stage("out", **given)[DONE]
+    with (files[file] / file).open("a") as end:
+        end.write("# changed\n")
+    sys.modules.pop("judges", None)
+    with pytest.raises(
+        HarnessError, match="already holds rollouts, of another run: (base|judges:judge|task.yaml)"
+    ):
+        stage("out", **given)
+    sys.modules.pop("judges", None)
+
+
 OWN = {
     "sample": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},
     "evaluate": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},
@@ -373,5 +408,7 @@ def test_changed_rows_and_images_are_never_already_done(tmp_path, monkeypatch, v
         rows.write_text(rows.read_text().replace("goose", "duck"))
     else:
         rows.unlink()
-    with pytest.raises(HarnessError, match=r"already holds .*rows.jsonl: its rows or images have changed"):
+    with pytest.raises(
+        HarnessError, match=r"already holds .*rows.jsonl: its content or its images have changed"
+    ):
         stage("out", **OWN[verb])
