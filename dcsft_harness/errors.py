@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar, cast
 
 from rapidfuzz import process
 
@@ -86,6 +86,43 @@ def cut(value: object, longest: int = 160) -> str:
     left_out = f"[... {len(text):,} characters ...]"
     half = (longest - len(left_out)) // 2
     return text[:half] + left_out + text[-half:]
+
+
+_T = TypeVar("_T")
+_SECRET = re.compile(r"token|hub_token|.*(api_key|password|secret)")
+_PLACED = re.compile(r"[/~]|\.\.[/\\]|[A-Za-z]:[/\\]|file:")
+_WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\.\.\\")
+_FOLDERS = re.compile(r"(?<![\w.</])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+")
+
+
+def placeless(value: _T, sentence: bool = False) -> _T:
+    """Nested settings, or a sentence, with local paths cut to their last name and secrets removed.
+
+    Absolute paths, and those of settings from a home or a parent folder, would reveal names of users and
+    machines. In settings a path is a whole value, or a whole part between commas and equals signs, and may
+    have spaces; in a `sentence` it ends at one.
+    """
+    made: object = value
+    if isinstance(value, Mapping):
+        made = {
+            str(placeless(str(name))): "..." if _SECRET.fullmatch(str(name)) else placeless(entry)
+            for name, entry in value.items()
+        }
+    elif isinstance(value, str) and sentence:
+        made = _FOLDERS.sub("", value)
+    elif isinstance(value, str):
+        made = "".join(part if part in ",=" else last_name(part) for part in re.split("([,=])", value))
+    elif isinstance(value, Sequence):
+        made = [placeless(entry, sentence) for entry in value]
+    return cast(_T, made)
+
+
+def last_name(text: str) -> str:
+    """The last name of a local path; any other text unchanged."""
+    if not _PLACED.match(text.strip()):
+        return text
+    path = PureWindowsPath(text) if _WINDOWS.match(text.strip()) else PurePosixPath(text)
+    return path.name or "..."
 
 
 LISTED = 20

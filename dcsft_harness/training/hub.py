@@ -10,7 +10,7 @@ from typing import Any
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
-from dcsft_harness.errors import HarnessError, json_text
+from dcsft_harness.errors import HarnessError, json_text, last_name, placeless
 from dcsft_harness.training.merging import REPORT
 
 KINDS = ("adapter", "checkpoint")
@@ -163,8 +163,6 @@ def _copy(folder: Path) -> Iterator[str]:
 
 
 def _placeless(path: Path) -> dict[str, Any]:
-    from dcsft_harness.training.card import last_name, placeless
-
     data: dict[str, Any] = reading.json_file(path)
     if path.name in _REPORTS:
         return dict(placeless(data))
