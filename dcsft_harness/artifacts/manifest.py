@@ -84,6 +84,15 @@ class Manifest:
             )
         return folder
 
+    def weights(self) -> dict[str, str]:
+        """What scores are of: "model" and "adapter" -> its folder's hash, or its name on a hub."""
+        given = reading.named(str(self.config.get("model_args") or ""))
+        return {
+            role: self.inputs[role]["sha256"] if role in self.inputs else given[argument]
+            for role, argument in (("model", "pretrained"), ("adapter", "adapter"))
+            if role in self.inputs or given.get(argument)
+        }
+
 
 def lost(role: str, made: Path, folder: Path) -> str:
     """What is said of an input that is gone or has changed."""

@@ -367,7 +367,7 @@ def _kept(
             shutil.rmtree(folder)
             continue
         found = kept[folder.name] = manifest.read(folder, "scores")
-        if (theirs := _hashes(found)) != hashes:
+        if (theirs := _weights(found)) != hashes:
             other = next(role for role in {**theirs, **hashes} if theirs.get(role) != hashes.get(role))
             raise HarnessError(
                 f"the board has a row {name!r} of another checkpoint: {folder} was made from another {other}",
@@ -378,16 +378,12 @@ def _kept(
     return kept
 
 
-def _hashes(found: manifest.Manifest) -> dict[str, str]:
+def _weights(found: manifest.Manifest) -> dict[str, str]:
     """Role -> the identity of the scored weights, as in `Subject.hashes`."""
-    named = reading.named(str(found.config["model_args"]))
-    roles: dict[str, str] = {
-        role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
-    }
-    given = named.get("pretrained")
-    if given is None and "model" not in roles:
-        given = named.get(lmms.checkpoint_argument(str(found.config["model"])))
-    return {"model": given or ""} | roles
+    if "model" in (known := found.weights()):
+        return known
+    given = reading.named(str(found.config["model_args"]))
+    return {"model": given.get(lmms.checkpoint_argument(str(found.config["model"])), ""), **known}
 
 
 def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:

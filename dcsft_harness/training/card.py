@@ -141,8 +141,8 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
 def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     """Whether scores are of the artifact's base; otherwise they must be of the artifact."""
     own = file_sha256(made.folder / manifest.NAME)
-    base = made.inputs.get("model", {}).get("sha256")
-    model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
+    base = made.weights().get("model")
+    model, adapter = (scores.weights().get(role) for role in ("model", "adapter"))
     if adapter is None and base is not None and model == base:
         return True
     if own == (model if made.kind == "checkpoint" and adapter is None else adapter):
