@@ -96,7 +96,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
     from dcsft_harness.models.arguments import ModelSettings
 
     if made.kind == "checkpoint":
-        settings = ModelSettings(str(folder))
+        settings = ModelSettings(pretrained=str(folder))
         checkpoint.check_weights(settings, checkpoint.open_config(settings))
         weights.check_stored(str(folder))
         return
@@ -104,7 +104,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
     if "model" in made.inputs:
         base = str((folder / made.inputs["model"]["path"]).resolve())
     if Path(base).is_dir():
-        settings = ModelSettings(base, str(folder))
+        settings = ModelSettings(pretrained=base, adapter=str(folder))
         checkpoint.check_adapter(settings, checkpoint.open_config(settings))
     else:
         adapters.read_finite(str(folder))

@@ -135,8 +135,8 @@ def test_model_arguments_are_separated_by_commas_outside_of_objects(text, named)
 def test_arguments_of_the_chat_template_are_json_or_a_dictionary(settings):
     text = reading.joined({"pretrained": "p", "chat_template_kwargs": THOUGHTS})
     for given in (reading.named(text), {"pretrained": "p", "chat_template_kwargs": THOUGHTS}):
-        assert settings.parse(given).chat_template_kwargs == THOUGHTS
-    assert settings.parse({"pretrained": "p"}).chat_template_kwargs is None
+        assert settings(**given).chat_template_kwargs == THOUGHTS
+    assert settings(pretrained="p").chat_template_kwargs is None
     options = EvaluateOptions(model_args={"chat_template_kwargs": THOUGHTS, "batch_size": 2})
     assert reading.named(options.model_args) == {"chat_template_kwargs": OBJECT, "batch_size": "2"}
 
@@ -144,7 +144,7 @@ def test_arguments_of_the_chat_template_are_json_or_a_dictionary(settings):
 @pytest.mark.parametrize("value", ["{enable_thinking: false}", "[1]", "false", 3, {1: 2}])
 def test_other_values_are_one_sentence(value):
     with pytest.raises(HarnessError, match="chat_template_kwargs=.* is not (JSON|an object)"):
-        ModelSettings.parse({"pretrained": "p", "chat_template_kwargs": value})
+        ModelSettings(pretrained="p", chat_template_kwargs=value)
     with pytest.raises(HarnessError, match="chat-template-kwargs=.* is not (JSON|an object)"):
         SftConfig(chat_template_kwargs=value)
 
