@@ -45,6 +45,7 @@ def option(
     bare: object = None,
     decides: bool = True,
     cli: bool = True,
+    also: str | None = None,
     **limits: Any,  # noqa: ANN401 - pydantic's own: ge, gt, le, lt, default_factory
 ) -> Any:  # noqa: ANN401 - pydantic.Field's own type
     """A field of a stage's settings.
@@ -60,10 +61,11 @@ def option(
         bare: the option's value if the command line gives it without one.
         decides: whether it affects the artifact; a resumed run may change options that do not.
         cli: whether the command line has it.
+        also: another name on the command line, which help shows first.
         **limits: arguments of `pydantic.Field`.
     """
     extra: dict[str, Any] = {"positional": positional, "repeated": repeated, "metavar": metavar}
-    extra |= {"reads": reads, "bare": bare, "decides": decides, "cli": cli}
+    extra |= {"reads": reads, "bare": bare, "decides": decides, "cli": cli, "also": also}
     if "default_factory" not in limits:
         limits["default"] = default
     return Field(description=about, json_schema_extra=extra, **limits)

@@ -189,7 +189,7 @@ def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
 
 
 def test_an_unknown_value_is_refused():
-    with pytest.raises(HarnessError, match="unknown generation_config 'checkpont'.*checkpoint"):
+    with pytest.raises(HarnessError, match="generation_config value 'checkpont'.*checkpoint"):
         load(generation_config="checkpont")
 
 
