@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, field_validato
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, cut, unknown_name
-from dcsft_harness.settings import Settings, option
+from dcsft_harness.settings import Settings, extra, option
 
 
 def is_unset(value: object) -> bool:
@@ -215,7 +215,7 @@ class VLLMSettings(EngineArguments):
     timeout: float = option(
         600.0, "Seconds until a request without an answer counts as failed.", ge=0, decides=False
     )
-    device: str | None = option(None, "Refused: lmms-eval passes --device on to every model.")
+    device: str | None = option(None, "Refused: lmms-eval passes --device on to every model.", decides=False)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
@@ -245,6 +245,12 @@ class VLLMSettings(EngineArguments):
         return ModelSettings.from_options(
             {name: getattr(self, name) for name in EngineArguments.model_fields}
         )
+
+
+def indifferent() -> frozenset[str]:
+    """The model arguments that change no response, so that a resumed run may change them."""
+    every = {**ModelSettings.model_fields, **VLLMSettings.model_fields}
+    return frozenset(name for name, one in every.items() if extra(one, "decides") is False) | {"delay"}
 
 
 # Generation arguments: every one that a task can set is applied here or refused by name.

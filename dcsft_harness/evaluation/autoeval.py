@@ -25,6 +25,7 @@ from dcsft_harness.errors import HarnessError, differences, json_text, unknown_n
 from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.subject import Subject, open_subject
 from dcsft_harness.lmms.tasks import members
+from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import SCORER, SETTING
 from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.settings import Settings, option
@@ -208,16 +209,12 @@ SUITES = {
 """Suite -> the group of its tasks."""
 SUBJECT = ("pretrained", "adapter")
 """Model arguments that name the checkpoint."""
-INDIFFERENT = (
-    *("batch_size", "device", "memory_gb", "gpu_memory_utilization", "tensor_parallel_size"),
-    *("max_num_seqs", "max_model_len", "attempts", "timeout"),
-)
-"""Model arguments that decide no response, so that tasks of one row may differ in them."""
 
 
 def decisive(model_args: str) -> dict[str, str]:
     """The model arguments that decide responses, without those that name the checkpoint."""
-    return {k: v for k, v in reading.named(model_args).items() if k not in (*SUBJECT, *INDIFFERENT)}
+    others = {*SUBJECT, *indifferent(), "tensor_parallel_size", "max_model_len"}  # tasks of a row may differ
+    return {k: v for k, v in reading.named(model_args).items() if k not in others}
 
 
 class Scoring(Settings):
