@@ -113,7 +113,7 @@ class Settings(BaseModel):
     @classmethod
     def said(cls, name: str, *value: object) -> str:
         """A field, with its value if that is wrong, as errors quote it."""
-        return " ".join([flag(name), *map(shown, value)])
+        return " ".join([flag(name), *(shown(str(one).lower() if one is True else one) for one in value)])
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
