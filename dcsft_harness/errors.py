@@ -135,6 +135,37 @@ def listed(problems: Sequence[str]) -> str:
     return "; ".join([*problems[:LISTED], *more])
 
 
+def in_row(name: str, where: str, error: HarnessError) -> HarnessError:
+    """The error of a row of a file, with its place."""
+    return HarnessError(f"{name}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400))
+
+
+def refused_rows(name: str, bad: Sequence[tuple[str, HarnessError]], count: int, use: str) -> HarnessError:
+    """The error that lists bad rows of a file by place, the first LISTED among `count` in all.
+
+    Rows with the same problem are listed together, and each remedy once. `use` is what they cannot be.
+    """
+    if len(bad) == 1:
+        return in_row(name, *bad[0])
+    equal: dict[str, list[str]] = {}
+    for where, error in bad[:LISTED]:
+        equal.setdefault(cut(error.problem), []).append(where)
+    said = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
+    said += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+    remedies = dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy)
+    return HarnessError(
+        f"{name}: {len(bad)} of {count} rows cannot be {use}: {'; '.join(said)}", "; ".join([*remedies][:3])
+    )
+
+
+def _places(rows: Sequence[str]) -> str:
+    """Rows with the same problem: "line 3", or "lines 3, 4 and 7"."""
+    if len(rows) == 1:
+        return rows[0]
+    numbers = [where.split()[-1] for where in rows]
+    return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], absent: object = "none") -> list[str]:
     """The entries in which two mappings differ, as "name: before -> now"."""
     return [

@@ -188,6 +188,9 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Table = dict[str, Any]
 
 
+_NOTES: dict[str, TypeAdapter[Any]] = {}
+"""Kind -> the shape of its notes, where they have another meaning than in other kinds."""
+
 if TYPE_CHECKING:
     _Config = dict[str, Any]
     _Notes = dict[str, Any]
@@ -233,7 +236,7 @@ else:
         rows: _Count
         skipped: _Count
 
-    _NOTES = {"scores": TypeAdapter(_Scores), "prepared data": TypeAdapter(_Prepared)}
+    _NOTES |= {"scores": TypeAdapter(_Scores), "prepared data": TypeAdapter(_Prepared)}
 
 
 _SHAPE = TypeAdapter(Manifest)
