@@ -30,7 +30,8 @@ class Arguments(Settings):
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the fields' own types
         """Validates what is set; the error names the argument, the value and the allowed ones."""
-        super().__init__(**{name: value for name, value in values.items() if not is_unset(value)})
+        known = type(self).model_fields
+        super().__init__(**{k: value for k, value in values.items() if k not in known or not is_unset(value)})
 
     @classmethod
     def said(cls, name: str, *value: object) -> str:
