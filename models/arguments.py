@@ -109,7 +109,7 @@ class EngineArguments(Arguments):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if not self.pretrained:
-            remedy = "Give pretrained=CHECKPOINT_FOLDER"
+            remedy = "Name a checkpoint by --model CKPT, or by pretrained=CKPT among the model arguments"
             if "base_url" in type(self).model_fields:
                 remedy += ", with base_url too: prompts and box coordinates need it"
             raise HarnessError("model argument pretrained is missing", remedy)
