@@ -49,7 +49,7 @@ def section(words: str, command: click.Command) -> str:
         example = one.removeprefix("\b\n")
         text.append(f"```bash\n{example}\n```" if example.startswith("dcsft ") else example)
     context = click.Context(command)
-    found = [one for one in command.get_params(context) if one.name != "help"]
+    found = [one for one in command.get_params(context) if "--help" not in one.opts]
     rows = [(_names(one), one.make_metavar(context), *_meaning(one)) for one in found]
     if rows:
         lines = ["| option | value | default | meaning |", "|---|---|---|---|"]

@@ -552,13 +552,12 @@ score = SettingsCommand(
     callback=_score,
     help="""Score a checkpoint on a suite and add it to a board.
 
-    CKPT is an adapter, a full checkpoint or a hub name, OWNER/NAME. Finished tasks are kept, so the same
-    command resumes after an interruption. The leaderboard is in BOARD/leaderboard.
+CKPT is an adapter, a full checkpoint or a hub name, OWNER/NAME. Finished tasks are kept, so the same
+command resumes after an interruption. The leaderboard is in BOARD/leaderboard.
 
-    \b
-    dcsft score cold --suite digits --board scored
-    dcsft score adapter --suite digits --board scored --baseline cold
-    dcsft score --watch adapter --suite digits --board scored
-    """,
+\b
+dcsft score cold --suite digits --board scored
+dcsft score adapter --suite digits --board scored --baseline cold
+dcsft score --watch adapter --suite digits --board scored""",
 )
 score_commands = (score,)
