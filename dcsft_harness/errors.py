@@ -6,8 +6,8 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar, cast
 
 from rapidfuzz import process
 
@@ -88,6 +88,43 @@ def cut(value: object, longest: int = 160) -> str:
     return text[:half] + left_out + text[-half:]
 
 
+_T = TypeVar("_T")
+_SECRET = re.compile(r"token|hub_token|.*(api_key|password|secret)")
+_PLACED = re.compile(r"[/~]|\.\.[/\\]|[A-Za-z]:[/\\]|file:")
+_WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\.\.\\")
+_FOLDERS = re.compile(r"(?<![\w.</])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+")
+
+
+def placeless(value: _T, sentence: bool = False) -> _T:
+    """Nested settings, or a sentence, with local paths cut to their last name and secrets removed.
+
+    Absolute paths, and those of settings from a home or a parent folder, would reveal names of users and
+    machines. In settings a path is a whole value, or a whole part between commas and equals signs, and may
+    have spaces; in a `sentence` it ends at one.
+    """
+    made: object = value
+    if isinstance(value, Mapping):
+        made = {
+            str(placeless(str(name))): "..." if _SECRET.fullmatch(str(name)) else placeless(entry)
+            for name, entry in value.items()
+        }
+    elif isinstance(value, str) and sentence:
+        made = _FOLDERS.sub("", value)
+    elif isinstance(value, str):
+        made = "".join(part if part in ",=" else last_name(part) for part in re.split("([,=])", value))
+    elif isinstance(value, Sequence):
+        made = [placeless(entry, sentence) for entry in value]
+    return cast(_T, made)
+
+
+def last_name(text: str) -> str:
+    """The last name of a local path; any other text unchanged."""
+    if not _PLACED.match(text.strip()):
+        return text
+    path = PureWindowsPath(text) if _WINDOWS.match(text.strip()) else PurePosixPath(text)
+    return path.name or "..."
+
+
 LISTED = 20
 """Problems that one error lists."""
 
@@ -96,6 +133,37 @@ def listed(problems: Sequence[str]) -> str:
     """The first LISTED problems, and the number of the others."""
     more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
     return "; ".join([*problems[:LISTED], *more])
+
+
+def in_row(name: str, where: str, error: HarnessError) -> HarnessError:
+    """The error of a row of a file, with its place."""
+    return HarnessError(f"{name}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400))
+
+
+def refused_rows(name: str, bad: Sequence[tuple[str, HarnessError]], count: int, use: str) -> HarnessError:
+    """The error that lists bad rows of a file by place, the first LISTED among `count` in all.
+
+    Rows with the same problem are listed together, and each remedy once. `use` is what they cannot be.
+    """
+    if len(bad) == 1:
+        return in_row(name, *bad[0])
+    equal: dict[str, list[str]] = {}
+    for where, error in bad[:LISTED]:
+        equal.setdefault(cut(error.problem), []).append(where)
+    said = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
+    said += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+    remedies = dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy)
+    return HarnessError(
+        f"{name}: {len(bad)} of {count} rows cannot be {use}: {'; '.join(said)}", "; ".join([*remedies][:3])
+    )
+
+
+def _places(rows: Sequence[str]) -> str:
+    """Rows with the same problem: "line 3", or "lines 3, 4 and 7"."""
+    if len(rows) == 1:
+        return rows[0]
+    numbers = [where.split()[-1] for where in rows]
+    return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], absent: object = "none") -> list[str]:

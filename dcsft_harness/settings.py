@@ -45,6 +45,7 @@ def option(
     bare: object = None,
     decides: bool = True,
     cli: bool = True,
+    also: str | None = None,
     **limits: Any,  # noqa: ANN401 - pydantic's own: ge, gt, le, lt, default_factory
 ) -> Any:  # noqa: ANN401 - pydantic.Field's own type
     """A field of a stage's settings.
@@ -60,10 +61,11 @@ def option(
         bare: the option's value if the command line gives it without one.
         decides: whether it affects the artifact; a resumed run may change options that do not.
         cli: whether the command line has it.
+        also: another name on the command line, which help shows first.
         **limits: arguments of `pydantic.Field`.
     """
     extra: dict[str, Any] = {"positional": positional, "repeated": repeated, "metavar": metavar}
-    extra |= {"reads": reads, "bare": bare, "decides": decides, "cli": cli}
+    extra |= {"reads": reads, "bare": bare, "decides": decides, "cli": cli, "also": also}
     if "default_factory" not in limits:
         limits["default"] = default
     return Field(description=about, json_schema_extra=extra, **limits)
@@ -79,6 +81,7 @@ class Settings(BaseModel):
     """Base of all settings; frozen, and an unknown name is refused with near matches."""
 
     SECTION: ClassVar[str] = "Options"  # the help section of the options that a class declares first
+    KIND: ClassVar[str] = "option"  # what errors call a field
 
     model_config = ConfigDict(
         frozen=True,
@@ -93,11 +96,11 @@ class Settings(BaseModel):
         known = type(self).model_fields
         for name in values:
             if name not in known:
-                raise unknown_name("option", name, known)
+                raise unknown_name(self.KIND, name, known)
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise _refusal(type(self), error) from None
+            raise _refusal(type(self), error, values) from None
 
     @model_validator(mode="before")
     @classmethod
@@ -106,6 +109,11 @@ class Settings(BaseModel):
             name: _read(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
             for name, value in values.items()
         }
+
+    @classmethod
+    def said(cls, name: str, *value: object) -> str:
+        """A field, with its value if that is wrong, as errors quote it."""
+        return " ".join([flag(name), *(shown(str(one).lower() if one is True else one) for one in value)])
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
@@ -167,11 +175,22 @@ def _read(kind: object, value: object) -> object:
             return None
         if is_sequence(kind) and str not in kinds:
             return [part.strip() for part in value.split(",") if part.strip()] or [value]
+        if int in kinds and str not in kinds and (number := _whole(value)) is not None:
+            return number
     if isinstance(value, os.PathLike):
         return value if Path in kinds else os.fspath(value)
     if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
         return str(value).lower()
     return value
+
+
+def _whole(text: str) -> int | None:
+    """A text such as 1e6 or 8.0 as the whole number that it is."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else None
 
 
 _BOUNDS: dict[str, tuple[str, str]] = {
@@ -193,25 +212,25 @@ _NOUNS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def _refusal(cls: type[Settings], error: ValidationError) -> HarnessError:
+def _refusal(cls: type[Settings], error: ValidationError, values: Mapping[str, object]) -> HarnessError:
     """The first problem that pydantic found, in one sentence."""
     found = error.errors(include_url=False, include_context=True)[0]
     kind, where = found["type"], [str(one) for one in found["loc"]]
     name = where[0] if where else ""
-    value = shown(found["input"])
     if kind == "missing":
-        return HarnessError(f"{flag(name)} is missing", "Give it a value")
+        return HarnessError(f"{cls.said(name)} is missing", "Give it a value")
     if kind == "literal_error":
         choices = get_choices(cls.model_fields[name].annotation)
-        return unknown_name(f"{flag(name)} value", str(found["input"]), choices)
+        return unknown_name(f"{cls.said(name)} value", str(found["input"]), choices)
     if kind == "too_short":
-        return HarnessError(f"{flag(name)} names nothing", "Give at least one")
+        return HarnessError(f"{cls.said(name)} names nothing", "Give at least one")
+    said = cls.said(name, found["input"] if len(where) > 1 else values.get(name, found["input"]))
     if kind in _BOUNDS:
-        return HarnessError(f"{flag(name)} {value} is out of range", f"It must be {_range(cls, name)}")
+        return HarnessError(f"{said} is out of range", f"It must be {_range(cls, name)}")
     for start, noun, remedy in _NOUNS:
         if kind.startswith(start):
-            return HarnessError(f"{flag(name)} {value} is not {noun}", remedy)
-    return HarnessError(f"{flag(name)} {value}: {found['msg']}", "Correct it")
+            return HarnessError(f"{said} is not {noun}", remedy)
+    return HarnessError(f"{said}: {found['msg']}", "Correct it")
 
 
 def get_choices(kind: object) -> list[str]:

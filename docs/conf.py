@@ -48,7 +48,9 @@ def section(words: str, command: click.Command) -> str:
     for one in paragraphs:
         example = one.removeprefix("\b\n")
         text.append(f"```bash\n{example}\n```" if example.startswith("dcsft ") else example)
-    rows = [(_names(one), one.make_metavar(click.Context(command)), *_meaning(one)) for one in command.params]
+    context = click.Context(command)
+    found = [one for one in command.get_params(context) if "--help" not in one.opts]
+    rows = [(_names(one), one.make_metavar(context), *_meaning(one)) for one in found]
     if rows:
         lines = ["| option | value | default | meaning |", "|---|---|---|---|"]
         lines += ["| " + " | ".join(re.sub(r"([|<])", r"\\\1", cell) for cell in row) + " |" for row in rows]

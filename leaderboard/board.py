@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import FIGURES, NOTE, figures, is_number
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, placeless, unknown_name
 from dcsft_harness.leaderboard.sampled import Draws
 from dcsft_harness.records import DIFFICULTIES
 from dcsft_harness.training import run_folder
@@ -66,13 +66,13 @@ def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) 
     """The provenance in a scores folder's manifest."""
     raw = reading.json_file(found.folder / manifest.NAME)
     pixels = found.notes.get("pixels")
-    settings = {key: public(value) for key, value in found.config.items() if key != "tasks"}
+    settings = placeless({key: value for key, value in found.config.items() if key != "tasks"})
     return Provenance(
         found.folder,
         "scores",
         name,
         settings,
-        {role: public(value) for role, value in model.items()},
+        placeless(model),
         pixels if isinstance(pixels, dict) else None,
         raw.get("packages") or {},
         str(raw.get("created", "")),
@@ -87,18 +87,6 @@ def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
     return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in FIGURES if parts}
 
 
-def public(value: object) -> object:
-    """A setting without local folders: absolute paths are cut to their last name."""
-    if isinstance(value, dict):
-        return {str(key): public(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [public(one) for one in value]
-    if not isinstance(value, str):
-        return value
-    # A path starts the text, or follows `key=` or a separator; drive letters are those of Windows.
-    return re.sub(r"(^|[=,;:\s\"'(\[])(?:~|[A-Za-z]:)?[/\\](?:[^/\\,;\s\"')\]]+[/\\])*", r"\1", value)
-
-
 def _training(found: manifest.Manifest) -> Training | None:
     """The run that made the scored weights, if its folder matches the manifest.
 
@@ -106,8 +94,7 @@ def _training(found: manifest.Manifest) -> Training | None:
     """
     if (note := found.notes.get("checkpoint")) is not None:
         return _run_of_checkpoint(found.folder, note)
-    adapts = "adapter" in found.inputs or "adapter" in reading.named(str(found.config.get("model_args", "")))
-    return _run_behind(found, "adapter" if adapts else "model")
+    return _run_behind(found, "adapter" if "adapter" in found.weights() else "model")
 
 
 def _run_behind(found: manifest.Manifest, role: str) -> Training | None:
@@ -181,8 +168,7 @@ def training(folder: Path, step: int | None = None) -> Training | None:
         # The log has time by step; the whole run's other costs are not this checkpoint's.
         ledger = {"steps": float(step)}
         ledger |= {name: history[-1][name] for name in ("seconds",) if history and name in history[-1]}
-    settings = {name: public(value) for name, value in found.config.items()}
-    return Training(folder.resolve(), found.kind, settings, ledger, history, _mix(found))
+    return Training(folder.resolve(), found.kind, placeless(found.config), ledger, history, _mix(found))
 
 
 def _floats(values: Mapping[str, Any]) -> dict[str, float]:

@@ -47,6 +47,7 @@ class Options(Settings):
         metavar="TASK=NAME",
         repeated=True,
         default_factory=dict,
+        also="--metric",
     )
     distributions: Mapping[str, Literal["id", "ood"]] = option(
         about="Task -> id or ood, for results that do not state it.", default_factory=dict, cli=False

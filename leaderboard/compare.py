@@ -10,8 +10,8 @@ import numpy as np
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.curation.labels import LABELS
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, public, said_once, usage_of
+from dcsft_harness.errors import HarnessError, placeless
+from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, said_once, usage_of
 from dcsft_harness.leaderboard.sampled import SHOWN, Draws, crossing, curve
 from dcsft_harness.leaderboard.stats import intervals, paired, ranking
 from dcsft_harness.leaderboard.stats.intervals import (
@@ -84,13 +84,17 @@ def summarise(
         columns,
         lines,
         board.baseline,
-        (*board.remarks, *_remarks(columns, lines), *(one.remark for one in quoted if one.remark)),
+        tuple(placeless(one, sentence=True) for one in (*board.remarks, *_remarks(columns, lines)))
+        + tuple(one.remark for one in quoted if one.remark),
         tuple(_detectable(index, column, lines) for index, column in enumerate(columns)),
         comparisons(columns, lines, pairs),
         ranked_by,
         tuple(quoted),
-        tuple(Apart(placeless(one.reason), summarise(one.board, pairs, (), labels)) for one in board.apart),
-        tuple(LeftOut(one.folder, placeless(one.reason), one.kind) for one in board.left_out),
+        tuple(
+            Apart(placeless(one.reason, sentence=True), summarise(one.board, pairs, (), labels))
+            for one in board.apart
+        ),
+        tuple(LeftOut(one.folder, placeless(one.reason, sentence=True), one.kind) for one in board.left_out),
         *budgets(columns, lines),
     )
 
@@ -138,11 +142,6 @@ def budgets(
 
 CURVES = 12
 """Without a baseline, the curves of up to this number of rows are compared pair by pair."""
-
-
-def placeless(reason: str) -> str:
-    """An error as a board may repeat it: absolute paths are cut to their last name."""
-    return str(public(reason))
 
 
 def _sides(board: Board) -> list[tuple[str, tuple[Row, ...]]]:

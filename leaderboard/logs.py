@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.errors import HarnessError, cut, placeless, unknown_name
 from dcsft_harness.leaderboard.board import (
     ARGUMENT,
     CLUSTERS,
@@ -42,7 +42,6 @@ from dcsft_harness.leaderboard.board import (
     Result,
     Unusable,
     group_of,
-    public,
 )
 from dcsft_harness.leaderboard.sampled import draws_of_lists
 from dcsft_harness.records import CHECKPOINT, FROM_CHECKPOINT, SCORER, SETTING
@@ -562,8 +561,11 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         file.parent,
         "lmms-eval log",
         name,
-        {"file": file.name, **{k: public(v) for k, v in (run.get("config") or {}).items() if k in _SETTINGS}},
-        {role: public(value) for role, value in model.items()},
+        {
+            "file": file.name,
+            **placeless({k: v for k, v in (run.get("config") or {}).items() if k in _SETTINGS}),
+        },
+        placeless(model),
         None,
         {"lmms-eval": str(run.get("lmms_eval_version") or run.get("git_hash") or "")},
         str(run.get("date") or ""),

@@ -32,7 +32,7 @@ from dcsft_harness.leaderboard.board import (
     Result,
     group_of,
 )
-from dcsft_harness.leaderboard.logs import LIMITS, pairs
+from dcsft_harness.leaderboard.logs import LIMITS
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
 from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
 from dcsft_harness.records import (
@@ -127,7 +127,7 @@ def read_result(folder: Path, name: str | None = None, shared: Shared | None = N
         if (samples := entry.get("samples")) is not None:
             read = partial(read_responses, folder / RESPONSES, task)
             tasks[task] = replace(tasks[task], draws=_draws(found, tasks[task], samples), responses=read)
-    model = _model(found)
+    model = {f"the {role}": value for role, value in found.weights().items()}
     group = group_of(name, config.get("group"))
     provenance = board.of_scores(found, name, model)
     return Result(name, folder, model, tasks, provenance, lambda: iter([read_columns(folder / FILE)]), group)
@@ -158,16 +158,6 @@ def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
     codes = np.asarray(column.indices)
     names = column.dictionary.to_pylist()
     return {name: at for code, name in enumerate(names) if len(at := np.flatnonzero(codes == code))}
-
-
-def _model(found: manifest.Manifest) -> dict[str, object]:
-    """The evaluated weights: folders by their hash, hub names as in the model arguments."""
-    model: dict[str, object] = {f"the {role}": entry["sha256"] for role, entry in found.inputs.items()}
-    given = pairs(found.config.get("model_args"))
-    for name, role in (("pretrained", "the model"), ("adapter", "the adapter")):
-        if name in given:
-            model.setdefault(role, given[name])
-    return model
 
 
 def _usable(found: manifest.Manifest, name: object) -> str:

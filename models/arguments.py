@@ -6,20 +6,16 @@ command line). Models that ignore unknown entries publish scores under settings 
 """
 
 import logging
-import math
-from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Container, Mapping
 from functools import cache
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
-from dcsft_harness.errors import HarnessError, unknown_name
-
-# lmms-eval passes values as they are: numbers and booleans may arrive as text.
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.settings import Settings, extra, option
 
 
 def is_unset(value: object) -> bool:
@@ -27,51 +23,20 @@ def is_unset(value: object) -> bool:
     return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})
 
 
-def as_int(name: str, value: object, low: int) -> int:
-    """A whole number of at least `low`; errors, for booleans too, call it `name`."""
-    number = as_float(name, value, float(low))
-    if number != int(number):
-        raise HarnessError(f"{name}={value!r} is not a whole number", f"Give an integer of at least {low}")
-    return int(number)
+class Arguments(Settings):
+    """Arguments as lmms-eval passes them: numbers and booleans also as text, unset ones as "None"."""
 
+    KIND = "model argument"
 
-def as_float(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """A finite number in `[low, high]`; errors, for booleans too, call it `name`."""
-    number = math.nan
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-    if not (low <= number <= high) or math.isinf(number):
-        bound = f"at least {low:g}" if math.isinf(high) else f"between {low:g} and {high:g}"
-        raise HarnessError(f"{name}={value!r} is out of range or not a number", f"Give a number {bound}")
-    return number
+    def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the fields' own types
+        """Validates what is set; the error names the argument, the value and the allowed ones."""
+        known = type(self).model_fields
+        super().__init__(**{k: value for k, value in values.items() if k not in known or not is_unset(value)})
 
-
-def as_bool(name: str, value: object) -> bool:
-    """True or False, also as text in any case; errors call it `name`."""
-    text = str(value).strip().lower()
-    if text in _TRUE | _FALSE:
-        return text in _TRUE
-    raise HarnessError(f"{name}={value!r} is neither true nor false", "Give True or False")
-
-
-def as_text(name: str, value: object) -> str:
-    """Any value as text."""
-    return str(value)
-
-
-def as_dtype(name: str, value: object) -> str:
-    """One of `DTYPES`; the error for anything else names near matches."""
-    if str(value) not in DTYPES:
-        raise unknown_name(name, str(value), DTYPES)
-    return str(value)
-
-
-def whole_from(low: int) -> Callable[[str, object], int]:
-    """`as_int` with this minimum."""
-    return lambda name, value: as_int(name, value, low)
+    @classmethod
+    def said(cls, name: str, *value: object) -> str:
+        """An argument, with its value if that is wrong, as errors quote it."""
+        return f"{name}={cut(repr(value[0]))}" if value else f"{cls.KIND} {name}"
 
 
 # The arguments of `dcsft_hf` and `dcsft_vllm`, read and checked before anything is loaded.
@@ -82,115 +47,101 @@ BATCH_SIZE = 256
 """The default batch size of vLLM, which schedules items itself; a crash loses a batch."""
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 
-GENERATION_CONFIGS = ("neutral", "checkpoint")
-"""The source of settings that a request leaves unset."""
 
-
-Reader = Callable[[str, object], object]
-"""Reads an argument's text, by its name in errors."""
-
-
-def _argument(reader: Reader, default: object = MISSING, **more: Any) -> Any:  # noqa: ANN401 - of dataclasses.field
-    """A field with the function that reads its text."""
-    return field(default=default, metadata={"reader": reader}, **more)
-
-
-def _one_of(known: Collection[str]) -> Reader:
-    def read(name: str, value: object) -> str:
-        if str(value) not in known:
-            raise unknown_name(name, str(value), known)
-        return str(value)
-
-    return read
-
-
-def _attention(name: str, value: object) -> object:
+def _attention(name: str) -> str:
     # A name with a slash is a repository of compiled kernels, which transformers resolves.
-    return str(value) if "/" in str(value) else _one_of(ATTENTION)(name, value)
+    if "/" not in name and name not in ATTENTION:
+        raise unknown_name("attn_implementation", name, ATTENTION)
+    return name
 
 
-def _share(name: str, value: object) -> float:
-    if (share := as_float(name, value, 0.0, 1.0)) == 0.0:
-        raise HarnessError(f"{name}={value!r} leaves no memory", "Give a number above 0, such as 0.9")
-    return share
+def _auto(size: int) -> BeforeValidator:
+    """Reads "auto" as this batch size."""
+    return BeforeValidator(lambda value: size if value == "auto" else value)
 
 
-def _batch_size(auto: int) -> Reader:
-    return lambda name, value: auto if value == "auto" else as_int(name, value, 1)
-
-
-def _from_zero(name: str, value: object) -> float:
-    return as_float(name, value, 0.0)
-
-
-@dataclass(frozen=True)
-class _Settings:
+class EngineArguments(Arguments):
     """The arguments that both engines take."""
 
-    pretrained: str = _argument(as_text)  # a checkpoint folder or hub name
-    adapter: str | None = _argument(as_text, None)  # a PEFT folder to put on top
-    # Weights' type, one of `DTYPES`; None is the checkpoint's own on CUDA and float32 on the CPU,
-    # where half precision is slow or missing, and vLLM's "auto".
-    dtype: str | None = _argument(as_dtype, None)
-    # Least and largest area of a resized image, in pixels; None keeps the processor's.
-    min_pixels: int | None = _argument(whole_from(1), None)
-    max_pixels: int | None = _argument(whole_from(1), None)
-    # The coordinates that it writes boxes in, one of `conventions.BoxSpace`; None uses those in its manifest
-    # or its family's. Set it for a checkpoint that was trained elsewhere on boxes in another space.
-    box_space: BoxSpace | None = _argument(_one_of(get_args(BoxSpace)), None)
-    trust_remote_code: bool = _argument(as_bool, False)  # whether code inside the checkpoint may run
-    # "checkpoint" applies the penalties and sampling settings of the checkpoint's `generation_config.json` to
-    # requests that leave them unset.
-    generation_config: str = _argument(_one_of(GENERATION_CONFIGS), "neutral")
-    # Seed of sampled responses; if unset, lmms-eval's `--seed` when lmms-eval opens the model.
-    seed: int = _argument(whole_from(0), 0)
-    # Text, or a file of it, put before every chat that has no system message.
-    system_prompt: str | None = _argument(as_text, None)
-    # Further arguments of the chat template, such as {"enable_thinking": false}; None takes those that the
-    # adapter or checkpoint was trained with.
-    chat_template_kwargs: Mapping[str, Any] | None = _argument(reading.json_option, None, hash=False)
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    def __post_init__(self) -> None:
-        """Refuses contradictory pixel limits."""
+    pretrained: str = option("", "A checkpoint folder or hub name; required.")
+    adapter: str | None = option(None, "A PEFT folder to put on top.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = option(
+        None,
+        "Weights' type; None is the checkpoint's own on CUDA and float32 on the CPU, where half precision is "
+        'slow or missing, and vLLM\'s "auto".',
+    )
+    min_pixels: int | None = option(
+        None, "Least area of a resized image, in pixels; None keeps the processor's.", ge=1
+    )
+    max_pixels: int | None = option(
+        None, "Largest area of a resized image, in pixels; None keeps the processor's.", ge=1
+    )
+    box_space: BoxSpace | None = option(
+        None,
+        "The coordinates that it writes boxes in; None uses those in its manifest or its family's. Set it "
+        "for a checkpoint that was trained elsewhere on boxes in another space.",
+    )
+    trust_remote_code: bool = option(False, "Whether code inside the checkpoint may run.")
+    generation_config: Literal["neutral", "checkpoint"] = option(
+        "neutral",
+        '"checkpoint" applies the penalties and sampling settings of the checkpoint\'s '
+        "`generation_config.json` to requests that leave them unset.",
+    )
+    seed: int = option(
+        0, "Seed of sampled responses; lmms-eval's `--seed` when lmms-eval opens the model.", ge=0
+    )
+    system_prompt: str | None = option(
+        None, "Text, or a file of it, put before every chat that has no system message."
+    )
+    chat_template_kwargs: Mapping[str, Any] | None = option(
+        None,
+        'Further arguments of the chat template, such as {"enable_thinking": false}; None takes those that '
+        "the adapter or checkpoint was trained with.",
+    )
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _object(cls, given: object) -> dict[str, Any]:
+        return reading.json_option("chat_template_kwargs", given)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.pretrained:
+            remedy = "Name a checkpoint by --model CKPT, or by pretrained=CKPT among the model arguments"
+            if "base_url" in type(self).model_fields:
+                remedy += ", with base_url too: prompts and box coordinates need it"
+            raise HarnessError("model argument pretrained is missing", remedy)
         if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
             raise HarnessError(
                 f"min_pixels={self.min_pixels} exceeds max_pixels={self.max_pixels}", "Swap them"
             )
-
-    @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Self:
-        """Reads model arguments as lmms-eval passes them, as text and with unset values.
-
-        Raises:
-            HarnessError: for an unknown argument, a missing `pretrained` or a value out of range.
-        """
-        readers: dict[str, Reader] = {one.name: one.metadata["reader"] for one in fields(cls)}
-        for name in given:
-            if name not in readers:
-                raise unknown_name("model argument", name, readers)
-        values = {name: readers[name](name, value) for name, value in given.items() if not is_unset(value)}
-        if "pretrained" not in values:
-            remedy = "Give pretrained=CHECKPOINT_FOLDER"
-            if "base_url" in readers:
-                remedy += ", with base_url too: prompts and box coordinates need it"
-            raise HarnessError("model argument pretrained is missing", remedy)
-        return cls(**values)  # type: ignore[arg-type]
+        return self
 
 
-@dataclass(frozen=True)
-class ModelSettings(_Settings):
+class ModelSettings(EngineArguments):
     """What `dcsft_hf` loads and how it runs it."""
 
-    device: str | None = _argument(
-        as_text, None
-    )  # "cpu", "cuda" or "cuda:N"; None takes CUDA where there is any
-    # One of `ATTENTION` or a kernels-hub name; None leaves the choice to transformers.
-    attn_implementation: str | None = _argument(_attention, None)
-    # Most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches are smaller where memory
-    # asks for it.
-    batch_size: int = _argument(_batch_size(AUTO_BATCH_SIZE), 1)
-    # Memory for a batch besides the weights, in 10^9 bytes; None uses what is free.
-    memory_gb: float | None = _argument(_from_zero, None)
+    device: str | None = option(
+        None, '"cpu", "cuda" or "cuda:N"; None takes CUDA where there is any.', decides=False
+    )
+    attn_implementation: Annotated[str, AfterValidator(_attention)] | None = option(
+        None, "One of `ATTENTION` or a kernels-hub name; None leaves the choice to transformers."
+    )
+    batch_size: Annotated[int, _auto(AUTO_BATCH_SIZE)] = option(
+        1,
+        'Most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches are smaller where '
+        "memory asks for it.",
+        ge=1,
+        decides=False,
+    )
+    memory_gb: float | None = option(
+        None,
+        "Memory for a batch besides the weights, in 10^9 bytes; None uses what is free.",
+        ge=0,
+        decides=False,
+    )
 
 
 _LOCAL = (
@@ -208,52 +159,77 @@ _LOCAL = (
 _REMOTE = ("served_model_name", "attempts", "timeout")
 
 
-@dataclass(frozen=True)
-class VLLMSettings(_Settings):
+class VLLMSettings(EngineArguments):
     """What `dcsft_vllm` serves, and how.
 
     With `base_url`, `pretrained` is what the server serves. `adapter` is sent as a LoRA request if vLLM can
     serve its modules, else merged.
     """
 
-    # Whether to merge in any case: for checkpoints without LoRA support in vLLM, and because merged weights
-    # are faster.
-    merge_adapter: bool = _argument(as_bool, False)
-    # Most items submitted at once; "auto" is `BATCH_SIZE`. With `base_url`, also the most concurrent
-    # requests.
-    batch_size: int = _argument(_batch_size(BATCH_SIZE), BATCH_SIZE)
-    # Most tokens of prompt and response; None is the longest prompt of the first request list and its
-    # response.
-    max_model_len: int | None = _argument(whole_from(1), None)
-    # Most images of a prompt; None is the most in the first request list.
-    max_images: int | None = _argument(whole_from(0), None)
-    # Share of the device's memory, in (0, 1]; None is vLLM's default.
-    gpu_memory_utilization: float | None = _argument(_share, None)
-    # Devices that share the weights, of each process.
-    tensor_parallel_size: int | None = _argument(whole_from(1), None)
-    # Most responses decoded at once; None is vLLM's default.
-    max_num_seqs: int | None = _argument(whole_from(1), None)
-    # Whether to skip compilation, which takes minutes and pays off later.
-    enforce_eager: bool = _argument(as_bool, False)
-    # The API of a running `vllm serve`, such as `http://localhost:8000/v1`. Its key, if it has one, is read
-    # from OPENAI_API_KEY, because arguments are written into manifests. A server on a CPU needs
-    # `--no-enable-chunked-prefill`; without it the first long batch crashes it.
-    base_url: str | None = _argument(as_text, None)
-    # The server's name for the model; None uses the only model it serves.
-    served_model_name: str | None = _argument(as_text, None)
-    # The number of tries of a request while the server cannot be reached or is overloaded.
-    attempts: int = _argument(whole_from(1), 8)
-    timeout: float = _argument(
-        _from_zero, 600.0
-    )  # seconds until a request without an answer counts as failed
+    merge_adapter: bool = option(
+        False,
+        "Whether to merge in any case: for checkpoints without LoRA support in vLLM, and because merged "
+        "weights are faster.",
+    )
+    batch_size: Annotated[int, _auto(BATCH_SIZE)] = option(
+        BATCH_SIZE,
+        'Most items submitted at once; "auto" is `BATCH_SIZE`. With `base_url`, also the most concurrent '
+        "requests.",
+        ge=1,
+        decides=False,
+    )
+    max_model_len: int | None = option(
+        None,
+        "Most tokens of prompt and response; None is the longest prompt of the first request list and its "
+        "response.",
+        ge=1,
+    )
+    max_images: int | None = option(
+        None, "Most images of a prompt; None is the most in the first request list.", ge=0
+    )
+    gpu_memory_utilization: float | None = option(
+        None, "Share of the device's memory; None is vLLM's default.", gt=0, le=1, decides=False
+    )
+    tensor_parallel_size: int | None = option(None, "Devices that share the weights, of each process.", ge=1)
+    max_num_seqs: int | None = option(
+        None, "Most responses decoded at once; None is vLLM's default.", ge=1, decides=False
+    )
+    enforce_eager: bool = option(
+        False, "Whether to skip compilation, which takes minutes and pays off later."
+    )
+    # A server's key, if it has one, is read from OPENAI_API_KEY, because arguments are written into
+    # manifests.
+    base_url: str | None = option(
+        None,
+        "The API of a running `vllm serve`, such as `http://localhost:8000/v1`. A server on a CPU needs "
+        "`--no-enable-chunked-prefill`; without it the first long batch crashes it.",
+    )
+    served_model_name: str | None = option(
+        None, "The server's name for the model; None uses the only model it serves."
+    )
+    attempts: int = option(
+        8,
+        "The number of tries of a request while the server cannot be reached or is overloaded.",
+        ge=1,
+        decides=False,
+    )
+    timeout: float = option(
+        600.0, "Seconds until a request without an answer counts as failed.", ge=0, decides=False
+    )
+    device: str | None = option(None, "Refused: lmms-eval passes --device on to every model.", decides=False)
 
-    def __post_init__(self) -> None:
-        """Refuses contradictory pixel limits, and an engine's arguments beside a server."""
-        super().__post_init__()
-        defaults = {one.name: one.default for one in fields(self)}
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        """Refuses an engine's arguments beside a server, and a server's without one."""
+        if self.device is not None:
+            raise HarnessError(
+                f"device={self.device!r}: vLLM runs on what it was built for",
+                "Leave it out; CUDA_VISIBLE_DEVICES chooses among several GPUs",
+            )
         for name in _LOCAL if self.base_url is not None else _REMOTE:
-            if getattr(self, name) != defaults[name]:
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise self._misplaced(name)
+        return self
 
     def _misplaced(self, name: str) -> HarnessError:
         if self.base_url is None:
@@ -267,18 +243,15 @@ class VLLMSettings(_Settings):
 
     def checkpoint(self) -> ModelSettings:
         """The arguments of `checkpoint.open_config` and related functions."""
-        return ModelSettings(**{one.name: getattr(self, one.name) for one in fields(_Settings)})
+        return ModelSettings.from_options(
+            {name: getattr(self, name) for name in EngineArguments.model_fields}
+        )
 
-    @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Self:
-        """Reads model arguments; see `_Settings.parse`."""
-        # lmms-eval passes --device on to every model.
-        if not is_unset(given.get("device")):
-            raise HarnessError(
-                f"device={given['device']!r}: vLLM runs on what it was built for",
-                "Leave it out; CUDA_VISIBLE_DEVICES chooses among several GPUs",
-            )
-        return super().parse({name: value for name, value in given.items() if name != "device"})
+
+def indifferent() -> frozenset[str]:
+    """The model arguments that change no response, so that a resumed run may change them."""
+    every = {**ModelSettings.model_fields, **VLLMSettings.model_fields}
+    return frozenset(name for name, one in every.items() if extra(one, "decides") is False) | {"delay"}
 
 
 # Generation arguments: every one that a task can set is applied here or refused by name.
@@ -338,46 +311,48 @@ _WITHOUT_EFFECT = frozenset(
     )
 )
 """Settings of a generation config that are read elsewhere or change no token."""
-_READERS: dict[str, Callable[[str, object], object]] = {
-    "max_new_tokens": lambda name, value: as_int(name, value, 1),
-    "min_new_tokens": lambda name, value: as_int(name, value, 0),
-    "temperature": lambda name, value: as_float(name, value, 0.0),
-    "do_sample": as_bool,
-    "top_p": lambda name, value: as_float(name, value, 0.0, 1.0),
-    "top_k": lambda name, value: max(as_int(name, value, -1), 0),
-    "min_p": lambda name, value: as_float(name, value, 0.0, 1.0),
-    "repetition_penalty": lambda name, value: _positive(name, value),
-    "until": lambda name, value: _strings(name, value),
-    "stop": lambda name, value: _strings(name, value),
-    "seed": lambda name, value: as_int(name, value, 0),
-    "skip_special_tokens": as_bool,
-    "use_cache": as_bool,
-}
-_NAMES = {
-    **{name: name for name in _READERS},
-    **{"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"},
-    **{"stop_sequences": "stop", "stop_strings": "stop"},
-}
-"""Supported argument names, each with its canonical name."""
+_NAMES = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"} | dict.fromkeys(
+    ("stop_sequences", "stop_strings"), "stop"
+)
+"""Other names of arguments, each with the canonical one."""
 
 
-@dataclass(frozen=True)
-class GenerationArguments:
+_Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(lambda given: list(filter(None, given)) if isinstance(given, list | tuple) else given),
+]
+"""Texts without empty and missing entries."""
+
+
+class GenerationArguments(Arguments):
     """How to generate responses to one request; hashable, so that equal requests share a batch."""
 
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS  # most tokens of a response, the end token included
-    min_new_tokens: int = 0  # tokens before which no end token is allowed
-    temperature: float = 0.0  # 0 is greedy decoding; above 0 responses are sampled at it
-    top_p: float = 1.0  # nucleus mass kept, in `[0, 1]`; 1 keeps everything
-    top_k: int = 0  # most likely tokens kept; 0 keeps everything
-    min_p: float = 0.0  # least probability kept, relative to the likeliest token's; 0 keeps everything
-    # divides the positive logits (multiplies the negative ones) of tokens already in prompt or response; 1
-    # changes nothing
-    repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()  # texts that end a response; neither they nor what follows is part of it
-    seed: int | None = None  # seed of the draws that the task itself asks for; None uses the model's
-    skip_special_tokens: bool = True  # whether special tokens are left out of the text
-    use_cache: bool = True  # whether generation keeps keys and values between steps
+    KIND = "generation argument"
+
+    max_new_tokens: int = option(
+        DEFAULT_MAX_NEW_TOKENS, "Most tokens of a response, the end token included.", ge=1
+    )
+    min_new_tokens: int = option(0, "Tokens before which no end token is allowed.", ge=0)
+    temperature: float = option(0.0, "0 is greedy decoding; above 0 responses are sampled at it.", ge=0)
+    top_p: float = option(1.0, "Nucleus mass kept; 1 keeps everything.", ge=0, le=1)
+    top_k: Annotated[int, AfterValidator(lambda value: max(value, 0))] = option(
+        0, "Most likely tokens kept; 0, and also -1, keeps everything.", ge=-1
+    )
+    min_p: float = option(
+        0.0, "Least probability kept, relative to the likeliest token's; 0 keeps everything.", ge=0, le=1
+    )
+    repetition_penalty: float = option(
+        1.0,
+        "Divides the positive logits (multiplies the negative ones) of tokens already in prompt or response; "
+        "1 changes nothing.",
+        gt=0,
+    )
+    stop: _Texts = option((), "Texts that end a response; neither they nor what follows is part of it.")
+    seed: int | None = option(
+        None, "Seed of the draws that the task itself asks for; None uses the model's.", ge=0
+    )
+    skip_special_tokens: bool = option(True, "Whether special tokens are left out of the text.")
+    use_cache: bool = option(True, "Whether generation keeps keys and values between steps.")
 
     @property
     def greedy(self) -> bool:
@@ -419,7 +394,19 @@ class GenerationArguments:
             until = ()
         stop = (text for texts in (until, values.get("stop")) if isinstance(texts, tuple) for text in texts)
         values["stop"] = tuple(dict.fromkeys(stop))
-        return cls(**values)  # type: ignore[arg-type]
+        return cls.from_options(values)
+
+
+class _Given(GenerationArguments):
+    """What a request may name besides."""
+
+    do_sample: bool | None = None
+    until: _Texts = ()
+
+    @classmethod
+    def read(cls, name: str, value: object) -> object:
+        """The value of one argument."""
+        return getattr(cls.from_options({name: value}), name)
 
 
 def _read(given: Mapping[str, object]) -> dict[str, object]:
@@ -432,11 +419,12 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
                     f"{name}={value!r} is not supported by this model",
                     f"Override it with `--gen_kwargs {name}={_NEUTRAL_ONLY[name]}` if that is what you want",
                 )
-        elif name not in _NAMES:
-            raise unknown_name("generation argument", name, _NAMES)
+        elif name not in _NAMES and name not in _Given.model_fields:
+            raise unknown_name("generation argument", name, [*_Given.model_fields, *_NAMES])
         elif not is_unset(value):
-            known = _NAMES[name]
-            read = _READERS[known](name, value)
+            known = _NAMES.get(name, name)
+            value = [value] if isinstance(value, str) and known in ("stop", "until") else value
+            read = _Given.read(known, value)
             if values.setdefault(known, read) != read:
                 raise HarnessError(
                     f"{name}={value!r} disagrees with {known}={values[known]!r}", "Give one of them"
@@ -487,7 +475,7 @@ def checkpoint_settings(
         if name in CHECKPOINT_SETTINGS:
             try:
                 if not is_unset(value):
-                    settings[name] = _READERS[name](name, value)
+                    settings[name] = _Given.read(name, value)
             except HarnessError as error:
                 raise HarnessError(f"{where}: {error.problem}", remedy) from None
         elif name.startswith("_") or name not in known or name in _WITHOUT_EFFECT:
@@ -500,25 +488,6 @@ def checkpoint_settings(
 def _is_neutral(name: str, value: object) -> bool:
     neutral = _NEUTRAL_ONLY.get(name)
     return value == neutral or str(value).strip().lower() in {str(neutral).lower(), f"{neutral}.0"}
-
-
-def _positive(name: str, value: object) -> float:
-    number = as_float(name, value, 0.0)
-    if number == 0.0:
-        raise HarnessError(f"{name}={value!r} is not positive", "1 leaves the distribution as it is")
-    return number
-
-
-def _strings(name: str, value: object) -> tuple[str, ...]:
-    """A string or a list of strings as a tuple, without empty and missing entries."""
-    entries = [value] if isinstance(value, str) else value
-    if not isinstance(entries, list | tuple) or not all(
-        entry is None or isinstance(entry, str) for entry in entries
-    ):
-        raise HarnessError(
-            f"{name}={value!r} is not a text or a list of texts", 'Write it like ["</answer>"]'
-        )
-    return tuple(entry for entry in entries if entry)
 
 
 @cache

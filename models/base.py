@@ -5,7 +5,7 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -213,11 +213,11 @@ class ObservedModel(lmms):  # type: ignore[misc]
 
     def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
         """All generation settings that apply to a request with these arguments, by name."""
-        return asdict(GenerationArguments.parse(given or {}, task, self.checkpoint_generation))
+        return GenerationArguments.parse(given or {}, task, self.checkpoint_generation).model_dump()
 
     def generation_from_checkpoint(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
         """The settings of `generation_in_force` that come from the checkpoint."""
-        without = asdict(GenerationArguments.parse(given or {}, task))
+        without = GenerationArguments.parse(given or {}, task).model_dump()
         return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
     def _seed(self, item: Item) -> int:

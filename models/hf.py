@@ -47,7 +47,7 @@ class DcsftHF(CheckpointModel):
     def __init__(self, **given: object) -> None:
         """Loads a model from `ModelSettings`' fields, also as text; errors name what cannot be used."""
         super().__init__()
-        self.settings = ModelSettings.parse(given)
+        self.settings = ModelSettings.from_options(given)
         config, self._room = self._open_checkpoint(self.settings, self.settings)
         placement = place(self.settings.device)
         self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size

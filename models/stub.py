@@ -16,10 +16,11 @@ import torch
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import declare
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation, cut_at
+from dcsft_harness.settings import option
 
-from .arguments import as_float, as_int, is_unset
+from .arguments import Arguments, is_unset
 from .base import ObservedModel
 from .requests import Item
 
@@ -40,6 +41,18 @@ _MOST = 2**30
 Answers = Callable[[Question], str | None]
 
 
+class StubArguments(Arguments):
+    """What `dcsft_stub` takes besides its script."""
+
+    default: str | None = option(None, "The response where the script has none, which is an error otherwise.")
+    batch_size: int = option(1, "Items after which observers are called.", ge=1)
+    delay: float = option(0.0, "Seconds that these items take.", ge=0)
+    seed: int = option(0, "Recorded in every `Generation`; nothing is drawn.", ge=0)
+    device: str | None = option(None, "Unused, as the next ones: what lmms-eval passes to every model.")
+    pretrained: str | None = None
+    adapter: str | None = None
+
+
 class DcsftStub(ObservedModel):
     """A model with prewritten responses.
 
@@ -48,34 +61,13 @@ class DcsftStub(ObservedModel):
     `max_new_tokens` words keeps that many and finishes by "length".
     """
 
-    def __init__(
-        self,
-        answers: str | Path | Answers | None = None,
-        default: str | None = None,
-        batch_size: int | str | None = 1,
-        delay: float | str | None = 0.0,
-        seed: int | str | None = 0,
-        device: str | None = None,
-        pretrained: str | None = None,
-        adapter: str | None = None,
-        **unknown: object,
-    ) -> None:
-        """Reads the script: a function, or a JSON Lines file in the module's format.
-
-        `default` is the response where the script has none, which is an error otherwise. Observers are called
-        after each `batch_size` items, which take `delay` seconds. `seed` is recorded in every `Generation`;
-        nothing is drawn. The rest of what lmms-eval passes is accepted and unused; unknown arguments are
-        refused.
-        """
+    def __init__(self, answers: str | Path | Answers | None = None, **given: object) -> None:
+        """Reads the script, a function or a JSON Lines file in the module's format, and `StubArguments`."""
         super().__init__()
-        for name in unknown:
-            known = ["answers", "default", "batch_size", "delay", "seed", "device", "pretrained", "adapter"]
-            raise unknown_name("model argument", name, known)
-        self.batch_size = 1 if is_unset(batch_size) else as_int("batch_size", batch_size, 1)
-        self.seed = 0 if is_unset(seed) else as_int("seed", seed, 0)
-        self._delay = 0.0 if is_unset(delay) else as_float("delay", delay, 0.0)
+        settings = StubArguments.from_options(given)
+        self.batch_size, self.seed, self._delay = settings.batch_size, settings.seed, settings.delay
         self.device = torch.device("cpu")
-        self._default = None if is_unset(default) else str(default)
+        self._default = settings.default
         self._answers: Answers = _script(answers)
         declare(self.box_convention)
 

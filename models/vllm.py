@@ -247,7 +247,7 @@ class DcsftVLLM(CheckpointModel):
                 vLLM, or a server that cannot be reached.
         """
         super().__init__()
-        self.settings = VLLMSettings.parse(given)
+        self.settings = VLLMSettings.from_options(given)
         local = self.settings.base_url is None
         if local:
             require_vllm()

@@ -12,7 +12,7 @@ import pytest
 from dcsft_harness import evaluation, leaderboard, lmms
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.evaluation import autoeval as scoring
-from dcsft_harness.evaluation.autoeval import Settings
+from dcsft_harness.evaluation.autoeval import Scoring
 from dcsft_harness.records import Score, write_table
 from dcsft_harness.training import run_folder
 
@@ -179,7 +179,7 @@ class Bench:
 @pytest.fixture
 def bench(monkeypatch):
     made = Bench()
-    monkeypatch.setattr(Settings, "tasks", property(lambda self: list(TASKS)))
+    monkeypatch.setattr(Scoring, "tasks", property(lambda self: list(TASKS)))
     for name in ("open_model", "open_tasks"):
         monkeypatch.setattr(lmms, name, getattr(made, name))
     monkeypatch.setattr(evaluation, "evaluate", made.evaluate)

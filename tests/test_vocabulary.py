@@ -80,7 +80,8 @@ def test_help_uses_plain_words():
     found = {}
     for words, command in commands(dcsft).items():
         # Options by parameter: in the wrapped help, a pattern of two words may be split.
-        texts = [command.help or "", *(getattr(one, "help", None) or "" for one in command.params)]
+        params = command.get_params(click.Context(command))
+        texts = [command.help or "", *(getattr(one, "help", None) or "" for one in params)]
         found[words] = [hit for text in texts for hit in avoided(" ".join(text.split()))]
     assert len(found) >= 25
     assert {words: hits for words, hits in found.items() if hits} == {}

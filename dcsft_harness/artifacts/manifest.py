@@ -11,9 +11,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Never
+from typing import TYPE_CHECKING, Annotated, Any, Never
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
@@ -52,24 +53,25 @@ class Draft:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished artifact's manifest."""
+    """A finished artifact's manifest; its file has these fields, but for the folder, under these types."""
 
     folder: Path  # the artifact's folder
     # "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores", "leaderboard"
     # or "cost comparison"
-    kind: str
-    config: dict[str, Any]
+    kind: Annotated[str, Field(alias="artefact")]
+    format: int  # see `FORMAT`
+    config: "_Config"
     # role -> {"path": relative to the folder, "sha256": of the input's own manifest or files}
-    inputs: dict[str, dict[str, str]]
-    notes: dict[str, Any]  # counts, tokens, model fingerprints and the like
-    files: dict[str, str]  # file name -> SHA-256, of all but the manifest and `CARD`
+    inputs: "dict[str, _Input]"
+    notes: "_Notes"  # counts, tokens, model fingerprints and the like
+    files: "dict[_Name, str]"  # file name -> SHA-256, of all but the manifest and `CARD`
     key: str  # SHA-256 of kind, config and inputs: equal keys mean the same work
-    seconds: float  # wall-clock time the stage took
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]  # wall-clock time the stage took
     packages: dict[str, str] = field(default_factory=dict)  # versions of the packages that it was made with
     hardware: dict[str, Any] = field(default_factory=dict)  # the hardware that it was made on
     created: str = ""  # when it was finished, an ISO date
     # the verb and the options that decide the artifact; empty in older artifacts
-    call: dict[str, Any] = field(default_factory=dict)
+    call: Annotated[dict[str, Any], BeforeValidator(lambda call: call or {})] = field(default_factory=dict)
 
     def input_folder(self, role: str) -> Path:
         """The folder of one input, relative to this artifact; an error if it has moved or changed since."""
@@ -83,6 +85,15 @@ class Manifest:
                 "Put them back, or make this artifact again from the new ones",
             )
         return folder
+
+    def weights(self) -> dict[str, str]:
+        """What scores are of: "model" and "adapter" -> its folder's hash, or its name on a hub."""
+        given = reading.named(str(self.config.get("model_args") or ""))
+        return {
+            role: self.inputs[role]["sha256"] if role in self.inputs else given[argument]
+            for role, argument in (("model", "pretrained"), ("adapter", "adapter"))
+            if role in self.inputs or given.get(argument)
+        }
 
 
 def lost(role: str, made: Path, folder: Path) -> str:
@@ -181,81 +192,58 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Table = dict[str, Any]
 
 
-class _Shaped(BaseModel):
-    """A table of a manifest: the keys listed here have these types if present; other keys are allowed."""
+_NOTES: dict[str, TypeAdapter[Any]] = {}
+"""Kind -> the shape of its notes, where they have another meaning than in other kinds."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+if TYPE_CHECKING:
+    _Config = dict[str, Any]
+    _Notes = dict[str, Any]
+    _Input = dict[str, str]
+else:
+    # The keys listed here have these types if present; other keys are allowed.
+    _OPEN = ConfigDict(extra="allow", strict=True)
 
+    @with_config(_OPEN)
+    class _Input(TypedDict):
+        path: _Place
+        sha256: str
 
-class _Input(_Shaped):
-    """An input, by path and hash."""
+    @with_config(_OPEN)
+    class _Config(TypedDict, total=False):
+        model: str | None
+        model_args: str | None
+        task: str | None
+        pool: str | None
+        scorer: str | None
+        data: str | None
+        method: str | None
+        baseline: str | None
+        keep: list[str] | int | None
+        any_count: bool | None
+        published: _Count | None
+        full: bool | None
 
-    path: _Place
-    sha256: str
+    @with_config(_OPEN)
+    class _Notes(TypedDict, total=False):
+        items: _Count | None
+        unlabelled: _Count | None
+        ledger: _Table | None
+        pixel_limits: _Table | None
+        checkpoint: _Table | None
 
+    @with_config(_OPEN)
+    class _Scores(TypedDict, total=False):
+        tasks: dict[str, _Table]
 
-class _Config(_Shaped):
-    """The settings that other stages read."""
+    @with_config(_OPEN)
+    class _Prepared(TypedDict, total=False):
+        rows: _Count
+        skipped: _Count
 
-    model: str | None = None
-    model_args: str | None = None
-    task: str | None = None
-    pool: str | None = None
-    scorer: str | None = None
-    data: str | None = None
-    method: str | None = None
-    baseline: str | None = None
-    keep: list[str] | int | None = None
-    any_count: bool | None = None
-    published: _Count | None = None
-    full: bool | None = None
-
-
-class _Notes(_Shaped):
-    """The notes that other stages read."""
-
-    items: _Count | None = None
-    unlabelled: _Count | None = None
-    ledger: _Table | None = None
-    pixel_limits: _Table | None = None
-    checkpoint: _Table | None = None
-
-
-class _Scores(_Shaped):
-    """The notes of scores."""
-
-    tasks: dict[str, _Table] = Field(default_factory=dict)
-
-
-class _Prepared(_Shaped):
-    """The notes of prepared data."""
-
-    rows: _Count = 0
-    skipped: _Count = 0
+    _NOTES |= {"scores": TypeAdapter(_Scores), "prepared data": TypeAdapter(_Prepared)}
 
 
-class _Manifest(_Shaped):
-    """A manifest's own fields."""
-
-    artefact: str
-    format: int
-    config: _Config
-    inputs: dict[str, _Input]
-    notes: _Notes
-    files: dict[_Name, str]
-    key: str
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    packages: dict[str, str] = Field(default_factory=dict)
-    hardware: _Table = Field(default_factory=dict)
-    call: _Table | None = None
-
-
-_SHAPE = TypeAdapter(_Manifest)
-_NOTES: dict[str, TypeAdapter[Any]] = {
-    "scores": TypeAdapter(_Scores),
-    "prepared data": TypeAdapter(_Prepared),
-}
-"""Kind -> notes with another meaning in other kinds."""
+_SHAPE = TypeAdapter(Manifest)
 
 
 def key_of(kind: str, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> str:
@@ -318,23 +306,13 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         # name.
         if isinstance(data, dict) and "artefact" in data and "format" in data:
             _refuse_newer(path, data["format"])
-        reading.shaped(_SHAPE, data)
-        if data["artefact"] in _NOTES:
-            reading.shaped(_NOTES[data["artefact"]], data["notes"], "notes")
-        found = Manifest(
-            folder=folder,
-            kind=data["artefact"],
-            config=_Part(path, "config", data["config"]),
-            inputs=_Part(path, "inputs", data["inputs"]),
-            notes=_Part(path, "notes", data["notes"]),
-            files=data["files"],
-            key=data["key"],
-            seconds=data["seconds"],
-            packages=data.get("packages", {}),
-            hardware=data.get("hardware", {}),
-            created=str(data.get("created", "")),
-            call=dict(data.get("call") or {}),
-        )
+        found = reading.shaped(_SHAPE, {**data, "folder": folder} if isinstance(data, dict) else data)
+        if found.kind in _NOTES:
+            reading.shaped(_NOTES[found.kind], found.notes, "notes")
+        tables: Any = {
+            name: _Part(path, name, getattr(found, name)) for name in ("config", "inputs", "notes")
+        }
+        found = replace(found, **tables)
     except (ValueError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error}", "Make the artifact again") from error
     if kind is not None and found.kind != kind:

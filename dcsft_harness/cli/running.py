@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from dcsft_harness import ranks
 from dcsft_harness.cli import bar
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import extra, flag, get_choices, is_sequence, members, shown
+from dcsft_harness.settings import Settings, extra, flag, get_choices, is_sequence, members, shown
 from dcsft_harness.stages import DONE, STAGES, Stage
 
 # `dcsft data`: prepares published benchmarks and pools as the folders that tasks read.
@@ -172,13 +172,17 @@ FIRST = ("Required", "Options", "Model", "Pool", "Model and pool", "What to trai
 """Sections of help that come before the others."""
 
 
-class StageCommand(click.Command):
-    """A stage's command: help lists its options by section, required ones first."""
+class SettingsCommand(click.Command):
+    """A command whose options are settings: help lists them by section, required ones first."""
 
-    def __init__(self, *given: Any, stage: Stage, **more: Any) -> None:  # noqa: ANN401 - click's own
-        """The command of a stage."""
+    def __init__(self, *given: Any, settings: Callable[[], type[Settings]], **more: Any) -> None:  # noqa: ANN401 - click's own
+        """The command; `settings` imports its options' class, and `params` are further ones."""
         super().__init__(*given, **more)
-        self.stage = stage
+        self._settings = settings
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """The settings as arguments and options, then the further ones."""
+        return [*parameters(self._settings()), *super().get_params(ctx)]
 
     def sections(self, ctx: click.Context) -> dict[str, list[click.Parameter]]:
         """Options by section, in the order of the stage's record."""
@@ -186,8 +190,8 @@ class StageCommand(click.Command):
         for one in self.get_params(ctx):
             if not isinstance(one, click.Option):
                 continue
-            known = one.name in self.stage.options.model_fields
-            name = self.stage.options.section(str(one.name)) if known else "Further options"
+            known = one.name in self._settings().model_fields
+            name = self._settings().section(str(one.name)) if known else "Further options"
             found.setdefault("Required" if one.required else name, []).append(one)
         order = sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
         order.sort(key="Further options".__eq__)
@@ -221,16 +225,16 @@ def folded(command: str) -> str:
 def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
-    params: list[click.Parameter] = [*_arguments(stage), *_options(stage), *_further(stage)]
+    params = _further(stage)
     needed = stage.verb not in ("compare-cost", "data inspect")
     about = "The folder to write." if needed else "Also write it there, as files."
     params.append(click.Option(["--output"], type=FOLDER, required=needed, help=about))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + "\n".join(map(folded, stage.example.split("\n"))))
-    return StageCommand(
+    return SettingsCommand(
         verb.split()[-1],
-        stage=stage,
+        settings=lambda: stage.options,
         params=params,
         callback=_callback(stage),
         help="\n\n".join(filter(None, parts)),
@@ -238,27 +242,26 @@ def command_of(verb: str) -> click.Command:
     )
 
 
-def _arguments(stage: Stage) -> list[click.Parameter]:
-    found: list[click.Parameter] = []
-    for name, field in stage.options.model_fields.items():
-        if extra(field, "positional"):
-            many = -1 if is_sequence(field.annotation) else 1
-            shown = name.upper() + ("..." if many < 0 else "")
-            found.append(click.Argument([name], nargs=many, required=True, metavar=shown, type=str))
-    return found
-
-
-def _options(stage: Stage) -> list[click.Parameter]:
-    """Options by field, required ones first."""
+def parameters(settings: type[Settings]) -> list[click.Parameter]:
+    """The arguments and options of settings: arguments first, then options without a default."""
+    first: list[click.Parameter] = []
     required: list[click.Parameter] = []
     others: list[click.Parameter] = []
-    for name, field in stage.options.model_fields.items():
-        if extra(field, "positional") or not extra(field, "cli"):
+    for name, field in settings.model_fields.items():
+        if not extra(field, "cli"):
+            continue
+        if extra(field, "positional"):
+            many = is_sequence(field.annotation)
+            needed = many or field.is_required()
+            metavar = name.upper() + "..." * many if needed else f"[{name.upper()}]"
+            first.append(
+                click.Argument([name], nargs=-1 if many else 1, required=needed, metavar=metavar, type=str)
+            )
             continue
         kinds, text = members(field.annotation), field.description or ""
         names = [flag(name), name]
-        if name in ("metrics", "tasks", "columns"):
-            names.insert(0, flag(name)[:-1])
+        if extra(field, "also"):
+            names.insert(0, extra(field, "also"))
         if bool in kinds:
             if field.default:
                 names[0] = f"{flag(name)}/--no-{name}"
@@ -267,21 +270,21 @@ def _options(stage: Stage) -> list[click.Parameter]:
         default = field.default
         if not field.is_required() and default not in (None, (), "") and field.default_factory is None:
             text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
-        settings: dict[str, Any] = {
+        given: dict[str, Any] = {
             "metavar": extra(field, "metavar") or _metavar(field.annotation),
             "help": text,
         }
         if extra(field, "repeated"):
-            settings["multiple"] = True
+            given["multiple"] = True
         if (complete := _completing(name, field)) is not None:
-            settings["shell_complete"] = complete
+            given["shell_complete"] = complete
         if extra(field, "bare") is not None:
-            settings |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
+            given |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
         kind = click.Choice(choices) if choices else str
-        one = click.Option(names, required=field.is_required(), type=kind, default=None, **settings)
+        one = click.Option(names, required=field.is_required(), type=kind, default=None, **given)
         (required if field.is_required() else others).append(one)
-    return [*required, *others]
+    return [*first, *required, *others]
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

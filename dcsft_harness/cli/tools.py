@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,11 @@ from click.shell_completion import CompletionItem
 
 from dcsft_harness import ranks, reading
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import data_root, run_stage
+from dcsft_harness.cli.running import ROOT, SettingsCommand, data_root, run_stage
 from dcsft_harness.errors import HarnessError, visible
 
 if TYPE_CHECKING:
-    from dcsft_harness.evaluation.autoeval import BoardFolder, Row, Settings, Watched
+    from dcsft_harness.evaluation.autoeval import BoardFolder, Row, ScoreOptions
     from dcsft_harness.evaluation.subject import Subject
 
 
@@ -418,8 +418,6 @@ late = (tasks, lmms_eval, env)
 
 # `dcsft score`: adds a checkpoint, or all checkpoints of a training run, to a board.
 
-SUITES = ("digits", "classification", "grounding", "reasoning", "paper")
-
 
 class _Terminal:
     """Prints a board's events on stderr."""
@@ -436,122 +434,54 @@ class _Terminal:
 SHOW = _Terminal()
 
 
-@click.command()
-@click.argument("ckpt", required=False)
-@click.option(
-    "--suite",
-    metavar="|".join((*SUITES, "TASK,...")),
-    required=True,
-    help="The tasks to score on: a suite's, or lmms-eval tasks by name.",
-)
-@click.option("--board", type=FOLDER, required=True, help="The board's folder, new or existing.")
-@click.option(
-    "--watch",
-    metavar="DIR",
-    help="Score the checkpoints that `dcsft train` writes to DIR as they appear, then the final weights.",
-)
-@click.option(
-    "--name",
-    help="The row's name; default: the folder's. Checkpoints of a run add their step. Use NAME=CKPT and "
-    "--watch NAME=DIR to name both.",
-)
-@click.option(
-    "--base",
-    metavar="CKPT",
-    help="The base of the adapter (with --watch: of the run); default: the base that it was trained on.",
-)
-@click.option("--baseline", metavar="NAME", help="The row to compare with; remembered.")
-@click.option(
-    "--results",
-    multiple=True,
-    metavar="[NAME=]FOLDER",
-    help="More results for the board, from `dcsft evaluate` or `lmms-eval --log_samples`; remembered.",
-)
-@click.option(
-    "--apart", is_flag=True, help="Show rows that cannot be compared in separate tables; remembered."
-)
-@click.option(
-    "--engine",
-    "--model",
-    "model",
-    default="dcsft_hf",
-    show_default=True,
-    help="What runs CKPT: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
-)
-@click.option(
-    "--include-path",
-    type=FOLDER,
-    help="A folder of your own task YAML; --suite may then name its tasks.",
-)
-@click.option(
-    "--model-args", default="", metavar="K=V,...", help="The model's arguments: batch_size=8,device=cuda:1"
-)
-@click.option(
-    "--group",
-    help="Name shared by all seeds of a configuration; default: from a name like 'SFT (seed 1)'.",
-)
-@click.option("--limit", type=int, help="Use only the first N documents of each task.")
-@click.option(
-    "--every", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between checks."
-)
-@click.option(
-    "--stay", is_flag=True, help="Keep watching after the run's process has ended, as it may be resumed."
-)
-@data_root
-def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN401 - click hands over what the options say
-    """Score a checkpoint on a suite and add it to a board.
-
-    CKPT is an adapter, a full checkpoint or a hub name, OWNER/NAME. Finished tasks are kept, so the same
-    command resumes after an interruption. The leaderboard is in BOARD/leaderboard.
-
-    \b
-    dcsft score cold --suite digits --board scored
-    dcsft score adapter --suite digits --board scored --baseline cold
-    dcsft score --watch adapter --suite digits --board scored
-    """  # noqa: D301 - click reads the \b
-    if ckpt is None and options["watch"] is None:
+def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the options say
+    options = _score_options().from_options(
+        {name: one for name, one in given.items() if one not in (None, ())}
+    )
+    if options.ckpt is None and options.watch is None:
         raise HarnessError("there is nothing to score", "Give CKPT, or --watch DIR, or both")
     if ranks.world_size() > 1:
         raise HarnessError(
             f"dcsft score runs in one process, and this launch has {ranks.world_size()}",
             "Start `dcsft evaluate` that way, and pass its folder with --results",
         )
-    call = _call(ckpt, board, options)
+    call = _call(options)
     for row in call.rows():
         call.show_row(row)
 
 
-def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":
+def _call(options: "ScoreOptions") -> "_Call":
     """The parsed command; checks everything that can be checked before a model is loaded."""
     from dcsft_harness import lmms
-    from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, open_board, refuse_baseline
+    from dcsft_harness.evaluation.autoeval import at_step, open_board, refuse_baseline
     from dcsft_harness.evaluation.subject import open_subject
     from dcsft_harness.leaderboard.board import group_of
     from dcsft_harness.lmms.tasks import refuse_unprepared
 
-    lmms.include(options["include_path"])
-    settings = Settings(*(options[name] for name in ("suite", "model", "model_args", "limit", "group")))
-    settings.check()
-    given = [Path(one) for one in options["results"]]
-    call = _Call(open_board(folder, options["baseline"], options["apart"], given), settings)
-    name, base = options["name"], options["base"]
-    if ckpt is not None and options["watch"] is not None:
+    lmms.include(options.include_path)
+    options.check()
+    board = open_board(options.board, options.baseline, options.apart, options.results)
+    call = _Call(board, options)
+    name, base = options.name, options.base
+    if options.ckpt is not None and options.watch is not None:
         if name is not None:
             raise HarnessError(f"--name {name} may be CKPT's or the run's", "Write NAME=CKPT or NAME=DIR")
         base = None
-    if ckpt is not None:
-        call.name, place = _named(ckpt, name)
+    coming = []
+    if options.ckpt is not None:
+        call.name, place = _named(options.ckpt, name)
         call.subject = open_subject(place, base)
         if (origin := call.subject.origin) is not None and call.name == f"checkpoint-{origin.step}":
             call.name = at_step(origin.run.name, origin.step)
-    if options["watch"] is not None:
-        name, place = _named(options["watch"], name)
-        call.watched = Watched(Path(place), name, options["base"], options["every"], options["stay"])
-        refuse_unprepared(settings.tasks)
-    coming = [one for one in (call.name, call.watched and call.watched.name) if one]
+        coming.append(call.name)
+    if options.watch is not None:
+        name, place = _named(options.watch, name)
+        call.watched = Path(place), name
+        coming.append(name)
+        refuse_unprepared(options.tasks)
     for one in coming:
-        call.board.of(one)
-    refuse_baseline(call.board, [*coming, settings.group, *(group_of(one) for one in coming)])
+        board.of(one)
+    refuse_baseline(board, [*coming, options.group, *(group_of(one) for one in coming)])
     return call
 
 
@@ -560,10 +490,10 @@ class _Call:
     """One call of the command."""
 
     board: "BoardFolder"  # the board to write to
-    settings: "Settings"  # the suite and settings
+    options: "ScoreOptions"
     subject: "Subject | None" = None  # the weights that CKPT names
     name: str = ""
-    watched: "Watched | None" = None  # the run that --watch names
+    watched: tuple[Path, str] | None = None  # the run that --watch names, and its row
     built: Any = None  # the latest leaderboard
     clock: bar.Clock = field(default_factory=bar.Clock)  # time since the last row
 
@@ -573,12 +503,12 @@ class _Call:
 
         if self.subject is not None:
             # With --watch, --group belongs to the run; CKPT is what the run is compared with.
-            settings = self.settings if self.watched is None else replace(self.settings, group=None)
-            row = score(self.board, self.name, lambda _: self.subject, settings, SHOW)
+            options = self.options if self.watched is None else self.options.changed(group=None)
+            row = score(self.board, self.name, lambda _: self.subject, options, SHOW)
             assert row is not None
             yield row
         if self.watched is not None:
-            yield from watch(self.board, self.watched, self.settings, SHOW)
+            yield from watch(self.board, *self.watched, self.options, SHOW)
 
     def show_row(self, row: "Row") -> None:
         """Rebuilds the leaderboard with a row, and prints the row against the baseline."""
@@ -609,4 +539,25 @@ def _named(given: str, name: str | None) -> tuple[str, str]:
     return chosen, given if own is None else given.partition("=")[2]
 
 
+def _score_options() -> "type[ScoreOptions]":
+    from dcsft_harness.evaluation.autoeval import ScoreOptions
+
+    return ScoreOptions
+
+
+score = SettingsCommand(
+    "score",
+    settings=_score_options,
+    params=[click.Option(["--data-root"], **ROOT)],
+    callback=_score,
+    help="""Score a checkpoint on a suite and add it to a board.
+
+CKPT is an adapter, a full checkpoint or a hub name, OWNER/NAME. Finished tasks are kept, so the same
+command resumes after an interruption. The leaderboard is in BOARD/leaderboard.
+
+\b
+dcsft score cold --suite digits --board scored
+dcsft score adapter --suite digits --board scored --baseline cold
+dcsft score --watch adapter --suite digits --board scored""",
+)
 score_commands = (score,)

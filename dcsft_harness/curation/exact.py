@@ -1,7 +1,6 @@
 """The exact pass rates of a pool: its rollouts' model and settings, applied by teacher forcing."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -116,7 +115,7 @@ def _opened(source: Manifest) -> "DcsftHF":
     from dcsft_harness.models.hf import DcsftHF
 
     given = reading.named(source.config["model_args"])
-    known = {field.name for field in fields(ModelSettings)}
+    known = ModelSettings.model_fields
     given = {name: value for name, value in given.items() if name in known}
     for name, role in (("pretrained", "model"), ("adapter", "adapter")):
         if given.get(name) == DIGITS:

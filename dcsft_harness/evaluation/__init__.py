@@ -79,18 +79,10 @@ def evaluate(
         with ranks.agreed(), stack.pop_all():
             if draft is None:
                 return {}
-            rows: list[records.Score] = []
-            draft.notes["tasks"] = {}
-            for task_name, task in tasks.items():
-                scores = _scores(task, items[task_name], answered[task_name], tokens)
-                summary = _summary(task, items[task_name], scores, limit)
-                summary["scorers"] = lmms.scorers_of(answered[task_name])
-                draft.notes["tasks"][task_name] = summary | lmms.generation_settings(model, task)
-                rows += scores
-            draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
+            rows = {one: _scores(task, items[one], answered[one], tokens) for one, task in tasks.items()}
+            _write(draft, model, tasks, limit, items, answered, rows, results)
             draft.notes |= dict(noted or {})
-            draft.notes |= _ledger(len(rows), tokens, meter.seconds, peak)
-            _write(draft.folder, rows, results)
+            draft.notes |= _ledger(sum(map(len, rows.values())), tokens, meter.seconds, peak)
         return draft.notes
 
 
@@ -142,35 +134,32 @@ def evaluate_samples(
                 return {}
             store.collect()
             with store.finishing(recorded, inputs) as draft:
-                rows: list[records.Score] = []
-                responses: list[records.Response] = []
-                draft.notes["tasks"] = {}
-                for task_name, task in tasks.items():
-                    some = _responses(task, items[task_name], answered[task_name], store, config.samples)
-                    scores = _of_samples(task, items[task_name], answered[task_name], some)
-                    summary = _summary(task, items[task_name], scores, config.limit)
-                    summary["scorers"] = lmms.scorers_of(answered[task_name])
-                    summary |= {
-                        "samples": config.samples,
-                        "at_k": _at_k(some, summary["unanswered"] is not None),
-                    }
-                    draft.notes["tasks"][task_name] = summary | lmms.generation_settings(running, task)
-                    rows += scores
-                    responses += (one for each in some for one in each)
+                drawn_by = {
+                    one: _responses(task, items[one], answered[one], store, config.samples)
+                    for one, task in tasks.items()
+                }
+                rows = {
+                    one: _of_samples(task, items[one], answered[one], drawn_by[one])
+                    for one, task in tasks.items()
+                }
+                _write(draft, running, tasks, config.limit, items, answered, rows, results)
+                for one, some in drawn_by.items():
+                    said = draft.notes["tasks"][one]
+                    said |= {"samples": config.samples, "at_k": _at_k(some, said["unanswered"] is not None)}
+                responses = [one for some in drawn_by.values() for each in some for one in each]
+                records.write_table(draft.folder / RESPONSES, records.Response, responses)
                 first = [draw for (_, index), draw in store.kept.items() if index == 0]
                 spent = {
                     place: (0, draw.n_tokens, draw.flops, "", draw.n_prefilled)
                     for place, draw in store.kept.items()
                 }
-                notes = _ledger(len(rows), spent, store.seconds, peak)
+                notes = _ledger(len(asked), spent, store.seconds, peak)
                 notes[NOTE] |= {
                     "generated": len(responses),
                     "prompt_tokens": sum(draw.n_prompt_tokens for draw in first),
                 }
-                draft.notes |= {"pixels": pixels(running), "resumed": store.resumed, "damaged": store.damaged}
-                draft.notes |= {"processes": ranks.world_size(), **dict(noted or {}), **notes}
-                _write(draft.folder, rows, results)
-                records.write_table(draft.folder / RESPONSES, records.Response, responses)
+                draft.notes |= {"resumed": store.resumed, "damaged": store.damaged}
+                draft.notes |= {**dict(noted or {}), **notes}
             return draft.notes
 
 
@@ -242,10 +231,32 @@ def _at_k(responses: Sequence[Sequence[records.Response]], has_votes: bool) -> d
     return dict(at_k.metrics(draws.scores, draws.votes if has_votes else None).means())
 
 
-def _write(folder: Path, rows: Sequence[records.Score], results: Mapping[str, Any]) -> None:
-    records.write_table(folder / SCORES, records.Score, rows)
+def _write(
+    draft: manifest.Draft,
+    model: lmms.Model,
+    tasks: Mapping[str, lmms.Task],
+    limit: int | None,
+    items: Mapping[str, Sequence[records.Item]],
+    answered: Mapping[str, Sequence[lmms.Answered]],
+    rows: Mapping[str, Sequence[records.Score]],
+    results: Mapping[str, Any],
+) -> None:
+    """Writes the scores of all tasks and lmms-eval's own results, and notes what they were measured with."""
+    draft.notes["tasks"] = {
+        name: {
+            **summary_of(task, rows[name], [(one.item_id, one.prompt) for one in items[name]], limit),
+            "data": prepared.described(task.config.task),
+            "generation": task.config.generation_kwargs,
+            "scorers": lmms.scorers_of(answered[name]),
+            **lmms.generation_settings(model, task),
+        }
+        for name, task in tasks.items()
+    }
+    draft.notes |= {"pixels": pixels(model), "processes": ranks.world_size()}
+    every = [row for some in rows.values() for row in some]
+    records.write_table(draft.folder / SCORES, records.Score, every)
     text = json.dumps(results, indent=2, default=str)
-    (folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+    (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _followed(
@@ -336,19 +347,6 @@ def _scores(
             )
         )
     return rows
-
-
-def _summary(
-    task: lmms.Task,
-    items: Sequence[records.Item],
-    scores: Sequence[records.Score],
-    limit: int | None,
-) -> dict[str, Any]:
-    return {
-        **summary_of(task, scores, [(item.item_id, item.prompt) for item in items], limit),
-        "data": prepared.described(task.config.task),
-        "generation": task.config.generation_kwargs,
-    }
 
 
 def summary_of(

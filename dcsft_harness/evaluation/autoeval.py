@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,8 +25,10 @@ from dcsft_harness.errors import HarnessError, differences, json_text, unknown_n
 from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.subject import Subject, open_subject
 from dcsft_harness.lmms.tasks import members
+from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import SCORER, SETTING
 from dcsft_harness.scoring import VERSIONS
+from dcsft_harness.settings import Settings, option
 from dcsft_harness.training import run_folder
 
 if TYPE_CHECKING:
@@ -207,27 +209,33 @@ SUITES = {
 """Suite -> the group of its tasks."""
 SUBJECT = ("pretrained", "adapter")
 """Model arguments that name the checkpoint."""
-INDIFFERENT = (
-    *("batch_size", "device", "memory_gb", "gpu_memory_utilization", "tensor_parallel_size"),
-    *("max_num_seqs", "max_model_len", "attempts", "timeout"),
-)
-"""Model arguments that decide no response, so that tasks of one row may differ in them."""
 
 
 def decisive(model_args: str) -> dict[str, str]:
     """The model arguments that decide responses, without those that name the checkpoint."""
-    return {k: v for k, v in reading.named(model_args).items() if k not in (*SUBJECT, *INDIFFERENT)}
+    others = {*SUBJECT, *indifferent(), "tensor_parallel_size", "max_model_len"}  # tasks of a row may differ
+    return {k: v for k, v in reading.named(model_args).items() if k not in others}
 
 
-@dataclass(frozen=True)
-class Settings:
+class Scoring(Settings):
     """How to score checkpoints."""
 
-    suite: str  # a name of `SUITES`, or tasks separated by commas
-    model: str = "dcsft_hf"  # an lmms-eval model
-    model_args: str = ""  # its arguments, without those of `SUBJECT`
-    limit: int | None = None  # only the first documents of each task; None uses all
-    group: str | None = None  # the configuration of which the row is one seed
+    suite: str = option(
+        about="The tasks to score on: a suite's, or lmms-eval tasks by name.",
+        metavar="|".join((*SUITES, "TASK,...")),
+    )
+    model: str = option(
+        "dcsft_hf",
+        "What runs CKPT: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
+        also="--engine",
+    )
+    model_args: str = option(
+        "", "The model's arguments: batch_size=8,device=cuda:1", metavar="K=V,...", reads="model_args"
+    )
+    group: str | None = option(
+        None, "Name shared by all seeds of a configuration; default: from a name like 'SFT (seed 1)'."
+    )
+    limit: int | None = option(None, "Use only the first N documents of each task.", ge=1)
 
     @property
     def tasks(self) -> list[str]:
@@ -250,8 +258,6 @@ class Settings:
                     raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")
                 if members(name) == [name] and known[name].get("type") not in ("task", "python_task"):
                     raise HarnessError(f"--suite {name} is a group", "Name its tasks, separated by commas")
-        if self.limit is not None and self.limit < 1:
-            raise HarnessError(f"--limit {self.limit} is out of range", "It must be at least 1")
         lmms.check_model(self.model, self.model_args)
         for name in reading.named(self.model_args):
             if name in SUBJECT:
@@ -272,6 +278,41 @@ class Settings:
         ours |= decisive(self.model_args)
         theirs |= decisive(str(config.get("model_args", "")))
         return differences(theirs, ours)
+
+
+class ScoreOptions(Scoring):
+    """What `dcsft score` takes."""
+
+    ckpt: str | None = option(None, positional=True)
+    board: Path = option(about="The board's folder, new or existing.")
+    watch: str | None = option(
+        None,
+        "Score the checkpoints that `dcsft train` writes to DIR as they appear, then the final weights.",
+        metavar="DIR",
+    )
+    name: str | None = option(
+        None,
+        "The row's name; default: the folder's. Checkpoints of a run add their step. Use NAME=CKPT and "
+        "--watch NAME=DIR to name both.",
+    )
+    base: str | None = option(
+        None,
+        "The base of the adapter (with --watch: of the run); default: the base that it was trained on.",
+        metavar="CKPT",
+    )
+    baseline: str | None = option(None, "The row to compare with; remembered.", metavar="NAME")
+    results: tuple[Path, ...] = option(
+        (),
+        "More results for the board, from `dcsft evaluate` or `lmms-eval --log_samples`; remembered.",
+        metavar="[NAME=]FOLDER",
+        repeated=True,
+    )
+    apart: bool = option(False, "Show rows that cannot be compared in separate tables; remembered.")
+    include_path: Path | None = option(
+        None, "A folder of your own task YAML; --suite may then name its tasks.", metavar="PATH"
+    )
+    every: float = option(5.0, "Seconds between checks.", ge=0.1)
+    stay: bool = option(False, "Keep watching after the run's process has ended, as it may be resumed.")
 
 
 # One checkpoint -> one row: missing results are evaluated, and the leaderboard is rebuilt.
@@ -320,7 +361,7 @@ def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
         raise unknown_name("row for --baseline", board.baseline, known)
 
 
-def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: Show) -> Row | None:
+def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Show) -> Row | None:
     """Evaluates a checkpoint on each task of the suite without an intact result.
 
     Results are kept task by task, however the work ends. The leaderboard is not touched; see `build`. `make`
@@ -353,7 +394,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Settings, show: S
 
 
 def _kept(
-    board: BoardFolder, name: str, subject: Subject, settings: Settings, show: Show
+    board: BoardFolder, name: str, subject: Subject, settings: Scoring, show: Show
 ) -> dict[str, manifest.Manifest]:
     """The intact results of a row, by task; damaged ones are removed.
 
@@ -367,7 +408,7 @@ def _kept(
             shutil.rmtree(folder)
             continue
         found = kept[folder.name] = manifest.read(folder, "scores")
-        if (theirs := _hashes(found)) != hashes:
+        if (theirs := _weights(found)) != hashes:
             other = next(role for role in {**theirs, **hashes} if theirs.get(role) != hashes.get(role))
             raise HarnessError(
                 f"the board has a row {name!r} of another checkpoint: {folder} was made from another {other}",
@@ -378,19 +419,15 @@ def _kept(
     return kept
 
 
-def _hashes(found: manifest.Manifest) -> dict[str, str]:
+def _weights(found: manifest.Manifest) -> dict[str, str]:
     """Role -> the identity of the scored weights, as in `Subject.hashes`."""
-    named = reading.named(str(found.config["model_args"]))
-    roles: dict[str, str] = {
-        role: found.inputs[role]["sha256"] for role in ("model", "adapter") if role in found.inputs
-    }
-    given = named.get("pretrained")
-    if given is None and "model" not in roles:
-        given = named.get(lmms.checkpoint_argument(str(found.config["model"])))
-    return {"model": given or ""} | roles
+    if "model" in (known := found.weights()):
+        return known
+    given = reading.named(str(found.config["model_args"]))
+    return {"model": given.get(lmms.checkpoint_argument(str(found.config["model"])), ""), **known}
 
 
-def _refuse_mixture(found: manifest.Manifest, name: str, settings: Settings) -> None:
+def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> None:
     """Refuses to continue a row with other settings than it was started with."""
     differing = settings.differing(found.config)
     scorers = found.notes["tasks"][found.folder.name].get("scorers", {})
@@ -445,7 +482,7 @@ class _Work:
 
     home: Path
     subject: Subject
-    settings: Settings
+    settings: Scoring
     arguments: str
     conditions: Mapping[str, Mapping[str, object]]
 
@@ -543,17 +580,6 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
 # A training run -> a row for each of its checkpoints, as they are written, and one for its result.
 
 
-@dataclass(frozen=True)
-class Watched:
-    """A run to watch."""
-
-    folder: Path  # its output folder; need not exist yet
-    name: str  # the row of its result; rows of its checkpoints add their step
-    base: str | None = None  # the base of its adapters, if not the one recorded by the run
-    every: float = 5.0  # seconds between two checks
-    stay: bool = False  # whether to wait for the run to be resumed after its process has ended
-
-
 def at_step(name: str, step: int) -> str:
     """The name of a checkpoint's row: "SFT at step 20", and of a seed "SFT at step 20 (seed 1)"."""
     from dcsft_harness.leaderboard.board import group_of
@@ -562,18 +588,19 @@ def at_step(name: str, step: int) -> str:
     return f"{name} at step {step}" if group is None else f"{group} at step {step}{name[len(group) :]}"
 
 
-def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) -> Iterator[Row]:
+def watch(board: BoardFolder, folder: Path, name: str, options: ScoreOptions, show: Show) -> Iterator[Row]:
     """Scores a run's complete checkpoints until it has ended; yields each row with its results.
 
-    The leaderboard is not rebuilt.
+    The run's output `folder` need not exist yet. `name` is the row of its result; rows of its checkpoints add
+    their step. The leaderboard is not rebuilt.
 
     Raises:
         HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or is replaced by
             another one.
     """
-    watching = _Watching(board, watched, settings, show)
+    watching = _Watching(board, folder, name, options, show)
     while True:
-        state = subject.look(watched.folder)
+        state = subject.look(folder)
         watching.refuse(state)
         if (due := watching.due(state)) is not None:
             if (row := watching.take(state, due)) is not None:
@@ -585,7 +612,7 @@ def watch(board: BoardFolder, watched: Watched, settings: Settings, show: Show) 
             return
         if watching.over(state):
             return
-        time.sleep(watched.every)
+        time.sleep(options.every)
 
 
 @dataclass
@@ -593,8 +620,9 @@ class _Watching:
     """The state of a run from earlier checks."""
 
     board: BoardFolder
-    watched: Watched
-    settings: Settings
+    folder: Path
+    name: str
+    options: ScoreOptions
     show: Show
     done: set[int] = field(default_factory=set)  # steps that were scored, or cannot be
     said: set[str] = field(default_factory=set)  # sentences already reported
@@ -608,29 +636,29 @@ class _Watching:
 
     def refuse(self, state: subject.State) -> None:
         """Refuses a run other than the one that the board has rows of, or that the watch began with."""
-        unfinished = self.watched.folder / manifest.UNFINISHED / RUN
+        unfinished = self.folder / manifest.UNFINISHED / RUN
         if not state.begun or (state.finished is None and not unfinished.is_file()):
             return
-        found = run_folder.identity(self.watched.folder)
+        found = run_folder.identity(self.folder)
         if found == self.identity:
             return
         if self.identity:
             raise HarnessError(
-                f"--watch {self.watched.folder} holds another run than before", "Give another board or --name"
+                f"--watch {self.folder} holds another run than before", "Give another board or --name"
             )
-        self.identity, name = found, self.watched.name
+        self.identity, name = found, self.name
         for row in self.board.names():
             noted = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
-            if noted is None or (made.folder / noted["run"]).resolve() != self.watched.folder.resolve():
+            if noted is None or (made.folder / noted["run"]).resolve() != self.folder.resolve():
                 continue
             if noted["identity"] != found:
                 raise HarnessError(
-                    f"the board's row {row!r} is of another run that was in {self.watched.folder}",
+                    f"the board's row {row!r} is of another run that was in {self.folder}",
                     "Give another board, or remove the folders of that run's rows in its results/",
                 )
         if state.finished is None and self.board.tasks_of(name):
             raise HarnessError(
-                f"the board has a row {name!r}, which would be that of {self.watched.folder} at its end",
+                f"the board has a row {name!r}, which would be that of {self.folder} at its end",
                 "Give another --name",
             )
 
@@ -648,17 +676,17 @@ class _Watching:
 
     def take(self, state: subject.State, path: Path) -> Row | None:
         """Scores a checkpoint; reports one that is removed before it is read."""
-        step, folder = run_folder.step_of(path), self.watched.folder
-        name = at_step(self.watched.name, step)
+        step, folder = run_folder.step_of(path), self.folder
+        name = at_step(self.name, step)
 
         def make(place: Path) -> Subject | None:
             if state.finished is not None:
-                return open_subject(str(path), self.watched.base)
-            return subject.pinned(folder, path, place, self.watched.base)
+                return open_subject(str(path), self.options.base)
+            return subject.pinned(folder, path, place, self.options.base)
 
-        group = self.settings.group and at_step(self.settings.group, step)
+        group = self.options.group and at_step(self.options.group, step)
         try:
-            row = score(self.board, name, make, replace(self.settings, group=group), self.show)
+            row = score(self.board, name, make, self.options.changed(group=group), self.show)
         except subject.Divided as error:
             self.done.add(step)
             self.show.say(str(error))
@@ -678,17 +706,17 @@ class _Watching:
         gone = [
             step
             for step in range(state.save_steps, state.last, state.save_steps)
-            if step not in here and not self.board.tasks_of(at_step(self.watched.name, step))
+            if step not in here and not self.board.tasks_of(at_step(self.name, step))
         ]
         if gone:
             self.done.update(gone)
             steps = f"step {gone[0]}" if len(gone) == 1 else f"the steps {', '.join(map(str, gone))}"
-            self.show.say(f"{self.watched.folder} has no checkpoint of {steps} any more: {_KEEP}")
+            self.show.say(f"{self.folder} has no checkpoint of {steps} any more: {_KEEP}")
 
     def final(self) -> Row:
         """Scores the run's result."""
-        subject = open_subject(str(self.watched.folder), self.watched.base)
-        row = score(self.board, self.watched.name, lambda _: subject, self.settings, self.show)
+        subject = open_subject(str(self.folder), self.options.base)
+        row = score(self.board, self.name, lambda _: subject, self.options, self.show)
         assert row is not None
         return row
 
@@ -697,7 +725,7 @@ class _Watching:
 
         A run that has ended without a result is an error.
         """
-        folder, stays = self.watched.folder, self.watched.stay
+        folder, stays = self.folder, self.options.stay
         if not state.begun:
             if self.identity and not stays:
                 raise HarnessError(

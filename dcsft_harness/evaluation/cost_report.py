@@ -66,12 +66,11 @@ class Scores:
         """
         found = manifest.read(folder, "scores")
         manifest.refuse_changed(folder)
-        inputs = found.inputs
-        entry = inputs.get("adapter", inputs.get("model"))
-        if entry is None or ("adapter" not in inputs and "adapter=" in str(found.config.get("model_args"))):
+        role = "adapter" if "adapter" in (weights := found.weights()) else "model"
+        if role not in found.inputs:
             self.remarks.append(f"the scores {folder} are of a model of a hub, which none of the runs is")
             return
-        subject = entry["sha256"]
+        subject = weights[role]
         known = self.by_subject.setdefault(subject, {})
         self.settings.setdefault(subject, found.config)
         self.folders.setdefault(subject, []).append(folder)

@@ -27,7 +27,7 @@ from typing import Any
 
 from dcsft_harness import coordinates, lmms, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest
-from dcsft_harness.errors import HarnessError, cut, listed, unknown_name
+from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
 from dcsft_harness.scoring import Scorer, get_scorer
@@ -233,16 +233,11 @@ def judged_rows(
         try:
             rows.append(judge(one))
         except HarnessError as error:
-            bad.append((one.number, error))
+            bad.append((f"row {one.number}", error))
         if progress is not None and (done % 500 == 0 or done == len(given)):
             progress(done, len(given))
     if bad:
-        problems = [f"row {number}: {cut(error.problem)}" for number, error in bad]
-        remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
-        raise HarnessError(
-            f"{file}: {len(bad)} of {len(given)} rows cannot be scored: {listed(problems)}",
-            "; ".join(remedies[:3]),
-        )
+        raise refused_rows(str(file), bad, len(given), "scored")
     return rows
 
 

@@ -15,6 +15,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, listed
+from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.sampling import rollout_store
 from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
@@ -25,16 +26,6 @@ if TYPE_CHECKING:
 
 ROLLOUTS = "rollouts.parquet"
 ITEMS = "items"
-INDIFFERENT = (
-    "batch_size",
-    "memory_gb",
-    "delay",
-    "attempts",
-    "timeout",
-    "max_num_seqs",
-    "gpu_memory_utilization",
-)
-"""Model arguments that do not change responses, so that a resumed run may change them."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -192,7 +183,7 @@ def identify(
     arguments = {
         f"model argument {name}": value
         for name, value in given.items()
-        if name not in INDIFFERENT and named.get(name) not in inputs
+        if name not in indifferent() and named.get(name) not in inputs
     }
     return {
         **{name: value for name, value in settings.items() if name != "model_args"},

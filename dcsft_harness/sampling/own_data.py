@@ -16,7 +16,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE
-from dcsft_harness.errors import LISTED, HarnessError, cut, unknown_name
+from dcsft_harness.errors import LISTED, HarnessError, in_row, refused_rows, unknown_name
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS, own_files, own_rows
@@ -79,16 +79,16 @@ def open_file(
             if bad and not skip:
                 continue
             if reason is not None:
-                unreadable[len(row_names)] = str(_placed(path, where, reason))
+                unreadable[len(row_names)] = str(in_row(own_files.called(path), where, reason))
             for why in row["unseen"]:
                 unseen.setdefault(why, []).append(where)
             row_names[len(row_names)] = where
             yield {"cluster": where, **row}
         if bad and not (skip and row_names):
-            raise refusal(path, bad, total)
+            raise refused_rows(own_files.called(path), bad, total, "used")
 
     task = lmms.make_task(_config(task_name(path, part), judge, _stored(documents())))
-    left_out = {where: str(_placed(path, where, error)) for where, error in bad}
+    left_out = {where: str(in_row(own_files.called(path), where, error)) for where, error in bad}
     vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
     for said in [*unseen_notice(path, unseen), *([notice(path, left_out)] if left_out else [])]:
         _LOG.warning("%s", said)
@@ -275,36 +275,6 @@ def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
         turns[0]["content"] = records.MARK * len(images) + turns[0]["content"]
     shown = iter(images)
     return [{"role": turn["role"], "content": records.parts(turn["content"], shown)} for turn in turns]
-
-
-def _placed(path: Path, where: str, error: HarnessError) -> HarnessError:
-    return HarnessError(
-        f"{own_files.called(path)}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400)
-    )
-
-
-def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> HarnessError:
-    """The error that lists bad rows, among `count` rows in all."""
-    if len(bad) == 1:
-        return _placed(path, *bad[0])
-    equal: dict[str, list[str]] = {}
-    for where, error in bad[:LISTED]:
-        equal.setdefault(cut(error.problem), []).append(where)
-    listed = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
-    listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
-    remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
-    return HarnessError(
-        f"{own_files.called(path)}: {len(bad)} of {count} rows cannot be used: {'; '.join(listed)}",
-        "; ".join(remedies[:3]),
-    )
-
-
-def _places(rows: Sequence[str]) -> str:
-    """Rows with the same problem: "line 3", or "lines 3, 4 and 7"."""
-    if len(rows) == 1:
-        return rows[0]
-    numbers = [where.split()[-1] for where in rows]
-    return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:

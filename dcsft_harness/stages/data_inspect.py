@@ -99,7 +99,9 @@ def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, 
 
     subject = open_subject(str(options.model), None)
     adapter = None if subject.adapter is None else str(subject.adapter)
-    settings = ModelSettings(subject.pretrained, adapter, chat_template_kwargs=options.chat_template_kwargs)
+    settings = ModelSettings(
+        pretrained=subject.pretrained, adapter=adapter, chat_template_kwargs=options.chat_template_kwargs
+    )
     return open_processor(settings), template_arguments(settings)
 
 

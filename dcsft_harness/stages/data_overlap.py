@@ -22,6 +22,7 @@ class OverlapOptions(opening.OwnTasks, opening.OwnRows):
         positional=True,
         reads="tasks",
         min_length=1,
+        also="--task",
     )
     on_error: Literal["stop", "skip"] = option(
         "stop", "What happens at a row of your own that cannot be used: skip leaves it out."

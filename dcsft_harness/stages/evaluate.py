@@ -30,6 +30,7 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
         " takes them.",
         metavar="NAME|FILE,...",
         reads="tasks",
+        also="--task",
     )
     data: Path | None = option(
         None,
@@ -57,6 +58,7 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
         metavar="FIELD=COLUMN",
         repeated=True,
         default_factory=dict,
+        also="--column",
     )
     box_space: BoxSpace | None = option(None, "With --responses: the coordinates of boxes in them.")
 

@@ -349,7 +349,7 @@ def _answering(
     from dcsft_harness.models import checkpoint, estimates
     from dcsft_harness.models.arguments import ModelSettings
 
-    settings = ModelSettings.parse(reading.named(arguments))
+    settings = ModelSettings.from_options(reading.named(arguments))
     device = usage.planned_device(settings.device)
     if device.kind == "cpu":  # whose memory all share
         device = replace(device, free=device.free / processes)

@@ -6,25 +6,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, overload
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.data import digits
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, placeless
 
 # Names and settings of other people as a card may show them: as plain text, without local paths.
 
 _MARKS = re.compile(r"([\\`*_\[\]|~#$!])")
-_SECRET = re.compile(r"token|hub_token|.*(api_key|password|secret)")
-_PLACED = re.compile(r"[/~]|\.\.[/\\]|[A-Za-z]:[/\\]|file:")
-_WINDOWS = re.compile(r"[A-Za-z]:[/\\]|\.\.\\")
 
 
 def escaped(value: object) -> str:
@@ -37,35 +33,6 @@ def escaped(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return _MARKS.sub(r"\\\1", html.escape(line, quote=False))
-
-
-@overload
-def placeless(value: Mapping[str, object]) -> dict[str, object]: ...
-@overload
-def placeless(value: str) -> str: ...
-@overload
-def placeless(value: object) -> object: ...
-def placeless(value: object) -> object:
-    """A value with nested paths cut to their last name and secrets removed.
-
-    Absolute paths, and paths from a home or a parent folder, would reveal names of users and machines.
-    """
-    if isinstance(value, Mapping):
-        return {
-            str(placeless(str(name))): "..." if _SECRET.fullmatch(str(name)) else placeless(entry)
-            for name, entry in value.items()
-        }
-    if isinstance(value, str):
-        return "".join(part if part in ",=" else last_name(part) for part in re.split("([,=])", value))
-    return [placeless(entry) for entry in value] if isinstance(value, Sequence) else value
-
-
-def last_name(text: str) -> str:
-    """The last name of a local path; any other text unchanged."""
-    if not _PLACED.match(text.strip()):
-        return text
-    path = PureWindowsPath(text) if _WINDOWS.match(text.strip()) else PurePosixPath(text)
-    return path.name or "..."
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -174,10 +141,9 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
 def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     """Whether scores are of the artifact's base; otherwise they must be of the artifact."""
     own = file_sha256(made.folder / manifest.NAME)
-    base = made.inputs.get("model", {}).get("sha256")
-    model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
-    of_hub = "adapter" in reading.named(str(scores.config.get("model_args", "")))  # it is no input then
-    if adapter is None and not of_hub and base is not None and model == base:
+    base = made.weights().get("model")
+    model, adapter = (scores.weights().get(role) for role in ("model", "adapter"))
+    if adapter is None and base is not None and model == base:
         return True
     if own == (model if made.kind == "checkpoint" and adapter is None else adapter):
         return False
@@ -321,7 +287,7 @@ def _base_name(made: manifest.Manifest) -> str:
 
 
 def _name(path: object) -> str:
-    return str(placeless(str(path))) if path is not None else "unknown"
+    return placeless(str(path)) if path is not None else "unknown"
 
 
 def _data(made: manifest.Manifest) -> list[str]:

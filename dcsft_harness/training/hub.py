@@ -10,7 +10,7 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.artifacts.lock import Scratch
-from dcsft_harness.errors import HarnessError, json_text
+from dcsft_harness.errors import HarnessError, json_text, last_name, placeless
 from dcsft_harness.training.merging import REPORT
 
 KINDS = ("adapter", "checkpoint")
@@ -96,7 +96,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
     from dcsft_harness.models.arguments import ModelSettings
 
     if made.kind == "checkpoint":
-        settings = ModelSettings(str(folder))
+        settings = ModelSettings(pretrained=str(folder))
         checkpoint.check_weights(settings, checkpoint.open_config(settings))
         weights.check_stored(str(folder))
         return
@@ -104,7 +104,7 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
     if "model" in made.inputs:
         base = str((folder / made.inputs["model"]["path"]).resolve())
     if Path(base).is_dir():
-        settings = ModelSettings(base, str(folder))
+        settings = ModelSettings(pretrained=base, adapter=str(folder))
         checkpoint.check_adapter(settings, checkpoint.open_config(settings))
     else:
         adapters.read_finite(str(folder))
@@ -167,8 +167,6 @@ def _copy(folder: Path) -> Iterator[str]:
 
 
 def _placeless(path: Path) -> dict[str, Any]:
-    from dcsft_harness.training.card import last_name, placeless
-
     data: dict[str, Any] = reading.json_file(path)
     if path.name in _REPORTS:
         return dict(placeless(data))

@@ -185,7 +185,8 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     check_files(str(adapter))
     check_files(found.name)
     device = check_device(config.device)
-    settings = ModelSettings(found.name, str(adapter), device=config.device, **_pixels(made))
+    weights = {"pretrained": found.name, "adapter": str(adapter)}
+    settings = ModelSettings.from_options({**weights, "device": config.device, **_pixels(made)})
     parts, processor, generation = _prepared(settings, config)
     _refuse_small_disk(files_of(found.name), output)
     trained_with = chat_template.recorded(adapter, found.name)

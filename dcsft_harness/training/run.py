@@ -94,7 +94,7 @@ class Job:
         """What it begins with, as `models.checkpoint` opens it: base, adapter, and template's arguments."""
         adapter = None if self.adapter is None else str(self.adapter)
         given = self.config.chat_template_kwargs
-        return ModelSettings(str(self.model), adapter, chat_template_kwargs=given)
+        return ModelSettings(pretrained=str(self.model), adapter=adapter, chat_template_kwargs=given)
 
     def recorded(self) -> tuple[dict[str, Any], dict[str, Path]]:
         """The settings and inputs that the manifest records; inputs without a folder are recorded by name."""

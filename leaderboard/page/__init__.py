@@ -19,6 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness.errors import placeless
 from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.page.data import (
     Json,
@@ -26,7 +27,6 @@ from dcsft_harness.leaderboard.page.data import (
     boards,
     headline,
     quantiles,
-    without_folders,
     write_draws,
     write_pools,
     write_responses,
@@ -123,20 +123,22 @@ def _export(folder: Path, parts: Sequence[Part], samples: int) -> Exported:
 
 
 def _first(source: Source, exported: Exported) -> Json:
-    document = source.document
+    document, reasons = source.document, exported.reasons
     return {
         "boards": boards(document),
         "headline": headline(document),
         "downloads": [file.name for file in source.downloads],
         "pictures": [
-            [name, len(exported.shown.get(name, {})), without_folders(exported.reasons.get(name, ""))]
-            for name in {**exported.shown, **exported.reasons}
+            [
+                name,
+                len(exported.shown.get(name, {})),
+                placeless(reasons.get(name, ""), sentence=True),
+            ]
+            for name in {**exported.shown, **reasons}
         ],
         "labelled": bool(source.labels),
         "quoted": [{**one, "cells": list(one["cells"].items())} for one in document["quoted"]],
-        "left_out": [
-            [Path(one["folder"]).name, without_folders(one["reason"])] for one in document["left_out"]
-        ],
+        "left_out": [[Path(one["folder"]).name, one["reason"]] for one in document["left_out"]],
         "t": quantiles(),
     }
 

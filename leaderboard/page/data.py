@@ -113,7 +113,7 @@ _ESTIMATE = ("value", "low", "high", "n")
 
 def boards(document: Mapping[str, Any]) -> list[Json]:
     """The board, and the rows that cannot be compared with it, as columns."""
-    apart = [(without_folders(one["reason"]), one["board"]) for one in document["apart"]]
+    apart = [(one["reason"], one["board"]) for one in document["apart"]]
     return [_board(reason, board) for reason, board in [(None, document), *apart]]
 
 
@@ -135,7 +135,7 @@ def headline(document: Mapping[str, Any]) -> Json:
             known = (part["model"].get("the model"), given.get("pretrained"), settings.get("run"))
             found = next((str(one) for one in known if one and not _HASH.fullmatch(str(one))), None)
             if found is not None:
-                models[without_folders(found)] = None
+                models[found] = None
     dated = [day for day in days if re.fullmatch(r"\d{4}-\d\d-\d\d", day)]
     return {"models": list(models), "date": max(dated, default="")}
 
@@ -144,7 +144,7 @@ def _board(reason: str | None, board: Mapping[str, Any]) -> Json:
     return {
         "reason": reason,
         **{key: board[key] for key in ("baseline", "ranked_by", "overall")},
-        "remarks": [without_folders(remark) for remark in board["remarks"]],
+        "remarks": board["remarks"],
         "columns": board["columns"],
         "tasks": [
             {**task, "conditions": list(task["conditions"].items()), "draws": _with_draws(task, board)}
@@ -184,7 +184,7 @@ def _details(part: Mapping[str, Any]) -> list[list[str]]:
     if training is not None:
         pairs += [(f"training {key}", value) for key, value in training["settings"].items()]
         pairs += [(f"{kind} items trained on", count) for kind, count in training["mix"].items()]
-    return [[str(key), without_folders(str(value))[:300]] for key, value in pairs if value is not None]
+    return [[str(key), str(value)[:300]] for key, value in pairs if value is not None]
 
 
 def _cells(rows: Sequence[Mapping[str, Any]]) -> Json:
@@ -226,14 +226,6 @@ def quantiles(degrees: Iterable[int] = DEGREES) -> list[list[float]]:
     from scipy.special import stdtrit
 
     return [[1 / d, float(stdtrit(d, 0.975))] for d in degrees]
-
-
-_FOLDERS = re.compile(r"(?<![\w.<])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":,;()]+[/\\])+")
-
-
-def without_folders(text: str) -> str:
-    """A sentence with absolute paths cut to their last name: pages are passed on to others."""
-    return _FOLDERS.sub("", text)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Bands of the pass rate and weights: what they let in, and what they weigh, against counting by hand."""
 
+import click
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -244,5 +245,6 @@ class TestTheCommand:
         assert not (tmp_path / "out").exists()
 
     def test_offers_the_weights_that_there_are(self):
-        (option,) = (one for one in command_of("curate").params if one.name == "weight")
+        command = command_of("curate")
+        (option,) = (one for one in command.get_params(click.Context(command)) if one.name == "weight")
         assert list(option.type.choices) == list(WEIGHTS)

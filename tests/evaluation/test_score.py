@@ -8,13 +8,13 @@ import pytest
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation.autoeval import Settings, build, open_board, score, shown
+from dcsft_harness.evaluation.autoeval import Scoring, build, open_board, score, shown
 from dcsft_harness.evaluation.subject import open_subject
 from dcsft_harness.scoring import VERSIONS
 from tests.boards_fixtures import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture
 from tests.leaderboard.test_leaderboard import scores_folder
 
-SETTINGS = Settings("digits")
+SETTINGS = Scoring(suite="digits")
 
 
 @pytest.fixture
@@ -83,11 +83,14 @@ def test_a_damaged_result_is_told_and_made_again(bench, place):  # noqa: F811
 def test_another_batch_size_goes_on_with_a_row_and_another_limit_does_not(bench, place):  # noqa: F811
     board = open_board(place / "board")
     scored(board, "one")
-    assert scored(board, "one", settings=Settings("digits", model_args="batch_size=8,device=cpu")).made == []
+    assert (
+        scored(board, "one", settings=Scoring(suite="digits", model_args="batch_size=8,device=cpu")).made
+        == []
+    )
     with pytest.raises(HarnessError, match="'one' has digits under other settings: limit: None -> 4"):
-        scored(board, "one", settings=Settings("digits", limit=4))
+        scored(board, "one", settings=Scoring(suite="digits", limit=4))
     with pytest.raises(HarnessError, match="max_pixels: none -> 3136"):
-        scored(board, "one", settings=Settings("digits", model_args="max_pixels=3136"))
+        scored(board, "one", settings=Scoring(suite="digits", model_args="max_pixels=3136"))
 
 
 def test_results_from_elsewhere_are_remembered_and_their_names_taken(bench, place, capsys):  # noqa: F811

@@ -14,7 +14,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import autoeval as watching
 from dcsft_harness.evaluation import subject
-from dcsft_harness.evaluation.autoeval import Settings, Watched, at_step, open_board, watch
+from dcsft_harness.evaluation.autoeval import ScoreOptions, at_step, open_board, watch
 from dcsft_harness.training import run_folder
 from tests import forked
 from tests.boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
@@ -40,10 +40,11 @@ def asleep(monkeypatch):
     return events
 
 
-def watched(place, show, run="run", settings=Settings("digits"), name="run", **more):  # noqa: B008 - frozen
+def watched(place, show, run="run", name="run", **more):
     """The rows that a watch makes, by name."""
     board = open_board(place / "board")
-    return [row.name for row in watch(board, Watched(place / run, name, **more), settings, show)]
+    options = ScoreOptions(**{"suite": "digits", "board": place / "board"} | more)
+    return [row.name for row in watch(board, place / run, name, options, show)]
 
 
 def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asleep):  # noqa: F811

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.errors import placeless
 from dcsft_harness.leaderboard import build, document, load, schema, summarise
-from dcsft_harness.leaderboard.board import public
 from dcsft_harness.leaderboard.report.document import text
 from dcsft_harness.leaderboard.summary import published
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
@@ -166,11 +166,29 @@ def test_a_row_made_by_a_newer_version_is_refused(tmp_path, what):
         (r"pretrained=C:\Users\me\ckpt", "pretrained=ckpt"),
         ("relative/path", "relative/path"),
         ("1/2", "1/2"),
+        ("/home/my name/ckpt", "ckpt"),
+        ("pretrained=../me/ckpt", "pretrained=ckpt"),
     ],
 )
 def test_absolute_paths_lose_their_folders(given_text, told):
-    assert public(given_text) == told
-    assert public({"a": [given_text]}) == {"a": [told]}
+    assert placeless(given_text) == told
+    assert placeless({"a": [given_text], "api_key": "k"}) == {"a": [told], "api_key": "..."}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        (
+            "/home/me/a.parquet is not what /srv/b/manifest.json says",
+            "a.parquet is not what manifest.json says",
+        ),
+        ("its items, in '/home/me/in/x', and/or 1/2", "its items, in 'x', and/or 1/2"),
+        (r"C:\Users\me\a.json is damaged", "a.json is damaged"),
+        ("see https://host/a/b or runs/a", "see https://host/a/b or runs/a"),
+    ],
+)
+def test_a_sentence_keeps_its_words_beside_a_path(sentence, shown):
+    assert placeless(sentence, sentence=True) == shown
 
 
 @given(st.dictionaries(st.text(), st.text()))

@@ -198,7 +198,10 @@ class TestRefusals:
             row["gold"] = [1, 2]
         del rows[0]["question"]
         said = refusal(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "x", scorer="box_iou", box_space="pixel")
-        assert "26 of 30 rows cannot be scored: row 1: no question; row 6:" in said and "and 6 more" in said
+        assert (
+            "26 of 30 rows cannot be scored: row 1: no question; rows 6, 7, 8," in said
+            and "and 6 more" in said
+        )
 
     @pytest.mark.parametrize(
         ("change", "options", "said"),
@@ -274,7 +277,7 @@ class TestATask:
             assert "generation argument" in remark
         code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
                          "--limit", 5, "--output", tmp_path / "x")  # fmt: skip
-        assert code == 1 and "1 of 6 rows cannot be scored: row 6: dcsft_digits has no item" in said.err
+        assert code == 1 and "r0.jsonl, row 6: dcsft_digits has no item" in said.err
         code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
                          "--output", tmp_path / "x")  # fmt: skip
         assert code == 1 and "has 6 responses to 6 of its task's" in said.err and "--limit N" in said.err

@@ -494,7 +494,7 @@ def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path,
     monkeypatch.setattr(processing_smolvlm, "num2words", processing_smolvlm.num2words or str)
     config = json.loads((base / "config.json").read_text())
     name = next((one for one in ("image_token_id", "image_token_index") if one in config), None)
-    assert models.open_processor(ModelSettings(str(base)))
+    assert models.open_processor(ModelSettings(pretrained=str(base)))
     if name is None:
         pytest.skip("its configuration marks no pictures")
     for token in {0, 9, 20} - {config[name]}:
@@ -502,7 +502,7 @@ def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path,
         with pytest.raises(
             HarnessError, match=rf"image_token_id {token} \(.*and its processor marks pictures"
         ):
-            models.open_processor(ModelSettings(str(base)))
+            models.open_processor(ModelSettings(pretrained=str(base)))
 
 
 SHARD_FAULTS = {

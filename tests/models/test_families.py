@@ -223,7 +223,7 @@ def test_a_model_whose_rows_depend_on_their_neighbours_gets_one_prompt_at_a_time
 
 @pytest.mark.parametrize("family", ["internvl", "gemma3", "gemma4", "qwen3_5"])
 def test_operations_count_the_patches_of_pictures_without_padding(family):
-    settings = ModelSettings(checkpoint(family))
+    settings = ModelSettings(pretrained=checkpoint(family))
     config, processor = models.open_config(settings), models.open_processor(settings)
     costs = Arithmetic(models.skeleton(config))
     for doc in documents()[:3]:
@@ -241,7 +241,7 @@ def test_operations_count_the_patches_of_pictures_without_padding(family):
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl", "gemma4", "gemma3", "qwen3_5"])
 def test_operations_are_those_that_torch_counts(family):
-    settings = ModelSettings(checkpoint(family))
+    settings = ModelSettings(pretrained=checkpoint(family))
     processor = models.open_processor(settings)
     model = models.load_model(settings, torch.device("cpu"))
     costs, (doc, *_) = Arithmetic(model), documents()
@@ -267,7 +267,7 @@ def test_operations_are_those_that_torch_counts(family):
 
 @pytest.mark.parametrize("family", TABLE)
 def test_pixel_limits_are_in_force_or_refused_before_weights_are_read(family, weightless):
-    settings = ModelSettings(checkpoint(family), min_pixels=64 * 64, max_pixels=128 * 128)
+    settings = ModelSettings(pretrained=checkpoint(family), min_pixels=64 * 64, max_pixels=128 * 128)
     if not TABLE[family].limits:
         with pytest.raises(HarnessError, match="ImageProcessor of .* has no pixel limits"):
             DcsftHF(pretrained=settings.pretrained, min_pixels=64 * 64, max_pixels=128 * 128)
@@ -280,7 +280,7 @@ def test_pixel_limits_are_in_force_or_refused_before_weights_are_read(family, we
 
 @pytest.mark.parametrize("family", TABLE)
 def test_boxes_are_in_the_familys_coordinates_or_in_those_given(family, monkeypatch):
-    settings = ModelSettings(checkpoint(family))
+    settings = ModelSettings(pretrained=checkpoint(family))
     config, processor = models.open_config(settings), models.open_processor(settings)
     assert models.convention(config, processor).space == TABLE[family].boxes
     assert models.convention(config, processor, "norm1000").space == "norm1000"

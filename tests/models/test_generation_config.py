@@ -179,17 +179,17 @@ def test_a_damaged_file_is_an_error_and_no_file_is_none(content, said, copied):
 
 @pytest.mark.parametrize("setting", [{"no_repeat_ngram_size": 3}, {"min_p": 0.1}, {"min_new_tokens": 4}])
 def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
-    base, (name,) = ModelSettings(str(copied(**setting))), setting
+    base, (name,) = ModelSettings(pretrained=str(copied(**setting))), setting
     args = types.SimpleNamespace(generation_kwargs=None, min_p=None)
     with pytest.raises(HarnessError, match=f"GRPO: the {FILE} of .* sets {name}="):
         grpo.check_generation(base, args)
-    grpo.check_generation(ModelSettings(str(copied(**QWEN))), args)
+    grpo.check_generation(ModelSettings(pretrained=str(copied(**QWEN))), args)
     if name == "min_p":
         grpo.check_generation(base, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
 
 
 def test_an_unknown_value_is_refused():
-    with pytest.raises(HarnessError, match="unknown generation_config 'checkpont'.*checkpoint"):
+    with pytest.raises(HarnessError, match="generation_config value 'checkpont'.*checkpoint"):
         load(generation_config="checkpont")
 
 

@@ -222,7 +222,7 @@ def test_the_images_of_a_comparison_are_small_whatever_the_processors_least(tmp_
     processor = AutoProcessor.from_pretrained(base)
     processor.image_processor.size = {"shortest_edge": 448**2, "longest_edge": 448**2}
     processor.save_pretrained(base)
-    settings = ModelSettings(str(base), str(plain(tmp_path / "adapter", base)))
+    settings = ModelSettings(pretrained=str(base), adapter=str(plain(tmp_path / "adapter", base)))
     _, processor, generation = merging._prepared(settings, merging.MergeConfig())
     probes = merging.read_probes(None, processor, generation, 2, 224**2)
     patches = [int(one["image_grid_thw"].prod()) for one in probes.features]

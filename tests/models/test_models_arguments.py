@@ -135,16 +135,41 @@ def test_model_arguments_are_separated_by_commas_outside_of_objects(text, named)
 def test_arguments_of_the_chat_template_are_json_or_a_dictionary(settings):
     text = reading.joined({"pretrained": "p", "chat_template_kwargs": THOUGHTS})
     for given in (reading.named(text), {"pretrained": "p", "chat_template_kwargs": THOUGHTS}):
-        assert settings.parse(given).chat_template_kwargs == THOUGHTS
-    assert settings.parse({"pretrained": "p"}).chat_template_kwargs is None
+        assert settings(**given).chat_template_kwargs == THOUGHTS
+    assert settings(pretrained="p").chat_template_kwargs is None
     options = EvaluateOptions(model_args={"chat_template_kwargs": THOUGHTS, "batch_size": 2})
     assert reading.named(options.model_args) == {"chat_template_kwargs": OBJECT, "batch_size": "2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"max_pixels": "1e6"}, None),
+        ({"max_pixels": 8.0, "dtype": "None", "batch_size": "auto"}, None),
+        ({"max_pixles": None}, "unknown model argument 'max_pixles'. Did you mean max_pixels"),
+        ({"max_pixels": "8.5"}, "max_pixels='8.5' is not a whole number"),
+        ({"max_pixels": 0}, "max_pixels=0 is out of range. It must be at least 1"),
+        ({"max_pixels": True}, "max_pixels=True is not a whole number"),
+        ({"memory_gb": "-1"}, "memory_gb='-1' is out of range. It must be at least 0"),
+        ({"dtype": "float23"}, "unknown model argument dtype value 'float23'. Did you mean float32"),
+        ({"attn_implementation": "spda"}, "unknown attn_implementation 'spda'. Did you mean sdpa"),
+        ({"pretrained": "none"}, "model argument pretrained is missing"),
+        ({"min_pixels": 9, "max_pixels": 8}, "min_pixels=9 exceeds max_pixels=8"),
+    ],
+)
+def test_model_arguments_are_read_from_text_or_refused_by_name(given, said):
+    if said is None:
+        ModelSettings.from_options({"pretrained": "p", **given})
+        return
+    with pytest.raises(HarnessError) as caught:
+        ModelSettings.from_options({"pretrained": "p", **given})
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["{enable_thinking: false}", "[1]", "false", 3, {1: 2}])
 def test_other_values_are_one_sentence(value):
     with pytest.raises(HarnessError, match="chat_template_kwargs=.* is not (JSON|an object)"):
-        ModelSettings.parse({"pretrained": "p", "chat_template_kwargs": value})
+        ModelSettings(pretrained="p", chat_template_kwargs=value)
     with pytest.raises(HarnessError, match="chat-template-kwargs=.* is not (JSON|an object)"):
         SftConfig(chat_template_kwargs=value)
 

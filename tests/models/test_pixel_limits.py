@@ -117,7 +117,8 @@ def placed_merge(base, asked, output):
     rows().save_to_disk(str(output.parent / "set" / "data"))
     sft.train_sft(base, output.parent / "set", output, SftConfig(max_steps=1, batch_size=2, **asked))
     made = manifest.read(output, "adapter")
-    processor = models.open_processor(ModelSettings(base, str(output), device="cpu", **_pixels(made)))
+    settings = ModelSettings(pretrained=base, adapter=str(output), device="cpu", **_pixels(made))
+    processor = models.open_processor(settings)
     generation = GenerationConfig(eos_token_id=[processor.tokenizer.eos_token_id])
     features = merging.read_probes(made, processor, generation, 1).features[0]
     return features["input_ids"].shape[1] - bare(base), tuple(limits_in_force(processor))

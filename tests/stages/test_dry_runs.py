@@ -51,7 +51,7 @@ def test_a_dry_run_prints_memory_and_time_and_neither_reads_weights_nor_writes(
 def test_every_verb_has_a_dry_run_and_no_other_use_of_a_device(capsys):
     for verb, stage in STAGES.items():
         command = command_of(verb)
-        names = {one.name for one in command.params}
+        names = {one.name for one in command.get_params(click.Context(command))}
         assert {"dry_run", "device"} <= names, verb
         assert isinstance(command, click.Command) and (stage.light is None) == (
             verb.startswith("train") or verb in ("sample", "evaluate", "merge")

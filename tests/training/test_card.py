@@ -13,9 +13,9 @@ from dcsft_harness import curation
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import labels
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, placeless
 from dcsft_harness.training import card
-from dcsft_harness.training.card import escaped, placeless, table
+from dcsft_harness.training.card import escaped, table
 from tests.artefacts import rollouts
 
 LEDGER = {

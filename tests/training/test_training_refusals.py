@@ -264,7 +264,7 @@ def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
     told["config"]["model"] = "someone/base"
     (tmp_path / "first" / "manifest.json").write_text(json.dumps(told))
     with pytest.raises(HarnessError, match="first was trained on someone/base, and someone/else is not"):
-        check_intact(ModelSettings("someone/else", str(tmp_path / "first")))
+        check_intact(ModelSettings(pretrained="someone/else", adapter=str(tmp_path / "first")))
 
 
 def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):

@@ -22,6 +22,10 @@ FAMILIES = ("qwen2_5_vl", "qwen3_vl", "idefics3")
 NO_DATA = Dataset.from_list([])
 
 
+def config_of(base):
+    return open_config(ModelSettings(pretrained=str(base)))
+
+
 @pytest.fixture(scope="module")
 def base():
     return tiny("qwen2_5_vl")
@@ -33,7 +37,7 @@ def job(config, model="someone/base", adapter=None, output=Path("out"), method="
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_modules_without_weights_are_those_with(family):
-    config = open_config(ModelSettings(str(tiny(family))))
+    config = config_of(tiny(family))
     model = AutoModelForImageTextToText.from_pretrained(tiny(family))
     assert lora.linear_layers(run.outline(config)) == lora.linear_layers(model)
     assert run.trained(job(ColdStartConfig()), config) == sum(w.numel() for w in model.parameters())
@@ -41,7 +45,7 @@ def test_the_modules_without_weights_are_those_with(family):
 
 def test_building_the_modules_leaves_the_random_numbers_alone(base):
     before = torch.get_rng_state()
-    run.trained(job(SftConfig()), open_config(ModelSettings(str(base))))
+    run.trained(job(SftConfig()), config_of(base))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -49,7 +53,7 @@ def test_building_the_modules_leaves_the_random_numbers_alone(base):
 @pytest.mark.parametrize("target", ["all", "language", "vision", r".*\.q_proj"])
 def test_what_an_adapter_takes_is_what_it_is_found_to_take(target, base, tmp_path):
     config = SftConfig(max_steps=3, batch_size=2, save_steps=1, keep=1, lora_rank=4, lora_target=target)
-    opened = open_config(ModelSettings(str(base)))
+    opened = config_of(base)
     notes = sft.train_sft(base, conversations(), tmp_path / "out", config)
     assert run.trained(job(config), opened) == notes["trainable_parameters"]
     again = job(SftConfig(), adapter=tmp_path / "out")
@@ -67,17 +71,13 @@ def test_a_checkpoint_holds_the_weights_and_two_moments(base, tmp_path):
 
     config = SftConfig(max_steps=2, batch_size=2, save_steps=1, lora_rank=64)
     sft.train_sft(base, conversations(), tmp_path / "out", config, progress=look)
-    one = run.bytes_needed(
-        job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), open_config(ModelSettings(str(base))), 9
-    )
-    none = run.bytes_needed(
-        job(SftConfig(save_steps=None, lora_rank=64)), open_config(ModelSettings(str(base))), 9
-    )
+    one = run.bytes_needed(job(SftConfig(max_steps=1, save_steps=1, lora_rank=64)), config_of(base), 9)
+    none = run.bytes_needed(job(SftConfig(save_steps=None, lora_rank=64)), config_of(base), 9)
     assert taken["checkpoint-1"] == pytest.approx(one - none, rel=0.15)
 
 
 def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
-    config = open_config(ModelSettings(str(base)))
+    config = config_of(base)
 
     def needed(rows=9600, **settings):
         return run.bytes_needed(job(SftConfig(**settings)), config, rows)
@@ -93,14 +93,14 @@ def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
 
 
 def test_a_checkpoint_of_all_parameters_is_counted_in_the_bases_type(base):
-    config = open_config(ModelSettings(str(base)))
+    config = config_of(base)
     config.dtype = torch.bfloat16
     full = job(SftConfig(full=True, max_steps=100, save_steps=100))
     assert run.bytes_needed(full, config, 9600) == run.trained(full, config) * (3 * 4 + 2)
 
 
 def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
-    config = open_config(ModelSettings(str(base)))
+    config = config_of(base)
     sft.train_sft(base, conversations(), tmp_path / "first", SftConfig(max_steps=1, batch_size=4))
     for beta, times in ((0.04, 5), (0.0, 4)):
         settings = GrpoConfig(max_steps=100, save_steps=100, beta=beta)

@@ -179,7 +179,8 @@ def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
         "idefics3": {"<image>", "<fake_token_around_image>", "<global-img>"},
     }.items():
         folder = tiny_checkpoints.checkpoint(family)
-        found = chat_template.media_marks(saved_processor(folder), open_config(ModelSettings(folder)))
+        config = open_config(ModelSettings(pretrained=folder))
+        found = chat_template.media_marks(saved_processor(folder), config)
         assert set(found) == marks
 
 
