@@ -111,7 +111,12 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
-INTERRUPTED = "interrupted; finished work is saved. Rerun the same command to resume."
+INTERRUPTED: dict[bool | None, str] = {
+    True: "interrupted; finished work is saved. Rerun the same command to resume.",
+    False: "interrupted; no work was saved. Rerun the same command to start again.",
+    None: "interrupted.",
+}
+"""What an interrupted command prints, by whether it saved work; None for those that make nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = error.__cause__ or error  # click turns it into an Abort
         number = cause.number if isinstance(cause, interrupts.Interrupted) else signal.SIGINT
         if ranks.rank() == 0 and not ranks.watched():
-            bar.say(f"dcsft: {INTERRUPTED}")
+            bar.say(f"dcsft: {INTERRUPTED[getattr(cause, 'saved', None)]}")
         return 128 + number
     except ranks.FailedElsewhere:
         return ranks.ELSEWHERE if ranks.watched() else 1

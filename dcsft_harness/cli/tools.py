@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from dcsft_harness import ranks, reading
+from dcsft_harness import interrupts, ranks, reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import data_root, run_stage
 from dcsft_harness.errors import HarnessError, visible
@@ -41,7 +42,8 @@ def run_recipe(
     clock = bar.Clock()
     from dcsft_harness.models.batching import remembering
 
-    with remembering():
+    finished = [output / stage.name / manifest.NAME for stage in chosen.stages]
+    with remembering(), interrupts.noting(lambda: any(one.is_file() for one in finished)):
         chain.run(chosen, output, run_stage, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
@@ -517,8 +519,9 @@ def score(ckpt: str | None, board: Path, **options: Any) -> None:  # noqa: ANN40
             "Start `dcsft evaluate` that way, and pass its folder with --results",
         )
     call = _call(ckpt, board, options)
-    for row in call.rows():
-        call.show_row(row)
+    with interrupts.noting(call.board.names):
+        for row in call.rows():
+            call.show_row(row)
 
 
 def _call(ckpt: str | None, folder: Path, options: dict[str, Any]) -> "_Call":

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import interrupts
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import ScorerName
@@ -64,7 +65,8 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
             "Leave them out, or check the path",
         )
-    return with_paths(labels.label(rollouts, output, options.exact, progress), output)
+    with interrupts.noting(lambda: is_log):  # whose rollouts are finished
+        return with_paths(labels.label(rollouts, output, options.exact, progress), output)
 
 
 def summary(notes: Mapping[str, Any]) -> str:

@@ -40,7 +40,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-INTERRUPTED = "dcsft: interrupted; finished work is saved. Rerun the same command to resume."
+SAVED = "dcsft: interrupted; finished work is saved. Rerun the same command to resume."
+UNSAVED = "dcsft: interrupted; no work was saved. Rerun the same command to start again."
 
 
 @pytest.fixture(scope="module")
@@ -324,17 +325,52 @@ def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=120)[1].strip().splitlines()
     assert running.returncode == 130
-    assert [line for line in said if "loading" not in line] == [INTERRUPTED]
+    assert [line for line in said if "loading" not in line] == [UNSAVED]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_exits_with_130(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("verb", stages.STAGES)
+@pytest.mark.parametrize(("saves", "said"), [(True, SAVED), (False, UNSAVED)])
+def test_ctrl_c_exits_with_130_and_says_whether_work_was_saved(
+    tmp_path, monkeypatch, capsys, verb, saves, said
+):
+    stage, unfinished = stages.STAGES[verb], tmp_path / "out" / "unfinished"
+
     def interrupted(*_, **__):
+        if saves:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            (unfinished / "run.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(stages.STAGES, "label", replace(stages.STAGES["label"], run=interrupted))
-    assert main(["label", "rollouts", "--output", str(tmp_path / "out")]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setitem(stages.STAGES, verb, replace(stage, run=interrupted))
+    needed = {name: "x" for name, one in stage.options.model_fields.items() if one.is_required()}
+    assert main(stage.command(needed, tmp_path / "out")[1:]) == 130
+    assert capsys.readouterr().err.strip() == said
+    assert (tmp_path / "out").exists() == saves
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupted_recipe_says_whether_a_stage_was_finished(tmp_path, monkeypatch, capsys, finished):
+    done = []
+
+    def perform(verb, output, options):
+        if len(done) == finished:
+            raise KeyboardInterrupt
+        done.append(verb)
+        output.mkdir(parents=True)
+        (output / "manifest.json").write_text("{}")
+
+    monkeypatch.setattr("dcsft_harness.cli.tools.run_stage", perform)
+    assert main(["run", "digits", "--output", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (SAVED if finished else UNSAVED)
+
+
+def test_an_interrupted_command_that_makes_nothing_says_no_more(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "dcsft_harness.environment.packages", lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    assert main(["env"]) == 130
+    assert capsys.readouterr().err == "dcsft: interrupted.\n"
 
 
 def fastest_seconds(*arguments):
