@@ -8,7 +8,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -92,7 +92,10 @@ def open_file(
     task = lmms.make_task(_config(task_name(path, part), judge, _stored(documents())))
     left_out = {where: str(_placed(path, where, error)) for where, error in bad}
     vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
-    for said in [*unseen_notice(path, unseen), *([notice(path, left_out)] if left_out else [])]:
+    for said in [
+        *unseen_notice(path, unseen, len(row_names)),
+        *([notice(path, left_out)] if left_out else []),
+    ]:
         _LOG.warning("%s", said)
     return task
 
@@ -172,14 +175,20 @@ def _cluster(row: Mapping[str, Any], shown: Sequence[bytes]) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is said of rows by the keys of `own_rows.UNSEEN`: their first LISTED, and how many there are."""
+def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """What is said of rows by the keys of `own_rows.UNSEEN`: their first LISTED, and how many there are.
+
+    `count` rows are used in all.
+    """
     said = []
     for why, places in rows.items():
+        if why == "bare" and len(places) == count:
+            continue
         more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
-        count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
-        words = own_rows.UNSEEN[why] if len(places) > 1 else own_rows.UNSEEN[why].replace("have", "has", 1)
-        said.append(f"{own_files.called(path)}: {count} {words}: {', '.join(places[:LISTED])}{more}")
+        rows_said, words = f"{len(places)} row{'s' * (len(places) > 1)}", own_rows.UNSEEN[why]
+        if len(places) == 1:
+            words = words.replace("have", "has", 1).replace("ask", "asks", 1)
+        said.append(f"{own_files.called(path)}: {rows_said} {words}: {', '.join(places[:LISTED])}{more}")
     return said
 
 
@@ -193,7 +202,8 @@ def notice(path: Path, left_out: Mapping[str, str]) -> str:
     name = own_files.called(path)
     listed = [reason.removeprefix(f"{name}, ") for reason in list(left_out.values())[:LISTED]]
     more = f" And {len(left_out) - LISTED} more." if len(left_out) > LISTED else ""
-    return f"{name}: {len(left_out)} rows are left out: {' '.join(listed)}{more}"
+    count = f"{len(left_out)} rows are" if len(left_out) > 1 else "1 row is"
+    return f"{name}: {count} left out: {' '.join(listed)}{more}"
 
 
 def examined(
@@ -211,6 +221,7 @@ def examined(
         HarnessError: the file cannot be read, or it or its part has no rows.
     """
     seen: dict[str, str] = {}
+    asked: dict[str, str] = {}
     name, where = task_name(path, part), None
     elsewhere = given = 0
     for where, data in own_files.rows(path):
@@ -229,6 +240,10 @@ def examined(
                         f"the same item as {first} (same prompt, answer and image)",
                         "Remove one of them; joins go by content",
                     )
+                question = f"{row['cluster']}\0{row['prompt']}" if len(shown) == 1 else key
+                answered = asked.setdefault(question, answer)
+                if answered != answer and row["rejected"] is None:
+                    row["unseen"].append("asked")
                 if part is not None and not part.has(row["cluster"]):
                     elsewhere += 1
                     continue
@@ -290,11 +305,7 @@ def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> 
     """The error that lists bad rows, among `count` rows in all."""
     if len(bad) == 1:
         return _placed(path, *bad[0])
-    equal: dict[str, list[str]] = {}
-    for where, error in bad[:LISTED]:
-        equal.setdefault(cut(error.problem), []).append(where)
-    listed = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
-    listed += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+    listed = grouped((where, cut(error.problem)) for where, error in bad)
     remedies = list(dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy))
     return HarnessError(
         f"{own_files.called(path)}: {len(bad)} of {count} rows cannot be used: {'; '.join(listed)}",
@@ -302,12 +313,30 @@ def refusal(path: Path, bad: Sequence[tuple[str, HarnessError]], count: int) -> 
     )
 
 
+def grouped(bad: Iterable[tuple[str, str]]) -> list[str]:
+    """Rows and their problems as text, the rows of equal problems together; the first LISTED problems."""
+    equal: dict[str, list[str]] = {}
+    for where, problem in bad:
+        equal.setdefault(problem, []).append(where)
+    said = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
+    more = sum(map(len, list(equal.values())[LISTED:]))
+    return [*said[:LISTED], *([f"and {more} more"] if more else [])]
+
+
 def _places(rows: Sequence[str]) -> str:
-    """Rows with the same problem: "line 3", or "lines 3, 4 and 7"."""
+    """Rows with the same problem: "line 3", "lines 3, 4 and 7" or "lines 1 to 12"."""
+    runs: list[list[int]] = []
+    for number in (int(where.split()[-1]) for where in rows):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
     if len(rows) == 1:
         return rows[0]
-    numbers = [where.split()[-1] for where in rows]
-    return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
+    said, more = said[:LISTED], len(said) - LISTED
+    last = [f"{more} more"] if more > 0 else [said.pop()] if len(said) > 1 else []
+    return f"{rows[0].split()[0]}s {' and '.join([', '.join(said), *last])}"
 
 
 def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
