@@ -161,8 +161,12 @@ def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
 
 
 def _model(found: manifest.Manifest) -> dict[str, object]:
-    """The evaluated weights: folders by their hash, hub names as in the model arguments."""
-    model: dict[str, object] = {f"the {role}": entry["sha256"] for role, entry in found.inputs.items()}
+    """The evaluated weights: folders by their hash, hub names as in the model arguments.
+
+    Rows and tasks are inputs too, and differ between results of one model.
+    """
+    weights = {role: one for role, one in found.inputs.items() if role.split()[0] not in ("data", "task")}
+    model: dict[str, object] = {f"the {role}": entry["sha256"] for role, entry in weights.items()}
     given = pairs(found.config.get("model_args"))
     for name, role in (("pretrained", "the model"), ("adapter", "the adapter")):
         if name in given:

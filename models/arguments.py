@@ -170,7 +170,7 @@ class _Settings:
                 raise unknown_name("model argument", name, readers)
         values = {name: readers[name](name, value) for name, value in given.items() if not is_unset(value)}
         if "pretrained" not in values:
-            remedy = "Give pretrained=CHECKPOINT_FOLDER"
+            remedy = "Name a checkpoint by --model CKPT, or by pretrained=CKPT among the model arguments"
             if "base_url" in readers:
                 remedy += ", with base_url too: prompts and box coordinates need it"
             raise HarnessError("model argument pretrained is missing", remedy)

@@ -65,7 +65,7 @@ class Flow(click.Group):
         """Lists the commands without importing the stages' files."""
         verbs = self._verbs()
         rows = {
-            name: STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(100)
+            name: STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(200)
             for name in self.list_commands(ctx)
         }
         for title, names in {**SECTIONS, "Commands": tuple(rows)}.items():

@@ -252,7 +252,8 @@ def tasks_check(names: tuple[str, ...]) -> None:
         click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} have no data yet")
     failed += absent if names else []
     if failed:
-        raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons are above")
+        count = f"{len(failed)} tasks do" if len(failed) > 1 else "1 task does"
+        raise HarnessError(f"{count} not load: {', '.join(failed)}", "The reasons are above")
 
 
 @click.command("path")

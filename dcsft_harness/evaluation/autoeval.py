@@ -26,6 +26,7 @@ from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.subject import Subject, open_subject
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.records import SCORER, SETTING
+from dcsft_harness.sampling import own_files
 from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.training import run_folder
 
@@ -245,6 +246,11 @@ class Settings:
                     raise HarnessError(
                         f"--suite {name} is a file",
                         f"Name its task, and give --include-path {Path(name).parent}",
+                    )
+                if own_files.is_data(name):
+                    raise HarnessError(
+                        f"--suite {name} holds rows of your own",
+                        "Give `dcsft evaluate --data` these, and its scores to --results",
                     )
                 if name not in known:
                     raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")

@@ -225,7 +225,9 @@ def _block(text: str) -> list[str]:
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of rows, and of unusable ones."""
     rows = "row" if notes["count"] == 1 else "rows"
-    return f"{notes['count']} {rows}, {notes['refused'] or 'none'} of which cannot be used"
+    if not notes["refused"]:
+        return f"{notes['count']} {rows}, all usable"
+    return f"{notes['count']} {rows}, {notes['refused']} of which cannot be used"
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:

@@ -118,6 +118,12 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
     return "\n".join(["Labels of g of the responses, expected:", *lines, ""])
 
 
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """Where the images are, and that one response per item leaves no medium."""
+    single = "one response per item: none can be medium. Sample more of them, such as --samples 8"
+    return [*([single] if len(notes.get("at_g") or ()) == 1 else []), *figure_paths(notes)]
+
+
 STAGE = Stage(
     verb="label",
     options=LabelOptions,
@@ -132,7 +138,7 @@ dcsft label lmms-eval-output --output labels""",
     " Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
     " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
     show=shown,
-    remarks=figure_paths,
+    remarks=remarks,
     then="dcsft curate {output} --keep easy,medium --output curated",
     light=(0.21e9, 0.0),
 )

@@ -87,7 +87,7 @@ class Stage:
         direct = "data" in given and own_files.is_data(str(given["data"]))
         known = dict(given) if direct else _sampling(Path(str(output)))
         if not direct and "model" in known:
-            said = said.replace("CKPT", shlex.quote(str(known["model"])))
+            said = said.replace("CKPT", str(known["model"]))
         if known.get("data") is None:
             return said
         scored = f"--scorer {shlex.quote(str(known.get('scorer') or 'SCORER'))}"
@@ -317,14 +317,22 @@ def _here(made: manifest.Manifest, role: str) -> Path:
 
 
 def _sampled(rollouts: manifest.Manifest, named: str) -> str | None:
-    """What `--model` names the sampled checkpoint by: a hub name, "digits" or a path; None if not known."""
+    """The options of training for the sampled checkpoint, from --model's value on; None if not known."""
+    from dcsft_harness.data import digits
+
     arguments = reading.named(str(rollouts.config.get("model_args") or ""))
-    if named == rollouts.config["model"]:  # an engine, in the older spelling
-        named = arguments.get("pretrained", "")
-    role = "adapter" if "adapter" in rollouts.inputs else "model"
-    if role in rollouts.inputs and (place := _here(rollouts, role)).name == Path(named).name:
-        return str(place)
-    return named or None
+    base = arguments.get("pretrained", "")
+    if "adapter" not in rollouts.inputs and named != rollouts.config["model"]:
+        base = named  # and not an engine, as in the older spelling
+    if "model" in rollouts.inputs and (place := _here(rollouts, "model")).name == Path(base).name:
+        base = str(place)
+    if not base:
+        return None
+    base = digits.DIGITS if base == digits.resolve(digits.DIGITS) else base
+    further = (
+        f" --adapter {shlex.quote(str(_here(rollouts, 'adapter')))}" if "adapter" in rollouts.inputs else ""
+    )
+    return shlex.quote(base) + further
 
 
 _HELD_OUT = ("test", "held-out", "held_out", "heldout", "validation", "valid", "val", "dev", "eval")

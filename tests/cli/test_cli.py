@@ -211,6 +211,44 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
     assert (tmp_path / "labels" / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("train", "sft", "--model", "digits", "--data", "x", "--output", "labels"),
+            "already holds labels, of another run: verb: label -> train sft. Name another folder",
+        ),
+        (("curate", "rollouts", "--keep", "easy", "--output", "out"), "holds rollouts, where labels are"),
+        (("merge", "labels", "--output", "out"), "labels holds labels, where an adapter is needed"),
+        (("train", "sft", "--model=digits", "--data=labels", "--output=out"), "a curated set is needed"),
+        (("label", "rollouts", "--output", "link/out"), "--output link/out cannot be created (No such file"),
+        (("label", "rollouts", "--output", "link"), "--output link cannot be created (File exists"),
+        (("label", "rollouts", "--output", "file/out"), "file/out cannot be created (Not a directory"),
+        (("label", "rollouts", "--output", "/proc/none/out"), "--output /proc/none/out cannot be created"),
+        (("score", "digits", "--suite", "file", "--board", "out"), "--suite file holds rows of your own"),
+    ],
+)  # fmt: skip
+def test_a_wrong_folder_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    assert main(["label", "rollouts", "--output", "labels"]) == 0
+    Path("file").write_text("{}\n")
+    Path("link").symlink_to("nowhere")
+    capsys.readouterr()
+    assert main(list(words)) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
+    for count in (1, 2):
+        rollouts(tmp_path / f"rollouts{count}", ["easy", "hard"], samples=count)
+        assert (
+            main(["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")])
+            == 0
+        )
+        assert ("one response per item: none can be medium" in capsys.readouterr().err) == (count == 1)
+
+
 def test_an_empty_curated_set_is_refused(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy", "hard"])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
@@ -345,6 +383,7 @@ def test_ctrl_c_exits_with_130_and_says_whether_work_was_saved(
     monkeypatch.setitem(stages.STAGES, verb, replace(stage, run=interrupted))
     needed = {name: "x" for name, one in stage.options.model_fields.items() if one.is_required()}
     needed |= {"keep": "easy"} if verb == "curate" else {}
+    needed |= {"results": str(tmp_path)} if verb == "leaderboard build" else {}
     assert main(stage.command(needed, tmp_path / "out")[1:]) == 130
     assert capsys.readouterr().err.strip() == said
     assert (tmp_path / "out").exists() == saves
@@ -371,7 +410,7 @@ def test_an_interrupted_command_that_makes_nothing_says_no_more(monkeypatch, cap
         "dcsft_harness.environment.packages", lambda: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     assert main(["env"]) == 130
-    assert capsys.readouterr().err == "dcsft: interrupted.\n"
+    assert capsys.readouterr().err.strip() == "dcsft: interrupted."
 
 
 def fastest_seconds(*arguments):

@@ -344,11 +344,13 @@ def _made(kind, folder, verb, options, inputs, config=None, notes=None):
 
 def _chain(task=None, **sampling):
     """rollouts -> labels -> curated -> adapter in the working directory, without content."""
-    Path("base").mkdir()
-    Path("base/config.json").write_text("{}")
+    for folder in ("base", "cold"):
+        Path(folder).mkdir()
+        (Path(folder) / "config.json").write_text("{}")
     Path("train.jsonl").write_text("{}\n")
     options = {"model": "base", "task": task, "data": None if task else "train.jsonl", "scorer": "choice"}
-    inputs = {"model": Path("base"), **({} if task else {"data": Path("train.jsonl")})}
+    inputs = {"model": Path("base"), **({"adapter": Path("cold")} if sampling.get("model") == "cold" else {})}
+    inputs |= {**({} if task else {"data": Path("train.jsonl")})}
     config = {"model": "dcsft_hf", "model_args": "pretrained=base"}
     _made("rollouts", "rollouts", "sample", options | sampling, inputs, config)
     _made("labels", "labels", "label", {}, {"rollouts": Path("rollouts")})
@@ -368,6 +370,7 @@ def _chain(task=None, **sampling):
         ({"model": "Some/Hub-Model"}, "test.jsonl", "Some/Hub-Model", "--data test.jsonl --scorer choice"),
         ({"model": "digits"}, "test.jsonl", "digits", "--data test.jsonl --scorer choice"),
         ({"model": "dcsft_hf"}, "test.jsonl", "base", "--data test.jsonl --scorer choice"),  # older spelling
+        ({"model": "cold"}, "test.jsonl", "base --adapter cold", "--data test.jsonl --scorer choice"),
         ({"task": "dcsft_digits_pool"}, "test.jsonl", "base", "--tasks TASK,..."),
     ],
 )
