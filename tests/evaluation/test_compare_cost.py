@@ -4,8 +4,8 @@ import csv
 import io
 import json
 import shlex
-from pathlib import Path
 import shutil
+from pathlib import Path
 
 import pytest
 

@@ -291,7 +291,7 @@ def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path
         ({}, None),
         ({"zero_advantage": 0.4, "all_right": 0.4, "all_wrong": 0.0}, None),
         ({"zero_advantage": 1.0, "all_right": 1.0, "all_wrong": 0.0}, "100.0 % of the groups"),
-        ({"zero_advantage": 0.5, "all_right": 0.125, "all_wrong": 0.375}, "(12.5 % all right, 37.5 % all wrong)"),
+        ({"zero_advantage": 0.5, "all_right": 0.125, "all_wrong": 0.375}, "12.5 % all right, 37.5 %"),
     ],
 )  # fmt: skip
 def test_groups_of_equal_rewards_are_said(groups, said):
