@@ -82,7 +82,8 @@ dcsft.Samples = (() => {
       if (state.difficulty === "unlabelled" && loaded.difficulties && loaded.difficulties[i] >= 0) continue;
       if (!wanted || matches(i)) found.push(i);
     }
-    return found;
+    // Items lie in the order of their ids, which says nothing to a reader.
+    return found.sort((i, j) => loaded.documents[i] - loaded.documents[j]);
   }
 
   function Controls({ model, board, task, rows, state, go }) {

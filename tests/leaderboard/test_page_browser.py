@@ -318,6 +318,16 @@ class TestSamples:
         page.wait_for_selector("article.response")
         assert page.locator("article.response h4").all_inner_texts() == shown
 
+    def test_items_are_in_the_order_of_their_documents(self, visit):
+        def numbers(page, items):
+            texts = page.locator(items).all_inner_texts()
+            return [int(text.split("document ")[1].split()[0]) for text in texts]
+
+        found = numbers(visit(SAMPLES), "ol.items li")
+        assert found == sorted(found) and len(found) == ITEMS
+        found = numbers(visit(COMPARE), "table.changed tbody th")
+        assert found == sorted(found) and len(found) > 2
+
     def test_an_item_with_its_boxes(self, visit):
         page = visit(SAMPLES + "&differ=a")
         picture = page.locator("svg.picture")
