@@ -554,6 +554,14 @@ def _tidy(output: Path, new: Collection[Path]) -> None:
                 path.rmdir()
 
 
+def sweep(output: Path) -> None:
+    """Removes what a process left in a finished artifact's folder that was killed while it tidied up."""
+    if (output / NAME).is_file() and (output / UNFINISHED).is_dir():
+        # Another process may be tidying up, and a folder that is read-only keeps what it has.
+        with contextlib.suppress(HarnessError), taken(output):
+            pass
+
+
 def clear(output: Path) -> None:
     """Removes drafts of killed processes, and the files that they had already moved up."""
     for left in [*(output / UNFINISHED).glob("draft*"), *(output / name for name in _moved(output))]:

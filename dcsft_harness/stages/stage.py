@@ -162,6 +162,7 @@ class Stage:
                 stack.enter_context(manifest.taken(folder))
             found = manifest.done(folder, call, self._defaults())
             if found is not None:
+                manifest.sweep(folder)
                 return {**found.notes, DONE: True}
             reset = manifest.CALL.set(call)
             stack.callback(manifest.CALL.reset, reset)
