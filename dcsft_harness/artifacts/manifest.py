@@ -532,10 +532,10 @@ def taken(output: Path, kind: str = "result", option: str = "--output", grant: b
         with telling_refusals(kind, output, "nothing was changed"):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-            except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+            except (FileNotFoundError, FileExistsError) as error:
                 raise HarnessError(
                     f"{option} {output} cannot be created ({os.strerror(error.errno)}: {error.filename})",
-                    "Name a folder whose path has no file and no broken link",
+                    "Name a folder whose path has no broken link",
                 ) from error
             stack.enter_context(lock.locked(folder / LOCK, output, option))
             stack.callback(_tidy, output, new)

@@ -221,9 +221,9 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
         (("curate", "rollouts", "--keep", "easy", "--output", "out"), "holds rollouts, where labels are"),
         (("merge", "labels", "--output", "out"), "labels holds labels, where an adapter is needed"),
         (("train", "sft", "--model=digits", "--data=labels", "--output=out"), "a curated set is needed"),
-        (("label", "rollouts", "--output", "link/out"), "--output link/out cannot be created (No such file"),
+        (("label", "rollouts", "--output", "link/out"), "link/out cannot be created (File exists: link)"),
         (("label", "rollouts", "--output", "link"), "--output link cannot be created (File exists"),
-        (("label", "rollouts", "--output", "file/out"), "file/out cannot be created (Not a directory"),
+        (("label", "rollouts", "--output", "file/out"), "file/out: Not a directory"),
         (("label", "rollouts", "--output", "/proc/none/out"), "--output /proc/none/out cannot be created"),
         (("score", "digits", "--suite", "file", "--board", "out"), "--suite file holds rows of your own"),
     ],
@@ -241,11 +241,9 @@ def test_a_wrong_folder_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, wor
 
 def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
     for count in (1, 2):
-        rollouts(tmp_path / f"rollouts{count}", ["easy", "hard"], samples=count)
-        assert (
-            main(["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")])
-            == 0
-        )
+        rollouts(tmp_path / f"rollouts{count}", [[1.0] * count, [0.0] * count])
+        words = ["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")]
+        assert main(words) == 0
         assert ("one response per item: none can be medium" in capsys.readouterr().err) == (count == 1)
 
 
