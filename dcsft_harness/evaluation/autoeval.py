@@ -240,17 +240,18 @@ class Settings:
         """Refuses unusable settings, without loading anything."""
         if self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
+            for name in names:
+                if own_files.is_data(name) and not lmms.is_file(name):
+                    raise HarnessError(
+                        f"--suite {name} holds rows of your own",
+                        "Give `dcsft evaluate --data` these, and its scores to --results",
+                    )
             known = lmms.task_index(names)
             for name in names:
                 if lmms.is_file(name):
                     raise HarnessError(
                         f"--suite {name} is a file",
                         f"Name its task, and give --include-path {Path(name).parent}",
-                    )
-                if own_files.is_data(name):
-                    raise HarnessError(
-                        f"--suite {name} holds rows of your own",
-                        "Give `dcsft evaluate --data` these, and its scores to --results",
                     )
                 if name not in known:
                     raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")
