@@ -14,6 +14,7 @@ from typing import Any, Self, get_args
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError, unknown_name
 
 # lmms-eval passes values as they are: numbers and booleans may arrive as text.
@@ -174,6 +175,8 @@ class _Settings:
             if "base_url" in readers:
                 remedy += ", with base_url too: prompts and box coordinates need it"
             raise HarnessError("model argument pretrained is missing", remedy)
+        if values["pretrained"] == digits.DIGITS:  # as given to lmms-eval; our commands have resolved it
+            values["pretrained"] = digits.resolve(digits.DIGITS)
         return cls(**values)  # type: ignore[arg-type]
 
 

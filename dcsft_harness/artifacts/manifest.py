@@ -534,7 +534,7 @@ def taken(output: Path, kind: str = "result", option: str = "--output", grant: b
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileNotFoundError, FileExistsError) as error:
                 raise HarnessError(
-                    f"{option} {output} cannot be created ({os.strerror(error.errno)}: {error.filename})",
+                    f"{option} {output} cannot be created ({error.strerror}: {error.filename})",
                     "Name a folder whose path has no broken link",
                 ) from error
             stack.enter_context(lock.locked(folder / LOCK, output, option))

@@ -227,7 +227,7 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
         names = list(reader.fieldnames or ())
         other = next((one for one in ";\t" if len(names) == 1 and one in names[0]), None)
         if other is not None:  # as spreadsheets save in countries where numbers have a decimal comma
-            reader.reader = csv.reader(text, delimiter=other)  # type: ignore[assignment]
+            reader.reader = csv.reader(text, delimiter=other)
             names = reader.fieldnames = next(csv.reader(names, delimiter=other))
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise HarnessError(f"{path} has two columns `{twice}`", "Rename or remove one of them")
