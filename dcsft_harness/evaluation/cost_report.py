@@ -211,12 +211,9 @@ def _asked(scores: Scores) -> list[str]:
                 more |= {
                     f"--{name.replace('_', '-')}": str(one) for name, one in given.items() if one is not None
                 }
-    first, *others = [*(str(path) for name, path in files.items() if name in scores.tasks), None]
-    tasks = [
-        *(name for name in scores.tasks if name not in files),
-        *(one for one in others if one is not None),
-    ]
-    words = [] if first is None else ["--data", first]
+    rows = [str(path) for name, path in files.items() if name in scores.tasks]
+    tasks = [*(name for name in scores.tasks if name not in files), *rows[1:]]
+    words = ["--data", rows[0]] if rows else []
     words += ["--tasks", ",".join(tasks)] if tasks else []
     return [*words, *(word for pair in more.items() for word in pair)]
 
