@@ -141,29 +141,43 @@ def in_row(name: str, where: str, error: HarnessError) -> HarnessError:
 
 
 def refused_rows(name: str, bad: Sequence[tuple[str, HarnessError]], count: int, use: str) -> HarnessError:
-    """The error that lists bad rows of a file by place, the first LISTED among `count` in all.
+    """The error that lists bad rows of a file by place, among `count` in all.
 
     Rows with the same problem are listed together, and each remedy once. `use` is what they cannot be.
     """
     if len(bad) == 1:
         return in_row(name, *bad[0])
-    equal: dict[str, list[str]] = {}
-    for where, error in bad[:LISTED]:
-        equal.setdefault(cut(error.problem), []).append(where)
-    said = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
-    said += [f"and {len(bad) - LISTED} more"] if len(bad) > LISTED else []
+    said = grouped((where, cut(error.problem)) for where, error in bad)
     remedies = dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy)
     return HarnessError(
         f"{name}: {len(bad)} of {count} rows cannot be {use}: {'; '.join(said)}", "; ".join([*remedies][:3])
     )
 
 
+def grouped(bad: Iterable[tuple[str, str]]) -> list[str]:
+    """Rows and their problems as text, the rows of equal problems together; the first LISTED problems."""
+    equal: dict[str, list[str]] = {}
+    for where, problem in bad:
+        equal.setdefault(problem, []).append(where)
+    said = [f"{_places(rows)}: {problem}" for problem, rows in equal.items()]
+    more = sum(map(len, list(equal.values())[LISTED:]))
+    return [*said[:LISTED], *([f"and {more} more"] if more else [])]
+
+
 def _places(rows: Sequence[str]) -> str:
-    """Rows with the same problem: "line 3", or "lines 3, 4 and 7"."""
+    """Rows with the same problem: "line 3", "lines 3, 4 and 7" or "lines 1 to 12"."""
+    runs: list[list[int]] = []
+    for number in (int(where.split()[-1]) for where in rows):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
     if len(rows) == 1:
         return rows[0]
-    numbers = [where.split()[-1] for where in rows]
-    return f"{rows[0].split()[0]}s {', '.join(numbers[:-1])} and {numbers[-1]}"
+    said, more = said[:LISTED], len(said) - LISTED
+    last = [f"{more} more"] if more > 0 else [said.pop()] if len(said) > 1 else []
+    return f"{rows[0].split()[0]}s {' and '.join([', '.join(said), *last])}"
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], absent: object = "none") -> list[str]:

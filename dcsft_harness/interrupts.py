@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 GRACE = 30.0
@@ -28,6 +28,19 @@ class Interrupted(KeyboardInterrupt):
         """Stores the signal."""
         super().__init__()
         self.number = number
+
+
+@contextlib.contextmanager
+def noting(saved: Callable[[], object]) -> Iterator[None]:
+    """Records on an interruption of the block, as its attribute `saved`, whether work was saved.
+
+    In nested blocks it is whether any of them saved work. `saved` is called after the block has cleaned up.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        error.saved = getattr(error, "saved", False) or bool(saved())  # type: ignore[attr-defined]
+        raise
 
 
 _pending: int | None = None

@@ -106,6 +106,8 @@ def json_object(line: str | bytes) -> dict[str, Any]:
         found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)
     except RepeatedKeyError:
         raise
+    except json.JSONDecodeError as error:  # whose "line 1" would stand beside the line's number in its file
+        raise ValueError(f"not JSON ({error.msg} at character {error.colno})") from error
     except ValueError as error:
         raise ValueError(f"not JSON ({cut(str(error))})") from error
     if not isinstance(found, dict):

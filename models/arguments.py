@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, field_validato
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.settings import Settings, extra, option
 
@@ -100,6 +101,12 @@ class EngineArguments(Arguments):
         'Further arguments of the chat template, such as {"enable_thinking": false}; None takes those that '
         "the adapter or checkpoint was trained with.",
     )
+
+    @field_validator("pretrained")
+    @classmethod
+    def _opened(cls, given: str) -> str:
+        """The folder of the embedded base, where lmms-eval passes its name; our commands have resolved it."""
+        return digits.resolve(given) if given == digits.DIGITS else given
 
     @field_validator("chat_template_kwargs", mode="before")
     @classmethod

@@ -60,7 +60,10 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
         raise HarnessError(f"model {name} does not exist", "Give a checkpoint folder or hub name")
     if (Path(name) / "adapter_config.json").is_file():
         if not (Path(name) / "config.json").is_file():
-            raise HarnessError(f"model {name} is an adapter", "Give its base, or merge it into its base")
+            raise HarnessError(
+                f"model {name} is an adapter",
+                "Give its base, with --adapter to train it further; or merge it into its base",
+            )
         raise HarnessError(
             f"model {name} holds a base and an adapter, which transformers would put on it unasked",
             "Keep the adapter in a folder of its own, and name it with adapter=",
@@ -378,7 +381,7 @@ def check_base(adapter: str, base: str) -> None:
     known, named = made.inputs.get("model"), made.config.get("model")
     folder = Path(base).is_dir()
     if known is not None and folder and manifest.fingerprint(Path(base)) != known["sha256"]:
-        named = known["path"]
+        named = (run / known["path"]).resolve()
     elif named is None or folder or named == base:
         return
     raise HarnessError(

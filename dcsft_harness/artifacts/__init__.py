@@ -59,7 +59,8 @@ class Artifact:
         """
         if not self.TABLE:
             raise HarnessError(
-                f"{self.path} holds {self.manifest.kind}, which has no table", "Use .path or .notes"
+                f"{self.path} holds {manifest.indefinite(self.manifest.kind)}, which has no table",
+                "Use .path or .notes",
             )
         import pyarrow.parquet as pq
 

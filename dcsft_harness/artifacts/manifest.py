@@ -272,6 +272,13 @@ def _fingerprints(inputs: Mapping[str, Path]) -> dict[str, str]:
     return {role: fingerprint(path) for role, path in sorted(inputs.items())}
 
 
+def indefinite(kind: str) -> str:
+    """A kind of artifact with its article, as a sentence has it: "an adapter", "rollouts"."""
+    if kind.endswith("s") or kind == "prepared data":
+        return kind
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
 _MAKERS = {
     "rollouts": "dcsft sample",
     "labels": "dcsft label",
@@ -317,7 +324,8 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         raise HarnessError(f"{path} cannot be read: {error}", "Make the artifact again") from error
     if kind is not None and found.kind != kind:
         remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
-        raise HarnessError(f"{folder} holds {found.kind}, where {kind} are needed", remedy)
+        needed = f"{indefinite(kind)} {'are' if kind.endswith('s') else 'is'}"
+        raise HarnessError(f"{folder} holds {indefinite(found.kind)}, where {needed} needed", remedy)
     return found
 
 
@@ -402,7 +410,7 @@ def refuse_occupied(output: Path, resumes: bool = False) -> None:
         raise HarnessError(f"--output {output} is a file", "Name a new folder")
     if (output / NAME).is_file():
         raise HarnessError(
-            f"--output {output} already holds {read(output).kind}",
+            f"--output {output} already holds {indefinite(read(output).kind)}",
             "Name another folder, or remove this one first",
         )
     begun = unfinished(output)
@@ -464,7 +472,9 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     if not found.call:
         differing = ["it does not record the options that it was made with"]
     else:
-        theirs, ours = {"verb": found.call.get("verb"), **before}, {"verb": call["verb"], **wanted}
+        theirs, ours = {"verb": found.call.get("verb")}, {"verb": call["verb"]}
+        if theirs == ours:
+            theirs, ours = before, wanted
         differing = differences(theirs, ours, absent=None)
     for role in () if differing else found.inputs:
         try:
@@ -479,7 +489,7 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         refuse_changed(output)
         return found
     raise HarnessError(
-        f"--output {output} already holds {found.kind}, of another run: {'; '.join(differing)}",
+        f"--output {output} already holds {indefinite(found.kind)}, of another run: {'; '.join(differing)}",
         "Name another folder, or remove this one first",
     )
 
@@ -506,7 +516,13 @@ def taken(output: Path, kind: str = "result", option: str = "--output", grant: b
     new = [path for path in (output, *output.parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
         with telling_refusals(kind, output, "nothing was changed"):
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except (FileNotFoundError, FileExistsError) as error:
+                raise HarnessError(
+                    f"{option} {output} cannot be created ({error.strerror}: {error.filename})",
+                    "Name a folder whose path has no broken link",
+                ) from error
             stack.enter_context(lock.locked(folder / LOCK, output, option))
             stack.callback(_tidy, output, new)
             lock.sign(folder)

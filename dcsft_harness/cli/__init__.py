@@ -65,7 +65,7 @@ class Flow(click.Group):
         """Lists the commands without importing the stages' files."""
         verbs = self._verbs()
         rows = {
-            name: STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(100)
+            name: STAGES.about(verbs[name]) if name in verbs else self.commands[name].get_short_help_str(200)
             for name in self.list_commands(ctx)
         }
         for title, names in {**SECTIONS, "Commands": tuple(rows)}.items():
@@ -111,7 +111,12 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
-INTERRUPTED = "interrupted; finished work is saved. Rerun the same command to resume."
+INTERRUPTED: dict[bool | None, str] = {
+    True: "interrupted; finished work is saved. Rerun the same command to resume.",
+    False: "interrupted; no work was saved. Rerun the same command to start again.",
+    None: "interrupted.",
+}
+"""What an interrupted command prints, by whether it saved work; None for those that make nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = error.__cause__ or error  # click turns it into an Abort
         number = cause.number if isinstance(cause, interrupts.Interrupted) else signal.SIGINT
         if ranks.rank() == 0 and not ranks.watched():
-            bar.say(f"dcsft: {INTERRUPTED}")
+            bar.say(f"dcsft: {INTERRUPTED[getattr(cause, 'saved', None)]}")
         return 128 + number
     except ranks.FailedElsewhere:
         return ranks.ELSEWHERE if ranks.watched() else 1

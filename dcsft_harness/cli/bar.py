@@ -116,7 +116,10 @@ class _State:
         words = [f"{done} of {total}"]
         if ended and seconds >= 1:
             rate = ended / seconds
-            words += [f"{rate:.3g}/s", f"{_duration((total - done) / rate)} left"]
+            words += [
+                f"{rate:.3g}/s",
+                *([f"{_duration((total - done) / rate)} left"] if done < total else []),
+            ]
         words += [f"{name} {value:.3g}" for name, value in figures.items()]
         self._said = ", ".join(words)
         self.phase = "saving" if done == total else self._running

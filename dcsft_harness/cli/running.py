@@ -270,8 +270,9 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
         default = field.default
         if not field.is_required() and default not in (None, (), "") and field.default_factory is None:
             text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
+        plain = "DIR" if extra(field, "reads") == "artifact" else _metavar(field.annotation)
         given: dict[str, Any] = {
-            "metavar": extra(field, "metavar") or _metavar(field.annotation),
+            "metavar": extra(field, "metavar") or plain,
             "help": text,
         }
         if extra(field, "repeated"):
@@ -441,8 +442,8 @@ def _callback(stage: Stage) -> Callable[..., None]:
             if problem is not None:
                 raise problem
             return
-        if stage.show is not None:
-            bar.show(stage.show(notes), form)
+        if stage.show is not None and (text := stage.show(notes)):
+            bar.show(text, form)
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
         if problem is not None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from dcsft_harness import ranks, reading
+from dcsft_harness import interrupts, ranks, reading
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import ROOT, SettingsCommand, data_root, run_stage
 from dcsft_harness.errors import HarnessError, visible
@@ -41,7 +42,8 @@ def run_recipe(
     clock = bar.Clock()
     from dcsft_harness.models.batching import remembering
 
-    with remembering():
+    finished = [output / stage.name / manifest.NAME for stage in chosen.stages]
+    with remembering(), interrupts.noting(lambda: any(one.is_file() for one in finished)):
         chain.run(chosen, output, run_stage, lambda stage: bar.say(f"{stage}: done already"))
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
@@ -250,7 +252,8 @@ def tasks_check(names: tuple[str, ...]) -> None:
         click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} have no data yet")
     failed += absent if names else []
     if failed:
-        raise HarnessError(f"{len(failed)} tasks do not load: {', '.join(failed)}", "The reasons are above")
+        count = f"{len(failed)} tasks do" if len(failed) > 1 else "1 task does"
+        raise HarnessError(f"{count} not load: {', '.join(failed)}", "The reasons are above")
 
 
 @click.command("path")
@@ -446,8 +449,9 @@ def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the op
             "Start `dcsft evaluate` that way, and pass its folder with --results",
         )
     call = _call(options)
-    for row in call.rows():
-        call.show_row(row)
+    with interrupts.noting(call.board.names):
+        for row in call.rows():
+            call.show_row(row)
 
 
 def _call(options: "ScoreOptions") -> "_Call":

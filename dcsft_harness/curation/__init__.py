@@ -183,7 +183,7 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
         found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
         raise HarnessError(
             f"no item {config.asked()}: the set would be empty (the labels have {found})",
-            "Keep other difficulties, or label a larger pool"
+            f"{'Widen the band' if config.band else 'Keep other difficulties'}, or label a larger pool"
             if len(by_name["medium"]) or pc.max(labels["n"]).as_py() != 1
             else "With one response per item none can be medium: sample more of them, such as --samples 8",
         )

@@ -27,6 +27,7 @@ from dcsft_harness.evaluation.subject import Subject, open_subject
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import SCORER, SETTING
+from dcsft_harness.sampling import own_files
 from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.settings import Settings, option
 from dcsft_harness.training import run_folder
@@ -247,6 +248,12 @@ class Scoring(Settings):
         """Refuses unusable settings, without loading anything."""
         if self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
+            for name in names:
+                if own_files.is_data(name) and not lmms.is_file(name):
+                    raise HarnessError(
+                        f"--suite {name} holds rows of your own",
+                        "Give `dcsft evaluate --data` these, and its scores to --results",
+                    )
             known = lmms.task_index(names)
             for name in names:
                 if lmms.is_file(name):

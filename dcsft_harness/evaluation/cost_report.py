@@ -4,6 +4,7 @@ Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are co
 measured.
 """
 
+import itertools
 import json
 import shlex
 from collections import Counter, defaultdict
@@ -16,8 +17,10 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.artifacts.usage import FIGURES
+from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
+from dcsft_harness.sampling import own_files
 from dcsft_harness.training.run_folder import checkpoints, step_of
 
 from . import lineage
@@ -186,8 +189,32 @@ def command(standing: Standing, scores: Scores) -> str | None:
     words += ["--model-args", reading.joined(given)]
     limits = {notes.get("limit") for notes in scores.tasks.values()}
     words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
-    words += ["--tasks", ",".join(scores.tasks), "--output", f"scores-{standing.run.name}-{folder.name}"]
+    words += [*_asked(scores), "--output", f"scores-{standing.run.name}-{folder.name}"]
     return shlex.join(words)
+
+
+def _asked(scores: Scores) -> list[str]:
+    """The options of `dcsft evaluate` for the tasks of scores: own rows by their files."""
+    files: dict[str, Path] = {}
+    more: dict[str, str] = {}
+    for folder in itertools.chain(*scores.folders.values()):
+        made = manifest.read(folder)
+        options = made.call.get("options", {})
+        held = "_held_out" if options.get("held_out") is not None else ""
+        for role, entry in made.inputs.items():
+            if role.split()[0] == "data" and not role.startswith(prepared.ROLE):
+                path = (folder / entry["path"]).resolve()
+                path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+                files[own_files.name_of(path) + held] = path
+                given = {name: options.get(name) for name in ("scorer", "held_out", "image_root")}
+                more |= {
+                    f"--{name.replace('_', '-')}": str(one) for name, one in given.items() if one is not None
+                }
+    rows = [str(path) for name, path in files.items() if name in scores.tasks]
+    tasks = [*(name for name in scores.tasks if name not in files), *rows[1:]]
+    words = ["--data", rows[0]] if rows else []
+    words += ["--tasks", ",".join(tasks)] if tasks else []
+    return [*words, *(word for pair in more.items() for word in pair)]
 
 
 # Comparison -> Markdown with human units; CSV and JSON with raw ones.

@@ -191,7 +191,10 @@ def read(folder: Path, name: str) -> Run:
     if made.kind in TRAINED and not _trained(made):
         raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
     if made.kind not in TRAINED:
-        raise HarnessError(f"{folder} holds {made.kind}", "Give adapters or checkpoints of `dcsft train`")
+        raise HarnessError(
+            f"{folder} holds {manifest.indefinite(made.kind)}",
+            "Give adapters or checkpoints of `dcsft train`",
+        )
     origins = list(manifest.walk(made, _counted))
     inputs = {one.sha256: one.made for one in origins if one.made is not None}
     artifacts, found = (made, *inputs.values()), inputs.items()

@@ -306,7 +306,10 @@ def look(run: Path) -> State:
 def _finished(run: Path) -> State:
     made = manifest.read(run)
     if made.kind not in TRAINED or "method" not in made.config:
-        raise HarnessError(f"--watch {run} holds {made.kind}, no training", "Name the --output of a training")
+        raise HarnessError(
+            f"--watch {run} holds {manifest.indefinite(made.kind)}, no training",
+            "Name the --output of a training",
+        )
     steps, every = _whole(made.notes.get("steps")), _whole(made.config.get("save_steps"))
     return State(True, made, tuple(run_folder.checkpoints(run)), False, "", every, steps)
 

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import environment, reading
+from dcsft_harness import environment, interrupts, reading
 from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.artifacts.usage import NOTE, bytes_of, gigabytes, peak_memory_bytes
 from dcsft_harness.errors import HarnessError
@@ -142,14 +142,15 @@ def rehearse(
                 output.rmdir()
             raise
         _save(output, found)
-    for name, (verb, options) in stages:
-        started = time.monotonic()
-        job = {"verb": verb, "options": options, "output": str(output / name)}
-        made = _work(output, device, job, name)
-        measured = Measured(verb, round(time.monotonic() - started, 1), disk=bytes_of(output / name), **made)
-        found["stages"].append(asdict(measured))
-        _save(output, found)
-        say(f"{verb}: {measured.seconds:.0f} s, {gigabytes(measured.memory)}")
+    with interrupts.noting(lambda: True):  # the base, and finished stages
+        for name, (verb, options) in stages:
+            started = time.monotonic()
+            job = {"verb": verb, "options": options, "output": str(output / name)}
+            made, size = _work(output, device, job, name), bytes_of(output / name)
+            measured = Measured(verb, round(time.monotonic() - started, 1), disk=size, **made)
+            found["stages"].append(asdict(measured))
+            _save(output, found)
+            say(f"{verb}: {measured.seconds:.0f} s, {gigabytes(measured.memory)}")
     if not keep:
         for name in (BASE, "merged"):
             shutil.rmtree(output / name, ignore_errors=True)

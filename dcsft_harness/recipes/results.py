@@ -249,8 +249,7 @@ def _verdict(finding: Finding | None) -> list[str]:
     """The cells of a claim on one pool: verdict, figure, corrected p."""
     if finding is None:
         return ["not run", "", ""]
-    p = "< 0.001" if finding.p is not None and finding.p < 0.001 else p_text(finding.p)
-    return [f"**{finding.verdict}**", _value(finding), p]
+    return [f"**{finding.verdict}**", _value(finding), p_text(finding.p)]
 
 
 def _power(findings: Sequence[Finding]) -> str:

@@ -90,7 +90,10 @@ def open_file(
     task = lmms.make_task(_config(task_name(path, part), judge, _stored(documents())))
     left_out = {where: str(in_row(own_files.called(path), where, error)) for where, error in bad}
     vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
-    for said in [*unseen_notice(path, unseen), *([notice(path, left_out)] if left_out else [])]:
+    for said in [
+        *unseen_notice(path, unseen, len(row_names)),
+        *([notice(path, left_out)] if left_out else []),
+    ]:
         _LOG.warning("%s", said)
     return task
 
@@ -169,14 +172,20 @@ def _cluster(row: Mapping[str, Any], shown: Sequence[bytes]) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is said of rows by the keys of `own_rows.UNSEEN`: their first LISTED, and how many there are."""
+def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]], count: int) -> list[str]:
+    """What is said of rows by the keys of `own_rows.UNSEEN`: their first LISTED, and how many there are.
+
+    `count` rows are used in all.
+    """
     said = []
     for why, places in rows.items():
+        if why == "bare" and len(places) == count:
+            continue
         more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
-        count = f"{len(places)} row{'s' if len(places) > 1 else ''}"
-        words = own_rows.UNSEEN[why] if len(places) > 1 else own_rows.UNSEEN[why].replace("have", "has", 1)
-        said.append(f"{own_files.called(path)}: {count} {words}: {', '.join(places[:LISTED])}{more}")
+        rows_said, words = f"{len(places)} row{'s' * (len(places) > 1)}", own_rows.UNSEEN[why]
+        if len(places) == 1:
+            words = words.replace("have", "has", 1).replace("ask", "asks", 1)
+        said.append(f"{own_files.called(path)}: {rows_said} {words}: {', '.join(places[:LISTED])}{more}")
     return said
 
 
@@ -190,7 +199,8 @@ def notice(path: Path, left_out: Mapping[str, str]) -> str:
     name = own_files.called(path)
     listed = [reason.removeprefix(f"{name}, ") for reason in list(left_out.values())[:LISTED]]
     more = f" And {len(left_out) - LISTED} more." if len(left_out) > LISTED else ""
-    return f"{name}: {len(left_out)} rows are left out: {' '.join(listed)}{more}"
+    count = f"{len(left_out)} rows are" if len(left_out) > 1 else "1 row is"
+    return f"{name}: {count} left out: {' '.join(listed)}{more}"
 
 
 def examined(
@@ -208,6 +218,7 @@ def examined(
         HarnessError: the file cannot be read, or it or its part has no rows.
     """
     seen: dict[str, str] = {}
+    asked: dict[str, str] = {}
     name, where = task_name(path, part), None
     elsewhere = given = 0
     for where, data in own_files.rows(path):
@@ -226,6 +237,10 @@ def examined(
                         f"the same item as {first} (same prompt, answer and image)",
                         "Remove one of them; joins go by content",
                     )
+                question = f"{row['cluster']}\0{row['prompt']}" if len(shown) == 1 else key
+                answered = asked.setdefault(question, answer)
+                if answered != answer and row["rejected"] is None:
+                    row["unseen"].append("asked")
                 if part is not None and not part.has(row["cluster"]):
                     elsewhere += 1
                     continue

@@ -151,7 +151,8 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
         yield from _of_table(path, file, "\t" if ending == ".tsv" else ",")
         return
     buffered = io.BufferedReader(file, reading.PIECE)  # type: ignore[type-var]
-    if ending == ".json" and not _begins_with_a_row(buffered.peek(reading.PIECE)[: reading.PIECE]):
+    head = buffered.peek(reading.PIECE)[: reading.PIECE]
+    if (ending == ".json" or _is_one_document(head)) and not _begins_with_a_row(head):
         yield from _numbered(_of_json(buffered))
         return
     place = "row" if _is_kept(path) else "line"
@@ -169,6 +170,12 @@ def _begins_with_a_row(head: bytes) -> bool:
     except ValueError:
         return len(line) == len(head)  # a row of more than a piece
     return True
+
+
+def _is_one_document(head: bytes) -> bool:
+    """Whether a text is JSON over several lines, whatever its name: a list, or objects that are indented."""
+    line, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
+    return line.startswith(b"[") or (line.strip() == b"{" and bool(rest))
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -215,8 +222,13 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
     """The rows of a CSV or TSV file; an empty cell is none."""
     before = csv.field_size_limit(MOST_ROW)
     try:
-        reader = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", newline=""), delimiter=delimiter)
+        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        reader = csv.DictReader(text, delimiter=delimiter)
         names = list(reader.fieldnames or ())
+        other = next((one for one in ";\t" if len(names) == 1 and one in names[0]), None)
+        if other is not None:  # as spreadsheets save in countries where numbers have a decimal comma
+            reader.reader = csv.reader(text, delimiter=other)
+            names = reader.fieldnames = next(csv.reader(names, delimiter=other))
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise HarnessError(f"{path} has two columns `{twice}`", "Rename or remove one of them")
         _refuse_columns(path, [name.strip().lower() for name in names])

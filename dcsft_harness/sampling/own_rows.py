@@ -187,7 +187,7 @@ def checked(
         "width": first.width if first else 0,
         "height": first.height if first else 0,
         "rejected": found.rejected,
-        "unseen": _unseen(data, prompt, scorer, [content for _, _, content in shown]),
+        "unseen": [] if reason else _unseen(data, prompt, scorer, [content for _, _, content in shown]),
         "originals": [content for _, _, content in shown],
     }
     if reason is None and scorer is not None:
@@ -203,17 +203,20 @@ def _target(answer: object) -> str:
 
 
 UNSEEN = {
+    "bare": "have no image, where others have one",
+    "asked": "ask what a row before asks of the same image, with another answer",
     "frames": "have an image of several frames, of which the model sees the first",
     "options": "have options that their question does not name",
 }
-"""What a model may not see of a row, and no error forbids: Why -> in words, after "N rows"."""
+"""What may be a mistake in a row, and no error forbids: Why -> in words, after "N rows"."""
 
 
 def _unseen(
     data: Mapping[str, Any], prompt: str, scorer: Scorer | None, contents: Sequence[bytes]
 ) -> list[str]:
     """The keys of `UNSEEN` that hold for a row."""
-    found = ["frames"] if any(pictures.frames(content) > 1 for content in contents) else []
+    found = [] if contents else ["bare"]
+    found += ["frames"] if any(pictures.frames(content) > 1 for content in contents) else []
     if scorer is not None and "choices" in scorer.fields:
         said = prompt.casefold()
         listed = _options(data)

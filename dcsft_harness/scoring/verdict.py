@@ -81,7 +81,7 @@ def text_gold(solution: object) -> object:
     """
     if isinstance(solution, bool) or not isinstance(solution, str | int | float):
         raise HarnessError(
-            f"the solution is {type(solution).__name__}, not text or a number", "Correct the row"
+            f"the answer is {type(solution).__name__}, not text or a number", "Write one text or number"
         )
     return str(solution).strip()
 

@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.errors import LISTED, HarnessError, cut, json_text, visible_lines
+from dcsft_harness.errors import LISTED, HarnessError, cut, grouped, json_text, visible_lines
 from dcsft_harness.records import RIGHT
 from dcsft_harness.settings import flag, option
 from dcsft_harness.stages import opening
@@ -81,7 +81,9 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
             shown.append({"row": where, **_described(row, judge, root, processor, arguments, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[:LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
-    notes |= {"on_error": options.on_error, "unseen": own_data.unseen_notice(options.data, unseen)}
+    said = grouped((where, cut(str(error), 300)) for where, error in bad)
+    notes |= {"on_error": options.on_error, "refused_reasons": said}
+    notes["unseen"] = own_data.unseen_notice(options.data, unseen, count - len(bad))
     notes |= {"task": own_files.name_of(options.data), "scorer": options.scorer, "model": options.model}
     if output is not None:
         with manifest.writing("inspection", output, options.as_dict(), {"data": options.data}) as draft:
@@ -184,10 +186,9 @@ def show(notes: Mapping[str, Any]) -> str:
     """The rows as text."""
     parts = [_shown(row) for row in notes["rows"]]
     if notes["refused"]:
-        listed = [f"  {row['row']}: {cut(row['reason'], 300)}" for row in notes["refused_rows"]]
-        more = notes["refused"] - len(listed)
-        listed += [f"  and {more} more"] if more else []
-        parts.append("\n".join([f"{notes['refused']} rows cannot be used:", *listed]))
+        rows = "row" if notes["refused"] == 1 else "rows"
+        listed = [f"  {reason}" for reason in notes["refused_reasons"]]
+        parts.append("\n".join([f"{notes['refused']} {rows} cannot be used:", *listed]))
     return "\n\n".join(parts)
 
 
@@ -225,7 +226,10 @@ def _block(text: str) -> list[str]:
 
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of rows, and of unusable ones."""
-    return f"{notes['count']} rows, {notes['refused']} of which cannot be used"
+    rows = "row" if notes["count"] == 1 else "rows"
+    if not notes["refused"]:
+        return f"{notes['count']} {rows}, all usable"
+    return f"{notes['count']} {rows}, {notes['refused']} of which cannot be used"
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
@@ -246,7 +250,7 @@ def failing(notes: Mapping[str, Any]) -> HarnessError | None:
     if not notes["refused"] or notes.get("on_error") == "skip":
         return None
     return HarnessError(
-        f"{notes['refused']} of {notes['count']} rows cannot be used",
+        f"{notes['refused']} of {notes['count']} row{'s' * (notes['count'] > 1)} cannot be used",
         "Correct them, or give --on-error skip here and to the stages that read them",
     )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dcsft_harness import interrupts
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import ScorerName
@@ -64,7 +65,8 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
             "Leave them out, or check the path",
         )
-    return with_paths(labels.label(rollouts, output, options.exact, progress), output)
+    with interrupts.noting(lambda: is_log):  # whose rollouts are finished
+        return with_paths(labels.label(rollouts, output, options.exact, progress), output)
 
 
 def summary(notes: Mapping[str, Any]) -> str:
@@ -116,6 +118,12 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
     return "\n".join(["Labels of g of the responses, expected:", *lines, ""])
 
 
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """Where the images are, and that one response per item leaves no medium."""
+    single = "one response per item: none can be medium. Sample more of them, such as --samples 8"
+    return [*([single] if len(notes.get("at_g") or ()) == 1 else []), *figure_paths(notes)]
+
+
 STAGE = Stage(
     verb="label",
     options=LabelOptions,
@@ -130,7 +138,7 @@ dcsft label lmms-eval-output --output labels""",
     " Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
     " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
     show=shown,
-    remarks=figure_paths,
+    remarks=remarks,
     then="dcsft curate {output} --keep easy,medium --output curated",
     light=(0.21e9, 0.0),
 )

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import ranks, reading
+from dcsft_harness import interrupts, ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.environment import broken_import
@@ -86,15 +86,27 @@ class Stage:
     light: tuple[float, float] | None = (0.3e9, 0.0)
 
     def next(self, output: object, given: Mapping[str, Any]) -> str:
-        """`then` for an artifact and the options that made it; own rows are named after own rows."""
+        """`then` for an artifact and the options that made it, with what is known in place of its capitals.
+
+        Known are the model that a curated set's responses come from, and own rows: those that were trained
+        on, or that the items of a curated set come from.
+        """
         from dcsft_harness.sampling import own_files
 
         said = self.then.replace("{output}", shlex.quote(str(output)))
-        if "data" not in given or not own_files.is_data(str(given["data"])):
+        if others := _other_scores(Path(str(output))) if "OTHER-SCORES" in said else []:
+            said = said.replace("OTHER-SCORES...", " ".join(shlex.quote(str(one)) for one in others))
+        direct = "data" in given and own_files.is_data(str(given["data"]))
+        known = dict(given) if direct else _sampling(Path(str(output)))
+        if not direct and "model" in known:
+            said = said.replace("CKPT", str(known["model"]))
+        if known.get("data") is None:
             return said
-        rest = f"--scorer {given.get('scorer') or 'SCORER'}"
-        said = said.replace("--tasks TASK,...", f"--data TEST {rest}")
-        return said.replace("--task POOL", f"--data POOL {rest}")
+        scored = f"--scorer {shlex.quote(str(known.get('scorer') or 'SCORER'))}"
+        if known.get("image_root") is not None:
+            scored += f" --image-root {shlex.quote(str(known['image_root']))}"
+        said = said.replace("--tasks TASK,...", f"--data {_held_out_rows(known)} {scored}")
+        return said.replace("--task POOL", f"--data POOL {scored}")
 
     def plan(
         self,
@@ -159,6 +171,7 @@ class Stage:
         if read := self._read(call["options"]):
             call["read"] = read
         with contextlib.ExitStack() as stack:
+            stack.enter_context(interrupts.noting(lambda: manifest.unfinished(folder)))
             if ranks.world_size() == 1 and getattr(given, "num_processes", None) in (None, 1):
                 stack.enter_context(manifest.taken(folder))
             found = manifest.done(folder, call, self._defaults())
@@ -298,6 +311,87 @@ class Stage:
             else:
                 words += pair(flag(name), "none" if value is None else ",".join(values))
         return ["dcsft", *self.verb.split(), *first, *words, *pair("--output", str(output))]
+
+
+def _sampling(folder: Path) -> dict[str, Any]:
+    """The options of the sampling that an artifact comes from, with its paths as seen from here.
+
+    Only manifests are read: hashing a large input takes minutes. Empty if it is not known.
+    """
+    try:
+        found = manifest.read(folder)
+        while found.call.get("verb") != "sample":
+            role = next(role for role in ("data", "labels", "rollouts") if role in found.inputs)
+            found = manifest.read(_here(found, role))
+        options = dict(found.call["options"])
+        if options.get("data") is not None:
+            options["data"] = _here(found, "data")
+        if options.get("image_root") is not None and not Path(options["image_root"]).is_dir():
+            options["image_root"] = None
+        options["model"] = _sampled(found, str(options.get("model")))
+    except (HarnessError, StopIteration, KeyError, TypeError):
+        return {}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _other_scores(folder: Path) -> list[Path]:
+    """The scores on the same tasks in the folders beside one, by their time."""
+    found = []
+    try:
+        tasks = manifest.read(folder).notes["tasks"].keys()
+        for path in folder.parent.glob(f"*/{manifest.NAME}"):
+            one = manifest.read(path.parent)
+            if one.kind == "scores" and path.parent != folder and tasks & one.notes.get("tasks", {}).keys():
+                found.append((one.created, path.parent))
+    except HarnessError:
+        return []
+    return [path for _, path in sorted(found)]
+
+
+def _here(made: manifest.Manifest, role: str) -> Path:
+    """An input's folder or file, relative to the working directory if it lies below."""
+    place, here = (made.folder / made.inputs[role]["path"]).resolve(), Path.cwd()
+    return place.relative_to(here) if place.is_relative_to(here) else place
+
+
+def _sampled(rollouts: manifest.Manifest, named: str) -> str | None:
+    """The options of training for the sampled checkpoint, from --model's value on; None if not known."""
+    from dcsft_harness.data import digits
+
+    arguments = reading.named(str(rollouts.config.get("model_args") or ""))
+    base = arguments.get("pretrained", "")
+    if "adapter" not in rollouts.inputs and named != rollouts.config["model"]:
+        base = named  # and not an engine, as in the older spelling
+    if "model" in rollouts.inputs and (place := _here(rollouts, "model")).name == Path(base).name:
+        base = str(place)
+    if not base:
+        return None
+    base = digits.DIGITS if base == digits.resolve(digits.DIGITS) else base
+    further = (
+        f" --adapter {shlex.quote(str(_here(rollouts, 'adapter')))}" if "adapter" in rollouts.inputs else ""
+    )
+    return shlex.quote(base) + further
+
+
+_HELD_OUT = ("test", "held-out", "held_out", "heldout", "validation", "valid", "val", "dev", "eval")
+"""Stems of files with held-out rows, beside those to train on."""
+
+
+def _held_out_rows(known: Mapping[str, Any]) -> str:
+    """The value of `--data` that evaluates what own rows were trained on; "TEST" if it is not known."""
+    from dcsft_harness.sampling import own_files
+
+    path = Path(str(known["data"]))
+    if known.get("held_out") is not None:
+        return f"{shlex.quote(str(path))} --held-out {float(known['held_out']):g}"
+    names = (
+        name
+        for stem in _HELD_OUT
+        for name in (stem + "".join(path.suffixes), path.name.replace("train", stem))
+    )
+    beside = map(path.with_name, names)
+    found = next((one for one in beside if one != path and own_files.is_data(str(one))), None)
+    return "TEST" if found is None else shlex.quote(str(found))
 
 
 class _Kept(str):

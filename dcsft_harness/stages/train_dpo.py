@@ -194,7 +194,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
     made = manifest.read(folder)
     if made.kind not in ("rollouts", "curated set"):
         raise HarnessError(
-            f"--data {folder} holds {made.kind}, and pairs are made of responses",
+            f"--data {folder} holds {manifest.indefinite(made.kind)}, and pairs are made of responses",
             "Give a folder of `dcsft sample` or `dcsft curate`",
         )
     inputs, items, rollouts = {"rollouts": folder}, None, folder

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dcsft_harness import ranks
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.opening import Numbers, forward_seconds
-from dcsft_harness.stages.stage import Notes, Progress, Stage
+from dcsft_harness.stages.stage import Notes, Progress, Stage, percent
 from dcsft_harness.stages.training import AdapterInputs, estimate, length_of, start, summary
+from dcsft_harness.training import run_folder
 from dcsft_harness.training.config import GrpoConfig
 
 
@@ -33,7 +35,25 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
             )
         return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
 
-    return start(STAGE, options, GrpoConfig, output, progress, train)
+    notes = start(STAGE, options, GrpoConfig, output, progress, train)
+    rows = run_folder.history(output)
+    return notes | {"groups": {name: fmean(row.get(name, 0.0) for row in rows) for name in GROUPS if rows}}
+
+
+GROUPS = ("zero_advantage", "all_right", "all_wrong")
+"""Columns of the log: shares of the groups of completions of one prompt."""
+
+
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """That at least half of the groups taught nothing, as all of their rewards were equal."""
+    found = notes.get("groups") or {}
+    if found.get("zero_advantage", 0.0) < 0.5:
+        return []
+    equal, right, wrong = (percent(found[name]) for name in GROUPS)
+    return [
+        f"{equal} of the groups had equal rewards ({right} all right, {wrong} all wrong) and taught nothing:"
+        " train on medium items, or raise --num-generations"
+    ]
 
 
 def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
@@ -50,6 +70,7 @@ STAGE = Stage(
     options=GrpoOptions,
     run=run,
     summary=summary,
+    remarks=remarks,
     writes="adapter",
     estimate=rough,
     about="--data is a curated set, a task, or a file or folder of your own rows. transformers samples the"

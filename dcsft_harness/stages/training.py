@@ -134,8 +134,8 @@ def summary(notes: Mapping[str, Any]) -> str:
     ]
     weights = f"{notes['trainable_parameters']:,} parameters trained"
     if "adapted" in notes:
-        layers = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
-        weights += f" on {layers} layers"
+        modules = ", ".join(f"{count} {part}" for part, count in notes["adapted"].items())
+        weights += f" on {modules} modules"
     skipped = [f"{notes['skipped']['count']} rows skipped"] if notes.get("skipped") else []
     return ", ".join([*parts, weights, *skipped, *_other_pixels(notes)])
 

@@ -173,7 +173,8 @@ def write(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) 
     made = manifest.read(folder)
     if made.kind not in KINDS:
         raise HarnessError(
-            f"{folder} holds {made.kind}, which has no card", "Give an adapter or a checkpoint"
+            f"{folder} holds {manifest.indefinite(made.kind)}, which has no card",
+            "Give an adapter or a checkpoint",
         )
     if place is None:
         manifest.refuse_changed(folder)

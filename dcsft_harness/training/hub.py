@@ -82,7 +82,9 @@ def refuse_unfit(folder: Path) -> None:
     """Refuses to upload another kind of folder, files changed since they were written, or damaged weights."""
     made = manifest.read(folder)
     if made.kind not in KINDS:
-        raise HarnessError(f"{folder} holds {made.kind}", "Give an adapter or a checkpoint")
+        raise HarnessError(
+            f"{folder} holds {manifest.indefinite(made.kind)}", "Give an adapter or a checkpoint"
+        )
     manifest.refuse_changed(folder)
     _refuse_damaged(folder, made)
 

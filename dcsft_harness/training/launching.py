@@ -180,7 +180,8 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
         KeyboardInterrupt: they were interrupted.
     """
     found = launch.check(config)
-    _start(arguments(launch, found, words), "batch_size in --model-args" if config is None else BATCH)
+    batch = "batch_size in --model-args" if config is None else BATCH
+    _start(arguments(launch, found, words), batch, output)
     return manifest.read(output).notes
 
 
@@ -201,7 +202,7 @@ def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[
     return [*given, "--module", "dcsft_harness.cli", *words]
 
 
-def _start(given: list[str], batch: str) -> None:
+def _start(given: list[str], batch: str, output: Path) -> None:
     import torch.distributed.run  # noqa: F401 - makes the loggers that are kept quiet
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -214,15 +215,20 @@ def _start(given: list[str], batch: str) -> None:
     except SignalException as error:
         raise interrupts.Interrupted(error.sigval) from error
     except ChildFailedError as error:
-        _tell({failure.local_rank: failure.exitcode for failure in error.failures.values()}, error, batch)
+        _tell(
+            {failure.local_rank: failure.exitcode for failure in error.failures.values()},
+            error,
+            batch,
+            output,
+        )
     except (ValueError, OSError, ImportError) as error:
         raise HarnessError(f"`accelerate launch` refuses: {error}", "Correct the file of --launch") from error
 
 
-def _tell(codes: Mapping[int, int], error: Exception, batch: str = BATCH) -> None:
+def _tell(codes: Mapping[int, int], error: Exception, batch: str, output: Path) -> None:
     """Raises the error that a launch's exit codes mean, by rank in the order in which they ended.
 
-    `batch` is the option that decides how much memory a process takes.
+    `batch` is the option that decides how much memory a process takes, `output` the folder that they write.
 
     KeyboardInterrupt if the processes were interrupted.
     """
@@ -232,9 +238,10 @@ def _tell(codes: Mapping[int, int], error: Exception, batch: str = BATCH) -> Non
         raise KeyboardInterrupt from error
     rank, code = next(iter(causes.items()), (0, 1))
     if code < 0:
+        again = " to resume" if manifest.unfinished(output) else ""
         raise HarnessError(
             f"process {rank} of this launch was ended by signal {-code} ({signal.Signals(-code).name})",
-            f"If memory ran out, lower {batch}. Rerun the same command to resume",
+            f"If memory ran out, lower {batch}. Rerun the same command{again}",
         ) from error
     raise ranks.FailedElsewhere("a process of this launch failed") from error
 

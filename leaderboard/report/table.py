@@ -436,11 +436,14 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
 
 
 def p_text(value: float | None) -> str:
-    """A p-value with three decimals, or as many as show on which side of 0.05 it lies; empty for None."""
+    """A p-value with three decimals, or as many as show on which side of 0.05 it lies; empty for None.
+
+    `chance` in site/text.js writes them the same way. CSV and JSON files hold the unrounded values.
+    """
     if value is None:
         return ""
     if value < 0.001:
-        return f"{value:.0e}"
+        return "< 0.001"
     decimals = next(digits for digits in range(3, 18) if value == 0.05 or round(value, digits) != 0.05)
     return f"{value:.{decimals}f}"
 

@@ -120,7 +120,7 @@ dcsft.Board = (() => {
       said.push([`against ${plain(board.baseline, 40)}`, `${points(by, 2)} ${interval(from, to, (x) => points(x, 2))} points`]);
       const other = board.rows.findIndex((one) => one.is_baseline);
       const test = model.tested(board)(row, other, at);
-      if (test) said.push([test.method, `p = ${chance(test.p)}, ${chance(test.holm)} after Holm`]);
+      if (test) said.push([test.method, `p ${test.p < 0.001 ? "" : "= "}${chance(test.p)}, ${chance(test.holm)} after Holm`]);
     }
     if (column.minimum_detectable) {
       said.push(["smallest difference to be found", `${percent(column.minimum_detectable.difference)} points`]);

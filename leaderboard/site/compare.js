@@ -92,14 +92,14 @@ dcsft.Compare = (() => {
   function Changed({ board, task, items, scores, answers, a, b, state, go, link }) {
     const n = board.tasks[task].n;
     const [ours, theirs] = [a, b].map((row) => dcsft.scores(scores, row, n));
+    const documents = dcsft.numbers(items.documents);
     const list = preactHooks.useMemo(() => {
       const differs = { better: (d) => d > 0, worse: (d) => d < 0, both: (d) => d !== 0 && !Number.isNaN(d) };
       const keep = choice(differs, state.changed, differs.both);
-      return [...Array(n).keys()].filter((i) => keep(ours[i] - theirs[i]));
+      return [...Array(n).keys()].filter((i) => keep(ours[i] - theirs[i])).sort((i, j) => documents[i] - documents[j]);
     }, [board, task, a, b, state.changed]);
     const at = clamp(state.page, Math.ceil(list.length / SIZE) - 1);
     const gold = dcsft.texts(items.answers);
-    const documents = dcsft.numbers(items.documents);
     const said = answers.map((one) => dcsft.texts(one.extracted));
     const names = [a, b].map((row) => board.rows[row].name);
     return html`<div class="scroll"><table class="changed" aria-label="Items that changed">

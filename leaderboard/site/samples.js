@@ -82,7 +82,8 @@ dcsft.Samples = (() => {
       if (state.difficulty === "unlabelled" && loaded.difficulties && loaded.difficulties[i] >= 0) continue;
       if (!wanted || matches(i)) found.push(i);
     }
-    return found;
+    // Items lie in the order of their ids, which says nothing to a reader.
+    return found.sort((i, j) => loaded.documents[i] - loaded.documents[j]);
   }
 
   function Controls({ model, board, task, rows, state, go }) {
@@ -179,13 +180,20 @@ dcsft.Samples = (() => {
     return [...board.tasks.map((task) => [task.name, plain(task.name)]), ...pools];
   }
 
-  function Samples({ model, board, state, go, link }) {
-    const evaluated = (row, task) => board.rows[row].kind === "row" && cell(board, row, dcsft.Compare.columnOf(board, task)) !== null;
-    const tasks = board.tasks.map((_, at) => at);
-    const task = tasks.find((at) => board.tasks[at].name === state.task) ?? 0;
+  // The rows of the address, or those that Compare shows; of several seeds the first one. -1 for none.
+  function pair(board, state) {
     const find = (name) => board.rows.findIndex((row) => row.name === name);
-    const a = find(state.a) >= 0 && evaluated(find(state.a), task) ? find(state.a) : board.rows.findIndex((_, at) => evaluated(at, task));
-    const b = find(state.b) >= 0 && find(state.b) !== a && evaluated(find(state.b), task) ? find(state.b) : -1;
+    const [a, b] = state.a || state.b ? [find(state.a), find(state.b)] : dcsft.Compare.chosen(board, state);
+    return [a, b].map((at) => (at >= 0 && board.rows[at].kind === "seeds" ? find(board.rows[at].members[0]) : at));
+  }
+
+  function Samples({ model, board, state, go, link }) {
+    const evaluated = (row, task) => row >= 0 && board.rows[row].kind === "row" && cell(board, row, dcsft.Compare.columnOf(board, task)) !== null;
+    const tasks = board.tasks.map((_, at) => at);
+    const [one, two] = pair(board, state);
+    const task = tasks.find((at) => board.tasks[at].name === state.task) ?? tasks.find((at) => evaluated(one, at) && evaluated(two, at)) ?? 0;
+    const a = evaluated(one, task) ? one : board.rows.findIndex((_, at) => evaluated(at, task));
+    const b = two !== a && evaluated(two, task) ? two : -1;
     const rows = b >= 0 ? [a, b] : [a];
     const prefix = `b${state.board}t${task}`;
     const draws = board.tasks[task].draws;

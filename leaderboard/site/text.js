@@ -67,10 +67,13 @@ dcsft.text = (() => {
   }
   const interval = (low, high, format) =>
     missing(low) || missing(high) ? "no interval" : `[${format(low)}, ${format(high)}]`;
+  // A p-value as in the tables: `p_text` of report/table.py.
   function chance(p) {
     if (missing(p)) return "–";
-    if (p < 0.0001) return "< 0.0001";
-    return p < 0.1 ? p.toFixed(4) : p.toFixed(2);
+    if (p < 0.001) return "< 0.001";
+    let digits = 3;
+    while (p !== 0.05 && digits < 17 && Number(p.toFixed(digits)) === 0.05) digits++;
+    return p.toFixed(digits);
   }
 
   function Pick({ label, value, options, onPick, wide }) {

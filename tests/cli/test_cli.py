@@ -40,7 +40,8 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-INTERRUPTED = "dcsft: interrupted; finished work is saved. Rerun the same command to resume."
+SAVED = "dcsft: interrupted; finished work is saved. Rerun the same command to resume."
+UNSAVED = "dcsft: interrupted; no work was saved. Rerun the same command to start again."
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +211,42 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
     assert (tmp_path / "labels" / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("train", "sft", "--model", "digits", "--data", "x", "--output", "labels"),
+            "already holds labels, of another run: verb: label -> train sft. Name another folder",
+        ),
+        (("curate", "rollouts", "--keep", "easy", "--output", "out"), "holds rollouts, where labels are"),
+        (("merge", "labels", "--output", "out"), "labels holds labels, where an adapter is needed"),
+        (("train", "sft", "--model=digits", "--data=labels", "--output=out"), "a curated set is needed"),
+        (("label", "rollouts", "--output", "link/out"), "link/out cannot be created (File exists: link)"),
+        (("label", "rollouts", "--output", "link"), "--output link cannot be created (File exists"),
+        (("label", "rollouts", "--output", "file/out"), "file/out: Not a directory"),
+        (("label", "rollouts", "--output", "/proc/none/out"), "--output /proc/none/out cannot be created"),
+        (("score", "digits", "--suite", "file", "--board", "out"), "--suite file holds rows of your own"),
+    ],
+)  # fmt: skip
+def test_a_wrong_folder_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    assert main(["label", "rollouts", "--output", "labels"]) == 0
+    Path("file").write_text("{}\n")
+    Path("link").symlink_to("nowhere")
+    capsys.readouterr()
+    assert main(list(words)) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
+    for count in (1, 2):
+        rollouts(tmp_path / f"rollouts{count}", [[1.0] * count, [0.0] * count])
+        words = ["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")]
+        assert main(words) == 0
+        assert ("one response per item: none can be medium" in capsys.readouterr().err) == (count == 1)
+
+
 def test_an_empty_curated_set_is_refused(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy", "hard"])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
@@ -324,17 +361,54 @@ def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=120)[1].strip().splitlines()
     assert running.returncode == 130
-    assert [line for line in said if "loading" not in line] == [INTERRUPTED]
+    assert [line for line in said if "loading" not in line] == [UNSAVED]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_exits_with_130(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("verb", stages.STAGES)
+@pytest.mark.parametrize(("saves", "said"), [(True, SAVED), (False, UNSAVED)])
+def test_ctrl_c_exits_with_130_and_says_whether_work_was_saved(
+    tmp_path, monkeypatch, capsys, verb, saves, said
+):
+    stage, unfinished = stages.STAGES[verb], tmp_path / "out" / "unfinished"
+
     def interrupted(*_, **__):
+        if saves:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            (unfinished / "run.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(stages.STAGES, "label", replace(stages.STAGES["label"], run=interrupted))
-    assert main(["label", "rollouts", "--output", str(tmp_path / "out")]) == 130
-    assert "interrupted" in capsys.readouterr().err
+    monkeypatch.setitem(stages.STAGES, verb, replace(stage, run=interrupted))
+    needed = {name: "x" for name, one in stage.options.model_fields.items() if one.is_required()}
+    needed |= {"keep": "easy"} if verb == "curate" else {}
+    needed |= {"results": str(tmp_path)} if verb == "leaderboard build" else {}
+    assert main(stage.command(needed, tmp_path / "out")[1:]) == 130
+    assert capsys.readouterr().err.strip() == said
+    assert (tmp_path / "out").exists() == saves
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+def test_an_interrupted_recipe_says_whether_a_stage_was_finished(tmp_path, monkeypatch, capsys, finished):
+    done = []
+
+    def perform(verb, output, options):
+        if len(done) == finished:
+            raise KeyboardInterrupt
+        done.append(verb)
+        output.mkdir(parents=True)
+        (output / "manifest.json").write_text("{}")
+
+    monkeypatch.setattr("dcsft_harness.cli.tools.run_stage", perform)
+    assert main(["run", "digits", "--output", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (SAVED if finished else UNSAVED)
+
+
+def test_an_interrupted_command_that_makes_nothing_says_no_more(monkeypatch, capsys):
+    monkeypatch.setattr(
+        "dcsft_harness.environment.packages", lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    assert main(["env"]) == 130
+    assert capsys.readouterr().err.strip() == "dcsft: interrupted."
 
 
 def fastest_seconds(*arguments):

@@ -203,6 +203,10 @@ def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_le
         monkeypatch.setattr(cli.bar.time, "monotonic", lambda: started() + 10)
         report(20, 40)
         time.sleep(0.12)
-    first, *_, last = capsys.readouterr().err.splitlines()
+        first, *_, last = capsys.readouterr().err.splitlines()
+        report(40, 40)
+        time.sleep(0.12)
     assert first == "evaluate: loading (0 s)"
     assert re.fullmatch(r"evaluate: evaluating, 20 of 40, [\d.]+/s, 10 s left \(10 s\)", last)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"evaluate: saving, 40 of 40, [\d.]+/s \(10 s\)", last)

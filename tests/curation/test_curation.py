@@ -179,7 +179,7 @@ class TestRefusals:
 
     def test_an_occupied_folder(self, source, tmp_path):
         curated(source, tmp_path / "out", "easy")
-        with pytest.raises(HarnessError, match="already holds curated set"):
+        with pytest.raises(HarnessError, match="already holds a curated set"):
             curated(source, tmp_path / "out", "hard")
 
     def test_rollouts_that_are_gone(self, tmp_path):

@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -283,6 +284,30 @@ def test_a_command_has_the_limit_of_the_other_scores(place):
     assert commands and all("--limit 16 --tasks id1" in line for line in commands)
 
 
+@pytest.mark.parametrize(
+    ("options", "tasks", "said"),
+    [
+        ({"scorer": "choice"}, {"mine": 0.5}, "--data mine.jsonl --scorer choice"),
+        (
+            {"scorer": "choice", "held_out": 0.1},
+            {"mine_held_out": 0.5, "ood1": 0.2},
+            "--data mine.jsonl --tasks ood1 --scorer choice --held-out 0.1",
+        ),
+    ],
+)
+def test_a_command_names_own_rows_by_their_file(place, monkeypatch, options, tasks, said):
+    monkeypatch.chdir(place)
+    Path("mine.jsonl").write_text("{}\n")
+    kinds = {name: {"distribution": "id", "accuracy": value} for name, value in tasks.items()}
+    inputs = {"model": place / "cold", "adapter": place / "sft", "data": Path("mine.jsonl")}
+    config = {"model": "dcsft_hf", "model_args": f"pretrained={place / 'cold'},adapter={place / 'sft'}"}
+    reset = manifest.CALL.set({"verb": "evaluate", "options": options})
+    make("scores", place / "s1", config, {"tasks": kinds}, inputs)
+    manifest.CALL.reset(reset)
+    found = cost_report.as_dict(cost_report.compare([place / "sft", place / "rl"], [place / "s1"]))
+    assert found["to_evaluate"] and all(f" {said} --output" in line for line in found["to_evaluate"])
+
+
 def test_other_machines_and_versions_are_told(place, monkeypatch):
     assert cost_report.compare([place / "sft", place / "rl"]).remarks == ()
     monkeypatch.setattr(environment, "hardware", lambda: {"processor": "another", "cores": 64})
@@ -338,7 +363,7 @@ def test_the_command_prints_and_writes(place, capsys):
     rows = list(csv.DictReader(io.StringIO((place / "out" / "costs.csv").read_text())))
     assert float(rows[1]["total_seconds"]) == 14 and float(rows[1]["labelling_generated"]) == 80
     assert json.loads((place / "out" / "costs.json").read_text())["baseline"] == "rl"
-    with pytest.raises(HarnessError, match="already holds cost comparison"):
+    with pytest.raises(HarnessError, match="already holds a cost comparison"):
         stages.STAGES["compare-cost"](place / "out", None, artefacts=[place / "sft"])
 
 

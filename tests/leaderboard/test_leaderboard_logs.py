@@ -562,7 +562,7 @@ class TestOldFolders:
         assert "already done" in capsys.readouterr().err
         self.logged(tmp_path / "out", "20261102_100000", [1, 0], "pretrained=b")
         assert self.run(*again) == 1
-        assert "already holds leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
+        assert "already holds a leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
 
     def test_equal_remarks_are_said_once(self, tmp_path):
         for n in range(36):

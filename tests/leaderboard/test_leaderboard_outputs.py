@@ -451,19 +451,22 @@ class TestCommand:
         assert "unknown task 'vqq'. Did you mean vqa?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, ""),
-        (0.0004, "4e-04"),
-        (0.0123, "0.012"),
-        (0.0496, "0.0496"),
-        (0.04999, "0.04999"),
-        (0.05, "0.050"),
-        (0.0502, "0.0502"),
-        (0.3926, "0.393"),
-        (1.0, "1.000"),
-    ],
-)
+P_VALUES = [
+    (None, ""),
+    (1e-30, "< 0.001"),
+    (0.0009996, "< 0.001"),
+    (0.001, "0.001"),
+    (0.0123, "0.012"),
+    (0.0496, "0.0496"),
+    (0.04999, "0.04999"),
+    (0.05, "0.050"),
+    (0.0502, "0.0502"),
+    (0.3926, "0.393"),
+    (1.0, "1.000"),
+]
+"""p-values, and how the page and every table show them."""
+
+
+@pytest.mark.parametrize(("value", "shown"), P_VALUES)
 def test_a_p_value_shows_its_side_of_5_percent(value, shown):
     assert p_text(value) == shown

@@ -8,6 +8,7 @@ import pytest
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, rewrite, score_row, scores_folder
@@ -268,6 +269,19 @@ class TestRowNames:
         ]
         (row,) = load(folders).rows
         assert (set(row.cells), row.folders) == ({ID, OOD_R}, tuple(folders))
+
+    @pytest.mark.parametrize("role", ["data", "data test", f"{prepared.ROLE}digits_r", "task mine"])
+    def test_the_rows_of_one_result_do_not_make_another_model(self, tmp_path, role):
+        for name in ("model", "rows", "others"):
+            (tmp_path / name).write_text(name)
+        model = {"model": tmp_path / "model"}
+        folders = [
+            scores_folder(tmp_path / "a", "SFT", {ID: [1]}, inputs=model | {role: tmp_path / "rows"}),
+            scores_folder(tmp_path / "b", "SFT", {OOD_R: [1]}, inputs=model),
+            scores_folder(tmp_path / "c", "SFT", {"own": [1]}, inputs=model | {role: tmp_path / "others"}),
+        ]
+        board = load(folders)
+        assert (len(board.rows), set(board.rows[0].cells)) == (1, {ID, OOD_R, "own"})
 
     def test_two_results_for_one_cell(self, tmp_path):
         a, b = (scores_folder(tmp_path / n, "SFT", {ID: [1, int(n == "a")]}) for n in "ab")

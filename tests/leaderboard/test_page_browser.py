@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.leaderboard.test_leaderboard_outputs import P_VALUES
 from tests.page_fixtures import CLASSIFY, GROUND, HOSTILE, ITEMS, SHIFTED, board
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -229,6 +230,10 @@ class TestComparison:
             assert cells[2].split() == [value, f"[{low},", f"{high}]"]
             assert cells[4:6] == [str(one["better"]), str(one["worse"])]
 
+    def test_p_values_are_written_as_in_the_tables(self, visit):
+        worked = visit().evaluate("(values) => values.map(dcsft.text.chance)", [one for one, _ in P_VALUES])
+        assert worked == [shown or "–" for _, shown in P_VALUES]
+
     def test_what_the_page_works_out_is_what_python_works_out(self, visit, page_folder):
         """For every tested pair, from the items alone: difference, interval, counts, McNemar's p."""
         told = json.loads((page_folder.parent / "leaderboard.json").read_text())
@@ -294,6 +299,35 @@ def _single(told):
 
 
 class TestSamples:
+    @pytest.mark.parametrize(
+        ("address", "shown"),
+        [
+            ("#view=compare", None),  # the pair that Compare opens with
+            ("#view=compare&a=SFT-EM&b=SFT", ["SFT-EM", "SFT"]),
+            ("#view=compare&a=GRPO&b=base", ["GRPO (seed 1)", "base"]),  # of a configuration, its first seed
+            (f"#view=samples&task={CLASSIFY}&a=SFT", ["SFT"]),  # chosen alone
+        ],
+    )
+    def test_it_opens_on_the_pair_that_is_compared(self, visit, address, shown):
+        page = visit(address)
+        if shown is None:
+            shown = [page.get_by_label(label).input_value() for label in ("Row", "Against")]
+            assert shown[1] == "base"
+        page.get_by_role("navigation").get_by_role("link", name="Samples").click()
+        settled(page)
+        page.wait_for_selector("article.response")
+        assert page.locator("article.response h4").all_inner_texts() == shown
+
+    def test_items_are_in_the_order_of_their_documents(self, visit):
+        def numbers(page, items):
+            texts = page.locator(items).all_inner_texts()
+            return [int(text.split("document ")[1].split()[0]) for text in texts]
+
+        found = numbers(visit(SAMPLES), "ol.items li")
+        assert found == sorted(found) and len(found) == ITEMS
+        found = numbers(visit(COMPARE), "table.changed tbody th")
+        assert found == sorted(found) and len(found) > 2
+
     def test_an_item_with_its_boxes(self, visit):
         page = visit(SAMPLES + "&differ=a")
         picture = page.locator("svg.picture")

@@ -391,7 +391,7 @@ def test_what_is_no_adapter_is_refused(trained, tmp_path):
     refused(tmp_path / "nowhere", tmp_path / "out", "adapter .*nowhere does not exist")
     refused(Path(checkpoint("qwen2_5_vl")), tmp_path / "out", "not an adapter: it has no adapter_config.json")
     merge(trained("qwen2_5_vl"), tmp_path / "merged")
-    refused(tmp_path / "merged", tmp_path / "out", "holds checkpoint, where adapter are needed")
+    refused(tmp_path / "merged", tmp_path / "out", "holds a checkpoint, where an adapter is needed")
     changed = tmp_path / "changed"
     shutil.copytree(trained("qwen2_5_vl"), changed)
     (changed / "adapter_config.json").write_text("{}")

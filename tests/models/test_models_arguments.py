@@ -177,3 +177,11 @@ def test_other_values_are_one_sentence(value):
 def test_a_recipes_dictionary_is_model_arguments_on_the_command_line():
     words = STAGES["sample"].command({"model_args": {"n": 1, "chat_template_kwargs": {"a": True}}}, Path("o"))
     assert words[2:4] == ["--model-args", 'n=1,chat_template_kwargs={"a": true}']
+
+
+@pytest.mark.parametrize("settings", [ModelSettings, VLLMSettings])
+def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
+    from dcsft_harness.data import digits
+
+    assert settings.parse({"pretrained": "digits"}).pretrained == str(digits.path())
+    assert settings.parse({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageFile
 
-from dcsft_harness import cli, lmms, pictures, sampling
+from dcsft_harness import cli, errors, lmms, pictures, sampling
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import own_data
 
@@ -192,8 +192,8 @@ BAD = {
     "nothing": ({}, "line 2: no `question`.*it has nothing"),
     "a question that is no text": (old(problem=["?"]), "line 2: `problem` is list, not text"),
     "a question without words": (old(problem="<image> "), "line 2: the question has no words"),
-    "a solution that is no text": (old(solution={"is": 1}), "line 2: the solution is dict, not text"),
-    "a solution that is yes or no": (old(solution=True), "line 2: the solution is bool, not text"),
+    "a solution that is no text": (old(solution={"is": 1}), "line 2: the answer is dict, not text"),
+    "a solution that is yes or no": (old(solution=True), "line 2: the answer is bool, not text"),
     "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
     "no messages": (new(messages=None), "line 2: no `question` and no `messages`"),
     "no user": (new(messages=turns("a", "b")[1:]), "line 2: `messages` has no user turn"),
@@ -397,7 +397,7 @@ HOSTILE_LINES = {
     "a path of 180 kB": (old(image="a" * 180_000), "image .*a+.* cannot be read"),
     "a path with a NUL": (old(image="a\0.png"), "image .* cannot be read .*null"),
     "a key of 180 kB": ({"k" * 180_000: 1}, "no `question`.*kkk"),
-    "a solution of 180 kB": (old(solution=["x" * 180_000]), "the solution is list"),
+    "a solution of 180 kB": (old(solution=["x" * 180_000]), "the answer is list"),
     "a role of 180 kB": (
         {"messages": [*turns("?", "goose"), {"role": "r" * 180_000}]},
         "a turn of the unknown role 'rrr",
@@ -637,4 +637,38 @@ def test_equal_problems_of_several_rows_are_one(folder):
     with pytest.raises(HarnessError) as error:
         own_data.open_file(file(folder, *rows), "exact_word", None)
     said = str(error.value)
-    assert said.count("the solution is list") == 1 and "lines 1, 2, 3, " in said and "; and 10 more. " in said
+    assert said.count("the answer is list") == 1 and "lines 1 to 30: " in said
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ([("line 3", "x")], ["line 3: x"]),
+        ([("row 3", "x"), ("row 4", "x")], ["rows 3 and 4: x"]),
+        ([(f"line {n}", "x") for n in (1, 2, 3, 7, 9, 10)], ["lines 1 to 3, 7, 9 and 10: x"]),
+        ([("line 1", "x"), ("line 2", "y"), ("line 3", "x")], ["lines 1 and 3: x", "line 2: y"]),
+        (
+            [(f"line {2 * n}", "x") for n in range(25)],
+            [f"lines {', '.join(str(2 * n) for n in range(20))} and 5 more: x"],
+        ),
+        ([(f"line {n}", str(n)) for n in range(23)], [*(f"line {n}: {n}" for n in range(20)), "and 3 more"]),
+    ],
+)  # fmt: skip
+def test_rows_with_the_same_problem_are_named_together(bad, said):
+    assert errors.grouped(bad) == said
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([old(), old(image=None)], "mine.jsonl: 1 row has no image, where others have one: line 2"),
+        ([old(image=None), old(image=None, problem="b")], None),
+        (
+            [old(), old(problem="b"), old(solution="duck")],
+            "mine.jsonl: 1 row asks what a row before asks of the same image, with another answer: line 3",
+        ),
+    ],
+)
+def test_rows_that_may_be_mistakes_are_said(folder, caplog, rows, said):
+    own_data.open_file(file(folder, *rows), "exact_word", None)
+    assert [Path(one).name for one in caplog.messages] == ([] if said is None else [said])

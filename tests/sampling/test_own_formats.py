@@ -559,6 +559,25 @@ class TestHostileFiles:
         with pytest.raises(HarnessError, match=said):
             own_data.open_file(tmp_path / name, "exact_word", None)
 
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("data.jsonl", json.dumps([{"problem": "a", "solution": "b"}])),  # a list under a name of lines
+            ("data.jsonl", json.dumps({"problem": "a", "solution": "b"}, indent=1)),
+            ("data.csv", "problem;solution\r\na;b\r\n"),  # a spreadsheet where numbers have a comma
+            ("data.csv", "problem\tsolution\na\tb\n"),
+            ("data.csv", '"problem";"solution"\n"a";"b"\n'),
+        ],
+    )
+    def test_common_spellings_of_a_format_are_read(self, tmp_path, name, content):
+        (tmp_path / name).write_text(content)
+        assert [row for _, row in own_files.rows(tmp_path / name)] == [{"problem": "a", "solution": "b"}]
+
+    def test_a_line_that_is_no_json_names_its_own_characters(self, tmp_path):
+        (tmp_path / "data.jsonl").write_text('{"problem": "a"}\n{"problem": "a"},\n')
+        (_, _), (where, error) = own_files.rows(tmp_path / "data.jsonl")
+        assert (where, error.problem) == ("line 2", "not JSON (Extra data at character 17)")
+
     def test_several_splits_are_named(self, tmp_path, folder):
         DatasetDict({"train": dataset(folder), "test": dataset(folder)}).save_to_disk(tmp_path / "data")
         with pytest.raises(HarnessError, match="holds the splits train, test"):
@@ -743,7 +762,7 @@ class TestInspect:
         )
         assert 0 < of_pictures < tokens
         assert "the target as a response: wrong, score 0" in shown
-        assert "1 rows cannot be used:\n  line 2: image " in shown
+        assert "1 row cannot be used:\n  line 2: image " in shown
         assert "2 rows, 1 of which cannot be used" in remarks
         assert "does not find the row's own target right in line 1" in remarks
 

@@ -372,6 +372,71 @@ def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, 
     sys.modules.pop("judges", None)
 
 
+def _made(kind, folder, verb, options, inputs, config=None, notes=None):
+    reset = manifest.CALL.set({"verb": verb, "options": options})
+    with manifest.writing(kind, Path(folder), config or {}, inputs) as draft:
+        draft.notes |= notes or {}
+    manifest.CALL.reset(reset)
+
+
+def _chain(task=None, **sampling):
+    """rollouts -> labels -> curated -> adapter in the working directory, without content."""
+    for folder in ("base", "cold"):
+        Path(folder).mkdir()
+        (Path(folder) / "config.json").write_text("{}")
+    Path("train.jsonl").write_text("{}\n")
+    options = {"model": "base", "task": task, "data": None if task else "train.jsonl", "scorer": "choice"}
+    inputs = {"model": Path("base"), **({"adapter": Path("cold")} if sampling.get("model") == "cold" else {})}
+    inputs |= {**({} if task else {"data": Path("train.jsonl")})}
+    config = {"model": "dcsft_hf", "model_args": "pretrained=base"}
+    _made("rollouts", "rollouts", "sample", options | sampling, inputs, config)
+    _made("labels", "labels", "label", {}, {"rollouts": Path("rollouts")})
+    _made("curated set", "curated", "curate", {}, {"labels": Path("labels"), "rollouts": Path("rollouts")})
+    _made("adapter", "adapter", "train sft", {}, {"model": Path("base"), "data": Path("curated")})
+
+
+@pytest.mark.parametrize(
+    ("sampling", "beside", "curate", "evaluate"),
+    [
+        ({}, "test.jsonl", "base", "--data test.jsonl --scorer choice"),
+        ({}, "my test.jsonl", "base", "--data TEST --scorer choice"),
+        ({}, "validation.jsonl", "base", "--data validation.jsonl --scorer choice"),
+        ({"held_out": 0.1}, "test.jsonl", "base", "--data train.jsonl --held-out 0.1 --scorer choice"),
+        ({"image_root": "base"}, "x", "base", "--data TEST --scorer choice --image-root base"),
+        ({"scorer": "my.own:judge"}, "test.jsonl", "base", "--data test.jsonl --scorer my.own:judge"),
+        ({"model": "Some/Hub-Model"}, "test.jsonl", "Some/Hub-Model", "--data test.jsonl --scorer choice"),
+        ({"model": "digits"}, "test.jsonl", "digits", "--data test.jsonl --scorer choice"),
+        ({"model": "dcsft_hf"}, "test.jsonl", "base", "--data test.jsonl --scorer choice"),  # older spelling
+        ({"model": "cold"}, "test.jsonl", "base --adapter cold", "--data test.jsonl --scorer choice"),
+        ({"task": "dcsft_digits_pool"}, "test.jsonl", "base", "--tasks TASK,..."),
+    ],
+)
+def test_the_next_command_names_the_model_and_the_rows_of_the_pool(
+    tmp_path, monkeypatch, sampling, beside, curate, evaluate
+):
+    monkeypatch.chdir(tmp_path)
+    _chain(**sampling)
+    Path(beside).write_text("{}\n")
+    hashed = []
+    monkeypatch.setattr(manifest, "fingerprint", lambda path: hashed.append(path))
+    said = STAGES["curate"].next("curated", {"labels": "labels"})
+    assert said == f"dcsft train sft --model {curate} --data curated --output adapter"
+    said = STAGES["train sft"].next("adapter", {"model": "base", "data": "curated"})
+    assert said == f"dcsft evaluate --model adapter {evaluate} --output scores"
+    assert not hashed
+
+
+def test_the_next_command_names_the_other_scores(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    then = STAGES["evaluate"].next
+    for name, tasks in {"new": "ab", "old": "b", "other": "c", "my scores": "a"}.items():
+        _made("scores", name, "evaluate", {}, {}, notes={"tasks": dict.fromkeys(tasks, {})})
+        if name == "new":
+            assert then(name, {}) == "dcsft leaderboard build new OTHER-SCORES... --output board"
+    assert then("new", {}) == "dcsft leaderboard build new 'my scores' old --output board"
+    assert then("other", {}) == "dcsft leaderboard build other OTHER-SCORES... --output board"
+
+
 OWN = {
     "sample": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},
     "evaluate": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},

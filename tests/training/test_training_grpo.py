@@ -283,3 +283,19 @@ def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path
         given = {"model": "digits", "data": str(tmp_path / "mine.jsonl"), "scorer": scorer}
         stages.STAGES["train grpo"](tmp_path / "out", **given)
     assert [settings["scorer"] for settings in asked] == ["math", "exact_word"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({}, None),
+        ({"zero_advantage": 0.4, "all_right": 0.4, "all_wrong": 0.0}, None),
+        ({"zero_advantage": 1.0, "all_right": 1.0, "all_wrong": 0.0}, "100.0 % of the groups"),
+        ({"zero_advantage": 0.5, "all_right": 0.125, "all_wrong": 0.375}, "12.5 % all right, 37.5 %"),
+    ],
+)  # fmt: skip
+def test_groups_of_equal_rewards_are_said(groups, said):
+    from dcsft_harness.stages import train_grpo
+
+    found = train_grpo.remarks({"groups": groups})
+    assert len(found) == (said is not None) and all(said in one for one in found)

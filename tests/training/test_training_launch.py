@@ -442,7 +442,7 @@ class TestWhatIsStarted:
             "batch_size: 4, num_processes: 2}\n"
         )
         started = []
-        monkeypatch.setattr(launching, "_start", lambda words, memory: started.append(words))
+        monkeypatch.setattr(launching, "_start", lambda words, *_: started.append(words))
         notes = {"steps": 3, "final_loss": 0.5, "trainable_parameters": 7, "ledger": {"generated": 0}}
         monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": notes}))
         chain.run(recipe.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
@@ -482,10 +482,19 @@ class TestHowALaunchEnded:
             ({0: 130, 1: 143}, KeyboardInterrupt, None),
         ],
     )
-    def test_is_told_by_who_failed_first(self, codes, error, said):
+    def test_is_told_by_who_failed_first(self, tmp_path, codes, error, said):
         with pytest.raises(error, match=said) as found:
-            launching._tell(codes, ValueError())
+            launching._tell(codes, ValueError(), "--batch-size", tmp_path)
         assert type(found.value) is error
+
+    @pytest.mark.parametrize("saved", [True, False])
+    def test_promises_to_resume_only_what_was_saved(self, tmp_path, saved):
+        if saved:
+            (tmp_path / "unfinished").mkdir()
+            (tmp_path / "unfinished" / "run.json").write_text("{}")
+        with pytest.raises(HarnessError) as found:
+            launching._tell({0: -9}, ValueError(), "--batch-size", tmp_path)
+        assert str(found.value).endswith("Rerun the same command to resume." if saved else "same command.")
 
     def test_is_not_said_by_a_process_that_is_waited_for(self, monkeypatch, capsys):
         def lose(*given, **named):
