@@ -15,6 +15,8 @@ digits on the embedded checkpoint (or random weights at a published size), float
 """
 
 Results = dict[str, Any]
+TRIAL = " only (a trial)"
+"""Ends the name of a shape of which few layers and few items were measured."""
 NOTES = "notes"
 """Paragraphs of a part that a person writes into benchmarks.json; a new measurement keeps them."""
 

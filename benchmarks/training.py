@@ -8,7 +8,6 @@ gradient checkpointing on a CPU, a log line a step, the adapter saved at the end
 the base on disk to the adapter on disk, and by step.
 """
 
-import argparse
 import contextlib
 import json
 import multiprocessing
@@ -288,11 +287,7 @@ def _alone(work: Callable[..., dict[str, Any]], *given: object) -> dict[str, Any
 
 def main() -> None:
     """Measures, each method in a process of its own, and prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, help="decoder layers, for a trial of a published size")
-    given = parser.parse_args()
+    given = shapes.parser().parse_args()
     methods = {method: _alone(measure, method, given.shape, given.layers) for method in METHODS}
     compared = _alone(overhead, given.shape, given.layers, given.rounds)
     side = SIDE.get(given.shape)
