@@ -81,7 +81,7 @@ newest-run:
 	$(NEWEST_VENV)/bin/dcsft run .ci/newest.yaml --output runs/newest
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks --shape $(SHAPE) $(if $(filter-out file,$(origin LAYERS)),$(addprefix --layers ,$(LAYERS)))
+	$(BIN)/python -m benchmarks --shape $(SHAPE)$(if $(filter-out file,$(origin LAYERS)),$(if $(LAYERS), --layers $(LAYERS)))
 
 unit: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' --dist worksteal

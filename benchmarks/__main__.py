@@ -39,10 +39,13 @@ PARTS = (
     "vllm_overhead",
     "rehearsal",
 )
-SHAPED = ("sampling", "answers", "memory", "growth", "training", "rehearsal")
+SHAPED = ("sampling", "answers", "memory", "growth", "training", "vllm_overhead", "rehearsal")
 """Those that another shape can be measured by."""
 PUBLISHED_ALONE = ("rehearsal",)
 """Those that the digits shape has no part in."""
+
+
+NO_VLLM = "vllm_overhead needs vLLM's environment: run `make test-vllm` once"
 
 
 def command(part: str, shape: str, layers: int | None = None) -> list[str]:
@@ -54,9 +57,7 @@ def command(part: str, shape: str, layers: int | None = None) -> list[str]:
     python = sys.executable
     if part == "vllm_overhead":
         if not VLLM_PYTHON.exists():
-            raise SystemExit(
-                "vllm_overhead needs vLLM's environment: run `make test-vllm` once, or leave it out"
-            )
+            raise SystemExit(f"{NO_VLLM}, or leave it out")
         python = str(VLLM_PYTHON)
     given = ["--shape", shape] if part in SHAPED else []
     if layers:
@@ -103,6 +104,9 @@ def main() -> None:
     kind = f"{given.shape}, {given.layers} layers{page.TRIAL}" if given.layers else given.shape
     small = [part for part in PARTS if part not in PUBLISHED_ALONE]
     for part in given.only or (small if given.shape == "digits" else SHAPED):
+        if part == "vllm_overhead" and not given.only and not VLLM_PYTHON.exists():
+            print(f"{part} is skipped: {NO_VLLM}", file=sys.stderr, flush=True)
+            continue
         print(f"{part} ...", file=sys.stderr, flush=True)
         result = {
             **run(part, given.shape, given.layers),

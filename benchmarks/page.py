@@ -31,6 +31,10 @@ def render(known: dict[str, dict[str, Results]]) -> str:
     for machine, shapes in known.items():
         for shape, results in shapes.items():
             parts.append(f"## {shape} on {machine}\n")
+            if shape.endswith(TRIAL):
+                parts.append(
+                    "Partial: it shows that every part runs; few items, one round, and no target applies.\n"
+                )
             for name, section in SECTIONS.items():
                 if name in results:
                     parts.append("\n".join(section(results[name])))
@@ -83,6 +87,13 @@ def _sampling(found: Results) -> Iterator[str]:
                 [f"{side} px, {comparison['comparison']}", label, *judged, seconds["engine"], seconds[way]]
             )
     yield _table(["", "way", "ratio", "target", "reached", "engine, s", "this way, s"], rows)
+    if "parity" in found:
+        one = found["parity"]
+        yield (
+            f"{one['rows']} rows in one batch against each alone, {one['dtype']}: the most likely token is"
+            f" the same at {one['same first choice']:.1%} of the places; logits differ by at most"
+            f" {one['largest difference over the spread']} of their standard deviation.\n"
+        )
 
 
 def _families(found: Results) -> Iterator[str]:
@@ -253,7 +264,14 @@ def _vllm(found: Results) -> Iterator[str]:
     yield "### vLLM\n"
     yield _table(
         ["", "ratio", "target", "reached"],
-        [["`dcsft_vllm` over a bare `LLM.generate(n=8)` loop", *_judged(found["over_bare"], "≤1.05")]],
+        [
+            ["`dcsft_vllm` over a bare `LLM.generate(n=8)` loop", *_judged(found["over_bare"], "≤1.05")],
+            *(
+                [["vLLM's statistics alone", f"{found['statistics']}", "", ""]]
+                if "statistics" in found
+                else []
+            ),
+        ],
     )
 
 

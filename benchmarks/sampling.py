@@ -115,6 +115,22 @@ def ways(model: DcsftHF, number: int) -> dict[str, Way]:
     }
 
 
+def parity(model: DcsftHF, prepared: Sequence[Prepared]) -> dict[str, Any]:
+    """What rows alone and the same rows in one batch, padded to one length, differ by in their logits."""
+    answers = [list(range(20, 20 + at)) for at in range(len(prepared))]
+    alone = [model._engine.forced([one], [said])[0] for one, said in zip(prepared, answers, strict=True)]
+    pairs = list(zip(alone, model._engine.forced(prepared, answers), strict=True))
+    same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs])
+    return {
+        "rows": len(pairs),
+        "dtype": str(model._model.dtype).removeprefix("torch."),
+        "same first choice": round(float(same.float().mean()), 4),
+        "largest difference over the spread": round(
+            max(float((a.float() - b.float()).abs().max() / a.float().std()) for a, b in pairs), 4
+        ),
+    }
+
+
 def requests(model: lmms, number: int) -> list[Instance]:
     """What lmms-eval asks for under `repeats: 8`."""
     from dcsft_harness.data.digits import suite
@@ -183,7 +199,8 @@ def main() -> None:
         side, number = next(iter(sized.items()))
         found = rounds(backends(given.shape, side, number, given.layers), given.rounds)
         results.append(report(f"{number} items, from lmms-eval's requests", side, found))
-    print(json.dumps({"results": results}))
+        equal = parity(model, shapes.prepare(model, shapes.items(model, shapes.SAMPLES)))
+    print(json.dumps({"results": results, "parity": equal}))
 
 
 if __name__ == "__main__":

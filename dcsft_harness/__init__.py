@@ -31,7 +31,7 @@ __version__ = "0.1.0"
 # torch's threads spin while they wait for each other, on a busy machine for one that does not run. Asleep
 # they lose little there, but wake slowly, which small layers feel on a quiet machine. OpenMP reads this once,
 # when torch is imported, so it is set here, where every entry point begins.
-_BUSY = 0.75
+_BUSY = 0.5
 """Other processes that run or wait, per core, from which threads sleep while they wait."""
 
 

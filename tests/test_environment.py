@@ -102,9 +102,9 @@ def test_other_errors_stay_what_they_are(error):
         (3.0, 3, {}, "PASSIVE"),
         (0.5, 3, {}, "PASSIVE"),  # a load that has just begun
         (3.0, 1, {}, None),  # the command that has just ended
-        (3.0, 2, {}, None),  # one other process on two cores
+        (3.0, 2, {}, "PASSIVE"),  # one other process on two cores
         (3.0, None, {}, "PASSIVE"),  # no Linux
-        (1.0, None, {}, None),
+        (0.9, None, {}, None),
         (3.0, 3, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
         (3.0, 3, {"GOMP_SPINCOUNT": "100"}, None),
     ],
