@@ -145,6 +145,29 @@ def test_every_part_has_a_section_and_a_module():
             assert runner.command(part, "digits")[2] == f"benchmarks.{part}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [sampling, answers, growth], ids=lambda part: part.__name__)
+def test_a_part_runs_at_a_published_size_cut_down_to_few_layers(part, capsys, monkeypatch):
+    small = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    small["text_config"] |= {"hidden_size": 256, "intermediate_size": 64, "vocab_size": 2000, **heads}
+    small["vision_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "out_hidden_size": 256,
+        "num_heads": 4,
+    }
+    monkeypatch.setitem(published.PUBLISHED, "qwen2.5-vl-3b", small)
+    shapes.folder.cache_clear()
+    options = ["--shape", "qwen2.5-vl-3b", "--layers", "2", "--rounds", "1"]
+    found = printed(capsys, monkeypatch, part.main, *options)
+    shapes.folder.cache_clear()
+    name = part.__name__.removeprefix("benchmarks.")
+    kind = f"qwen2.5-vl-3b, 2 layers{page.TRIAL}"
+    text = page.render({"a machine": {kind: {name: {**found, "versions": {}}}}})
+    assert f"## {kind} on a machine\n\nPartial: " in text and text.count("|") > 10
+
+
 def test_a_published_size_is_built_with_random_weights_in_files_of_a_size(monkeypatch):
     small = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
     small["text_config"] |= {"hidden_size": 128, "intermediate_size": 64, "vocab_size": 2000}
