@@ -147,9 +147,11 @@ _HELD = "dcsft.lock"
 
 
 def _sweep(held: Path) -> None:
-    """Removes a scratch folder whose process is certain to be dead."""
-    if at_work(held.with_name(OWNER)) is False:
-        with contextlib.suppress(OSError), held.open("r+b") as file:  # another user's, or just removed
+    """Removes a scratch folder of this user whose process is certain to be dead."""
+    with contextlib.suppress(OSError):  # just removed, or locked
+        if held.parent.lstat().st_uid != os.getuid() or at_work(held.with_name(OWNER)) is not False:
+            return
+        with held.open("r+b") as file:
             # Containers with one host name do not see each other's processes, but do see locks.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(held.parent, ignore_errors=True)
