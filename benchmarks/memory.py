@@ -54,7 +54,9 @@ def main() -> None:
         for way in ("engine", "one sample"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 found[way] = pool.apply(peak, (way, given.shape, side, number, given.layers))
-        results.append({"side": side, "MB": found, "ratio": round(found["engine"] / found["one sample"], 2)})
+        # So little that the kernel has counted no page: a trial.
+        ratio = round(found["engine"] / found["one sample"], 2) if found["one sample"] else None
+        results.append({"side": side, "MB": found, "ratio": ratio})
     print(json.dumps(results))
 
 

@@ -33,7 +33,7 @@ def render(known: dict[str, dict[str, Results]]) -> str:
             parts.append(f"## {shape} on {machine}\n")
             if shape.endswith(TRIAL):
                 parts.append(
-                    "Partial: it shows that every part runs; few items, one round, and no target applies.\n"
+                    "Partial, to show that every part runs: few items, one round; no target applies.\n"
                 )
             for name, section in SECTIONS.items():
                 if name in results:
@@ -54,6 +54,11 @@ def _judged(value: float, wanted: str) -> list[str]:
     limit = float(wanted[1:])
     reached = value >= limit if wanted[0] == "≥" else value <= limit
     return [f"{value}", wanted, "yes" if reached else "no"]
+
+
+def _measured(value: float | None, wanted: str) -> list[str]:
+    """The same, of a figure that may be too small to be measured."""
+    return ["too small to measure", wanted, ""] if value is None else _judged(value, wanted)
 
 
 TARGETS = {
@@ -161,7 +166,7 @@ def _memory(found: Results) -> Iterator[str]:
     yield "### Peak memory\n"
     yield "Beside weights and features: eight samples an item, over one sample an item in the same batch.\n"
     rows = [
-        [f"{one['side']} px", *_judged(one["ratio"], "≤1.3"), *(f"{mb:.0f}" for mb in one["MB"].values())]
+        [f"{one['side']} px", *_measured(one["ratio"], "≤1.3"), *(f"{mb:.0f}" for mb in one["MB"].values())]
         for one in found["results"]
     ]
     yield _table(["", "ratio", "target", "reached", "engine, MB", "one sample, MB"], rows)

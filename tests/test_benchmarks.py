@@ -102,7 +102,7 @@ def test_a_trial_with_few_layers_runs_every_part_and_never_replaces_full_figures
     (trial,) = (name for name in kept if name != "qwen2.5-vl-3b")
     assert list(kept[trial]) == parts
     text = runner.PAGE.read_text()
-    assert f"## {trial} on here\n\nPartial: " in text and text.count("Partial: ") == 1
+    assert f"## {trial} on here\n\nPartial, " in text and text.count("Partial, ") == 1
 
 
 def test_layers_need_a_published_size(monkeypatch, capsys):
@@ -165,7 +165,7 @@ def test_a_part_runs_at_a_published_size_cut_down_to_few_layers(part, capsys, mo
     name = part.__name__.removeprefix("benchmarks.")
     kind = f"qwen2.5-vl-3b, 2 layers{page.TRIAL}"
     text = page.render({"a machine": {kind: {name: {**found, "versions": {}}}}})
-    assert f"## {kind} on a machine\n\nPartial: " in text and text.count("|") > 10
+    assert f"## {kind} on a machine\n\nPartial, " in text and text.count("|") > 10
 
 
 def test_a_published_size_is_built_with_random_weights_in_files_of_a_size(monkeypatch):
