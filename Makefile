@@ -3,6 +3,7 @@
 # make test-vllm:  installs vLLM for the CPU into an environment of its own, runs its tests on the real engine.
 # make newest:     installs the newest release of every dependency that pip allows, runs a short chain on them.
 # make bench:      measures side by side and rewrites docs/benchmarks.md. SHAPE=qwen2.5-vl-3b: at real size, on CUDA.
+#                  LAYERS=2: a trial of every part, on any machine; its figures stand apart from those of all layers.
 # make rehearse:   runs the chain at a published size with random weights: two layers; LAYERS= for all of them.
 #                  SIDE=224 makes images smaller, which is faster on a CPU.
 #                  Fails if a stage fails, or takes memory that differs from its estimate by more than WITHIN.
@@ -80,7 +81,7 @@ newest-run:
 	$(NEWEST_VENV)/bin/dcsft run .ci/newest.yaml --output runs/newest
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python -m benchmarks --shape $(SHAPE)
+	$(BIN)/python -m benchmarks --shape $(SHAPE)$(if $(filter-out file,$(origin LAYERS)),$(if $(LAYERS), --layers $(LAYERS)))
 
 unit: $(VENV)/.installed-test
 	$(PYTEST) -m 'not slow' --dist worksteal

@@ -3,6 +3,7 @@
     python -m benchmarks                                # all parts of the digits shape: `make bench`
     python -m benchmarks --only sampling stages
     python -m benchmarks --shape qwen2.5-vl-3b          # on CUDA; random weights at the published size
+    python -m benchmarks --shape qwen2.5-vl-3b --layers 2   # on any machine: few items, one round
 
 Each part is a process of its own. What it printed goes into docs/benchmarks.json, under the machine and
 the shape that it ran on; the page is made from that file, so results of other machines stay.
@@ -38,13 +39,16 @@ PARTS = (
     "vllm_overhead",
     "rehearsal",
 )
-SHAPED = ("sampling", "answers", "memory", "growth", "training", "rehearsal")
+SHAPED = ("sampling", "answers", "memory", "growth", "training", "vllm_overhead", "rehearsal")
 """Those that another shape can be measured by."""
 PUBLISHED_ALONE = ("rehearsal",)
 """Those that the digits shape has no part in."""
 
 
-def command(part: str, shape: str) -> list[str]:
+NO_VLLM = "vllm_overhead needs vLLM's environment: run `make test-vllm` once"
+
+
+def command(part: str, shape: str, layers: int | None = None) -> list[str]:
     """How a part is run; vLLM lives in an environment of its own.
 
     Raises:
@@ -53,14 +57,15 @@ def command(part: str, shape: str) -> list[str]:
     python = sys.executable
     if part == "vllm_overhead":
         if not VLLM_PYTHON.exists():
-            raise SystemExit(
-                "vllm_overhead needs vLLM's environment: run `make test-vllm` once, or leave it out"
-            )
+            raise SystemExit(f"{NO_VLLM}, or leave it out")
         python = str(VLLM_PYTHON)
-    return [python, "-m", f"benchmarks.{part}", *(["--shape", shape] if part in SHAPED else [])]
+    given = ["--shape", shape] if part in SHAPED else []
+    if layers:
+        given += ["--layers", str(layers), *([] if part in PUBLISHED_ALONE else ["--rounds", "1"])]
+    return [python, "-m", f"benchmarks.{part}", *given]
 
 
-def run(part: str, shape: str) -> dict[str, Any]:
+def run(part: str, shape: str, layers: int | None = None) -> dict[str, Any]:
     """One part's result: the JSON that its output ends in.
 
     Raises:
@@ -69,7 +74,7 @@ def run(part: str, shape: str) -> dict[str, Any]:
     # vLLM on a CPU sets aside this many GB for its cache; without a number, half of the memory.
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
     process = subprocess.run(
-        command(part, shape), cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+        command(part, shape, layers), cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
     )
     if process.returncode:
         raise SystemExit(f"benchmarks.{part} failed with exit code {process.returncode}")
@@ -90,15 +95,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
+    parser.add_argument("--layers", type=int, help="decoder layers, for a trial of a published size")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: all that the shape has")
     given = parser.parse_args()
+    if given.layers and given.shape == "digits":
+        parser.error("--layers needs a published size: add --shape " + shapes.PUBLISHED[0])
+    # Figures of fewer layers never replace those of all.
+    kind = f"{given.shape}, {given.layers} layers{page.TRIAL}" if given.layers else given.shape
     small = [part for part in PARTS if part not in PUBLISHED_ALONE]
     for part in given.only or (small if given.shape == "digits" else SHAPED):
+        if part == "vllm_overhead" and not given.only and not VLLM_PYTHON.exists():
+            print(f"{part} is skipped: {NO_VLLM}", file=sys.stderr, flush=True)
+            continue
         print(f"{part} ...", file=sys.stderr, flush=True)
-        result = {**run(part, given.shape), "versions": machine.versions(part == "vllm_overhead")}
+        result = {
+            **run(part, given.shape, given.layers),
+            "versions": machine.versions(part == "vllm_overhead"),
+        }
         known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         place = f"{machine.describe(given.shape)}"
-        parts = known.setdefault(place, {}).setdefault(given.shape, {})
+        parts = known.setdefault(place, {}).setdefault(kind, {})
         notes = parts.get(part, {}).get(page.NOTES)
         parts[part] = result if notes is None else result | {page.NOTES: notes}
         RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ tokens, and so fewer of them. Beside it stands a batch of as many rows of the me
 fewer pairs to attend to than the ragged one.
 """
 
-import argparse
 import json
 import statistics
 from collections.abc import Sequence
@@ -41,14 +40,14 @@ def with_lengths(
 
 def main() -> None:
     """Measures and prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
+    parser = shapes.parser()
     parser.add_argument("--side", type=int, default=112)
     parser.add_argument("--items", type=int, default=128)
     parser.add_argument("--longest", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    model = shapes.load(given.shape, given.side)
+    if given.layers:
+        given.items, given.longest = min(given.items, shapes.FEW), min(given.longest, 16)
+    model = shapes.load(given.shape, given.side, given.layers)
     items = shapes.items(model, given.items)
     prepared = shapes.prepare(model, items)
     generator = torch.Generator().manual_seed(0)

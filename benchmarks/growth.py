@@ -3,7 +3,6 @@
 python -m benchmarks.growth
 """
 
-import argparse
 import json
 from dataclasses import replace
 
@@ -28,13 +27,11 @@ def with_samples(model: DcsftHF, number: int, samples: int) -> list[Item]:
 
 def main() -> None:
     """Measures and prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
-    model = shapes.load(given.shape, 112)
-    prepared = shapes.prepare(model, shapes.items(model, ITEMS))
-    asked = {samples: with_samples(model, ITEMS, samples) for samples in GS}
+    given = shapes.parser().parse_args()
+    gs, sides, number = (GS[:2], SIDES[:2], shapes.FEW) if given.layers else (GS, SIDES, ITEMS)
+    model = shapes.load(given.shape, 112, given.layers)
+    prepared = shapes.prepare(model, shapes.items(model, number))
+    asked = {samples: with_samples(model, number, samples) for samples in gs}
     by_g = rounds(
         {
             str(samples): lambda items=items: draw(model, items, prepared, shapes.ARGUMENTS)
@@ -43,16 +40,16 @@ def main() -> None:
         given.rounds,
     )
     by_side = {}
-    for side in SIDES:
-        sized = shapes.load(given.shape, side)
-        items = shapes.items(sized, ITEMS)
+    for side in sides:
+        sized = shapes.load(given.shape, side, given.layers)
+        items = shapes.items(sized, number)
         ready = shapes.prepare(sized, items)
         found = rounds(
             {"engine": lambda m=sized, i=items, r=ready: draw(m, i, r, shapes.ARGUMENTS)}, given.rounds
         )
         by_side[str(side)] = {"prompt tokens": ready[0].tokens, "seconds": round(median(found, "engine"), 4)}
     seconds = {samples: round(median(by_g, samples), 4) for samples in by_g}
-    print(json.dumps({"items": ITEMS, "seconds by G at 112 px": seconds, "by side": by_side}))
+    print(json.dumps({"items": number, "seconds by G at 112 px": seconds, "by side": by_side}))
 
 
 if __name__ == "__main__":

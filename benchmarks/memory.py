@@ -3,7 +3,6 @@
 python -m benchmarks.memory
 """
 
-import argparse
 import json
 import multiprocessing
 from pathlib import Path
@@ -11,12 +10,12 @@ from pathlib import Path
 import torch
 
 from benchmarks import shapes
-from benchmarks.sampling import SIDES, Peer, draw
+from benchmarks.sampling import Peer, draw, sides
 
 
-def peak(way: str, shape: str, side: int, number: int) -> float:
+def peak(way: str, shape: str, side: int, number: int, layers: int | None = None) -> float:
     """The most memory that a way takes beside weights and features, in MB; for a fresh process."""
-    model = shapes.load(shape, side)
+    model = shapes.load(shape, side, layers)
     items = shapes.items(model, number)
     prepared = shapes.prepare(model, items)
     peer = Peer(model)
@@ -48,16 +47,16 @@ def _resident(name: str) -> int:
 
 def main() -> None:
     """Measures, each way in a process of its own, and prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
-    given = parser.parse_args()
+    given = shapes.parser().parse_args()
     results = []
-    for side, number in SIDES[given.shape].items():
+    for side, number in sides(given.shape, given.layers).items():
         found = {}
         for way in ("engine", "one sample"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[way] = pool.apply(peak, (way, given.shape, side, number))
-        results.append({"side": side, "MB": found, "ratio": round(found["engine"] / found["one sample"], 2)})
+                found[way] = pool.apply(peak, (way, given.shape, side, number, given.layers))
+        # So little that the kernel has counted no page: a trial.
+        ratio = round(found["engine"] / found["one sample"], 2) if found["one sample"] else None
+        results.append({"side": side, "MB": found, "ratio": ratio})
     print(json.dumps(results))
 
 

@@ -15,6 +15,8 @@ digits on the embedded checkpoint (or random weights at a published size), float
 """
 
 Results = dict[str, Any]
+TRIAL = " only (a trial)"
+"""Ends the name of a shape of which few layers and few items were measured."""
 NOTES = "notes"
 """Paragraphs of a part that a person writes into benchmarks.json; a new measurement keeps them."""
 
@@ -29,6 +31,10 @@ def render(known: dict[str, dict[str, Results]]) -> str:
     for machine, shapes in known.items():
         for shape, results in shapes.items():
             parts.append(f"## {shape} on {machine}\n")
+            if shape.endswith(TRIAL):
+                parts.append(
+                    "Partial, to show that every part runs: few items, one round; no target applies.\n"
+                )
             for name, section in SECTIONS.items():
                 if name in results:
                     parts.append("\n".join(section(results[name])))
@@ -48,6 +54,11 @@ def _judged(value: float, wanted: str) -> list[str]:
     limit = float(wanted[1:])
     reached = value >= limit if wanted[0] == "≥" else value <= limit
     return [f"{value}", wanted, "yes" if reached else "no"]
+
+
+def _measured(value: float | None, wanted: str) -> list[str]:
+    """The same, of a figure that may be too small to be measured."""
+    return ["too small to measure", wanted, ""] if value is None else _judged(value, wanted)
 
 
 TARGETS = {
@@ -81,6 +92,13 @@ def _sampling(found: Results) -> Iterator[str]:
                 [f"{side} px, {comparison['comparison']}", label, *judged, seconds["engine"], seconds[way]]
             )
     yield _table(["", "way", "ratio", "target", "reached", "engine, s", "this way, s"], rows)
+    if "parity" in found:
+        one = found["parity"]
+        yield (
+            f"{one['rows']} rows in one batch against each alone, {one['dtype']}: the most likely token is"
+            f" the same at {one['same first choice']:.1%} of the places; logits differ by at most"
+            f" {one['largest difference over the spread']} of their standard deviation.\n"
+        )
 
 
 def _families(found: Results) -> Iterator[str]:
@@ -148,7 +166,7 @@ def _memory(found: Results) -> Iterator[str]:
     yield "### Peak memory\n"
     yield "Beside weights and features: eight samples an item, over one sample an item in the same batch.\n"
     rows = [
-        [f"{one['side']} px", *_judged(one["ratio"], "≤1.3"), *(f"{mb:.0f}" for mb in one["MB"].values())]
+        [f"{one['side']} px", *_measured(one["ratio"], "≤1.3"), *(f"{mb:.0f}" for mb in one["MB"].values())]
         for one in found["results"]
     ]
     yield _table(["", "ratio", "target", "reached", "engine, MB", "one sample, MB"], rows)
@@ -251,7 +269,14 @@ def _vllm(found: Results) -> Iterator[str]:
     yield "### vLLM\n"
     yield _table(
         ["", "ratio", "target", "reached"],
-        [["`dcsft_vllm` over a bare `LLM.generate(n=8)` loop", *_judged(found["over_bare"], "≤1.05")]],
+        [
+            ["`dcsft_vllm` over a bare `LLM.generate(n=8)` loop", *_judged(found["over_bare"], "≤1.05")],
+            *(
+                [["vLLM's statistics alone", f"{found['statistics']}", "", ""]]
+                if "statistics" in found
+                else []
+            ),
+        ],
     )
 
 

@@ -17,6 +17,7 @@ def main() -> None:
     """Runs the rehearsals, or reads those that have run, and prints them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="qwen2.5-vl-3b", choices=rehearsal.SHAPES)
+    parser.add_argument("--layers", type=int, help="that many alone, instead of two and all")
     parser.add_argument("--saved", nargs="+", type=Path)
     given = parser.parse_args()
     if given.saved:
@@ -25,7 +26,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="dcsft-bench-") as home:
             runs = [
                 rehearsal.rehearse(given.shape, Path(home) / str(layers), layers=layers)
-                for layers in (2, None)
+                for layers in ((given.layers,) if given.layers else (2, None))
             ]
     print(json.dumps({"runs": runs}))
 

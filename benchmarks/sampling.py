@@ -6,7 +6,6 @@ Real digits on the checkpoint, features prepared beforehand, every response of f
 comparison starts from lmms-eval's requests instead, images unprocessed, as its own backend does.
 """
 
-import argparse
 import json
 import sys
 import types
@@ -33,6 +32,11 @@ from dcsft_harness.models.shared_prefix import prefill
 PAPER_BATCH = 4
 SIDES = {"digits": {224: 32, 448: 16}, "qwen2.5-vl-3b": {896: 16}}
 """Per shape, images' sides in pixels and the items of a batch; 896 px are 1,024 image tokens."""
+
+
+def sides(shape: str, layers: int | None) -> dict[int, int]:
+    """The sides and items of a shape; small and few for a trial with fewer layers."""
+    return {224: shapes.FEW} if layers else SIDES[shape]
 
 
 def draw(
@@ -111,6 +115,22 @@ def ways(model: DcsftHF, number: int) -> dict[str, Way]:
     }
 
 
+def parity(model: DcsftHF, prepared: Sequence[Prepared]) -> dict[str, Any]:
+    """What rows alone and the same rows in one batch, padded to one length, differ by in their logits."""
+    answers = [list(range(20, 20 + at)) for at in range(len(prepared))]
+    alone = [model._engine.forced([one], [said])[0] for one, said in zip(prepared, answers, strict=True)]
+    pairs = list(zip(alone, model._engine.forced(prepared, answers), strict=True))
+    same = torch.cat([a.argmax(-1) == b.argmax(-1) for a, b in pairs])
+    return {
+        "rows": len(pairs),
+        "dtype": str(model._model.dtype).removeprefix("torch."),
+        "same first choice": round(float(same.float().mean()), 4),
+        "largest difference over the spread": round(
+            max(float((a.float() - b.float()).abs().max() / a.float().std()) for a, b in pairs), 4
+        ),
+    }
+
+
 def requests(model: lmms, number: int) -> list[Instance]:
     """What lmms-eval asks for under `repeats: 8`."""
     from dcsft_harness.data.digits import suite
@@ -129,18 +149,18 @@ def requests(model: lmms, number: int) -> list[Instance]:
     return rows
 
 
-def backends(shape: str, side: int, number: int) -> dict[str, Way]:
+def backends(shape: str, side: int, number: int, layers: int | None = None) -> dict[str, Way]:
     """`generate_until` of lmms-eval's own backend and of ours, from requests to responses."""
     # The backend imports decord, for videos, which has no wheel for every machine; images do without.
     sys.modules.setdefault("decord", types.ModuleType("decord"))
     from lmms_eval.models.chat.qwen2_5_vl import Qwen2_5_VL
 
     pixels, device = side**2, shapes.device_of(shape)
-    ours = shapes.load(shape, side, batch_size=number)
+    ours = shapes.load(shape, side, layers, batch_size=number)
     found: dict[str, Way] = {"engine": lambda: ours.generate_until(requests(ours, number))}
     for batch in (1, number):
         theirs = Qwen2_5_VL(
-            pretrained=shapes.folder(shape),
+            pretrained=shapes.folder(shape, layers),
             device=device,
             device_map=device,
             batch_size=batch,
@@ -168,19 +188,19 @@ def report(name: str, side: int, found: dict[str, list[float]]) -> dict[str, Any
 
 def main() -> None:
     """Measures and prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
-    parser.add_argument("--rounds", type=int, default=5)
-    given = parser.parse_args()
+    given = shapes.parser().parse_args()
+    sized = sides(given.shape, given.layers)
     results = []
     with torch.inference_mode():
-        for side, number in SIDES[given.shape].items():
-            found = rounds(ways(shapes.load(given.shape, side), number), given.rounds)
+        for side, number in sized.items():
+            model = shapes.load(given.shape, side, given.layers)
+            found = rounds(ways(model, number), given.rounds)
             results.append(report(f"{number} items, features prepared", side, found))
-        side, number = next(iter(SIDES[given.shape].items()))
-        found = rounds(backends(given.shape, side, number), given.rounds)
+        side, number = next(iter(sized.items()))
+        found = rounds(backends(given.shape, side, number, given.layers), given.rounds)
         results.append(report(f"{number} items, from lmms-eval's requests", side, found))
-    print(json.dumps({"results": results}))
+        equal = parity(model, shapes.prepare(model, shapes.items(model, shapes.SAMPLES)))
+    print(json.dumps({"results": results, "parity": equal}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The models that are measured: the embedded digits checkpoint, or a published size with random weights."""
 
+import argparse
 import atexit
 import shutil
 import tempfile
@@ -24,6 +25,9 @@ ARGUMENTS = GenerationArguments(
     max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, temperature=0.9, top_k=50
 )
 
+FEW = 2
+"""Items of a trial with fewer layers, which shows that a part runs."""
+
 PUBLISHED = ("qwen2.5-vl-3b",)
 """The sizes of `models.published` whose images have pixel limits and whose targets are known."""
 
@@ -43,16 +47,29 @@ def folder(shape: str, layers: int | None = None) -> str:
     return str(published.write(shape, Path(home) / shape, layers))
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of every part that is measured by shape."""
+    options = argparse.ArgumentParser()
+    options.add_argument("--shape", default="digits", choices=["digits", *PUBLISHED])
+    options.add_argument("--layers", type=int, help="decoder layers, for a trial of a published size")
+    options.add_argument("--rounds", type=int, default=5)
+    return options
+
+
 def device_of(shape: str) -> str:
     """Where a shape is measured: digits on the CPU, for comparison between machines; others on CUDA."""
     return "cuda" if shape != "digits" and torch.cuda.is_available() else "cpu"
 
 
-def load(shape: str, side: int, **given: object) -> DcsftHF:
+def load(shape: str, side: int, layers: int | None = None, **given: object) -> DcsftHF:
     """A model whose images all have one size."""
     pixels = side**2
     return DcsftHF(
-        pretrained=folder(shape), device=device_of(shape), min_pixels=pixels, max_pixels=pixels, **given
+        pretrained=folder(shape, layers),
+        device=device_of(shape),
+        min_pixels=pixels,
+        max_pixels=pixels,
+        **given,
     )
 
 

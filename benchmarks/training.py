@@ -8,7 +8,6 @@ gradient checkpointing on a CPU, a log line a step, the adapter saved at the end
 the base on disk to the adapter on disk, and by step.
 """
 
-import argparse
 import contextlib
 import json
 import multiprocessing
@@ -41,20 +40,25 @@ MICRO = {"qwen2.5-vl-3b": 4}
 METHODS = ("SFT, LoRA", "SFT, all parameters", "GRPO, LoRA")
 
 
-def settings(shape: str, method: str) -> dict[str, Any]:
-    """The configuration of one method; what is left out is the paper's."""
-    side, grpo = SIDE.get(shape), method.startswith("GRPO")
-    steps = (GRPO_STEPS if grpo else STEPS)[shape]
+def settings(shape: str, method: str, layers: int | None = None) -> dict[str, Any]:
+    """The configuration of one method; what is left out is the paper's.
+
+    Few layers are a trial: small images, two small steps.
+    """
+    side, grpo = 224 if layers else SIDE.get(shape), method.startswith("GRPO")
+    steps = 2 if layers else (GRPO_STEPS if grpo else STEPS)[shape]
     given: dict[str, Any] = {
         "max_steps": steps,
         "save_steps": None,
         "learning_rate": 1e-4,
         "full": "all parameters" in method,
-        "micro_batch_size": MICRO.get(shape),
+        "micro_batch_size": 2 if layers else MICRO.get(shape),
     }
     if side is not None:
         given |= {"min_pixels": side**2, "max_pixels": side**2}
-    return given | ({"max_completion_length": 16} if grpo else {"batch_size": 16})
+    if layers:
+        given |= {"batch_size": shapes.SAMPLES if grpo else shapes.FEW}
+    return given | ({"max_completion_length": 16} if grpo else {"batch_size": given.get("batch_size", 16)})
 
 
 class Steps:
@@ -87,7 +91,7 @@ def measure(method: str, shape: str, layers: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="dcsft-bench-") as home:
         try:
             with _timed() as spent:
-                notes = _train(method, base, Path(home) / "out", settings(shape, method), steps)
+                notes = _train(method, base, Path(home) / "out", settings(shape, method, layers), steps)
         except HarnessError as error:
             return {"failed": str(error)}
     found = {
@@ -237,7 +241,7 @@ def overhead(shape: str, layers: int | None, number: int) -> dict[str, Any]:
         layers: decoder layers, for a trial.
         number: rounds; each way runs once beforehand, uncounted.
     """
-    base, data, given = shapes.folder(shape, layers), rows(COLD), settings(shape, "SFT, LoRA")
+    base, data, given = shapes.folder(shape, layers), rows(COLD), settings(shape, "SFT, LoRA", layers)
     found: dict[str, list[tuple[float, float]]] = {"train_sft": [], "bare": []}
     losses: dict[str, float] = {}
 
@@ -288,15 +292,20 @@ def _alone(work: Callable[..., dict[str, Any]], *given: object) -> dict[str, Any
 
 def main() -> None:
     """Measures, each method in a process of its own, and prints JSON."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="digits", choices=["digits", *shapes.PUBLISHED])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, help="decoder layers, for a trial of a published size")
-    given = parser.parse_args()
+    given = shapes.parser().parse_args()
     methods = {method: _alone(measure, method, given.shape, given.layers) for method in METHODS}
     compared = _alone(overhead, given.shape, given.layers, given.rounds)
-    side = SIDE.get(given.shape)
-    print(json.dumps({"side": side, "layers": given.layers, "methods": methods, "overhead": compared}))
+    side = settings(given.shape, "SFT, LoRA", given.layers).get("min_pixels")
+    print(
+        json.dumps(
+            {
+                "side": side and round(side**0.5),
+                "layers": given.layers,
+                "methods": methods,
+                "overhead": compared,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python -m benchmarks.vllm_overhead --side 224 --items 64 --rounds 5
 
-Real digits at `side` x `side` pixels on the embedded checkpoint, one engine for both ways. The bare
-loop gets the same prompts, rendered and with their images decoded beforehand, in batches of the same
-size; `dcsft_vllm` starts from lmms-eval's requests. In each round both run once, in turns, the caches
-of vLLM emptied before each. Prints one JSON object.
+Real digits at `side` x `side` pixels on the embedded checkpoint, or a published size with random weights.
+The bare loop has an engine of its own, which differs in vLLM's default of keeping no statistics, and gets the
+same prompts, rendered and with their images decoded beforehand, in batches of the same size; `dcsft_vllm`
+starts from lmms-eval's requests. A third way is the bare loop on `dcsft_vllm`'s engine, which shows what its
+statistics cost. In each round all run once, in turns, caches emptied before each. Prints one JSON object.
 """
 
-import argparse
 import gc
 import json
 import os
@@ -16,14 +16,16 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import distributions
 from typing import Any
+from unittest import mock
 
 import torch
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from dcsft_harness.data import digits
+from benchmarks import shapes
 from dcsft_harness.data.digits import suite
 from dcsft_harness.models.vllm import DcsftVLLM
 
@@ -67,11 +69,26 @@ def requests(model: DcsftVLLM, images: Sequence[Image.Image]) -> list[Instance]:
     return rows
 
 
-def bare(model: DcsftVLLM, images: Sequence[Image.Image]) -> Callable[[], None]:
-    """The loop that a user of vLLM would write, on `model`'s engine."""
+def engines(images: Sequence[Image.Image], **given: Any) -> tuple[DcsftVLLM, Any]:  # noqa: ANN401 - vLLM is not installed where types are checked
+    """Our model, and an engine with the same arguments and vLLM's default of no statistics."""
+    import vllm
+
+    plain, asked = vllm.LLM, {}
+
+    def noting(**options: Any) -> Any:  # noqa: ANN401 - the same
+        asked.update(options)
+        return plain(**options)
+
+    with mock.patch.object(vllm, "LLM", noting):
+        model = DcsftVLLM(**given)
+        model.generate_until(requests(model, images))  # the engine starts on first use
+    return model, plain(**asked | {"disable_log_stats": True})
+
+
+def bare(model: DcsftVLLM, llm: Any, images: Sequence[Image.Image]) -> Callable[[], None]:  # noqa: ANN401
+    """The loop that a user of vLLM would write."""
     from vllm import SamplingParams
 
-    llm = model._backend._llm  # type: ignore[union-attr]
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
     text = model.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     prompts = [{"prompt": text, "multi_modal_data": {"image": image}} for image in images]
@@ -86,9 +103,8 @@ def bare(model: DcsftVLLM, images: Sequence[Image.Image]) -> Callable[[], None]:
     return loop
 
 
-def seconds(model: DcsftVLLM, work: Callable[[], Any]) -> float:
+def seconds(llm: Any, work: Callable[[], Any]) -> float:  # noqa: ANN401
     """Seconds on the wall clock, from empty caches: vLLM computes in processes of its own."""
-    llm = model._backend._llm  # type: ignore[union-attr]
     llm.reset_prefix_cache()
     llm.reset_mm_cache()
     gc.collect()
@@ -99,27 +115,39 @@ def seconds(model: DcsftVLLM, work: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = shapes.parser()
     parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")
     parser.add_argument("--items", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=256)
     given = parser.parse_args()
     eager = not torch.cuda.is_available()
-    model = DcsftVLLM(
-        pretrained=str(digits.path()), dtype="float32", enforce_eager=eager, batch_size=given.batch_size
-    )
+    if given.layers:
+        given.items = min(given.items, shapes.FEW)
     images = pictures(given.side, given.items)
+    model, other = engines(
+        images,
+        pretrained=shapes.folder(given.shape, given.layers),
+        dtype="float32" if given.shape == "digits" else "bfloat16",
+        enforce_eager=eager,
+        batch_size=given.batch_size,
+        **({} if eager else {"gpu_memory_utilization": 0.4}),
+    )
+    own = model._backend._llm  # type: ignore[union-attr]
     asked = requests(model, images)
-    model.generate_until(asked)
-    ways = {"dcsft_vllm": lambda: model.generate_until(asked), "bare": bare(model, images)}
-    for work in ways.values():
-        seconds(model, work)
+    works = {
+        "dcsft_vllm": (own, lambda: model.generate_until(asked)),
+        "bare": (other, bare(model, other, images)),
+        "bare with statistics": (own, bare(model, own, images)),
+    }
+    ways = {name: partial(seconds, *work) for name, work in works.items()}
+    for way in ways.values():
+        way()
     rounds = []
     for number in range(given.rounds):
         order = list(ways) if number % 2 else list(ways)[::-1]
-        rounds.append({name: seconds(model, ways[name]) for name in order})
+        rounds.append({name: ways[name]() for name in order})
     model.clean()
+    other.llm_engine.engine_core.shutdown()
     versions = {one.metadata["Name"]: one.version for one in distributions()}
     found = {
         "settings": vars(given),
@@ -131,6 +159,9 @@ def main() -> None:
         "versions": {name: versions[name] for name in PACKAGES if name in versions},
         "seconds": {name: round(statistics.median(one[name] for one in rounds), 4) for name in ways},
         "over_bare": round(statistics.median(one["dcsft_vllm"] / one["bare"] for one in rounds), 3),
+        "statistics": round(
+            statistics.median(one["bare with statistics"] / one["bare"] for one in rounds), 3
+        ),
     }
     print(json.dumps(found, indent=2))
 

@@ -20,6 +20,7 @@ Method: Lu et al., "Why Does RL Generalize Better Than SFT?", CVPR 2026, arXiv 2
 
 import os
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -30,10 +31,33 @@ __version__ = "0.1.0"
 # torch's threads spin while they wait for each other, on a busy machine for one that does not run. Asleep
 # they lose little there, but wake slowly, which small layers feel on a quiet machine. OpenMP reads this once,
 # when torch is imported, so it is set here, where every entry point begins.
-_BUSY = 0.75
-"""Processes that run or wait, per core, from which threads sleep while they wait."""
-if os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1) and "GOMP_SPINCOUNT" not in os.environ:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+_BUSY = 0.5
+"""Other processes that run or wait, per core, from which threads sleep while they wait."""
+
+
+def _busy() -> bool:
+    """Whether other processes keep the machine busy now.
+
+    The load average alone cannot tell: for a minute it also holds the command that has just ended, and it
+    takes a minute to show a load that has just begun.
+    """
+    load, limit = os.getloadavg()[0], _BUSY * (os.cpu_count() or 1)
+    if load < limit / 4:
+        return False
+    running = []
+    try:
+        for _ in range(5):
+            running.append(
+                int(Path("/proc/loadavg").read_text(encoding="ascii").split()[3].split("/")[0]) - 1
+            )
+            time.sleep(0.004)
+    except OSError:  # not Linux
+        return load > limit
+    return sorted(running)[2] >= limit
+
+
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys() and _busy():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 class CallableModule(ModuleType):

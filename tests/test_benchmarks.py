@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import subprocess
 import sys
 
 import pyarrow as pa
@@ -48,7 +50,7 @@ def test_the_page_is_what_its_figures_make_and_a_new_measurement_keeps_the_notes
     runner.RESULTS.write_text(json.dumps({"here": {"digits": place}}))
     monkeypatch.setattr(runner.machine, "describe", lambda shape: "here")
     new = {"responses_per_second": {"choice": {"letter": 5}}}
-    monkeypatch.setattr(runner, "run", lambda part, shape: new)
+    monkeypatch.setattr(runner, "run", lambda part, shape, layers: new)
     monkeypatch.setattr(sys, "argv", ["benchmarks", "--only", "scoring"])
     runner.main()
     text = runner.PAGE.read_text()
@@ -62,12 +64,60 @@ def test_the_page_says_whether_a_target_is_reached(capsys, monkeypatch):
     ways = found["results"][0]["over the engine"]
     assert {"8 passes, batch 4", "generate(num_return_sequences=8)", "prefill of the same batch"} < set(ways)
     assert [one["comparison"] for one in found["results"]][1] == "2 items, from lmms-eval's requests"
+    assert found["parity"]["rows"] == 8 and found["parity"]["same first choice"] == 1
     found["results"][0]["over the engine"] |= {"8 passes, batch 4": 12.3, "8 passes, same batch": 5.9}
     text = page.render({"a machine": {"digits": {"sampling": {**found, "versions": {"torch": "2"}}}}})
     assert "## digits on a machine" in text and "(torch 2)" in text
     lines = {cells[2].strip(): cells for line in text.split("\n") if len(cells := line.split("|")) > 6}
     assert [cell.strip() for cell in lines["8 passes, batch 4"][3:6]] == ["12.3", "≥12", "yes"]
     assert [cell.strip() for cell in lines["8 passes, same batch"][3:6]] == ["5.9", "≥6", "no"]
+
+
+def test_a_trial_with_few_layers_runs_every_part_and_never_replaces_full_figures(
+    tmp_path, monkeypatch, capsys
+):
+    for name in ("RESULTS", "PAGE"):
+        monkeypatch.setattr(runner, name, tmp_path / name)
+    full = {"qwen2.5-vl-3b": {"growth": {"part": "full", "versions": {}}}}
+    monkeypatch.setattr(runner.machine, "describe", lambda shape: "here")
+    monkeypatch.setattr(runner, "VLLM_PYTHON", tmp_path / "none")
+    monkeypatch.setattr(page, "SECTIONS", dict.fromkeys(page.SECTIONS, lambda found: [found["part"]]))
+    ran = []
+
+    def run(part, shape, layers):
+        ran.append(runner.command(part, shape, layers)[2:])
+        return {"part": part}
+
+    monkeypatch.setattr(runner, "run", run)
+    runner.RESULTS.write_text(json.dumps({"here": full}))
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--shape", "qwen2.5-vl-3b", "--layers", "2"])
+    runner.main()
+    given = ["--shape", "qwen2.5-vl-3b", "--layers", "2"]
+    parts = [part for part in runner.SHAPED if part != "vllm_overhead"]
+    rounds_ = {part: [] if part == "rehearsal" else ["--rounds", "1"] for part in parts}
+    assert ran == [[f"benchmarks.{part}", *given, *rounds_[part]] for part in parts]
+    assert "vllm_overhead is skipped: vllm_overhead needs vLLM's environment" in capsys.readouterr().err
+    kept = json.loads(runner.RESULTS.read_text())["here"]
+    assert kept["qwen2.5-vl-3b"] == full["qwen2.5-vl-3b"]
+    (trial,) = (name for name in kept if name != "qwen2.5-vl-3b")
+    assert list(kept[trial]) == parts
+    text = runner.PAGE.read_text()
+    assert f"## {trial} on here\n\nPartial, " in text and text.count("Partial, ") == 1
+
+
+def test_layers_need_a_published_size(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--layers", "2"])
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert "--layers needs a published size: add --shape qwen2.5-vl-3b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "layers"), [("", ""), ("LAYERS=2", " --layers 2"), ("LAYERS=", "")])
+def test_make_bench_has_all_layers_unless_some_are_asked_for(given, layers):
+    inherited = {name: value for name, value in os.environ.items() if name != "LAYERS"}
+    command = ["make", "-n", "bench", "SHAPE=qwen2.5-vl-3b", *given.split()]
+    done = subprocess.run(command, cwd=runner.ROOT, capture_output=True, text=True, check=True, env=inherited)
+    assert done.stdout.rstrip().split("\n")[-1].endswith(f"benchmarks --shape qwen2.5-vl-3b{layers}")
 
 
 @pytest.mark.slow
@@ -93,6 +143,29 @@ def test_every_part_has_a_section_and_a_module():
         assert part in page.SECTIONS
         if part != "vllm_overhead":
             assert runner.command(part, "digits")[2] == f"benchmarks.{part}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [sampling, answers, growth], ids=lambda part: part.__name__)
+def test_a_part_runs_at_a_published_size_cut_down_to_few_layers(part, capsys, monkeypatch):
+    small = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    small["text_config"] |= {"hidden_size": 256, "intermediate_size": 64, "vocab_size": 2000, **heads}
+    small["vision_config"] |= {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "out_hidden_size": 256,
+        "num_heads": 4,
+    }
+    monkeypatch.setitem(published.PUBLISHED, "qwen2.5-vl-3b", small)
+    shapes.folder.cache_clear()
+    options = ["--shape", "qwen2.5-vl-3b", "--layers", "2", "--rounds", "1"]
+    found = printed(capsys, monkeypatch, part.main, *options)
+    shapes.folder.cache_clear()
+    name = part.__name__.removeprefix("benchmarks.")
+    kind = f"qwen2.5-vl-3b, 2 layers{page.TRIAL}"
+    text = page.render({"a machine": {kind: {name: {**found, "versions": {}}}}})
+    assert f"## {kind} on a machine\n\nPartial, " in text and text.count("|") > 10
 
 
 def test_a_published_size_is_built_with_random_weights_in_files_of_a_size(monkeypatch):

@@ -96,16 +96,23 @@ def test_other_errors_stay_what_they_are(error):
 
 
 @pytest.mark.parametrize(
-    ("load", "given", "policy"),
+    ("load", "running", "given", "policy"),
     [
-        (0.2, {}, None),
-        (3.0, {}, "PASSIVE"),
-        (3.0, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
-        (3.0, {"GOMP_SPINCOUNT": "100"}, None),
+        (0.2, 3, {}, None),
+        (3.0, 3, {}, "PASSIVE"),
+        (0.5, 3, {}, "PASSIVE"),  # a load that has just begun
+        (3.0, 1, {}, None),  # the command that has just ended
+        (3.0, 2, {}, "PASSIVE"),  # one other process on two cores
+        (3.0, None, {}, "PASSIVE"),  # no Linux
+        (0.9, None, {}, None),
+        (3.0, 3, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+        (3.0, 3, {"GOMP_SPINCOUNT": "100"}, None),
     ],
 )
-def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(load, given, policy):
+def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(load, running, given, policy):
+    line = "open('/gone').read()" if running is None else f"'{load} 0 0 {running}/99 1'"
     code = (
+        f"import pathlib; pathlib.Path.read_text = lambda *_, **__: {line}\n"
         f"import os; os.getloadavg = lambda: ({load}, 0, 0); os.cpu_count = lambda: 2; "
         "import dcsft_harness; print(os.environ.get('OMP_WAIT_POLICY'))"
     )
