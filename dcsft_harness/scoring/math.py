@@ -92,12 +92,13 @@ _COMPOUND = re.compile(
 )
 _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
+_HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
     r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
-_VARIABLE = re.compile(r"[a-zA-Z](?:_\d|\([a-z]\))?|⟨hat \w⟩")
+_VARIABLE = re.compile(r"[a-zA-Z](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
 _ALTERNATIVES = re.compile(r"\((?:or|not unique|the answer|answers? (?:may|is|are)|或|答案)", re.IGNORECASE)
 _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
@@ -221,6 +222,9 @@ def _part(text: str) -> Part:
     text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_EDGES)).strip()
     if text and text in "<>=≤≥≠":  # which sign belongs in the gap
         return Part("relation", text, marks=(text,))
+    half = _HALF_OF_DAY.search(text)
+    if half:
+        return replace(_part(text[: half.start()]), text=text, name=half[1].lower())
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
@@ -455,12 +459,15 @@ _CUE = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+|\s+|."
+    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?![\w.]))?|\.\d+|\s+|."
 )
 _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}[为是得有]|等于"
 )
+_JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
+_POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
 _CONCLUSION = re.compile(
     r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)"
@@ -469,6 +476,7 @@ _CONCLUSION = re.compile(
     re.IGNORECASE,
 )
 """Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
+_CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
@@ -483,8 +491,13 @@ def stated(part: str) -> Iterator[str]:
         return
     text = _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "答案" in text or "####" in text else None
-    if cue is not None and text[cue.end() :].strip():
-        yield _EMPHASIS.sub("", text[cue.end() :].strip().split("\n")[0])
+    said = text[cue.end() :].strip() if cue else ""
+    lines = said or text
+    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines) and _readable(lines):
+        yield lines
+        return
+    if said:
+        yield _EMPHASIS.sub("", said.split("\n")[0])
         return
     if REFUSAL.search(text[-200:]):
         return
@@ -525,30 +538,35 @@ def readings(text: str) -> list[Answer]:
     for sentence in [text[: aside.start()], text] if aside and aside.start() else [text]:
         for attempt in (sentence, in_figures(sentence)):
             found = _in_sentence(attempt)
-            if found is not None:
-                return [found]
+            if found:
+                return found
     return []
 
 
-def _in_sentence(sentence: str) -> Answer | None:
-    """The mathematics behind the verb of a sentence, or else its last; None if there is none."""
-    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", sentence)))
+def _in_sentence(sentence: str) -> list[Answer]:
+    """The last mathematics of a sentence, or of it what stands behind verbs: the last, and all together."""
+    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", _POINT_NAME.sub("", sentence))))
     text = _COMPOUND.sub(_compound, text)
-    tokens = [match[0] for match in _RUN.finditer(text)]
-    runs, behind_verb, run, is_behind = [], [], "", False
-    for token in [*tokens, ""]:
+    runs = list[tuple[Answer, bool]]()
+    run, is_behind, is_near, is_joined = "", False, False, False
+    for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
         is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
         if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
             run += token
             continue
         found = _run(run)
         if found is not None:
-            runs.append(found)
-            behind_verb += [found] if is_behind else []
+            is_behind = is_behind or run.lstrip()[0] == ":"
+            both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
+            runs[-1:] = [(both, runs[-1][1])] if both else [*runs[-1:], (found, is_behind)]
+        is_near = found is not None or is_near and not run.strip()
+        is_joined = is_near and token in _JOINS
+        is_near = is_joined or is_near and unit(token) is not None
         is_behind = _VERB.fullmatch(token) is not None or is_behind and found is None
         run = ""
-    chosen = behind_verb or runs
-    return chosen[-1] if chosen else None
+    behind = [found for found, is_behind in runs if is_behind]
+    every = _readable("\n".join(one.text for one in behind)) if len(behind) > 1 else None
+    return [one for one in (*(behind or [found for found, _ in runs])[-1:], every) if one]
 
 
 def _run(run: str) -> Answer | None:
@@ -556,12 +574,14 @@ def _run(run: str) -> Answer | None:
     run = run.strip(" \t,;:.!?\"'*/^=").rstrip("+-<>(")
     if not _MATHEMATICS.search(run):
         return None
-    for text in (run, re.split(r",\s|;", run)[-1]):
-        try:
-            return read(text)
-        except Unreadable:
-            continue
-    return None
+    return _readable(run) or _readable(re.split(r",\s|;", run)[-1])
+
+
+def _readable(text: str) -> Answer | None:
+    try:
+        return read(text)
+    except Unreadable:
+        return None
 
 
 _PLAIN = re.compile(r"\s*(?:\\boxed\{)?\s*(-?\d{1,15}(?:\.\d{1,15})?)\s*\}?\s*\.?\s*")

@@ -34,6 +34,7 @@ from dcsft_harness.scoring.math import (
 )
 from dcsft_harness.scoring.normalize import answer_part, bounded, plain
 from dcsft_harness.scoring.phrases import DENIED
+from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
@@ -93,13 +94,16 @@ def _judge(part: str, gold: str) -> Verdict:
 
 
 def _rounds(found: Answer, gold: str) -> bool:
-    """Whether a value is a decimal gold to two decimals."""
+    """Whether a value, or a percentage as a share, is a decimal gold to two decimals."""
     try:
-        number, _ = number_of(found) or (None, None)
+        number, named = number_of(found) or (None, None)
     except Unreadable:
         return False
-    is_decimal = isinstance(number, Fraction) and _DECIMAL.fullmatch(gold.strip())
-    return bool(is_decimal) and round(float(number or 0), 2) == round(float(gold), 2)
+    if not isinstance(number, Fraction) or not _DECIMAL.fullmatch(gold.strip()):
+        return False
+    is_percentage = named is not None and named.dimension == PERCENT
+    values = (number, number / 100) if is_percentage else (number,)
+    return any(round(float(one), 2) == round(float(gold), 2) for one in values)
 
 
 def _worded(part: str, gold: str) -> Verdict:
@@ -108,7 +112,7 @@ def _worded(part: str, gold: str) -> Verdict:
         return NOT_FOUND
     wanted = plain(gold).strip(" .").lower()
     folded = said.lower() if "(" in wanted else _ASIDE.sub(" ", said.lower())
-    match = re.search(rf"(?<![\w-]){re.escape(wanted)}(?!\w)", folded)
+    match = re.search(rf"(?<![a-z\d-]){re.escape(wanted)}(?![a-z\d])", folded)
     right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)
 
