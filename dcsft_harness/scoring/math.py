@@ -367,7 +367,16 @@ def _equal(gold: Part, found: Part) -> bool:
     if kinds == {"ratio", "value"}:
         ratio, other = (gold, found) if gold.kind == "ratio" else (found, gold)
         return len(ratio.trees) == 2 and same(f"({ratio.trees[0]})/({ratio.trees[1]})", other.trees[0])
+    if (gold.kind, found.kind) == ("value", "relation") and _states_value(gold, found):
+        return True
     return kinds <= {"relation", "value"} and _equal_relations(_relation(gold), _relation(found))
+
+
+def _states_value(gold: Part, found: Part) -> bool:
+    """Whether an equation gives a quantity of several names that value, as in "m + n = 7"."""
+    if gold.name or not found.trees or set(found.marks) != {"="} or len(names(found.trees[0])) < 2 or names(found.trees[-1]):
+        return False
+    return same(gold.trees[0], found.trees[-1])
 
 
 def _equal_values(gold: Part, found: Part) -> bool:
@@ -460,7 +469,7 @@ _CUE = re.compile(
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
 _RUN = re.compile(
     r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
-    r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?![\w.]))?|\.\d+|\s+|."
+    r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
 _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
@@ -476,6 +485,9 @@ _CONCLUSION = re.compile(
     re.IGNORECASE,
 )
 """Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
+_REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]+,? )")
+"""Ends what a cue states, where no correction follows."""
+_CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
@@ -497,7 +509,8 @@ def stated(part: str) -> Iterator[str]:
         yield lines
         return
     if said:
-        yield _EMPHASIS.sub("", said.split("\n")[0])
+        line = said.split("\n")[0]
+        yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
         return
     if REFUSAL.search(text[-200:]):
         return
@@ -574,6 +587,7 @@ def _run(run: str) -> Answer | None:
     run = run.strip(" \t,;:.!?\"'*/^=").rstrip("+-<>(")
     if not _MATHEMATICS.search(run):
         return None
+    run = re.split(r":\s(?=[\[(])", run)[-1]
     return _readable(run) or _readable(re.split(r",\s|;", run)[-1])
 
 
@@ -599,6 +613,17 @@ def _plain_gold(answer: str) -> Fraction | None:
     return number if isinstance(number, Fraction) and not named and ":" not in answer else None
 
 
+def plain_number(response: str, answer: str) -> tuple[str, Fraction, Fraction] | None:
+    """A response that is one plain number, its value and the gold's; None where either is more than that.
+
+    Raises:
+        HarnessError: the gold is refused by `parse_gold`.
+    """
+    wanted = _plain_gold(answer)
+    found = _PLAIN.fullmatch(response) if wanted is not None and len(response) < 40 else None
+    return (found[1], _number(found[1]), wanted) if found and wanted is not None else None
+
+
 def math(response: str, *, answer: str | int | float, truncated: bool = False) -> Verdict:
     """Score 1.0 if the answer that a response states equals the gold, else 0.0.
 
@@ -614,12 +639,9 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     Raises:
         HarnessError: the gold is no mathematics, or a part or another value would be right; see `parse_gold`.
     """
-    wanted = _plain_gold(str(answer))
-    found = (
-        _PLAIN.fullmatch(response) if wanted is not None and len(response) < 40 and not truncated else None
-    )
+    found = plain_number(response, str(answer)) if not truncated else None
     if found is not None:
-        return Verdict(float(_number(found[1]) == wanted), found[1])
+        return Verdict(float(found[1] == found[2]), found[0])
     gold = parse_gold(str(answer))
     if len(response) > 2 * TAIL and "<" not in response and "◁" not in response and "[/" not in response:
         response = response[-TAIL:]

@@ -29,6 +29,7 @@ from dcsft_harness.scoring.math import (
     judged,
     number_of,
     parse_gold,
+    plain_number,
     same_answer,
     stated,
 )
@@ -86,8 +87,12 @@ def _judge(part: str, gold: str) -> Verdict:
         )
     if any(character.isdigit() for character in gold) and " " not in gold.strip():
         try:
-            wanted = parse_gold(gold)
-            return judged(part, lambda found: equal(wanted, found) or _rounds(found, gold))
+            number = plain_number(part, gold)
+            if number is not None:
+                said, found, wanted = number
+                return Verdict(float(found == wanted or _rounds_to(found, gold)), said)
+            parsed = parse_gold(gold)
+            return judged(part, lambda answer: equal(parsed, answer) or _rounds(answer, gold))
         except HarnessError:  # "trans-1-Chloro-4-methylcyclohexane" has digits and is no mathematics
             pass
     return _worded(part, gold)
@@ -99,11 +104,13 @@ def _rounds(found: Answer, gold: str) -> bool:
         number, named = number_of(found) or (None, None)
     except Unreadable:
         return False
-    if not isinstance(number, Fraction) or not _DECIMAL.fullmatch(gold.strip()):
-        return False
     is_percentage = named is not None and named.dimension == PERCENT
     values = (number, number / 100) if is_percentage else (number,)
-    return any(round(float(one), 2) == round(float(gold), 2) for one in values)
+    return any(_rounds_to(one, gold) for one in values if isinstance(one, Fraction))
+
+
+def _rounds_to(number: Fraction, gold: str) -> bool:
+    return bool(_DECIMAL.fullmatch(gold.strip())) and round(float(number), 2) == round(float(gold), 2)
 
 
 def _worded(part: str, gold: str) -> Verdict:

@@ -211,6 +211,16 @@ KINDS = {
         ("The values go from 18 to 80: [18, 80]", "[18,80]", 1),
         ("Therefore, we get 2.5e3.", "2500", 1),
     ],
+    "a quantity of several names": [
+        ("So m = 3 and n = 5, giving m + n = 8.", "8", 1),
+        ("The sum of the roots is -b/a = 5/2.", "2.5", 1),
+        (r"\boxed{2x = 8}", "8", 0),
+        (r"\boxed{8}", "x + 2y = 8", 0),
+    ],
+    "a remark behind the answer": [
+        ("The answer is 8. However, if we count the hidden one, it would be 18.", "8", 1),
+        ("The answer is 8. Wait, that counts the hidden one. It is 18.", "18", 1),
+    ],
     "an answer in lines": [
         ("**Answer:** 18\n8", "18\n8", 1),
         ("<answer>18 m\n8 m²</answer>", "18 m\n8 m²", 1),
