@@ -374,9 +374,9 @@ def _equal(gold: Part, found: Part) -> bool:
 
 def _states_value(gold: Part, found: Part) -> bool:
     """Whether an equation gives a quantity of several names that value, as in "m + n = 7"."""
-    if gold.name or not found.trees or set(found.marks) != {"="} or len(names(found.trees[0])) < 2 or names(found.trees[-1]):
-        return False
-    return same(gold.trees[0], found.trees[-1])
+    first, *_, last_side = found.trees or ("", "")
+    is_named = set(found.marks) == {"="} and len(names(first)) > 1 and not names(last_side)
+    return is_named and not gold.name and same(gold.trees[0], last_side)
 
 
 def _equal_values(gold: Part, found: Part) -> bool:
@@ -685,4 +685,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=6)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=7)

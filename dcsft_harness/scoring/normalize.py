@@ -31,7 +31,11 @@ _LAST_TOKENS = re.compile(
 _DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
 WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
-_UNIFIED = (*zip("（）：【】［］“”’−\u00a0\ufeff", [*'():[][]""\'- ', ""], strict=True), ("！", "! "), ("？", "? "))
+_UNIFIED = (
+    *zip("（）：【】［］“”’−\u00a0\ufeff", [*'():[][]""\'- ', ""], strict=True),
+    ("！", "! "),
+    ("？", "? "),
+)
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""

@@ -116,8 +116,8 @@ NONE_OF = re.compile(r"\bnone of (?:the|these|them)\b(?! other)|\bneither\b.{1,8
 """Of a sentence that states nothing else: no option is right."""
 COURTEOUS = ("ope th", "me know", "eel free", "hank you")
 COURTESY = re.compile(
-    r"(?i)(?:^|(?<=[.!?\n]))[\s#*-]*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
-    r"|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
+    r"(?i)(?:^|(?<=[.!?\n]))[\s#*-]*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)"
+    r"|thank you|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
 CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?)(?:应该?)?有?\s?(?:是|为|选|:)*\s?")
