@@ -105,8 +105,10 @@ def _rounds(found: Answer, gold: str) -> bool:
     except Unreadable:
         return False
     is_percentage = named is not None and named.dimension == PERCENT
+    if not isinstance(number, Fraction):
+        return False
     values = (number, number / 100) if is_percentage else (number,)
-    return any(_rounds_to(one, gold) for one in values if isinstance(one, Fraction))
+    return any(_rounds_to(one, gold) for one in values)
 
 
 def _rounds_to(number: Fraction, gold: str) -> bool:
