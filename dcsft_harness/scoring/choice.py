@@ -26,7 +26,7 @@ from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
 """A gold that names an option twice: "B. goose"."""
-_LETTER_ONLY = re.compile(r"[\s(\[\"'*$`]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
+_LETTER_ONLY = re.compile(r"[\s(\[\"'*$`#]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
     r"(?:(?i:actually|likely|clearly|not [A-J],? but) )?"
@@ -34,7 +34,7 @@ _LABEL = re.compile(
     r"(?i:option|choice|letter|answer|image|picture|point|box|选项)s?:?\s?)?"
     r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u4e00-\u9fff]|['’+*/^°√<{]|-\w)"
 )
-_SECOND = re.compile(r"\s?(?:,|and|or|&|/|和|或)\s?\(?[A-J](?![\w'])")
+_SECOND = re.compile(r"\s?(?:,|and|or|&|/|和|或)\s?\(?(?:[A-J](?![\w'])|[b-j](?:[,.]|$))")
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
@@ -47,12 +47,13 @@ _FINAL = re.compile(r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w 
 _LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈是为]|:(?!\d)")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
-_LINE = re.compile(r"[-\s]*(\()?([A-J])[).:](?: (.{1,100}))?")
+_LINE = re.compile(r"[-\s]*([(\[])?([A-J])[)\].:](?: (.{1,100}))?")
+_LINE_MARKS = frozenset(").:]")
 _DIGIT = re.compile(r"\d")
 _ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?", re.IGNORECASE)
 _OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer)$", re.IGNORECASE)
 _SENTENCE_BREAK = re.compile(r"[.!?;\n。！？；](?:(?<=[\n。！？；])|(?=\s|[\"')*]{1,3}\s))")
-_NO_TEXT = re.compile(r"[ \n*#>`$\\\[]*")
+_NO_TEXT = re.compile(r"[ \n*#>`$\\\[-]*")
 _LISTED_LINES = re.compile(r"[\s*>(-]{0,20}A[).:].{0,150}\n[\s*>(-]{0,20}B[).:]")
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
@@ -164,7 +165,7 @@ def _last_line(part: str, options: OptionSet) -> int | None:
         is_cut_off = line.count("(") != line.count(")") or len(line) == 1 and len(part) >= HEAD
         is_listed = _LETTER_ONLY.fullmatch(above.rpartition("\n")[2])
         return None if is_cut_off or is_listed else options.index(letter[1])
-    match = _LINE.fullmatch(plain(line)) if ")" in line[:12] or "." in line[:12] or ":" in line[:12] else None
+    match = _LINE.fullmatch(plain(line)) if _LINE_MARKS.intersection(line[:12]) else None
     index = options.index(match[2]) if match else None
     if match is None or index is None or not (match[1] or match[3]):
         return None
@@ -338,7 +339,8 @@ def _subject(text: str, options: OptionSet) -> tuple[int, bool] | None:
 
 def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     """What follows a phrase: an option, or `NO_OPTION` for another answer, and whether it is a letter."""
-    if not text.strip():
+    text = text.strip()
+    if not text:
         return None
     label = _label(text, options)
     if label is not None:
@@ -448,4 +450,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=7)
+SCORER = Scorer("choice", choice, fields=("choices",), version=8)

@@ -21,7 +21,7 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from dcsft_harness.scoring.normalize import COMMANDS, in_signs
+from dcsft_harness.scoring.normalize import COMMANDS, WIDE, in_signs
 
 _LONGEST, _DEEPEST = 600, 24
 """Characters, and pairs of braces one in another, of one expression."""
@@ -55,14 +55,14 @@ _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
-_BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)\s*\.?|\\color\s*\{\w*\}")
+_BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
 
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
-    text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = WIDE.sub(" ", in_signs(text)).replace("\x0c", "\\f").replace("\x08", "\\b")
     if "\\" in text:
-        text = _BIG.sub(" ", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
+        text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)

@@ -92,12 +92,13 @@ _COMPOUND = re.compile(
 )
 _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
+_HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
     r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
-_VARIABLE = re.compile(r"[a-zA-Z](?:_\d|\([a-z]\))?|⟨hat \w⟩")
+_VARIABLE = re.compile(r"[a-zA-Z](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
 _ALTERNATIVES = re.compile(r"\((?:or|not unique|the answer|answers? (?:may|is|are)|或|答案)", re.IGNORECASE)
 _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
@@ -221,6 +222,9 @@ def _part(text: str) -> Part:
     text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_EDGES)).strip()
     if text and text in "<>=≤≥≠":  # which sign belongs in the gap
         return Part("relation", text, marks=(text,))
+    half = _HALF_OF_DAY.search(text)
+    if half:
+        return replace(_part(text[: half.start()]), text=text, name=half[1].lower())
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
@@ -363,7 +367,16 @@ def _equal(gold: Part, found: Part) -> bool:
     if kinds == {"ratio", "value"}:
         ratio, other = (gold, found) if gold.kind == "ratio" else (found, gold)
         return len(ratio.trees) == 2 and same(f"({ratio.trees[0]})/({ratio.trees[1]})", other.trees[0])
+    if (gold.kind, found.kind) == ("value", "relation") and _states_value(gold, found):
+        return True
     return kinds <= {"relation", "value"} and _equal_relations(_relation(gold), _relation(found))
+
+
+def _states_value(gold: Part, found: Part) -> bool:
+    """Whether an equation gives a quantity of several names that value, as in "m + n = 7"."""
+    first, *_, last_side = found.trees or ("", "")
+    is_named = set(found.marks) == {"="} and len(names(first)) > 1 and not names(last_side)
+    return is_named and not gold.name and same(gold.trees[0], last_side)
 
 
 def _equal_values(gold: Part, found: Part) -> bool:
@@ -455,12 +468,15 @@ _CUE = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)|\d+(?:\.\d+)?|\.\d+|\s+|."
+    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
 _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}[为是得有]|等于"
 )
+_JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
+_POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
 _CONCLUSION = re.compile(
     r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)"
@@ -469,6 +485,10 @@ _CONCLUSION = re.compile(
     re.IGNORECASE,
 )
 """Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
+_REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]+,? )")
+"""Ends what a cue states, where no correction follows."""
+_CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
+_CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
@@ -483,8 +503,14 @@ def stated(part: str) -> Iterator[str]:
         return
     text = _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "答案" in text or "####" in text else None
-    if cue is not None and text[cue.end() :].strip():
-        yield _EMPHASIS.sub("", text[cue.end() :].strip().split("\n")[0])
+    said = text[cue.end() :].strip() if cue else ""
+    lines = said or text
+    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines) and _readable(lines):
+        yield lines
+        return
+    if said:
+        line = said.split("\n")[0]
+        yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
         return
     if REFUSAL.search(text[-200:]):
         return
@@ -525,30 +551,35 @@ def readings(text: str) -> list[Answer]:
     for sentence in [text[: aside.start()], text] if aside and aside.start() else [text]:
         for attempt in (sentence, in_figures(sentence)):
             found = _in_sentence(attempt)
-            if found is not None:
-                return [found]
+            if found:
+                return found
     return []
 
 
-def _in_sentence(sentence: str) -> Answer | None:
-    """The mathematics behind the verb of a sentence, or else its last; None if there is none."""
-    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", sentence)))
+def _in_sentence(sentence: str) -> list[Answer]:
+    """The last mathematics of a sentence, or of it what stands behind verbs: the last, and all together."""
+    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", _POINT_NAME.sub("", sentence))))
     text = _COMPOUND.sub(_compound, text)
-    tokens = [match[0] for match in _RUN.finditer(text)]
-    runs, behind_verb, run, is_behind = [], [], "", False
-    for token in [*tokens, ""]:
+    runs = list[tuple[Answer, bool]]()
+    run, is_behind, is_near, is_joined = "", False, False, False
+    for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
         is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
         if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
             run += token
             continue
         found = _run(run)
         if found is not None:
-            runs.append(found)
-            behind_verb += [found] if is_behind else []
+            is_behind = is_behind or run.lstrip()[0] == ":"
+            both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
+            runs[-1:] = [(both, runs[-1][1])] if both else [*runs[-1:], (found, is_behind)]
+        is_near = found is not None or is_near and not run.strip()
+        is_joined = is_near and token in _JOINS
+        is_near = is_joined or is_near and unit(token) is not None
         is_behind = _VERB.fullmatch(token) is not None or is_behind and found is None
         run = ""
-    chosen = behind_verb or runs
-    return chosen[-1] if chosen else None
+    behind = [found for found, is_behind in runs if is_behind]
+    every = _readable("\n".join(one.text for one in behind)) if len(behind) > 1 else None
+    return [one for one in (*(behind or [found for found, _ in runs])[-1:], every) if one]
 
 
 def _run(run: str) -> Answer | None:
@@ -556,12 +587,15 @@ def _run(run: str) -> Answer | None:
     run = run.strip(" \t,;:.!?\"'*/^=").rstrip("+-<>(")
     if not _MATHEMATICS.search(run):
         return None
-    for text in (run, re.split(r",\s|;", run)[-1]):
-        try:
-            return read(text)
-        except Unreadable:
-            continue
-    return None
+    run = re.split(r":\s(?=[\[(])", run)[-1]
+    return _readable(run) or _readable(re.split(r",\s|;", run)[-1])
+
+
+def _readable(text: str) -> Answer | None:
+    try:
+        return read(text)
+    except Unreadable:
+        return None
 
 
 _PLAIN = re.compile(r"\s*(?:\\boxed\{)?\s*(-?\d{1,15}(?:\.\d{1,15})?)\s*\}?\s*\.?\s*")
@@ -579,6 +613,17 @@ def _plain_gold(answer: str) -> Fraction | None:
     return number if isinstance(number, Fraction) and not named and ":" not in answer else None
 
 
+def plain_number(response: str, answer: str) -> tuple[str, Fraction, Fraction] | None:
+    """A response that is one plain number, its value and the gold's; None where either is more than that.
+
+    Raises:
+        HarnessError: the gold is refused by `parse_gold`.
+    """
+    wanted = _plain_gold(answer)
+    found = _PLAIN.fullmatch(response) if wanted is not None and len(response) < 40 else None
+    return (found[1], _number(found[1]), wanted) if found and wanted is not None else None
+
+
 def math(response: str, *, answer: str | int | float, truncated: bool = False) -> Verdict:
     """Score 1.0 if the answer that a response states equals the gold, else 0.0.
 
@@ -594,12 +639,9 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     Raises:
         HarnessError: the gold is no mathematics, or a part or another value would be right; see `parse_gold`.
     """
-    wanted = _plain_gold(str(answer))
-    found = (
-        _PLAIN.fullmatch(response) if wanted is not None and len(response) < 40 and not truncated else None
-    )
+    found = plain_number(response, str(answer)) if not truncated else None
     if found is not None:
-        return Verdict(float(_number(found[1]) == wanted), found[1])
+        return Verdict(float(found[1] == found[2]), found[0])
     gold = parse_gold(str(answer))
     if len(response) > 2 * TAIL and "<" not in response and "◁" not in response and "[/" not in response:
         response = response[-TAIL:]
@@ -643,4 +685,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=6)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=7)

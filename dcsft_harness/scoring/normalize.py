@@ -26,11 +26,16 @@ THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THI
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
 _LAST_TOKENS = re.compile(
-    r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+$"
+    r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+\s*$"
 )
 _DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
+WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
-_UNIFIED = tuple(zip("（）：【】［］“”’−\u00a0", '():[][]""\'- ', strict=True))
+_UNIFIED = (
+    *zip("（）：【】［］“”’−\u00a0\ufeff", [*'():[][]""\'- ', ""], strict=True),
+    ("！", "! "),
+    ("？", "? "),
+)
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
@@ -48,8 +53,10 @@ REFUSAL = re.compile(
 
 
 def bounded(text: str) -> str:
-    """The text, or the first 3,000 and last 9,000 characters of a longer one."""
-    return text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
+    """The text with single spaces between words; of a long one the first 3,000 and last 9,000 characters."""
+    text = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
+    # Who spaces widely does so at the end as well, which is faster to search.
+    return WIDE.sub(" ", text).strip() if "  " in text[-300:] else text.strip()
 
 
 def answer_part(text: str, *, truncated: bool = False) -> str:
@@ -88,7 +95,7 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
 def unified(text: str) -> str:
     """The text in plain signs and line ends, without tokens around it and emojis at its end."""
     text = text.removeprefix("<s>")
-    if text.endswith(">"):
+    if text[-20:].rstrip().endswith(">"):
         text = _LAST_TOKENS.sub("", text)
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -29,11 +29,13 @@ from dcsft_harness.scoring.math import (
     judged,
     number_of,
     parse_gold,
+    plain_number,
     same_answer,
     stated,
 )
 from dcsft_harness.scoring.normalize import answer_part, bounded, plain
 from dcsft_harness.scoring.phrases import DENIED
+from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
@@ -85,21 +87,32 @@ def _judge(part: str, gold: str) -> Verdict:
         )
     if any(character.isdigit() for character in gold) and " " not in gold.strip():
         try:
-            wanted = parse_gold(gold)
-            return judged(part, lambda found: equal(wanted, found) or _rounds(found, gold))
+            number = plain_number(part, gold)
+            if number is not None:
+                said, found, wanted = number
+                return Verdict(float(found == wanted or _rounds_to(found, gold)), said)
+            parsed = parse_gold(gold)
+            return judged(part, lambda answer: equal(parsed, answer) or _rounds(answer, gold))
         except HarnessError:  # "trans-1-Chloro-4-methylcyclohexane" has digits and is no mathematics
             pass
     return _worded(part, gold)
 
 
 def _rounds(found: Answer, gold: str) -> bool:
-    """Whether a value is a decimal gold to two decimals."""
+    """Whether a value, or a percentage as a share, is a decimal gold to two decimals."""
     try:
-        number, _ = number_of(found) or (None, None)
+        number, named = number_of(found) or (None, None)
     except Unreadable:
         return False
-    is_decimal = isinstance(number, Fraction) and _DECIMAL.fullmatch(gold.strip())
-    return bool(is_decimal) and round(float(number or 0), 2) == round(float(gold), 2)
+    is_percentage = named is not None and named.dimension == PERCENT
+    if not isinstance(number, Fraction):
+        return False
+    values = (number, number / 100) if is_percentage else (number,)
+    return any(_rounds_to(one, gold) for one in values)
+
+
+def _rounds_to(number: Fraction, gold: str) -> bool:
+    return bool(_DECIMAL.fullmatch(gold.strip())) and round(float(number), 2) == round(float(gold), 2)
 
 
 def _worded(part: str, gold: str) -> Verdict:
@@ -108,7 +121,7 @@ def _worded(part: str, gold: str) -> Verdict:
         return NOT_FOUND
     wanted = plain(gold).strip(" .").lower()
     folded = said.lower() if "(" in wanted else _ASIDE.sub(" ", said.lower())
-    match = re.search(rf"(?<![\w-]){re.escape(wanted)}(?!\w)", folded)
+    match = re.search(rf"(?<![a-z\d-]){re.escape(wanted)}(?![a-z\d])", folded)
     right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)
 
@@ -128,4 +141,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=6)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=7)

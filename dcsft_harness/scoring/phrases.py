@@ -50,8 +50,8 @@ PHRASES = (
          rf"\w+\s(?:\w+\s){{0,2}}?(?:option|choice|letter|label|point|statement|number|image|part)s?\b{_TO_LINK}",
          "The most likely number is {}."),
     _row(True, "after",
-         "choose chose select pick go say guess believe lean", False,
-         r"(?:choose|chose|select|pick|go with|say|guess|believe|lean towards?)(?:\sthat)?(?=[\s:])",
+         "choose chose select pick go say guess believe lean leaning", False,
+         r"(?:choose|chose|select|pick|go with|say|guess|believe|lean(?:ing)? towards?)(?:\sthat)?(?=[\s:])",
          "I would choose {}."),
     _row(False, "around", "correspond corresponds aligns match matches", False,
          r"(?:corresponds?(?: \w+)?(?: to| with)|aligns (?:\w+ )?with|match(?:es)?)\b",
@@ -102,9 +102,9 @@ SUPPOSED = re.compile(r"(?:\w+,?\s){0,3}?(?:if|assuming)\b(?!.{0,60}\bchoose\b)"
 """At the start of a sentence that only supposes."""
 ASIDE = re.compile(
     r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
-    r"[^,;.\n]{0,200}"
+    r"[^,;.\n]{0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
-MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike")
+MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
 CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|while|lacks?)\b")
 """In a last sentence: it rejects rather than chooses."""
@@ -116,9 +116,9 @@ NONE_OF = re.compile(r"\bnone of (?:the|these|them)\b(?! other)|\bneither\b.{1,8
 """Of a sentence that states nothing else: no option is right."""
 COURTEOUS = ("ope th", "me know", "eel free", "hank you")
 COURTESY = re.compile(
-    r"(?i)(?:^|(?<=[.!?\n]))\s*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)|thank you"
-    r"|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
+    r"(?i)(?:^|(?<=[.!?\n]))[\s#*-]*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)"
+    r"|thank you|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
-CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?)有?\s?(?:是|为|选|:)*\s?")
+CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?)(?:应该?)?有?\s?(?:是|为|选|:)*\s?")
 """What states a choice in Chinese; the option follows."""
