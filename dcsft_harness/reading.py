@@ -119,7 +119,7 @@ def json_values(file: TextIO, decoder: json.JSONDecoder, most: float = math.inf)
     """The members of a JSON list, or values one after another, each with its text; read one at a time.
 
     Raises:
-        ValueError: what follows is not JSON, or a value has more than `most` characters.
+        ValueError: what follows is not JSON, a value has more than `most` characters, or the list is not all.
     """
     text, at, ended, listed = "", 0, False, None
     while True:
@@ -130,6 +130,11 @@ def json_values(file: TextIO, decoder: json.JSONDecoder, most: float = math.inf)
             at += listed
             continue
         if listed and at < len(text) and text[at] == "]":
+            rest = text[at + 1 :]
+            while not rest.strip() and (rest := file.read(PIECE)):
+                pass
+            if rest.strip():
+                raise ValueError(f"behind the list stands {cut(rest.strip(), 60)!r}")
             return
         try:
             if at == len(text):

@@ -100,19 +100,39 @@ def public(value: object) -> object:
 
 
 def _training(found: manifest.Manifest) -> Training | None:
-    """The run behind the adapter, else behind the model, if its folder matches the manifest."""
+    """The run that made the scored weights, if its folder matches the manifest.
+
+    With an adapter that is the adapter's run or, if its folder is lost, none: the base's cost is another one.
+    """
     if (note := found.notes.get("checkpoint")) is not None:
         return _run_of_checkpoint(found.folder, note)
-    for role in [role for role in ("adapter", "model") if role in found.inputs]:
-        one = _origin(found, role)
-        # What has moved or changed since is left out: the scores remain valid without it.
-        with contextlib.suppress(HarnessError, OSError):
-            if one.made is not None:
-                return training(one.folder)
-            step = run_folder.step_of(one.folder)
-            if step and manifest.fingerprint(one.folder) == one.sha256:
-                return training(one.folder.parent, step)
+    adapts = "adapter" in found.inputs or "adapter" in reading.named(str(found.config.get("model_args", "")))
+    return _run_behind(found, "adapter" if adapts else "model")
+
+
+def _run_behind(found: manifest.Manifest, role: str) -> Training | None:
+    """The run that made an input; None if there is none, or it has moved or changed since."""
+    if role not in found.inputs:
+        return None
+    one = _origin(found, role)
+    with _leaving_out_lost():
+        if one.made is not None:
+            return training(one.folder)
+        step = run_folder.step_of(one.folder)
+        if step and manifest.fingerprint(one.folder) == one.sha256:
+            return training(one.folder.parent, step)
     return None
+
+
+@contextlib.contextmanager
+def _leaving_out_lost() -> Iterator[None]:
+    """Ends the block at a folder that cannot be read; one of a newer version's format is an error."""
+    try:
+        yield
+    except manifest.NewerFormatError:
+        raise
+    except (HarnessError, OSError):
+        return
 
 
 def _origin(found: manifest.Manifest, role: str) -> manifest.Origin:
@@ -134,7 +154,7 @@ def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None
         identity = note["identity"]
     except (TypeError, ValueError, KeyError):
         return None
-    with contextlib.suppress(HarnessError, OSError):
+    with _leaving_out_lost():
         if run_folder.identity(run) == identity and (whole := training(run, step)) is not None:
             return replace(whole, ledger={**whole.ledger, **known})
     return Training(run, kind, {}, known)
@@ -143,12 +163,16 @@ def _run_of_checkpoint(folder: Path, note: Mapping[str, Any]) -> Training | None
 def training(folder: Path, step: int | None = None) -> Training | None:
     """The run that made a folder, or a checkpoint of this `step` in it; None if that was not a training run.
 
+    A merged checkpoint was made by its adapter's run.
+
     Raises:
         HarnessError: the folder has no readable manifest.
     """
     found = manifest.read(folder)
     if found.kind not in ("adapter", "checkpoint"):
         return None
+    if found.kind == "checkpoint" and "adapter" in found.inputs:
+        return _run_behind(found, "adapter")
     history, own = run_folder.history(folder), found.notes.get(NOTE)
     # Runs without a ledger have some of its figures as notes.
     ledger = _floats(figures(own if isinstance(own, dict) else {**found.notes, "seconds": found.seconds}))

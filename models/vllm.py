@@ -2,10 +2,8 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
@@ -14,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from dcsft_harness import ranks
+from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.lmms.protocols import Generation
@@ -85,7 +84,7 @@ class Adapted:
         self._settings = settings
         served = settings.adapter is not None and not always_merge
         self.rank = served_rank(settings, config) if served else None
-        self._merged: tempfile.TemporaryDirectory[str] | None = None
+        self._merged: Scratch | None = None
         self._folder: str | None = None
 
     def checkpoint(self, features: Callable[[], Features]) -> str:
@@ -106,36 +105,36 @@ class Adapted:
             with ranks.agreed():
                 if ranks.world_size() == 1 or os.environ.get("LOCAL_RANK", "0") == "0":
                     self._merged = self._merge(settings.adapter, features())
-                    self._folder = self._merged.name
+                    self._folder = str(self._merged.folder)
             machine = os.environ.get("GROUP_RANK", "0")
             folders = {where: one for where, one in ranks.gathered((machine, self._folder)) if one}
             self._folder = self._folder or folders[machine]
         return self._folder
 
-    def _merge(self, adapter: str, features: Features) -> "tempfile.TemporaryDirectory[str]":
-        """A temporary folder, removed at process exit at the latest."""
+    def _merge(self, adapter: str, features: Features) -> Scratch:
         settings = self._settings
-        folder = tempfile.TemporaryDirectory(prefix="dcsft_merged_")
+        scratch = Scratch("dcsft_merged")
         _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served as it is", adapter)
         try:
             parity = merge(
-                settings.pretrained, adapter, Path(folder.name), [features], settings.trust_remote_code
+                settings.pretrained, adapter, scratch.folder, [features], settings.trust_remote_code
             )
         except BaseException as error:
-            folder.cleanup()
+            scratch.remove()
             if (reason := refusal(error)) is None:
                 raise
             raise HarnessError(
-                f"the merge of adapter {adapter} cannot be written to {folder.name} ({os.strerror(reason)})",
+                f"the merge of adapter {adapter} cannot be written to {scratch.folder} "
+                f"({os.strerror(reason)})",
                 "Make room there, or set TMPDIR to a folder with room for the whole model",
             ) from error
         _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
-        return folder
+        return scratch
 
     def remove(self) -> None:
         """Removes the merged checkpoint, if there is one."""
         if self._merged is not None:
-            self._merged.cleanup()
+            self._merged.remove()
         self._merged = self._folder = None
 
 

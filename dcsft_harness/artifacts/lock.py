@@ -1,9 +1,13 @@
-"""One run at a time in a folder: the lock and its owner."""
+"""One run at a time in a folder: the lock and its owner; and scratch folders, which go with theirs."""
 
+import atexit
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -103,3 +107,51 @@ def at_work(path: Path) -> bool | None:
         return False
     except psutil.AccessDenied:
         return True
+
+
+class Scratch:
+    """A temporary folder of this process, removed at its exit at the latest.
+
+    A killed process leaves its own behind. It goes when another one is made beside it on the same machine.
+    """
+
+    def __init__(self, name: str, above: Path | None = None) -> None:
+        """Makes the folder, below the system's folder for temporary files by default.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        above = above or Path(tempfile.gettempdir())
+        above.mkdir(parents=True, exist_ok=True)
+        for held in above.glob(f"*/{_HELD}"):
+            _sweep(held)
+        self._made, self._process = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above)), os.getpid()
+        # Signed before it has the file that others look for.
+        sign(self._made)
+        self._lock = (self._made / _HELD).open("wb")
+        with contextlib.suppress(OSError):  # a file system without locks: the signature decides alone
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.folder = self._made / name
+        self.folder.mkdir()
+        atexit.register(self.remove)
+
+    def remove(self) -> None:
+        """Removes the folder, but only in the process that created it, not in a fork."""
+        if os.getpid() == self._process:
+            shutil.rmtree(self._made, ignore_errors=True)
+            self._lock.close()
+            atexit.unregister(self.remove)
+
+
+_HELD = "dcsft.lock"
+
+
+def _sweep(held: Path) -> None:
+    """Removes a scratch folder of this user whose process is certain to be dead."""
+    with contextlib.suppress(OSError):  # just removed, or locked
+        if held.parent.lstat().st_uid != os.getuid() or at_work(held.with_name(OWNER)) is not False:
+            return
+        with held.open("r+b") as file:
+            # Containers with one host name do not see each other's processes, but do see locks.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(held.parent, ignore_errors=True)

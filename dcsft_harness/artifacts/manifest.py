@@ -34,7 +34,7 @@ FORMAT = 1
 
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
-"""The verb and options of the artifact being written; a stage sets it."""
+"""The verb, options and hashes of own rows of the artifact being written; a stage sets it."""
 
 
 class NewerFormatError(HarnessError):
@@ -129,16 +129,20 @@ def walk(
 
     `roles` names the inputs of an artifact to follow, all by default.
     """
-    seen: set[str] = set()
+    seen: dict[str, Manifest | None] = {}
     waiting = [made]
     while waiting:
         current = waiting.pop(0)
         for role in roles(current):
-            if role in current.inputs and current.inputs[role]["sha256"] not in seen:
-                found = origin(current, role)
-                seen.add(found.sha256)
-                yield found
-                waiting += [] if found.made is None else [found.made]
+            entry = current.inputs.get(role)
+            if entry is None or seen.get(entry["sha256"]) is not None:
+                continue
+            found = origin(current, role)
+            if found.made is None and found.sha256 in seen:
+                continue
+            seen[found.sha256] = found.made
+            yield found
+            waiting += [] if found.made is None else [found.made]
 
 
 class _Part(dict[str, Any]):
@@ -489,6 +493,10 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
             found.input_folder(role)
         except HarnessError:
             differing.append(f"{role}: changed since, or no longer there")
+    rows = call.get("rows", {})
+    for path, digest in ({} if differing else found.call.get("rows", {})).items():
+        if rows.get(path) != digest:
+            differing.append(f"{path}: its rows or images have changed since, or are no longer there")
     if not differing:
         refuse_changed(output)
         return found
@@ -536,6 +544,14 @@ def _tidy(output: Path, new: Collection[Path]) -> None:
         for path in new:
             with contextlib.suppress(OSError):  # it holds the result
                 path.rmdir()
+
+
+def sweep(output: Path) -> None:
+    """Removes what a process left in a finished artifact's folder that was killed while it tidied up."""
+    if (output / NAME).is_file() and (output / UNFINISHED).is_dir():
+        # Another process may be tidying up, and a folder that is read-only keeps what it has.
+        with contextlib.suppress(HarnessError), taken(output):
+            pass
 
 
 def clear(output: Path) -> None:

@@ -1,8 +1,5 @@
 """Items as training conversations: messages with images, and their labels."""
 
-import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +13,7 @@ import pyarrow.compute as pc
 
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered
 from dcsft_harness.errors import HarnessError, telling_refusals
 from dcsft_harness.records import MARK
@@ -249,7 +247,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     """Training data that belongs to no artifact, as an open data set.
 
     It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
-    is removed with the data set, or at process exit at the latest; only a killed process leaves it behind.
+    is removed with the data set; see `Scratch`.
     Rows are values by column, read once.
 
     Raises:
@@ -258,26 +256,20 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     from datasets import load_from_disk  # noqa: TID251 - just written
 
     above = environment.cache_root() / TRAINING
-    above.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above))
+    with telling_refusals("training data", above, "nothing half-written was kept"):
+        scratch = Scratch(name, above)
     try:
         with (
-            telling_refusals("training data", folder, "nothing half-written was kept"),
-            storage.writing(folder, columns) as writer,
+            telling_refusals("training data", scratch.folder, "nothing half-written was kept"),
+            storage.writing(scratch.folder, columns) as writer,
         ):
             writer.rows(rows)
-        found = load_from_disk(str(folder))  # noqa: TID251
+        found = load_from_disk(str(scratch.folder))  # noqa: TID251
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.remove()
         raise
-    weakref.finalize(found, _remove, folder, os.getpid())
+    weakref.finalize(found, scratch.remove)
     return found
-
-
-def _remove(folder: Path, process: int) -> None:
-    """Removes a folder, but only in the process that created it, not in a fork."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def features(

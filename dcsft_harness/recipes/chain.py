@@ -316,6 +316,7 @@ def _finish(
     folder, wanted = output / stage.name, key(stage, output)
     same = _state(output)["stages"].get(stage.name) == wanted
     if same and manifest.is_intact(folder):
+        manifest.sweep(folder)
         skip(stage.name)
         return None
     _clear(folder, same)

@@ -3,11 +3,8 @@
 `own_files` says which files and folders are read, `own_rows` what a row may hold.
 """
 
-import atexit
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE
 from dcsft_harness.errors import LISTED, HarnessError, cut, unknown_name
 from dcsft_harness.pictures import to_rgb
@@ -122,16 +120,15 @@ def _stored(rows: Iterator[dict[str, Any]]) -> Path:
     columns = dict.fromkeys(("prompt", "turns", "answer", "target", "cluster"), text)
     columns |= {"images": List(Image()), "choices": List(text), "width": number, "height": number}
     features = Features(columns)
-    folder = Path(tempfile.mkdtemp(prefix="dcsft-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    scratch = Scratch("dcsft_rows")
     try:
-        DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(folder))
-        with storage.writing(folder / "test", features) as writer:
+        DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(scratch.folder))
+        with storage.writing(scratch.folder / "test", features) as writer:
             writer.rows({name: row.get(name) for name in columns} for row in rows)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        scratch.remove()
         raise
-    return folder
+    return scratch.folder
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from typing import Any
 
 from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, manifest, usage
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import Settings, extra, flag
@@ -143,12 +144,15 @@ class Stage:
                 process writes it, a package cannot be imported, or the stage cannot run.
         """
         given, folder = self.options.from_options(options), Path(output)
-        call = {"verb": self.verb, "options": given.deciding()}
+        call: dict[str, Any] = {"verb": self.verb, "options": given.deciding()}
+        if rows := self._own_rows(call["options"]):
+            call["rows"] = rows
         with contextlib.ExitStack() as stack:
             if ranks.world_size() == 1 and getattr(given, "num_processes", None) in (None, 1):
                 stack.enter_context(manifest.taken(folder))
             found = manifest.done(folder, call, self._defaults())
             if found is not None:
+                manifest.sweep(folder)
                 return {**found.notes, DONE: True}
             reset = manifest.CALL.set(call)
             stack.callback(manifest.CALL.reset, reset)
@@ -159,6 +163,24 @@ class Stage:
                 if problem is None:
                     raise
                 raise problem from error
+
+    def _own_rows(self, options: Mapping[str, Any]) -> dict[str, str]:
+        """A hash of each file of rows in the options, with its images: training has them as no input."""
+        named = [value for name, value, _ in self.reading(options) if name in ("data", "pool", "tasks")]
+        paths = [str(one) for value in named for one in (value if isinstance(value, list) else [value])]
+        if not any(map(os.path.exists, paths)):
+            return {}
+        from dcsft_harness.sampling import own_files
+
+        root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
+        found = {}
+        for path in map(Path, filter(own_files.is_data, paths)):
+            from dcsft_harness.sampling import own_data
+
+            with contextlib.suppress(HarnessError):  # a file that cannot be read: the stage says why
+                images = own_data.images_sha256(path, root and Path(root), outside)
+                found[str(path)] = json_sha256([manifest.fingerprint(path), images])
+        return found
 
     def _defaults(self) -> dict[str, object]:
         """The options' defaults, from `Settings.as_dict`."""

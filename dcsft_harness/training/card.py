@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_fr
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.data import digits
@@ -175,7 +176,8 @@ def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     own = file_sha256(made.folder / manifest.NAME)
     base = made.inputs.get("model", {}).get("sha256")
     model, adapter = (scores.inputs.get(role, {}).get("sha256") for role in ("model", "adapter"))
-    if adapter is None and base is not None and model == base:
+    of_hub = "adapter" in reading.named(str(scores.config.get("model_args", "")))  # it is no input then
+    if adapter is None and not of_hub and base is not None and model == base:
         return True
     if own == (model if made.kind == "checkpoint" and adapter is None else adapter):
         return False

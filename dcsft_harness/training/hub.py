@@ -1,7 +1,6 @@
 """artifact -> model hub: checks before the work begins, and the upload when it is done."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
+from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.training.merging import REPORT
 
@@ -139,13 +139,15 @@ def _hub_errors(repo: str) -> Iterator[None]:
 @contextmanager
 def _copy(folder: Path) -> Iterator[str]:
     """A folder of links to the artifact's files, with local paths removed from configurations."""
-    with tempfile.TemporaryDirectory(prefix="dcsft_push_") as copy:
+    scratch = Scratch("dcsft_push")
+    try:
+        copy = scratch.folder
         rewritten = {}
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             within = path.relative_to(folder)
             if within.parts[0].startswith(_CHECKPOINT) or within.parts[0] == _CURVES:
                 continue
-            place = Path(copy) / within
+            place = copy / within
             place.parent.mkdir(parents=True, exist_ok=True)
             if path.parent == folder and path.name in (*_REPORTS, *_CONFIGS):
                 rewritten[path.name] = _placeless(path)
@@ -154,12 +156,14 @@ def _copy(folder: Path) -> Iterator[str]:
                 os.symlink(path.resolve(), place)
         made = rewritten[manifest.NAME]
         made["files"] = {
-            name: file_sha256(Path(copy) / name) if name in rewritten else digest
+            name: file_sha256(copy / name) if name in rewritten else digest
             for name, digest in made["files"].items()
-            if (Path(copy) / name).is_file()
+            if (copy / name).is_file()
         }
-        (Path(copy) / manifest.NAME).write_text(_json(made), encoding="utf-8")
-        yield copy
+        (copy / manifest.NAME).write_text(_json(made), encoding="utf-8")
+        yield str(copy)
+    finally:
+        scratch.remove()
 
 
 def _placeless(path: Path) -> dict[str, Any]:

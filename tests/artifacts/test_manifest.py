@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness import environment
-from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.artifacts import lock, manifest, storage
 from dcsft_harness.cli import main
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
@@ -36,6 +37,65 @@ def full_disk(tmp_path):
     """A file system of 64 KiB."""
     with small_disk(tmp_path / "disk"):
         yield tmp_path / "disk"
+
+
+class TestScratch:
+    """A killed process cannot remove its scratch folder, which may be as large as a checkpoint."""
+
+    def other(self, above, *, killed):
+        """The scratch folder of another process, which is killed, or at work until a pipe closes."""
+        reading, writing = os.pipe()
+        end, stop = os.pipe()
+        process = os.fork()
+        if not process:
+            os.close(stop)
+            scratch = lock.Scratch("merged", above)
+            (scratch.folder / "model.safetensors").write_text("weights")
+            os.write(writing, str(scratch.folder).encode())
+            os.read(end, 1)
+            os._exit(0)
+        os.close(end)
+        folder = Path(os.read(reading, 1000).decode())
+        if killed:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+        return folder, process, stop
+
+    def test_what_a_killed_process_left_goes_with_the_next_and_what_another_uses_stays(self, tmp_path):
+        dead, _, stopped = self.other(tmp_path, killed=True)
+        alive, process, stop = self.other(tmp_path, killed=False)
+        assert not dead.parent.exists()
+        own = lock.Scratch("rows", tmp_path)
+        assert (alive / "model.safetensors").is_file()
+        own.remove()
+        for one in (stop, stopped):
+            os.close(one)
+        os.waitpid(process, 0)
+        lock.Scratch("rows", tmp_path).remove()
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("signed", ['{"pid": 999999999, "host": "elsewhere"}', "{", None])
+    def test_another_machines_and_what_nobody_signed_stay(self, signed, tmp_path):
+        dead, _, stop = self.other(tmp_path, killed=True)
+        os.close(stop)
+        if signed is None:
+            (dead.parent / lock.OWNER).unlink()
+        else:
+            (dead.parent / lock.OWNER).write_text(signed)
+        lock.Scratch("rows", tmp_path).remove()
+        assert (dead / "model.safetensors").is_file()
+
+    def test_a_fork_leaves_its_makers_folder(self, tmp_path):
+        own = lock.Scratch("rows", tmp_path)
+        process = os.fork()
+        if not process:
+            own.remove()
+            os._exit(0)
+        os.waitpid(process, 0)
+        assert len(list(tmp_path.iterdir())) == 1
+        own.remove()
+        own.remove()
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestWriting:

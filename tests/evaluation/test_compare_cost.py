@@ -137,6 +137,15 @@ def test_relabelling_counts_each_artefact_behind_it_once(place):
     assert run["earlier"]["seconds"] == 10 and run["total"]["seconds"] == 5 + 6 + 10
 
 
+def test_an_input_that_one_artifact_lost_is_found_by_another(place):
+    rollouts = {"rollouts": place / "rollouts"}
+    lost = make("curated set", place / "far" / "set", {"keep": ["medium"]}, inputs=rollouts)
+    (lost / manifest.NAME).write_text((lost / manifest.NAME).read_text().replace("../../rollouts", "../gone"))
+    trained(place / "dc2", "sft", lost, place / "cold", {"seconds": 5.0}, adapter=place / "dc")
+    run = told(place, "dc2")["runs"][0]
+    assert run["labelling"]["generated"] == 80 and "seconds" in run["lower_bounds"]
+
+
 def test_a_merged_checkpoint_costs_what_its_adapter_did(place):
     merged = make("checkpoint", place / "merged", inputs={"model": place / "cold", "adapter": place / "sft"})
     run = told(trained(place / "more", "grpo", None, merged, {"steps": 1}).parent, "more")["runs"][0]

@@ -24,7 +24,7 @@ def score_row(task, index, score, cluster=None, extracted="3"):
 
 
 def scores_folder(
-    folder, name, tasks, *, pixels=None, notes=None, clusters=None, inputs=None, backwards=False
+    folder, name, tasks, *, pixels=None, notes=None, clusters=None, inputs=None, backwards=False, config=None
 ):
     """A scores artefact: `tasks` is {task: [score, ...]}, `notes` overrides {task: {key: value}}."""
     rows, said = [], {}
@@ -47,7 +47,7 @@ def scores_folder(
             "items_sha256": f"items of {task}",
             **(notes or {}).get(task, {}),
         }
-    with manifest.writing("scores", folder, {"name": name}, inputs) as draft:
+    with manifest.writing("scores", folder, {"name": name, **(config or {})}, inputs) as draft:
         write_table(draft.folder / "scores.parquet", Score, rows)
         draft.notes |= {"tasks": said, "pixels": pixels}
     return folder

@@ -1,6 +1,7 @@
 """leaderboard.json: its schema, and that it says what the board found."""
 
 import json
+import shutil
 
 import jsonschema
 import pytest
@@ -105,6 +106,55 @@ def test_folders_are_relative_and_no_path_of_the_machine_is_told(three, tmp_path
     assert part["training"]["steps_logged"] == 1
     assert found["rows"][1]["cost"] == {"steps": 20, "generated": 160, "flops": 1.5e12, "seconds": 3.5}
     assert str(tmp_path) not in (tmp_path / "board" / "leaderboard.json").read_text()
+
+
+def trained(folder, kind, steps, inputs=None):
+    with manifest.writing(kind, folder, {"method": "sft"}, inputs) as draft:
+        draft.notes["ledger"] = {"steps": steps, "seconds": float(steps)}
+    return folder
+
+
+LOST = {
+    "moved": lambda adapter: adapter.rename(adapter.with_name("elsewhere")),
+    "changed": lambda adapter: (adapter / manifest.NAME).write_text(
+        (adapter / manifest.NAME).read_text().replace('"seconds": 40.0', '"seconds": 41.0')
+    ),
+    "removed": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("how", ["kept", *LOST, "of the hub"])
+def test_a_base_never_lends_its_cost_to_a_row_of_an_adapter(tmp_path, how):
+    cold = trained(tmp_path / "cold", "checkpoint", 25)
+    adapter = trained(tmp_path / "adapter", "adapter", 40, {"model": cold})
+    inputs = {"model": cold} if how == "of the hub" else {"model": cold, "adapter": adapter}
+    settings = {"name": "t", "model_args": "pretrained=cold,adapter=org/one"}
+    scores = scores_folder(tmp_path / "t", "t", {ID: [1, 0, 1, 1]}, inputs=inputs, config=settings)
+    LOST.get(how, lambda adapter: None)(adapter)
+    (row,) = load([scores]).rows
+    found = row.provenance[0].training
+    assert (found and found.ledger["steps"]) == (40 if how == "kept" else None)
+
+
+def test_a_merged_checkpoint_costs_what_its_adapter_did(tmp_path):
+    cold = trained(tmp_path / "cold", "checkpoint", 25)
+    adapter = trained(tmp_path / "adapter", "adapter", 40, {"model": cold})
+    with manifest.writing("checkpoint", tmp_path / "merged", {}, {"model": cold, "adapter": adapter}):
+        pass
+    scores = scores_folder(tmp_path / "t", "t", {ID: [1, 0]}, inputs={"model": tmp_path / "merged"})
+    found = load([scores]).rows[0].provenance[0].training
+    assert (found.folder, found.ledger) == (adapter.resolve(), {"steps": 40.0, "seconds": 40.0})
+
+
+@pytest.mark.parametrize("what", ["adapter", "set"])
+def test_a_row_made_by_a_newer_version_is_refused(tmp_path, what):
+    curated = trained(tmp_path / "set", "curated set", 0)
+    adapter = trained(tmp_path / "adapter", "adapter", 40, {"data": curated})
+    scores = scores_folder(tmp_path / "t", "t", {ID: [1, 0, 1, 1]}, inputs={"adapter": adapter})
+    path = tmp_path / what / manifest.NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(manifest.NewerFormatError):
+        load([scores])
 
 
 @pytest.mark.parametrize(

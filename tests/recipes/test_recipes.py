@@ -11,7 +11,7 @@ from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.recipes import chain, recipe
-from dcsft_harness.stages import STAGES
+from dcsft_harness.stages import DONE, STAGES
 
 TEXT = """
 name: toy
@@ -200,6 +200,45 @@ def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeyp
     assert bench.ran == ["one"]
     bench.run()
     assert bench.ran == ["two", "apart"]
+
+
+def left_by_a_killed_process(folder):
+    """What a process leaves that is killed after its manifest is in place and before it has tidied up."""
+    left = folder / manifest.UNFINISHED
+    (left / "checkpoint-6").mkdir(parents=True)
+    for name in (lock.RUN, manifest.LOCK, "checkpoint-6/complete.json"):
+        (left / name).write_text("{}")
+    return left
+
+
+def test_what_a_process_killed_at_its_end_left_goes_with_the_next_run(bench):
+    bench.run()
+    left = left_by_a_killed_process(bench.output / "one")
+    bench.run()
+    assert bench.ran == []
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("processes", [None, 1, 2])
+def test_and_with_the_same_command_however_many_processes_it_has(tmp_path, processes):
+    folder, call = tmp_path / "rollouts", {"model": "dcsft_stub", "task": "dcsft_digits_pool"}
+    stage = STAGES["sample"]
+    with manifest.writing("rollouts", folder, {}) as draft:
+        reset = manifest.CALL.set({"verb": "sample", "options": stage.options.from_options(call).deciding()})
+        (draft.folder / "rows").write_text("rows")
+    manifest.CALL.reset(reset)
+    left = left_by_a_killed_process(folder)
+    notes = stage(folder, **call, num_processes=processes)
+    assert notes[DONE]
+    assert not left.exists()
+
+
+def test_what_another_process_still_holds_stays(bench):
+    bench.run()
+    left = left_by_a_killed_process(bench.output / "one")
+    with lock.locked(left / manifest.LOCK, bench.output):
+        bench.run()
+    assert (left / lock.RUN).is_file()
 
 
 def test_an_edit_that_was_interrupted_and_taken_back_redoes_the_stage(bench):

@@ -991,3 +991,16 @@ class TestTraining:
         assert main([*given, f"--output={tmp_path / 'out'}"]) == 0, capsys.readouterr().err
         notes = manifest.read(tmp_path / "out").notes
         assert notes["skipped"]["count"] == 1
+
+
+@pytest.mark.parametrize(
+    "behind", ["\n", " \n\t", "]", '[{"question": "b?"}]', "\n\n{}", " " * (1 << 21) + "x"]
+)
+def test_nothing_behind_a_list_in_json_is_passed_over(tmp_path, behind):
+    path = tmp_path / "data.json"
+    path.write_text('[\n{"question": "a?", "answer": "cat"}]' + behind)
+    (_, row), *more = own_files.rows(path)
+    assert row == {"question": "a?", "answer": "cat"}
+    assert [str(one).startswith("not JSON (behind the list stands") for _, one in more] == [True] * bool(
+        behind.strip()
+    )

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import pytest
 
 import dcsft_harness as dcsft
 from dcsft_harness import stages
-from dcsft_harness.artifacts import Artifact, Labels
+from dcsft_harness.artifacts import Artifact, Labels, manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain, recipe
 from dcsft_harness.stages import STAGES
+from dcsft_harness.stages.stage import DONE
 from tests.artefacts import rollouts
 
 TOY = '''"""`dcsft toy`: Write a greeting."""
@@ -333,3 +335,43 @@ def test_the_next_command_takes_own_rows_after_own_rows(tmp_path, monkeypatch, s
     (tmp_path / "rows.jsonl").write_text("{}\n")
     found = next(one for one in STAGES.values() if one.name == stage)
     assert found.next("my out", given) == said
+
+
+OWN = {
+    "sample": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},
+    "evaluate": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},
+    "train sft": {"data": "rows.jsonl", "model": "digits"},
+    "train cold-start": {"data": "rows.jsonl", "model": "digits"},
+    "train grpo": {"data": "rows.jsonl", "scorer": "exact_word", "model": "digits"},
+    "train dpo": {"data": "rows.jsonl", "model": "digits"},
+    "data inspect": {"data": "rows.jsonl"},
+    "data overlap": {"pool": "rows.jsonl", "tasks": ["dcsft_digits"]},
+}
+"""Every verb that reads rows of one's own, with its options."""
+
+
+@pytest.mark.parametrize("verb", OWN)
+@pytest.mark.parametrize("what", ["nothing", "an image", "the rows", "lost rows"])
+def test_changed_rows_and_images_are_never_already_done(tmp_path, monkeypatch, verb, what):
+    monkeypatch.chdir(tmp_path)
+    image, rows = Path("1.png"), Path("rows.jsonl")
+    image.write_bytes(b"one")
+    rows.write_text(json.dumps({"question": "Which bird?", "answer": "goose", "image": "1.png"}) + "\n")
+
+    def run(options, output, progress):
+        with manifest.writing(STAGES[verb].writes, output, {}) as draft:
+            return draft.notes
+
+    stage = replace(STAGES[verb], run=run)
+    stage("out", **OWN[verb])
+    if what == "nothing":
+        assert stage("out", **OWN[verb])[DONE]
+        return
+    if what == "an image":
+        image.write_bytes(b"two")
+    elif what == "the rows":
+        rows.write_text(rows.read_text().replace("goose", "duck"))
+    else:
+        rows.unlink()
+    with pytest.raises(HarnessError, match=r"already holds .*rows.jsonl: its rows or images have changed"):
+        stage("out", **OWN[verb])

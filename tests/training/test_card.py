@@ -146,8 +146,12 @@ def test_scores_of_another_model_are_refused(chain, tmp_path):
     ours = scores_of(chain / "ours", {"model": chain / "base", "adapter": chain / "adapter"}, a=0.5)
     theirs = scores_of(chain / "theirs", {"model": chain / "base", "adapter": other}, a=0.5)
     silent = scores_of(chain / "silent", {}, a=0.5)
+    of_hub = chain / "of hub"
+    args = {"model_args": "pretrained=base,adapter=org/one"}
+    with manifest.writing("scores", of_hub, args, {"model": chain / "base"}) as draft:
+        draft.notes["tasks"] = manifest.read(ours).notes["tasks"]
     before = (chain / "adapter" / "README.md").read_text()
-    for wrong in (theirs, silent):
+    for wrong in (theirs, silent, of_hub):
         with pytest.raises(HarnessError, match="are of another model than .*adapter=.*adapter"):
             card.write(chain / "adapter", [wrong])
     shutil.copytree(ours, chain / "twice")
