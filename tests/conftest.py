@@ -204,9 +204,10 @@ def pytest_collection_finish() -> None:
 
     transformers collects by hand after every training run, lmms-eval after every evaluation and statsmodels
     with every correction; each time a million objects of torch and TRL, which never go away, would be looked
-    at for nothing.
+    at for nothing. What collection itself leaves to be freed is little: it is frozen with them.
     """
-    gc.collect()
+    if frozen[0]:
+        gc.collect()
     gc.freeze()
     gc.enable()
     frozen[0] = len(sys.modules)
@@ -245,7 +246,6 @@ def shared_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """The environment of all processes of a run."""
     folder.mkdir(exist_ok=True)
     patch.setenv("DCSFT_CACHE", str(folder))
-    patch.setenv(forked.INDEX, str(folder.with_suffix(".json")))
     patch.delenv("DCSFT_DATA", raising=False)
 
 

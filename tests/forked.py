@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import IO
@@ -33,8 +33,6 @@ from dcsft_harness import cli
 HERE = Path(__file__).parent
 DCSFT = ("-m", "dcsft_harness.cli")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-INDEX = "LMMS_EVAL_INDEX_OF_TESTS"
-"""The environment's variable with the file in which the processes of one run of the tests share an index."""
 SERVER = "FORKSERVER_OF_TESTS"
 """The environment's variable with the place of a server that the processes of one run of the tests share."""
 ENGINES = (
@@ -83,8 +81,10 @@ def join() -> None:
 
 
 def index_once() -> None:
-    """lmms-eval's own 1,700 task files are read once by all processes of the tests: each time takes 3 s."""
+    """lmms-eval's own 1,700 task files are read once by a process and its forks: it takes 3 s itself."""
     from lmms_eval import tasks
+
+    from dcsft_harness.lmms.tasks import read_in_c
 
     if hasattr(tasks.TaskManager, "indexed_once"):
         return
@@ -95,7 +95,8 @@ def index_once() -> None:
         if folder != own:
             return read(self, folder)
         if not kept:
-            kept.update(_shared(lambda: dict(read(self, folder))))
+            with read_in_c():
+                kept.update(read(self, folder))
         # A tag's entry has a list, which others of its name are added to.
         return {
             name: {key: list(value) if isinstance(value, list) else value for key, value in entry.items()}
@@ -104,19 +105,6 @@ def index_once() -> None:
 
     tasks.TaskManager._get_task_and_group = indexed
     tasks.TaskManager.indexed_once = True
-
-
-def _shared(index: Callable[[], dict]) -> dict:
-    """The index that another process of this run of the tests has written, else a new one."""
-    file = Path(os.environ.get(INDEX, os.devnull))
-    if file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
-    found = index()
-    if INDEX in os.environ:
-        draft = file.with_name(f"{file.name}.{os.getpid()}")
-        draft.write_text(json.dumps(found), encoding="utf-8")
-        draft.replace(file)
-    return found
 
 
 def warm() -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,24 @@ class _Loader(yaml.CSafeLoader if hasattr(yaml, "CSafeLoader") else yaml.SafeLoa
 
 
 _Loader.add_constructor("!function", lambda loader, node: str(node.value))
+
+
+class _FullLoader(getattr(yaml, "CFullLoader", yaml.FullLoader)):  # type: ignore[misc]
+    """lmms-eval's loader, in C where it can: its 1,700 task files take 0.5 s instead of 3.3 s."""
+
+
+_FullLoader.add_constructor("!function", lambda loader, node: node)
+
+
+@contextmanager
+def read_in_c() -> Iterator[None]:
+    """While this is open lmms-eval reads YAML in C, and leaves its `!function` alone: enough for an index."""
+    original = yaml.full_load  # noqa: TID251 - as upstream
+    yaml.full_load = lambda stream: yaml.load(stream, _FullLoader)  # noqa: TID251
+    try:
+        yield
+    finally:
+        yaml.full_load = original  # noqa: TID251
 
 
 def listing() -> list[dict[str, Any]]:
@@ -102,7 +121,7 @@ def check_imports() -> None:
 def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
     """Every known task, group and tag by name; lmms-eval's own only when a name needs them.
 
-    Indexing lmms-eval's 1,700 tasks takes seconds, ours milliseconds.
+    Indexing lmms-eval's 1,700 tasks takes half a second, ours milliseconds.
     """
     return dict(manager(names).task_index)
 
@@ -142,7 +161,8 @@ def _indexed(folders: tuple[Path, ...], defaults: bool) -> "TaskManager":
     check_imports()
     from lmms_eval.tasks import TaskManager
 
-    return TaskManager(include_path=list(map(str, folders)), include_defaults=defaults)
+    with read_in_c():
+        return TaskManager(include_path=list(map(str, folders)), include_defaults=defaults)
 
 
 def is_file(name: str) -> bool:
