@@ -342,7 +342,7 @@ def images_sha256(path: Path, image_root: Path | None, outside: bool = False) ->
     for _, data in own_files.rows(path):
         for entry in [] if isinstance(data, HarnessError) else own_rows.image_entries(data):
             try:
-                found.append(hashlib.sha256(root.read(entry)).hexdigest())
-            except HarnessError:
+                found.append(root.sha256(entry))
+            except (HarnessError, OSError):
                 found.append(None)
     return json_sha256(found)

@@ -513,6 +513,18 @@ class TestPaths:
         assert len(sampling.read_items(task, 2, refused)) == 2 and list(refused) == [0]
         assert own_data.images_sha256(path, None, outside)
 
+    def test_images_are_hashed_once_while_they_stay_as_they_are(self, paths, monkeypatch):
+        """Every start of a verb compares them, and so do the run itself and each stage of a recipe."""
+        path, read = file(paths, old(image="images/a.png")), []
+        os.utime(paths / "images/a.png", (1, 1))
+        content = pictures.file_bytes
+        monkeypatch.setattr(pictures, "file_bytes", lambda name: read.append(name) or content(name))
+        first = own_data.images_sha256(path, None)
+        assert own_data.images_sha256(path, None) == first and len(read) == 1
+        (paths / "images/a.png").write_bytes(b"other")
+        os.utime(paths / "images/a.png", (1, 1))
+        assert own_data.images_sha256(path, None) != first
+
     def test_the_root_itself_may_be_a_link(self, paths):
         path = file(paths, old(image="a.png"))
         assert len(own_data.open_file(path, "exact_word", paths / "elsewhere").eval_docs) == 1
