@@ -352,6 +352,11 @@ def separated(arguments: str) -> list[str]:
     return [part for part in (*parts, arguments[start:]) if part]
 
 
+def is_unset(value: object) -> bool:
+    """Whether a value means "not given": None, or its text form on a command line."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})
+
+
 def named(arguments: str) -> dict[str, str]:
     """Model arguments by name; JSON objects in one spelling, so that equal ones compare equal."""
     found = {}

@@ -16,12 +16,8 @@ from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.reading import is_unset
 from dcsft_harness.settings import Settings, extra, option
-
-
-def is_unset(value: object) -> bool:
-    """Whether a value means "not given": None, or its text form on a command line."""
-    return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})
 
 
 class Arguments(Settings):

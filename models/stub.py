@@ -20,7 +20,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation, cut_at
 from dcsft_harness.settings import option
 
-from .arguments import Arguments, is_unset
+from .arguments import Arguments
 from .base import ObservedModel
 from .requests import Item
 
@@ -100,7 +100,7 @@ class DcsftStub(ObservedModel):
 
 def _script(answers: str | Path | Answers | None) -> Answers:
     """The script as a function; a missing file or a line of neither form is an error."""
-    if answers is None or (isinstance(answers, str) and is_unset(answers)):
+    if answers is None or (isinstance(answers, str) and reading.is_unset(answers)):
         return lambda question: None
     if not isinstance(answers, str | Path):
         return answers

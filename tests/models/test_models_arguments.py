@@ -37,6 +37,7 @@ def test_nothing_given_is_greedy_and_neutral():
         ({"max_new_tokens": 16.0}, "max_new_tokens", 16),
         ({"max_gen_toks": 16, "max_new_tokens": 16}, "max_new_tokens", 16),
         ({"min_new_tokens": 2}, "min_new_tokens", 2),
+        ({"skip_special_tokens": " False "}, "skip_special_tokens", False),
         ({"temperature": "0.9"}, "temperature", 0.9),
         ({"do_sample": True}, "temperature", 1.0),
         ({"do_sample": "True", "temperature": 0.5}, "temperature", 0.5),
@@ -183,5 +184,5 @@ def test_a_recipes_dictionary_is_model_arguments_on_the_command_line():
 def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
     from dcsft_harness.data import digits
 
-    assert settings.parse({"pretrained": "digits"}).pretrained == str(digits.path())
-    assert settings.parse({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"
+    assert settings.from_options({"pretrained": "digits"}).pretrained == str(digits.path())
+    assert settings.from_options({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"

@@ -206,3 +206,35 @@ def test_a_users_scorer_that_raises_is_named_with_its_line_and_the_response(erro
     assert "mine' raises " + type(error).__name__ in said and "test_scoring_words.py, line" in said
     assert "for the response 'a goose'. Correct the function" in said and len(said) < 800
     assert caught.value.__cause__ is error
+
+
+WRAPPED = """
+import functools
+
+def exact(response, *, answer):
+    return {exact}
+
+partial = functools.partial(exact)
+cached = functools.lru_cache(exact)
+
+@functools.wraps(exact)
+def wrapped(response, **given):
+    return exact(response, **given)
+
+class Judge:
+    def __call__(self, response, *, answer):
+        return exact(response, answer=answer)
+
+instance = Judge()
+"""
+
+
+@pytest.mark.parametrize("name", ["exact", "partial", "cached", "wrapped", "instance"])
+def test_a_users_scorer_of_any_kind_has_the_version_of_its_code(tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for number, exact in enumerate(("response == answer", "answer in response")):
+        (tmp_path / f"judges{number}.py").write_text(WRAPPED.replace("{exact}", exact))
+        found.append(get_scorer(f"judges{number}:{name}").version)
+    assert len({*found, 1}) == 3
+    assert found == [get_scorer(f"judges{number}:exact").version for number in (0, 1)]
