@@ -136,7 +136,7 @@ def json_values(file: TextIO, decoder: json.JSONDecoder, most: float = math.inf)
             while not rest.strip() and (rest := file.read(PIECE)):
                 pass
             if rest.strip():
-                raise ValueError(f"behind the list stands {cut(rest.strip(), 60)!r}")
+                raise ValueError(f"the list is followed by {cut(rest.strip(), 60)!r}")
             return
         try:
             if at == len(text):

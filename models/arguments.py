@@ -10,7 +10,14 @@ from collections.abc import Container, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
@@ -320,10 +327,16 @@ _NAMES = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"} | di
 """Other names of arguments, each with the canonical one."""
 
 
-_Texts = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda given: list(filter(None, given)) if isinstance(given, list | tuple) else given),
-]
+def _texts(given: object, info: ValidationInfo) -> list[str]:
+    if not isinstance(given, list | tuple) or not all(one is None or isinstance(one, str) for one in given):
+        raise HarnessError(
+            f"{info.field_name}={cut(repr(given))} is not a text or a list of texts",
+            'Write it like ["</answer>"]',
+        )
+    return [one for one in given if one]
+
+
+_Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 """Texts without empty and missing entries."""
 
 

@@ -432,6 +432,16 @@ class TestHostileRows:
             own_data.open_file(file(folder, old(solution=solution)), "box_iou", None)
         assert len(str(error.value)) < 600 + len(str(folder))
 
+    def test_rows_left_out_for_one_reason_are_said_together(self, folder, caplog):
+        path = file(folder, old(), *[old(solution="")] * 30, old(image="none.png"))
+        task = own_data.open_file(path, "exact_word", None, skip=True, keep_unreadable=False)
+        assert len(task.left_out) == 31
+        (said,) = [one for one in caplog.messages if "left out" in one]
+        assert re.search(
+            r"mine\.jsonl: 31 rows are left out: lines 2 to 31: .*[.;] line 32: image .*none", said
+        )
+        assert len(said) < 300 + 2 * len(str(folder))
+
     def test_all_bad_rows_are_listed_at_once(self, folder):
         rows = [old(), *(old(image=f"images/{number}.png") for number in range(7, 32)), "{no", old()]
         with pytest.raises(HarnessError) as error:

@@ -1020,6 +1020,6 @@ def test_nothing_behind_a_list_in_json_is_passed_over(tmp_path, behind):
     path.write_text('[\n{"question": "a?", "answer": "cat"}]' + behind)
     (_, row), *more = own_files.rows(path)
     assert row == {"question": "a?", "answer": "cat"}
-    assert [str(one).startswith("not JSON (behind the list stands") for _, one in more] == [True] * bool(
+    assert [str(one).startswith("not JSON (the list is followed by") for _, one in more] == [True] * bool(
         behind.strip()
     )

@@ -238,3 +238,15 @@ def test_a_users_scorer_of_any_kind_has_the_version_of_its_code(tmp_path, monkey
         found.append(get_scorer(f"judges{number}:{name}").version)
     assert len({*found, 1}) == 3
     assert found == [get_scorer(f"judges{number}:exact").version for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("a goose", "goose", True), ("答案是goose。", "goose", True), ("_goose_", "goose", True),
+        ("鹅是鸟", "鹅", True), ("mongoose", "goose", False), ("non-goose", "goose", False),
+        ("a café", "caf", False), ("гусыня", "гус", False),
+    ],
+)  # fmt: skip
+def test_a_gold_in_words_is_a_whole_word_of_any_script_with_spaces(response, gold, right):
+    assert SCORERS["open_answer"](response, answer=gold).score == right
