@@ -940,7 +940,7 @@ class TestOrdinaryDefects:
         [
             ("question,answer,image\na?,b\n", "row 1: fewer cells than columns"),
             ("question,answer,answer\na?,b,c\n", "two columns `answer`"),
-            ("question;answer\na?;b\n", "it has question;answer"),
+            ("question|answer\na?|b\n", "it has question|answer"),
             ("question,answer, image\na?,b,0.png\n", "` image` is not read. Rename it to `image`"),
         ],
     )
