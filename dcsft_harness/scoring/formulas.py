@@ -60,7 +60,8 @@ _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
-    text = WIDE.sub(" ", in_signs(text)).replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = WIDE.sub(" ", text) if "  " in text else text
     if "\\" in text:
         text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
         for _ in range(3):
@@ -145,7 +146,8 @@ def parse(text: str) -> Node:
         if before in ("number", "name", ")") and (kind != "other" or token in "(["):
             source += "*"
         if kind == "number":
-            source += str(Fraction(token)) if "/" not in str(Fraction(token)) else f"({Fraction(token)})"
+            number = str(Fraction(token))
+            source += f"({number})" if "/" in number else number
         else:
             source += (
                 "v" + token.replace(" ", "").encode().hex() if kind == "name" else _OTHER.get(token, token)
