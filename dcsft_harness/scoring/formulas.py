@@ -221,7 +221,7 @@ def value(tree: Node, point: int = 0) -> Any:  # noqa: ANN401 - mpmath has no ty
 
 def _value(node: Any, point: int, degree: Any) -> Any:  # noqa: ANN401
     if isinstance(node, ast.Constant):
-        return Fraction(str(node.value))
+        return Fraction(node.value)
     if isinstance(node, ast.UnaryOp):
         inner = _value(node.operand, point, degree)
         return -inner if isinstance(node.op, ast.USub) else inner

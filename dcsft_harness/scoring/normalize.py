@@ -190,9 +190,13 @@ _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
 
 
+_TRANSLATED = re.compile(r"[^\x00-\x7f°·×π√≈≤≥∠]")
+"""What `in_signs` may change."""
+
+
 def in_signs(text: str) -> str:
     """The text with its signs in ASCII where there are such, no styled or full-width letters."""
-    if text.isascii():
+    if text.isascii() or not _TRANSLATED.search(text):
         return text
     return unicodedata.normalize("NFKC", text.translate(SIGNS)).replace("\u2044", "/")  # of "½"
 
