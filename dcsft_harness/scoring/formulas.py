@@ -197,7 +197,8 @@ _EXACT = MPContext()  # our own, as mpmath's global one is shared
 _EXACT.dps = 60
 _POINTS = 4
 INFINITE = "v" + "∞".encode().hex()
-_CONSTANTS = {"v" + "π".encode().hex(): +_EXACT.pi, "v65": +_EXACT.e, "v69": _EXACT.mpc(0, 1), INFINITE: None}
+PI = "v" + "π".encode().hex()
+_CONSTANTS = {PI: +_EXACT.pi, "v65": +_EXACT.e, "v69": _EXACT.mpc(0, 1), INFINITE: None}
 _RENAMED = {"ln": "log", "lg": "log10", "log": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -220,7 +221,7 @@ def value(tree: Node, point: int = 0) -> Any:  # noqa: ANN401 - mpmath has no ty
 
 
 def _value(node: Any, point: int, degree: Any) -> Any:  # noqa: ANN401
-    if isinstance(node, ast.Constant):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return Fraction(node.value)
     if isinstance(node, ast.UnaryOp):
         inner = _value(node.operand, point, degree)

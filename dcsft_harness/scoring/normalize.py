@@ -72,6 +72,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
         answer tags, unless it is blank. A thought that never ends is read like a truncated response.
     """
     text = unified(text)
+    if "\\fbox{" in text:
+        text = text.replace("\\fbox{", "\\boxed{")
     if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
         end = last(THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
