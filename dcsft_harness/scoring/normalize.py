@@ -42,6 +42,7 @@ _JSON_KEY = re.compile(
     r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|([-\w./]{1,60}))""",
     re.IGNORECASE,
 )
+_JSON_LINE_END = re.compile(r"(?<!\\)\\n(?![a-z])")  # not "\neq" in careless JSON
 
 REFUSAL = re.compile(
     r"\b(?:can(?:not|'t| not)|could(?: not|n't)|unable|impossible|sorry|insufficient|enough information"
@@ -151,7 +152,9 @@ def json_answer(text: str) -> str | None:
     if ":" not in text or '"' not in text and "'" not in text:
         return None
     match = last(_JSON_KEY, text)
-    return next(filter(None, match.groups())).replace("\\\\", "\\") if match else None
+    if match is None:
+        return None
+    return _JSON_LINE_END.sub("\n", next(filter(None, match.groups()))).replace("\\\\", "\\")
 
 
 SIGNS = str.maketrans({
