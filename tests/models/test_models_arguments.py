@@ -183,5 +183,5 @@ def test_a_recipes_dictionary_is_model_arguments_on_the_command_line():
 def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
     from dcsft_harness.data import digits
 
-    assert settings.parse({"pretrained": "digits"}).pretrained == str(digits.path())
-    assert settings.parse({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"
+    assert settings.from_options({"pretrained": "digits"}).pretrained == str(digits.path())
+    assert settings.from_options({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"
