@@ -12,7 +12,6 @@ fewer pairs to attend to than the ragged one.
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -29,7 +28,7 @@ def with_lengths(
     model: DcsftHF, items: Sequence[Item], prepared: Sequence[Prepared], longest: int, lengths: Sequence[int]
 ) -> None:
     """The engine, with rows of these lengths in the order in which they come aboard."""
-    arguments = replace(shapes.ARGUMENTS, max_new_tokens=longest, min_new_tokens=longest)
+    arguments = shapes.ARGUMENTS.changed(max_new_tokens=longest, min_new_tokens=longest)
     plain, left = engine.Row, iter(lengths)
     engine.Row = lambda ticket, key, limit: plain(ticket, key, next(left))  # type: ignore[misc,assignment]
     try:

@@ -8,7 +8,6 @@ Tiny checkpoints with random weights, features prepared beforehand, all response
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ def measured(family: str, number: int, tokens: int, many: int) -> dict[str, obje
     items = shapes.items(model, number)
     prepared = shapes.prepare(model, items)
     peer = Peer(model, tokens)
-    arguments = replace(shapes.ARGUMENTS, max_new_tokens=tokens, min_new_tokens=tokens)
+    arguments = shapes.ARGUMENTS.changed(max_new_tokens=tokens, min_new_tokens=tokens)
     found = rounds(
         {
             "engine": lambda: draw(model, items, prepared, arguments),

@@ -319,7 +319,7 @@ def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
         problems = error.errors(include_url=False, include_context=False)
         first = problems[0]
         place = ".".join(str(part)[:100] for part in (*filter(None, [where]), *first["loc"]))
-        said = re.sub("^Value error, | or instance of .*", "", first["msg"])
+        said = re.sub("^Value error, | or (an )?instance of .*", "", first["msg"])
         shown = "" if first["type"] == "missing" else f", not {_short(first['input'])}"
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ValueError(f"{place or 'it'}: {said[:1].lower()}{said[1:]}{shown}{more}") from error

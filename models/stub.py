@@ -66,7 +66,7 @@ class DcsftStub(ObservedModel):
     def __init__(self, answers: str | Path | Answers | None = None, **given: object) -> None:
         """Reads `StubArguments`."""
         super().__init__()
-        settings = StubArguments.from_options({"answers": answers, **given})
+        settings = StubArguments.from_options(given if answers is None else {"answers": answers, **given})
         self.batch_size, self.seed, self._delay = settings.batch_size, settings.seed, settings.delay
         self.device = torch.device("cpu")
         self._default = settings.default

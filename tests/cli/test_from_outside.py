@@ -303,8 +303,8 @@ def million(path):
 
 
 FAULTS = {
-    "a list": ([], "should be a valid dictionary"),
-    "a text": ("manifest", "should be a valid dictionary"),
+    "a list": ([], "should be a dictionary"),
+    "a text": ("manifest", "should be a dictionary"),
     "inputs": ({"inputs": 5}, "inputs: input should be a valid dictionary, not 5"),
     "input": ({"inputs": {"model": "x"}}, "inputs.model: input should be a valid dictionary"),
     "no hash": ({"inputs": {"model": {"path": "x"}}}, "inputs.model.sha256: field required"),

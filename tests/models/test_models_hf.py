@@ -197,7 +197,7 @@ def test_a_checkpoint_that_was_trained_on_other_boxes_says_so():
     """VLM-R1, and so the paper, trains Qwen2.5-VL on boxes in pixels of the original image."""
     assert load().box_convention.space == "resized"
     assert load(box_space="pixel").box_convention.space == declared().space == "pixel"
-    with pytest.raises(HarnessError, match="unknown box_space 'norm100'. Did you mean norm1000"):
+    with pytest.raises(HarnessError, match="box_space value 'norm100'. Did you mean norm1000"):
         load(box_space="norm100")
 
 

@@ -380,7 +380,7 @@ class TestWhatIsRefused:
         refused("train_sampling_strategy=group_by_length gives processes orders", sft._make, setup)
 
     def test_before_any_process_is_started(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(launching, "_start", lambda given: pytest.fail("it was started"))
+        monkeypatch.setattr(launching, "_start", lambda *given: pytest.fail("it was started"))
         options = {"model": "digits", "data": "dcsft_digits_cold", "num_processes": 3}
         refused("cannot be shared by 3 processes", stages.STAGES["train sft"], tmp_path / "out", **options)
         refused(
@@ -408,7 +408,7 @@ class TestWhatIsStarted:
     def started(self, monkeypatch, run):
         """The words that the processes get, and the options that the command line reads from them."""
         seen = []
-        monkeypatch.setattr(launching, "_start", lambda words, memory: seen.append(words))
+        monkeypatch.setattr(launching, "_start", lambda words, *_: seen.append(words))
         monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": {}}))
         run()
         words = seen[0][seen[0].index("dcsft_harness.cli") + 1 :]
@@ -450,7 +450,7 @@ class TestWhatIsStarted:
         assert capsys.readouterr().err.startswith("train sft: 3 steps, loss 0.500")
 
     def test_is_nothing_without_a_number_of_processes(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(launching, "_start", lambda given: pytest.fail("it was started"))
+        monkeypatch.setattr(launching, "_start", lambda *given: pytest.fail("it was started"))
         with pytest.raises(HarnessError, match="unknown curated set or task 'nothing'"):
             stages.STAGES["train sft"](
                 tmp_path / "out", None, model="digits", data="nothing", num_processes=1

@@ -272,7 +272,7 @@ def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
     notes = sft.train_sft(base, conversations(1), tmp_path / "out", config)
     assert summary(notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
     notes = notes | {"pixel_limits": notes["evaluation_pixel_limits"]}
-    assert summary(notes).endswith("layers")
+    assert summary(notes).endswith("modules")
 
 
 @pytest.mark.slow
