@@ -198,10 +198,7 @@ class TestRefusals:
             row["gold"] = [1, 2]
         del rows[0]["question"]
         said = refusal(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "x", scorer="box_iou", box_space="pixel")
-        assert (
-            "26 of 30 rows cannot be scored: row 1: no question; rows 6, 7, 8," in said
-            and "and 6 more" in said
-        )
+        assert "26 of 30 rows cannot be scored: row 1: no question; rows 6 to 30: " in said
 
     @pytest.mark.parametrize(
         ("change", "options", "said"),

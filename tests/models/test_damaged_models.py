@@ -714,7 +714,7 @@ def test_an_adapter_on_another_base_than_it_was_trained_on_is_refused(
     else:
         swapped(base / BASE_FILE)
     adapter = tmp_path / "run" / place
-    message = f"adapter {re.escape(str(adapter))} was trained on \\.\\./.*has changed since"
+    message = f"adapter {re.escape(str(adapter))} was trained on .*has changed since"
     refused(verb, base, adapter, message, monkeypatch, capsys)
 
 
@@ -723,8 +723,12 @@ def test_a_file_is_hashed_once_a_process_while_it_stays_as_it_is(sound, tmp_path
     for path in base.iterdir():
         os.utime(path, (1e9, 1e9))
     hashed = []
-    original = disk.file_sha256
-    monkeypatch.setattr(disk, "file_sha256", lambda path: (hashed.append(path.name), original(path))[1])
+    original = disk.hashlib.file_digest
+    monkeypatch.setattr(
+        disk.hashlib,
+        "file_digest",
+        lambda file, *given: (hashed.append(os.path.basename(file.name)), original(file, *given))[1],
+    )
     for _ in range(3):
         manifest.refuse_changed(base)
     assert hashed.count(BASE_FILE) == 1
