@@ -68,7 +68,10 @@ class Options(Settings):
     plots: bool = option(True, "Draw plots.")
     page: bool = option(True, "Make the page, page/index.html.")
     samples: int = option(
-        0, "Items per task to show with prompt and images on the page; their tasks are opened for it.", ge=0
+        0,
+        "Items per task to show with prompt and images on the page, those first that two rows score"
+        " differently; their tasks are opened for it.",
+        ge=0,
     )
     rollouts: tuple[Path, ...] = option(
         (),

@@ -28,8 +28,12 @@ from dcsft_harness.settings import Settings, extra, option
 
 
 class Arguments(Settings):
-    """Arguments as lmms-eval passes them: numbers and booleans also as text, unset ones as "None"."""
+    """Arguments as lmms-eval passes them: numbers and booleans also as text, unset ones as "None".
 
+    lmms-eval reads every value that looks like a number as one, also where text is meant (`pretrained=600`).
+    """
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
     KIND = "model argument"
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the fields' own types
@@ -66,8 +70,6 @@ def _auto(size: int) -> BeforeValidator:
 
 class EngineArguments(Arguments):
     """The arguments that both engines take."""
-
-    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     pretrained: str = option("", "A checkpoint folder or hub name; required.")
     adapter: str | None = option(None, "A PEFT folder to put on top.")

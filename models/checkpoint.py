@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import os
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -135,21 +136,20 @@ def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
         raise HarnessError(
             f"{said}, and its tokenizer has {len(tokenizer)} tokens", "Take both from one checkpoint"
         )
-    if not _marks_pictures(processor, mark):
-        own = getattr(processor, "image_token_id", None)
-        other = (
-            f"with {own} ({tokenizer.convert_ids_to_tokens(own)!r})" if isinstance(own, int) else "otherwise"
-        )
+    known = _marks_of_pictures(processor)
+    if known is not None and mark not in known:
+        other = " or ".join(f"{one} ({tokenizer.convert_ids_to_tokens(one)!r})" for one in known[:3])
         raise HarnessError(
-            f"{said} ({tokenizer.convert_ids_to_tokens(mark)!r}), and its processor marks pictures {other}",
+            f"{said} ({tokenizer.convert_ids_to_tokens(mark)!r}), and its processor marks pictures "
+            f"{f'with {other}' if known else 'otherwise'}",
             "Take both from one checkpoint",
         )
 
 
-def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
-    """Whether this token marks only images in prompts; True if the processor supports no trial.
+def _marks_of_pictures(processor: ProcessorMixin) -> list[int] | None:
+    """The tokens that a prompt has for an image alone, and most often; None if no trial works.
 
-    Some families (Gemma 3) declare the token before an image's own as the processor's mark.
+    A processor's own mark does not decide: some families (Gemma 3) declare the token before an image's own.
     """
     words, picture = {"type": "text", "text": "What is this?"}, {"type": "image"}
 
@@ -163,10 +163,9 @@ def _marks_pictures(processor: ProcessorMixin, mark: int) -> bool:
 
     tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])
     if tokens is None:
-        return True
-    named = getattr(processor, "image_token_id", None)
-    own = tokens.count(named) if isinstance(named, int) else 0
-    return mark not in (without or ()) and tokens.count(mark) >= max(own, 1)
+        return None
+    counts = Counter(token for token in tokens if token not in (without or ()))
+    return [token for token, count in counts.items() if count == max(counts.values())]
 
 
 def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixin:

@@ -448,7 +448,13 @@ def _callback(stage: Stage) -> Callable[..., None]:
             bar.say(f"dcsft: {remark}")
         if problem is not None:
             raise problem
-        if stage.then and output is not None and ranks.rank() == 0 and not ranks.watched():
+        if (
+            stage.then
+            and stage.leads(notes)
+            and output is not None
+            and ranks.rank() == 0
+            and not ranks.watched()
+        ):
             bar.say(f"next: {stage.next(output, given)}")
 
     return call

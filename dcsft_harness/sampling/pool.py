@@ -28,6 +28,14 @@ Verdict = tuple[float | None, str | None]
 """Score in [0, 1], None if there is none; and the extracted answer."""
 
 
+ALL_WRONG = (
+    "If the responses are right, name another --scorer; `dcsft data inspect` shows prompt and gold. If"
+    " they are wrong, the rows are too hard for this model: begin with `dcsft train cold-start`, a larger"
+    " model, or easier rows"
+)
+"""The remedy where no response is right."""
+
+
 def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Why no response is right: counts, and the first example; None if one is.
 
@@ -69,11 +77,7 @@ def advice(found: Mapping[str, Any]) -> tuple[str, str]:
             " form first with `dcsft train cold-start` on a few rows; `dcsft data inspect` shows what the"
             " model sees"
         )
-    return problem, (
-        "If the responses are right, name another --scorer; `dcsft data inspect` shows prompt and gold. If"
-        " they are wrong, the rows are too hard for this model: begin with `dcsft train cold-start`, a larger"
-        " model, or easier rows"
-    )
+    return problem, ALL_WRONG
 
 
 def generations(

@@ -119,9 +119,22 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Where the images are, and that one response per item leaves no medium."""
-    single = "one response per item: none can be medium. Sample more of them, such as --samples 8"
-    return [*([single] if len(notes.get("at_g") or ()) == 1 else []), *figure_paths(notes)]
+    """Where the images are; that one response leaves no medium, and that hard items alone leave nothing."""
+    from dcsft_harness.sampling.pool import ALL_WRONG
+
+    found = figure_paths(notes)
+    if not any_solved(notes):
+        found.insert(
+            0, f"no response is right, so no item is easy or medium: nothing to curate. {ALL_WRONG}."
+        )
+    elif len(notes.get("at_g") or ()) == 1:
+        found.insert(0, "one response per item: none can be medium. Sample more of them, such as --samples 8")
+    return found
+
+
+def any_solved(notes: Mapping[str, Any]) -> bool:
+    """Whether some item is easy or medium."""
+    return bool(notes.get("easy") or notes.get("medium"))
 
 
 STAGE = Stage(
@@ -140,5 +153,6 @@ dcsft label lmms-eval-output --output labels""",
     show=shown,
     remarks=remarks,
     then="dcsft curate {output} --keep easy,medium --output curated",
+    leads=any_solved,
     light=(0.21e9, 0.0),
 )

@@ -42,6 +42,11 @@ def no_remarks(notes: Mapping[str, Any]) -> list[str]:
     return []
 
 
+def always(notes: Mapping[str, Any]) -> bool:
+    """The default for stages whose next command always has something to work on."""
+    return True
+
+
 def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
     """The default for stages that fail by an exception alone."""
     return None
@@ -81,6 +86,7 @@ class Stage:
     # notes -> an error with which the command ends after all that; None for success
     failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
     then: str = ""  # the command that usually follows, with {output} for the artifact's folder; "" for none
+    leads: Callable[[Mapping[str, Any]], bool] = always  # notes -> whether it has something to work on
     # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
     # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)

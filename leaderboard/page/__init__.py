@@ -25,6 +25,7 @@ from dcsft_harness.leaderboard.page.data import (
     Json,
     Part,
     boards,
+    changed_items,
     headline,
     quantiles,
     write_draws,
@@ -70,7 +71,7 @@ class Source:
     summary: Summary
     document: Mapping[str, Any]  # its numbers in the form of leaderboard.json
     labels: Mapping[str, str]  # item id -> difficulty
-    samples: int  # the number of items per task to export with images
+    samples: int  # the number of items per task to export with images, changed ones first
     rollouts: Sequence[Path] = ()  # folders of rollouts; the same number of items of each is shown
     downloads: Sequence[Path] = ()  # files that readers can save
 
@@ -118,8 +119,12 @@ def _export(folder: Path, parts: Sequence[Part], samples: int) -> Exported:
         for result in reversed(part.board.results)
         if task.name in result.tasks
     }
+    changed: dict[str, set[str]] = {}
+    for part in parts:
+        for task in part.tasks:
+            changed.setdefault(task.name, set()).update(changed_items(part, task))
     results = [result for part in parts for result in part.board.results]
-    return export(folder, documents, samples, opener(results))
+    return export(folder, documents, samples, opener(results), changed)
 
 
 def _first(source: Source, exported: Exported) -> Json:

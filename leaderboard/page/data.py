@@ -263,6 +263,15 @@ def _scores(line: Line, task: str) -> NDArray[np.float64] | None:
     return line.rows[0].cells[task].scores
 
 
+def changed_items(part: Part, task: Task) -> set[str]:
+    """The items of a task that two rows score differently."""
+    rows = [scores for line in part.lines if (scores := _scores(line, task.name)) is not None]
+    if len(rows) < 2:
+        return set()
+    lowest, highest = np.fmin.reduce(rows), np.fmax.reduce(rows)  # these skip missing scores
+    return {task.item_ids[at] for at in np.flatnonzero(lowest < highest)}
+
+
 def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str, Shown]) -> Json:
     measured = next(result.tasks[task.name] for result in part.board.results if task.name in result.tasks)
     documents = measured.documents()

@@ -7,7 +7,7 @@ from their pixels: nothing else in a file (EXIF, comments, profiles) is copied.
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -60,11 +60,13 @@ def export(
     documents: Mapping[str, Callable[[], Documents]],
     samples: int,
     open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
+    changed: Mapping[str, Set[str]] | None = None,
 ) -> Exported:
     """Writes the images of up to `samples` items of each task to a folder, created if there are any.
 
-    `documents` is task -> a function that returns its items; ids are hashes, so the first ones are a random
-    draw. `open_tasks` opens tasks by name; None: lmms-eval.
+    `documents` is task -> a function that returns its items, and `changed` is task -> the ids of those that
+    come first. Ids are hashes, so both parts are random draws. `open_tasks` opens tasks by name; None:
+    lmms-eval.
     """
     shown: dict[str, Mapping[str, Shown]] = {}
     reasons: dict[str, str] = {}
@@ -79,7 +81,7 @@ def export(
         except HarnessError as error:
             reasons[name] = f"The task cannot be opened here. {error}"
             continue
-        found, refused = _of_task(folder, task, read(), samples)
+        found, refused = _of_task(folder, task, read(), samples, (changed or {}).get(name, set()))
         shown[name] = found
         if refused:
             reasons[name] = f"{len(refused)} of {len(found) + len(refused)} items are not shown. {refused[0]}"
@@ -156,13 +158,15 @@ def _of_task(
     task: "Task",
     documents: Documents,
     samples: int,
+    changed: Set[str],
 ) -> tuple[dict[str, Shown], list[str]]:
     from dcsft_harness import lmms
 
     found: dict[str, Shown] = {}
     refused: list[str] = []
     count = len(task.eval_docs)
-    for item, number in list(zip(documents.ids, documents.numbers, strict=True))[:samples]:
+    numbered = zip(documents.ids, documents.numbers, strict=True)
+    for item, number in sorted(numbered, key=lambda pair: pair[0] not in changed)[:samples]:
         if number >= count:
             refused.append(f"Document {number} is not in the task as it is here.")
             continue

@@ -9,10 +9,12 @@ from PIL import Image, PngImagePlugin
 
 from dcsft_harness import lmms, stages
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.leaderboard.board import Documents
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.page import pictures
 from dcsft_harness.records import occurrence_id
+from tests.page_unpacking import content, numbers
 
 
 class FakeTask:
@@ -53,6 +55,13 @@ class TestPictures:
             assert (picture.width, picture.height) == (40, 30)
             with Image.open(tmp_path / picture.file) as stored:  # small ones lose nothing
                 assert stored.convert("RGB").tobytes() == task.eval_docs[number].tobytes()
+
+    def test_changed_items_come_first(self, tmp_path):
+        task = FakeTask(drawings(6))
+        documents = known(task, 6)
+        changed = {"fake": {documents.ids[5], documents.ids[3]}}
+        found = pictures.export(tmp_path, {"fake": lambda: documents}, 3, lambda _: {"fake": task}, changed)
+        assert list(found.shown["fake"]) == [documents.ids[at] for at in (3, 5, 0)]
 
     def test_another_document_than_the_evaluated_one_is_not_shown(self, tmp_path):
         task = FakeTask(drawings(3))
@@ -134,6 +143,26 @@ class TestOwnRows:
             assert list(found.shown[name]) == list(read().ids)
             for shown in found.shown[name].values():
                 assert shown.prompt == self.ASKED and len(shown.pictures) == 1
+
+    @pytest.mark.parametrize("changed", [1, 4])
+    def test_the_page_shows_what_changed(self, tmp_path, rows, changed):
+        for name in ("base", "tuned"):
+            script = [
+                {
+                    "task": "mine",
+                    "doc_id": n,
+                    "responses": ["duck" if n == changed and name == "base" else "goose"],
+                }
+                for n in range(6)
+            ]
+            (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, script)))
+            given = {"model": "dcsft_stub", "model_args": f"answers={tmp_path / name}.jsonl", "data": rows}
+            stages.STAGES["evaluate"](tmp_path / name, name=name, **given, **self.GIVEN)
+        options = Options(plots=False, items=False, samples=1)
+        build([tmp_path / "base", tmp_path / "tuned"], tmp_path / "board", options=options)
+        items = content((tmp_path / "board/page/data/b0t0items.js").read_text())
+        shown = [at for at, some in enumerate(items["pictures"]) if some]
+        assert [numbers(items["documents"])[at] for at in shown] == [changed]
 
     def test_rows_that_moved_are_named(self, tmp_path, rows):
         given = {"model": "dcsft_stub", "model_args": "default=goose", "data": rows, **self.GIVEN}

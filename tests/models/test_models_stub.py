@@ -53,6 +53,10 @@ def test_a_bad_line_is_named(line, tmp_path):
         DcsftStub(answers=file)
 
 
+def test_a_response_that_looks_like_a_number_is_text():
+    assert run(DcsftStub(default=5))[0].response == "5"  # as lmms-eval reads default=5
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(HarnessError, match="answers"):
         DcsftStub(answer="x")

@@ -148,6 +148,12 @@ class TestUsersFunctions:
         ("pre-larval", ["larval"], 0),
         ("It is D because the others are deeper.", ["D"], 1),
         ("The total is 2.5 million.", ["2500000"], 1),
+        ("The efficiency is therefore about 33.3 %.", ["0.33"], 1),
+        ("The efficiency is therefore about 33.9 %.", ["0.33"], 0),
+        ("\\boxed{33.3}", ["0.33"], 0),
+        ("图中箭头所指的是larval阶段。", ["larval"], 1),
+        ("答案：larval", ["larval"], 1),
+        ("答案：prelarval", ["larval"], 0),
     ],
 )
 def test_open_answers_are_read_with_the_numbers_and_units_of_math(response, golds, score):
