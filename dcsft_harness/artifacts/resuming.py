@@ -96,7 +96,7 @@ def _leading(
 
 
 def _following(
-    output: Path, identity: Mapping[str, Any], dropped: Collection[str]
+    output: Path, identity: Mapping[str, Any], dropped: Collection[str] = ()
 ) -> contextlib.AbstractContextManager[None]:
     """The lock of a rank other than 0, in a folder that rank 0 has opened.
 

@@ -723,8 +723,12 @@ def test_a_file_is_hashed_once_a_process_while_it_stays_as_it_is(sound, tmp_path
     for path in base.iterdir():
         os.utime(path, (1e9, 1e9))
     hashed = []
-    original = disk.file_sha256
-    monkeypatch.setattr(disk, "file_sha256", lambda path: (hashed.append(path.name), original(path))[1])
+    original = disk.hashlib.file_digest
+    monkeypatch.setattr(
+        disk.hashlib,
+        "file_digest",
+        lambda file, *given: (hashed.append(os.path.basename(file.name)), original(file, *given))[1],
+    )
     for _ in range(3):
         manifest.refuse_changed(base)
     assert hashed.count(BASE_FILE) == 1

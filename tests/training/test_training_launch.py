@@ -409,7 +409,8 @@ class TestWhatIsStarted:
         """The words that the processes get, and the options that the command line reads from them."""
         seen = []
         monkeypatch.setattr(launching, "_start", lambda words, *_: seen.append(words))
-        monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": {}}))
+        made = type("Read", (), {"notes": {}, "call": {}, "inputs": {}})
+        monkeypatch.setattr(manifest, "read", lambda folder: made)
         run()
         words = seen[0][seen[0].index("dcsft_harness.cli") + 1 :]
         read = {}
@@ -444,7 +445,8 @@ class TestWhatIsStarted:
         started = []
         monkeypatch.setattr(launching, "_start", lambda words, *_: started.append(words))
         notes = {"steps": 3, "final_loss": 0.5, "trainable_parameters": 7, "ledger": {"generated": 0}}
-        monkeypatch.setattr(manifest, "read", lambda folder: type("Read", (), {"notes": notes}))
+        made = type("Read", (), {"notes": notes, "call": {}, "inputs": {}})
+        monkeypatch.setattr(manifest, "read", lambda folder: made)
         chain.run(recipe.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
         assert f"--output={tmp_path / 'out' / 'adapter'}" in started[0]
         assert capsys.readouterr().err.startswith("train sft: 3 steps, loss 0.500")
