@@ -269,7 +269,7 @@ def changed_items(part: Part, task: Task) -> set[str]:
     if len(rows) < 2:
         return set()
     lowest, highest = np.fmin.reduce(rows), np.fmax.reduce(rows)  # these skip missing scores
-    return {task.item_ids[at] for at in np.flatnonzero(lowest < highest)}
+    return {task.item_ids[at] for at in np.flatnonzero(lowest < highest).tolist()}
 
 
 def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str, Shown]) -> Json:
