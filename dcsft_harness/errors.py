@@ -111,7 +111,11 @@ def placeless(value: _T, sentence: bool = False) -> _T:
     elif isinstance(value, str) and sentence:
         made = _FOLDERS.sub("", value)
     elif isinstance(value, str):
-        made = "".join(part if part in ",=" else last_name(part) for part in re.split("([,=])", value))
+        parts = re.split("([,=])", value)
+        for at, part in enumerate(parts):
+            secret = parts[at - 1 : at] == ["="] and _SECRET.fullmatch(parts[at - 2].strip())
+            parts[at] = "..." if secret and part else last_name(part)
+        made = "".join(parts)
     elif isinstance(value, Sequence):
         made = [placeless(entry, sentence) for entry in value]
     return cast(_T, made)

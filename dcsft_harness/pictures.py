@@ -216,7 +216,10 @@ def file_bytes(path: Path) -> bytes:
             raise UnreadableError("is not a regular file")
         # A pipe that replaced the file meanwhile would block.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            content = file.read(FILE_BYTES + 1) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
+            status = os.fstat(file.fileno())
+            # Not FILE_BYTES + 1 at once: Python would allocate them for every image.
+            most = min(status.st_size, FILE_BYTES) + 1
+            content = file.read(most) if stat.S_ISREG(status.st_mode) else b""
     except FileNotFoundError as error:
         raise UnreadableError("does not exist") from error
     except OSError as error:

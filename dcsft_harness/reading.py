@@ -136,7 +136,7 @@ def json_values(file: TextIO, decoder: json.JSONDecoder, most: float = math.inf)
             while not rest.strip() and (rest := file.read(PIECE)):
                 pass
             if rest.strip():
-                raise ValueError(f"behind the list stands {cut(rest.strip(), 60)!r}")
+                raise ValueError(f"the list is followed by {cut(rest.strip(), 60)!r}")
             return
         try:
             if at == len(text):
@@ -350,6 +350,11 @@ def separated(arguments: str) -> list[str]:
             parts.append(arguments[start:at])
             start = at + 1
     return [part for part in (*parts, arguments[start:]) if part]
+
+
+def is_unset(value: object) -> bool:
+    """Whether a value means "not given": None, or its text form on a command line."""
+    return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})
 
 
 def named(arguments: str) -> dict[str, str]:

@@ -173,6 +173,8 @@ def _read(kind: object, value: object) -> object:
     if isinstance(value, str):
         if type(None) in kinds and value.strip().lower() in {"none", "null"}:
             return None
+        if bool in kinds and str not in kinds:
+            return value.strip()
         if is_sequence(kind) and str not in kinds:
             return [part.strip() for part in value.split(",") if part.strip()] or [value]
         if int in kinds and str not in kinds and (number := _whole(value)) is not None:

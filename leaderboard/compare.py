@@ -94,7 +94,7 @@ def summarise(
             Apart(placeless(one.reason, sentence=True), summarise(one.board, pairs, (), labels))
             for one in board.apart
         ),
-        tuple(LeftOut(one.folder, placeless(one.reason, sentence=True), one.kind) for one in board.left_out),
+        tuple(map(_nameless, board.left_out)),
         *budgets(columns, lines),
     )
 
@@ -142,6 +142,12 @@ def budgets(
 
 CURVES = 12
 """Without a baseline, the curves of up to this number of rows are compared pair by pair."""
+
+
+def _nameless(left: LeftOut) -> LeftOut:
+    """A result that was left out, with a reason that names no folders, whatever characters are in them."""
+    above = left.folder.absolute().parent
+    return replace(left, reason=placeless(left.reason.replace(f"{above}/", ""), sentence=True))
 
 
 def _sides(board: Board) -> list[tuple[str, tuple[Row, ...]]]:

@@ -10,18 +10,21 @@ from collections.abc import Container, Mapping
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.reading import is_unset
 from dcsft_harness.settings import Settings, extra, option
-
-
-def is_unset(value: object) -> bool:
-    """Whether a value means "not given": None, or its text form on a command line."""
-    return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})
 
 
 class Arguments(Settings):
@@ -326,10 +329,16 @@ _NAMES = {"max_gen_toks": "max_new_tokens", "max_tokens": "max_new_tokens"} | di
 """Other names of arguments, each with the canonical one."""
 
 
-_Texts = Annotated[
-    tuple[str, ...],
-    BeforeValidator(lambda given: list(filter(None, given)) if isinstance(given, list | tuple) else given),
-]
+def _texts(given: object, info: ValidationInfo) -> list[str]:
+    if not isinstance(given, list | tuple) or not all(one is None or isinstance(one, str) for one in given):
+        raise HarnessError(
+            f"{info.field_name}={cut(repr(given))} is not a text or a list of texts",
+            'Write it like ["</answer>"]',
+        )
+    return [one for one in given if one]
+
+
+_Texts = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 """Texts without empty and missing entries."""
 
 

@@ -20,11 +20,12 @@ from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.reading import is_unset
 from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
 
 from . import MODELS
-from .arguments import GenerationArguments, is_unset
+from .arguments import GenerationArguments
 from .requests import Asked, Drawing, Item, Settled, plan
 
 # The key of lmms-eval's response cache (`--use_cache`) includes the content of our models.

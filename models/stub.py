@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation, cut_at
 from dcsft_harness.settings import option
 
-from .arguments import Arguments, is_unset
+from .arguments import Arguments
 from .base import ObservedModel
 from .requests import Item
 
@@ -42,8 +43,9 @@ Answers = Callable[[Question], str | None]
 
 
 class StubArguments(Arguments):
-    """What `dcsft_stub` takes besides its script."""
+    """What `dcsft_stub` takes."""
 
+    answers: Any = option(None, "The script: a function, or a JSON Lines file in the module's format.")
     default: str | None = option(None, "The response where the script has none, which is an error otherwise.")
     batch_size: int = option(1, "Items after which observers are called.", ge=1)
     delay: float = option(0.0, "Seconds that these items take.", ge=0)
@@ -62,13 +64,13 @@ class DcsftStub(ObservedModel):
     """
 
     def __init__(self, answers: str | Path | Answers | None = None, **given: object) -> None:
-        """Reads the script, a function or a JSON Lines file in the module's format, and `StubArguments`."""
+        """Reads `StubArguments`."""
         super().__init__()
-        settings = StubArguments.from_options(given)
+        settings = StubArguments.from_options({"answers": answers, **given})
         self.batch_size, self.seed, self._delay = settings.batch_size, settings.seed, settings.delay
         self.device = torch.device("cpu")
         self._default = settings.default
-        self._answers: Answers = _script(answers)
+        self._answers: Answers = _script(settings.answers)
         declare(self.box_convention)
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
@@ -100,7 +102,7 @@ class DcsftStub(ObservedModel):
 
 def _script(answers: str | Path | Answers | None) -> Answers:
     """The script as a function; a missing file or a line of neither form is an error."""
-    if answers is None or (isinstance(answers, str) and is_unset(answers)):
+    if answers is None:
         return lambda question: None
     if not isinstance(answers, str | Path):
         return answers

@@ -87,13 +87,17 @@ def code_sha256(folder: Path) -> str:
     return json_sha256(found) if found else ""
 
 
-def settled_sha256(path: Path) -> str:
-    """A file's hash, cached while its size and times stay the same: a large base is hashed many times."""
+def settled_sha256(path: Path, digest: Callable[[Path], str] = file_sha256) -> str:
+    """A file's hash, remembered while its size and time stay the same: a base or image is hashed many times.
+
+    `digest` makes it; OSError if the file cannot be read.
+    """
     status = path.stat()
     # A file that was just written may change again without a new timestamp, within the clock's resolution.
     if time.time() - status.st_mtime < _SETTLED:
-        return file_sha256(path)
-    return _remembered_sha256(path.resolve(), status.st_size, status.st_mtime_ns, status.st_ino)
+        return digest(path)
+    known = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+    return _remembered_sha256(digest, path, *known)
 
 
 def hashed(paths: Sequence[Path], digest: Callable[[Path], str] = settled_sha256) -> dict[Path, str]:
@@ -102,9 +106,9 @@ def hashed(paths: Sequence[Path], digest: Callable[[Path], str] = settled_sha256
         return dict(zip(paths, pool.map(digest, paths), strict=True))
 
 
-@lru_cache(maxsize=4096)
-def _remembered_sha256(path: Path, *_: int) -> str:
-    return file_sha256(path)
+@lru_cache(maxsize=1 << 16)
+def _remembered_sha256(digest: Callable[[Path], str], path: Path, *_: int) -> str:
+    return digest(path)
 
 
 # An append-only file of records, one JSON object per line; only complete records are read.

@@ -92,7 +92,7 @@ class Manifest:
         return {
             role: self.inputs[role]["sha256"] if role in self.inputs else given[argument]
             for role, argument in (("model", "pretrained"), ("adapter", "adapter"))
-            if role in self.inputs or given.get(argument)
+            if role in self.inputs or not reading.is_unset(given.get(argument))
         }
 
 

@@ -12,7 +12,7 @@ A folder becomes an artifact when its manifest is in place; `unfinished/` is rem
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ _ITEMS = (
 
 @contextlib.contextmanager
 def resumed(
-    output: Path, kind: str, identity: Mapping[str, Any], saved: Callable[[Path], object]
+    output: Path,
+    kind: str,
+    identity: Mapping[str, Any],
+    saved: Callable[[Path], object],
+    dropped: Collection[str] = (),
 ) -> Iterator[Path]:
     """Opens an output folder for a run that saves its work on the way and resumes an interrupted one.
 
@@ -42,6 +46,7 @@ def resumed(
         kind: the kind of the future artifact.
         identity: the settings that decide the result, by name; JSON values.
         saved: whether the folder for unfinished work, its argument, holds work to resume.
+        dropped: settings that decided the result in older versions only; a run that has them resumes.
 
     Yields:
         The folder inside it for unfinished work.
@@ -53,11 +58,11 @@ def resumed(
     with contextlib.ExitStack() as stack:
         with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
             if ranks.rank() == 0:
-                stack.enter_context(_leading(output, kind, identity, saved))
+                stack.enter_context(_leading(output, kind, identity, saved, dropped))
         own = stack.enter_context(contextlib.ExitStack())
         with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
             if ranks.rank() > 0:
-                own.enter_context(_following(output, identity))
+                own.enter_context(_following(output, identity, dropped))
         yield output / UNFINISHED
         with ranks.agreed():  # no rank has a file open when rank 0 cleans up
             own.close()
@@ -65,7 +70,11 @@ def resumed(
 
 @contextlib.contextmanager
 def _leading(
-    output: Path, kind: str, identity: Mapping[str, Any], saved: Callable[[Path], object]
+    output: Path,
+    kind: str,
+    identity: Mapping[str, Any],
+    saved: Callable[[Path], object],
+    dropped: Collection[str],
 ) -> Iterator[None]:
     """Locks a run's folder for rank 0, and writes or compares its settings."""
     manifest.refuse_occupied(output, resumes=True)
@@ -78,7 +87,7 @@ def _leading(
         try:
             if not saved(folder):
                 (folder / RUN).unlink(missing_ok=True)
-            _compare(output, identity)
+            _compare(output, identity, dropped)
             manifest.clear(output)
             yield
         finally:
@@ -86,7 +95,9 @@ def _leading(
                 (folder / RUN).unlink(missing_ok=True)
 
 
-def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+def _following(
+    output: Path, identity: Mapping[str, Any], dropped: Collection[str]
+) -> contextlib.AbstractContextManager[None]:
     """The lock of a rank other than 0, in a folder that rank 0 has opened.
 
     A rank that sees another folder, or has other settings, is refused.
@@ -97,7 +108,7 @@ def _following(output: Path, identity: Mapping[str, Any]) -> contextlib.Abstract
             f"rank {ranks.rank()} does not find in --output {output} what rank 0 has written there",
             "Name a folder on a file system that all machines share",
         )
-    _compare(output, identity)
+    _compare(output, identity, dropped)
     return lock.locked(folder / f"{LOCK}-{ranks.rank()}", output)
 
 
@@ -111,7 +122,7 @@ def discard(output: Path) -> None:
         shutil.rmtree(output)
 
 
-def _compare(output: Path, identity: Mapping[str, Any]) -> None:
+def _compare(output: Path, identity: Mapping[str, Any], dropped: Collection[str]) -> None:
     """Writes a new run's settings, or compares them with those of the existing run."""
     path = output / UNFINISHED / RUN
     if not path.is_file():
@@ -124,7 +135,8 @@ def _compare(output: Path, identity: Mapping[str, Any]) -> None:
         before = dict(reading.json_file(path))
     except (ValueError, TypeError) as error:
         raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
-    differing = differences(before, identity)
+    older = {name: value for name, value in before.items() if name in identity or name not in dropped}
+    differing = differences(older, identity)
     if differing:
         if before.get("items") != identity.get("items"):
             differing.append(_ITEMS)

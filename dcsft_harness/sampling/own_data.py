@@ -16,7 +16,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE
-from dcsft_harness.errors import LISTED, HarnessError, in_row, refused_rows, unknown_name
+from dcsft_harness.errors import LISTED, HarnessError, grouped, in_row, refused_rows, unknown_name
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS, own_files, own_rows
@@ -195,12 +195,11 @@ def task_name(path: Path, part: Part | None = None) -> str:
 
 
 def notice(path: Path, left_out: Mapping[str, str]) -> str:
-    """What is said of rows that were left out: the first LISTED, and how many there are."""
+    """What is said of rows that were left out, by place: rows with the same problem together."""
     name = own_files.called(path)
-    listed = [reason.removeprefix(f"{name}, ") for reason in list(left_out.values())[:LISTED]]
-    more = f" And {len(left_out) - LISTED} more." if len(left_out) > LISTED else ""
+    said = grouped((where, why.removeprefix(f"{name}, {where}: ")) for where, why in left_out.items())
     count = f"{len(left_out)} rows are" if len(left_out) > 1 else "1 row is"
-    return f"{name}: {count} left out: {' '.join(listed)}{more}"
+    return f"{name}: {count} left out: {' '.join(said)}"
 
 
 def examined(
@@ -342,7 +341,7 @@ def images_sha256(path: Path, image_root: Path | None, outside: bool = False) ->
     for _, data in own_files.rows(path):
         for entry in [] if isinstance(data, HarnessError) else own_rows.image_entries(data):
             try:
-                found.append(hashlib.sha256(root.read(entry)).hexdigest())
-            except HarnessError:
+                found.append(root.sha256(entry))
+            except (HarnessError, OSError):
                 found.append(None)
     return json_sha256(found)

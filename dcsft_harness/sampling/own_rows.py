@@ -9,15 +9,17 @@ or a mapping with one of these.
 
 import base64
 import binascii
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcsft_harness import pictures, reading
-from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts import disk, storage
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import own_files
@@ -46,6 +48,7 @@ _REMEDY = (
     "A row needs a question and its answer (question, answer, image), or a conversation (messages, images)"
 )
 
+_T = TypeVar("_T")
 Turn = dict[str, str]
 """A turn: `role` (system, user or assistant) and `content`, a text with a MARK where each picture belongs."""
 
@@ -75,6 +78,20 @@ class Root:
         Raises:
             HarnessError: it is refused, or cannot be read.
         """
+        return self._taken(entry, pictures.file_bytes)
+
+    def sha256(self, entry: object) -> str:
+        """The hash of what `read` returns; a file's is remembered, see `disk.settled_sha256`.
+
+        Raises:
+            HarnessError: as `read`.
+            OSError: the file does not exist or cannot be looked at.
+        """
+        found = self._taken(entry, lambda path: disk.settled_sha256(path, _file_sha256))
+        return found if isinstance(found, str) else hashlib.sha256(found).hexdigest()
+
+    def _taken(self, entry: object, of_file: Callable[[Path], _T]) -> bytes | _T:
+        """The content that the row holds, or what a function makes of the image's file."""
         inner = held(entry)
         if not inner:
             raise HarnessError("image '': its path is empty", "Name the file, or leave the image out")
@@ -90,13 +107,13 @@ class Root:
             raise HarnessError(f"image {cut(inner)} is no path", "Save it as a file and name that")
         path = self.folder / inner.removeprefix("file://")
         try:
-            place, folder = path.resolve(), self.folder.resolve()
-            if not self.outside and not place.is_relative_to(folder):
+            place = path.resolve()
+            if not self.outside and not place.is_relative_to(self._resolved):
                 raise HarnessError(
-                    f"image {cut(str(path))} is outside {folder}",
+                    f"image {cut(str(path))} is outside {self._resolved}",
                     "Give --image-root a folder that holds it, or --allow-outside-root",
                 )
-            return pictures.file_bytes(place)
+            return of_file(place)
         except (ValueError, RuntimeError) as error:  # NULs and circles of links, beside what is unreadable
             known = isinstance(error, pictures.UnreadableError)
             reason = str(error) if known else f"cannot be read ({cut(str(error))})"
@@ -104,12 +121,20 @@ class Root:
                 f"image {cut(str(path))} {reason}", "Check --image-root, or replace the file"
             ) from error
 
+    @cached_property
+    def _resolved(self) -> Path:
+        return self.folder.resolve()
+
     def name(self, entry: object) -> str:
         """What a message calls an image."""
         inner = held(entry)
         if isinstance(inner, bytes):
             return f"an embedded image of {len(inner):,} bytes"
         return f"image {cut(inner if inner.startswith('data:') else str(self.folder / inner))}"
+
+
+def _file_sha256(path: Path) -> str:
+    return hashlib.sha256(pictures.file_bytes(path)).hexdigest()
 
 
 def held(entry: object) -> str | bytes:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import Journal, json_sha256, read_records
+from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.models.arguments import indifferent
 
 SHARD, SHARDS = "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
@@ -167,9 +169,11 @@ def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") ->
         HarnessError: another process uses the folder, it holds something else or a run with other settings,
             or it cannot be written.
     """
-    with resuming.resumed(output, kind, identity, _has_responses):
+    dropped = [f"model argument {name}" for name in indifferent()]
+    with resuming.resumed(output, kind, identity, _has_responses, dropped) as folder:
         with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
-            store = RolloutStore(output, identity, kind)
+            # The responses are keyed with the settings that the run began with.
+            store = RolloutStore(output, reading.json_file(folder / RUN), kind)
         with contextlib.closing(store):
             with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
                 store.open()

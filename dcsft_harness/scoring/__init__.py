@@ -15,6 +15,7 @@ which is counted apart from a wrong answer.
 bracketed bounding box is its answer. A user's function is a scorer like these; see `get_scorer`.
 """
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -168,6 +169,9 @@ def _version(function: Callable[..., object]) -> int:
     A script that is run, or a notebook, holds much besides: there it is the function alone. Code that
     cannot be read is version 1.
     """
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
     try:
         written = function if inspect.isroutine(function) else type(function)
         file = None if written.__module__ == "__main__" else inspect.getsourcefile(written)

@@ -197,7 +197,7 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
     for low, high in _windows(text):
         part = text[low:high]
         places = {low + place for place, *_ in _phrases(part, is_first=True)}
-        if not part.isascii():
+        if any([word in part for word in phrases.CHINESE_WORDS]):
             places.update(low + match.start() for match in phrases.CHINESE.finditer(part))
         for place in sorted(places, reverse=True):
             if place < start:
@@ -450,4 +450,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=8)
+SCORER = Scorer("choice", choice, fields=("choices",), version=9)

@@ -60,7 +60,8 @@ _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
-    text = WIDE.sub(" ", in_signs(text)).replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = WIDE.sub(" ", text) if "  " in text else text
     if "\\" in text:
         text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
         for _ in range(3):
@@ -145,7 +146,8 @@ def parse(text: str) -> Node:
         if before in ("number", "name", ")") and (kind != "other" or token in "(["):
             source += "*"
         if kind == "number":
-            source += str(Fraction(token)) if "/" not in str(Fraction(token)) else f"({Fraction(token)})"
+            number = str(Fraction(token))
+            source += f"({number})" if "/" in number else number
         else:
             source += (
                 "v" + token.replace(" ", "").encode().hex() if kind == "name" else _OTHER.get(token, token)
@@ -195,7 +197,8 @@ _EXACT = MPContext()  # our own, as mpmath's global one is shared
 _EXACT.dps = 60
 _POINTS = 4
 INFINITE = "v" + "∞".encode().hex()
-_CONSTANTS = {"v" + "π".encode().hex(): +_EXACT.pi, "v65": +_EXACT.e, "v69": _EXACT.mpc(0, 1), INFINITE: None}
+PI = "v" + "π".encode().hex()
+_CONSTANTS = {PI: +_EXACT.pi, "v65": +_EXACT.e, "v69": _EXACT.mpc(0, 1), INFINITE: None}
 _RENAMED = {"ln": "log", "lg": "log10", "log": "log10", "arcsin": "asin", "arccos": "acos", "arctan": "atan"}
 _OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
@@ -218,8 +221,8 @@ def value(tree: Node, point: int = 0) -> Any:  # noqa: ANN401 - mpmath has no ty
 
 
 def _value(node: Any, point: int, degree: Any) -> Any:  # noqa: ANN401
-    if isinstance(node, ast.Constant):
-        return Fraction(str(node.value))
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return Fraction(node.value)
     if isinstance(node, ast.UnaryOp):
         inner = _value(node.operand, point, degree)
         return -inner if isinstance(node.op, ast.USub) else inner

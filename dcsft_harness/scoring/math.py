@@ -21,6 +21,7 @@ from typing import Any
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.formulas import (
     INFINITE,
+    PI,
     Node,
     Unreadable,
     clean,
@@ -32,7 +33,7 @@ from dcsft_harness.scoring.formulas import (
     value,
 )
 from dcsft_harness.scoring.normalize import REFUSAL, answer_part, boxes, json_answer, last
-from dcsft_harness.scoring.units import PERCENT, SINGLE, Unit, in_figures, unit, with_signs
+from dcsft_harness.scoring.units import DEGREES, PERCENT, RADIANS, SINGLE, Unit, in_figures, unit, with_signs
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 TAIL = 4_000
@@ -383,14 +384,22 @@ def _equal_values(gold: Part, found: Part) -> bool:
     wanted, given = gold.trees[0], found.trees[0]
     if gold.unit and found.unit:
         if gold.unit.dimension != found.unit.dimension:
-            return False
+            return _is_same_angle(gold, found) or _is_same_angle(found, gold)
         return same(f"({wanted})*({gold.unit.factor})", f"({given})*({found.unit.factor})")
-    if same(wanted, given):
+    if same(wanted, given) or _is_same_angle(gold, found) or _is_same_angle(found, gold):
         return True
     if PERCENT not in (one.unit.dimension for one in (gold, found) if one.unit):
         return False
     wanted, given = (f"({one.trees[0]})/100" if one.unit else one.trees[0] for one in (gold, found))
     return same(wanted, given)
+
+
+def _is_same_angle(one: Part, other: Part) -> bool:
+    """Whether the first is in degrees and the other, which says so or has a π, is as much in radians."""
+    if one.unit is None or one.unit.dimension != DEGREES:
+        return False
+    in_radians = other.unit.dimension == RADIANS if other.unit else PI in other.trees[0]
+    return in_radians and same(f"({one.trees[0]})*{PI}/180", other.trees[0])
 
 
 def _relation(part: Part) -> Part:
@@ -685,4 +694,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=7)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=8)

@@ -42,6 +42,7 @@ _JSON_KEY = re.compile(
     r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|([-\w./]{1,60}))""",
     re.IGNORECASE,
 )
+_JSON_LINE_END = re.compile(r"(?<!\\)\\n(?![a-z])")  # not "\neq" in careless JSON
 
 REFUSAL = re.compile(
     r"\b(?:can(?:not|'t| not)|could(?: not|n't)|unable|impossible|sorry|insufficient|enough information"
@@ -72,6 +73,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
         answer tags, unless it is blank. A thought that never ends is read like a truncated response.
     """
     text = unified(text)
+    if "\\fbox{" in text:
+        text = text.replace("\\fbox{", "\\boxed{")
     if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
         end = last(THOUGHT_END, text) if "/" in text or "<|" in text else None
         text = text[end.end() :] if end else text
@@ -149,7 +152,9 @@ def json_answer(text: str) -> str | None:
     if ":" not in text or '"' not in text and "'" not in text:
         return None
     match = last(_JSON_KEY, text)
-    return next(filter(None, match.groups())).replace("\\\\", "\\") if match else None
+    if match is None:
+        return None
+    return _JSON_LINE_END.sub("\n", next(filter(None, match.groups()))).replace("\\\\", "\\")
 
 
 SIGNS = str.maketrans({
@@ -190,9 +195,13 @@ _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
 
 
+_TRANSLATED = re.compile(r"[^\x00-\x7f°·×π√≈≤≥∠]")
+"""What `in_signs` may change."""
+
+
 def in_signs(text: str) -> str:
     """The text with its signs in ASCII where there are such, no styled or full-width letters."""
-    if text.isascii():
+    if text.isascii() or not _TRANSLATED.search(text):
         return text
     return unicodedata.normalize("NFKC", text.translate(SIGNS)).replace("\u2044", "/")  # of "½"
 

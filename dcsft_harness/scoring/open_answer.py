@@ -38,6 +38,8 @@ from dcsft_harness.scoring.phrases import DENIED
 from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
+_IN_WORD = r"[^\W_\u3040-\u30ff\u4e00-\u9fff]"
+"""A letter or digit of a script that has spaces between words."""
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
 _ASIDE = re.compile(r"\([^()]*\)")
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
@@ -121,7 +123,7 @@ def _worded(part: str, gold: str) -> Verdict:
         return NOT_FOUND
     wanted = plain(gold).strip(" .").lower()
     folded = said.lower() if "(" in wanted else _ASIDE.sub(" ", said.lower())
-    match = re.search(rf"(?<![a-z\d-]){re.escape(wanted)}(?![a-z\d])", folded)
+    match = re.search(rf"(?<!{_IN_WORD})(?<!-){re.escape(wanted)}(?!{_IN_WORD})", folded)
     right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)
 
@@ -141,4 +143,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=7)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=8)

@@ -120,5 +120,6 @@ COURTESY = re.compile(
     r"|thank you|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
+CHINESE_WORDS = "答案", "选", "正确"
 CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?)(?:应该?)?有?\s?(?:是|为|选|:)*\s?")
-"""What states a choice in Chinese; the option follows."""
+"""What states a choice in Chinese; the option follows. One of the words is in each, and is found faster."""

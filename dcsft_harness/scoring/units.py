@@ -18,7 +18,7 @@ class Unit(NamedTuple):
     dimension: tuple[tuple[str, int], ...]
 
 
-PERCENT = (("%", 1),)
+PERCENT, DEGREES, RADIANS = (("%", 1),), (("°", 1),), (("rad", 1),)
 
 # Base -> factor -> spellings; plurals are added. A dimension of its own is its own base.
 _TABLE: dict[str, dict[str, str]] = {

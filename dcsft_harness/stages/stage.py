@@ -197,25 +197,31 @@ class Stage:
     def _read(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A hash of each thing in the options that no input covers, by its name there.
 
-        These are files of rows with their images, tasks' YAML, a checkpoint's chat template, a user's scorer.
+        These are files of rows with their images, tasks' YAML, a checkpoint's chat template (empty if it has
+        none), a system prompt, a user's scorer.
         """
         found = {}
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
         for name, value, kind in self.reading(options):
-            named = reading.named(str(value)).values() if kind == "model_args" else value
-            for one in [named] if isinstance(named, str) else named:
+            if kind == "model_args":
+                given = reading.named(str(value))
+                value = [given[one] for one in ("pretrained", "adapter", "system_prompt") if given.get(one)]
+            for one in [value] if isinstance(value, str) else value:
                 path = Path(one)
                 with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why
                     if kind in ("checkpoint", "model_args") and path.is_dir():
                         found[str(path)] = disk.code_sha256(path)
+                    elif kind == "model_args" and path.is_file():
+                        found[str(path)] = disk.file_sha256(path)
                     elif (kind in ("pool", "tasks") or name == "data") and path.exists():
-                        found[str(path)] = _rows_sha256(path, root and Path(root), outside)
+                        if digest := _rows_sha256(path, root and Path(root), outside):
+                            found[str(path)] = digest
         if ":" in str(options.get("scorer")):
             from dcsft_harness.scoring import get_scorer
 
             with contextlib.suppress(HarnessError):
                 found[options["scorer"]] = str(get_scorer(options["scorer"]).version)
-        return {name: digest for name, digest in found.items() if digest}
+        return found
 
     def _defaults(self) -> dict[str, object]:
         """The options' defaults, from `Settings.as_dict`."""

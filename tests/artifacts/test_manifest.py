@@ -540,6 +540,12 @@ def test_artifacts_of_the_first_edition_are_as_they_were_written(first_edition):
             assert found.input_folder(role).is_dir()
 
 
+@pytest.mark.parametrize("unset", ["None", "none", "null", ""])
+def test_an_argument_that_is_unset_names_no_weights(tmp_path, unset):
+    made = write(tmp_path / "scores", model_args=f"pretrained=org/model,adapter={unset}")
+    assert manifest.read(made).weights() == {"model": "org/model"}
+
+
 def test_an_output_that_is_a_file_is_not_taken(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(HarnessError, match="--output .*out is a file"), manifest.taken(tmp_path / "out"):

@@ -168,6 +168,7 @@ def test_a_row_made_by_a_newer_version_is_refused(tmp_path, what):
         ("1/2", "1/2"),
         ("/home/my name/ckpt", "ckpt"),
         ("pretrained=../me/ckpt", "pretrained=ckpt"),
+        ("pretrained=org/model,api_key=sk-1,max_tokens=8", "pretrained=org/model,api_key=...,max_tokens=8"),
     ],
 )
 def test_absolute_paths_lose_their_folders(given_text, told):

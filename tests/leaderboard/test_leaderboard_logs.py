@@ -324,6 +324,13 @@ class TestBadFoldersAmongGoodOnes:
         with pytest.raises(HarnessError, match="has the score nan"):
             load([good[0], bad, good[1]], "a")
 
+    def test_its_reason_names_no_folder_also_with_spaces(self, tmp_path, good):
+        bad = scores_folder(tmp_path / "my name" / "bad", "bad", {ID: [1, 0, 1]})
+        (bad / "scores.parquet").unlink()
+        (left,) = summarise(load([*good, bad], "a", strict=False)).left_out
+        assert "bad" in left.reason
+        assert all(part not in left.reason for part in ("my name", "name/", str(tmp_path)))
+
     def test_none_that_can_be_read_is_an_error(self, tmp_path):
         bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, math.nan, 1]})
         with pytest.raises(HarnessError, match="has the score nan"):

@@ -432,6 +432,16 @@ class TestHostileRows:
             own_data.open_file(file(folder, old(solution=solution)), "box_iou", None)
         assert len(str(error.value)) < 600 + len(str(folder))
 
+    def test_rows_left_out_for_one_reason_are_said_together(self, folder, caplog):
+        path = file(folder, old(), *[old(solution="")] * 30, old(image="none.png"))
+        task = own_data.open_file(path, "exact_word", None, skip=True, keep_unreadable=False)
+        assert len(task.left_out) == 31
+        (said,) = [one for one in caplog.messages if "left out" in one]
+        assert re.search(
+            r"mine\.jsonl: 31 rows are left out: lines 2 to 31: .*[.;] line 32: image .*none", said
+        )
+        assert len(said) < 300 + 2 * len(str(folder))
+
     def test_all_bad_rows_are_listed_at_once(self, folder):
         rows = [old(), *(old(image=f"images/{number}.png") for number in range(7, 32)), "{no", old()]
         with pytest.raises(HarnessError) as error:
@@ -512,6 +522,18 @@ class TestPaths:
         refused = {}
         assert len(sampling.read_items(task, 2, refused)) == 2 and list(refused) == [0]
         assert own_data.images_sha256(path, None, outside)
+
+    def test_images_are_hashed_once_while_they_stay_as_they_are(self, paths, monkeypatch):
+        """Every start of a verb compares them, and so do the run itself and each stage of a recipe."""
+        path, read = file(paths, old(image="images/a.png")), []
+        os.utime(paths / "images/a.png", (1, 1))
+        content = pictures.file_bytes
+        monkeypatch.setattr(pictures, "file_bytes", lambda name: read.append(name) or content(name))
+        first = own_data.images_sha256(path, None)
+        assert own_data.images_sha256(path, None) == first and len(read) == 1
+        (paths / "images/a.png").write_bytes(b"other")
+        os.utime(paths / "images/a.png", (1, 1))
+        assert own_data.images_sha256(path, None) != first
 
     def test_the_root_itself_may_be_a_link(self, paths):
         path = file(paths, old(image="a.png"))

@@ -940,7 +940,7 @@ class TestOrdinaryDefects:
         [
             ("question,answer,image\na?,b\n", "row 1: fewer cells than columns"),
             ("question,answer,answer\na?,b,c\n", "two columns `answer`"),
-            ("question;answer\na?;b\n", "it has question;answer"),
+            ("question|answer\na?|b\n", "it has question|answer"),
             ("question,answer, image\na?,b,0.png\n", "` image` is not read. Rename it to `image`"),
         ],
     )
@@ -1020,6 +1020,6 @@ def test_nothing_behind_a_list_in_json_is_passed_over(tmp_path, behind):
     path.write_text('[\n{"question": "a?", "answer": "cat"}]' + behind)
     (_, row), *more = own_files.rows(path)
     assert row == {"question": "a?", "answer": "cat"}
-    assert [str(one).startswith("not JSON (behind the list stands") for _, one in more] == [True] * bool(
+    assert [str(one).startswith("not JSON (the list is followed by") for _, one in more] == [True] * bool(
         behind.strip()
     )

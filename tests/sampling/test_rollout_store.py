@@ -123,6 +123,16 @@ class TestRefusals:
         assert f"{output} holds an unfinished run with other settings: {said}" in str(refused.value)
         assert len(kept(output)) == 1
 
+    def test_a_setting_that_no_longer_decides_a_response_may_differ_or_go(self, tmp_path):
+        older = {**SETTINGS, "model argument device": "cpu"}
+        output = keep(tmp_path / "out", [row(0)], older)
+        for settings in (SETTINGS, older):
+            assert kept(output, settings) == {(item(0).item_id, 0): "said"}
+        keep(output, [row(1)])
+        assert len(kept(output)) == len(kept(output, older)) == 2
+        with pytest.raises(HarnessError, match="model argument dtype: none -> float16"):
+            kept(output, {**SETTINGS, "model argument dtype": "float16"})
+
     def test_settings_that_cannot_be_read_are_named(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
         (output / UNFINISHED / lock.RUN).write_bytes(b"{\xff")

@@ -148,6 +148,12 @@ class TestUsersFunctions:
         ("pre-larval", ["larval"], 0),
         ("It is D because the others are deeper.", ["D"], 1),
         ("The total is 2.5 million.", ["2500000"], 1),
+        ("The efficiency is therefore about 33.3 %.", ["0.33"], 1),
+        ("The efficiency is therefore about 33.9 %.", ["0.33"], 0),
+        ("\\boxed{33.3}", ["0.33"], 0),
+        ("图中箭头所指的是larval阶段。", ["larval"], 1),
+        ("答案：larval", ["larval"], 1),
+        ("答案：prelarval", ["larval"], 0),
     ],
 )
 def test_open_answers_are_read_with_the_numbers_and_units_of_math(response, golds, score):
@@ -206,3 +212,47 @@ def test_a_users_scorer_that_raises_is_named_with_its_line_and_the_response(erro
     assert "mine' raises " + type(error).__name__ in said and "test_scoring_words.py, line" in said
     assert "for the response 'a goose'. Correct the function" in said and len(said) < 800
     assert caught.value.__cause__ is error
+
+
+WRAPPED = """
+import functools
+
+def exact(response, *, answer):
+    return {exact}
+
+partial = functools.partial(exact)
+cached = functools.lru_cache(exact)
+
+@functools.wraps(exact)
+def wrapped(response, **given):
+    return exact(response, **given)
+
+class Judge:
+    def __call__(self, response, *, answer):
+        return exact(response, answer=answer)
+
+instance = Judge()
+"""
+
+
+@pytest.mark.parametrize("name", ["exact", "partial", "cached", "wrapped", "instance"])
+def test_a_users_scorer_of_any_kind_has_the_version_of_its_code(tmp_path, monkeypatch, name):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for number, exact in enumerate(("response == answer", "answer in response")):
+        (tmp_path / f"judges{number}.py").write_text(WRAPPED.replace("{exact}", exact))
+        found.append(get_scorer(f"judges{number}:{name}").version)
+    assert len({*found, 1}) == 3
+    assert found == [get_scorer(f"judges{number}:exact").version for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("a goose", "goose", True), ("答案是goose。", "goose", True), ("_goose_", "goose", True),
+        ("鹅是鸟", "鹅", True), ("mongoose", "goose", False), ("non-goose", "goose", False),
+        ("a café", "caf", False), ("гусыня", "гус", False),
+    ],
+)  # fmt: skip
+def test_a_gold_in_words_is_a_whole_word_of_any_script_with_spaces(response, gold, right):
+    assert SCORERS["open_answer"](response, answer=gold).score == right

@@ -477,3 +477,38 @@ def test_changed_rows_and_images_are_never_already_done(tmp_path, monkeypatch, v
         HarnessError, match=r"already holds .*rows.jsonl: its content or its images have changed"
     ):
         stage("out", **OWN[verb])
+
+
+BESIDE = {
+    # the model's arguments, the file that changes or appears, and whether the artifact is another then
+    "a template that is edited": ("", "base/chat_template.jinja", True),
+    "a template that appears": ("pretrained=bare", "bare/chat_template.jinja", True),
+    "a template of the adapter": ("adapter=base", "base/chat_template.jinja", True),
+    "the system prompt": ("system_prompt=system.txt", "system.txt", True),
+    "a script beside the run": ("adapter=,batch_size=8", "own.py", False),
+    "a folder called like a number": ("batch_size=8", "8/own.py", False),
+}
+
+
+@pytest.mark.parametrize("case", BESIDE)
+def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    arguments, name, decides = BESIDE[case]
+    for one in ("base/chat_template.jinja", "system.txt", "bare/x", "own.py", "8/own.py"):
+        Path(one).parent.mkdir(exist_ok=True)
+        Path(one).write_text("before")
+
+    def run(options, output, progress):
+        with manifest.writing("rollouts", output, {}) as draft:
+            return draft.notes
+
+    stage = replace(STAGES["sample"], run=run)
+    options = {"task": "dcsft_digits_pool", "model": "base", "model_args": arguments}
+    stage("out", **options)
+    assert stage("out", **options)[DONE]
+    Path(name).write_text("after")
+    if decides:
+        with pytest.raises(HarnessError, match="its content or its images have changed"):
+            stage("out", **options)
+    else:
+        assert stage("out", **options)[DONE]
