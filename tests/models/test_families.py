@@ -279,20 +279,6 @@ def test_pixel_limits_are_in_force_or_refused_before_weights_are_read(family, we
 
 
 @pytest.mark.parametrize("family", TABLE)
-def test_another_mark_of_pictures_is_refused_before_weights_are_read(family, monkeypatch):
-    settings = ModelSettings(pretrained=checkpoint(family))
-    processor, config = models.open_processor(settings), models.open_config(settings)
-    monkeypatch.setattr(models, "open_config", lambda _: config)
-    marks = models._marks_of_pictures(processor)
-    monkeypatch.setattr(models, "_marks_of_pictures", lambda _: marks)
-    own = config.image_token_id
-    for token in {*processor.tokenizer.added_tokens_decoder, processor.image_token_id} - {own}:
-        config.image_token_id = token
-        with pytest.raises(HarnessError, match=rf"image_token_id {token} .* marks pictures with {own} \("):
-            models.check_mark(processor, settings)
-
-
-@pytest.mark.parametrize("family", TABLE)
 def test_boxes_are_in_the_familys_coordinates_or_in_those_given(family, monkeypatch):
     settings = ModelSettings(pretrained=checkpoint(family))
     config, processor = models.open_config(settings), models.open_processor(settings)
