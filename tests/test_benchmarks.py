@@ -115,7 +115,7 @@ def test_layers_need_a_published_size(monkeypatch, capsys):
 @pytest.mark.parametrize(("given", "layers"), [("", ""), ("LAYERS=2", " --layers 2"), ("LAYERS=", "")])
 def test_make_bench_has_all_layers_unless_some_are_asked_for(given, layers):
     inherited = {name: value for name, value in os.environ.items() if name != "LAYERS"}
-    command = ["make", "-n", "bench", "SHAPE=qwen2.5-vl-3b", *given.split()]
+    command = ["make", "--no-print-directory", "-n", "bench", "SHAPE=qwen2.5-vl-3b", *given.split()]
     done = subprocess.run(command, cwd=runner.ROOT, capture_output=True, text=True, check=True, env=inherited)
     assert done.stdout.rstrip().split("\n")[-1].endswith(f"benchmarks --shape qwen2.5-vl-3b{layers}")
 
