@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tabulate import tabulate
 
-from dcsft_harness.leaderboard.stats.intervals import difference_of_seeds
-from dcsft_harness.recipes.claims import CLAIMS, LEVEL, MARGIN, POOLS, Claim, Finding, decided, over_seeds
+from dcsft_harness.leaderboard.stats import difference_of_seeds
+from dcsft_harness.recipes.results import CLAIMS, LEVEL, MARGIN, POOLS, Claim, Finding, decided, over_seeds
 
 Floats = NDArray[np.float64]
 EFFECTS = (0.0, 0.01, 0.02, 0.03)

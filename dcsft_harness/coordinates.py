@@ -88,9 +88,7 @@ def _given() -> BoxSpace | None:
 def taught(*folders: str | Path | None) -> BoxSpace | None:
     """The coordinates of training, from the first of these folders that records them.
 
-    Args:
-        folders: an adapter, a base: artifacts or checkpoints of runs, by folder, or hub names, which record
-            nothing; None is skipped.
+    They are artifacts or checkpoints of runs, by folder, or hub names, which record nothing.
 
     Raises:
         HarnessError: a newer version of this package wrote one of them, or a checkpoint's file is damaged.

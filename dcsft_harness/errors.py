@@ -196,11 +196,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], absent: objec
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> HarnessError:
     """The error for an unknown name, with near matches first.
 
-    Args:
-        kind: the kind of thing it should name, in the singular ("task", "model", "scorer").
-        name: the name received.
-        known: all valid names.
-        listing: a command that prints them all, if they are too many to print here.
+    `kind` is what it should name, in the singular ("task", "model", "scorer"), and `listing` a command that
+    prints all names, if they are too many to print here.
     """
     choices = sorted(known)
     near = [match for match, _, _ in process.extract(name, choices, limit=3, score_cutoff=60)]

@@ -60,11 +60,9 @@ def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON'
 def from_json(text: str | bytes, finite: bool = False, halves: bool = False, once: bool = True) -> Any:  # noqa: ANN401 - JSON's
     """A JSON text's value; all JSON from outside is read here.
 
-    Args:
-        text: the JSON; bytes are UTF-8.
-        finite: refuse numbers beyond float64, NaN and infinity included.
-        halves: accept texts with half of a surrogate pair, which cannot be written as UTF-8.
-        once: refuse an object with a repeated key.
+    Bytes are UTF-8. `finite` refuses numbers beyond float64, NaN and infinity included; `halves` accepts
+    texts with half of a surrogate pair, which cannot be written as UTF-8; `once` refuses an object with a
+    repeated key.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `DEEPEST`.

@@ -53,11 +53,8 @@ ROWS_AT_ONCE = 1 << 16
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:
     """The content id of an item: 32 hex digits of a SHA-256 over its content.
 
-    Args:
-        task: the task's name.
-        prompt: the text shown to the model.
-        answer: the gold answer as text (JSON where it is not a string).
-        images: the pixels of each image, from `pixels`; for prepared data their `pixel_digest`.
+    `answer` is the gold as text (JSON where it is not a string). `images` are the pixels of each image, from
+    `pixels`; for prepared data their `pixel_digest`.
     """
     digest = hashlib.sha256()
     for part in (task.encode(), prompt.encode(), answer.encode(), *images):

@@ -29,7 +29,7 @@ from dcsft_harness.leaderboard.board import Board, Cell, Row, Task
 from dcsft_harness.leaderboard.build import Built, Options, build
 from dcsft_harness.leaderboard.compare import summarise
 from dcsft_harness.leaderboard.load import load
-from dcsft_harness.leaderboard.report.document import document, schema
+from dcsft_harness.leaderboard.report import document, schema
 from dcsft_harness.leaderboard.report.table import markdown
 from dcsft_harness.leaderboard.summary import Summary
 

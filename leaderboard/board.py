@@ -304,9 +304,8 @@ def group_of(name: str, given: object = None) -> str | None:
 def said_once(remarks: Iterable[tuple[str, str, str]], rows: int) -> list[str]:
     """Turns remarks on rows into sentences; equal ones become one for all of their rows.
 
-    Args:
-        remarks: a row's name, and the text after "Row NAME" and after "Rows A and B".
-        rows: the total number of rows.
+    A remark is a row's name, and the text after "Row NAME" and after "Rows A and B"; `rows` is how many rows
+    there are.
     """
     found: dict[tuple[str, str], dict[str, None]] = {}
     for name, one, many in remarks:

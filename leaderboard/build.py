@@ -15,8 +15,7 @@ from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
 from dcsft_harness.leaderboard.load import load, nothing_left
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
-from dcsft_harness.leaderboard.report import table
-from dcsft_harness.leaderboard.report.document import FILE, document, text, write_items
+from dcsft_harness.leaderboard.report import FILE, document, table, text, write_items
 from dcsft_harness.leaderboard.report.plots import draw
 from dcsft_harness.leaderboard.summary import Summary, published
 from dcsft_harness.settings import Settings, option, read_pairs
@@ -108,16 +107,9 @@ def build(
 ) -> Built:
     """Writes the leaderboard of some folders of results.
 
-    Args:
-        results: as for `load`.
-        output: the leaderboard's folder; must not exist, or be empty.
-        baseline: replaces the options' baseline.
-        options: how to build it.
-        progress: called with (runs read, total runs).
-        alone: whether to write a board of one row if all others had to be left out.
-
-    Returns:
-        The board and its numbers, for `markdown`.
+    `results` are as for `load`, and `baseline` replaces the options'. `progress` is called with (runs read,
+    total runs). With `alone`, a board of one row is written if all others had to be left out. Returns the
+    board and its numbers, for `markdown`.
 
     Raises:
         HarnessError: see `load` and `read_labels`; nothing could be compared; or the output is occupied or

@@ -11,16 +11,18 @@ import numpy as np
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.errors import HarnessError, placeless
+from dcsft_harness.leaderboard import stats
 from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, said_once, usage_of
 from dcsft_harness.leaderboard.sampled import SHOWN, Draws, crossing, curve
-from dcsft_harness.leaderboard.stats import intervals, paired, ranking
-from dcsft_harness.leaderboard.stats.intervals import (
+from dcsft_harness.leaderboard.stats import (
     Codes,
     Estimate,
     Floats,
     accuracy,
     difference,
     mean_over_tasks,
+    paired,
+    ranking,
     spread,
     within_unit,
 )
@@ -55,11 +57,8 @@ def summarise(
 ) -> Summary:
     """Computes every number of a board.
 
-    Args:
-        board: comparable rows, and those that cannot be compared with them.
-        pairs: the most rows for which every pair is tested; the baseline's pairs always are.
-        quoted: published figures to show beside the board's.
-        labels: item id -> difficulty.
+    Every pair is tested among up to `pairs` rows; the baseline's pairs always are. `quoted` are published
+    figures to show beside the board's; `labels` is item id -> difficulty.
     """
     columns = tuple(_columns(board.tasks))
     # The tasks with the metric that decides ranks.
@@ -183,7 +182,7 @@ def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Colu
         return None
     cells = [row.cells[task.name] for row in side for task in column.tasks]
     clusters = [task.clusters for task in column.tasks]
-    part = intervals.part([scores_of(row, column) for row in side], clusters) if len(side) > 1 else None
+    part = stats.part([scores_of(row, column) for row in side], clusters) if len(side) > 1 else None
     return Entry(
         n=sum(len(cell.scores) - cell.unscored for cell in cells) if part is None else part.n,
         unscored=sum(cell.unscored for cell in cells),
@@ -196,7 +195,7 @@ def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Colu
 
 def _accuracy(side: tuple[Row, ...], column: Column, clusters: Sequence[Codes]) -> Estimate | None:
     if len(side) > 1:
-        return within_unit(intervals.mean_of_seeds([scores_of(row, column) for row in side], clusters))
+        return within_unit(stats.mean_of_seeds([scores_of(row, column) for row in side], clusters))
     scores = scores_of(side[0], column)
     if len(scores) == 1:  # a mean over one task is that task's accuracy, interval included
         return accuracy(scores[0], clusters[0])
@@ -354,7 +353,7 @@ def compare(line: Line, other: Line, index: int, column: Column, family: str) ->
 def difference_of_rows(
     rows: Sequence[Row], others: Sequence[Row], column: Column, null: float = 0.0
 ) -> tuple[Estimate, float | None] | None:
-    """The difference of two lines, one of them of several seeds; see `intervals.difference_of_seeds`.
+    """The difference of two lines, one of them of several seeds; see `stats.difference_of_seeds`.
 
     Seeds are paired if both lines have the same ones. None also if a line lacks the column.
     """
@@ -363,7 +362,7 @@ def difference_of_rows(
     if ours is None or theirs is None:
         return None
     clusters = [task.clusters for task in column.tasks]
-    return intervals.difference_of_seeds(ours, theirs, clusters, matched is not None, null)
+    return stats.difference_of_seeds(ours, theirs, clusters, matched is not None, null)
 
 
 def _matched(rows: Sequence[Row], others: Sequence[Row]) -> list[Row] | None:

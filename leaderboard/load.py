@@ -146,11 +146,7 @@ def assemble(
 ) -> Board:
     """Combines results into a board.
 
-    Args:
-        results: in the order in which their rows should appear.
-        baseline: the name of the row, or of the group of seeds, that differences refer to.
-        strict: refuse the whole board if a result does not fit; otherwise that result is left out.
-        apart: give results that do not fit boards of their own instead.
+    The results are in the order in which their rows should appear; the other arguments are those of `load`.
 
     Raises:
         HarnessError: no row has the baseline's name; or, with `strict`, two results cannot be compared.

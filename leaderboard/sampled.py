@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.stats.intervals import (
+from dcsft_harness.leaderboard.stats import (
     Codes,
     Estimate,
     Floats,
@@ -243,9 +243,8 @@ CAPS = 12
 def curve(draws: Sequence[Draws], clusters: Sequence[Codes]) -> list[Spent]:
     """Accuracy over k, and over caps on new tokens at K, of a row on some tasks.
 
-    Args:
-        draws: per task; for several seeds, all tasks of each seed in turn.
-        clusters: per task, shape (items,).
+    `draws` are per task, for several seeds all tasks of each seed in turn; `clusters` per task, shape
+    (items,).
     """
     clusters = [clusters[at % len(clusters)] for at in range(len(draws))]
     width = min(one.samples for one in draws)
@@ -298,15 +297,9 @@ def crossing(
 ) -> Crossing | None:
     """The crossing of two rows' curves of a metric over tokens, with both rows' items drawn together.
 
-    Args:
-        ours: per task, one row's responses; for several seeds, all tasks of each seed in turn.
-        theirs: the other row's, to the same items in the same order.
-        clusters: per task, shape (items,).
-        metric: of `at_k.NAMES`.
-        seed: of the bootstrap.
-
-    Returns:
-        The crossing; None if tokens or the metric are unknown, or the curves share no range of tokens.
+    Both rows' responses are per task, to the same items in the same order; for several seeds, all tasks of
+    each seed in turn. `clusters` are per task, shape (items,); `metric` is of `at_k.NAMES`, and `seed` of the
+    bootstrap. None if tokens or the metric are unknown, or the curves share no range of tokens.
     """
     if any(metric not in one.metrics.values or np.isnan(one.tokens).any() for one in (*ours, *theirs)):
         return None

@@ -74,15 +74,8 @@ def _refuse_scale(adapter: str, config: PeftConfig) -> None:
 def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
     """Adds the adapter's modules to `model`, in place and unmerged.
 
-    On the `meta` device the same call checks whether the adapter fits, without the base's weights.
-
-    Args:
-        model: a transformers model on any device.
-        adapter: the PEFT folder.
-        base: the base checkpoint, for errors.
-
-    Returns:
-        `model`, whose forward pass now goes through the adapter.
+    On the `meta` device the same call checks whether the adapter fits, without the base's weights. `base` is
+    the base checkpoint, for errors. Returns `model`, whose forward pass now goes through the adapter.
 
     Raises:
         HarnessError: modules are missing, unexpected or of another shape, or a tensor of the file is not in

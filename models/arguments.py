@@ -386,13 +386,9 @@ class GenerationArguments(Arguments):
         `do_sample: true` without a temperature samples at 1, a temperature above 0 without `do_sample`
         samples, and a temperature of 0 is greedy. lmms-eval fills in an `until` of exactly one blank line
         where a task sets none, so that value counts as unset, with a warning; a task that wants it writes
-        `stop: ["\n\n"]`.
-
-        Args:
-            given: argument name to value; None and "None" mean unset.
-            task: the task's name, for errors.
-            checkpoint: settings for what the request leaves unset, from `checkpoint_settings`. Sampling
-                settings apply to requests that sample; `do_sample` applies to requests that do not set it.
+        `stop: ["\n\n"]`. None and "None" mean unset. `checkpoint`, from `checkpoint_settings`, has settings
+        for what the request leaves unset: sampling settings apply to requests that sample, `do_sample` to
+        requests that do not set it.
 
         Raises:
             HarnessError: for an unknown or unsupported argument, a value out of range, two
@@ -475,15 +471,9 @@ def checkpoint_settings(
 
     Token ids, names unknown to transformers and settings that change no token (caches, outputs, speculative
     decoding) are left out. So is `max_length`: it yields to any limit on new tokens, and there is always one.
-
-    Args:
-        found: the settings that the file names.
-        known: the names that transformers knows.
-        where: the file, for errors.
-        remedy: what to do about a setting that cannot be applied.
-
-    Returns:
-        Settings for `GenerationArguments.parse`, by its names.
+    `found` are the settings that the file `where` names, and `known` the names that transformers knows;
+    `remedy` says what to do about a setting that cannot be applied. Returns settings for
+    `GenerationArguments.parse`, by its names.
 
     Raises:
         HarnessError: for a setting that these models cannot apply, or a value out of range.

@@ -47,10 +47,7 @@ _MIX_2 = _signed(0x94D049BB133111EB)
 def row_key(seed: int, item_key: str, sample_index: int) -> int:
     """The int64 key of a row's random stream.
 
-    Args:
-        seed: the run's seed.
-        item_key: the item's content hash, as text.
-        sample_index: which of the item's responses, from 0.
+    `item_key` is the item's content hash, as text; `sample_index` counts its responses from 0.
     """
     digest = hashlib.sha256(f"{seed}\0{sample_index}\0{item_key}".encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)
@@ -71,10 +68,8 @@ def _mix(value: torch.Tensor) -> torch.Tensor:
 def uniforms(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Uniform draws in the open interval (0, 1), float64.
 
-    Args:
-        row_keys: int64, any shape that broadcasts with `tokens`.
-        step: tokens that the row has generated so far; a tensor is shaped as `row_keys`.
-        tokens: int64 token ids.
+    `row_keys` are int64, of any shape that broadcasts with the token ids; `step` is the tokens that the row
+    has generated so far, a number or a tensor shaped as `row_keys`.
     """
     offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
     state = _mix(row_keys + offset)
@@ -95,10 +90,8 @@ def noisy(
 
     `scores` are float32 `(rows, vocabulary)`, minus infinity where a token is ruled out; `row_keys` int64
     `(rows,)`; `step` the tokens generated so far, also as int64 `(rows,)`. `sparse`: most tokens are ruled
-    out, and only the others get noise.
-
-    Returns:
-        float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
+    out, and only the others get noise. Returns float64 `(rows, vocabulary)` whose row-wise argmax is the
+    draw.
     """
     summed = scores.double()
     if sparse:
@@ -394,12 +387,9 @@ def _ruled(
 ) -> Tensor:
     """Scores after the repetition penalty, with end tokens ruled out before the least length.
 
-    Args:
-        scores: float32 `(rows, vocabulary)`.
-        arguments: how tokens are chosen.
-        eos: int64, ids that end a row.
-        seen: bool `(rows, vocabulary)`, tokens of prompt and response; None without a penalty.
-        steps: int64 `(rows,)`, tokens generated before.
+    Scores are float32 `(rows, vocabulary)`; `eos` are ids that end a row; `seen`, bool `(rows, vocabulary)`,
+    are tokens of prompt and response, None without a penalty; `steps`, int64 `(rows,)`, tokens generated
+    before.
     """
     if seen is not None:
         penalty = arguments.repetition_penalty
@@ -419,15 +409,10 @@ def distribution(
 ) -> Tensor:
     """The probabilities from which a sampled response's tokens are drawn.
 
-    Args:
-        logits: `(steps, vocabulary)`: after the prompt, and after each further token of the response.
-        arguments: how tokens are chosen; the temperature is above 0.
-        eos: ids that end a response.
-        prompt: int64 `(tokens,)`.
-        response: int64 `(n,)`; the last of the logits follow all of it.
-
-    Returns:
-        float64 `(steps, vocabulary)`, rows sum to 1; NaN where logits are not finite.
+    `logits` are `(steps, vocabulary)`: after the prompt, and after each further token of the response; the
+    last ones follow all of it. `prompt` and `response` are int64 token ids, `eos` the ids that end a
+    response; the temperature is above 0. Returns float64 `(steps, vocabulary)`, rows sum to 1; NaN where
+    logits are not finite.
     """
     count, device = len(logits), logits.device
     steps = torch.arange(len(response) + 1 - count, len(response) + 1, device=device)

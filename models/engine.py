@@ -253,9 +253,7 @@ class RunningItems:
     def admit(self, arrivals: Sequence[Arrival], parts: Sequence[Prompts]) -> None:
         """Adds items as one cohort and draws their rows' first token.
 
-        Args:
-            arrivals: the items.
-            parts: their prompts, in the same order; taken over.
+        `parts`, their prompts in the same order, are taken over.
 
         Raises:
             NotFiniteError: names the items whose logits are not finite, by ticket; no further call may
@@ -287,8 +285,7 @@ class RunningItems:
     def run(self) -> list[tuple[int, list[Completion]]]:
         """Decodes until a share of the rows has finished.
 
-        Returns:
-            The finished items, by ticket, with a completion for each of their rows.
+        Returns the finished items, by ticket, with a completion for each of their rows.
 
         Raises:
             NotFiniteError: as `admit`.
@@ -550,12 +547,8 @@ class Engine:
     def forced(self, items: Sequence[Prepared], responses: Sequence[list[int]]) -> list[Tensor]:
         """The logits that a model has while it is made to give certain responses, by one forward per row.
 
-        Args:
-            items: the prompts, one per row.
-            responses: token ids of each, possibly none.
-
-        Returns:
-            Per row, `(tokens + 1, vocabulary)`: after the prompt and after each token.
+        `responses` are token ids of each row's, possibly none. Returns per row `(tokens + 1, vocabulary)`:
+        after the prompt and after each token.
 
         Raises:
             HarnessError: a row does not fit in memory by itself.

@@ -10,13 +10,12 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.resources import Arithmetic
 
 from .arguments import ModelSettings
-from .base import Answered
+from .base import Answered, CheckpointModel
 from .batching import Prepared, process_one, refusals
 from .checkpoint import check_adapter, check_weights, load_model
 from .decoding import Completion, SpecialTokens
 from .engine import Engine
 from .exact import Exact, PassRates, Target
-from .opened import CheckpointModel
 from .requests import Asked, Item
 from .resources import place
 from .scheduler import Scheduler

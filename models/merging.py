@@ -72,11 +72,9 @@ def read_outputs(
 ) -> Reading:
     """Runs a model on one prompt and an answer to it.
 
-    Args:
-        model: in evaluation mode, on any device.
-        features: the processor's output for the prompt.
-        answer: the answer's token ids; special tokens and the longest answer, to generate one greedily; or
-            None for the prompt alone.
+    The model is in evaluation mode; `features` is the processor's output for the prompt. `answer` is the
+    answer's token ids; special tokens and the longest answer, to generate one greedily; or None for the
+    prompt alone.
     """
     inputs = {
         name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
@@ -127,12 +125,8 @@ def compare_outputs(
 ) -> Parity:
     """Compares outputs for the same prompts.
 
-    Args:
-        wanted: outputs of the base with the adapter.
-        found: outputs of the merged model.
-        plain: outputs of the base alone.
-        modules: see `Parity`.
-        rounded_away: see `Parity`.
+    `wanted` are outputs of the base with the adapter, `found` of the merged model, `plain` of the base alone;
+    see `Parity` for the rest.
     """
     pairs = list(zip(wanted, found, plain, strict=True))
     same = torch.cat([one.logits.argmax(-1) == other.logits.argmax(-1) for one, other, _ in pairs])
@@ -241,16 +235,9 @@ def merge(
     what an engine will load. Only one model is in memory at a time, on the CPU as its mapped files.
 
     Files are written one after the other, and one adapted module is merged at a time, by PEFT. Adapters that
-    change more than the tensors of the modules that they wrap are merged as a whole (`_merged`).
-
-    Args:
-        pretrained: the base.
-        adapter: the PEFT folder.
-        folder: an empty folder.
-        probes: the processor's output for each prompt to compare on.
-        trust_remote_code: whether code inside the base may run.
-        device: where the models run.
-        generation: for greedy answers; None compares logits alone.
+    change more than the tensors of the modules that they wrap are merged as a whole (`_merged`). The folder
+    is empty. `probes` has the processor's output for each prompt to compare on; `generation` is for greedy
+    answers, None compares logits alone. The models run on `device`.
 
     Raises:
         HarnessError: the adapter does not fit, or the merged model answers differently.
@@ -309,9 +296,7 @@ _COPIED = 1 << 24
 def _stored_names(model: PreTrainedModel, pretrained: str) -> dict[str, Place]:
     """Parameter -> where the base's files hold it, if its values are one stored tensor's.
 
-    Args:
-        model: the base, before an adapter renames its parameters.
-        pretrained: the base's folder or hub name.
+    `model` is the base, before an adapter renames its parameters.
     """
     conversions = get_model_conversion_mapping(model)
     renamings = [one for one in conversions if isinstance(one, WeightRenaming)]
@@ -365,15 +350,8 @@ def _write(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Writes the base's files with merged tensors in place of the adapted modules' own.
 
-    Args:
-        model: the base, with the adapter around its modules.
-        modules: the adapted modules.
-        names: where the files hold their tensors.
-        pretrained: the base's folder or hub name.
-        folder: where to write.
-
-    Returns:
-        The hashes of each module's weights before and after.
+    `model` is the base, with the adapter around the adapted `modules`; `names` is where the files hold their
+    tensors. Returns the hashes of each module's weights before and after.
 
     Raises:
         ValueError: merged weights are not finite.

@@ -57,10 +57,8 @@ def set_limits(
     """Sets pixel limits on a checkpoint's processor, whichever way its configuration states them.
 
     The processor's image processor is replaced. `low` and `high` are `min_pixels` and `max_pixels`; None
-    keeps its own.
-
-    Returns:
-        The limits in force, as measured on images; None if the processor does not resize by area.
+    keeps its own. Returns the limits in force, as measured on images; None if the processor does not resize
+    by area.
 
     Raises:
         HarnessError: the processor lacks or ignores the requested limits, or they contradict those that it

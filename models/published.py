@@ -131,11 +131,6 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
     tokenizer, whose ids are the first of the full vocabulary. `layers` is the number of decoder layers and of
     vision layers, for a trial; None means all. Returns the folder.
 
-    Args:
-        shape: a key of `PUBLISHED`.
-        folder: the folder to write.
-        layers: decoder layers and vision layers, for a trial; None means all.
-
     Raises:
         HarnessError: the size is unknown.
     """

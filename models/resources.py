@@ -123,10 +123,7 @@ class Footprint:
     def of_config(cls, config: PreTrainedConfig, number: int, device: str) -> "Footprint":
         """Estimates from a configuration.
 
-        Args:
-            config: of the model.
-            number: bytes of a number in the forward pass.
-            device: "cuda" or "cpu".
+        `number` is the bytes of a number in the forward pass; the device is "cuda" or "cpu".
         """
         text = config.get_text_config(decoder=True)
         heads = text.num_attention_heads
@@ -145,10 +142,7 @@ class Footprint:
     def bytes(self, sizes: Sequence[Size], new_tokens: int, shared: bool) -> float:
         """The bytes of a batch.
 
-        Args:
-            sizes: its items.
-            new_tokens: the longest response.
-            shared: whether the rows of an item share its prompt.
+        `new_tokens` is the longest response; with `shared`, the rows of an item share its prompt.
         """
         rows = sum(size.rows for size in sizes)
         longest = max(size.tokens for size in sizes)

@@ -51,15 +51,10 @@ class Scheduler:
     ) -> None:
         """Starts with nothing admitted.
 
-        Args:
-            engine: the model.
-            queue: the items, not empty; items that need further rows are put back at its front between two
-                steps of the iteration.
-            prepare: decodes and processes an item; may raise `HarnessError`.
-            refuse: takes an item that cannot be answered, or raises.
-            seed: the seed of draws.
-            rows: most rows in flight, unless an item has more by itself.
-            hold: whether to keep prompts for further rows until the item needs none.
+        The queue is not empty; items that need further rows are put back at its front between two steps of
+        the iteration. `prepare` decodes and processes an item, and may raise `HarnessError`; `refuse` takes
+        an item that cannot be answered, or raises. At most `rows` are in flight, unless an item has more by
+        itself. `hold` keeps prompts for further rows until the item needs none.
         """
         self._engine, self._queue, self._prepare, self._refuse = engine, queue, prepare, refuse
         self._arguments: GenerationArguments = queue[0][1].arguments

@@ -87,9 +87,7 @@ def _padded(part: Tensor, longest: int, axis: int) -> Tensor:
 def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
     """Runs vision tower and prompts once, with inputs prepared as for the first step of `generate`.
 
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: model inputs, left-padded, on the model's device.
+    The model is in evaluation mode; the batch is left-padded, on its device.
 
     Raises:
         UnsuitedModelError: a layer's cache is not the full keys and values.
@@ -117,13 +115,8 @@ def _prefilled(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Prompt
 def forced(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tensor:
     """The logits behind the last tokens of given texts, with inputs prepared as `prefill` does.
 
-    Args:
-        model: a transformers model, in evaluation mode.
-        batch: model inputs, left-padded, on the model's device.
-        keep: the number of last positions.
-
-    Returns:
-        `(rows, keep, vocabulary)` of the model's float type.
+    The last `keep` positions; the model is in evaluation mode, and the batch left-padded, on its device.
+    Returns `(rows, keep, vocabulary)` of the model's float type.
     """
     positions = model._prepare_position_ids_for_generation(batch["input_ids"], dict(batch))
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
@@ -294,15 +287,8 @@ class PrefixGroup:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of one new token per row.
 
-        Args:
-            layer: the layer's index.
-            query: `(rows, heads, 1, width)`.
-            key: the new tokens' keys, `(rows, kv_heads, 1, width)`; `value` likewise.
-            value: see `key`.
-            scaling: factor of the scores.
-
-        Returns:
-            `(rows, heads, width)`.
+        The query is `(rows, heads, 1, width)`; the new tokens' keys and values `(rows, kv_heads, 1, width)`.
+        `scaling` is the factor of the scores. Returns `(rows, heads, width)`.
         """
         rows, heads, _, width = query.shape
         kv_heads = key.shape[1]

@@ -19,12 +19,11 @@ from dcsft_harness.lmms.protocols import Generation
 
 from .adapters import attach, read_config
 from .arguments import GenerationArguments, ModelSettings, VLLMSettings
-from .base import UnavailableError
+from .base import CheckpointModel, UnavailableError
 from .batching import Features, count_tokens, process, refusals, tokenize
 from .checkpoint import check_adapter, check_weights, skeleton
 from .decoding import Completion, SpecialTokens, StopTexts, completion
 from .merging import merge
-from .opened import CheckpointModel
 from .pixel_limits import call_size
 from .requests import Item, Prompt, plan
 from .vllm_backends import (

@@ -28,11 +28,8 @@ def judge(scorer: str | Scorer, doc: Doc, response: str) -> Verdict:
 def judge_all(scorer: str | Scorer, doc: Doc, texts: Sequence[str]) -> list[Verdict]:
     """The verdicts on several responses to one document.
 
-    Args:
-        scorer: a scorer, or its name.
-        doc: has answer (the gold, as JSON), and the scorer's other inputs: width and height in pixels for
-            "image_size", choices for "choices".
-        texts: the responses; a text with a true attribute `truncated` reached the token limit.
+    The document has answer (the gold, as JSON), and the scorer's other inputs: width and height in pixels for
+    "image_size", choices for "choices". A text with a true attribute `truncated` reached the token limit.
     """
     known = get_scorer(scorer)
     given: dict[str, Any] = {"answer": reading.from_json(doc["answer"])}

@@ -345,7 +345,7 @@ MAKERS = {
 
 def prepare_all(folder: Path) -> Path:
     """Makes every source of `MAKERS` and prepares it below the folder; returns the data root."""
-    from dcsft_harness.data.benchmarks.prepare import prepare
+    from dcsft_harness.data.benchmarks.prepared import prepare
 
     root = folder / "data"
     with pytest.MonkeyPatch.context() as patch:

@@ -430,8 +430,8 @@ def write(folder: Path) -> None:
 
 def prepare(folder: Path) -> Path:
     """Writes every set below a folder and prepares every task from it; returns the data root to use."""
-    from dcsft_harness.data.benchmarks import prepare as making
     from dcsft_harness.data.benchmarks import prepared
+    from dcsft_harness.data.benchmarks import prepared as making
 
     write(folder / "published")
     with pytest.MonkeyPatch.context() as patch:

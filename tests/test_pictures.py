@@ -18,7 +18,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.curation import labels, overlap
 from dcsft_harness.curation.rules import CurationConfig
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.page.pictures import store
+from dcsft_harness.leaderboard.page.data import store
 from dcsft_harness.models import requests
 from dcsft_harness.models.requests import Item
 from dcsft_harness.models.stub import DcsftStub

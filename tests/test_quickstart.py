@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dcsft_harness import recipes
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.recipes import recipe
 from tests import forked
 
 pytestmark = pytest.mark.slow
@@ -35,11 +35,11 @@ def workplace(tmp_path_factory):
         if ran:
             shutil.copytree(ran, folder / "quickstart")
         else:
-            recipes, short = recipe.shipped(), tmp_path_factory.mktemp("short") / "digits.yaml"
-            text = recipes["digits"].read_text(encoding="utf-8")
+            known, short = recipes.shipped(), tmp_path_factory.mktemp("short") / "digits.yaml"
+            text = known["digits"].read_text(encoding="utf-8")
             assert text.count("max_steps: 100\n") == 4
             short.write_text(text.replace("max_steps: 100\n", "max_steps: 5\n"), encoding="utf-8")
-            patch.setattr(recipe, "shipped", lambda: recipes | {"digits": short})
+            patch.setattr(recipes, "shipped", lambda: known | {"digits": short})
             assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
         # A link: its manifest names the base by a path from where it was made.
         (folder / "cold").symlink_to(Path(ran or folder / "quickstart").resolve() / "cold")

@@ -7,8 +7,8 @@ import click
 import pytest
 import yaml
 
+from dcsft_harness import recipes
 from dcsft_harness.cli import dcsft
-from dcsft_harness.recipes import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 AVOID = {
@@ -88,7 +88,7 @@ def test_help_uses_plain_words():
 
 
 def test_recipes_and_tasks_use_plain_words():
-    texts = {name: yaml.safe_load(path.read_text())["about"] for name, path in recipe.shipped().items()}
+    texts = {name: yaml.safe_load(path.read_text())["about"] for name, path in recipes.shipped().items()}
     comments = {
         path.as_posix(): "\n".join(re.findall(r"^ *# ?(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE))
         for folder in ("tasks", "dcsft_harness/recipes")

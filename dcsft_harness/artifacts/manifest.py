@@ -292,9 +292,7 @@ _MAKERS = {
 def read(folder: Path, kind: str | None = None) -> Manifest:
     """Reads an artifact's manifest.
 
-    Args:
-        folder: the artifact.
-        kind: the required kind; None accepts any.
+    With `kind`, one of another kind is refused.
 
     Raises:
         HarnessError: it is missing, unreadable or of another kind.
@@ -447,13 +445,8 @@ def unfinished(output: Path) -> bool:
 def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest | None:
     """The artifact in a folder if a stage's call would make the same: equal settings, unchanged inputs.
 
-    Args:
-        output: the folder.
-        call: see `CALL`.
-        defaults: the options' defaults, for options that are newer than the artifact.
-
-    Returns:
-        None if the folder holds no finished artifact.
+    `call` is that of `CALL`; `defaults` fill in options that are newer than the artifact. None if the folder
+    holds no finished artifact.
 
     Raises:
         HarnessError: it holds another artifact; names the differences.
@@ -498,14 +491,8 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 def taken(output: Path, kind: str = "result", option: str = "--output", grant: bool = True) -> Iterator[Path]:
     """Holds an output folder's lock; afterward removes the folder if it has no result and no run to resume.
 
-    Args:
-        output: the folder.
-        kind: what is written there, for errors.
-        option: the option that names the folder, for errors.
-        grant: whether a function called in the block may take the lock too.
-
-    Yields:
-        The folder inside it for unfinished work.
+    `kind` and `option`, which names the folder, are for errors; with `grant` a function called in the block
+    may take the lock too. Yields the folder inside it for unfinished work.
 
     Raises:
         HarnessError: another process holds it, or it cannot be written.
@@ -596,15 +583,9 @@ def writing(
 ) -> Iterator[Draft]:
     """Writes an artifact beside its final place and moves it there once it is complete.
 
-    If the block fails, the output folder is not created.
-
-    Args:
-        kind: what is being written.
-        output: the final folder; must not exist, or be empty.
-        config: the settings, JSON-serializable.
-        inputs: role -> folder or file that the work reads.
-        finish: called with the folder once its manifest is written, before the move, and with the final
-            folder as the keyword `place`: for `CARD`.
+    If the block fails, the output folder is not created. `config` is JSON-serializable; `inputs` are the
+    folders or files that the work reads, by role. `finish` is called with the folder once its manifest is
+    written, before the move, and with the final folder as the keyword `place`: for `CARD`.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.

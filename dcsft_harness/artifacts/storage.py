@@ -140,10 +140,7 @@ def writing(folder: Path, features: "Features") -> Iterator[Writer]:
 def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
     """Reads a folder sequentially, images as structs of bytes and path.
 
-    Args:
-        folder: in the format of `datasets`.
-        columns: the requested columns.
-        size: the bytes after which a table is yielded.
+    The folder is in the format of `datasets`; a table is yielded after `size` bytes.
 
     Raises:
         HarnessError: it is not such a folder, is damaged, or lacks a column.
@@ -329,16 +326,10 @@ def reordered(tables: Iterable[pa.Table], rows: int, size: int, scratch: Path) -
     """Yields rows in order of their positions; reads the input once, sequentially.
 
     Each table is sorted and written to a scratch file in sections, one per range of positions. A range is
-    then assembled from its sections, so the disk never seeks single rows.
-
-    Args:
-        tables: with the column `PLACE`, of int64; about AT_ONCE bytes each.
-        rows: their total number; each position below it occurs once.
-        size: their approximate total bytes.
-        scratch: a file to create, removed again afterward.
-
-    Yields:
-        Tables of consecutive positions, of about AT_ONCE bytes.
+    then assembled from its sections, so the disk never seeks single rows. The tables have the column `PLACE`,
+    of int64, in which each position below `rows` occurs once, and hold about AT_ONCE bytes each; `size` is
+    approximately their total bytes. The file `scratch` is created and removed again. Yields tables of
+    consecutive positions, of about AT_ONCE bytes.
     """
     stretch = max(1, rows * AT_ONCE // max(size, 1))
     if stretch >= rows:

@@ -31,9 +31,10 @@ def run_recipe(
     given: Mapping[str, str] | None = None,
 ) -> None:
     """Runs recipes and prints the tables of their leaderboards; a dry run prints the plan."""
-    from dcsft_harness.recipes import chain, recipe
+    from dcsft_harness import recipes
+    from dcsft_harness.recipes import chain
 
-    chosen = recipe.load(names, scale, given)
+    chosen = recipes.load(names, scale, given)
     if dry_run:
         from dcsft_harness.recipes.chain import described
 
@@ -132,18 +133,18 @@ def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         from tabulate import tabulate
 
-        from dcsft_harness.recipes import recipe
+        from dcsft_harness import recipes
 
-        rows = [{"recipe": name, "about": recipe.summary(name)} for name in recipe.shipped()]
+        rows = [{"recipe": name, "about": recipes.summary(name)} for name in recipes.shipped()]
         click.echo(tabulate(rows, headers="keys", tablefmt="plain"))
         context.exit()
 
 
 def _recipes(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Completes the names of shipped recipes, and files."""
-    from dcsft_harness.recipes import recipe
+    from dcsft_harness import recipes
 
-    found = [CompletionItem(name) for name in recipe.shipped() if name.startswith(incomplete)]
+    found = [CompletionItem(name) for name in recipes.shipped() if name.startswith(incomplete)]
     return [*found, CompletionItem(incomplete, type="file")]
 
 
@@ -381,8 +382,9 @@ def init(output: Path, device: str, **given: str) -> None:
     """  # noqa: D301 - click reads the \b
     import yaml
 
+    from dcsft_harness import recipes
     from dcsft_harness.artifacts.disk import write_text
-    from dcsft_harness.recipes import chain, recipe
+    from dcsft_harness.recipes import chain
 
     if output.exists():
         raise HarnessError(f"{output} exists", "Name another file, or remove it")
@@ -406,7 +408,7 @@ def init(output: Path, device: str, **given: str) -> None:
         "include": ["paradigms"],
         "set": chosen,
     }
-    made = recipe.load("paradigms", given=chosen)
+    made = recipes.load("paradigms", given=chosen)
     write_text(output, yaml.safe_dump(written, sort_keys=False))
     bar.show("\n".join(chain.estimated(made)))
     for remark in chain.too_large(made):

@@ -17,7 +17,7 @@ from dcsft_harness.curation.labels import LABELS
 from dcsft_harness.curation.rules import CurationConfig, equal, mix, qualifying, weighed
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_data
-from dcsft_harness.sampling.pool import advice, unsolved
+from dcsft_harness.sampling.rollout_store import advice, unsolved
 
 DATA = "data"
 
@@ -36,17 +36,9 @@ def curate(
     was settled): the format that TRL, ms-swift and LLaMA-Factory read. If answers are boxes there is box
     ([x1, y1, x2, y2] in original-image pixels), and with weights there is weight (float64, mean 1). The
     chosen items and their order depend only on content and seed. With `config.suspect`, suspects.jsonl is
-    written too, see `suspects.write_review`.
-
-    Args:
-        labels: a folder from `labels.label`.
-        output: the folder to write.
-        config: which items to keep.
-        exclude: a folder from `overlap.overlap` for the same pool: its items are left out.
-        reviewed: suspects with a verdict, see `suspects.read_review`.
-
-    Returns:
-        The manifest's notes: items, the number of each difficulty, and the numbers left out by reason.
+    written too, see `suspects.write_review`. Items of `exclude`, a folder from `overlap.overlap` for the same
+    pool, are left out; `reviewed` has suspects with a verdict, see `suspects.read_review`. Returns the
+    manifest's notes: items, the number of each difficulty, and the numbers left out by reason.
 
     Raises:
         HarnessError: not a labels folder, labels or items that changed later, another pool's overlap, a

@@ -77,13 +77,7 @@ def _has_boxes(items: Path) -> bool:
 def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterator[pa.Table]:
     """The items with these ids in storage order, with their positions.
 
-    Args:
-        items: the items of rollouts.
-        wanted: the ids, each once.
-        names: the requested columns.
-
-    Yields:
-        Tables of the columns and of PLACE, an item's position in `wanted`.
+    `wanted` holds each id once. Yields tables of the columns and of PLACE, an item's position in `wanted`.
 
     Raises:
         HarnessError: an item is missing, occurs twice, or has an empty cell.

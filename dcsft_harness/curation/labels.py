@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
-from dcsft_harness.curation import exact, gallery, noise
+from dcsft_harness.curation import gallery, pass_rates
 from dcsft_harness.curation.rules import mix
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
@@ -53,19 +53,15 @@ def jeffreys(k: NDArray[np.int64], n: NDArray[np.int64], level: float = 0.95) ->
 
 
 def label(
-    rollouts: Path, output: Path, exactly: bool = False, progress: exact.Progress | None = None
+    rollouts: Path, output: Path, exactly: bool = False, progress: pass_rates.Progress | None = None
 ) -> dict[str, Any]:
     """Labels every item of a rollouts folder and writes a labels folder.
 
-    An item is easy if all its scored responses are right, hard if none is, medium otherwise (paper,
-    section 4). Responses that could not be scored do not count; an item with none scored has no label.
-    An item whose sampling stopped once it was settled has the label of the full draw, and no pass rate.
-
-    Args:
-        rollouts: their folder.
-        output: the folder to write.
-        exactly: also compute the exact pass rates, see `exact.pass_rates`. They decide no label.
-        progress: called with (items done, total items) while they are computed.
+    An item is easy if all its scored responses are right, hard if none is, medium otherwise (paper, section
+    4). Responses that could not be scored do not count; an item with none scored has no label. An item whose
+    sampling stopped once it was settled has the label of the full draw, and no pass rate. With `exactly`, it
+    also computes the exact pass rates, which decide no label; `progress` is called with (items done, total
+    items) meanwhile.
 
     Returns:
         The manifest's notes: items, and the numbers of easy, medium, hard, unlabeled and censored ones; the
@@ -73,12 +69,12 @@ def label(
 
     Raises:
         HarnessError: not a rollouts folder, duplicate samples, items with unequal numbers of samples, or
-            responses that changed after sampling; or see `exact.pass_rates`.
+            responses that changed after sampling; or see `pass_rates.pass_rates`.
     """
     manifest.refuse_occupied(output)
     source = manifest.read(rollouts, "rollouts")
     if exactly:
-        exact.refuse_other_scorers(source)
+        pass_rates.refuse_other_scorers(source)
     path = rollouts / ROLLOUTS
     with records.readable(path):
         labels = _labels(count(scan(path, records.Rollout, COUNTED), path))
@@ -110,8 +106,8 @@ def label(
     return draft.notes
 
 
-def _noise(labels: pa.Table) -> noise.Noise | None:
-    """How noisy the labels are, see `noise`; None if items stopped early, or with one response per item.
+def _noise(labels: pa.Table) -> pass_rates.Noise | None:
+    """How noisy the labels are, see `pass_rates`; None if items stopped early, or with one response per item.
 
     By the exact pass rates where they are known.
     """
@@ -119,21 +115,21 @@ def _noise(labels: pa.Table) -> noise.Noise | None:
         return None
     if labels["exact"].null_count < labels.num_rows:
         rates = labels["exact"].drop_null().to_numpy()
-        return noise.of_rates(rates, pc.max(labels["n"]).as_py())
-    return noise.of_counts(labels["n"].to_numpy(), labels["k"].to_numpy())
+        return pass_rates.of_rates(rates, pc.max(labels["n"]).as_py())
+    return pass_rates.of_counts(labels["n"].to_numpy(), labels["k"].to_numpy())
 
 
 def _with_exact(
-    labels: pa.Table, rollouts: Path, progress: exact.Progress | None
+    labels: pa.Table, rollouts: Path, progress: pass_rates.Progress | None
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Labels with their exact pass rates, and notes: how these agree with the responses, see `noise`."""
+    """Labels with their exact pass rates, and notes: how these agree with the responses, see `pass_rates`."""
     wanted = labels.filter(pc.greater(labels["n"], 0))["item_id"]
-    rates, notes = exact.pass_rates(rollouts, wanted, progress)
+    rates, notes = pass_rates.pass_rates(rollouts, wanted, progress)
     at = labels.schema.get_field_index("exact")
     column = pa.array([rates.get(item) for item in labels["item_id"].to_pylist()], pa.float64())
     labels = labels.set_column(at, labels.schema.field(at), column)
     rated = labels.filter(pc.and_(pc.is_valid(labels["exact"]), pc.invert(labels["censored"])))
-    statistic, items, far = noise.chi_squared(*(rated[name].to_numpy() for name in ("exact", "n", "k")))
+    statistic, items, far = pass_rates.chi_squared(*(rated[name].to_numpy() for name in ("exact", "n", "k")))
     return labels, {
         "mean": pc.mean(labels["exact"]).as_py(),
         **notes,

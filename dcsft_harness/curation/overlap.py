@@ -78,19 +78,10 @@ def overlap(
     """Compares a pool's images with those of evaluation sets and writes the shared ones.
 
     The folder holds pairs.parquet (`Pair`), items.parquet (`Shared`; the items for `curate --exclude`) and
-    manifest.json.
-
-    Args:
-        pool: the training task.
-        tasks: the evaluation tasks, or groups of them.
-        output: the folder to write.
-        distance: bits that the pHashes of near copies may differ in, 0 to 16.
-        progress: called with (documents read, total documents).
-        own: opened tasks of a user's own rows, by their names in `tasks`.
-        files: their files, by the same names.
-
-    Returns:
-        The manifest's notes: images and items of the pool, items with a shared image, pairs by task.
+    manifest.json. `tasks` are evaluation tasks or groups of them; pHashes of near copies differ in at most
+    `distance` bits, 0 to 16. `own` has opened tasks of a user's own rows by their names, and `files` their
+    files. `progress` is called with (documents read, total documents). Returns the manifest's notes: images
+    and items of the pool, items with a shared image, pairs by task.
 
     Raises:
         HarnessError: a task does not load, an image is unreadable, or the output is occupied.

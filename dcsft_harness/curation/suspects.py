@@ -54,12 +54,8 @@ def find(hard: pa.Table, rollouts: Path, threshold: float) -> tuple[pa.Table, in
 
     An item is suspected if at least ANSWERED of its samples state an answer, and the share of all its samples
     that state the same one is at least the threshold. Samples without an answer or a score count against it.
-    Only the extracted answers of these items are held in memory.
-
-    Args:
-        hard: label rows of never-solved items.
-        rollouts: the rollouts of the labels.
-        threshold: a share, in (0.5, 1].
+    Only the extracted answers of these items are held in memory. `hard` are label rows of never-solved items,
+    and the threshold is in (0.5, 1].
 
     Returns:
         A table with `COLUMNS`: voice, spelled as in the first sample with it, share of the samples in
@@ -101,12 +97,7 @@ def one_voice(answers: Sequence[str]) -> tuple[str, int]:
     Texts agree if they differ only in case and white space: extracted answers are already in their scorer's
     normal form. If all are boxes, the result is their medoid: the box with an IoU of at least OVERLAP with
     the most others; of several, the one with the largest sum of IoUs. A box without area agrees with none.
-
-    Args:
-        answers: extracted answers in the rollouts' format, at least one.
-
-    Returns:
-        The answer, and a count from 1 to their number; 0 if all are boxes without area.
+    The answers, at least one, are in the rollouts' format. The count is 0 if all are boxes without area.
     """
     if all(map(_BOX.fullmatch, answers)):
         return _medoid(answers)
@@ -332,9 +323,7 @@ def picture_files(within: str, item_id: str, images: Iterable[Mapping[str, Any]]
 def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
     """A reviewer's verdicts by item_id: "keep" or "drop"; lines with an empty verdict are skipped.
 
-    Args:
-        path: JSONL whose lines have item_id and verdict; other keys are ignored.
-        known: the ids of the labels.
+    Other keys of the JSONL's lines than item_id and verdict are ignored. `known` are the ids of the labels.
 
     Raises:
         HarnessError: the file is missing or malformed, has another verdict, an item twice, or one that is not

@@ -42,16 +42,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates one checkpoint and writes a scores folder.
 
-    Args:
-        model: from `lmms.open_model`.
-        tasks: from `lmms.open_tasks`.
-        output: the folder to write: scores.parquet, lmms_eval.json and manifest.json.
-        name: the row's name in a leaderboard.
-        settings: further settings for the manifest (model name and arguments).
-        limit: evaluate only the first documents of each task; None evaluates all.
-        progress: called with (items done, total items).
-        inputs: folders that the model was loaded from, for the manifest.
-        noted: further notes for the manifest.
+    `output` gets scores.parquet, lmms_eval.json and manifest.json; `name` is the row's name in a leaderboard.
+    `settings` (model name and arguments), `inputs` (folders that the model was loaded from) and `noted` go
+    into the manifest. With `limit`, only the first documents of each task are evaluated. `progress` is called
+    with (items done, total items).
 
     Returns:
         The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of

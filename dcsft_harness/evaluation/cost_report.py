@@ -13,18 +13,237 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import reading
+from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.manifest import Manifest
-from dcsft_harness.artifacts.usage import FIGURES
+from dcsft_harness.artifacts.manifest import Manifest, Origin
+from dcsft_harness.artifacts.usage import FIGURES, NOTE, UNKNOWN, figures
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.sampling import own_files
+from dcsft_harness.training import run_folder
 from dcsft_harness.training.run_folder import checkpoints, step_of
 
-from . import lineage
-from .lineage import UNITS, Cost, Run, added, cost_of
+# A cost: the figures of a ledger; some may be lower bounds.
+
+UNITS = ("samples", "tokens", "seconds")
+"""Units for comparing runs; the columns of a training log."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of something."""
+
+    # figure of `FIGURES` -> its known amount; unknown figures are absent
+    values: Mapping[str, float] = field(default_factory=dict)
+    partial: frozenset[str] = frozenset()  # figures whose known amount is only a lower bound
+
+    def exact(self, figure: str) -> float | None:
+        """A figure; None unless all of it is known."""
+        return None if figure in self.partial else self.values.get(figure)
+
+    def spent(self, unit: str) -> float | None:
+        """The known amount of a unit of `UNITS`; samples are responses drawn, or prompts if none were."""
+        if unit == "seconds":
+            return self.exact("seconds")
+        if unit == "samples":
+            return self.exact("generated") or self.exact("prompts")
+        prompt, completion = self.exact("prompt_tokens"), self.exact("completion_tokens")
+        return None if prompt is None or completion is None else prompt + completion
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The figures in JSON form; None if unknown."""
+        return {figure: self.values.get(figure) for figure in FIGURES}
+
+
+UNKNOWN_COST = Cost(partial=frozenset(FIGURES))
+
+
+def added(costs: Iterable[Cost]) -> Cost:
+    """The sum of costs; the peak is the largest one."""
+    values: dict[str, float] = {}
+    partial: set[str] = set()
+    for cost in costs:
+        partial |= cost.partial
+        for figure, value in cost.values.items():
+            known = values.get(figure, 0)
+            values[figure] = max(known, value) if figure == "peak_memory_bytes" else known + value
+    return Cost(values, frozenset(partial))
+
+
+def cost_of(found: Manifest) -> Cost:
+    """The cost of making an artifact, from its ledger or, without one, from older notes."""
+    ledger = found.notes.get(NOTE)
+    known = figures(ledger) if isinstance(ledger, dict) else _older(found)
+    known = {name: value for name, value in known.items() if name not in found.notes.get(UNKNOWN, {})}
+    return Cost(known, frozenset(set(FIGURES) - known.keys()))
+
+
+def _older(found: Manifest) -> dict[str, float]:
+    names = {
+        "steps": "steps",
+        "prompts": "items",
+        "generated": "responses",
+        "prompt_tokens": "prompt_tokens",
+        "completion_tokens": "generated_tokens",
+    }
+    known = {figure: found.notes[name] for figure, name in names.items() if name in found.notes}
+    if found.kind == "rollouts":
+        known["steps"] = 0
+    return known | {"seconds": found.seconds}
+
+
+TRAINED = ("adapter", "checkpoint")
+COLD = "cold-start"
+METHODS = {COLD: "cold start"}
+"""Methods whose name is not an abbreviation; others are capitalized."""
+_ROLES = {
+    "adapter": ("data", "rollouts", "model", "adapter"),
+    "checkpoint": ("data", "rollouts", "model", "adapter"),
+    "rollouts": ("model", "adapter"),
+    "labels": ("rollouts",),
+}
+"""The inputs of an artifact that may have a cost, by its kind."""
+_INDIFFERENT = ("keep", "size", "seed")
+
+
+def _counted(made: Manifest) -> Sequence[str]:
+    """The inputs of an artifact that may have a cost; labels only if they chose anything."""
+    if made.kind == "curated set" and selective(made.config):
+        return ["rollouts" if "rollouts" in made.inputs else "labels"]
+    return _ROLES.get(made.kind, ())
+
+
+def _remarks(made: Manifest) -> Iterator[tuple[bool, str]]:
+    """What is missing of a curated set's labels, and why those of others are not counted; whether missing."""
+    if made.kind == "curated set" and not selective(made.config):
+        said = f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
+        yield False, said
+    elif made.kind == "curated set" and not set(_counted(made)) & made.inputs.keys():
+        yield True, f"{made.folder.name} names no labels that its labels came from"
+
+
+def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
+    """Why an input without a manifest has no known cost, and whether it is missing."""
+    if one.error is not None:
+        yield True, one.error.problem
+    elif not one.folder.exists() or (one.folder / manifest.NAME).is_file():
+        yield True, manifest.lost(one.role, one.of, one.folder)
+    elif one.role == "model":  # a published base has no cost here, and hashing a large one takes minutes
+        return
+    elif manifest.fingerprint(one.folder) != one.sha256:
+        yield True, f"the {one.role} that {one.of} was made from has changed: {one.folder}"
+    else:
+        said = f"its {one.role} {one.folder.name} was not made by dcsft: what it cost is not counted"
+        yield False, said
+
+
+def selective(config: Mapping[str, Any]) -> bool:
+    """Whether labels decided the items of a curated set, or their weights."""
+    others = (value for name, value in config.items() if name not in _INDIFFERENT)
+    return not set(config.get("keep", ())) >= set(records.DIFFICULTIES) or any(others)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One adapter or checkpoint with its costs."""
+
+    name: str  # its row's name
+    made: Manifest
+    method: str  # "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on
+    training: Cost  # the cost of training itself
+    labelling: tuple[Manifest, ...]  # the rollouts of its labels, each once
+    # earlier trainings other than cold starts: of the adapter that it continued, and of those that sampled
+    # for its labels
+    earlier: tuple[Manifest, ...]
+    cold: Mapping[str, Manifest]  # hash -> a cold start that it began with
+    lost: tuple[str, ...]  # missing inputs, whose cost is unknown
+    remarks: tuple[str, ...]  # further remarks on the row
+    history: tuple[Mapping[str, Any], ...]  # the rows of its training log; empty where there is none
+
+    def before(self, shared: frozenset[str]) -> Cost:
+        """The cost before its own training began; without cold starts that all runs share."""
+        return added(self._parts(shared))
+
+    def _parts(self, shared: frozenset[str]) -> list[Cost]:
+        cold = [one for digest, one in self.cold.items() if digest not in shared]
+        parts = [cost_of(one) for one in (*self.labelling, *self.earlier, *cold)]
+        return [*parts, *([UNKNOWN_COST] if self.lost else [])]
+
+    def spent_before(self, unit: str, shared: frozenset[str]) -> float | None:
+        """The amount of a unit of `UNITS` before its own training; None if unknown."""
+        return summed([part.spent(unit) for part in self._parts(shared)])
+
+    def spent(self, unit: str, shared: frozenset[str]) -> float | None:
+        """The total amount of a unit."""
+        return summed([self.spent_before(unit, shared), self.training.spent(unit)])
+
+    def total(self, shared: frozenset[str]) -> Cost:
+        """The total cost; see `before`."""
+        return added([self.before(shared), self.training])
+
+    def contributors(self) -> tuple[Manifest, ...]:
+        """Every artifact whose cost is in the row."""
+        return (self.made, *self.labelling, *self.earlier)
+
+
+def summed(values: Sequence[float | None]) -> float | None:
+    """A sum; None if one of its parts is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Reads a run from its artifact, an adapter or checkpoint from `dcsft train`.
+
+    Raises:
+        HarnessError: it is neither, or its log is damaged. Missing inputs are listed in the run instead.
+    """
+    made = manifest.read(folder)
+    if made.kind in TRAINED and not _trained(made):
+        raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
+    if made.kind not in TRAINED:
+        raise HarnessError(
+            f"{folder} holds {manifest.indefinite(made.kind)}",
+            "Give adapters or checkpoints of `dcsft train`",
+        )
+    origins = list(manifest.walk(made, _counted))
+    inputs = {one.sha256: one.made for one in origins if one.made is not None}
+    artifacts, found = (made, *inputs.values()), inputs.items()
+    said = [note for artifact in artifacts for note in _remarks(artifact)]
+    said += [note for one in origins if one.made is None for note in _unread(one)]
+    cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
+    labelling = tuple(one for _, one in found if one.kind == "rollouts")
+    earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
+    sources = [one for one in artifacts if _trained(one) or one.kind == "rollouts"]
+    older = [one.folder.name for one in sources if NOTE not in one.notes]
+    remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
+    return Run(
+        name=name,
+        made=made,
+        method=_method(made, bool(labelling) and any(one.kind == "curated set" for _, one in found)),
+        training=cost_of(made),
+        labelling=labelling,
+        earlier=earlier,
+        cold=cold,
+        lost=tuple(text for missing, text in said if missing),
+        remarks=(*(text for missing, text in said if not missing), *remarks),
+        history=run_folder.history(folder),
+    )
+
+
+def _trained(one: Manifest) -> bool:
+    """Whether training made it; `dcsft merge` makes checkpoints too, whose cost is that of the adapter."""
+    return one.kind in TRAINED and "method" in one.config
+
+
+def _method(made: Manifest, labelled: bool) -> str:
+    name = str(made.config.get("method"))
+    method = METHODS.get(name, name.upper())
+    if labelled:
+        method = "DC-SFT" if method == "SFT" else f"{method} on a curated set"
+    return f"{method}, all parameters" if made.config.get("full") else method
+
 
 # Scores folders -> accuracies of the evaluated weights, matched by content and not by name.
 
@@ -466,10 +685,9 @@ def compare(
 ) -> Comparison:
     """Reads runs and their inputs.
 
-    Args:
-        artefacts: adapters and checkpoints of `dcsft train`, in the order of their rows.
-        scores: scores folders of these, or of checkpoints inside them.
-        baseline: name or folder of the run that ratios refer to; None uses the first.
+    `artefacts` are adapters and checkpoints of `dcsft train`, in the order of their rows; `scores` are of
+    these, or of checkpoints inside them. `baseline` is the name or folder of the run that ratios refer to, by
+    default the first.
 
     Raises:
         HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
@@ -481,7 +699,7 @@ def compare(
         # Checkpoints of earlier steps may have been removed.
         files = [name for name in manifest.read(folder).files if not name.startswith("checkpoint-")]
         manifest.refuse_changed(folder, *files)
-    runs = tuple(lineage.read(folder, name) for folder, name in zip(artefacts, names, strict=True))
+    runs = tuple(read_run(folder, name) for folder, name in zip(artefacts, names, strict=True))
     chosen = 0
     if baseline is not None:
         if baseline not in names and Path(baseline) not in artefacts:

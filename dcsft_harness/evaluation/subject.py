@@ -336,10 +336,8 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
     """A checkpoint of an unfinished run, linked into `place` so that the run cannot remove it.
 
     `checkpoint` is a complete one in the unfinished folder of `run`; `base` is an adapter's, if not the one
-    that its configuration names.
-
-    Returns:
-        None if the run has removed it before it was linked completely, or has finished meanwhile.
+    that its configuration names. None if the run has removed it before it was linked completely, or has
+    finished meanwhile.
 
     Raises:
         Divided: it holds no weights that can be loaded.

@@ -213,12 +213,8 @@ def stored_images(
 
     A file is stored unchanged if it holds exactly the RGB pixels that the task shows: either the document's
     own file, if the document's files are all of the item's images, or one that the task opened by its path.
-    Other images become PNG files.
-
-    Args:
-        task: from `harness.open_tasks`.
-        items: its items, from `describe` or `describe_item`.
-        refused: doc_ids of items without responses: their unreadable images are left out.
+    Other images become PNG files. Items in `refused`, by doc_id, have no responses: their unreadable images
+    are left out.
 
     Raises:
         HarnessError: an image cannot be read, or has changed since the item was described.

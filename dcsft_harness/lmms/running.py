@@ -42,9 +42,7 @@ class Answered:
 def open_model(name: str, arguments: str) -> Model:
     """Loads a model that lmms-eval knows.
 
-    Args:
-        name: its lmms-eval name ("dcsft_hf").
-        arguments: `key=value,key=value`, as lmms-eval's `--model_args`.
+    The arguments are `key=value,key=value`, as in lmms-eval's `--model_args`.
 
     Raises:
         HarnessError: the name is unknown or the arguments are malformed.
@@ -124,12 +122,8 @@ def run(
 ) -> tuple[dict[str, list[Answered]], dict[str, Any]]:
     """Runs tasks through lmms-eval's `simple_evaluate`.
 
-    Args:
-        model: from `open_model`.
-        tasks: from `open_tasks`.
-        limit: only the first documents of each task; None runs all.
-        progress: called with (items done, total items).
-        media: whether `process_results` gets documents with their images, which are then read again.
+    With `limit`, only the first documents of each task are run. `progress` is called with (items done, total
+    items). With `media`, `process_results` gets documents with their images, which are then read again.
 
     Returns:
         Task name -> results per document, in order of doc_id; and lmms-eval's own results. In a launch of

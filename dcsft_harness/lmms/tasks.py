@@ -173,8 +173,7 @@ def is_file(name: str) -> bool:
 def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     """Loads tasks, groups or tags by name, or tasks by their YAML files, as chat tasks.
 
-    Returns:
-        Task name -> lmms-eval task object, in the order asked for.
+    They come in the order asked for.
 
     Raises:
         HarnessError: a name is unknown, or a task's data or functions do not load.

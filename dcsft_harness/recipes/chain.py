@@ -28,7 +28,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
 from dcsft_harness.lmms.tasks import members
-from dcsft_harness.recipes.recipe import EMBEDDED, REFERENCE, Recipe, Stage, filled
+from dcsft_harness.recipes import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.settings import extra
 from dcsft_harness.stages import STAGES

@@ -17,7 +17,7 @@ from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, listed
 from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.sampling import rollout_store
-from dcsft_harness.sampling.pool import DRAWN, Pool, generations, unsolved
+from dcsft_harness.sampling.rollout_store import DRAWN, Pool, generations, unsolved
 from dcsft_harness.settings import Settings, option
 
 if TYPE_CHECKING:
@@ -80,18 +80,11 @@ def sample(
     """Draws and scores G responses for every item of a pool and writes a rollouts folder.
 
     Models of this suite save each batch before they begin the next one, and rerunning the same command
-    resumes an interrupted run: see `rollout_store`. Other models answer all items or none.
-
-    Args:
-        model: from `lmms.open_model`; or a function without arguments that returns one, which is called once
-            all checks that do not need it have passed.
-        task: from `lmms.open_tasks`.
-        output: the folder to write: rollouts.parquet, items/ (a `datasets` folder with the images)
-            and manifest.json.
-        config: how to sample.
-        settings: further settings for the manifest (model name and arguments).
-        progress: called with (items done, total items).
-        inputs: folders of the model and files of the pool, for the manifest.
+    resumes an interrupted run: see `rollout_store`. Other models answer all items or none. A `model` that is
+    a function without arguments is called once all checks that do not need it have passed. The output gets
+    rollouts.parquet, items/ (a `datasets` folder with the images) and manifest.json, with further `settings`
+    (model name and arguments) and `inputs` (folders of the model, files of the pool). `progress` is called
+    with (items done, total items).
 
     Returns:
         The manifest's notes: items, responses, accuracy, tokens. In a launch of several processes only rank 0
@@ -248,11 +241,8 @@ def read_items(
 ) -> list[records.Item]:
     """The first `count` documents of a task as items; `lmms.stored_images` reads their images again.
 
-    Args:
-        task: from `lmms.open_tasks`.
-        count: the number of documents.
-        refused: filled with doc_id -> the reason for each item whose image cannot be read; such an item
-            has an id that is valid for this position only. None raises.
+    With `refused`, which is filled with doc_id -> the reason, an item whose image cannot be read is no error;
+    its id is valid for this position only.
 
     Raises:
         HarnessError: two documents are the same item; or images are unreadable (lists the first LISTED

@@ -367,10 +367,8 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
     """Rows in memory as a file, named by its content, so that the same rows are the same file again.
 
     It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool. The second value
-    says whether a row names an image by a path.
-
-    Args:
-        given: a `datasets.Dataset`, a `pandas.DataFrame`, or dictionaries, whose pictures may be PIL images.
+    says whether a row names an image by a path. Rows are a `datasets.Dataset`, a `pandas.DataFrame`, or
+    dictionaries, whose pictures may be PIL images.
 
     Raises:
         HarnessError: it is something else or has no rows, or a value is none that JSON, bytes or pictures can

@@ -49,9 +49,9 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
     given = options.task, options.scorer, options.box_space
     rollouts, is_log = options.rollouts, False
     if not (rollouts / manifest.NAME).is_file():
-        from dcsft_harness.evaluation import logged
+        from dcsft_harness.evaluation import responses
 
-        is_log = logged.holds_logs(rollouts)
+        is_log = responses.holds_logs(rollouts)
     if is_log and options.exact:
         raise HarnessError(
             f"--exact needs the model of `dcsft sample`'s rollouts, and {rollouts} is a log of lmms-eval",
@@ -59,7 +59,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         )
     if is_log:
         rollouts = output.with_name(f"{output.name}-rollouts")
-        logged.rollouts_of_logs(options.rollouts, rollouts, *given)
+        responses.rollouts_of_logs(options.rollouts, rollouts, *given)
     elif any(given):
         raise HarnessError(
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
@@ -93,7 +93,7 @@ def exact(notes: Mapping[str, Any]) -> str:
 
 
 def noise(notes: Mapping[str, Any]) -> str:
-    """How noisy the labels are, as a sentence; see `curation.noise`."""
+    """How noisy the labels are, as a sentence; see `curation.pass_rates`."""
     found = notes.get("noise")
     if not found:
         return ""
@@ -120,7 +120,7 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
     """Where the images are; that one response leaves no medium, and that hard items alone leave nothing."""
-    from dcsft_harness.sampling.pool import ALL_WRONG
+    from dcsft_harness.sampling.rollout_store import ALL_WRONG
 
     found = figure_paths(notes)
     if not any_solved(notes):

@@ -69,7 +69,7 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     """Why no response was right, and what to do next."""
     if "unsolved" not in notes:
         return []
-    from dcsft_harness.sampling.pool import advice
+    from dcsft_harness.sampling.rollout_store import advice
 
     return ["{}. {}.".format(*advice(notes["unsolved"]))]
 

@@ -122,10 +122,7 @@ class Stage:
     ) -> usage.Estimate:
         """What the stage needs, after all checks that need no weights; runs and writes nothing.
 
-        Args:
-            output: the folder that the stage would write.
-            device: "cpu", "cuda", or the memory of a GPU such as "24 GB"; by default this process's device.
-            options: the stage's own.
+        `device` is "cpu", "cuda", or the memory of a GPU such as "24 GB"; by default this process's device.
 
         Raises:
             HarnessError: an option, the model or the data cannot be used.
@@ -165,8 +162,7 @@ class Stage:
     ) -> Notes:
         """Checks the options and runs the stage, unless its output already is what these options make.
 
-        Returns:
-            The artifact's notes; with `DONE` if nothing was left to do.
+        Returns the artifact's notes; with `DONE` if nothing was left to do.
 
         Raises:
             HarnessError: an option is unknown or out of range, the output is another run's or another

@@ -178,14 +178,9 @@ def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int
 def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path], dict[str, int]]:
     """The pairs of a rollouts folder, or of a curated set's items.
 
-    Args:
-        folder: either of them.
-        most: the largest number of pairs per item.
-        seed: decides which ones, if there are more.
-
-    Returns:
-        A `datasets.Dataset` with the columns of a curated set, whose answers are the chosen texts, and with
-        REJECTED; its source folders, by role; and counts of items, pairs and responses left out.
+    `most` is the largest number of pairs per item; `seed` decides which ones, if there are more. Returns a
+    `datasets.Dataset` with the columns of a curated set, whose answers are the chosen texts, and with
+    REJECTED; its source folders, by role; and counts of items, pairs and responses left out.
 
     Raises:
         HarnessError: neither rollouts nor a curated set, changed since they were made, weighted, or without
@@ -274,7 +269,7 @@ def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any
 def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]:  # noqa: ANN401 - Setup, Dataset
     import trl
 
-    from dcsft_harness.training.rendering import rendered
+    from dcsft_harness.training.data import rendered
     from dcsft_harness.training.sft import check_processor
     from dcsft_harness.training.trainer import arguments, managed
 

@@ -95,16 +95,9 @@ def open_data(
 ) -> tuple[Any, Judge]:
     """Opens the training prompts that `--data` names.
 
-    Args:
-        data: a curated set's folder, whose task is found through its rollouts; the name of a task; or a
-            file or folder of a user's own rows.
-        scorer: how to score answers of such rows.
-        image_root: base folder of their relative image paths; None means the file's own folder.
-        outside: whether its images may lie outside that folder.
-        part: the part of a file or folder of rows to train on; None trains on all.
-
-    Returns:
-        The folder, or an open `datasets.Dataset`; and the scorer of its items.
+    `data` is a curated set's folder, whose task is found through its rollouts; the name of a task; or a file
+    or folder of a user's own rows, which the other arguments are for, see `own_data.open_file`. Returns the
+    folder, or an open `datasets.Dataset`; and the scorer of its items.
 
     Raises:
         HarnessError: it cannot be opened, its task has changed since sampling, or a scorer or images are
@@ -439,13 +432,10 @@ def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
 def outcomes(rewards: torch.Tensor) -> dict[str, float]:
     """Shares of prompts by their group's outcome.
 
-    Args:
-        rewards: shape (prompts, G), in [0, 1]; NaN for a completion that could not be scored.
-
-    Returns:
-        `all_right`, `mixed`, `all_wrong` and `unscored` (no completion could be scored), which add up to
-        1; and `zero_advantage`, the share of prompts whose rewards are all equal, so that only the
-        divergence term moves the model for them.
+    `rewards` has the shape (prompts, G), in [0, 1]; NaN for a completion that could not be scored. The shares
+    are `all_right`, `mixed`, `all_wrong` and `unscored` (no completion could be scored), which add up to 1;
+    and `zero_advantage`, of the prompts whose rewards are all equal, so that only the divergence term moves
+    the model for them.
     """
     known = ~torch.isnan(rewards)
     right = torch.where(known, rewards >= records.RIGHT, False).sum(1)

@@ -86,8 +86,7 @@ class Launch:
     def check(self, config: TrainingConfig | None = None) -> "ClusterConfig":
         """Checks the launch before any process starts, and returns the file's content.
 
-        Args:
-            config: of a training; None if nothing is trained.
+        `config` is that of a training; None if nothing is trained.
 
         Raises:
             HarnessError: the file cannot be read, a package or GPUs are missing, or the processes do not

@@ -50,20 +50,15 @@ def read_probes(
 ) -> Probes:
     """Short prompts from an adapter's training set: the shortest of some that are evenly spaced.
 
-    Args:
-        made: the adapter's manifest; None if it has none.
-        processor: processes the prompts.
-        generation: has the end tokens.
-        count: the number of prompts, if the set has that many.
-        pixels: larger pictures are scaled down to this many; None leaves them as they are.
-        arguments: further arguments of the chat template.
+    `count` is their number, if the set has that many; pictures of more than `pixels` are scaled down to this
+    many. `generation` has the end tokens, and `arguments` are further ones of the chat template.
 
     Raises:
         HarnessError: a row of the training set cannot be read.
     """
     from dcsft_harness.models.batching import process
     from dcsft_harness.training import data as training_data
-    from dcsft_harness.training.rendering import Template
+    from dcsft_harness.training.data import Template
 
     found = _training_set(made)
     source, rows = found if found is not None else (STAND_IN, _digits())
@@ -157,14 +152,9 @@ class Base(NamedTuple):
 def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) -> dict[str, Any]:
     """Writes the merged checkpoint with `REPORT` and a manifest.
 
-    Args:
-        adapter: a PEFT folder, written by `dcsft train` or by PEFT alone.
-        output: the checkpoint's folder; must not exist, or be empty.
-        base: the base's folder or hub name; None uses the one that the adapter was trained on.
-        config: what to compare on.
-
-    Returns:
-        The manifest's notes: base, dtype, `adapted` and `changed` modules by part, and `parity`.
+    The adapter is a PEFT folder, written by `dcsft train` or by PEFT alone; without a base, it is merged into
+    the one that it was trained on. Returns the manifest's notes: base, dtype, `adapted` and `changed` modules
+    by part, and `parity`.
 
     Raises:
         HarnessError: not an adapter, another base than it was trained on, shapes that do not fit, weights

@@ -45,9 +45,8 @@ from dcsft_harness.models.weights import check_stored
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data, lora, run_folder
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
-from dcsft_harness.training.data import Conversations
+from dcsft_harness.training.data import Conversations, Template
 from dcsft_harness.training.launching import sharding, shares
-from dcsft_harness.training.rendering import Template
 from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, answers_alone, quietly
 
 if TYPE_CHECKING:

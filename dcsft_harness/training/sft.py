@@ -15,7 +15,7 @@ from torch.utils.data import Dataset as MapDataset
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from dcsft_harness.training.rendering import rendered
+from dcsft_harness.training.data import rendered
 from dcsft_harness.training.run import Job, JobOptions, Setup, perform
 from dcsft_harness.training.trainer import ROWS, SFT_MANAGED, Accounted, WithRows, arguments, managed
 
@@ -198,15 +198,10 @@ def train_sft(
 ) -> dict[str, Any]:
     """Trains a LoRA adapter and writes it as a PEFT folder with a manifest; a checkpoint with `config.full`.
 
-    Args:
-        model: the base, a folder or a hub name; recorded in adapter_config.json as given.
-        data: a curated set, a folder written by `save_to_disk`, or an open data set.
-        output: the folder to write; must not exist, or be empty.
-        config: the settings; the paper's by default.
-        more: `Job`'s adapter, inputs and progress.
-
-    Returns:
-        The manifest's notes: steps, ledger, last loss, adapted layers, and more.
+    The base is a folder or a hub name, recorded in adapter_config.json as given; the data a curated set, a
+    folder written by `save_to_disk`, or an open data set. The settings are the paper's by default; `more` are
+    `Job`'s adapter, inputs and progress. Returns the manifest's notes: steps, ledger, last loss, adapted
+    layers, and more.
 
     Raises:
         HarnessError: the data, the base or a setting cannot be used, or training diverges.

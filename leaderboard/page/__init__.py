@@ -22,11 +22,14 @@ from typing import Any
 from dcsft_harness.errors import placeless
 from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.page.data import (
+    Exported,
     Json,
     Part,
     boards,
     changed_items,
+    export,
     headline,
+    opener,
     quantiles,
     write_draws,
     write_pools,
@@ -34,7 +37,6 @@ from dcsft_harness.leaderboard.page.data import (
     write_script,
     write_tasks,
 )
-from dcsft_harness.leaderboard.page.pictures import Exported, export, opener
 from dcsft_harness.leaderboard.summary import Summary
 
 FOLDER = "page"

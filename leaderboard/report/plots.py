@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dcsft_harness.errors import visible
 from dcsft_harness.leaderboard.board import UNNAMED, Row, Training, cost_of, step_of
 from dcsft_harness.leaderboard.sampled import Spent
-from dcsft_harness.leaderboard.stats.intervals import Estimate
+from dcsft_harness.leaderboard.stats import Estimate
 from dcsft_harness.leaderboard.summary import Line, Summary
 from dcsft_harness.records import DIFFICULTIES
 

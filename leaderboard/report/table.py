@@ -16,7 +16,7 @@ from dcsft_harness.artifacts.usage import FIGURES
 from dcsft_harness.errors import visible
 from dcsft_harness.leaderboard.board import Board, cost_of
 from dcsft_harness.leaderboard.compare import summarise, total
-from dcsft_harness.leaderboard.stats.intervals import Estimate
+from dcsft_harness.leaderboard.stats import Estimate
 from dcsft_harness.leaderboard.summary import Column, Comparison, Entry, Line, Summary
 
 # Summary -> Markdown for people and papers, CSV for programs.

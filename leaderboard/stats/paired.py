@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dcsft_harness.leaderboard.stats.intervals import Codes, Floats, by_cluster, scored_items
+from dcsft_harness.leaderboard.stats import Codes, Floats, by_cluster, scored_items
 
 DRAWS = 20_000
 """Random sign patterns if counting all of them is infeasible."""
@@ -51,14 +51,10 @@ def paired_test(
 ) -> Tested | None:
     """Tests whether two rows differ in their unweighted mean over tasks.
 
-    Args:
-        scores: per task, shape (n,), in [0, 1], NaN if a response could not be scored.
-        others: per task, the other row's scores of the same items in the same order.
-        clusters: per task, shape (n,), equal codes for items that are not independent.
-        seed: of the random sign patterns, if they are needed.
-
-    Returns:
-        The test over the items scored in both; None if a task has none.
+    All arguments are per task, shape (n,), over the same items in the same order: scores in [0, 1], NaN if a
+    response could not be scored, and clusters, equal codes for items that are not independent. `seed` is that
+    of the random sign patterns, if they are needed. The test is over the items scored in both; None if a task
+    has none.
     """
     pairs = [ours - theirs for ours, theirs in zip(scores, others, strict=True)]
     known = scored_items(pairs, clusters)
@@ -88,14 +84,8 @@ def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
     Exact if the clusters' sums are multiples of a common unit (right-or-wrong items of tasks of one size:
     their distribution is a convolution of binomial ones) or are few; else from seeded draws, where the
     observed pattern counts as one of them, so that p is never 0. If Hoeffding's bound, 2 exp(-sum^2 / (2 *
-    sum of squares)), is below the resolution of the draws, p is the bound.
-
-    Args:
-        sums: shape (G,), each cluster's difference.
-        seed: of the draws.
-
-    Returns:
-        The p-value and the method's name.
+    sum of squares)), is below the resolution of the draws, p is the bound. `sums` are the clusters'
+    differences, shape (G,), and `seed` is that of the draws. Returns the p-value and the method's name.
     """
     sizes = np.abs(sums[np.abs(sums) > 1e-12 * max(1e-300, float(np.abs(sums).max(initial=0.0)))])
     observed = abs(float(sums.sum()))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dcsft_harness.leaderboard.stats.intervals import (
+from dcsft_harness.leaderboard.stats import (
     CONFIDENCE,
     Codes,
     Estimate,
@@ -42,12 +42,9 @@ class Rank(NamedTuple):
 def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArray[np.float32]) -> None:
     """Each cluster's contribution to the error of the mean over tasks, for all of the board's clusters.
 
-    Like `statistics.contributions`, but with an entry for every cluster.
-
-    Args:
-        values: per task, shape (n_t,), NaN for items to leave out; each has at least one value.
-        clusters: per task, shape (n_t,).
-        into: shape (G,), zeros, filled with the contributions.
+    Like `statistics.contributions`, but with an entry for every cluster. Values, NaN for items to leave out,
+    and clusters are per task, shape (n_t,); each task has at least one value. The contributions go `into` an
+    array of zeros, shape (G,).
     """
     for task, codes in zip(values, clusters, strict=True):
         kept = ~np.isnan(task)
@@ -61,13 +58,9 @@ def bootstrap(
     """The rows' means in each draw, shape (draws, rows, M).
 
     To first order a draw that takes cluster g w_g times changes a mean by sum_g w_g * contribution_g. Of S
-    seeds S - 1 are drawn: then the variance of their mean matches the seeds' variance.
-
-    Args:
-        values: per row, shape (S, M): M means of each of its seeds, in [0, 1].
-        sums: shape (sum of S * M, G), each cluster's contribution to each of them.
-        seed: of the draws.
-        draws: the number of draws.
+    seeds S - 1 are drawn: then the variance of their mean matches the seeds' variance. `values` has per row M
+    means of each of its S seeds, shape (S, M), in [0, 1]; `sums`, shape (sum of S * M, G), has each cluster's
+    contribution to each of them.
     """
     rng = np.random.default_rng(seed)
     size, means = sums.shape[1], values[0].shape[1]
@@ -132,15 +125,9 @@ def retention(
 ) -> Estimate | None:
     """The OOD mean as a share of the ID mean, with an interval by the delta method.
 
-    Args:
-        own: seed -> ID task -> shape (n,), in [0, 1], NaN for items to leave out, of all seeds. The
-            variance of several seeds' ratios is added to that of the items.
-        ood: seed -> OOD task -> shape (n,).
-        own_clusters: per ID task, shape (n,).
-        ood_clusters: per OOD task, shape (n,).
-
-    Returns:
-        None if a task has no item that was scored with every seed, or a seed's ID mean is 0.
+    Scores are seed -> task -> shape (n,), in [0, 1], NaN for items to leave out, of all seeds; clusters are
+    per task, shape (n,). The variance of several seeds' ratios is added to that of the items. None if a task
+    has no item that was scored with every seed, or a seed's ID mean is 0.
     """
     made = []
     for tasks, others in zip(scored_by_all(own), scored_by_all(ood), strict=True):

@@ -99,12 +99,8 @@ def _overlaps(
 ) -> list[float]:
     """The overlap of each response's box with the gold; 0 if there is no box.
 
-    Args:
-        doc: the document.
-        results: lmms-eval's argument of `process_results`.
-        overlap: a function of a box and the gold.
-        clip: whether boxes are cut to the image.
-        convert: whether boxes are converted from the model's coordinates to the image's.
+    `results` is lmms-eval's argument of `process_results`, and `overlap` a function of a box and the gold.
+    With `clip`, boxes are cut to the image; with `convert`, they are converted from the model's coordinates.
     """
     gold = reading.from_json(doc["answer"])
     size, convention = (doc["width"], doc["height"]), declared()

@@ -15,7 +15,7 @@ from dcsft_harness import records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation.labels import label
-from dcsft_harness.leaderboard.stats.intervals import accuracy
+from dcsft_harness.leaderboard.stats import accuracy
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scoring import at_k
 from tests.artefacts import item, rollout, rollouts

@@ -13,7 +13,7 @@ from datasets import load_from_disk
 from dcsft_harness import sampling
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.curation import exact
+from dcsft_harness.curation import pass_rates
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import GenerationArguments
@@ -48,12 +48,12 @@ def model():
 @pytest.fixture(scope="module")
 def rows(rollouts):
     wanted = pq.read_table(rollouts / "rollouts.parquet")["item_id"].unique()
-    return list(exact._rows(rollouts / "items", exact.pa.chunked_array([wanted])))
+    return list(pass_rates._rows(rollouts / "items", pass_rates.pa.chunked_array([wanted])))
 
 
 def asked(model, row, arguments):
     model.task_dict = {row["task"]: {"items": {row["doc_id"]: row}}}
-    return Item(row["task"], "items", row["doc_id"], arguments, row["prompt"], exact.messages)
+    return Item(row["task"], "items", row["doc_id"], arguments, row["prompt"], pass_rates.messages)
 
 
 def target(answer):
@@ -132,7 +132,9 @@ def test_the_pass_rate_is_the_sum_over_token_strings(model, rows, given):
 def test_a_batch_has_the_rates_of_single_items(model, rows):
     arguments = GenerationArguments(max_new_tokens=8, temperature=0.9, top_k=50)
     model.task_dict = {POOL: {"items": {row["doc_id"]: row for row in rows}}}
-    items = [Item(POOL, "items", row["doc_id"], arguments, row["prompt"], exact.messages) for row in rows]
+    items = [
+        Item(POOL, "items", row["doc_id"], arguments, row["prompt"], pass_rates.messages) for row in rows
+    ]
     targets = [target(row["answer"]) for row in rows]
     together = model.pass_rates(items, targets)
     singly = [model.pass_rates([item], [one])[0] for item, one in zip(items, targets, strict=True)]
@@ -208,7 +210,7 @@ def test_turns_and_pictures_become_messages():
         {"role": "user", "content": "One <image> two <image>"},
     ]
     item = {"prompt": "Be brief.\nOne <image> two <image>", "target": "x", "turns": json.dumps(turns)}
-    found = exact.messages(item | {"images": [{"bytes": b"1"}, {"bytes": b"2"}]})
+    found = pass_rates.messages(item | {"images": [{"bytes": b"1"}, {"bytes": b"2"}]})
     assert found == [
         {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
         {
@@ -231,8 +233,8 @@ def test_turns_are_read_of_items_that_have_them_and_former_ones_have_no_column(t
     if not kept:
         data = load_from_disk(str(tmp_path / "items")).remove_columns("turns")
         data.save_to_disk(str(tmp_path / "former"))
-    rows = exact._rows(tmp_path / ("items" if kept else "former"), pa.chunked_array([[some.item_id]]))
-    (said,) = [[turn["role"] for turn in exact.messages(row)] for row in rows]
+    rows = pass_rates._rows(tmp_path / ("items" if kept else "former"), pa.chunked_array([[some.item_id]]))
+    (said,) = [[turn["role"] for turn in pass_rates.messages(row)] for row in rows]
     assert said == (["system", "user"] if kept else ["user"])
 
 

@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import labels, overlap
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
 from tests import published
 

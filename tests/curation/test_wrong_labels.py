@@ -11,7 +11,7 @@ import pytest
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.data.digits import scenes, suite
+from dcsft_harness.data.digits import drawing, suite
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def corrupted(folder, share, seed):
             row["image"].save(folder / f"{number}.png")
             gold = json.loads(row["answer"])
             if number in wrong:
-                gold = str(rng.choice([name for name in scenes.NAMES if name != gold]))
+                gold = str(rng.choice([name for name in drawing.NAMES if name != gold]))
             line = {"problem": row["prompt"], "solution": gold, "image": f"{number}.png"}
             file.write(json.dumps(line) + "\n")
     return wrong

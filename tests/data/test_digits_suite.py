@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from dcsft_harness.data.digits import curriculum, drawing, scenes, suite
+from dcsft_harness.data.digits import curriculum, drawing, suite
 from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks.verdicts import judge
@@ -52,24 +52,24 @@ def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
     digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(5))
     asked = collections.Counter()
     for _ in range(300):
-        scene = scenes.draw_scene(digits, rng, int(rng.integers(1, 4)))
-        words, answer = scenes.question(scene, rng)
+        scene = drawing.draw_scene(digits, rng, int(rng.integers(1, 4)))
+        words, answer = drawing.question(scene, rng)
         kind, _, subject = words.rstrip("?").partition(" is ")
         asked[kind] += 1
         named = [
             thing
             for thing in scene.things
-            if thing.colour in subject.split() or scenes.NAMES[thing.value] in subject.split()
+            if thing.colour in subject.split() or drawing.NAMES[thing.value] in subject.split()
         ]
         answers = {
-            "Which digit": [scenes.NAMES[thing.value] for thing in scene.things],
+            "Which digit": [drawing.NAMES[thing.value] for thing in scene.things],
             "What colour": [thing.colour for thing in scene.things],
         }.get(kind)
         if answers is not None:
             assert answers.count(answer) == 1
         if named and answers is not None:
             (thing,) = named
-            assert answer in (scenes.NAMES[thing.value], thing.colour)
+            assert answer in (drawing.NAMES[thing.value], thing.colour)
         if kind == "Where":
             row, column = answer.split()
             (thing,) = named
@@ -154,9 +154,9 @@ def test_named_sets_hold_the_digits_of_their_split_alone():
 def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, family):
     drawn = {}
     if family == "ground":
-        place, original = "dcsft_harness.data.digits.scenes.draw_scene", scenes.draw_scene
+        place, original = "dcsft_harness.data.digits.drawing.draw_scene", drawing.draw_scene
     else:
-        place, original = "dcsft_harness.data.digits.scenes.draw_sum", scenes.draw_sum
+        place, original = "dcsft_harness.data.digits.drawing.draw_sum", drawing.draw_sum
 
     def watched(digits, rng, *more):
         result = original(digits, rng, *more)
@@ -237,7 +237,7 @@ def test_a_noisy_pool_is_the_clean_one_with_some_labels_replaced(clean, wrong, m
         assert b["right"] == a["answer"] and json.loads(b["answer"]) == b["target"]
         assert (b["answer"] != a["answer"]) == (number in listed)
         if number in listed:
-            assert b["target"] == scenes.NAMES[confused[number % 400]]
+            assert b["target"] == drawing.NAMES[confused[number % 400]]
         same = {name: a[name] for name in a if name not in ("answer", "target", "image")}
         assert same == {name: b[name] for name in same}
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from dcsft_harness import lmms
-from dcsft_harness.data.benchmarks import prepare as making
 from dcsft_harness.data.benchmarks import prepared, reasoning
+from dcsft_harness.data.benchmarks import prepared as making
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.reasoning.doc import PARTS
@@ -419,8 +419,7 @@ def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from dcsft_harness.data.benchmarks import downloads
-    from dcsft_harness.data.benchmarks.source import Opened
+    from dcsft_harness.data.benchmarks import Opened, downloads
 
     noise = np.random.default_rng(0)
     rows = [{"id": str(number), "image": noise.bytes(100_000)} for number in range(600)]

@@ -8,7 +8,7 @@ import pytest
 
 from dcsft_harness import lmms
 from dcsft_harness.data.benchmarks import classification, prepared
-from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from tests import published

@@ -10,12 +10,10 @@ import pytest
 from PIL import ExifTags, Image
 
 from dcsft_harness import lmms
-from dcsft_harness.data.benchmarks import grounding, prepared
+from dcsft_harness.data.benchmarks import Opened, grounding, prepared
 from dcsft_harness.data.benchmarks.downloads import Files
 from dcsft_harness.data.benchmarks.grounding import box_row
-from dcsft_harness.data.benchmarks.prepare import prepare
-from dcsft_harness.data.benchmarks.prepared import Album
-from dcsft_harness.data.benchmarks.source import Opened
+from dcsft_harness.data.benchmarks.prepared import Album, prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from tests import published

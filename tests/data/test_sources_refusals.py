@@ -15,7 +15,7 @@ from dcsft_harness import lmms
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.data.benchmarks import downloads, prepared
-from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.tasks import listing
 from tests import published

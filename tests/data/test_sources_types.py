@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.data.benchmarks.prepare import prepare
+from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
 from tests import published, reasoning_fixtures
 

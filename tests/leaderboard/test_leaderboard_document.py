@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import placeless
 from dcsft_harness.leaderboard import build, document, load, schema, summarise
-from dcsft_harness.leaderboard.report.document import text
+from dcsft_harness.leaderboard.report import text
 from dcsft_harness.leaderboard.summary import published
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 

@@ -14,7 +14,7 @@ from dcsft_harness import evaluation, lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build
-from dcsft_harness.leaderboard.report.document import schema
+from dcsft_harness.leaderboard.report import schema
 from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig

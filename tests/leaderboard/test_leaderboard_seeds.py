@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dcsft_harness.leaderboard.read import group_of
-from dcsft_harness.leaderboard.stats.intervals import (
+from dcsft_harness.leaderboard.collect import group_of
+from dcsft_harness.leaderboard.stats import (
     difference_of_seeds,
     mean_of_seeds,
     mean_over_tasks,

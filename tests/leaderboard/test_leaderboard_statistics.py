@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.stats.intervals import accuracy, difference, mean_over_tasks, sandwich, wilson
+from dcsft_harness.leaderboard.stats import accuracy, difference, mean_over_tasks, sandwich, wilson
 
 sm = pytest.importorskip("statsmodels.api")
 

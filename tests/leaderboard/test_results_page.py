@@ -9,11 +9,12 @@ import pytest
 from scipy.stats import t, ttest_1samp, ttest_rel
 
 from benchmarks import claims as design
+from dcsft_harness import recipes
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import build
-from dcsft_harness.leaderboard.stats.intervals import Estimate
-from dcsft_harness.recipes import recipe, results
-from dcsft_harness.recipes.claims import (
+from dcsft_harness.leaderboard.stats import Estimate
+from dcsft_harness.recipes import results
+from dcsft_harness.recipes.results import (
     CLAIMS,
     POOLS,
     Claim,
@@ -288,8 +289,8 @@ def test_the_power_follows_from_the_widths_of_the_intervals():
 
 def test_every_claim_is_about_rows_that_a_shipped_recipe_makes():
     rows: dict[str, set[str]] = {}
-    for name in recipe.shipped():
-        stages = {stage.name: stage for stage in recipe.load(name).stages}
+    for name in recipes.shipped():
+        stages = {stage.name: stage for stage in recipes.load(name).stages}
         for stage in stages.values():
             if stage.verb == "leaderboard build":
                 named = (stages[one.removeprefix("@")].options["name"] for one in stage.options["results"])

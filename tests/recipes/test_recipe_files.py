@@ -7,9 +7,10 @@ import shlex
 import click
 import pytest
 
+from dcsft_harness import recipes
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import chain, recipe
+from dcsft_harness.recipes import chain
 from dcsft_harness.stages import training
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
@@ -69,7 +70,7 @@ def write(tmp_path, monkeypatch):
 
 
 def test_a_recipe_is_spread_over_seeds_and_variants_with_what_it_includes_before(write):
-    found = recipe.load(write())
+    found = recipes.load(write())
     assert [stage.name for stage in found.stages] == [
         "before",
         "cls-rollouts-0",
@@ -95,7 +96,7 @@ def test_a_recipe_is_spread_over_seeds_and_variants_with_what_it_includes_before
 
 
 def test_another_scale_has_other_values_and_inherits_the_rest(write):
-    found = recipe.load(write(), "paper")
+    found = recipes.load(write(), "paper")
     stages = {stage.name: stage for stage in found.stages}
     assert "set-m-1" not in stages
     assert stages["set-m-0"].options["size"] == 100
@@ -110,7 +111,7 @@ def test_stages_that_several_recipes_share_are_there_once(write):
         .replace("stage: board", "stage: table")
     )
     names = [write(), write(other, name="other.yaml")]
-    found = [stage.name for stage in recipe.load(names).stages]
+    found = [stage.name for stage in recipes.load(names).stages]
     assert len(found) == len(set(found)) and found.count("cls-labels-0") == 1
     assert {"set-m-0", "other-m-0", "board", "table"} <= set(found)
 
@@ -133,37 +134,37 @@ def test_stages_that_several_recipes_share_are_there_once(write):
 )
 def test_a_file_that_makes_no_sense_is_refused(write, text, base, said):
     with pytest.raises(HarnessError, match=said):
-        recipe.load(write(text, base))
+        recipes.load(write(text, base))
 
 
 def test_an_unknown_scale_is_refused(write):
     with pytest.raises(HarnessError, match="unknown scale 'papr'.*paper"):
-        recipe.load(write(), "papr")
+        recipes.load(write(), "papr")
     only = BASE[: BASE.index("  paper:")] + BASE[BASE.index("stages:") :]
     with pytest.raises(HarnessError, match="scale of recipe base: 'paper'.*digits"):
-        recipe.load(write(only, name="only.yaml"), "paper")
+        recipes.load(write(only, name="only.yaml"), "paper")
 
 
-@pytest.mark.parametrize("scale", recipe.SCALES)
+@pytest.mark.parametrize("scale", recipes.SCALES)
 def test_recipes_at_scale_paper_use_the_checkpoints_generation_settings(scale):
-    names = sorted(recipe.shipped())
+    names = sorted(recipes.shipped())
     given = [
         stage.options["model_args"]
         for name in names
-        for stage in recipe.load(name, scale).stages
+        for stage in recipes.load(name, scale).stages
         if name != "digits" and stage.options.get("model_args")
     ]
     mode = {"digits": "neutral", "paper": "checkpoint"}[scale]
     assert given and all(f"generation_config={mode}" in one.split(",") for one in given)
 
 
-SHIPPED = [(name, scale) for name in sorted(recipe.shipped()) for scale in recipe.SCALES]
+SHIPPED = [(name, scale) for name in sorted(recipes.shipped()) for scale in recipes.SCALES]
 
 
 @pytest.mark.parametrize(("name", "scale"), SHIPPED)
 def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, scale, tmp_path):
     """Parsed by click itself, so that an option that a command lacks or a missing one shows."""
-    found = recipe.load(name, scale)
+    found = recipes.load(name, scale)
     # One seed of each: the others differ in numbers alone.
     kinds = {re.sub(r"\d+", "", stage.name): stage for stage in found.stages}
     for stage in kinds.values():
@@ -179,7 +180,7 @@ def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, sca
 
 
 def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
-    told = chain.described(recipe.load("paradigms", "paper"), tmp_path).splitlines()
+    told = chain.described(recipes.load("paradigms", "paper"), tmp_path).splitlines()
     at = next(number for number, line in enumerate(told) if line.startswith("# classification-grpo-0"))
     assert (
         f"reads {tmp_path / 'classification-cold-0'}; writes {tmp_path / 'classification-grpo-0'}" in told[at]
@@ -190,9 +191,9 @@ def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
     assert told[-1].startswith("# in all about") and "8 x H100" in told[-1]
 
 
-@pytest.mark.parametrize("name", recipe.shipped())
+@pytest.mark.parametrize("name", recipes.shipped())
 def test_at_the_papers_scale_all_gpus_sample_evaluate_and_train(name):
-    found = recipe.load(name, "paper")
+    found = recipes.load(name, "paper")
     counts = {
         stage.verb: stage.options.get("num_processes")
         for stage in found.stages
@@ -216,10 +217,10 @@ def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
 
 
 def test_estimates_grow_with_the_work():
-    paper = chain.estimates(recipe.load("paradigms", "paper"))
+    paper = chain.estimates(recipes.load("paradigms", "paper"))
     assert paper["classification-grpo-0"].seconds > 3 * paper["classification-all-0"].seconds
     assert paper["classification-rollouts-0"].seconds > paper["classification-scores-cold-0"].seconds / 8
-    full = chain.estimates(recipe.load("full-parameters", "paper"))
+    full = chain.estimates(recipes.load("full-parameters", "paper"))
     assert full["classification-full-all-0"].seconds > paper["classification-all-0"].seconds
 
 
@@ -227,7 +228,7 @@ def test_estimates_grow_with_the_work():
 def test_recipes_at_the_papers_scale_write_boxes_and_sample_as_the_paper_does(name):
     """Original pixels, truncated, wherever boxes are taught or judged; top-k 50 wherever GRPO samples."""
     for scale in ("digits", "paper"):
-        stages = [stage for stage in recipe.load(name, scale).stages if stage.verb.startswith("train")]
+        stages = [stage for stage in recipes.load(name, scale).stages if stage.verb.startswith("train")]
         for stage in stages:
             boxes = scale == "paper" and stage.name.startswith("grounding")
             grpo = stage.verb == "train grpo"
@@ -243,7 +244,7 @@ OWN = {"model": "some/model", "scorer": "choice", "test": "held.jsonl"}
 def own(tmp_path, **given):
     pool = tmp_path / "mine.jsonl"
     pool.write_text("{}\n")
-    return recipe.load("paradigms", given={**OWN, "pool": str(pool), **given})
+    return recipes.load("paradigms", given={**OWN, "pool": str(pool), **given})
 
 
 def test_a_users_pool_and_model_take_the_place_of_the_papers(tmp_path):
@@ -276,12 +277,12 @@ def test_rows_of_the_pool_are_held_out_from_all_that_trains_on_it(tmp_path):
         pool = tmp_path / "mine.jsonl"
         pool.write_text("{}\n" * 200)
         given = {"model": "some/model", "scorer": "choice", "pool": str(pool), "held_out": "0.1"}
-        for stage in recipe.load(name, given={**given, "image_root": "pictures"}).stages:
+        for stage in recipes.load(name, given={**given, "image_root": "pictures"}).stages:
             if stage.options.get("data") == str(pool):
                 told = [stage.options.get(key) for key in ("held_out", "scorer", "image_root")]
                 assert told == [0.1, "choice", "pictures"], (name, stage.name)
             assert stage.verb != "evaluate" or stage.options["data"] == str(pool)
-    tokens = recipe.load("paradigms", given=given).stages[0].variables["tokens"]
+    tokens = recipes.load("paradigms", given=given).stages[0].variables["tokens"]
     assert (tokens["pool"], tokens["evaluated"]) == (180, 20)
 
 
@@ -293,7 +294,7 @@ def test_a_cold_start_of_ones_own_data_comes_first(tmp_path):
 
 def test_a_pool_may_be_a_task_which_brings_its_scorer():
     given = {"pool": "dcsft_digits_pool", "tasks": "dcsft_digits"}
-    stages = {stage.name: stage for stage in recipe.load("paradigms", given=given).stages}
+    stages = {stage.name: stage for stage in recipes.load("paradigms", given=given).stages}
     sampled = stages["own-rollouts-0"].options
     assert sampled["task"] == "dcsft_digits_pool" and not {"data", "scorer"} & set(sampled)
     assert "scorer" not in stages["own-grpo-0"].options
@@ -307,7 +308,7 @@ def test_variables_of_the_scale_are_set_as_yaml_reads_them(tmp_path):
 
 
 def test_the_papers_other_size_has_its_model_and_estimate():
-    small, large = (recipe.load("paradigms", "paper", {"size": size}) for size in ("3b", "7b"))
+    small, large = (recipes.load("paradigms", "paper", {"size": size}) for size in ("3b", "7b"))
     models = [
         {s.options.get("model") for s in one.stages if "cold-start" in s.verb} for one in (small, large)
     ]
@@ -332,7 +333,7 @@ def test_the_papers_other_size_has_its_model_and_estimate():
 )
 def test_what_cannot_be_set_is_refused(given, said):
     with pytest.raises(HarnessError, match=said):
-        recipe.load("paradigms", "paper", given)
+        recipes.load("paradigms", "paper", given)
 
 
 def test_a_file_sets_what_the_command_line_sets(tmp_path):
@@ -340,7 +341,7 @@ def test_a_file_sets_what_the_command_line_sets(tmp_path):
     file = tmp_path / "mine.yaml"
     given = {**OWN, "pool": str(tmp_path / "mine.jsonl")}
     file.write_text(json.dumps({"name": "mine", "include": ["paradigms"], "set": given}))
-    assert recipe.load(str(file)).stages == own(tmp_path).stages
+    assert recipes.load(str(file)).stages == own(tmp_path).stages
 
 
 INIT = ["init", "--pool", "mine.jsonl", "--scorer", "choice", "--tasks", "", "--output", "mine.yaml"]
@@ -365,7 +366,7 @@ def test_init_writes_a_recipe_that_runs(
     assert main(given) == 0
     shown = capsys.readouterr()
     assert "next: dcsft run mine.yaml" in shown.err and told in shown.out + shown.err
-    found = recipe.load("mine.yaml")
+    found = recipes.load("mine.yaml")
     assert found.scale == scale and found.stages[0].options["data"] == "mine.jsonl"
     (scored, *_) = [stage.options for stage in found.stages if stage.verb == "evaluate"]
     assert options.items() <= scored.items()
@@ -404,7 +405,7 @@ def test_init_asks(tmp_path, monkeypatch):
 
 
 def test_core_runs_the_same_arms_on_both_pools_from_the_same_cold_starts():
-    stages = {stage.name: stage for stage in recipe.load("core").stages}
+    stages = {stage.name: stage for stage in recipes.load("core").stages}
     for clean, noisy in (("classification", "classification-noisy"), ("large", "large-noisy")):
         own = (rf"{family}-(?!noisy|cold|scores-cold)(.*)" for family in (clean, noisy))
         arms = [{match[1] for name in stages if (match := re.fullmatch(text, name))} for text in own]
@@ -424,7 +425,7 @@ def test_rules_do_not_repeat_each_other():
     """At G = 8, pass rates from 0.1 to 0.9 are the medium items."""
     for name in ("core", "rules"):
         found = {}
-        for stage in recipe.load(name).stages:
+        for stage in recipes.load(name).stages:
             if stage.verb == "curate" and stage.name.endswith("-0"):
                 options = tuple(sorted((key, str(value)) for key, value in stage.options.items()))
                 assert options not in found, (stage.name, found[options])
@@ -436,8 +437,8 @@ def test_a_list_of_recipes_is_the_same_as_their_names(write):
     both = write(
         json.dumps({"name": "both", "about": "x", "recipes": ["rules", "difficulty"]}), name="both.yaml"
     )
-    named = recipe.load(["rules", "difficulty"])
-    found = recipe.load(both)
+    named = recipes.load(["rules", "difficulty"])
+    found = recipes.load(both)
     assert found.stages == named.stages and (found.name, found.scale) == ("both", "digits")
 
 
@@ -452,4 +453,4 @@ def test_a_list_of_recipes_is_the_same_as_their_names(write):
 )
 def test_a_list_of_recipes_that_makes_no_sense_is_refused(write, more, said):
     with pytest.raises(HarnessError, match=said):
-        recipe.load(write(json.dumps({"name": "both", "recipes": ["rules"], **more}), name="both.yaml"))
+        recipes.load(write(json.dumps({"name": "both", "recipes": ["rules"], **more}), name="both.yaml"))

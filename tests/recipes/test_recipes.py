@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from dcsft_harness import reading
+from dcsft_harness import reading, recipes
 from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.recipes import chain, recipe
+from dcsft_harness.recipes import chain
 from dcsft_harness.stages import DONE, STAGES
 
 TEXT = """
@@ -39,7 +39,7 @@ class Bench:
                 if folder.name == fail_at:
                     raise failure
 
-        chain.run(recipe.load(str(self.file)), self.output, perform, lambda name: None)
+        chain.run(recipes.load(str(self.file)), self.output, perform, lambda name: None)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ class TestAnInterruptedSamplingStage:
     def run(self, tmp_path):
         def run(text):
             (tmp_path / "toy.yaml").write_text(text)
-            toy = recipe.load(str(tmp_path / "toy.yaml"))
+            toy = recipes.load(str(tmp_path / "toy.yaml"))
             chain.run(
                 toy, tmp_path / "out", lambda verb, folder, options: STAGES[verb](folder, **options), print
             )
@@ -149,7 +149,7 @@ def _shares(bench, journal, number):
             file.write(f"{number} {folder.name}\n")
 
     chain.PAUSE = 0.02
-    chain.run(recipe.load(str(bench.file)), bench.output, perform, lambda name: None)
+    chain.run(recipes.load(str(bench.file)), bench.output, perform, lambda name: None)
 
 
 def test_processes_in_one_folder_share_its_stages(bench, tmp_path):
@@ -180,7 +180,7 @@ def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
 
 def test_another_number_of_processes_makes_no_other_stage(tmp_path):
     keys = {
-        chain.key(recipe.Stage("x", "sample", {"task": "dcsft_digits_pool", **more}, {}), tmp_path)
+        chain.key(recipes.Stage("x", "sample", {"task": "dcsft_digits_pool", **more}, {}), tmp_path)
         for more in ({}, {"num_processes": 2}, {"num_processes": 8}, {"seed": 1})
     }
     assert len(keys) == 2
@@ -385,24 +385,24 @@ def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, tex
 
 def test_an_unknown_recipe_is_named(tmp_path):
     with pytest.raises(HarnessError, match="unknown recipe 'digit'. Did you mean digits?"):
-        recipe.load("digit")
+        recipes.load("digit")
     with pytest.raises(HarnessError, match=r"mine\.yaml does not exist"):
-        recipe.load(str(tmp_path / "mine.yaml"))
+        recipes.load(str(tmp_path / "mine.yaml"))
 
 
 def test_a_recipe_in_another_encoding_is_refused(tmp_path):
     (tmp_path / "mine.yaml").write_bytes("about: café".encode("latin-1"))
     with pytest.raises(HarnessError, match=r"mine\.yaml cannot be read"):
-        recipe.load(str(tmp_path / "mine.yaml"))
+        recipes.load(str(tmp_path / "mine.yaml"))
 
 
 def test_every_shipped_recipe_loads():
-    assert "digits" in recipe.shipped()
-    for name in recipe.shipped():
-        assert recipe.load(name).stages
+    assert "digits" in recipes.shipped()
+    for name in recipes.shipped():
+        assert recipes.load(name).stages
 
 
 @pytest.mark.parametrize("scale", ["digits", "paper"])
 def test_all_experiments_share_an_output_folder(scale):
-    experiments = [name for name in recipe.shipped() if name != "digits"]
-    assert len(recipe.load(experiments, scale).stages) > 100
+    experiments = [name for name in recipes.shipped() if name != "digits"]
+    assert len(recipes.load(experiments, scale).stages) > 100

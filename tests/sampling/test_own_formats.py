@@ -20,7 +20,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import overlap
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sampling import own_data, own_files, pool
+from dcsft_harness.sampling import own_data, own_files, rollout_store
 from dcsft_harness.scoring import get_scorer
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.train_dpo import DpoOptions
@@ -736,7 +736,7 @@ class TestNothingSolved:
             "answer": "a",
             "response": "Let me",
         }
-        problem, remedy = pool.advice(pool.unsolved([row, row]))
+        problem, remedy = rollout_store.advice(rollout_store.unsolved([row, row]))
         assert "2 of them cut off at the limit of tokens" in problem
         assert remedy == "Raise --max-new-tokens"
 

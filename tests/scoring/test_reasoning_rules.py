@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcsft_harness.scoring import SCORERS
-from dcsft_harness.tasks.reasoning import four_dimensional as four
+from dcsft_harness.tasks.reasoning import doc as four
 
 
 def problem(name, steps, whole):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import dcsft_harness as dcsft
-from dcsft_harness import stages
+from dcsft_harness import recipes, stages
 from dcsft_harness.artifacts import Artifact, Labels, manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import chain, recipe
+from dcsft_harness.recipes import chain
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.stage import DONE
 from tests.artefacts import rollouts
@@ -73,13 +73,13 @@ def test_a_new_file_is_a_command(toy, capsys):
 
 def test_a_new_file_is_a_recipes_verb(toy, capsys):
     (toy / "mine.yaml").write_text("stages: [{stage: hi, verb: toy, whom: moon, times: 3}]")
-    dry = chain.described(recipe.load(str(toy / "mine.yaml")), toy / "out")
+    dry = chain.described(recipes.load(str(toy / "mine.yaml")), toy / "out")
     assert f"dcsft toy moon --times 3 --output {toy / 'out' / 'hi'}" in dry
     assert main(["run", str(toy / "mine.yaml"), "--output", str(toy / "out")]) == 0
     assert (toy / "out" / "hi" / "text").read_text() == "hello moon " * 3
     (toy / "mine.yaml").write_text("stages: [{stage: hi, verb: toy, whom: moon, tims: 3}]")
     with pytest.raises(HarnessError, match="'tims'. Did you mean times"):
-        recipe.load(str(toy / "mine.yaml"))
+        recipes.load(str(toy / "mine.yaml"))
 
 
 def test_a_new_file_is_a_function(toy):

@@ -16,7 +16,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
-from dcsft_harness.training import data, merging, rendering, sft
+from dcsft_harness.training import data, merging, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from tests import artefacts
 from tests.tiny_checkpoints import checkpoint, labels_seen
@@ -44,7 +44,7 @@ def read(*rows):
 
 
 def told(found, convention):
-    return [rendering.in_space(turns, convention, "here").answer for turns in found.turns]
+    return [data.in_space(turns, convention, "here").answer for turns in found.turns]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_target_is_taught_in_pixels_of_the_picture_that_the_model_sees():
 )
 def test_a_target_in_original_pixels_is_truncated_on_request(answer, box, expected):
     found = read(row(answer, box, (500, 500)), row("a goose", None))
-    assert [rendering.in_space(turns, PIXEL, "here", True).answer for turns in found.turns] == [
+    assert [data.in_space(turns, PIXEL, "here", True).answer for turns in found.turns] == [
         expected,
         "a goose",
     ]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from dcsft_harness import cli, records, sampling, stages
+from dcsft_harness import cli, recipes, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import chain, recipe
+from dcsft_harness.recipes import chain
 from dcsft_harness.stages import train_dpo
 from dcsft_harness.stages.train_dpo import Responses, open_pairs
 from tests.artefacts import item, picture, rollout
@@ -290,7 +290,7 @@ def test_the_command_line_trains_evaluates_and_merges(tmp_path, capsys):
 
 @pytest.mark.parametrize("scale", ["digits", "paper"])
 def test_the_recipe_compares_with_sft_and_grpo(scale, tmp_path):
-    made = recipe.load("preferences", scale)
+    made = recipes.load("preferences", scale)
     assert "\ndcsft train dpo --model " in chain.described(made, tmp_path)
     verbs = {stage.verb for stage in made.stages}
     assert verbs >= {"train dpo", "train grpo", "train sft", "evaluate", "leaderboard build"}

@@ -16,12 +16,12 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import chat_template, opened
+from dcsft_harness.models import base, chat_template
 from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import plan
 from dcsft_harness.stages import STAGES, train_dpo
-from dcsft_harness.training import data, grpo, rendering, sft
+from dcsft_harness.training import data, grpo, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen, requests_for
 from tests.training.test_training_dpo import digits
@@ -110,7 +110,7 @@ def template(text, eos="<|im_end|>"):
     processor.chat_template = processor.tokenizer.chat_template = text
     ids = [processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")]
     processor.tokenizer.eos_token = eos
-    return rendering.Template.of(processor, GenerationConfig(eos_token_id=ids))
+    return data.Template.of(processor, GenerationConfig(eos_token_id=ids))
 
 
 TURNS = data.Turns(
@@ -290,14 +290,14 @@ def test_grpo_has_the_prompts_of_evaluation(thinking, tmp_path, drawn, arguments
 
 def test_dpo_has_the_prompts_of_evaluation(thinking, tmp_path, monkeypatch):
     seen: list[str] = []
-    original = rendering.Template.render
+    original = data.Template.render
 
     def render(self, turns, where):
         found = original(self, turns, where)
         seen.append(found.prompt)
         return found
 
-    monkeypatch.setattr(rendering.Template, "render", render)
+    monkeypatch.setattr(data.Template, "render", render)
     pairs = digits(tmp_path / "rollouts", 2)
     options = {"max_steps": 1, "batch_size": 2, "chat_template_kwargs": NO}
     STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", **options)
@@ -358,8 +358,8 @@ def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatc
 def test_score_gives_a_template_its_arguments(thinking, tmp_path, monkeypatch, capsys):
     """They reach every prompt, stand in the results, and a row's tasks cannot differ in them."""
     prompts = []
-    render = opened.render
-    monkeypatch.setattr(opened, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
+    render = base.render
+    monkeypatch.setattr(base, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
     words = ["score", thinking, "--board", str(tmp_path / "board"), "--limit", "1", "--name", "row"]
     words += ["--engine", "dcsft_hf", "--suite"]
     arguments = reading.joined({chat_template.NAME: NO, "batch_size": 2})

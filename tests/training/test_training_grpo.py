@@ -18,8 +18,8 @@ from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.scoring import SCORERS
 from dcsft_harness.training import data, grpo, run
 from dcsft_harness.training.config import GrpoConfig
+from dcsft_harness.training.data import Template
 from dcsft_harness.training.grpo import Judge, outcomes
-from dcsft_harness.training.rendering import Template
 from tests.training.test_training_resume import Stop, log, stopping
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 
-from dcsft_harness import ranks, stages
+from dcsft_harness import ranks, recipes, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.recipes import chain, recipe
+from dcsft_harness.recipes import chain
 from dcsft_harness.training import launching, run, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from dcsft_harness.training.launching import Launch
@@ -447,7 +447,7 @@ class TestWhatIsStarted:
         notes = {"steps": 3, "final_loss": 0.5, "trainable_parameters": 7, "ledger": {"generated": 0}}
         made = type("Read", (), {"notes": notes, "call": {}, "inputs": {}})
         monkeypatch.setattr(manifest, "read", lambda folder: made)
-        chain.run(recipe.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
+        chain.run(recipes.load(str(tmp_path / "own.yaml")), tmp_path / "out", run_stage, print)
         assert f"--output={tmp_path / 'out' / 'adapter'}" in started[0]
         assert capsys.readouterr().err.startswith("train sft: 3 steps, loss 0.500")
 

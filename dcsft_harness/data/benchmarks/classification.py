@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dcsft_harness import reading
-from dcsft_harness.data.benchmarks import downloads
+from dcsft_harness.data.benchmarks import (
+    Entry,
+    Hub,
+    Opened,
+    Row,
+    Source,
+    View,
+    downloads,
+    read_file,
+    read_text,
+)
 from dcsft_harness.data.benchmarks.questions import content_name
-from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, View, read_file, read_text
 from dcsft_harness.errors import HarnessError
 
 # The classes of the paper's classification sets: one word each, with their numbers of images.

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import storage
-from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, read_file
+from dcsft_harness.data.benchmarks import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
 # Finds a data set's files by name in a user's folder: unpacked, or still in their archives.

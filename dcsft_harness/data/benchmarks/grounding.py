@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import reading
-from dcsft_harness.data.benchmarks import downloads
+from dcsft_harness.data.benchmarks import Entry, Hub, Opened, Row, Source, View, downloads, read_file
 from dcsft_harness.data.benchmarks.downloads import Files, json_rows, tar_members
 from dcsft_harness.data.benchmarks.questions import content_name, text
-from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, View, read_file
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import upright_box
 
@@ -55,14 +54,9 @@ def box_row(
 ) -> Row:
     """The row that asks for a box.
 
-    Args:
-        opened: receives the image.
-        name: the image's, unique in the set; rows that share it are one cluster.
-        read: returns its bytes.
-        prompt: the question.
-        box: the gold [x1, y1, x2, y2], pixels of the image as encoded.
-        size: (width, height) of the image in the annotation; None if missing. If only the upright image has
-            this size, the box is in its pixels.
+    `name` is unique in the set; rows that share an image are one cluster. `box` is [x1, y1, x2, y2] in pixels
+    of the image as encoded; `size` is (width, height) in the annotation. If only the upright image has this
+    size, the box is in its pixels.
 
     Raises:
         HarnessError: the box has no area or is not inside the image, or the image has another size.

@@ -7,8 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from dcsft_harness.data.benchmarks import downloads
-from dcsft_harness.data.benchmarks.source import Opened, Row
+from dcsft_harness.data.benchmarks import Opened, Row, downloads
 from dcsft_harness.errors import HarnessError
 
 # Options and gold answers of multiple-choice questions, in the formats of published benchmarks.
@@ -156,12 +155,9 @@ def _between(text: str, marks: Sequence[tuple[int, re.Match[str]]]) -> list[str]
 def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
     r"""The letter of a gold answer that is a letter, bare or in brackets, or an option's text.
 
-    Args:
-        answer: as published: "B", "(B)", "False"; or several letters, "C\nD".
-        choices: the options; empty where they are only in the figure.
-
-    Returns:
-        The letter. Several if the gold has several: then no response that states one option is right.
+    The answer is as published: "B", "(B)", "False", or several letters, "C\nD"; `choices` is empty where the
+    options are only in the figure. Returns several letters if the gold has several: then no response that
+    states one option is right.
 
     Raises:
         HarnessError: the gold is not an option.

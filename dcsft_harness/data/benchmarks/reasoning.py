@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from dcsft_harness.data.benchmarks import downloads, questions
+from dcsft_harness.data.benchmarks import Entry, Hub, Opened, Row, Source, View, downloads, questions
 from dcsft_harness.data.benchmarks.questions import letter, worded
-from dcsft_harness.data.benchmarks.source import Entry, Hub, Opened, Row, Source, View
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import SCORERS
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import field_validator
 
-from dcsft_harness.data.digits import drawing, scenes
+from dcsft_harness.data.digits import drawing
 from dcsft_harness.data.digits.drawing import Digits
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, option
@@ -77,12 +77,12 @@ def naming(digits: Digits, rng: np.random.Generator, progress: float) -> Example
         image = drawing.plain(digit, rng, float(rng.uniform(0, min(0.8, 4 * progress))))
     weights = [weight for _, _, weight in _NAMING]
     prompt, answer, _ = _NAMING[int(rng.choice(len(_NAMING), p=weights))]
-    return Example("naming", image, prompt, answer.format(name=scenes.NAMES[int(digits.values[index])]))
+    return Example("naming", image, prompt, answer.format(name=drawing.NAMES[int(digits.values[index])]))
 
 
-def _scene(digits: Digits, rng: np.random.Generator, progress: float) -> scenes.Scene:
+def _scene(digits: Digits, rng: np.random.Generator, progress: float) -> drawing.Scene:
     now = phase(progress)
-    return scenes.draw_scene(digits, rng, int(rng.integers(now.least, now.most + 1)))
+    return drawing.draw_scene(digits, rng, int(rng.integers(now.least, now.most + 1)))
 
 
 def describing(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
@@ -90,8 +90,8 @@ def describing(digits: Digits, rng: np.random.Generator, progress: float) -> Exa
     scene = _scene(digits, rng, progress)
     kind = int(rng.choice(3, p=(0.5, 0.3, 0.2)))
     if kind:
-        return Example("scene", scene.image, _CAPTIONS[kind - 1], scenes.caption(scene, rng, kind == 2))
-    return Example("scene", scene.image, *scenes.question(scene, rng))
+        return Example("scene", scene.image, _CAPTIONS[kind - 1], drawing.caption(scene, rng, kind == 2))
+    return Example("scene", scene.image, *drawing.question(scene, rng))
 
 
 def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
@@ -99,22 +99,22 @@ def grounding(digits: Digits, rng: np.random.Generator, progress: float) -> Exam
     scene = _scene(digits, rng, progress)
     kinds = ["short"] if len(scene.things) == 1 else ["short", "long", "reasoned"]
     chances = [1.0] if len(kinds) == 1 else [0.9, 0.06, 0.04]
-    expression, thing = scenes.EXPRESSIONS[str(rng.choice(kinds, p=chances))](scene, rng)
-    return Example("ground", scene.image, scenes.PROMPT.format(expression), str(list(thing.box)))
+    expression, thing = drawing.EXPRESSIONS[str(rng.choice(kinds, p=chances))](scene, rng)
+    return Example("ground", scene.image, drawing.PROMPT.format(expression), str(list(thing.box)))
 
 
 def adding(digits: Digits, rng: np.random.Generator, progress: float) -> Example:
     """A sum with its worked answer, one of its options, or one of its digits; a few are renditions."""
     style = str(rng.choice(list(drawing.STYLES))) if progress > 0.3 and rng.uniform() < 0.05 else None
-    question = scenes.QUESTION if rng.uniform() < 0.85 else str(rng.choice(scenes.OTHER_QUESTIONS))
-    drawn = scenes.draw_sum(digits, rng, style, question)
+    question = drawing.QUESTION if rng.uniform() < 0.85 else str(rng.choice(drawing.OTHER_QUESTIONS))
+    drawn = drawing.draw_sum(digits, rng, style, question)
     chance = rng.uniform()
     if chance < 0.3:
-        return Example("sum", drawn.image, *scenes.lookup(drawn, rng))
+        return Example("sum", drawn.image, *drawing.lookup(drawn, rng))
     if chance < 0.45:
         side = int(rng.integers(2))
         words = f"Which digit is on the {('left', 'right')[side]}?"
-        return Example("sum", drawn.image, words, scenes.NAMES[drawn.values[side]])
+        return Example("sum", drawn.image, words, drawing.NAMES[drawn.values[side]])
     return Example("sum", drawn.image, drawn.prompt, drawn.solution)
 
 
@@ -152,14 +152,14 @@ def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:
     """Text for training the tokenizer: prompts and answers of every family, and every pixel number."""
     lines: list[str] = []
     for _ in range(1500):
-        scene = scenes.draw_scene(digits, rng, 3)
-        lines += [scenes.PROMPT.format(make(scene, rng)[0]) for make in scenes.EXPRESSIONS.values()]
-        lines += [*scenes.question(scene, rng), scenes.caption(scene, rng, boxes=True)]
+        scene = drawing.draw_scene(digits, rng, 3)
+        lines += [drawing.PROMPT.format(make(scene, rng)[0]) for make in drawing.EXPRESSIONS.values()]
+        lines += [*drawing.question(scene, rng), drawing.caption(scene, rng, boxes=True)]
     lines += [text for example in batch(digits, rng, 1.0, 1500) for text in (example.prompt, example.answer)]
     lines += [
-        f"{prompt}\n{answer.format(name=name)}" for prompt, answer, _ in _NAMING for name in scenes.NAMES
+        f"{prompt}\n{answer.format(name=name)}" for prompt, answer, _ in _NAMING for name in drawing.NAMES
     ]
-    lines += [question for question in scenes.OTHER_QUESTIONS for _ in range(100)]
+    lines += [question for question in drawing.OTHER_QUESTIONS for _ in range(100)]
     lines += [f"[{n}, {n}, {n}, {n}]" for n in range(113) for _ in range(400)]
     return lines
 

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 
 from dcsft_harness import environment
-from dcsft_harness.data.digits import curriculum, drawing, scenes
+from dcsft_harness.data.digits import curriculum, drawing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,7 +65,7 @@ def _naming(digits: drawing.Digits, each: int, renditions: bool, name: str) -> I
             image = drawing.rendition(digit, rng, style, severity)
         else:
             image = drawing.plain(digit, rng, severity)
-        word = scenes.NAMES[int(digits.values[index])]
+        word = drawing.NAMES[int(digits.values[index])]
         yield _row(image, curriculum.CLASS_PROMPT, word, word, str(digits.ids[index]), kind=style)
 
 
@@ -79,7 +79,7 @@ def _noisy(digits: drawing.Digits, each: int, name: str) -> Iterator[Row]:
     for number, row in enumerate(_naming(digits, each, False, name)):
         right, index = row["answer"], number % len(digits.values)
         if number in wrong:
-            word = scenes.NAMES[int(confused[index])]
+            word = drawing.NAMES[int(confused[index])]
             row |= {"answer": json.dumps(word), "target": word}
         yield row | {RIGHT: right}
 
@@ -95,10 +95,14 @@ def replaced(name: str) -> frozenset[int]:
 def _grounding(digits: drawing.Digits, count: int, kind: str, name: str) -> Iterator[Row]:
     for number in range(count):
         rng = _rng(name, number)
-        scene = scenes.draw_scene(digits, rng, int(rng.integers(2, 4)), float(rng.uniform(*SPOILT["ground"])))
-        expression, thing = scenes.EXPRESSIONS[kind](scene, rng)
+        scene = drawing.draw_scene(
+            digits, rng, int(rng.integers(2, 4)), float(rng.uniform(*SPOILT["ground"]))
+        )
+        expression, thing = drawing.EXPRESSIONS[kind](scene, rng)
         box = list(thing.box)
-        yield _row(scene.image, scenes.PROMPT.format(expression), box, str(box), f"scene {number}", kind=kind)
+        yield _row(
+            scene.image, drawing.PROMPT.format(expression), box, str(box), f"scene {number}", kind=kind
+        )
 
 
 def _reasoning(digits: drawing.Digits, count: int, renditions: bool, name: str) -> Iterator[Row]:
@@ -106,8 +110,8 @@ def _reasoning(digits: drawing.Digits, count: int, renditions: bool, name: str) 
     for number in range(count):
         rng = _rng(name, number)
         style = styles[number % len(styles)] if renditions else None
-        question = scenes.OTHER_QUESTIONS[0] if renditions else scenes.QUESTION
-        drawn = scenes.draw_sum(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
+        question = drawing.OTHER_QUESTIONS[0] if renditions else drawing.QUESTION
+        drawn = drawing.draw_sum(digits, rng, style, question, float(rng.uniform(*SPOILT["reason"])))
         yield _row(
             drawn.image,
             drawn.prompt,
