@@ -1,13 +1,12 @@
 """Scores -> leaderboard: which adapter is better, in and out of distribution, and by how much.
 
-    read.py     one scores folder -> Result, checked
     logs.py     one folder of `lmms-eval --log_samples` -> Results, checked
-    collect.py  folders and their subfolders -> Results, each under its row's name
+    collect.py  scores folders, and folders above them or logs -> Results, each under its row's name
     load.py     Results -> Board: comparable rows and tasks, or an error
     board.py    Board: the results by row and task, and their manifests' notes on model, training and cost
     compare.py  Board -> Summary: means, differences, tests, ranks, accuracy by difficulty
     summary.py  Summary: every number of a board, unrounded; and published figures
-    stats/      intervals, paired tests, several seeds as one row, ranks
+    stats.py    intervals, paired tests, several seeds as one row, ranks
     report/     Summary -> Markdown, CSV, LaTeX, plots, JSON (by schema.json), Parquet
     page/       Board and Summary -> a page that opens from disk, and its server
     site/       the page's own scripts and style, and the libraries that come with it

@@ -20,13 +20,12 @@ from dcsft_harness.leaderboard.stats import (
     Floats,
     accuracy,
     difference,
+    holm,
     mean_over_tasks,
-    paired,
-    ranking,
+    paired_test,
     spread,
     within_unit,
 )
-from dcsft_harness.leaderboard.stats.paired import holm, paired_test
 from dcsft_harness.leaderboard.summary import (
     Apart,
     Budget,
@@ -393,7 +392,7 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
         errors = [_standard_error(line, baseline, column) for line in others]
         known = [error for error in errors if error is not None]
         if known:
-            found = Detectable(paired.detectable(median(known)), True)
+            found = Detectable(stats.detectable(median(known)), True)
             return found if found.difference <= 1 else None  # else there are too few items for any difference
     entries = [line.entries[index] for line in singles]
     values = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
@@ -401,7 +400,7 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
         return None
     # For a mean over tasks: as many independent clusters as all of its tasks have.
     size = len(np.unique(np.concatenate([task.clusters for task in column.tasks])))
-    found = Detectable(paired.unpaired(median(values), size), False)
+    found = Detectable(stats.unpaired(median(values), size), False)
     return found if found.difference <= 1 else None
 
 
@@ -431,12 +430,12 @@ def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tup
     if not placed:
         return lines, chosen[-1]
     values, sums = _prepared(placed, columns, chosen, size)
-    draws = ranking.bootstrap(values, sums)
+    draws = stats.bootstrap(values, sums)
     means = np.stack([one.mean(axis=0) for one in values])
-    ranks = dict(zip(placed, ranking.ranks(means[:, -1], draws[:, :, -1]), strict=True))
+    ranks = dict(zip(placed, stats.ranks(means[:, -1], draws[:, :, -1]), strict=True))
     both = len(chosen) == 2
     fronts = (
-        dict(zip(placed, zip(ranking.front(means), ranking.front_shares(draws), strict=True), strict=True))
+        dict(zip(placed, zip(stats.front(means), stats.front_shares(draws), strict=True), strict=True))
         if both
         else {}
     )
@@ -468,7 +467,7 @@ def _prepared(
         for number, index in enumerate(chosen):
             column = columns[index]
             scores = scores_of(row, column)
-            ranking.dense_sums(
+            stats.dense_sums(
                 scores, [task.clusters for task in column.tasks], sums[at * len(chosen) + number]
             )
             means[at, number] = np.mean([np.nanmean(task) for task in scores])
@@ -478,7 +477,7 @@ def _prepared(
 
 def _retention(line: Line, columns: Sequence[Column], chosen: Sequence[int]) -> Estimate | None:
     own, ood = (columns[index] for index in chosen)
-    return ranking.retention(
+    return stats.retention(
         [scores_of(row, own) for row in line.rows],
         [scores_of(row, ood) for row in line.rows],
         [task.clusters for task in own.tasks],

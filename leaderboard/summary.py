@@ -14,8 +14,7 @@ import yaml
 
 from dcsft_harness.leaderboard.board import LeftOut, Row, Task
 from dcsft_harness.leaderboard.sampled import Crossing, Spent
-from dcsft_harness.leaderboard.stats import Estimate
-from dcsft_harness.leaderboard.stats.ranking import Rank
+from dcsft_harness.leaderboard.stats import Estimate, Rank
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,10 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
     \b
     dcsft card adapter --scores after --scores before
     """  # noqa: D301 - click reads the \b
-    from dcsft_harness.training.card import write
+    from dcsft_harness.training.hub import write_card
 
     clock = bar.Clock()
-    write(artifact, scores)
+    write_card(artifact, scores)
     bar.closing("card", f"{len(scores)} folders of scores", clock, artifact / "README.md")
 
 

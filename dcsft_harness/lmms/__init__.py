@@ -4,6 +4,18 @@ lmms-eval's own command line always exits with 0; here an unknown name, a task t
 that fails is a `HarnessError`, raised before a model is loaded where possible.
 """
 
+import argparse
+import contextlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MethodType
+from typing import Any
+
+from dcsft_harness import coordinates, ranks, reading
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.lmms.documents import (
     describe,
     describe_item,
@@ -14,27 +26,21 @@ from dcsft_harness.lmms.documents import (
     verdicts_of,
 )
 from dcsft_harness.lmms.protocols import Model, ObservedModel, Task, is_observed
-from dcsft_harness.lmms.running import (
-    Answered,
-    Progress,
-    check_model,
-    checkpoint_argument,
-    command_line,
-    filtered,
-    generation_settings,
-    open_model,
-    run,
-    scorers_of,
-)
 from dcsft_harness.lmms.tasks import (
+    check_imports,
+    grounding,
     include,
     is_file,
     make_task,
+    manager,
+    members,
     open_tasks,
     quiet,
+    refuse_unprepared,
     set_generation,
     task_index,
 )
+from dcsft_harness.tasks import path as task_path
 
 __all__ = [
     "Answered",
@@ -66,3 +72,302 @@ __all__ = [
     "task_index",
     "verdicts_of",
 ]
+
+
+# Runs of lmms-eval: its evaluator over opened tasks, and its own command line.
+
+
+# Models by name, and one run of lmms-eval's evaluator over opened tasks.
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, total items)."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A run's result for one document."""
+
+    doc_id: int  # its position in the task's documents
+    responses: list[str]  # the generated texts, one or G
+    metrics: dict[str, Any]  # the result of the task's `process_results` for all of them
+
+
+def open_model(name: str, arguments: str) -> Model:
+    """Loads a model that lmms-eval knows.
+
+    The arguments are `key=value,key=value`, as in lmms-eval's `--model_args`.
+
+    Raises:
+        HarnessError: the name is unknown or the arguments are malformed.
+    """
+    check_model(name, arguments)
+    try:
+        model: Model = _class_of(name).create_from_arg_string(arguments)
+    except (TypeError, AssertionError, KeyError) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise HarnessError(
+            f"model {name} cannot be opened with {arguments!r}: {type(error).__name__}: {cut(said, 300)}",
+            "Check --model-args: these are the arguments of its class",
+        ) from error
+    return model
+
+
+def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
+    from lmms_eval.models import get_model
+
+    return get_model(name)
+
+
+def checkpoint_argument(name: str) -> str:
+    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`.
+
+    Raises:
+        HarnessError: it is unknown, or has none.
+    """
+    check_model(name, "")
+    known = inspect.signature(_class_of(name).__init__).parameters
+    for argument in ("pretrained", "model_version", "model_name", "model"):
+        if argument in known:
+            return argument
+    raise HarnessError(
+        f"--engine {name} has no argument for a checkpoint; it takes {cut(', '.join(known))}",
+        "Leave --model out, and say in --model-args what to load",
+    )
+
+
+@contextlib.contextmanager
+def _simply_asked(model: Model, tasks: Mapping[str, Task]) -> Iterator[None]:
+    """Calls a model through lmms-eval's simple interface, its only one: with text and images separate."""
+    if not getattr(model, "is_simple", False):
+        yield
+        return
+    from lmms_eval.api.task import ConfigurableTask
+
+    for task in tasks.values():
+        vars(task)["construct_requests"] = MethodType(ConfigurableTask.construct_requests, task)
+    try:
+        yield
+    finally:
+        for task in tasks.values():
+            del vars(task)["construct_requests"]
+
+
+def check_model(name: str, arguments: str) -> None:
+    """Refuses what `open_model` would refuse, without loading anything."""
+    quiet()
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    if name not in MODEL_REGISTRY_V2.list_model_names():
+        raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
+    for part in reading.separated(arguments):
+        if "=" not in part:
+            raise HarnessError(
+                f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
+            )
+
+
+def run(
+    model: Model,
+    tasks: Mapping[str, Task],
+    limit: int | None = None,
+    progress: Progress | None = None,
+    media: bool = True,
+) -> tuple[dict[str, list[Answered]], dict[str, Any]]:
+    """Runs tasks through lmms-eval's `simple_evaluate`.
+
+    With `limit`, only the first documents of each task are run. `progress` is called with (items done, total
+    items). With `media`, `process_results` gets documents with their images, which are then read again.
+
+    Returns:
+        Task name -> results per document, in order of doc_id; and lmms-eval's own results. In a launch of
+        several processes lmms-eval gathers all of it at rank 0, and the others return nothing.
+
+    Raises:
+        HarnessError: lmms-eval returned nothing, or fewer documents than expected; or another rank ended; or
+            a box task is given a model with unknown coordinates.
+    """
+    from lmms_eval.evaluator import simple_evaluate
+
+    coordinates.declare(getattr(model, "box_convention", None))  # not that of an earlier model
+    if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
+        coordinates.declared()  # refused now, not after hours of generation
+    if is_observed(model):
+        model.on_progress = progress
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        _no_upstream_bars(),
+        ranks.telling_losses(),
+        _simply_asked(model, tasks),
+    ):
+        results = simple_evaluate(
+            model=model,
+            tasks=list(tasks.values()),
+            task_manager=manager(()),  # else it indexes its own 1,700 tasks, which takes seconds
+            limit=limit,
+            log_samples=True,
+            bootstrap_iters=0,
+            process_docs_parallel=1,
+            # Uses the group of `ranks.join`; a model need not have its own Accelerator.
+            distributed_executor_backend="torchrun" if ranks.world_size() > 1 else "accelerate",
+            cli_args=None if media else argparse.Namespace(process_with_media=False),
+        )
+    if ranks.rank() > 0:
+        return {}, {}
+    if not results or "samples" not in results:
+        raise HarnessError("lmms-eval returned no results", "Look at its messages above")
+    answered = {name: _answered(name, results["samples"].get(name, [])) for name in tasks}
+    for name, task in tasks.items():
+        wanted = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+        if len(answered[name]) != wanted:
+            raise HarnessError(f"task {name}: lmms-eval returned {len(answered[name])} of {wanted} documents")
+    return answered, {key: results[key] for key in ("results", "versions", "n-samples") if key in results}
+
+
+@contextlib.contextmanager
+def _no_upstream_bars() -> Iterator[None]:
+    """Hides the bar that lmms-eval shows even without a terminal and against tqdm's environment."""
+    from lmms_eval import evaluator
+
+    original = evaluator.tqdm
+    evaluator.tqdm = lambda *args, **options: original(*args, **{**options, "disable": True})
+    try:
+        yield
+    finally:
+        evaluator.tqdm = original
+
+
+def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
+    """Scorer -> version, for those that scored a task's documents; empty if the task names none."""
+    found: dict[str, int] = {}
+    for one in answered:
+        scorers = one.metrics.get("scorer")
+        found |= scorers if isinstance(scorers, Mapping) else {}
+    return dict(sorted(found.items()))
+
+
+def generation_settings(model: Model, task: Task) -> dict[str, Any]:
+    """The generation settings in force and those of them from the checkpoint; empty if unknown."""
+    if not is_observed(model):
+        return {}
+    asked = task.config.generation_kwargs, task.config.task
+    return {
+        "generation_in_force": model.generation_in_force(*asked),
+        "generation_from_checkpoint": model.generation_from_checkpoint(*asked),
+    }
+
+
+def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
+    standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
+    rows = []
+    for sample in samples:
+        texts: list[str] = []
+        for response in sample["filtered_resps"]:
+            texts.extend(response if isinstance(response, list) else [response])
+        metrics = {key: value for key, value in sample.items() if key not in standing}
+        rows.append(Answered(int(sample["doc_id"]), texts, metrics))
+    return sorted(rows, key=lambda row: row.doc_id)
+
+
+def filtered(task: Task, response: str) -> str:
+    """A response as lmms-eval passes it to the task's scorer: without reasoning, if the task sets that."""
+    from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
+    from lmms_eval.filters.transformation import StripThinkingFilter
+
+    tags = parse_reasoning_tags_config(task_value=task.get_config("reasoning_tags"))
+    if tags is None and task.get_config("auto_strip_thinking"):
+        tags = StripThinkingFilter().tag_pairs
+    return response if tags is None else str(strip_reasoning_tags(response, tags))
+
+
+# lmms-eval's own command line, with the suite's tasks and a correct exit code.
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """Runs lmms-eval's own command line with the suite's tasks; 0 if every evaluation finished, else 1."""
+    check_imports()
+    import lmms_eval.__main__ as upstream
+    from lmms_eval.cli import dispatch
+
+    ours, failed = str(task_path()), []
+    sentences: list[str] = []
+    evaluate = upstream.cli_evaluate_single
+
+    def watched(args: argparse.Namespace) -> object:
+        args.include_path = [ours] if args.include_path is None else [args.include_path, ours]
+        listing = (args.tasks or "").startswith("list")
+        failed.extend([] if listing else [args])
+        try:
+            names = list(filter(None, (args.tasks or "").split(",")))
+            refuse_unprepared(names)
+            _refuse_unknown_boxes(getattr(args, "model", None), names)
+            results = evaluate(args)
+        except Exception as error:
+            sentences.append(str(_failure(args, error)))
+            raise
+        failed[:] = [other for other in failed if other is not args]
+        sentences.extend(_differences(results))
+        return results
+
+    words = list(arguments)
+    if words[:1] == ["tasks"] and not any(word.startswith("--include-path") for word in words):
+        words += ["--include-path", ours]
+    upstream.cli_evaluate_single, sys.argv = watched, ["lmms-eval", *words]
+    try:
+        dispatch.main()
+    except SystemExit as stop:
+        if stop.code not in (None, 0):
+            return stop.code if isinstance(stop.code, int) else 1
+    finally:
+        upstream.cli_evaluate_single = evaluate
+    for sentence in sentences:
+        print(f"dcsft: {sentence}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _differences(results: object) -> list[str]:
+    """The `--baseline` comparison of the suite's tasks, one sentence each.
+
+    Upstream's column "Diff" subtracts the baseline's percent from the metric, which is a fraction in these
+    tasks. So that column stays empty; the difference is the middle of the interval beside it.
+    """
+    found = results[0] if isinstance(results, tuple) and results else None
+    sentences = []
+    for task, entry in (found or {}).get("results", {}).items():
+        if not task.startswith("dcsft_") or not isinstance(entry.get("paired_baseline_score"), float):
+            continue
+        entry["paired_baseline_score"] = f"{entry['paired_baseline_score']:.2f} %"
+        low, high = entry["paired_ci_lower"], entry["paired_ci_upper"]
+        sentences.append(
+            f"{task} against {entry['paired_baseline']}: {(low + high) / 2:+.1f} points "
+            f"[{low:+.1f}, {high:+.1f}], p = {entry['paired_pvalue']:.4f}"
+        )
+    return sentences
+
+
+def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
+    """Refuses box tasks for a model with unknown coordinates, before it generates for hours."""
+    from lmms_eval.models import MODEL_REGISTRY_V2, get_model
+
+    if not grounding() & {task for name in names for task in members(name)}:
+        return
+    if model in MODEL_REGISTRY_V2.list_model_names() and not hasattr(get_model(model), "box_convention"):
+        coordinates.declare(None)
+        coordinates.declared()
+
+
+def _failure(args: argparse.Namespace, error: Exception) -> HarnessError:
+    """The cause of a failed upstream run, in one sentence: it prints a traceback and a list of every name."""
+    from lmms_eval.models import MODEL_REGISTRY_V2
+
+    if isinstance(error, HarnessError):
+        return error
+    models = MODEL_REGISTRY_V2.list_model_names()
+    if getattr(args, "model", None) is not None and args.model not in models:
+        return unknown_name("model", args.model, models)
+    names = [name for name in (args.tasks or "").split(",") if re.fullmatch(r"[\w-]+", name)]
+    index = task_index(names)
+    for name in names:
+        if name not in index and str(error).startswith("Tasks not found"):
+            return unknown_name("task", name, index, "dcsft lmms-eval tasks list")
+    said = " ".join(str(error).split())[:300]
+    return HarnessError(f"lmms-eval failed: {type(error).__name__}: {said}", "Its messages stand above")

@@ -21,8 +21,7 @@ from dcsft_harness.leaderboard.compare import compare, difference_of_rows, summa
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import markdown_text, p_text, share
-from dcsft_harness.leaderboard.stats import Estimate
-from dcsft_harness.leaderboard.stats.paired import holm
+from dcsft_harness.leaderboard.stats import Estimate, holm
 from dcsft_harness.leaderboard.summary import Line, Summary, overall
 
 # The paper's claims, stated before the run that decides them, each tested on a run of its recipes.

@@ -1,19 +1,411 @@
-"""artifact -> model hub: checks before the work begins, and the upload when it is done."""
+"""What goes to a model hub: the card of an adapter or checkpoint, its README.md; and the upload."""
 
+import html
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.artifacts.lock import Scratch
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError, json_text, last_name, placeless
 from dcsft_harness.training.merging import REPORT
 
+# Names and settings of other people as a card may show them: as plain text, without local paths.
+
+_MARKS = re.compile(r"([\\`*_\[\]|~#$!])")
+
+
+def escaped(value: object) -> str:
+    """A value as plain text in Markdown, on one line: no markup, no table cells, no HTML.
+
+    Numbers have six digits.
+    """
+    if isinstance(value, float):
+        value = f"{value:.6g}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return _MARKS.sub(r"\\\1", html.escape(line, quote=False))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table; cells are `escaped`, an empty one is a dash."""
+    lines = [[*head], ["---"] * len(head)]
+    lines += [["-" if cell is None else escaped(cell) for cell in row] for row in rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+# The inputs of an artifact, read back through the manifests that lead to it.
+
+
+def parent(artefact: manifest.Manifest, role: str) -> manifest.Manifest | None:
+    """The manifest of one input; None if the input does not exist or has changed."""
+    return manifest.origin(artefact, role).made if role in artefact.inputs else None
+
+
+def hub_base(artefact: manifest.Manifest) -> str | None:
+    """The hub name of an artifact's original base, traced through checkpoints made here; None if unknown."""
+    current: manifest.Manifest | None = artefact
+    while current is not None:
+        name = current.config.get("model")
+        if isinstance(name, str) and not Path(name).is_absolute():
+            return name
+        current = parent(current, "model")
+    return None
+
+
+def base_folder(artefact: manifest.Manifest) -> Path | None:
+    """The folder of the original base, if it was a folder and still exists."""
+    current: manifest.Manifest | None = artefact
+    folder = None
+    while current is not None and "model" in current.inputs:
+        folder = (current.folder / current.inputs["model"]["path"]).resolve()
+        current = parent(current, "model")
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def _origin_name(folder: Path) -> str:
+    try:
+        embedded = folder == digits.path().resolve()
+    except HarnessError:  # an installation without it
+        embedded = False
+    return "the embedded digits checkpoint" if embedded else folder.name
+
+
+def origin_summary(made: manifest.Manifest) -> str:
+    """An artifact's kind and content, in one line."""
+    notes: dict[str, Any] = made.notes
+    if made.kind in ("labels", "curated set"):
+        mix = ", ".join(f"{notes[name]} {name}" for name in ("easy", "medium", "hard") if name in notes)
+        more = [f"{notes[name]} {name}" for name in ("unlabelled", "excluded", "censored") if notes.get(name)]
+        chosen = [f"kept {', '.join(made.config['keep'])}"] if "keep" in made.config else []
+        chosen += [f"mixed {name} {share}" for name, share in (made.config.get("mix") or {}).items()]
+        return "; ".join([f"{notes.get('items')} items: {mix}", *more, *chosen])
+    if made.kind == "rollouts":
+        drawn = ", ".join(
+            f"{name} {made.config[name]}"
+            for name in ("model", "model_args", "task", "samples", "temperature", "seed")
+            if made.config.get(name) is not None
+        )
+        tokens = f"{notes.get('prompt_tokens')} prompt and {notes.get('generated_tokens')} generated tokens"
+        return f"{notes.get('items')} items, {notes.get('responses')} responses; {tokens}; {drawn}"
+    counts = {name: value for name, value in notes.items() if isinstance(value, int | float)}
+    return ", ".join(f"{name} {value:.6g}" for name, value in list(counts.items())[:6])
+
+
+# Scores of an artifact and of its base, from folders of `dcsft evaluate`.
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An accuracy on one task."""
+
+    task: str  # an lmms-eval task
+    # "id" or "ood", in or out of the training distribution; None if the task does not state it
+    distribution: str | None
+    of_base: bool  # whether it is the base's accuracy, for comparison
+    accuracy: float | None  # in [0, 1]; None if no item was scored
+    n: int  # items scored
+    limit: int | None  # the number of items that the run was limited to; None if all were evaluated
+
+
+def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
+    """The accuracies in folders of `dcsft evaluate`, by task, the base's first; each task once.
+
+    Raises:
+        HarnessError: a folder has no scores, or those of another model, or two folders have the same task.
+    """
+    found: dict[tuple[str, bool], tuple[Path, Scored]] = {}
+    for folder in folders:
+        scores = manifest.read(folder, "scores")
+        manifest.refuse_changed(folder)
+        of_base = _of_base(made, scores)
+        for task, said in scores.notes["tasks"].items():
+            if (task, of_base) in found:
+                raise HarnessError(
+                    f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
+                )
+            where, limit = said.get("distribution"), said.get("limit")
+            found[task, of_base] = folder, Scored(task, where, of_base, said["accuracy"], said["n"], limit)
+    rows = [row for _, row in found.values()]
+    return sorted(rows, key=lambda row: (row.task, not row.of_base))
+
+
+def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
+    """Whether scores are of the artifact's base; otherwise they must be of the artifact."""
+    own = file_sha256(made.folder / manifest.NAME)
+    base = made.weights().get("model")
+    model, adapter = (scores.weights().get(role) for role in ("model", "adapter"))
+    if adapter is None and base is not None and model == base:
+        return True
+    if own == (model if made.kind == "checkpoint" and adapter is None else adapter):
+        return False
+    option = "adapter" if made.kind == "adapter" else "pretrained"
+    raise HarnessError(
+        f"the scores in {scores.folder} are of another model than {made.folder}",
+        f"Give scores of `dcsft evaluate --model-args ...{option}={made.folder}`",
+    )
+
+
 KINDS = ("adapter", "checkpoint")
+_LICENCE = ("license", "license_name", "license_link")
+_TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledger", "parity")
+"""Notes with a section of their own; all others are listed."""
+
+
+def write_card(folder: Path, scores: Sequence[Path] = (), place: Path | None = None) -> None:
+    """Writes the card of a finished artifact into its folder, with scores of it or of its base.
+
+    Nothing else of the artifact changes: its manifest has no hash of the card (`manifest.CARD`). `place` is
+    the folder's final place, if it will move: its manifest names inputs relative to that.
+
+    Raises:
+        HarnessError: neither an adapter nor a checkpoint, scores of another model, or one of the folders was
+            changed after it was written.
+    """
+    made = manifest.read(folder)
+    if made.kind not in KINDS:
+        raise HarnessError(
+            f"{folder} holds {manifest.indefinite(made.kind)}, which has no card",
+            "Give an adapter or a checkpoint",
+        )
+    if place is None:
+        manifest.refuse_changed(folder)
+    made = replace(made, folder=place or folder)
+    (folder / manifest.CARD).write_text(card(made, read_scores(made, scores)), encoding="utf-8")
+
+
+def card(made: manifest.Manifest, scored: Sequence[Scored] = ()) -> str:
+    """The card of an artifact, starting with the hub's metadata.
+
+    It marks inputs that are gone or have changed. `scored` are known accuracies of the artifact and of its
+    base.
+    """
+    # For a merge, the manifest of what was trained; an adapter made from another one continued its training.
+    source = (_is_merge(made) and parent(made, "adapter")) or made
+    sections = [
+        *_opening(made, source),
+        *_data(made),
+        *_modules(made),
+        *_section("Settings", ("setting", "value"), _settings(source)),
+        *_section("Cost", ("ledger", "value"), _entries(source.notes.get("ledger"))),
+        *_section("Measured", ("note", "value"), _measured(made, source)),
+        *_section(
+            "The merge against base and adapter", ("parity", "value"), _entries(made.notes.get("parity"))
+        ),
+        *_scores(scored),
+        *("## How to use it", "", _USE[made.kind]),
+        *_licence_section(made),
+    ]
+    text = "\n".join(["---", _metadata(made, scored).to_yaml(), "---", "", *sections])
+    return str(ModelCard(text))
+
+
+def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardData:
+    base = hub_base(made)
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=row.task,
+            dataset_name=row.task,
+            metric_type="accuracy",
+            metric_value=row.accuracy,
+        )
+        for row in scored
+        if not row.of_base and row.accuracy is not None and row.limit is None
+    ]
+    adapter = made.kind == "adapter"
+    more: dict[str, Any] = dict(_licence(made))
+    if base is not None and _is_repo(base):
+        more |= {"base_model": base, "base_model_relation": "adapter" if adapter else "finetune"}
+    return ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["dcsft", "vision-language", *(["lora"] if adapter else [])],
+        # The folder's name may be any text, and the hub requires a name for results.
+        model_name=made.folder.resolve().name if results else None,
+        eval_results=results or None,
+        **more,
+    )
+
+
+def _is_repo(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _licence(made: manifest.Manifest) -> dict[str, str]:
+    """The base's license according to its own card, if that card is on this machine."""
+    folder, base = base_folder(made), hub_base(made)
+    path: object = folder / manifest.CARD if folder is not None else None
+    if base is not None and _is_repo(base):
+        path = try_to_load_from_cache(base, manifest.CARD)
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return {"license": "unknown"}
+    try:
+        data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
+    except (ValueError, OSError):
+        return {"license": "unknown"}
+    found = {name: str(data[name]) for name in _LICENCE if isinstance(data.get(name), str)}
+    return found if "license" in found else {"license": "unknown"}
+
+
+def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
+    adapter = made.kind == "adapter"
+    title = "LoRA adapter" if adapter else "Merged checkpoint" if _is_merge(made) else "Checkpoint"
+    base = _base_name(made)
+    data = parent(source, "data")
+    name = data.folder.resolve().name if data is not None else _name(source.notes.get("data"))
+    return [
+        f"# {title} made by dcsft\\_harness",
+        "",
+        f"Base: {escaped(base)}. Trained on: {escaped(name)}. "
+        f"The card is of version {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
+        "",
+    ]
+
+
+def _is_merge(made: manifest.Manifest) -> bool:
+    return made.kind == "checkpoint" and "adapter" in made.inputs
+
+
+def _base_name(made: manifest.Manifest) -> str:
+    named = next((_origin_name(one.folder) for one in manifest.walk(made) if one.role == "model"), None)
+    base = hub_base(made)
+    if named is not None:
+        return f"{named} (from {base})" if base else named
+    return base or _name(made.notes.get("base"))
+
+
+def _name(path: object) -> str:
+    return placeless(str(path)) if path is not None else "unknown"
+
+
+def _data(made: manifest.Manifest) -> list[str]:
+    """All inputs of the artifact, with their hashes."""
+    rows: list[tuple[object, ...]] = []
+    for one in manifest.walk(made):
+        holds = placeless(origin_summary(one.made)) if one.made is not None else one.problem
+        seconds = f"{one.made.seconds:.0f} s" if one.made is not None else None
+        kind = one.made.kind if one.made is not None else None
+        rows.append((one.role, _origin_name(one.folder), kind, holds, seconds, one.sha256[:16]))
+    if "data" in made.config:  # a set without a folder
+        rows.append(("data", _name(made.notes.get("data")), None, None, None, str(made.config["data"])[:16]))
+    head = ("role", "folder", "kind", "holds", "made in", "SHA-256")
+    return _section("What it comes from", head, rows)
+
+
+def _modules(made: manifest.Manifest) -> list[str]:
+    adapted, changed = made.notes.get("adapted"), made.notes.get("changed")
+    if not isinstance(adapted, Mapping):
+        return []
+    rows = [
+        (part, count, changed.get(part) if isinstance(changed, Mapping) else None)
+        for part, count in adapted.items()
+    ]
+    if changed is None:
+        return _section("What was adapted", ("part", "modules"), [row[:2] for row in rows])
+    return _section("What was adapted", ("part", "modules adapted", "changed in the merged weights"), rows)
+
+
+def _settings(source: manifest.Manifest) -> list[tuple[object, ...]]:
+    return [(name, value) for name, value in placeless(source.config).items() if name != "data"]
+
+
+def _measured(made: manifest.Manifest, source: manifest.Manifest) -> list[tuple[object, ...]]:
+    notes = source.notes | {name: value for name, value in made.notes.items() if made is not source}
+    return _entries({name: value for name, value in notes.items() if name not in _TOLD})
+
+
+def _entries(values: object) -> list[tuple[object, ...]]:
+    return list(placeless(values).items()) if isinstance(values, Mapping) else []
+
+
+def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    return [f"## {title}", "", *table(head, rows)] if rows else []
+
+
+def _scores(scored: Sequence[Scored]) -> list[str]:
+    if not scored:
+        return ["## Scores", "", "Not evaluated yet.", ""]
+    rows = [
+        (
+            row.task,
+            row.distribution,
+            "base" if row.of_base else "this",
+            "-" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
+            row.n,
+            row.limit,
+        )
+        for row in scored
+    ]
+    return _section("Scores", ("task", "distribution", "of", "accuracy", "items", "first items only"), rows)
+
+
+_USE = {
+    "adapter": """With lmms-eval, unmerged (`BASE` is the base, `FOLDER` this folder):
+
+    dcsft evaluate --model-args pretrained=BASE,adapter=FOLDER,batch_size=8 --tasks TASKS --output scores
+
+In transformers with PEFT:
+
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    model = AutoModelForImageTextToText.from_pretrained("BASE", dtype="auto")
+    model = PeftModel.from_pretrained(model, "FOLDER").eval()
+    processor = AutoProcessor.from_pretrained("BASE")
+
+In vLLM, which serves no adapters of a vision tower, so they are merged first:
+
+    dcsft merge FOLDER --output merged
+    vllm serve merged
+""",
+    "checkpoint": """With lmms-eval (`FOLDER` is this folder):
+
+    dcsft evaluate --model-args pretrained=FOLDER,batch_size=8 --tasks TASKS --output scores
+
+In transformers:
+
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    model = AutoModelForImageTextToText.from_pretrained("FOLDER", dtype="auto").eval()
+    processor = AutoProcessor.from_pretrained("FOLDER")
+
+In vLLM:
+
+    vllm serve FOLDER
+""",
+}
+
+
+def _licence_section(made: manifest.Manifest) -> list[str]:
+    found = _licence(made)
+    said = (
+        "The base's licence is not known here; it holds for these weights, as that of the data may."
+        if found["license"] == "unknown"
+        else f"The base's licence ({escaped(', '.join(found.values()))}) holds for these weights, as that of "
+        "the data may."
+    )
+    return ["## Licence", "", said, ""]
+
+
+# artifact -> model hub: checks before the work begins, and the upload when it is done.
+
+
 _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
 _CHECKPOINT = "checkpoint-"

@@ -170,7 +170,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
     from dcsft_harness.models.checkpoint import check_files
     from dcsft_harness.models.resources import check_device
     from dcsft_harness.models.weights import files_of
-    from dcsft_harness.training.card import write
+    from dcsft_harness.training.hub import write_card
 
     check_files(str(adapter))
     check_files(found.name)
@@ -189,7 +189,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         inputs["model"] = Path(found.name)
     else:
         recorded["model"] = found.name
-    with manifest.writing("checkpoint", output, recorded, inputs, write) as draft:
+    with manifest.writing("checkpoint", output, recorded, inputs, write_card) as draft:
         parity = engine.merge(
             found.name,
             str(adapter),

@@ -21,7 +21,7 @@ from dcsft_harness.artifacts import disk, manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import card
+from dcsft_harness.training import hub
 
 COMPLETE, LOG = "complete.json", "training_log.jsonl"
 INDIFFERENT = ("save_steps", "keep", "on_error")
@@ -139,7 +139,7 @@ class RunFolder:
         The newest `keep` checkpoints, without the files that only an interrupted run needs, and the curves
         move too.
         """
-        finished = manifest.drafted(self._kind, self._output, config, inputs, lambda: seconds, card.write)
+        finished = manifest.drafted(self._kind, self._output, config, inputs, lambda: seconds, hub.write_card)
         with finished as draft:
             yield draft
             for checkpoint in checkpoints(self.folder)[::-1][:keep]:

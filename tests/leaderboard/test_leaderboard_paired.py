@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.stats import paired
-from dcsft_harness.leaderboard.stats.paired import holm, mcnemar, paired_test, sign_flips
+from dcsft_harness.leaderboard import stats
+from dcsft_harness.leaderboard.stats import holm, mcnemar, paired_test, sign_flips
 
 norm = pytest.importorskip("scipy.stats").norm
 NormalIndPower = pytest.importorskip("statsmodels.stats.power").NormalIndPower
@@ -90,17 +90,17 @@ class TestSignFlips:
     def test_draws_of_equal_sizes_are_binomial(self):
         from scipy.stats import binom
 
-        drawn = paired._Drawn(np.array([3.0] * 37), 0)
-        parts = [drawn.sums(part) for part in range(paired.PARTS)]
+        drawn = stats._Drawn(np.array([3.0] * 37), 0)
+        parts = [drawn.sums(part) for part in range(stats.PARTS)]
         expected = 200_000 * binom.pmf(np.arange(38), 37, 0.5)
         found = np.bincount(((np.concatenate(parts) / 3 + 37) / 2).astype(int), minlength=38)
         assert (((found - expected) ** 2 / expected)[expected > 5]).sum() < 50  # chi square, 25 degrees
         assert abs(np.corrcoef(parts[0], parts[1])[0, 1]) < 0.03
-        both = paired._Drawn(np.array([1.0] * 37 + [1.5] * 37), 0).sums(0)
+        both = stats._Drawn(np.array([1.0] * 37 + [1.5] * 37), 0).sums(0)
         assert both.var() == pytest.approx(37 * (1 + 1.5**2), rel=0.05)  # unrelated to each other
 
     def test_draws_of_two_equal_sizes_have_all_four_patterns(self):
-        sums = paired._Drawn(np.array([1.0, 1.0]), 0).sums(0)
+        sums = stats._Drawn(np.array([1.0, 1.0]), 0).sums(0)
         assert [(sums == value).mean() for value in (-2, 0, 2)] == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
 
     @pytest.mark.parametrize("share", [0.5, 0.55, 0.6])
@@ -120,15 +120,15 @@ class TestSignFlips:
         assert 0 < sign_flips(np.random.default_rng(5).random(5000) + 0.5)[0] < 1e-300
 
     def test_the_bound_is_hoeffdings(self):
-        assert paired._bound(np.array([1.0, 1.0, 1.0, 1.0]), 2.0) == pytest.approx(2 * math.exp(-4 / 8))
-        assert paired._bound(np.array([3.0, 4.0]), 5.0) == pytest.approx(2 * math.exp(-25 / 50))
+        assert stats._bound(np.array([1.0, 1.0, 1.0, 1.0]), 2.0) == pytest.approx(2 * math.exp(-4 / 8))
+        assert stats._bound(np.array([3.0, 4.0]), 5.0) == pytest.approx(2 * math.exp(-25 / 50))
 
     @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=10), st.floats(0, 1))
     def test_the_bound_is_one(self, sizes, share):
         values = np.array(sizes)
         sums = np.abs(np.array(list(itertools.product([-1, 1], repeat=len(sizes)))) @ values)
         threshold = share * float(values.sum())
-        assert paired._bound(values, threshold) >= (sums >= threshold).mean() - 1e-12
+        assert stats._bound(values, threshold) >= (sums >= threshold).mean() - 1e-12
 
     def test_more_sizes_than_are_shared(self):
         sizes = np.repeat(1 + np.sqrt(np.arange(2, 60)) / 100, 3)
@@ -197,12 +197,12 @@ class TestPower:
     @given(st.floats(0.01, 0.99), st.integers(2, 100_000))
     def test_is_statsmodels(self, accuracy, n):
         # Their effect size is in standard deviations of one row's items, and rows have n each.
-        effect = paired.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
+        effect = stats.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
         assert NormalIndPower().power(effect, n, 0.05, ratio=1) == pytest.approx(0.8, abs=1e-9)
 
     def test_is_found_four_times_in_five(self):
         rng, n = np.random.default_rng(8), 400
-        gap = paired.unpaired(0.5, n)
+        gap = stats.unpaired(0.5, n)
         ours, theirs = rng.random((2, 2000, n)) < np.array([0.5 + gap / 2, 0.5 - gap / 2])[:, None, None]
         difference = ours.mean(axis=1) - theirs.mean(axis=1)
         errors = np.sqrt((ours.var(axis=1) + theirs.var(axis=1)) / n)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcsft_harness.leaderboard.stats.ranking import (
+from dcsft_harness.leaderboard.stats import (
     bootstrap,
     dense_sums,
     front,

@@ -7,7 +7,6 @@ import pytest
 
 from dcsft_harness import lmms
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms import running
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def upstream(monkeypatch):
                 pass
 
     def single(args):
-        assert args.include_path == [str(lmms.running.task_path())]
+        assert args.include_path == [str(lmms.task_path())]
         if args.tasks == "fails":
             raise ValueError
         return {}, {}
@@ -97,6 +96,6 @@ def test_boxes_of_a_model_whose_coordinates_nothing_tells_are_refused_at_once(
     monkeypatch, model, tasks, refused
 ):
     with pytest.raises(HarnessError, match="coordinates") if refused else contextlib.nullcontext():
-        running._refuse_unknown_boxes(model, tasks)
+        lmms._refuse_unknown_boxes(model, tasks)
     monkeypatch.setenv("DCSFT_BOX_SPACE", "pixel")
-    running._refuse_unknown_boxes(model, tasks)
+    lmms._refuse_unknown_boxes(model, tasks)

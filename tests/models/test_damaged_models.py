@@ -15,10 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 from transformers.models.smolvlm import processing_smolvlm
 
-from dcsft_harness import cli, stages
+from dcsft_harness import cli, lmms, stages
 from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms import running
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import weights
 from dcsft_harness.models.arguments import ModelSettings
@@ -116,7 +115,7 @@ def push(base, adapter, out):
 
 def lmms_eval(base, adapter, out, model=HF):
     words = ["--model", model, "--model_args", args(base, adapter, model), "--tasks", "dcsft_digits"]
-    assert running.command_line([*words, "--limit", "1"]) == 1
+    assert lmms.command_line([*words, "--limit", "1"]) == 1
     raise HarnessError(SAID.readouterr().err)
 
 

@@ -14,8 +14,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError, placeless
-from dcsft_harness.training import card
-from dcsft_harness.training.card import escaped, table
+from dcsft_harness.training import hub
+from dcsft_harness.training.hub import escaped, table
 from tests.artefacts import rollouts
 
 LEDGER = {
@@ -41,7 +41,7 @@ def base_of(folder, front=""):
 def adapter_of(folder, inputs=None, config=None, **notes):
     config = {"learning_rate": 1e-5, "lora_rank": 32, "extra": {}} | (config or {})
     notes = {"adapted": {"language": 28, "vision": 20, "aligner": 2}, "ledger": LEDGER} | notes
-    with manifest.writing("adapter", folder, config, inputs, finish=card.write) as draft:
+    with manifest.writing("adapter", folder, config, inputs, finish=hub.write_card) as draft:
         draft.notes.update(notes)
         (draft.folder / "adapter_model.safetensors").write_bytes(b"weights")
     return folder
@@ -99,13 +99,13 @@ def test_an_adapters_card_tells_where_it_comes_from_and_what_it_took(chain):
 def test_inputs_that_are_gone_or_changed_are_said_and_not_fatal(chain):
     shutil.rmtree(chain / "labels")
     (chain / "rollouts" / "manifest.json").write_text("{}")
-    card.write(chain / "adapter")
+    hub.write_card(chain / "adapter")
     text = read(chain / "adapter")[1]
     assert "| labels | labels | - | no longer where it was |" in text
     assert "| rollouts | rollouts | - | changed since |" in text
     shutil.rmtree(chain / "curated")
     shutil.rmtree(chain / "base")
-    card.write(chain / "adapter")
+    hub.write_card(chain / "adapter")
     data, text = read(chain / "adapter")
     assert "| data | curated | - | no longer where it was |" in text
     assert data["license"] == "unknown" and "licence is not known" in text
@@ -138,7 +138,7 @@ def test_what_was_changed_after_it_was_written_gets_no_card(chain, changed):
     data["files"]["lost.json"] = "0" * 64
     (chain / changed / "manifest.json").write_text(json.dumps(data))
     with pytest.raises(HarnessError, match=r"lost\.json is not what|of another model"):
-        card.write(chain / "adapter", [chain / "after"])
+        hub.write_card(chain / "adapter", [chain / "after"])
 
 
 def test_scores_of_another_model_are_refused(chain, tmp_path):
@@ -153,19 +153,19 @@ def test_scores_of_another_model_are_refused(chain, tmp_path):
     before = (chain / "adapter" / "README.md").read_text()
     for wrong in (theirs, silent, of_hub):
         with pytest.raises(HarnessError, match="are of another model than .*adapter=.*adapter"):
-            card.write(chain / "adapter", [wrong])
+            hub.write_card(chain / "adapter", [wrong])
     shutil.copytree(ours, chain / "twice")
     with pytest.raises(HarnessError, match="both have scores of a. Give one of them"):
-        card.write(chain / "adapter", [ours, chain / "twice"])
+        hub.write_card(chain / "adapter", [ours, chain / "twice"])
     with pytest.raises(HarnessError, match="holds labels, which has no card. Give an adapter or"):
-        card.write(chain / "labels")
+        hub.write_card(chain / "labels")
     assert (chain / "adapter" / "README.md").read_text() == before
 
 
 def test_a_card_can_be_written_before_its_folder_is_where_it_will_lie(chain, tmp_path):
     draft = tmp_path / "deep" / "er" / "draft"
     shutil.copytree(chain / "adapter", draft)
-    card.write(draft, place=chain / "adapter")
+    hub.write_card(draft, place=chain / "adapter")
     assert (draft / "README.md").read_bytes() == (chain / "adapter" / "README.md").read_bytes()
 
 
@@ -184,7 +184,7 @@ def test_a_base_of_the_hub_is_named_through_everything_made_from_it(tmp_path):
     assert (data["base_model"], data["base_model_relation"]) == ("Qwen/Qwen2.5-VL-3B", "adapter")
     assert "Base: cold (from Qwen/Qwen2.5-VL-3B)" in text
     inputs = {"adapter": adapter, "model": tmp_path / "cold"}
-    with manifest.writing("checkpoint", tmp_path / "merged", {"prompts": 4}, inputs, card.write) as draft:
+    with manifest.writing("checkpoint", tmp_path / "merged", {"prompts": 4}, inputs, hub.write_card) as draft:
         draft.notes.update(adapted={"vision": 2}, changed={"vision": 1}, parity={"in_deviations": 3e-6})
     data, text = read(tmp_path / "merged")
     assert (data["base_model"], data["base_model_relation"]) == ("Qwen/Qwen2.5-VL-3B", "finetune")
@@ -220,7 +220,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
     base = base_of(tmp_path / name)
     adapter = adapter_of(tmp_path / f"a{name}", {"model": base}, {HOSTILE: HOSTILE}, **{HOSTILE: [HOSTILE]})
     scored = scores_of(tmp_path / "scores", {"model": base, "adapter": adapter}, **{"task`|x": 0.5})
-    card.write(adapter, [scored])
+    hub.write_card(adapter, [scored])
     data, text = read(adapter)
     assert data["model-index"][0]["name"] == adapter.name
     html = MARKDOWN.render(text)

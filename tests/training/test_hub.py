@@ -12,7 +12,7 @@ from dcsft_harness import stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import card, hub
+from dcsft_harness.training import hub
 from tests.artefacts import rollouts
 from tests.fake_hub import serving
 
@@ -30,7 +30,7 @@ def fake(monkeypatch):
 def adapter(tmp_path):
     """An adapter's folder as far as the hub looks at it, with places in every file that has any."""
     config = {"learning_rate": 1e-5, "extra": {"logging_dir": "/home/jane/logs", "hub_token": "hf_secret"}}
-    with manifest.writing("adapter", tmp_path / "adapter", config, finish=card.write) as draft:
+    with manifest.writing("adapter", tmp_path / "adapter", config, finish=hub.write_card) as draft:
         draft.notes.update(base="/home/jane/models/base", data="/home/jane/data/curated", steps=3)
         given = {"base_model_name_or_path": "/home/jane/models/base", **SHAPE}
         (draft.folder / "adapter_config.json").write_text(json.dumps(given))
