@@ -222,8 +222,7 @@ def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
         if reason is None:
             raise
         raise HarnessError(
-            f"cannot write the {kind} to {output}: {os.strerror(reason)}",
-            f"{room(reason)}; {kept}",
+            f"cannot write the {kind} to {output}: {os.strerror(reason)}", f"{room(reason)}; {kept}"
         ) from error
 
 

@@ -53,10 +53,7 @@ def watched() -> bool:
 def join() -> None:
     """Joins the other ranks; lmms-eval and accelerate use the process group created here.
 
-    An environment that names other ranks must say how to reach them.
-
-    Raises:
-        HarnessError: the environment names other ranks, but not how to reach them.
+    An environment that names other ranks but not how to reach them is refused.
     """
     if world_size() == 1:
         return
@@ -115,11 +112,7 @@ def leave() -> None:
 
 
 def gathered(value: _T) -> list[_T]:
-    """Gathers a value from every rank, in their order; every rank must call it, and waits for the others.
-
-    Raises:
-        HarnessError: another rank ended.
-    """
+    """A value of every rank, in their order, each of which must call it; an error if another one ended."""
     if world_size() == 1:
         return [value]
     from torch import distributed

@@ -377,11 +377,7 @@ def joined(arguments: Mapping[str, object]) -> str:
 
 
 def json_option(name: str, value: object) -> dict[str, Any]:
-    """An option's value that is a JSON object, or the text of one.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """An option's value that is a JSON object, or the text of one; anything else is an error."""
     found = value
     if isinstance(value, str):
         try:

@@ -117,11 +117,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
-        """The settings from the options of a command line or recipe.
-
-        Raises:
-            HarnessError: as `__init__`.
-        """
+        """The settings from the options of a command line or recipe; errors are those of `__init__`."""
         return cls(**{str(name): value for name, value in options.items()})
 
     def changed(self, **values: object) -> Self:

@@ -33,9 +33,7 @@ class Options(Settings):
     """How a leaderboard is built."""
 
     baseline: str | None = option(
-        None,
-        "The row, or group of seeds, that differences are taken to; it comes first.",
-        metavar="NAME",
+        None, "The row, or group of seeds, that differences are taken to; it comes first.", metavar="NAME"
     )
     strict: bool = option(False, "Fail if a folder cannot be used; otherwise it is left out.")
     apart: bool = option(False, "Give rows that cannot be compared tables of their own.")

@@ -49,10 +49,7 @@ PAIRS = 20
 
 
 def summarise(
-    board: Board,
-    pairs: int = PAIRS,
-    quoted: Sequence[Quoted] = (),
-    labels: Mapping[str, str] | None = None,
+    board: Board, pairs: int = PAIRS, quoted: Sequence[Quoted] = (), labels: Mapping[str, str] | None = None
 ) -> Summary:
     """Computes every number of a board.
 

@@ -18,14 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.stats import (
-    Codes,
-    Estimate,
-    Floats,
-    accuracy,
-    mean_over_tasks,
-    within_unit,
-)
+from dcsft_harness.leaderboard.stats import Codes, Estimate, Floats, accuracy, mean_over_tasks, within_unit
 from dcsft_harness.records import Response, as_wanted, defaults, readable, schema
 from dcsft_harness.scoring import at_k
 

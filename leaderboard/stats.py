@@ -24,9 +24,6 @@ from numpy.typing import NDArray
 # Miller, "Adding error bars to evals", arXiv 2411.00640 (2024), for pairing and clustering in
 # evaluations of language models.
 
-
-# Intervals of an accuracy, of a mean over tasks, and of paired differences of either.
-
 CONFIDENCE = 0.95
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]

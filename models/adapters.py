@@ -85,11 +85,7 @@ def attach(model: PreTrainedModel, adapter: str, base: str) -> PreTrainedModel:
 
 
 def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """`attach`, with PEFT's view of the result, which can also merge it.
-
-    Raises:
-        HarnessError: as `attach`.
-    """
+    """`attach`, with PEFT's view of the result, which can also merge it."""
     config = read_config(adapter, base)
     config.inference_mode = True
     on_meta = next(model.parameters()).is_meta

@@ -63,11 +63,7 @@ def key_by_content() -> None:
         return
 
     def create(
-        cache_root: str,
-        *,
-        model: object = "",
-        model_args: str | dict[str, Any] = "",
-        **more: object,
+        cache_root: str, *, model: object = "", model_args: str | dict[str, Any] = "", **more: object
     ) -> ResponseCache:
         if model in MODELS:
             model = f"{model}|{fingerprint(model_args)}"

@@ -64,10 +64,8 @@ def render(
 ) -> str:
     """Messages as text; with `add_generation_prompt` it ends where an answer begins.
 
-    `arguments` are further ones of the template, checked by `check_arguments`; errors begin with `where`.
-
-    Raises:
-        HarnessError: the template refuses the messages, or is broken; begins with `where`.
+    `arguments` are further ones of the template, checked by `check_arguments`. A template that refuses the
+    messages, or is broken, is an error that begins with `where`.
     """
     from dcsft_harness.errors import HarnessError
 

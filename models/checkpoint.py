@@ -276,8 +276,7 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
 def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
     """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
 
-    Raises:
-        HarnessError: its file cannot be read, or has a setting that cannot be applied.
+    One that cannot be applied, or a file that cannot be read, is an error.
     """
     if settings.generation_config != "checkpoint":
         return {}
@@ -337,11 +336,7 @@ def check_intact(settings: ModelSettings) -> None:
 
 
 def check_files(name: str) -> None:
-    """`check_intact` for one folder: names a missing, changed or added file; a hub name passes.
-
-    Raises:
-        HarnessError: names a missing, changed or added file.
-    """
+    """`check_intact` for one folder: names a missing, changed or added file; a hub name passes."""
     run, inside = _manifest_of(Path(name))
     if run is not None:
         files = [file for file in manifest.read(run).files if file.startswith(inside)]
@@ -399,11 +394,7 @@ def _is_foreign(path: Path) -> bool:
 
 
 def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
-    """Tries the adapter on the base's modules, without the base's weights.
-
-    Raises:
-        HarnessError: where it does not fit.
-    """
+    """Tries the adapter on the base's modules, without the base's weights; an error if it does not fit."""
     if settings.adapter is None:
         return
     read_config(settings.adapter, settings.pretrained)

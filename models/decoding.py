@@ -340,10 +340,7 @@ def complete(
     output = model.generate(
         **batch,
         generation_config=_config(tokens, arguments),
-        logits_processor=[
-            finite,
-            *processors(arguments, row_keys, prompt_length, batch["attention_mask"]),
-        ],
+        logits_processor=[finite, *processors(arguments, row_keys, prompt_length, batch["attention_mask"])],
         stopping_criteria=[stops] if arguments.stop else [],
     )
     generated = output[:, prompt_length:].tolist()
@@ -401,11 +398,7 @@ def _ruled(
 
 
 def distribution(
-    logits: Tensor,
-    arguments: GenerationArguments,
-    eos: tuple[int, ...],
-    prompt: Tensor,
-    response: Tensor,
+    logits: Tensor, arguments: GenerationArguments, eos: tuple[int, ...], prompt: Tensor, response: Tensor
 ) -> Tensor:
     """The probabilities from which a sampled response's tokens are drawn.
 

@@ -72,11 +72,7 @@ def _answering(trial: Callable[_P, _T]) -> Callable[_P, _T | str]:
 
 @_answering
 def alone(model: PreTrainedModel, batch: dict[str, Tensor]) -> Alone:
-    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it.
-
-    Raises:
-        RuntimeError: it is out of memory.
-    """
+    """Two tokens from `generate` for one prompt, or the reason why the model cannot process it."""
     tokens, logits = _by_generate(model, batch)
     return Alone(tokens, logits[:, 0])
 
@@ -88,9 +84,6 @@ def apart(
     """Why prompts cannot be batched in `generate`; None if they can.
 
     `together` makes one batch of all prompts; `singly` is the model's output for each prompt alone.
-
-    Raises:
-        RuntimeError: it is out of memory.
     """
     tokens, logits = _by_generate(model, together())
     for row, one in enumerate(singly):
@@ -135,11 +128,7 @@ def objection(
 
 @_answering
 def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
-    """Why the samples of an item cannot get copies of its prompt's states; None if they can.
-
-    Raises:
-        RuntimeError: it is out of memory.
-    """
+    """Why the samples of an item cannot get copies of its prompt's states; None if they can."""
     rows = ForkedRows(model, batch, [2] * len(singly))
     first = rows.logits
     second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
@@ -283,12 +272,9 @@ class RunningItems:
 
     @torch.inference_mode()
     def run(self) -> list[tuple[int, list[Completion]]]:
-        """Decodes until a share of the rows has finished.
+        """Decodes until a share of the rows has finished; errors are those of `admit`.
 
         Returns the finished items, by ticket, with a completion for each of their rows.
-
-        Raises:
-            NotFiniteError: as `admit`.
         """
         most = (1 - _TURNOVER) * len(self._rows)
         going_on = sum(not row.ended for row in self._rows)

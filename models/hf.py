@@ -69,12 +69,7 @@ class DcsftHF(CheckpointModel):
         self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config)
         # `generate` fills unset arguments from here, so nothing but token ids may remain.
         self._model.generation_config = self._tokens.neutral_config()
-        self._engine = Engine(
-            self._model,
-            self.processor,
-            self._tokens,
-            self.settings.memory_gb,
-        )
+        self._engine = Engine(self._model, self.processor, self._tokens, self.settings.memory_gb)
 
     def _arithmetic(self) -> Arithmetic | None:
         """The cost of a token; None for an architecture whose weights cannot be classified."""

@@ -348,13 +348,10 @@ def _write(
     pretrained: str,
     folder: Path,
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Writes the base's files with merged tensors in place of the adapted modules' own.
+    """Writes the base's files with merged tensors in place of the adapted modules' own, which must be finite.
 
     `model` is the base, with the adapter around the adapted `modules`; `names` is where the files hold their
     tensors. Returns the hashes of each module's weights before and after.
-
-    Raises:
-        ValueError: merged weights are not finite.
     """
     before: dict[str, str] = {}
     after: dict[str, str] = {}
@@ -486,6 +483,5 @@ def _save(
 def unlike(adapter: str, pretrained: str, why: str) -> HarnessError:
     """The error for a merge that does not behave like the adapter."""
     return HarnessError(
-        f"adapter {adapter} cannot be merged into {pretrained}: {why}",
-        "Use dcsft_hf, which runs it unmerged",
+        f"adapter {adapter} cannot be merged into {pretrained}: {why}", "Use dcsft_hf, which runs it unmerged"
     )

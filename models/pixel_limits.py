@@ -48,11 +48,7 @@ def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
 
 
 def set_limits(
-    processor: ProcessorMixin,
-    name: str,
-    low: int | None,
-    high: int | None,
-    trust_remote_code: bool = False,
+    processor: ProcessorMixin, name: str, low: int | None, high: int | None, trust_remote_code: bool = False
 ) -> PixelLimits | None:
     """Sets pixel limits on a checkpoint's processor, whichever way its configuration states them.
 

@@ -249,10 +249,7 @@ class SpreadModel(ObservedModel):
         )
 
     def _placed(
-        self,
-        batch: list[Asked],
-        answered: list[list[Generation]],
-        refused: Mapping[tuple[str, int], str],
+        self, batch: list[Asked], answered: list[list[Generation]], refused: Mapping[tuple[str, int], str]
     ) -> list[list[Generation]]:
         """The responses of each item of a batch; none for those refused by the driver or an actor."""
         if self.refused is not None:

@@ -39,11 +39,7 @@ class Placement:
 
 
 def check_device(name: str | None) -> torch.device:
-    """The device of a name; None selects CUDA if available.
-
-    Raises:
-        HarnessError: for a name that torch does not know or a device that is not there.
-    """
+    """The device of a name; None selects CUDA if available. One that is unknown or not there is an error."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

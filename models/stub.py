@@ -82,8 +82,7 @@ class DcsftStub(ObservedModel):
         response = self._default if response is None else response
         if response is None:
             raise HarnessError(
-                f"dcsft_stub has no response to {item.name}",
-                "Add one to its answers, or give default=TEXT",
+                f"dcsft_stub has no response to {item.name}", "Add one to its answers, or give default=TEXT"
             )
         text, _ = cut_at(response, item.arguments.stop)
         words, limit = text.split(), item.arguments.max_new_tokens

@@ -213,11 +213,7 @@ def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str
     ]
     problems = [
         f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {kind} {few(names)}"
-        for names, kind in (
-            (missing, "missing"),
-            (unexpected, "unexpected"),
-            (shaped, "of another shape"),
-        )
+        for names, kind in ((missing, "missing"), (unexpected, "unexpected"), (shaped, "of another shape"))
         if names
     ]
     if problems:
@@ -237,11 +233,7 @@ def check_finite(checkpoint: str, model: PreTrainedModel) -> None:
 
 
 def check_stored(checkpoint: str) -> None:
-    """`check_finite` on stored weights, for engines that load weights themselves.
-
-    Raises:
-        HarnessError: names the first few tensors that are not finite, or a damaged file.
-    """
+    """`check_finite` on stored weights, for engines that load them themselves; a damaged file is an error."""
     bad: list[str] = []
     for path in weight_files(checkpoint):
         with _opened(path) as file:

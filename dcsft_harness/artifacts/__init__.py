@@ -39,11 +39,7 @@ class Artifact:
 
     @property
     def manifest(self) -> manifest.Manifest:
-        """Its manifest: kind, settings, inputs, notes, hashes.
-
-        Raises:
-            HarnessError: it is missing or damaged.
-        """
+        """Its manifest: kind, settings, inputs, notes, hashes; an error if it is missing or damaged."""
         return manifest.read(self.path)
 
     @property

@@ -290,13 +290,7 @@ _MAKERS = {
 
 
 def read(folder: Path, kind: str | None = None) -> Manifest:
-    """Reads an artifact's manifest.
-
-    With `kind`, one of another kind is refused.
-
-    Raises:
-        HarnessError: it is missing, unreadable or of another kind.
-    """
+    """Reads a manifest; an error if it is missing, unreadable, or of another kind than a given one."""
     path = folder / NAME
     if not path.is_file():
         if not folder.exists():
@@ -372,12 +366,9 @@ def is_intact(folder: Path) -> bool:
 
 
 def refuse_changed(folder: Path, *names: str) -> None:
-    """Refuses an artifact with files, of `names` or of all, that differ from its manifest.
+    """Refuses an artifact with files, of `names` or of all, that differ from its manifest; names the first.
 
     A folder without a manifest passes.
-
-    Raises:
-        HarnessError: names the first of them.
     """
     if not (folder / NAME).is_file():
         return
@@ -399,11 +390,7 @@ def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
 
 
 def refuse_occupied(output: Path, resumes: bool = False) -> None:
-    """Refuses an output folder that is neither empty nor, if `resumes`, an interrupted run's.
-
-    Raises:
-        HarnessError: the folder holds another run, or files that dcsft did not write.
-    """
+    """Refuses an output folder with other files or another run; with `resumes`, an interrupted one passes."""
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a new folder")
     if (output / NAME).is_file():

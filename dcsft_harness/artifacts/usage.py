@@ -152,11 +152,7 @@ class Device:
 
     @classmethod
     def assumed(cls, text: str) -> "Device":
-        """A GPU with this much memory, such as "24 GB".
-
-        Raises:
-            HarnessError: it is not a number of gigabytes.
-        """
+        """A GPU with this much memory, such as "24 GB"; an error if it is not a number of gigabytes."""
         match = _GIGABYTES.fullmatch(text.strip())
         number = float(match[1]) if match and match[1].count(".") < 2 and match[1] != "." else 0.0
         if not 0 < number < 10_000:
@@ -282,10 +278,15 @@ def gigabytes(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in readable units: "about 40 s", "about 12 min", "about 3.5 h"."""
+    """An estimated time in readable units: "about 40 s", "about 12 min", "about 3.5 h"."""
+    return f"about {rounded(max(seconds, 1))}"
+
+
+def rounded(seconds: float) -> str:
+    """A time in readable units: "40 s", "12 min", "3.5 h"."""
     if seconds < 99.5:
-        return f"about {max(seconds, 1):.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Planned(BaseException):  # no error, and nothing may catch it on its way

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dcsft_harness import ranks
+from dcsft_harness.artifacts.usage import rounded
 from dcsft_harness.errors import visible, visible_lines
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class _State:
             rate = ended / seconds
             words += [
                 f"{rate:.3g}/s",
-                *([f"{_duration((total - done) / rate)} left"] if done < total else []),
+                *([f"{rounded((total - done) / rate)} left"] if done < total else []),
             ]
         words += [f"{name} {value:.3g}" for name, value in figures.items()]
         self._said = ", ".join(words)
@@ -126,13 +127,6 @@ class _State:
 
     def __str__(self) -> str:
         return self._said
-
-
-def _duration(seconds: float) -> str:
-    """A time in readable units: "40 s", "12 min", "3.5 h"."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Clock:

@@ -271,10 +271,7 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
         if not field.is_required() and default not in (None, (), "") and field.default_factory is None:
             text += f"  [default: {','.join(default) if isinstance(default, tuple) else default}]"
         plain = "DIR" if extra(field, "reads") == "artifact" else _metavar(field.annotation)
-        given: dict[str, Any] = {
-            "metavar": extra(field, "metavar") or plain,
-            "help": text,
-        }
+        given: dict[str, Any] = {"metavar": extra(field, "metavar") or plain, "help": text}
         if extra(field, "repeated"):
             given["multiple"] = True
         if (complete := _completing(name, field)) is not None:
@@ -461,11 +458,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
 
 
 def assignment(text: str) -> tuple[str, str]:
-    """Splits a `--set NAME=VALUE` into name and value.
-
-    Raises:
-        HarnessError: there is no name or no equals sign.
-    """
+    """Splits a `--set NAME=VALUE` into name and value; an error without a name or an equals sign."""
     name, sign, value = text.partition("=")
     if not sign or not name:
         raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")

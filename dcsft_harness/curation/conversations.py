@@ -154,10 +154,7 @@ def conversation(item: Mapping[str, Any]) -> dict[str, Any]:
     turns = [{"role": "user", "content": prompt if MARK in prompt else MARK * images + prompt}]
     if item.get(TURNS):
         turns = reading.from_json(item[TURNS])
-    return {
-        "messages": [*turns, {"role": "assistant", "content": item["target"]}],
-        "images": item["images"],
-    }
+    return {"messages": [*turns, {"role": "assistant", "content": item["target"]}], "images": item["images"]}
 
 
 def from_task(task: "Task") -> "Dataset":

@@ -102,11 +102,7 @@ class CurationConfig(Settings):
 
 
 def parse_mix(texts: Sequence[str]) -> dict[str, float]:
-    """Reads `name=share` options.
-
-    Raises:
-        HarnessError: not in that form.
-    """
+    """Reads `name=share` options; an error in another form."""
     mix: dict[str, float] = {}
     for text in texts:
         match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", str(text))
@@ -121,11 +117,7 @@ def parse_mix(texts: Sequence[str]) -> dict[str, float]:
 
 
 def parse_band(given: object) -> tuple[float, float]:
-    """Reads the two ends of a band: finite numbers.
-
-    Raises:
-        HarnessError: not two finite numbers.
-    """
+    """Reads the two ends of a band; an error unless they are finite numbers."""
     parts = given if isinstance(given, list | tuple) else str(given).split(",")
     try:
         low, high = map(float, parts)

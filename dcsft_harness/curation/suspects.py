@@ -39,12 +39,7 @@ _FLOAT = r"-?\d+\.\d+(?:e[+-]?\d+)?"
 _BOX = pattern(rf"\[{', '.join([_FLOAT] * 4)}\]")
 """The spelling of floats in an extracted box, from `records.as_text`."""
 _SAMPLES = pa.schema(
-    [
-        ("score", pa.float64()),
-        ("extracted", pa.string()),
-        ("sample_index", pa.int64()),
-        (PLACE, pa.int64()),
-    ]
+    [("score", pa.float64()), ("extracted", pa.string()), ("sample_index", pa.int64()), (PLACE, pa.int64())]
 )
 _ITEMS_AT_ONCE = 1 << 14
 

@@ -253,10 +253,7 @@ def _write(
     (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _followed(
-    model: lmms.Model,
-    items: Mapping[str, Sequence[records.Item]],
-) -> dict[tuple[str, int], Spent]:
+def _followed(model: lmms.Model, items: Mapping[str, Sequence[records.Item]]) -> dict[tuple[str, int], Spent]:
     """Passes item ids to a model of ours; returns (task, doc_id) -> costs, filled during the evaluation.
 
     For other models it stays empty.

@@ -61,11 +61,7 @@ class BoardFolder:
         return self.folder / LEADERBOARD
 
     def of(self, name: str) -> Path:
-        """The folder of a row's results; the name must be able to be a folder's.
-
-        Raises:
-            HarnessError: the name cannot be a folder's.
-        """
+        """The folder of a row's results; an error for a name that cannot be a folder's."""
         plain = name.strip() == name and name.isprintable() and not name.startswith(".")
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
             raise HarnessError(

@@ -48,11 +48,7 @@ class Subject:
     origin: Origin | None = None  # their run, if they are a checkpoint inside one; None otherwise
 
     def arguments(self, further: str) -> str:
-        """The model arguments to load it; its path may have no comma, which separates arguments.
-
-        Raises:
-            HarnessError: a path contains a comma, which separates arguments.
-        """
+        """The model arguments to load it; a comma in its path is an error, as it separates arguments."""
         named = {"pretrained": self.pretrained, "adapter": self.adapter}
         for value in named.values():
             if value is not None and "," in str(value):
@@ -63,10 +59,9 @@ class Subject:
         return ",".join([*parts, *([further] if further else [])])
 
     def arguments_of(self, engine: str, further: str) -> str:
-        """The model arguments with which an engine, which must take one, loads it; see `arguments`.
+        """The model arguments with which an engine loads it; see `arguments`.
 
-        Raises:
-            HarnessError: it is an adapter and the engine takes none, or the engine takes no checkpoint.
+        An engine that takes no checkpoint, or no adapter where this is one, is refused.
         """
         from dcsft_harness import lmms
         from dcsft_harness.models import MODELS
@@ -274,11 +269,7 @@ class State:
 
 
 def look(run: Path) -> State:
-    """The state of a run of `dcsft train`.
-
-    Raises:
-        HarnessError: the folder is not one from `dcsft train`.
-    """
+    """The state of a run of `dcsft train`; an error if the folder is not one from `dcsft train`."""
     folder = run / manifest.UNFINISHED
     if (run / manifest.NAME).is_file():
         return _finished(run)

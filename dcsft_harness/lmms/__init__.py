@@ -74,9 +74,6 @@ __all__ = [
 ]
 
 
-# Runs of lmms-eval: its evaluator over opened tasks, and its own command line.
-
-
 # Models by name, and one run of lmms-eval's evaluator over opened tasks.
 
 Progress = Callable[[int, int], None]
@@ -119,11 +116,7 @@ def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
 
 
 def checkpoint_argument(name: str) -> str:
-    """The argument of an lmms-eval model for its checkpoint: usually `pretrained`.
-
-    Raises:
-        HarnessError: it is unknown, or has none.
-    """
+    """The argument of an lmms-eval model for its checkpoint, often `pretrained`; an error if it has none."""
     check_model(name, "")
     known = inspect.signature(_class_of(name).__init__).parameters
     for argument in ("pretrained", "model_version", "model_name", "model"):

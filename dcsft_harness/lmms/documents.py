@@ -134,10 +134,7 @@ def describe_item(task: Task, doc_id: int) -> records.Item:
 
 
 def refuse_marked(
-    model: Model,
-    task: Task,
-    items: Iterable[records.Item],
-    refused: dict[tuple[str, int], str] | None = None,
+    model: Model, task: Task, items: Iterable[records.Item], refused: dict[tuple[str, int], str] | None = None
 ) -> None:
     """Refuses items whose text contains a model's own image marks, before any item is answered.
 
@@ -205,9 +202,7 @@ def _parts(content: str | Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def stored_images(
-    task: Task,
-    items: Iterable[records.Item],
-    refused: Collection[int] = (),
+    task: Task, items: Iterable[records.Item], refused: Collection[int] = ()
 ) -> Iterator[list[dict[str, Any]]]:
     """The images of each item in the format of `datasets`, read one item at a time.
 

@@ -106,11 +106,7 @@ def _print_visible(message: str) -> None:
 
 
 def check_imports() -> None:
-    """Imports the internals of other packages that lmms-eval uses in evaluation, before a model is loaded.
-
-    Raises:
-        ImportError: an installed package has moved them.
-    """
+    """Imports the internals of other packages that evaluation uses, before a model is loaded; ImportError."""
     from lmms_eval import evaluator
 
     patch = getattr(evaluator, "_enable_reentrant_filelocks", None)

@@ -300,10 +300,7 @@ TIME = "training-time"
 """The kind of a comparison of costs."""
 STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
 BOARDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "difficulty": (
-        "Table 1 and Figure 6: as many easy, medium or hard items",
-        ("id_ood", "gradient_norms"),
-    ),
+    "difficulty": ("Table 1 and Figure 6: as many easy, medium or hard items", ("id_ood", "gradient_norms")),
     "paradigms": ("SFT, GRPO, SFT-M and SFT-EM", ("id_ood", "cost")),
     "curves": ("Figure 3: accuracy over the steps", ("steps",)),
     "hard-ratio": ("Figure 5: a growing share of hard items", ("hard_ratio",)),
@@ -312,14 +309,8 @@ BOARDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rules": ("Beyond the paper: bands, weights, suspects", ("id_ood",)),
     "relabel": ("Beyond the paper: relabeling half-way", ("id_ood",)),
     "preferences": ("Beyond the paper: DPO from the same rollouts", ("id_ood",)),
-    "test-time-8": (
-        "Test-time scaling, k = 8: greedy, avg@k, maj@k and pass@k",
-        ("over_k", "over_tokens"),
-    ),
-    "test-time-16": (
-        "Test-time scaling, k = 16: greedy, avg@k, maj@k and pass@k",
-        ("over_k", "over_caps"),
-    ),
+    "test-time-8": ("Test-time scaling, k = 8: greedy, avg@k, maj@k and pass@k", ("over_k", "over_tokens")),
+    "test-time-16": ("Test-time scaling, k = 16: greedy, avg@k, maj@k and pass@k", ("over_k", "over_caps")),
 }
 """A board's kind, the suffix of its name -> what its section is about, and the plots to show."""
 PARADIGMS = {

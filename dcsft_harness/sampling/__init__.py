@@ -234,11 +234,7 @@ def observed(
         model.kept, model.refused, model.settled, model.on_batch = {}, None, None, None
 
 
-def read_items(
-    task: lmms.Task,
-    count: int,
-    refused: dict[int, str] | None = None,
-) -> list[records.Item]:
+def read_items(task: lmms.Task, count: int, refused: dict[int, str] | None = None) -> list[records.Item]:
     """The first `count` documents of a task as items; `lmms.stored_images` reads their images again.
 
     With `refused`, which is filled with doc_id -> the reason, an item whose image cannot be read is no error;

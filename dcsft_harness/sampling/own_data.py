@@ -99,11 +99,7 @@ def open_file(
 
 
 def open_task(name: str, option: str) -> lmms.Task:
-    """The lmms-eval task that an option names.
-
-    Raises:
-        HarnessError: there is none, or several.
-    """
+    """The lmms-eval task that an option names; an error if there is none, or several."""
     if option == "--data" and name not in lmms.task_index():
         own_files.refuse_lost(name)
         raise unknown_name("curated set or task", name, lmms.task_index(), "dcsft tasks list")
@@ -150,11 +146,7 @@ class Part:
         return (int(cluster, 16) / 2**64 < self.share) == self.held
 
     def refuse_empty(self, path: Path, count: int) -> None:
-        """Refuses a part without rows; `count` rows are in the other one.
-
-        Raises:
-            HarnessError: names the share.
-        """
+        """Refuses a part without rows, naming the share; `count` rows are in the other one."""
         which, change = ("in", "larger") if self.held else ("outside", "smaller")
         raise HarnessError(
             f"--held-out {self.share:g} of {own_files.called(path)}: none of its {count} rows"
@@ -307,12 +299,9 @@ def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
 
 
 def refuse_former(rollouts: manifest.Manifest) -> None:
-    """Refuses rollouts of a JSONL file that a former version showed to the model in another way.
+    """Refuses rollouts of a JSONL file that a former version showed to the model otherwise; names the row.
 
     Only what lies where it was can be looked at: the file, images in its folder, and those of the items.
-
-    Raises:
-        HarnessError: names the first such line or item.
     """
     entry = rollouts.inputs.get("data")
     if entry is None or "pictures" in rollouts.notes:

@@ -112,11 +112,7 @@ def _holds(folder: Path) -> bool:
 
 
 def rows(path: Path) -> Iterator[Row]:
-    """The rows of a file or folder, in their order.
-
-    Raises:
-        HarnessError: it does not exist or cannot be read on.
-    """
+    """The rows of a file or folder, in their order; an error if it does not exist or cannot be read on."""
     if path.is_dir():
         yield from _of_folder(path)
         return

@@ -138,11 +138,7 @@ def _file_sha256(path: Path) -> str:
 
 
 def held(entry: object) -> str | bytes:
-    """The path, data URL or bytes that an image of a row is.
-
-    Raises:
-        HarnessError: it is something else.
-    """
+    """The path, data URL or bytes that an image of a row is; anything else is an error."""
     if isinstance(entry, Mapping):
         for name in _HOLDS:
             if entry.get(name):
@@ -262,13 +258,10 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
 
 
 def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
-    """Turns with a mark for each picture, white space around them removed.
+    """Turns with a mark for each picture, white space around them removed; an error if the numbers differ.
 
     A single picture without a mark belongs in front of the user's first turn. The marks of a question alone
     are left out where all of them are in front.
-
-    Raises:
-        HarnessError: the numbers of marks and pictures differ.
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
     for turn in turns:
@@ -345,8 +338,7 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     answer, gold = _answers(given, turns, asked)
     if turns and turns[-1]["role"] == "assistant":
         raise HarnessError(
-            f"`{asked}` ends with the assistant's turn, and another answer is beside it",
-            "Keep one of them",
+            f"`{asked}` ends with the assistant's turn, and another answer is beside it", "Keep one of them"
         )
     if not any(turn["role"] == "user" for turn in turns):
         raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
@@ -368,9 +360,6 @@ def _refuse_misnamed(given: Mapping[str, Any]) -> None:
     """Refuses films, and columns whose names differ in case or white space from those that are read.
 
     Columns for the same must be equal.
-
-    Raises:
-        HarnessError: names them.
     """
     if wrong := own_files.misnamed(given):
         one = len(wrong) == 1
@@ -468,10 +457,7 @@ def _said(name: str, value: object) -> Any:  # noqa: ANN401 - an answer of any t
 def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Turn]:
     """Turns; pictures that content parts hold are added to `images`.
 
-    A text is the user's turn; `wanted` means that it must be a list of turns.
-
-    Raises:
-        HarnessError: it is neither, or a turn has no known role or no text.
+    A text is the user's turn, unless turns are `wanted`. Unknown roles and turns without a text are errors.
     """
     unpacked = _unpacked(value)
     if isinstance(unpacked, list) and (wanted or all(isinstance(one, Mapping) for one in unpacked)):

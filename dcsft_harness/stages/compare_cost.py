@@ -13,10 +13,7 @@ class CompareCostOptions(Settings):
         about="Adapters and checkpoints of `dcsft train`.", positional=True, reads="artifact", min_length=1
     )
     scores: tuple[Path, ...] = option(
-        (),
-        "Scores of one of them, or of a checkpoint inside it.",
-        repeated=True,
-        reads="artifact",
+        (), "Scores of one of them, or of a checkpoint inside it.", repeated=True, reads="artifact"
     )
     baseline: str | None = option(None, "The run that ratios are taken to; by default the first.")
 

@@ -49,8 +49,7 @@ class OwnRows(Settings):
         None, "With rows of your own: where relative image paths start, by default their file's folder."
     )
     allow_outside_root: bool = option(
-        False,
-        "With rows of your own: images may also lie outside the image root: absolute paths, .., links.",
+        False, "With rows of your own: images may also lie outside the image root: absolute paths, .., links."
     )
 
 
@@ -175,11 +174,7 @@ class Engine(Settings):
 
 
 def launched(
-    launch: "Launch",
-    stage: "Stage",
-    options: Settings,
-    output: Path,
-    config: "TrainingConfig | None" = None,
+    launch: "Launch", stage: "Stage", options: Settings, output: Path, config: "TrainingConfig | None" = None
 ) -> "Notes":
     """Runs a stage in the processes of a launch, and waits for them."""
     # Options that are None by default and were not given need no word.
@@ -309,15 +304,11 @@ def admit_answers(
     limit: int | None,
     processes: int = 1,
 ) -> None:
-    """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run.
+    """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run by `Planned`.
 
     Only dcsft_hf's needs are known; other models plan their own memory. `samples` is the responses of an
     item, `new_tokens` the longest one; None takes the tasks' own limits. `processes` share the items, and
     each needs what is estimated.
-
-    Raises:
-        Planned: this is a dry run.
-        HarnessError: it does not fit.
     """
     from dcsft_harness.artifacts import usage
 

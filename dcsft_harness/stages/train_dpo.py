@@ -143,11 +143,7 @@ def run(options: DpoOptions, output: Path, progress: Progress | None) -> Notes:
 def _refuse_other_prompts(
     folder: Path, base: str, given: Mapping[str, Any] | None, adapter: Path | None
 ) -> None:
-    """Refuses responses to prompts that the chat template wrote with other arguments than training will.
-
-    Raises:
-        HarnessError: names both.
-    """
+    """Refuses responses to prompts that the chat template wrote with other arguments than training will."""
     from dcsft_harness.models import chat_template
 
     config = manifest.read(folder).config

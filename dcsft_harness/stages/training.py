@@ -106,11 +106,7 @@ def start(
 
 
 def supervised(
-    stage: Stage,
-    options: TrainInputs,
-    kind: type[TrainingConfig],
-    output: Path,
-    progress: Progress | None,
+    stage: Stage, options: TrainInputs, kind: type[TrainingConfig], output: Path, progress: Progress | None
 ) -> Notes:
     """`start` with the function of `training.sft` that has the stage's name."""
 

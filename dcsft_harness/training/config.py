@@ -72,9 +72,7 @@ class TrainingConfig(Settings):
 
     learning_rate: float = option(1e-5, "Peak of the schedule.", gt=0)
     batch_size: int = option(
-        16,
-        "Samples per optimizer step, over all processes; an epoch's last batch may be smaller.",
-        ge=1,
+        16, "Samples per optimizer step, over all processes; an epoch's last batch may be smaller.", ge=1
     )
     micro_batch_size: int | None = option(
         None,

@@ -50,10 +50,7 @@ class Judge:
     def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
         """The score of a response in [0, 1]; None where it cannot be scored.
 
-        `truncated`: it reached the token limit. The task must have the item.
-
-        Raises:
-            HarnessError: the task has no such item.
+        `truncated`: it reached the token limit. A task without the item is an error.
         """
         if item_id not in self.doc_ids:
             raise HarnessError(

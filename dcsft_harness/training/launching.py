@@ -70,11 +70,7 @@ class Launch:
 
     @property
     def file(self) -> Path:
-        """The configuration file, which must exist.
-
-        Raises:
-            HarnessError: there is none.
-        """
+        """The configuration file; an error if there is none."""
         if self.plan.endswith((".yaml", ".yml", ".json")):
             if not Path(self.plan).is_file():
                 raise HarnessError(f"--launch {self.plan} does not exist", "Check the path")
@@ -185,11 +181,7 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
 
 
 def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[str]:
-    """The command line of `accelerate launch`.
-
-    Raises:
-        HarnessError: there is no such plan or file; see `Launch.file`.
-    """
+    """The command line of `accelerate launch`; errors are those of `Launch.file`."""
     import torch
 
     given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]

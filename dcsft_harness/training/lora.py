@@ -42,11 +42,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
 
 
 def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
-    """The layers that `AdapterConfig.lora_target` chooses, at least one.
-
-    Raises:
-        HarnessError: no layer matches.
-    """
+    """The layers that `AdapterConfig.lora_target` chooses, at least one; an error if no layer matches."""
     wanted: dict[str, set[Part]] = {
         "all": {"language", "vision", "aligner"},
         "language": {"language"},

@@ -191,12 +191,7 @@ def merge(adapter: Path, output: Path, base: str | None, config: MergeConfig) ->
         recorded["model"] = found.name
     with manifest.writing("checkpoint", output, recorded, inputs, write_card) as draft:
         parity = engine.merge(
-            found.name,
-            str(adapter),
-            draft.folder,
-            real.features,
-            device=device,
-            generation=generation,
+            found.name, str(adapter), draft.folder, real.features, device=device, generation=generation
         )
         kind = engine.stored_dtype(str(draft.folder))
         draft.notes.update(
@@ -233,11 +228,7 @@ def _admit(settings: "ModelSettings", config: MergeConfig) -> None:
 
 
 def _open(adapter: Path) -> manifest.Manifest | None:
-    """The adapter's manifest; None if PEFT alone wrote the adapter.
-
-    Raises:
-        HarnessError: the folder is not an adapter, or has changed since it was written.
-    """
+    """The adapter's manifest; None if PEFT alone wrote it. Another or a changed folder is an error."""
     if not adapter.is_dir():
         raise HarnessError(f"adapter {adapter} does not exist", "Check the path")
     if not (adapter / manifest.NAME).is_file():
@@ -298,11 +289,7 @@ def missing_base(adapter: Path, place: Path | str, source: str) -> HarnessError:
 
 
 def _present(adapter: Path, named: str, source: str) -> str:
-    """A base's name, which must exist if it is a path and cannot be a hub's.
-
-    Raises:
-        HarnessError: see `missing_base`.
-    """
+    """A base's name; an error if it is a path that does not exist."""
     path = Path(named)
     hub = named.count("/") <= 1 and not path.is_absolute() and not named.startswith((".", "~"))
     if not hub and not path.is_dir():

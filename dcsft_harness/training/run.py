@@ -198,10 +198,7 @@ class Setup:
     def box_convention(self, has_boxes: bool) -> BoxConvention:
         """The coordinates in which boxes are trained or scored; recorded if the data has boxes.
 
-        With boxes, they must be known.
-
-        Raises:
-            HarnessError: there are boxes, and their coordinates are unknown.
+        Boxes in unknown coordinates are an error.
         """
         job = self.job
         space = job.config.box_space or coordinates.taught(job.adapter, job.model)
@@ -602,11 +599,7 @@ def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> 
 
 
 def _finish(
-    job: Job,
-    setup: Setup,
-    run: run_folder.RunFolder,
-    trainer: "Trainer",
-    account: Account,
+    job: Job, setup: Setup, run: run_folder.RunFolder, trainer: "Trainer", account: Account
 ) -> dict[str, Any]:
     account.measure()
     account.ledger.peak_memory_bytes = max(ranks.gathered(account.ledger.peak_memory_bytes))

@@ -112,11 +112,7 @@ class RunFolder:
             shutil.rmtree(old)
 
     def state(self) -> dict[str, Any]:
-        """The state stored with the newest complete checkpoint, whose files must be unchanged.
-
-        Raises:
-            HarnessError: it cannot be read, or the checkpoint's files have changed since.
-        """
+        """The state stored with the newest complete checkpoint; an error if its files changed or are bad."""
         assert self.last is not None
         remedy = f"Remove {self.last} to resume from the one before"
         try:

@@ -307,10 +307,8 @@ class Accounted:
     ) -> torch.Tensor:
         """One forward and backward pass over a micro-batch.
 
-        If the loss is not finite, an error: the weights are those of the last step.
-
-        Raises:
-            HarnessError: names the step and the items.
+        A loss that is not finite is an error, which names the step and the items: the weights are those of
+        the last step.
         """
         spent = self.spent(inputs)
         loss: torch.Tensor = super().training_step(model, inputs, *rest, **named)  # type: ignore[misc]

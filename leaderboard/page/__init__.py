@@ -136,11 +136,7 @@ def _first(source: Source, exported: Exported) -> Json:
         "headline": headline(document),
         "downloads": [file.name for file in source.downloads],
         "pictures": [
-            [
-                name,
-                len(exported.shown.get(name, {})),
-                placeless(reasons.get(name, ""), sentence=True),
-            ]
+            [name, len(exported.shown.get(name, {})), placeless(reasons.get(name, ""), sentence=True)]
             for name in {**exported.shown, **reasons}
         ],
         "labelled": bool(source.labels),

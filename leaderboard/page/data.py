@@ -151,8 +151,7 @@ def opener(results: Sequence[Result]) -> Callable[[Sequence[str]], Mapping[str, 
 def _of_inputs(scores: manifest.Manifest, name: str) -> Mapping[str, "lmms.Task"]:
     """The task of that name if scores were made from a file of rows or its YAML; else empty.
 
-    Raises:
-        HarnessError: the file is no longer there, or has changed.
+    A file that has changed or is gone is an error.
     """
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
@@ -177,11 +176,7 @@ def _of_inputs(scores: manifest.Manifest, name: str) -> Mapping[str, "lmms.Task"
 
 
 def _of_task(
-    folder: Path,
-    task: "lmms.Task",
-    documents: Documents,
-    samples: int,
-    changed: Set[str],
+    folder: Path, task: "lmms.Task", documents: Documents, samples: int, changed: Set[str]
 ) -> tuple[dict[str, Shown], list[str]]:
     from dcsft_harness import lmms
 

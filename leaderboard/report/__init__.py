@@ -28,9 +28,6 @@ from dcsft_harness.leaderboard.summary import (
     Summary,
 )
 
-# Summary -> leaderboard.json and items.parquet: every number and every item of a board.
-
-
 # Summary -> leaderboard.json: every number of a board, in the form of `schema.json`.
 
 FORMAT = 1

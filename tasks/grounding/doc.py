@@ -49,11 +49,7 @@ def process_box(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 
 def process_ref_l4(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
-    """The same, and Ref-L4's metrics.
-
-    Raises:
-        HarnessError: the document lacks the box's published size.
-    """
+    """The same, and Ref-L4's metrics; an error if the document lacks the box's published size."""
     metrics = process_box(doc, results)
     share = _shares(_overlaps(doc, results, iou, clip=False))
     mean = sum(share.values()) / len(share)

@@ -13,9 +13,6 @@ from typing import Any, NamedTuple, Protocol
 
 from dcsft_harness.errors import HarnessError
 
-# The description of a published data set, and the interface for reading it.
-
-
 Row = dict[str, Any]
 """One row of a task: the columns of `STANDING` and of the source's own `columns`."""
 

@@ -102,11 +102,7 @@ def below(folder: Path, *names: str) -> Path:
 def class_folders(
     opened: Opened, folder: Path, wanted: Iterable[ImageClass]
 ) -> Iterator[tuple[ImageClass, list[Path]]]:
-    """Each class and its image files, sorted by name; all must be there if the whole set is required.
-
-    Raises:
-        HarnessError: folders are missing, and the whole set is required.
-    """
+    """Each class and its image files, by name; an error if the whole set is required and some are missing."""
     all_of_them = list(wanted)
     missing = [some.wnid for some in all_of_them if not (folder / some.wnid).is_dir()]
     if missing and (not opened.any_count or len(missing) == len(all_of_them)):
@@ -268,10 +264,7 @@ _EVALUATION = (
         hub=ADVERSARIAL,
         needs=f"--source is the unpacked imagenet-a folder, or a download of {ADVERSARIAL.path}",
         get="The archive is at github.com/hendrycks/natural-adv-examples",
-        tally=(
-            "class",
-            {some.wnid: some.adversarial for some in class_table().values() if some.adversarial},
-        ),
+        tally=("class", {some.wnid: some.adversarial for some in class_table().values() if some.adversarial}),
     ),
 )
 

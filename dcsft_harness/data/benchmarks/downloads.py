@@ -246,11 +246,7 @@ def _shards(hub: Hub) -> Path | None:
 
 
 def fetch(hub: Hub) -> Path:
-    """Downloads a source's files, unless they are in the hub's cache, and returns their folder.
-
-    Raises:
-        HarnessError: they are not available.
-    """
+    """The folder of a source's files, from the cache or downloaded; an error if they are not available."""
     from huggingface_hub import snapshot_download
 
     try:

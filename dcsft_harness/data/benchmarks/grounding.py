@@ -33,11 +33,7 @@ COLUMNS = {"width": "int64", "height": "int64"}
 
 
 def ask(expression: str) -> str:
-    """The prompt for an expression, which must have words.
-
-    Raises:
-        HarnessError: the expression has no words.
-    """
+    """The prompt for an expression; an error without words."""
     text = expression.strip().rstrip(".").rstrip() if isinstance(expression, str) else ""
     if not text:
         raise HarnessError(f"the expression {expression!r} has no words", "Correct the row or leave it out")

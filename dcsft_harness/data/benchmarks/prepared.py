@@ -231,13 +231,10 @@ def described(task: str) -> dict[str, Any] | None:
 
 
 def load(task: str) -> "Dataset":
-    """A task's rows as a `datasets.Dataset`, in the order of evaluation; the data must be prepared.
+    """A task's rows as a `datasets.Dataset`, in the order of evaluation; an error if they are not prepared.
 
-    Columns: those of `STANDING`, the source's own, and `source`, which `picture` needs to find the
-    images. No column holds an image, so reading rows is cheap.
-
-    Raises:
-        HarnessError: the data is not prepared.
+    Columns: those of `STANDING`, the source's own, and `source`, which `picture` needs to find the images. No
+    column holds an image, so reading rows is cheap.
     """
     describe(task)
     rows = storage.load(folder_of(task) / ROWS)

@@ -175,11 +175,7 @@ def lettered(answer: str, choices: Sequence[str]) -> str | list[str]:
 
 
 def letter(answer: str, choices: Sequence[str]) -> str:
-    """As `lettered`, but the gold must be one option.
-
-    Raises:
-        HarnessError: the gold is not an option, or is several.
-    """
+    """As `lettered`; a gold of several options is an error too."""
     gold = lettered(answer, choices)
     if not isinstance(gold, str):
         raise HarnessError(f"the answer {answer!r} is more than one option", _CORRECT)
@@ -244,12 +240,9 @@ def texts(raw: Mapping[str, Any], column: str) -> list[str]:
 
 
 def add_picture(opened: Opened, image: object) -> tuple[str, int]:
-    """Adds the image in an undecoded Image column.
+    """Adds the image in an undecoded Image column; an error if there is none, or it cannot be read.
 
     Returns its name, which depends only on the bytes, and its row in the album.
-
-    Raises:
-        HarnessError: there is none, or it cannot be read.
     """
     data = downloads.image_bytes(image)()
     name = content_name(data)

@@ -42,11 +42,7 @@ def resolve(name: str | Path) -> str:
 
 
 def path() -> Path:
-    """The folder of the checkpoint, for `from_pretrained`.
-
-    Raises:
-        HarnessError: the installation lacks it.
-    """
+    """The folder of the checkpoint, for `from_pretrained`; an error if the installation lacks it."""
     folder = Path(str(files("dcsft_harness.data.digits") / "base"))
     if not (folder / "model.safetensors").is_file():
         raise HarnessError(f"{folder} lacks the embedded checkpoint", "Reinstall dcsft-harness")

@@ -269,9 +269,6 @@ def rendition(
     return finish(canvas, rng, 0.02 + 0.06 * severity)
 
 
-# Images of several digits: scenes with expressions that refer to one, and sums.
-
-
 # Grounding: images with one to three digits, and expressions that refer to one of them.
 
 SCENE_SIDE = 84
