@@ -14,7 +14,6 @@ from rapidfuzz import process
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
 _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
 
-
 _LONGEST = 4000
 """The most characters of a problem or a remedy to show."""
 

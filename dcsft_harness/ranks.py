@@ -20,7 +20,6 @@ _T = TypeVar("_T")
 PATIENCE = timedelta(days=30)
 """How long a rank waits for a slower one; torch's own half hour would end a long run."""
 
-
 WATCHED = "DCSFT_WATCHED"
 """Environment variable of processes that `dcsft train --num-processes` started and waits for."""
 ELSEWHERE = 75

@@ -48,5 +48,4 @@ __all__ = [
     "summarise",
 ]
 
-
 sys.modules[__name__].__class__ = CallableModule

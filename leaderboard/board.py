@@ -216,7 +216,6 @@ SHOTS, SYSTEM, PROMPTS, ITEMS, CLUSTERS = (
 NO_VERSION = (None, "", "Yaml", "N/A")
 """Versions that lmms-eval gives a task that states none."""
 
-
 DISTRIBUTIONS = ("id", "ood", None)
 
 
@@ -372,7 +371,6 @@ _STEP = re.compile(
     r"(?P<run>.*?)(?:^|[\s_/@(-]+)(?:(?:at\s+)?(?:global_)?step|checkpoint|@)[\s_=-]*(?P<step>\d{1,12})(?P<seed>(?:[\s,_(-]+seed.*)?)",
     re.IGNORECASE,
 )
-
 
 UNNAMED = "run"
 """The name of a run whose rows are named only by their steps."""

@@ -462,7 +462,7 @@ def read_run(file: Path, choices: Choices) -> Result:
     """Reads one run, by its results file in the folder of its samples; named by its model and adapter.
 
     Raises:
-        HarnessError: a file is missing, truncated or inconsistent; see `read.read_result`.
+        HarnessError: a file is missing, truncated or inconsistent; see `collect.read_result`.
     """
     run = _load(file)
     return _result(file, run, model_label(run) or file.parent.name, choices)

@@ -158,9 +158,7 @@ def scored_items(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[l
 def by_cluster(values: Floats, codes: Codes) -> Floats:
     """The sum of the values of each cluster, shape (G,), in the order of the codes."""
     low = int(codes.min())
-    if (
-        int(codes.max()) - low > 8 * len(codes) + 64
-    ):  # sparse codes: counting them would need too large a table
+    if int(codes.max()) - low > 8 * len(codes) + 64:  # sparse: counting needs too large a table
         codes, low = np.unique(codes, return_inverse=True)[1], 0
     present = np.bincount(codes - low) > 0
     return np.asarray(np.bincount(codes - low, weights=values)[present], dtype=np.float64)
@@ -612,9 +610,9 @@ class Rank(NamedTuple):
 def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArray[np.float32]) -> None:
     """Each cluster's contribution to the error of the mean over tasks, for all of the board's clusters.
 
-    Like `statistics.contributions`, but with an entry for every cluster. Values, NaN for items to leave out,
-    and clusters are per task, shape (n_t,); each task has at least one value. The contributions go `into` an
-    array of zeros, shape (G,).
+    Like `by_cluster`, but with an entry for every cluster. Values, NaN for items to leave out, and clusters
+    are per task, shape (n_t,); each task has at least one value. The contributions go `into` an array of
+    zeros, shape (G,).
     """
     for task, codes in zip(values, clusters, strict=True):
         kept = ~np.isnan(task)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
-
 MODELS = {"dcsft_hf": "hf.DcsftHF", "dcsft_stub": "stub.DcsftStub", "dcsft_vllm": "vllm.DcsftVLLM"}
 """lmms-eval's model name -> module and class in this package."""
 

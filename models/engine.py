@@ -36,7 +36,6 @@ from .weights import error_line
 _TOLERANCE = {torch.float32: 1e-2, torch.float64: 1e-2}
 _HALF_TOLERANCE = 0.3
 
-
 # Errors from models that prepare inputs or compute attention in their own way.
 _FAILURES = (AttributeError, TypeError, LookupError, ValueError, RuntimeError)
 

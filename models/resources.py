@@ -267,7 +267,6 @@ def out_of_memory(error: BaseException) -> bool:
 
 Inputs = Mapping[str, Any]
 
-
 _LOOKED_UP = re.compile(r"position|pos_emb|cls_token|class_embedding")
 """Names of weights that are added, not multiplied with; `torch.nn.Embedding` is one by its class."""
 

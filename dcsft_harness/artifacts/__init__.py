@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-
 SCORES_SET = "scores set"
 """The artifact kind of a set of scores folders, one per model and step."""
 

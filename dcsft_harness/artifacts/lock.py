@@ -22,7 +22,6 @@ OWNER, RUN = "owner.json", "run.json"
 _SKEW = 60.0
 """Largest difference in seconds between the clocks of processes and of files."""
 
-
 _GRANTED: ContextVar[frozenset[Path]] = ContextVar("locks granted", default=frozenset())
 """Locks held by a stage that the functions it calls may each take once."""
 

@@ -32,7 +32,6 @@ _FINISH = "Rerun the same command to finish it"
 FORMAT = 1
 """The manifest format that this version writes, and the newest that it reads."""
 
-
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
 """The verb, options and hashes of own rows of the artifact being written; a stage sets it."""
@@ -191,7 +190,6 @@ _Place = Annotated[str, AfterValidator(_path)]
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Table = dict[str, Any]
 
-
 _NOTES: dict[str, TypeAdapter[Any]] = {}
 """Kind -> the shape of its notes, where they have another meaning than in other kinds."""
 
@@ -241,7 +239,6 @@ else:
         skipped: _Count
 
     _NOTES |= {"scores": TypeAdapter(_Scores), "prepared data": TypeAdapter(_Prepared)}
-
 
 _SHAPE = TypeAdapter(Manifest)
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from pyarrow import acero
 
-
 # Folders in the format of `datasets`, written and read in bounded memory.
 #
 # `Dataset.from_list` holds every image in memory, `Dataset.from_generator` writes everything twice and hashes

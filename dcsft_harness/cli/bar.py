@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Report = Callable[..., None]
 """Called with (done, total), and by name figures to show beside the bar, such as loss=0.41."""
 
-
 DOING = {
     "sample": "sampling",
     "label": "labeling",

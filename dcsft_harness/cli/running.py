@@ -149,7 +149,6 @@ def push_folder(folder: Path, repo: str, private: bool) -> None:
 
 hub_commands = (card, push)
 
-
 # Commands of stages: their options, progress bar and closing line.
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)

@@ -35,7 +35,6 @@ REJECTED = "rejected"
 BOX = "box"
 """The column of gold boxes, [x1, y1, x2, y2] in original-image pixels; present if any answer is a box."""
 
-
 REFUSED = "refused"
 """The column with the reason why a task's row cannot be trained on; present if there is any such row."""
 ROW = "row_name"

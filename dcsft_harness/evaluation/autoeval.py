@@ -35,7 +35,6 @@ from dcsft_harness.training import run_folder
 if TYPE_CHECKING:
     from dcsft_harness.leaderboard import Board, Built
 
-
 # A board's folder: results by row name, and a leaderboard built from all of them.
 
 STATE, RESULTS, LEADERBOARD, LOCK = "board.json", "results", "leaderboard", "lock"

@@ -73,7 +73,6 @@ __all__ = [
     "verdicts_of",
 ]
 
-
 # Models by name, and one run of lmms-eval's evaluator over opened tasks.
 
 Progress = Callable[[int, int], None]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 if TYPE_CHECKING:
     from dcsft_harness.coordinates import BoxConvention
 
-
 # One finished response, as a model's observers see it.
 
 FinishReason = Literal["stop", "length"]

@@ -1,4 +1,35 @@
-"""Recipes: chains of stages as YAML files, and their runner."""
+"""Recipes: chains of stages as YAML files, and their runner.
+
+A recipe file: read at a scale, expanded over seeds and variants into a chain of stages.
+
+    name: toy
+    about: What is compared, after which table of the paper.
+    include: [base]                      # other recipes, whose scales and stages come before
+    variables: {family: classification}  # for every scale
+    scales:
+      digits: {seeds: [0, 1, 2], steps: 100}
+      paper:  {seeds: [0], steps: 600}
+    stages:
+      - stage: sft-${variant}-${seed}    # one stage for each combination of `each`
+        each:
+          seed: ${seeds}
+          variant: [{variant: m, keep: [medium]}, {variant: em, keep: [easy, medium]}]
+        verb: curate
+        labels: "@labels-${seed}"        # the folder of an earlier stage
+        keep: ${keep}                    # a value that is one variable keeps its type
+      - stage: cold-${seed}
+        when: ${cold}                    # leave the stage out if this is null;
+        otherwise: ${model}              # then `@cold-0` refers to this
+    set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
+
+Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
+alone, means these recipes one after another, each with its own variables.
+
+A family (a mapping with the key `family`) has `start`, the name of its cold start; by default the family's.
+
+`@name` refers to the folder of an earlier stage, and an entry `@name-*` of a list to those of all earlier
+stages of such names.
+"""
 
 import itertools
 import json
@@ -16,37 +47,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.settings import flag
-
-# A recipe file: read at a scale, expanded over seeds and variants into a chain of stages.
-#
-#     name: toy
-#     about: What is compared, after which table of the paper.
-#     include: [base]                      # other recipes, whose scales and stages come before
-#     variables: {family: classification}  # for every scale
-#     scales:
-#       digits: {seeds: [0, 1, 2], steps: 100}
-#       paper:  {seeds: [0], steps: 600}
-#     stages:
-#       - stage: sft-${variant}-${seed}    # one stage for each combination of `each`
-#         each:
-#           seed: ${seeds}
-#           variant: [{variant: m, keep: [medium]}, {variant: em, keep: [easy, medium]}]
-#         verb: curate
-#         labels: "@labels-${seed}"        # the folder of an earlier stage
-#         keep: ${keep}                    # a value that is one variable keeps its type
-#       - stage: cold-${seed}
-#         when: ${cold}                    # leave the stage out if this is null;
-#         otherwise: ${model}              # then `@cold-0` refers to this
-#     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
-#
-# Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
-# alone, means these recipes one after another, each with its own variables.
-#
-# A family (a mapping with the key `family`) has `start`, the name of its cold start; by default the family's.
-#
-# `@name` refers to the folder of an earlier stage, and an entry `@name-*` of a list to those of all earlier
-# stages of such names.
-
 
 REFERENCE = re.compile(r"@([\w-]+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")

@@ -49,7 +49,6 @@ from dcsft_harness.leaderboard.summary import Line, Summary, overall
 #
 # Source: Lu et al., CVPR 2026, arXiv 2602.10815; the tables and figures that each claim names.
 
-
 LEVEL = 0.05
 POOLS = {"clean": "", "noisy": "-noisy"}
 """A pool -> what a family's name has after it on that pool's boards. Any other pool counts as clean."""

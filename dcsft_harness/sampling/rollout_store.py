@@ -215,7 +215,6 @@ DRAWN = (
 Verdict = tuple[float | None, str | None]
 """Score in [0, 1], None if there is none; and the extracted answer."""
 
-
 ALL_WRONG = (
     "If the responses are right, name another --scorer; `dcsft data inspect` shows prompt and gold. If"
     " they are wrong, the rows are too hard for this model: begin with `dcsft train cold-start`, a larger"

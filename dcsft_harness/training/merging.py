@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.merging import Parity
 
-
 # Real prompts with images, on which two models are compared.
 
 _TRIED = 8

@@ -428,11 +428,9 @@ def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) ->
 _LARGE = 3e9
 """Bytes of a run on a CPU from which on freed memory is returned at once."""
 
-
 # One training run, with any trainer: checks, resuming, cost accounting, and the finished artifact.
 
 _DTYPE_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
 
 Make = Callable[[Setup], Callable[[], Any]]
 """Checks a trainer's arguments, and returns a function that creates the trainer from loaded weights."""

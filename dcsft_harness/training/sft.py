@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from datasets import Dataset as Rows
     from torch.utils.data import DataLoader
 
-
 # How the processes of a launch share a training set: each row once per epoch, as in a single process.
 #
 # accelerate fills up an epoch's last batch with rows from its beginning, so that all processes get the same

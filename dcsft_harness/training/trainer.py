@@ -30,7 +30,6 @@ from dcsft_harness.training.run_folder import RunFolder
 LOGGED = {name: name for name in ("loss", "grad_norm", "learning_rate", "entropy")}
 """TRL's name of a metric of every method -> its name in the log."""
 
-
 COUNTED = ("prompts", "generated", "prompt_tokens", "completion_tokens", "flops")
 """The metrics that each process of a launch counts for itself."""
 Sum = Callable[[list[float]], list[float]]

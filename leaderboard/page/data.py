@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 # against the item's content id, so that no image is shown with another item's answers. Images are re-encoded
 # from their pixels: nothing else in a file (EXIF, comments, profiles) is copied.
 
-
 SIDE = 512
 """The longest side of a stored image, in pixels."""
 SMALL = 96

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from waitress.server import TcpWSGIServer
 
-
 HOST = "127.0.0.1"
 INDEX = "index.html"
 TYPES = {

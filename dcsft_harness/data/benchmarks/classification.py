@@ -268,7 +268,6 @@ _EVALUATION = (
     ),
 )
 
-
 # The paper's classification pool (96 images of each class) and cold start (4), from ImageNet's train folder.
 #
 # Two files of the paper's release list these images: imagenet_left_sft and imagenet_cold_sft. Without them

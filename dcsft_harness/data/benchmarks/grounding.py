@@ -295,7 +295,6 @@ VLM_R1_SOURCES = (
     ),
 )
 
-
 # RefCOCO's testA and testB from lmms-lab's rows: one object per row, with all of its expressions.
 #
 #     dcsft_refcoco_testa: 1,975 objects (people), dcsft_refcoco_testb: 1,810 objects (everything else)
@@ -349,7 +348,6 @@ def _refcoco_source(split: str) -> Source:
 
 
 REFCOCO_SOURCES = tuple(_refcoco_source(split) for split in OBJECTS)
-
 
 # Ref-L4 (Chen et al., 2024): long expressions for boxes in COCO and Objects365 images.
 #

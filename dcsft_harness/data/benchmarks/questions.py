@@ -89,9 +89,8 @@ def inside(question: str) -> list[str]:
         runs[-1].append((index, match))
     if runs and len(runs[-1]) > 1:
         run = runs[-1]
-        if (
-            len(run) < _USUAL
-        ):  # "A. x", "B. y", "C. z  D. w"; but no fifth option in "D. the bacterium E. coli"
+        # "A. x", "B. y", "C. z  D. w"; but no fifth option in "D. the bacterium E. coli"
+        if len(run) < _USUAL:
             run = _goes_on(question, run, _blank(question, run[-1][1].end()))
         found = _between(question, run)
         return [*found[:-1], found[-1].split("\n\n")[0].strip()]

@@ -79,7 +79,6 @@ _MATHVERSE = Source(
     tally=("version", dict.fromkeys(MATHVERSE_VERSIONS, 436)),
 )
 
-
 # MATH-Vision's multiple-choice questions (test split; Wang et al., NeurIPS 2024).
 #
 # Each has five options; in a quarter of the rows they are only drawn, and their texts are the letters. Tokens
@@ -144,7 +143,6 @@ _MATHVISION = Source(
     row=_mathvision_row,
     hub=_MATHVISION_HUB,
 )
-
 
 # MathVista's multiple-choice questions (testmini; Lu et al., ICLR 2024).
 #
@@ -224,7 +222,6 @@ _MATHVISTA = Source(
     row=_mathvista_row,
     hub=_MATHVISTA_HUB,
 )
-
 
 # MMK12 (Meng et al., MM-Eureka, 2025): 2,000 multiple-choice test questions, 15,616 fill-in training ones.
 #
@@ -385,7 +382,6 @@ _MMK12 = (
     ),
 )
 
-
 # MMMU's validation questions (Yue et al., CVPR 2024): 847 multiple-choice ones and 53 open ones.
 #
 # Options are the text of a Python list. A row has up to seven images; "<image 2>" marks the position of the
@@ -507,7 +503,6 @@ _MMMU = Source(
     tally=("question_type", {MMMU_CHOICE: 847, MMMU_OPEN: 53}),
 )
 VIEWS = (View("dcsft_mmmu_mc", of="dcsft_mmmu", column="question_type", values=(MMMU_CHOICE,), count=847),)
-
 
 # We-Math (testmini; Qiao et al., ACL 2025): problems of two or three steps, and each step as its own
 # question.

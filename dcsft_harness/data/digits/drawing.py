@@ -456,7 +456,6 @@ EXPRESSIONS: dict[str, Callable[[Scene, np.random.Generator], Expression]] = {
     "reasoned": reasoned,
 }
 
-
 # Sums: two digits in an image and a question about them.
 #
 # Pre-training answers with the sum and the letter of the matching option. The base reads digits and adds, but

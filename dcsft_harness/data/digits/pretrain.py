@@ -26,7 +26,6 @@ if TYPE_CHECKING:
         ProcessorMixin,
     )
 
-
 # A blank checkpoint: a tiny Qwen2.5-VL or Qwen3-VL with random weights, its tokenizer and its processor.
 
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -191,7 +190,7 @@ STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 
 
 def patches(image: Image.Image) -> NDArray[np.float32]:
-    """As `pretrain.blank_processor`, in a tenth of the time, for an image that needs no resizing.
+    """As `blank_processor`, in a tenth of the time, for an image that needs no resizing.
 
     Of RGB, both sides multiples of 28 pixels: float32 (patches, 1176), 2x2 adjacent patches together, each
     (channel, frame, row, column).
