@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 from pydantic.fields import FieldInfo
 
-from dcsft_harness import ranks
+from dcsft_harness import ranks, reading
 from dcsft_harness.cli import bar
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, extra, flag, get_choices, is_sequence, members, shown
@@ -468,8 +468,6 @@ def _with_passed(
     stage: Stage, options: dict[str, Any], config: Path | None, passed: tuple[str, ...]
 ) -> dict[str, Any]:
     """The options from the command line, over those of a file; and the arguments passed on to TRL."""
-    from dcsft_harness import reading
-
     ours: dict[str, Any] = {}
     others: dict[str, Any] = {}
     if config is not None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from dcsft_harness import interrupts, ranks, reading
+from dcsft_harness import environment, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import ROOT, SettingsCommand, data_root, run_stage
+from dcsft_harness.cli.running import ROOT, SettingsCommand, assignment, data_root, run_stage
 from dcsft_harness.errors import HarnessError, visible
 
 if TYPE_CHECKING:
@@ -182,8 +182,6 @@ def run(
     dcsft run paradigms --set pool=train.jsonl --set scorer=choice \\
         --set test=test.jsonl --output mine
     """  # noqa: D301 - click reads the \b
-    from dcsft_harness.cli.running import assignment
-
     run_recipe(recipes, output, dry_run, scale, dict(map(assignment, given)))
 
 
@@ -303,8 +301,6 @@ def lmms_eval(arguments: tuple[str, ...]) -> None:
 def env() -> None:
     """Print the versions and the hardware that a bug report needs."""
     import torch  # noqa: F401 - so that a CUDA device is found
-
-    from dcsft_harness import environment
 
     rows = {**environment.packages(), **environment.hardware()}
     width = max(map(len, rows))

@@ -16,10 +16,6 @@ from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from PIL.Image import Image as PillowImage
-
-
-# A task's document as an item, and its metrics for a response.
 
 
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
@@ -242,7 +238,7 @@ def _images_now(task: Task, item: records.Item) -> list[dict[str, Any]]:
 
 def _held_files(
     docs: Documents,
-) -> tuple[Callable[[int], list[dict[str, Any]]], Callable[["PillowImage"], bytes]]:
+) -> tuple[Callable[[int], list[dict[str, Any]]], Callable[["Image"], bytes]]:
     """A function from doc_id to a document's image files, and each image's part of the item's id."""
     from datasets import Dataset, Image, List, Value
 
@@ -264,12 +260,10 @@ def _held_files(
 
 def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The image files of a prepared benchmark's row."""
-    from dcsft_harness.data.benchmarks import prepared
-
     return [{"bytes": prepared.encoded(doc["source"], index), "path": None} for index in doc["images"]]
 
 
-def _picture(file: Mapping[str, Any]) -> "PillowImage | None":
+def _picture(file: Mapping[str, Any]) -> "Image | None":
     """The image in a file; None unless the file holds exactly upright RGB pixels."""
     from PIL import Image
 
@@ -281,7 +275,7 @@ def _picture(file: Mapping[str, Any]) -> "PillowImage | None":
         return None  # the error comes where its document is described
 
 
-def _opened_file(image: "PillowImage") -> dict[str, Any] | None:
+def _opened_file(image: "Image") -> dict[str, Any] | None:
     """The file that a task opened; None if it has no path or differs from the image shown."""
     try:
         file = {"bytes": file_bytes(Path(getattr(image, "filename", "") or "")), "path": None}

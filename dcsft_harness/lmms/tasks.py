@@ -14,7 +14,6 @@ from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, refusal, room, unknown_name, visible_lines
 from dcsft_harness.lmms.protocols import Task
-from dcsft_harness.tasks import path
 from dcsft_harness.tasks import path as task_path
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def read_in_c() -> Iterator[None]:
 def listing() -> list[dict[str, Any]]:
     """One row per task: its name, family, role, distribution and version, sorted by name."""
     rows = []
-    for file in sorted(path().rglob("*.yaml")):
+    for file in sorted(task_path().rglob("*.yaml")):
         config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - ours
         if not isinstance(config.get("task"), str):
             continue
@@ -71,7 +70,7 @@ def grounding() -> set[str]:
 def groups() -> dict[str, list[str]]:
     """The suite's groups by name, each with its tasks; nested groups are expanded."""
     found: dict[str, list[str]] = {}
-    for file in sorted(path().rglob("*.yaml")):
+    for file in sorted(task_path().rglob("*.yaml")):
         config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - ours
         if isinstance(config.get("group"), str):
             found[config["group"]] = list(config["task"])

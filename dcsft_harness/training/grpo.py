@@ -231,8 +231,6 @@ def check_processor(setup: Setup) -> None:
 
 def _trouble(processor: "ProcessorMixin") -> str | None:
     """What TRL does not support of a processor; None if it supports all of it."""
-    import trl
-
     trials = Batcher(processor, processor.tokenizer.pad_token_id).trials
     if not trials:
         return "processor takes no chat with a picture"

@@ -11,8 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+import huggingface_hub
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from dcsft_harness import reading
@@ -424,11 +425,6 @@ def check(repo: str) -> None:
         HarnessError: the name is invalid, the hub is switched off or cannot be reached, or the user has no
             valid token.
     """
-    import huggingface_hub
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils._validators import validate_repo_id
-
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
@@ -460,8 +456,6 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
         HarnessError: neither an adapter nor a checkpoint, files changed since it was written, or the hub
             refuses or cannot be reached.
     """
-    from huggingface_hub import HfApi
-
     refuse_unfit(folder)
     api = HfApi()
     with _hub_errors(repo), _copy(folder) as copy:
@@ -507,8 +501,6 @@ def _refuse_damaged(folder: Path, made: manifest.Manifest) -> None:
 @contextmanager
 def _hub_errors(repo: str) -> Iterator[None]:
     """Turns an error of the hub or the network into one sentence."""
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         yield
     except HfHubHTTPError as error:
