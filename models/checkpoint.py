@@ -47,6 +47,10 @@ _DECIDING = (
 """Names of files that affect a model's responses, as patterns."""
 
 
+class Unreached(HarnessError):
+    """The hub that has a checkpoint is not reached, which has taken half a minute."""
+
+
 def open_config(settings: ModelSettings) -> PreTrainedConfig:
     """The checkpoint's configuration.
 
@@ -73,9 +77,10 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     try:
         config = _configuration(name, settings.trust_remote_code)
     except Exception as error:  # every family checks its settings in its own way
-        raise HarnessError(
+        kind = Unreached if _is_unreached(error) else HarnessError
+        raise kind(
             f"model {name} cannot be opened ({weights.error_line(error)})",
-            _remedy(name, _unreached(name, error), "config.json"),
+            _remedy(name, _hub_remedy(name, error), "config.json"),
         ) from error
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
@@ -222,9 +227,14 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
         ) from error
 
 
-def _unreached(name: str, error: Exception) -> str:
+def _is_unreached(error: Exception) -> bool:
+    """Whether transformers failed because the hub was not reached."""
+    return any(said in str(error).lower() for said in ("couldn't connect", "offline"))
+
+
+def _hub_remedy(name: str, error: Exception) -> str:
     """The remedy for a checkpoint that is no folder, if the hub has none of that name or is not reached."""
-    if "couldn't connect" not in str(error).lower() and "offline" not in str(error).lower():
+    if not _is_unreached(error):
         return "Give a checkpoint folder or hub name"
     return (
         f"Check the network and HF_ENDPOINT, or download it elsewhere (`hf download {name} --local-dir DIR`)"

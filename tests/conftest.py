@@ -17,12 +17,16 @@ from PIL import Image
 
 from dcsft_harness import coordinates
 from dcsft_harness.curation import gallery
+from dcsft_harness.leaderboard.report import plots
 from tests import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before torch is imported, and for every command that a test starts: more threads than processors make
 # the threads of a tiny model wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+# Before huggingface_hub is imported, which asks a hub that it does not reach again for half a minute. What is
+# marked `network` runs with HF_HUB_OFFLINE=0.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # TRL imports wandb where it is installed: a fifth of what all tests import. None of them reports to it. The
 # commands that tests start import the real one.
@@ -249,20 +253,35 @@ def shared_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.delenv("DCSFT_DATA", raising=False)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def histograms():
-    """`label` and `curate` make their figure and save an empty picture of its shape: drawing takes longest.
+@pytest.fixture(scope="session")
+def savers():
+    """What saves the figures of labels and of leaderboards."""
+    return {gallery: gallery._save, plots: plots._save}
 
-    `test_labels.py` has them drawn, and so has every command in a process of its own.
+
+@pytest.fixture(scope="session", autouse=True)
+def blank(savers):
+    """Figures are made and saved as empty pictures of their shape: drawing takes longest.
+
+    Commands in processes of their own draw them, and so do tests that ask for `drawn`.
     """
 
-    def save(figure, path):
-        Image.new("L", [int(10 * side) for side in figure.get_size_inches()]).save(path)
+    def save(figure, png, svg=None):
+        Image.new("L", [int(10 * side) for side in figure.get_size_inches()]).save(png)
+        if svg is not None:
+            svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
 
-    drawn = gallery._save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery, "_save", save)
-        yield drawn
+        for module in savers:
+            patch.setattr(module, "_save", save)
+        yield
+
+
+@pytest.fixture
+def drawn(savers, monkeypatch):
+    """Figures are drawn in this test."""
+    for module, save in savers.items():
+        monkeypatch.setattr(module, "_save", save)
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,7 @@ def _print_visible(message: str) -> None:
 
 
 def check_imports() -> None:
-    """Imports the internals of other packages that evaluation uses, before a model is loaded; ImportError."""
+    """Imports the internals of other packages that evaluation uses; an ImportError if one has moved."""
     from lmms_eval import evaluator
 
     patch = getattr(evaluator, "_enable_reentrant_filelocks", None)

@@ -317,8 +317,12 @@ def admit_answers(
         if planning:
             usage.admit(usage.Estimate(usage.planned_device(), {}, settings={"processes": processes}))
         return
+    from dcsft_harness.models.checkpoint import Unreached
+
     try:
         estimate = _answering(arguments, tasks, samples, new_tokens, limit, processes)
+    except Unreached:
+        raise  # its loader would ask as long again
     except (HarnessError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         if planning:
             raise

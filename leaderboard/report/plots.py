@@ -23,6 +23,7 @@ from dcsft_harness.records import DIFFICULTIES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 Ends = list[list[float]] | None
 """Distances to an interval's ends, below and above, as errorbar takes them."""
@@ -512,14 +513,18 @@ def draw(summary: Summary, folder: Path) -> list[tuple[str, list[str]]]:
                 (folder / "plots").mkdir(exist_ok=True)
                 files = [f"plots/{name}.{kind}" for kind in ("png", "svg")]
                 axes.set_title(title, loc="left", fontsize=11)
-                # No date, and ids with a fixed salt: equal boards make equal files.
-                figure.savefig(folder / files[0], dpi=144, metadata={"Software": None})
-                figure.set_layout_engine("none")  # the layout is found: it takes longer than drawing
-                figure.savefig(folder / files[1], metadata={"Date": None, "Creator": None})
-                _without_comments(folder / files[1])
+                _save(figure, *(folder / file for file in files))
                 found.append((title, files))
             pyplot.close(figure)
     return found
+
+
+def _save(figure: "Figure", png: Path, svg: Path) -> None:
+    # No date, and ids with a fixed salt: equal boards make equal files.
+    figure.savefig(png, dpi=144, metadata={"Software": None})
+    figure.set_layout_engine("none")  # the layout is found: it takes longer than drawing
+    figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    _without_comments(svg)
 
 
 @contextmanager

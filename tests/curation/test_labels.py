@@ -130,12 +130,9 @@ def test_settings_that_make_no_sense_are_refused_by_name(arguments, said):
         CurationConfig(**arguments)
 
 
+@pytest.mark.usefixtures("drawn")
 class TestPictures:
     """What `label` and `curate` show of a pool."""
-
-    @pytest.fixture(autouse=True)
-    def drawn(self, monkeypatch, histograms):
-        monkeypatch.setattr(gallery, "_save", histograms)
 
     @pytest.fixture
     def made(self, tmp_path, capsys):

@@ -196,9 +196,12 @@ class TestStudy:
         (curve,) = curves(summarise(load(made)))
         assert list(curve.points) == ["other"] and len(curve.points["other"]) == 3
 
-    def test_plots_are_pictures(self, board):
-        for plot in read(board[1])["plots"]:
-            png, svg = (board[1] / file for file in plot["files"])
+    @pytest.mark.usefixtures("drawn")
+    def test_plots_are_pictures(self, board, tmp_path):
+        made = plots.draw(board[0].summary, tmp_path)
+        assert [files for _, files in made] == [plot["files"] for plot in read(board[1])["plots"]]
+        for _, files in made:
+            png, svg = (tmp_path / file for file in files)
             with Image.open(png) as picture:
                 assert picture.size == (1036, 662)
                 # More than a blank sheet: axes, and marks in colour.
@@ -358,6 +361,7 @@ class TestLabels:
 
 
 class TestHostileBoards:
+    @pytest.mark.usefixtures("drawn")
     @pytest.mark.few(3)
     @pytest.mark.parametrize("name", HOSTILE)
     def test_plots_and_files_of_rows_of_that_name(self, tmp_path, name):

@@ -15,6 +15,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.leaderboard.report import schema
+from dcsft_harness.leaderboard.report.plots import draw
 from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig
@@ -70,12 +71,14 @@ def place(tmp_path_factory, golds):
 
 
 @pytest.fixture(scope="module")
-def board(place, tmp_path_factory):
-    output = tmp_path_factory.mktemp("board") / "board"
-    build(
-        [place / "base", place / "tuned", place / "greedy"], output, options=Options(baseline="base", at_k=4)
-    )
-    return output
+def built(place):
+    folders = [place / "base", place / "tuned", place / "greedy"]
+    return build(folders, place / "board", options=Options(baseline="base", at_k=4))
+
+
+@pytest.fixture(scope="module")
+def board(built, place):
+    return place / "board"
 
 
 def document(board):
@@ -285,9 +288,12 @@ class TestBudgets:
         assert crossing([one], [blind], [np.arange(200)], "maj") is None
         assert all(np.isnan(point.tokens) for point in curve([blind], [np.arange(200)]))
 
-    def test_the_board_writes_them(self, board):
+    @pytest.mark.usefixtures("drawn")
+    def test_the_board_writes_them(self, built, board, tmp_path):
+        drawn = [files for _, files in draw(built.summary, tmp_path)]
+        assert drawn == [plot["files"] for plot in document(board)["plots"]]
         for name in ("over_k", "over_tokens", "over_caps"):
-            assert (board / "plots" / f"{name}.png").stat().st_size > 5_000
+            assert (tmp_path / "plots" / f"{name}.png").stat().st_size > 5_000
         rows = list(csv.DictReader((board / "budgets.csv").open()))
         assert {one["row"] for one in rows} == {"base", "tuned"}
         assert {one["metric"] for one in rows} == {"avg", "maj", "pass", "consistency"}

@@ -365,6 +365,23 @@ def test_a_rehearsal_fails_where_an_estimate_is_off_by_more_than_was_allowed():
             rehearsal.refuse_wrong({"stages": stages}, within)
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "sft", "grpo"])
+def test_a_hub_that_is_not_reached_is_asked_once(verb, first_edition, monkeypatch, capsys):  # noqa: F811
+    asked = []
+
+    def ask(name, trusted):
+        asked.append(name)
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+
+    monkeypatch.chdir(first_edition)
+    monkeypatch.setattr(models, "_configuration", ask)
+    given = FIRST_ENGINES[verb]
+    words = [word.replace("BASE", "jane/model") for word in given if word not in ("--adapter", "adapter")]
+    assert main([word.replace(",adapter=adapter", "") for word in words]) == 1
+    assert "couldn't connect" in (said := capsys.readouterr().err) and "HF_ENDPOINT" in said
+    assert asked == ["jane/model"]
+
+
 @pytest.mark.slow
 def test_a_rehearsal_runs_every_stage_beside_its_estimate_and_is_done_once(tmp_path, monkeypatch):
     narrow = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
