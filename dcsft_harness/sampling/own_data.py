@@ -105,7 +105,6 @@ def open_task(name: str, option: str) -> lmms.Task:
         HarnessError: there is none, or several.
     """
     if option == "--data" and name not in lmms.task_index():
-        own_files.refuse_lost(name)
         raise unknown_name("curated set or task", name, lmms.task_index(), "dcsft tasks list")
     tasks = lmms.open_tasks([name])
     if len(tasks) != 1:
@@ -250,7 +249,7 @@ def examined(
         given += 1
         yield where, row, reason
     if where is None:
-        raise HarnessError(f"{own_files.called(path)} holds no rows", "Write one JSON object a line")
+        raise HarnessError(f"{own_files.called(path)} holds no rows", "Write one JSON object per line")
     if part is not None and not given:
         part.refuse_empty(path, elsewhere)
 
