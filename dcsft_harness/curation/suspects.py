@@ -357,7 +357,7 @@ def _verdict(where: str, text: bytes) -> tuple[str, str | None]:
     except ValueError as error:
         raise HarnessError(f"{where}: {error}", "Correct or remove the line") from error
     if not isinstance(line.get("item_id"), str):
-        raise HarnessError(f"{where}: no item_id", "Write one JSON object a line, with item_id and verdict")
+        raise HarnessError(f"{where}: no item_id", "Write one JSON object per line, with item_id and verdict")
     verdict = line.get("verdict")
     if verdict is not None and verdict not in (KEEP, DROP):
         raise HarnessError(

@@ -101,7 +101,6 @@ def open_file(
 def open_task(name: str, option: str) -> lmms.Task:
     """The lmms-eval task that an option names; an error if there is none, or several."""
     if option == "--data" and name not in lmms.task_index():
-        own_files.refuse_lost(name)
         raise unknown_name("curated set or task", name, lmms.task_index(), "dcsft tasks list")
     tasks = lmms.open_tasks([name])
     if len(tasks) != 1:
@@ -242,7 +241,7 @@ def examined(
         given += 1
         yield where, row, reason
     if where is None:
-        raise HarnessError(f"{own_files.called(path)} holds no rows", "Write one JSON object a line")
+        raise HarnessError(f"{own_files.called(path)} holds no rows", "Write one JSON object per line")
     if part is not None and not given:
         part.refuse_empty(path, elsewhere)
 

@@ -87,6 +87,7 @@ def start(
         for named in (resolve(options.model), getattr(options, "adapter", None), options.data):
             if named is not None:
                 manifest.refuse_newer(Path(named))
+        own_files.refuse_lost(options.data)  # before packages are loaded that know the tasks
     if launch is not None and usage.PLANNING.get() is None:
         return opening.launched(launch, stage, options, output, config)
     reset = launching.PLANNED.set(launch)

@@ -169,6 +169,18 @@ def test_a_path_that_does_not_exist_is_refused_as_that(tmp_path, capsys, monkeyp
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("method", ["sft", "cold-start", "grpo", "dpo"])
+@pytest.mark.parametrize("data", ["./nowhere", "nowhere.jsonl"])
+def test_training_refuses_a_lost_path_before_it_lists_tasks(tmp_path, capsys, monkeypatch, method, data):
+    """The list of tasks takes lmms-eval and torch, which load for a minute on a busy machine."""
+    monkeypatch.chdir(tmp_path)
+    for loaded in ("lmms.task_index", "stages.training.opening.training_data", "training.grpo.open_data"):
+        monkeypatch.setattr(f"dcsft_harness.{loaded}", lambda *_, **__: pytest.fail("loaded"))
+    assert main(["train", method, "--data", data, *TRAINED, "--output", "out"]) != 0
+    assert f"{data} does not exist" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
