@@ -257,7 +257,7 @@ def _be(lowered: str, place: int) -> "re.Match[str] | None":
 
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     """The option that the last phrase of a plain sentence states, and whether as an answer."""
-    if sentence.endswith("?"):
+    if sentence.endswith("?") or " if " in sentence and phrases.UNSEEN.search(sentence):
         return None
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
@@ -386,7 +386,7 @@ def _label(text: str, options: OptionSet) -> int | None:
 
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
-    part = part.strip()
+    part = part.strip().removeprefix("- ")
     ending = part[-200:]
     if part[-1:] in "!.?" and any([word in ending for word in phrases.COURTEOUS]):
         part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()

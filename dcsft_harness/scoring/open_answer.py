@@ -34,6 +34,7 @@ from dcsft_harness.scoring.math import (
     stated,
 )
 from dcsft_harness.scoring.normalize import answer_part, bounded, plain
+from dcsft_harness.scoring.options import amount
 from dcsft_harness.scoring.phrases import DENIED
 from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
@@ -87,7 +88,7 @@ def _judge(part: str, gold: str) -> Verdict:
             if labeled
             else choice(part, answer=gold, choices=None)
         )
-    if any(character.isdigit() for character in gold) and " " not in gold.strip():
+    if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
         try:
             number = plain_number(part, gold)
             if number is not None:
