@@ -106,7 +106,7 @@ _BEHIND = re.compile(
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
     r"|(?<=[\d}\)π])(?P<glued>[A-Za-zμ]{2,}(?:\s?\^\s?\{?-?\d\}?)?"
     r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?\d\}?)?\)?)$"
-    r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|Ω|°\s?[CF]?|%))$"
+    r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|[kM]?Ω|°\s?[CF]?|%))$"
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
@@ -598,7 +598,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
 
 
 def _measured(match: "re.Match[str]") -> str:
-    """A known unit behind a figure as upright text, so that it belongs to the figure; "12 in total" has none."""
+    """A known unit behind a figure in upright type, which belongs to the figure; "12 in total" has none."""
     return f"⟦{match[1]}⟧" if match[1] != "in" and unit(match[1]) else match[0]
 
 
@@ -706,4 +706,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=8)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=9)

@@ -36,8 +36,7 @@ _UNIFIED = (
     ("！", "! "),
     ("？", "? "),
 )
-_INVISIBLE = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
-_WIDTHS = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
+_UNSEEN = re.compile("[\u00a0\u00ad\u061c\u2000-\u200f\u202a-\u202f\u205f-\u2069\u3000\ufeff]")
 _FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
@@ -109,7 +108,8 @@ def unified(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
-        text = _WIDTHS.sub(" ", _INVISIBLE.sub("", text))
+        if _UNSEEN.search(text):
+            text = _UNSEEN.sub(lambda match: " " if match[0].isspace() else "", text)
         text = text if text[-1:].isascii() else _DECORATION.sub("", text)
         for sign, character in _UNIFIED:
             if sign in text:
