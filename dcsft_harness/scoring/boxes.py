@@ -205,11 +205,13 @@ def to_pixels(
             "box_space 'resized' without resized_size (got None)",
             "Pass the (width, height) that the model's image processor makes of the image",
         )
-    across, down = _size("resized_size", limits)
-    scales = (width / across, height / down) * 2
-    scaled = [value * scale for value, scale in zip(box, scales, strict=True)]
-    ends = (width, height) * 2
-    return [min(max(v, 0.0), end) for v, end in zip(scaled, ends, strict=True)] if clip else scaled
+    return _scaled(box, _size("resized_size", limits), (width, height), clip=clip)
+
+
+def _scaled(box: Sequence[float], size: tuple[float, float], new: tuple[float, float], *, clip: bool) -> Box:
+    """A box of an image of that size in one of the new size."""
+    scaled = [value * (new[side % 2] / size[side % 2]) for side, value in enumerate(box)]
+    return [min(max(value, 0.0), new[side % 2]) for side, value in enumerate(scaled)] if clip else scaled
 
 
 def rewritten(response: str, numbers: Sequence[int]) -> str | None:
@@ -247,15 +249,10 @@ def from_pixels(
     Raises:
         HarnessError: for another space, or a size that is missing or not positive.
     """
-    width, height = _size("image_size", image_size)
     if box_space not in ("resized", "norm1000"):
         raise HarnessError(f"box_space {box_space!r}", "It is resized or norm1000")
     limits = (1000.0, 1000.0) if box_space == "norm1000" else _size("resized_size", resized_size or (0, 0))
-    scales = (limits[0] / width, limits[1] / height) * 2
-    scaled = [
-        min(max(value * scale, 0.0), limit)
-        for value, scale, limit in zip(box, scales, limits * 2, strict=True)
-    ]
+    scaled = _scaled(box, _size("image_size", image_size), limits, clip=True)
     written = [round(value) for value in scaled]
     for low, high in ((0, 2), (1, 3)):
         if written[low] >= written[high]:
@@ -337,17 +334,12 @@ def parse_gold(solution: object) -> object:
             raise HarnessError(
                 f"solution {cut(repr(solution))} is not a box", "Write [x1, y1, x2, y2]"
             ) from error
-    numbers = (
-        isinstance(value, list | tuple)
-        and len(value) == 4
-        and all(type(one) in (int, float) and abs(one) < 1e9 for one in value)
+    if isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value):
+        if len(value) == 4 and -1e9 < value[0] < value[2] < 1e9 and -1e9 < value[1] < value[3] < 1e9:
+            return list(value)
+    raise HarnessError(
+        f"solution {cut(repr(value))} is not a box", "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2"
     )
-    if not numbers or not isinstance(value, list | tuple) or value[0] >= value[2] or value[1] >= value[3]:
-        raise HarnessError(
-            f"solution {cut(repr(value))} is not a box",
-            "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2",
-        )
-    return list(value)
 
 
 def check_gold(answer: Sequence[float], *, image_size: tuple[int, int]) -> None:
@@ -375,5 +367,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=5,
+    version=6,
 )

@@ -47,6 +47,7 @@ _FINAL = re.compile(r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w 
 _LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈是为]|:(?!\d)")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
+_MAY_LIST = re.compile(r"A\*{0,2}[).:]")
 _LINE = re.compile(r"[-\s]*([(\[])?([A-J])[)\].:](?: (.{1,100}))?")
 _LINE_MARKS = frozenset(").:]")
 _DIGIT = re.compile(r"\d")
@@ -54,7 +55,9 @@ _ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?", re.IGNORECASE)
 _OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer)$", re.IGNORECASE)
 _SENTENCE_BREAK = re.compile(r"[.!?;\n。！？；](?:(?<=[\n。！？；])|(?=\s|[\"')*]{1,3}\s))")
 _NO_TEXT = re.compile(r"[ \n*#>`$\\\[-]*")
-_LISTED_LINES = re.compile(r"[\s*>(-]{0,20}A[).:].{0,150}\n[\s*>(-]{0,20}B[).:]")
+_LISTED_LINES = re.compile(
+    "{0}A{1}.{{0,150}}\n{0}B{1}".format(r"[\s*>(-]{0,20}(?:Option )?", r"\*{0,2}[).:]")
+)
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
 HEAD, TAIL = 300, 500
@@ -257,7 +260,7 @@ def _be(lowered: str, place: int) -> "re.Match[str] | None":
 
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     """The option that the last phrase of a plain sentence states, and whether as an answer."""
-    if sentence.endswith("?"):
+    if sentence.endswith("?") or " if " in sentence and phrases.UNSEEN.search(sentence):
         return None
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
@@ -386,7 +389,7 @@ def _label(text: str, options: OptionSet) -> int | None:
 
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
-    part = part.strip()
+    part = part.strip().removeprefix("- ")
     ending = part[-200:]
     if part[-1:] in "!.?" and any([word in ending for word in phrases.COURTEOUS]):
         part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
@@ -394,11 +397,11 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         return None
     stop = _end(part, 0)
     opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
-    found = _beginning(opening, options)
+    found = None if _LISTED_LINES.match(part) else _beginning(opening, options)
     found = weak if found is None else found
     if found is not None:
         return found
-    if part[-1] == "?" or _may_list(part[-400:]) and _LISTED.search(plain(part[-600:])):
+    if part[-1] == "?" or _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])):
         return None
     end = part.rstrip(" .!\n*`$\\]})")
     last = plain(part[_start(part, len(end)) :]).rstrip(" .!")
@@ -411,10 +414,6 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         if options.numeric and _DIGIT.search(last):
             return None
     return None
-
-
-def _may_list(text: str) -> bool:
-    return "B" in text and ("A)" in text or "A." in text or "A:" in text)
 
 
 def _beginning(first: str, options: OptionSet) -> int | None:
@@ -450,4 +449,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=9)
+SCORER = Scorer("choice", choice, fields=("choices",), version=10)

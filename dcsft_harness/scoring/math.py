@@ -106,7 +106,7 @@ _BEHIND = re.compile(
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
     r"|(?<=[\d}\)π])(?P<glued>[A-Za-zμ]{2,}(?:\s?\^\s?\{?-?\d\}?)?"
     r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?\d\}?)?\)?)$"
-    r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|Ω|°\s?[CF]?|%))$"
+    r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|[kM]?Ω|°\s?[CF]?|%))$"
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
@@ -480,6 +480,12 @@ _RUN = re.compile(
     r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
+_MEASURED = re.compile(
+    r"(?<=[\d}])(?:\s|(?=[A-Za-z]{2}|[\u4e00-\u9fff]))"
+    r"((?:(?:square|cubic) )?(?:[A-Za-zμΩ]{1,12}|[\u4e00-\u9fff]{1,4})(?:\^\{?[23]\}?)?"
+    r"(?:\s?/\s?[A-Za-z]{1,6}(?:\^\{?2\}?)?| per [a-z]{1,8})?)(?!\s?[-+*/^=(]|\w)"
+)
+_UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}[为是得有]|等于"
@@ -568,7 +574,7 @@ def readings(text: str) -> list[Answer]:
 def _in_sentence(sentence: str) -> list[Answer]:
     """The last mathematics of a sentence, or of it what stands behind verbs: the last, and all together."""
     text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", _POINT_NAME.sub("", sentence))))
-    text = _COMPOUND.sub(_compound, text)
+    text = _MEASURED.sub(_measured, _COMPOUND.sub(_compound, text))
     runs = list[tuple[Answer, bool]]()
     run, is_behind, is_near, is_joined = "", False, False, False
     for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
@@ -589,6 +595,11 @@ def _in_sentence(sentence: str) -> list[Answer]:
     behind = [found for found, is_behind in runs if is_behind]
     every = _readable("\n".join(one.text for one in behind)) if len(behind) > 1 else None
     return [one for one in (*(behind or [found for found, _ in runs])[-1:], every) if one]
+
+
+def _measured(match: "re.Match[str]") -> str:
+    """A known unit behind a figure in upright type, which belongs to the figure; "12 in total" has none."""
+    return f"⟦{match[1]}⟧" if match[1] != "in" and unit(match[1]) else match[0]
 
 
 def _run(run: str) -> Answer | None:
@@ -663,7 +674,8 @@ def judged(part: str, is_right: Callable[[Answer], bool]) -> Verdict:
     for text in stated(part):
         found = readings(text)
         if found:
-            return Verdict(float(any(map(is_right, found))), found[0].text or text.strip())
+            said = _UPRIGHT.sub(r" \1", found[0].text).strip() or text.strip()
+            return Verdict(float(any(map(is_right, found))), said)
         if "oxed" in part:
             return Verdict(0.0, text.strip())
     return NOT_FOUND
@@ -694,4 +706,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=8)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=9)

@@ -32,10 +32,12 @@ _DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
 WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
 _UNIFIED = (
-    *zip("（）：【】［］“”’−\u00a0\ufeff", [*'():[][]""\'- ', ""], strict=True),
+    *zip("（）：【】［］“”’−", [*'():[][]""\'-'], strict=True),
     ("！", "! "),
     ("？", "? "),
 )
+_UNSEEN = re.compile("[\u00a0\u00ad\u061c\u2000-\u200f\u202a-\u202f\u205f-\u2069\u3000\ufeff]")
+_FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
@@ -57,7 +59,8 @@ def bounded(text: str) -> str:
     """The text with single spaces between words; of a long one the first 3,000 and last 9,000 characters."""
     text = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
     # Who spaces widely does so at the end as well, which is faster to search.
-    return WIDE.sub(" ", text).strip() if "  " in text[-300:] else text.strip()
+    text = WIDE.sub(" ", text).strip() if "  " in text[-300:] else text.strip()
+    return text.rstrip("-\n ") if text.endswith("\n---") else text
 
 
 def answer_part(text: str, *, truncated: bool = False) -> str:
@@ -89,6 +92,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
             block = text[tag.end() : tag.end() + closing.start()] if closing else text[tag.end() :]
             if block.strip() and (closing or not truncated):
                 return block
+    fenced = _FENCED.fullmatch(text) if text[-6:].rstrip().endswith("```") else None
+    text = fenced[1] if fenced else text
     if not truncated:
         return text
     boxed = next((content for *_, content in boxes(text, closed=True)), None)
@@ -103,7 +108,9 @@ def unified(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
-        text = text if text[-1].isascii() else _DECORATION.sub("", text)
+        if _UNSEEN.search(text):
+            text = _UNSEEN.sub(lambda match: " " if match[0].isspace() else "", text)
+        text = text if text[-1:].isascii() else _DECORATION.sub("", text)
         for sign, character in _UNIFIED:
             if sign in text:
                 text = text.replace(sign, character)
@@ -159,7 +166,7 @@ def json_answer(text: str) -> str | None:
 
 SIGNS = str.maketrans({
     "【": "[", "】": "]", "、": ", ", "。": ". ", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'",
-    "—": " - ", "∶": ":", "º": "°", "˚": "°", "∘": "°", "÷": "/", "⋅": "·", "\u200b": "",
+    "—": " - ", "∶": ":", "º": "°", "˚": "°", "∘": "°", "÷": "/", "⋅": "·",
     "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", **dict.fromkeys("−–‐‑‒﹣－", "-"),
     **{sign: f"^{character}" for sign, character in zip("²³⁴ⁿ", "234n", strict=True)},
     **{sign: f" {sign}" for sign in "½¼¾⅓⅔⅕⅛"},
@@ -190,7 +197,7 @@ _STYLED = re.compile(
 _DEGREES = re.compile(r"[\^*]?\s?\{?\s?(?:\\circ|\\degree)(?![a-z])\s?\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]{0,300}[^\s*])\*(?![\w*(\[])")
-_HEADING = re.compile(r"\n[ \t]*(?:#{1,6}|>)[ \t]*")
+_HEADING = re.compile(r"\n[ \t]*[#>][#> \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
 

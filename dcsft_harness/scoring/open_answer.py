@@ -34,6 +34,7 @@ from dcsft_harness.scoring.math import (
     stated,
 )
 from dcsft_harness.scoring.normalize import answer_part, bounded, plain
+from dcsft_harness.scoring.options import amount
 from dcsft_harness.scoring.phrases import DENIED
 from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
@@ -87,14 +88,16 @@ def _judge(part: str, gold: str) -> Verdict:
             if labeled
             else choice(part, answer=gold, choices=None)
         )
-    if any(character.isdigit() for character in gold) and " " not in gold.strip():
+    if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
         try:
             number = plain_number(part, gold)
             if number is not None:
                 said, found, wanted = number
                 return Verdict(float(found == wanted or _rounds_to(found, gold)), said)
             parsed = parse_gold(gold)
-            return judged(part, lambda answer: equal(parsed, answer) or _rounds(answer, gold))
+            verdict = judged(part, lambda answer: equal(parsed, answer) or _rounds(answer, gold))
+            if verdict.extracted is not None or " " not in gold.strip():
+                return verdict
         except HarnessError:  # "trans-1-Chloro-4-methylcyclohexane" has digits and is no mathematics
             pass
     return _worded(part, gold)
@@ -143,4 +146,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=8)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=9)

@@ -31,7 +31,7 @@ _NUMBER = re.compile(r"[-+\d(√π](?!.*\([A-J]\)|[A-J]\))")
 _FIGURE = re.compile(
     r"(?<![\w.√^/:×·,-])(?<![×·*] )[-+]?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
     r"(?![\d√π^(/:]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-z]?\^)"
-    r"(?:\s?(?:°\s?[CF]?|%|(?:square |cubic )?[A-Za-z]{1,12}))?"
+    r"(?:\s?(?:°\s?[CF]?|%|(?:square |cubic )?(?!(?:and|or|is|are|was|not|but|than|the|a)\b)[A-Za-z]{1,12}))?"
 )
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
 
@@ -180,10 +180,14 @@ class OptionSet:
             if index is not None and not any([one.start < end and start < one.end for one in found]):
                 found.append(Mention(start, end, index, False))
         pairs = [match.span() for match in PAIR.finditer(sentence)] if found else []
+        # "not (A) Point A" denies both.
+        denied = {
+            one.option for one in found if DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
+        }
         found = [
             one
             for one in found
-            if not DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
+            if one.option not in denied
             and not any([start < one.end and one.start < end for start, end in pairs])
         ]
         return sorted(found) if len(found) > 1 else found

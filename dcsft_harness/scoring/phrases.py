@@ -6,6 +6,8 @@ Each row has an example of the responses that need it, which `tests/scoring/test
 import re
 from typing import Literal, NamedTuple
 
+from dcsft_harness.scoring.normalize import REFUSAL
+
 Side = Literal["after", "before", "around"]
 
 
@@ -100,6 +102,8 @@ REJECTED = re.compile(
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(r"(?:\w+,?\s){0,3}?(?:if|assuming)\b(?!.{0,60}\bchoose\b)")
 """At the start of a sentence that only supposes."""
+UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
+"""Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
     r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
     r"[^,;.\n]{0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"

@@ -23,6 +23,8 @@ from dcsft_harness.scoring import normalize
         ("<|begin_of_box|>C<|end_of_box|>", r"\boxed{C}"),
         ("◁think▷A◁/think▷B", "B"),
         ("<s> A</s><|im_end|>", " A"),
+        ("```text\nIt is B.\n```", "It is B."),
+        ("It\u2009is \u200b(\u2060B\u2060).\u200e", "It is (B)."),
     ],
 )
 def test_the_answer_is_what_follows_thoughts_or_stands_in_tags(response: str, part: str) -> None:

@@ -145,6 +145,8 @@ class TestUsersFunctions:
         ("$3 million", ["3000000"], 1),
         ("It is the larval stage.", ["pupal", "larval"], 1),
         ("It is not larval.", ["larval"], 0),
+        ("\\boxed{450 mA}", ["0.45 A"], 1),
+        ("The current is 0.45 mA.", ["0.45 A"], 0),
         ("pre-larval", ["larval"], 0),
         ("It is D because the others are deeper.", ["D"], 1),
         ("The total is 2.5 million.", ["2500000"], 1),
