@@ -65,12 +65,13 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
 
 def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
     """The hash of each file that makes a user's own task, by its path: YAML, included YAML, functions."""
+    is_file = name.endswith((".yaml", ".yml"))
+    if not is_file and include_path is None:
+        return {}
     from dcsft_harness.lmms import tasks
 
-    if tasks.is_file(name):
-        paths = tasks.sources(Path(name))[1:]  # the first is the file itself
-    else:
-        paths = [] if include_path is None else tasks.defined_in(Path(include_path), [name])
+    # Of a task's own file the first is the file itself.
+    paths = tasks.sources(Path(name))[1:] if is_file else tasks.defined_in(Path(str(include_path)), [name])
     return {str(path): disk.file_sha256(path) for path in paths}
 
 
