@@ -69,12 +69,11 @@ def summarise(
             tuple(_entry(side, baseline, column) for column in columns),
             side,
             side[0].group if len(side) == 1 and side[0].name in combined else None,
-            worst=_worst(side, columns),
             by_difficulty=by_difficulty(side, main, labels or {}),
         )
         for name, side in sides
     )
-    lines, ranked_by = standings(columns, lines)
+    lines, ranked_by = standings(columns, tuple(_with_worst(line, columns) for line in lines))
     return Summary(
         columns,
         lines,
@@ -224,18 +223,14 @@ def scores_of(row: Row, column: Column) -> list[Floats]:
     return [row.cells[task.name].scores for task in column.tasks]
 
 
-def _worst(side: tuple[Row, ...], columns: Sequence[Column]) -> Worst | None:
-    found = []
-    for column in columns:
-        if (
-            column.metric == headline(columns)
-            and not column.is_mean
-            and all(column.tasks[0].name in row.cells for row in side)
-        ):
-            scores = np.concatenate([scores_of(row, column)[0] for row in side])
-            if not np.isnan(scores).all():
-                found.append(Worst(column.label, float(np.nanmean(scores))))
-    return min(found, key=lambda one: one.accuracy, default=None)
+def _with_worst(line: Line, columns: Sequence[Column]) -> Line:
+    """The line with its lowest accuracy, among those that it shows of single tasks."""
+    found = [
+        Worst(column.label, entry.accuracy.value)
+        for column, entry in zip(columns, line.entries, strict=True)
+        if column.metric == headline(columns) and not column.is_mean and entry and entry.accuracy
+    ]
+    return replace(line, worst=min(found, key=lambda one: one.accuracy, default=None))
 
 
 def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str]:
@@ -460,13 +455,13 @@ def _prepared(
     rows = [row for line in lines for row in line.rows]
     sums = np.zeros((len(rows) * len(chosen), size), dtype=np.float32)
     means = np.empty((len(rows), len(chosen)))
-    for at, row in enumerate(rows):
-        for number, index in enumerate(chosen):
-            column = columns[index]
-            scores = scores_of(row, column)
-            stats.dense_sums(
-                scores, [task.clusters for task in column.tasks], sums[at * len(chosen) + number]
-            )
+    for number, index in enumerate(chosen):
+        column = columns[index]
+        clusters = [task.clusters for task in column.tasks]
+        # As in the cells: of several seeds, the items that were scored with each.
+        sides = (stats.scored_by_all([scores_of(row, column) for row in line.rows]) for line in lines)
+        for at, scores in enumerate(seed for side in sides for seed in side):
+            stats.dense_sums(scores, clusters, sums[at * len(chosen) + number])
             means[at, number] = np.mean([np.nanmean(task) for task in scores])
     edges = np.cumsum([len(line.rows) for line in lines])[:-1]
     return list(np.split(means, edges)), sums

@@ -694,26 +694,30 @@ def retention(
     """The OOD mean as a share of the ID mean, with an interval by the delta method.
 
     Scores are seed -> task -> shape (n,), in [0, 1], NaN for items to leave out, of all seeds; clusters are
-    per task, shape (n,). The variance of several seeds' ratios is added to that of the items. None if a task
-    has no item that was scored with every seed, or a seed's ID mean is 0.
+    per task, shape (n,). The variance between several seeds is added to that of the items. None if a task
+    has no item that was scored with every seed, or the ID mean is 0. The value for several seeds is the ratio
+    of the means that the board shows, not the mean of their ratios.
     """
-    made = []
-    for tasks, others in zip(scored_by_all(own), scored_by_all(ood), strict=True):
-        sides = [_errors(tasks, own_clusters), _errors(others, ood_clusters)]
-        below, above = sides
-        if below is None or above is None or below[0] <= 0:
-            return None
-        ratio = above[0] / below[0]
-        errors = np.concatenate([above[1], -ratio * below[1]]) / below[0]
-        made.append((ratio, by_cluster(errors, np.concatenate([above[2], below[2]])), len(errors)))
-    ratios, n = np.array([one[0] for one in made]), made[0][2]
-    sums = np.mean([one[1] for one in made], axis=0)
-    found = spread_of_ratio(ratios, sums, n, len(own_clusters) + len(ood_clusters))
+    sides = [
+        [_errors(tasks, clusters) for tasks in scored_by_all(seeds)]
+        for seeds, clusters in ((own, own_clusters), (ood, ood_clusters))
+    ]
+    below, above = ([one for one in side if one is not None] for side in sides)
+    whole = float(np.mean([one[0] for one in below])) if below else 0.0
+    if len(below) < len(own) or len(above) < len(ood) or whole <= 0:
+        return None
+    ratio = float(np.mean([one[0] for one in above])) / whole
+    codes = np.concatenate([above[0][2], below[0][2]])
+    # To first order a seed moves the ratio by what it moves OOD - ratio * ID, over the ID mean.
+    moved = np.array([ratio + (a[0] - ratio * b[0]) / whole for a, b in zip(above, below, strict=True)])
+    errors = [np.concatenate([a[1], -ratio * b[1]]) / whole for a, b in zip(above, below, strict=True)]
+    sums, n = by_cluster(np.mean(errors, axis=0), codes), len(codes)
+    found = spread_of_ratio(moved, sums, n, len(own_clusters) + len(ood_clusters))
     return found if found.low is None else found._replace(low=max(0.0, found.low))
 
 
 def spread_of_ratio(ratios: Floats, sums: Floats, n: int, tasks: int) -> Estimate:
-    """The seeds' mean ratio with its interval: items and seeds each with their own t quantile."""
+    """The mean of the seeds' `ratios` with its interval: items and seeds each with their own t quantile."""
     from scipy.special import stdtrit
 
     items, value = sandwich(sums, n, tasks), float(ratios.mean())

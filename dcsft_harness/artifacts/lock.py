@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -111,7 +112,8 @@ def at_work(path: Path) -> bool | None:
 class Scratch:
     """A temporary folder of this process, removed at its exit at the latest.
 
-    A killed process leaves its own behind. It goes when another one is made beside it on the same machine.
+    A killed process leaves its own behind. It goes when another one is made beside it on the same machine; if
+    the process was killed before it locked it, an hour later.
     """
 
     def __init__(self, name: str, above: Path | None = None) -> None:
@@ -124,6 +126,8 @@ class Scratch:
         above.mkdir(parents=True, exist_ok=True)
         for held in above.glob(f"*/{_HELD}"):
             _sweep(held)
+        for made in above.glob(f"{name}-*"):
+            _sweep_unsigned(made)
         self._made, self._process = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above)), os.getpid()
         # Signed before it has the file that others look for.
         sign(self._made)
@@ -143,6 +147,18 @@ class Scratch:
 
 
 _HELD = "dcsft.lock"
+_SIGNING = 3600.0
+"""Seconds after which a scratch folder without a lock is one whose process was killed as it made it."""
+
+
+def _sweep_unsigned(made: Path) -> None:
+    """Removes a scratch folder of this user that holds nothing, or a signature alone, for a long time."""
+    with contextlib.suppress(OSError):  # no folder, or just removed
+        status = made.lstat()
+        if status.st_uid == os.getuid() and time.time() - status.st_mtime > _SIGNING:
+            if [path.name for path in made.iterdir()] == [OWNER]:
+                (made / OWNER).unlink()
+            made.rmdir()  # which fails if it holds anything
 
 
 def _sweep(held: Path) -> None:

@@ -490,9 +490,11 @@ def taken(output: Path, kind: str = "result", option: str = "--output", grant: b
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileNotFoundError, FileExistsError) as error:
+                broken = any(path.is_symlink() and not path.exists() for path in (output, *output.parents))
+                remedy = "whose path has no broken link" if broken else "where files can be written"
                 raise HarnessError(
                     f"{option} {output} cannot be created ({error.strerror}: {error.filename})",
-                    "Name a folder whose path has no broken link",
+                    f"Name a folder {remedy}",
                 ) from error
             stack.enter_context(lock.locked(folder / LOCK, output, option))
             stack.callback(_tidy, output, new)

@@ -22,6 +22,8 @@ from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.manifest import LOCK, UNFINISHED
 from dcsft_harness.errors import HarnessError, differences, telling_refusals
 
+PRECISION = "precision of the weights"
+"""A setting that runs of older versions do not record."""
 _ITEMS = (
     "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
     " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
@@ -136,7 +138,8 @@ def _compare(output: Path, identity: Mapping[str, Any], dropped: Collection[str]
     except (ValueError, TypeError) as error:
         raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
     older = {name: value for name, value in before.items() if name in identity or name not in dropped}
-    differing = differences(older, identity)
+    now = {name: value for name, value in identity.items() if name in before or name != PRECISION}
+    differing = differences(older, now)
     if differing:
         if before.get("items") != identity.get("items"):
             differing.append(_ITEMS)

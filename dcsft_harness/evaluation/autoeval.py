@@ -708,12 +708,17 @@ class _Watching:
         gone = [
             step
             for step in range(state.save_steps, state.last, state.save_steps)
-            if step not in here and not self.board.tasks_of(at_step(self.name, step))
+            if step not in here and not self._is_scored(step)
         ]
         if gone:
             self.done.update(gone)
             steps = f"step {gone[0]}" if len(gone) == 1 else f"the steps {', '.join(map(str, gone))}"
             self.show.say(f"{self.folder} has no checkpoint of {steps} any more: {_KEEP}")
+
+    def _is_scored(self, step: int) -> bool:
+        """Whether the board has all of the suite's tasks of a step."""
+        there = {path.name for path in self.board.tasks_of(at_step(self.name, step))}
+        return there.issuperset(self.options.tasks)
 
     def final(self) -> Row:
         """Scores the run's result."""

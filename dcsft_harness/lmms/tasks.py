@@ -1,8 +1,9 @@
 """Tasks by name, from this suite and from lmms-eval: listed, opened, changed and checked."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,52 @@ def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
     if name not in known:
         return [name]
     return list(dict.fromkeys(task for part in known[name] for task in members(part, known)))
+
+
+def sources(file: Path) -> list[Path]:
+    """A task's YAML file, those that it includes, and the Python files of their `!function`."""
+    found: dict[Path, None] = {}
+    waiting = [file]
+    while waiting:
+        one = waiting.pop()
+        if one in found or not one.is_file():
+            continue
+        found[one] = None
+        if is_file(one.name):
+            text = one.read_text(encoding="utf-8", errors="replace")
+            config = None
+            with suppress(yaml.YAMLError):  # the stage says why
+                config = yaml.load(text, Loader=_Loader)  # noqa: TID251 - the user's task
+            included = (config.get("include") or []) if isinstance(config, dict) else []
+            names = [included] if isinstance(included, str) else [str(name) for name in included]
+            modules = re.findall(r"!function\s+([\w.]+)\.\w+", text)
+            # As lmms-eval finds them: an included file also from the working directory.
+            waiting += [Path(name) if Path(name).is_file() else one.parent / name for name in names]
+            waiting += [one.parent / f"{module}.py" for module in modules]
+    return list(found)
+
+
+def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The `sources` of the tasks and groups of these names that a folder defines."""
+    files: dict[str, tuple[Path, list[str]]] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage says why
+            config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - as above
+            named = config if isinstance(config, dict) else {}
+            parts = named.get("task")
+            if isinstance(parts, str):
+                files[parts] = (file, [])
+            elif isinstance(named.get("group"), str):
+                listed = parts if isinstance(parts, list) else []
+                files[named["group"]] = (file, [name for name in listed if isinstance(name, str)])
+    found: dict[str, list[Path]] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in files and name not in found:
+            found[name] = sources(files[name][0])
+            waiting += files[name][1]
+    return list(dict.fromkeys(path for some in found.values() for path in some))
 
 
 # Tasks by name, from this suite and from lmms-eval, and changes to them.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dcsft_harness import lmms, pictures, ranks, reading, records
-from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.artifacts import manifest, resuming, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
@@ -181,6 +181,7 @@ def identify(
     return {
         **{name: value for name, value in settings.items() if name != "model_args"},
         **arguments,
+        **_precision(settings, given),
         **{
             f"content of {role}": manifest.fingerprint(path)[:16]
             for role, path in sorted(inputs.items())
@@ -193,6 +194,18 @@ def identify(
         "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
         **{name: value for name, value in config.as_dict().items() if name != "on_error"},
     }
+
+
+def _precision(settings: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
+    """The type of the weights where the device decides it; see `arguments.ModelSettings`."""
+    if settings.get("model") != "dcsft_hf" or not reading.is_unset(given.get("dtype")):
+        return {}
+    import torch
+
+    device = given.get("device")
+    if reading.is_unset(device):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return {resuming.PRECISION: "the checkpoint's own" if str(device).startswith("cuda") else "float32"}
 
 
 @contextlib.contextmanager

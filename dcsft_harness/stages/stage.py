@@ -63,6 +63,18 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
 
 
+def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
+    """The hash of each file that makes a user's own task, by its path: YAML, included YAML, functions."""
+    is_file = name.endswith((".yaml", ".yml"))
+    if not is_file and include_path is None:
+        return {}
+    from dcsft_harness.lmms import tasks
+
+    # Of a task's own file the first is the file itself.
+    paths = tasks.sources(Path(name))[1:] if is_file else tasks.defined_in(Path(str(include_path)), [name])
+    return {str(path): disk.file_sha256(path) for path in paths}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of the data flow."""
@@ -193,8 +205,8 @@ class Stage:
     def _read(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A hash of each thing in the options that no input covers, by its name there.
 
-        These are files of rows with their images, tasks' YAML, a checkpoint's chat template (empty if it has
-        none), a system prompt, a user's scorer.
+        These are files of rows with their images, the files of a user's own tasks, a checkpoint's chat
+        template (empty if it has none), a system prompt, a user's scorer.
         """
         found = {}
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
@@ -212,6 +224,8 @@ class Stage:
                     elif (kind in ("pool", "tasks") or name == "data") and path.exists():
                         if digest := _rows_sha256(path, root and Path(root), outside):
                             found[str(path)] = digest
+                    if kind in ("pool", "tasks"):
+                        found |= _task_sources(str(one), options.get("include_path"))
         if ":" in str(options.get("scorer")):
             from dcsft_harness.scoring import get_scorer
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,6 +86,26 @@ class TestScratch:
         lock.Scratch("rows", tmp_path).remove()
         assert (dead / "model.safetensors").is_file()
 
+    @pytest.mark.parametrize(
+        ("left", "age", "stays"),
+        [
+            ([], 7200, False),
+            ([lock.OWNER], 7200, False),
+            ([], 60, True),  # another process may be at it
+            (["mine"], 7200, True),
+            ([lock.OWNER, "mine"], 7200, True),
+        ],
+    )
+    def test_what_was_left_before_its_lock_goes_after_an_hour(self, left, age, stays, tmp_path):
+        folder = tmp_path / "rows-abc"
+        folder.mkdir()
+        for name in left:
+            (folder / name).write_text("{}")
+        os.utime(folder, (time.time() - age,) * 2)
+        lock.Scratch("rows", tmp_path).remove()
+        assert folder.exists() is stays
+        assert not stays or sorted(path.name for path in folder.iterdir()) == sorted(left)
+
     def test_a_fork_leaves_its_makers_folder(self, tmp_path):
         own = lock.Scratch("rows", tmp_path)
         process = os.fork()
@@ -99,6 +120,18 @@ class TestScratch:
 
 
 class TestWriting:
+    @pytest.mark.parametrize(
+        ("place", "remedy"),
+        [("link/out", "no broken link"), ("/proc/dcsft/out", "where files can be written")],
+    )
+    def test_a_folder_that_cannot_be_created_says_why(self, place, remedy, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+        with (
+            pytest.raises(HarnessError, match=f"cannot be created .*{remedy}"),
+            manifest.taken(tmp_path / place),
+        ):
+            pass
+
     def test_a_finished_artefact_says_what_it_is(self, tmp_path):
         source = write(tmp_path / "source")
         found = manifest.read(write(tmp_path / "made", seed=1, inputs={"rollouts": source}), "labels")

@@ -14,10 +14,10 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import autoeval as watching
 from dcsft_harness.evaluation import subject
-from dcsft_harness.evaluation.autoeval import ScoreOptions, at_step, open_board, watch
+from dcsft_harness.evaluation.autoeval import ScoreOptions, Scoring, at_step, open_board, watch
 from dcsft_harness.training import run_folder
 from tests import forked
-from tests.boards_fixtures import ID, OOD, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
+from tests.boards_fixtures import ID, OOD, TASKS, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -373,3 +373,23 @@ def test_ctrl_c_in_a_real_watch(tmp_path):
     assert not (second / "unfinished").exists()
     assert all(manifest.is_intact(path.parent) for path in second.glob("*/manifest.json"))
     assert run.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "again", "told"),
+    [
+        ("run", [ID, OOD], []),
+        ("SFT (seed 1)", [ID, OOD], []),
+        ("run", [ID, OOD, "digits_a"], ["the steps 10, 20"]),  # without the new task's scores
+    ],
+)
+def test_a_second_watch_tells_what_it_cannot_score_any_more(bench, place, monkeypatch, name, again, told):  # noqa: F811
+    run = Run(place / "run", place / "cold", steps=30, pid=gone()).begin().save(10).save(20)
+    watched(place, Show(), name=name)
+    run.finish()
+    monkeypatch.setitem(TASKS, "digits_a", "ood")
+    monkeypatch.setattr(Scoring, "tasks", property(lambda self: again))
+    show = Show()
+    assert watched(place, show, name=name) == [name]
+    said = [text for text in show.said if "any more" in text]
+    assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))

@@ -288,3 +288,28 @@ class TestBuild:
             build(two, tmp_path / name, baseline="base")
         for file in manifest.read(tmp_path / "one").files:
             assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("own", "ood"),
+    [
+        ([[1, 1, 1, 1], [1, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]),  # the mean of the ratios is 1.75
+        ([[1, 1, 1, 1], [0, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]),  # one seed's ratio has no value
+        ([[1, 1, 0, 0], [1, 1, 0, None]], [[1, 1, 1, None], [1, None, 0, 0]]),  # unscored by one seed
+    ],
+)
+def test_all_figures_of_seeds_are_of_the_accuracies_that_the_board_shows(own, ood, tmp_path):
+    folders = [
+        scores_folder(tmp_path / f"{n}", f"SFT (seed {n})", {ID: own[n], OOD_R: ood[n]}) for n in range(2)
+    ]
+    # As good as the seeds on what all of them have scored.
+    known = [[value for value in zip(*side, strict=True) if None not in value] for side in (own, ood)]
+    means = [sum(map(sum, side)) / len(side) / 2 for side in known]
+    folders.append(scores_folder(tmp_path / "same", "same", {ID: [means[0]] * 4, OOD_R: [means[1]] * 4}))
+    summary = summarise(load(folders))
+    line = next(line for line in summary.lines if line.name == "SFT")
+    shown = [entry.accuracy.value for entry in line.entries if entry is not None]
+    assert shown[:2] == pytest.approx(means)
+    assert line.retention.value == pytest.approx(means[1] / means[0])
+    assert line.worst.accuracy == pytest.approx(min(means))
+    assert line.rank.rank == 1 and line.front.on

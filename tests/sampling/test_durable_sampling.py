@@ -10,7 +10,7 @@ import time
 import pytest
 
 from dcsft_harness import lmms, records, sampling, stages
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
@@ -175,6 +175,32 @@ class TestOtherSettings:
         assert identity(tmp_path / "one") == identity(tmp_path / "moved")
         before, after = identity(tmp_path / "one"), identity(tmp_path / "trained")
         assert [name for name in before if before[name] != after[name]] == ["content of model"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "precision"),
+        [
+            ("device=cpu", "float32"),
+            ("device=cuda:1", "the checkpoint's own"),
+            ("device=cuda,dtype=None", "the checkpoint's own"),
+            ("device=cuda,dtype=float32", None),  # which is compared as a model argument
+        ],
+    )
+    def test_the_device_decides_the_precision_where_nothing_else_does(self, arguments, precision):
+        task = lmms.open_tasks([POOL])[POOL]
+        settings = {"model": "dcsft_hf", "model_args": f"pretrained=digits,{arguments}"}
+        found = sampling.identify([task], [], sampling.SamplingConfig(), settings, {})
+        assert found.get(resuming.PRECISION) == precision
+
+    def test_another_precision_is_refused_and_one_that_was_not_recorded_is_not(self, tmp_path):
+        def opened(identity):
+            with resuming.resumed(tmp_path / "out", "rollouts", identity, lambda folder: True):
+                pass
+
+        opened({"seed": 0})
+        opened({"seed": 0, resuming.PRECISION: "float32"})
+        (tmp_path / "out/unfinished/run.json").write_text(json.dumps({resuming.PRECISION: "float32"}))
+        with pytest.raises(HarnessError, match="precision of the weights: float32 -> the checkpoint's own"):
+            opened({resuming.PRECISION: "the checkpoint's own"})
 
 
 def command(output, folder, delay, limit=40):

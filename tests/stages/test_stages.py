@@ -372,6 +372,51 @@ def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, 
     sys.modules.pop("judges", None)
 
 
+@pytest.mark.parametrize("given", [{"task": "mine/own.yaml"}, {"task": "every", "include_path": "mine"}])
+@pytest.mark.parametrize(
+    ("file", "is_read"),
+    [
+        ("mine/own.yaml", True),
+        ("mine/common.yaml", True),
+        ("mine/inner/deep.yaml", True),
+        ("mine/judge.py", True),
+        ("mine/inner/help.py", True),
+        ("mine/other.yaml", False),
+        ("mine/unused.py", False),
+    ],
+)
+def test_a_task_is_made_of_all_files_that_it_names(tmp_path, monkeypatch, given, file, is_read):
+    monkeypatch.chdir(tmp_path)
+    Path("mine/inner").mkdir(parents=True)
+    for name, text in {
+        "own.yaml": "task: own\ninclude: common.yaml\nprocess_results: !function judge.verdict\n",
+        "common.yaml": "include: [inner/deep.yaml, own.yaml]\n",  # a circle ends
+        "inner/deep.yaml": "doc_to_text: !function help.text\n",
+        "every.yaml": "group: every\ntask: [own, elsewhere]\n",
+        "other.yaml": "task: other\n",
+        "broken.yaml": "task: [",
+        "judge.py": "",
+        "inner/help.py": "",
+        "unused.py": "",
+    }.items():
+        (Path("mine") / name).write_text(text)
+
+    def run(options, output, progress):
+        with manifest.writing("rollouts", output, {}) as draft:
+            return draft.notes
+
+    stage = replace(STAGES["sample"], run=run)
+    stage("out", model="base", **given)
+    assert stage("out", model="base", **given)[DONE]
+    with Path(file).open("a") as end:
+        end.write("# changed\n")
+    if is_read:
+        with pytest.raises(HarnessError, match=f"of another run: {file}"):
+            stage("out", model="base", **given)
+    else:
+        assert stage("out", model="base", **given)[DONE]
+
+
 def _made(kind, folder, verb, options, inputs, config=None, notes=None):
     reset = manifest.CALL.set({"verb": verb, "options": options})
     with manifest.writing(kind, Path(folder), config or {}, inputs) as draft:
