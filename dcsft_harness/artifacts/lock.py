@@ -124,8 +124,10 @@ class Scratch:
         above = above or Path(tempfile.gettempdir())
         above.mkdir(parents=True, exist_ok=True)
         for held in above.glob(f"*/{_HELD}"):
-            _sweep(held)
+            if held.parent not in _OURS:
+                _sweep(held)
         self._made, self._process = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above)), os.getpid()
+        _OURS.add(self._made)
         # Signed before it has the file that others look for.
         sign(self._made)
         self._lock = (self._made / _HELD).open("wb")
@@ -144,6 +146,8 @@ class Scratch:
 
 
 _HELD = "dcsft.lock"
+_OURS: set[Path] = set()
+"""The scratch folders that this process made."""
 
 
 def _sweep(held: Path) -> None:
