@@ -61,10 +61,10 @@ BEYOND = Path(__file__).parent / "fixtures" / "beyond_unit.txt"
 
 Written by `pytest -m 'not slow' --share-unit`, which measures each row.
 """
-BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "60"))
+BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "40"))
 """Seconds of a processor that the rows of the fast tests have together, besides imports and fixtures.
 
-Two processes take as much again for those, so that the fast tests take a minute on two cores.
+Two processes take twice as much again for those, so that the fast tests take a minute on two cores.
 """
 FREE = 0.02
 """Seconds up to which a row does not count against its test's share: long tables of quick rows stay whole."""
