@@ -1,8 +1,11 @@
 """What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
 
+import functools
 import gc
 import importlib.machinery
+import importlib.metadata
 import itertools
+import logging
 import os
 import signal
 import sys
@@ -13,11 +16,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from _pytest.logging import catching_logs
 from PIL import Image
 
 from dcsft_harness import coordinates
 from dcsft_harness.curation import gallery
-from dcsft_harness.leaderboard.report import plots
 from tests import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -34,6 +37,8 @@ _wandb = types.ModuleType("wandb")
 _wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
 _wandb.run = None
 sys.modules.setdefault("wandb", _wandb)
+# TRL and transformers each read the metadata of every installed package.
+importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
 
 # Minutes, about: a long file that began last would leave the other process without work.
 LONGEST = {
@@ -56,14 +61,31 @@ BEYOND = Path(__file__).parent / "fixtures" / "beyond_unit.txt"
 
 Written by `pytest -m 'not slow' --share-unit`, which measures each row.
 """
-BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "60"))
+BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "40"))
 """Seconds of a processor that the rows of the fast tests have together, besides imports and fixtures.
 
-Two processes take as much again for those, so that the fast tests take a minute on two cores.
+Two processes take twice as much again for those, so that the fast tests take a minute on two cores.
 """
 FREE = 0.02
 """Seconds up to which a row does not count against its test's share: long tables of quick rows stay whole."""
 
+
+def _attach(self: catching_logs) -> logging.Handler:
+    """Adds a handler of pytest to the root logger alone.
+
+    pytest would add each to the 60 loggers of torch that do not propagate too, six times a test.
+    """
+    root = logging.getLogger()
+    root.addHandler(self.handler)
+    self.attached_loggers.append(root)
+    if self.level is not None:
+        self.handler.setLevel(self.level)
+        self.orig_level = root.level
+        root.setLevel(min(root.level, self.level))
+    return self.handler
+
+
+catching_logs.__enter__ = _attach
 gc.disable()
 frozen = [0]
 """Modules that were imported when the collector last looked away."""
@@ -78,7 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The fast tests draw fewer examples of a property than the full run."""
-    hypothesis.settings.register_profile("fast", max_examples=25, deadline=None)
+    hypothesis.settings.register_profile("fast", max_examples=15, deadline=None)
     hypothesis.settings.register_profile("full", max_examples=150, deadline=None)
     hypothesis.settings.load_profile("fast" if config.option.markexpr == "not slow" else "full")
     if config.option.share_unit:
@@ -253,35 +275,48 @@ def shared_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
     patch.delenv("DCSFT_DATA", raising=False)
 
 
-@pytest.fixture(scope="session")
-def savers():
-    """What saves the figures of labels and of leaderboards."""
-    return {gallery: gallery._save, plots: plots._save}
-
-
 @pytest.fixture(scope="session", autouse=True)
-def blank(savers):
-    """Figures are made and saved as empty pictures of their shape: drawing takes longest.
+def blank():
+    """Figures are empty pictures of about their shape: drawing takes longest.
 
     Commands in processes of their own draw them, and so do tests that ask for `drawn`.
     """
 
-    def save(figure, png, svg=None):
+    def save(figure, png, svg):
         Image.new("L", [int(10 * side) for side in figure.get_size_inches()]).save(png)
-        if svg is not None:
-            svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+        svg.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
 
+    from dcsft_harness.leaderboard.report import plots
+
+    kept = ((gallery, "_draw", gallery._draw), (plots, "_save", plots._save))
     with pytest.MonkeyPatch.context() as patch:
-        for module in savers:
-            patch.setattr(module, "_save", save)
-        yield
+        patch.setattr(gallery, "_draw", lambda path, parts: Image.new("L", (46 * len(parts), 36)).save(path))
+        patch.setattr(plots, "_save", save)
+        yield kept
 
 
 @pytest.fixture
-def drawn(savers, monkeypatch):
+def drawn(blank, monkeypatch):
     """Figures are drawn in this test."""
-    for module, save in savers.items():
-        monkeypatch.setattr(module, "_save", save)
+    for kept in blank:
+        monkeypatch.setattr(*kept)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shortcuts():
+    """What other packages find out for every small table and every log takes longer than the work itself.
+
+    `datasets` draws the keys of its caches instead of hashing, and loguru looks for libraries once.
+    """
+    from datasets import arrow_dataset
+    from loguru._better_exceptions import ExceptionFormatter
+
+    with pytest.MonkeyPatch.context() as patch:
+        folders = ExceptionFormatter._get_lib_dirs()
+        patch.setattr(ExceptionFormatter, "_get_lib_dirs", staticmethod(lambda: folders))
+        drawn = arrow_dataset.generate_random_fingerprint
+        patch.setattr(arrow_dataset, "generate_fingerprint", lambda dataset: drawn())
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -125,10 +125,12 @@ class Scratch:
         above = above or Path(tempfile.gettempdir())
         above.mkdir(parents=True, exist_ok=True)
         for held in above.glob(f"*/{_HELD}"):
-            _sweep(held)
+            if held.parent not in _OURS:
+                _sweep(held)
         for made in above.glob(f"{name}-*"):
             _sweep_unsigned(made)
         self._made, self._process = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above)), os.getpid()
+        _OURS.add(self._made)
         # Signed before it has the file that others look for.
         sign(self._made)
         self._lock = (self._made / _HELD).open("wb")
@@ -147,6 +149,8 @@ class Scratch:
 
 
 _HELD = "dcsft.lock"
+_OURS: set[Path] = set()
+"""The scratch folders that this process made."""
 _SIGNING = 3600.0
 """Seconds after which a scratch folder without a lock is one whose process was killed as it made it."""
 

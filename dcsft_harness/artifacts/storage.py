@@ -122,8 +122,9 @@ def writing(folder: Path, features: "Features") -> Iterator[Writer]:
     """
     from datasets import Dataset
 
-    # `datasets` writes an empty folder with its metadata files; the rows are then added.
-    Dataset(features.arrow_schema.empty_table()).save_to_disk(str(folder))
+    # `datasets` writes an empty folder with its metadata files; the rows are then added. It would hash all
+    # that it knows of the table, which takes longer than writing it.
+    Dataset(features.arrow_schema.empty_table(), fingerprint="").save_to_disk(str(folder))
     with (
         pa.OSFile(str(folder / DATA), "wb") as file,
         pa.ipc.new_stream(file, features.arrow_schema) as stream,

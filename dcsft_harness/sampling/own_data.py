@@ -120,7 +120,8 @@ def _stored(rows: Iterator[dict[str, Any]]) -> Path:
     features = Features(columns)
     scratch = Scratch("dcsft_rows")
     try:
-        DatasetDict({"test": Dataset(features.arrow_schema.empty_table())}).save_to_disk(str(scratch.folder))
+        empty = Dataset(features.arrow_schema.empty_table(), fingerprint="")  # see storage.writing
+        DatasetDict({"test": empty}).save_to_disk(str(scratch.folder))
         with storage.writing(scratch.folder / "test", features) as writer:
             writer.rows({name: row.get(name) for name in columns} for row in rows)
     except BaseException:

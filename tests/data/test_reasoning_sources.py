@@ -1,5 +1,6 @@
 """The reasoning benchmarks from published rows to prepared ones, with what is odd about the former."""
 
+import functools
 import json
 
 import pytest
@@ -329,15 +330,15 @@ def test_every_part_has_its_metric_and_no_metric_is_without_its_part(task):
     assert all(set(row["parts"]) <= known and row["parts"] for row in prepared.load(task))
 
 
+@functools.cache
 def configs():
     class Loader(yaml.SafeLoader):
         pass
 
     Loader.add_constructor("!function", lambda loader, node: node.value)
-    for file in (task_path() / "reasoning").glob("*.yaml"):
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=Loader)
-        if "metric_list" in config and "task" in config:
-            yield config
+    files = (task_path() / "reasoning").glob("*.yaml")
+    found = [yaml.load(file.read_text(encoding="utf-8"), Loader=Loader) for file in files]
+    return [config for config in found if "metric_list" in config and "task" in config]
 
 
 def test_a_value_without_a_metric_is_said_and_counted(elsewhere):

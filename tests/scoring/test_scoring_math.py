@@ -137,6 +137,7 @@ KINDS = {
         (r"\boxed{-.5}", "-1/2", 1),
         ("x = .5", "5", 0),
         (r"\boxed{\frac{\sqrt{2}}{2}}", r"\frac{1}{\sqrt{2}}", 1),
+        (r"\boxed{1.41421356}", r"\sqrt{2}", 0),
         (r"\boxed{(a-b)^2}", "a^2-2ab+b^2", 1),
         (r"\boxed{|a|}", "a", 0),
         (r"\boxed{2\sin x\cos x}", r"\sin 2x", 1),
