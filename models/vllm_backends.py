@@ -265,7 +265,7 @@ class OfflineEngine:
         except EngineDeadError as error:
             raise UnavailableError(
                 f"vLLM's engine died at {draws[0].name}",
-                "Look at its messages above, and rerun the same command",
+                "Look at its messages above, and start again",
             ) from error
         except _refusals() as error:
             names = draws[0].name + (f" to {draws[-1].name}" if len(draws) > 1 else "")
