@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ from benchmarks.measuring import synchronize
 from dcsft_harness import lmms
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.recipes import rehearsal
+from dcsft_harness.stages import STAGES
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -37,7 +40,8 @@ STEPS = {"digits": 30, "qwen2.5-vl-3b": 10}
 GRPO_STEPS = {"digits": 5, "qwen2.5-vl-3b": 4}
 MICRO = {"qwen2.5-vl-3b": 4}
 """Samples of a forward pass, where a batch of 16 does not fit at once."""
-METHODS = ("SFT, LoRA", "SFT, all parameters", "GRPO, LoRA")
+COLOCATED = "GRPO, LoRA, TRL's vLLM colocated"
+METHODS = ("SFT, LoRA", "SFT, all parameters", "GRPO, LoRA", COLOCATED, "DPO, LoRA")
 
 
 def settings(shape: str, method: str, layers: int | None = None) -> dict[str, Any]:
@@ -54,7 +58,9 @@ def settings(shape: str, method: str, layers: int | None = None) -> dict[str, An
         "full": "all parameters" in method,
         "micro_batch_size": 2 if layers else MICRO.get(shape),
     }
-    if side is not None:
+    if method == COLOCATED:  # whose images have the sizes that vLLM makes: those of the base's own limits
+        given["extra"] = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3}
+    elif side is not None:
         given |= {"min_pixels": side**2, "max_pixels": side**2}
     if layers:
         given |= {"batch_size": shapes.SAMPLES if grpo else shapes.FEW}
@@ -68,7 +74,7 @@ class Steps:
         """None has."""
         self.ends: list[float] = []
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, *_: object, **__: object) -> None:
         """One has."""
         synchronize()
         self.ends.append(time.perf_counter())
@@ -87,6 +93,8 @@ def rows(task: str) -> "Dataset":
 
 def measure(method: str, shape: str, layers: int | None) -> dict[str, Any]:
     """One method, for a fresh process."""
+    if method == COLOCATED and not (torch.cuda.is_available() and find_spec("vllm")):
+        return {"failed": "not measured: it needs a GPU, and vLLM beside TRL"}
     base, steps = shapes.folder(shape, layers), Steps()
     with tempfile.TemporaryDirectory(prefix="dcsft-bench-") as home:
         try:
@@ -111,6 +119,10 @@ def _train(method: str, base: str, output: Path, given: dict[str, Any], steps: S
     from dcsft_harness.training import grpo, sft
     from dcsft_harness.training.config import GrpoConfig, SftConfig
 
+    if method.startswith("DPO"):
+        rehearsal.write_rows(output.parent, round(given.get("max_pixels", 224**2) ** 0.5))
+        given |= {"model": base, "data": str(output.parent / rehearsal.PAIRS), "batch_size": rehearsal.ITEMS}
+        return {**STAGES["train dpo"](output, steps, **given), "batch": rehearsal.ITEMS}
     if method.startswith("GRPO"):
         config = GrpoConfig.from_options(given)
         data, judge = grpo.open_data(POOL, None, None)

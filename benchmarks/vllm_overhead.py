@@ -6,7 +6,8 @@ Real digits at `side` x `side` pixels on the embedded checkpoint, or a published
 The bare loop has an engine of its own, which differs in vLLM's default of keeping no statistics, and gets the
 same prompts, rendered and with their images decoded beforehand, in batches of the same size; `dcsft_vllm`
 starts from lmms-eval's requests. A third way is the bare loop on `dcsft_vllm`'s engine, which shows what its
-statistics cost. In each round all run once, in turns, caches emptied before each. Prints one JSON object.
+statistics cost, and a fourth is `dcsft_hf`. In each round all run once, in turns, caches emptied before each.
+Prints one JSON object.
 """
 
 import gc
@@ -27,6 +28,7 @@ from PIL import Image
 
 from benchmarks import shapes
 from dcsft_harness.data.digits import suite
+from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 
 SAMPLES = 8
@@ -54,7 +56,7 @@ def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-def requests(model: DcsftVLLM, images: Sequence[Image.Image]) -> list[Instance]:
+def requests(model: DcsftVLLM | DcsftHF, images: Sequence[Image.Image]) -> list[Instance]:
     """What lmms-eval asks for, repeats included."""
     model.task_dict["bench"] = {"test": [{"image": image} for image in images]}
     rows = []
@@ -124,20 +126,26 @@ def main() -> None:
     if given.layers:
         given.items = min(given.items, shapes.FEW)
     images = pictures(given.side, given.items)
+    same = {
+        "pretrained": shapes.folder(given.shape, given.layers),
+        "dtype": "float32" if given.shape == "digits" else "bfloat16",
+        "batch_size": given.batch_size,
+    }
     model, other = engines(
         images,
-        pretrained=shapes.folder(given.shape, given.layers),
-        dtype="float32" if given.shape == "digits" else "bfloat16",
+        **same,
         enforce_eager=eager,
-        batch_size=given.batch_size,
-        **({} if eager else {"gpu_memory_utilization": 0.4}),
+        **({} if eager else {"gpu_memory_utilization": 0.3}),
     )
     own = model._backend._llm  # type: ignore[union-attr]
     asked = requests(model, images)
+    local = DcsftHF(**same)
+    asked_of_local = requests(local, images)
     works = {
         "dcsft_vllm": (own, lambda: model.generate_until(asked)),
         "bare": (other, bare(model, other, images)),
         "bare with statistics": (own, bare(model, own, images)),
+        "dcsft_hf": (own, lambda: local.generate_until(asked_of_local)),
     }
     ways = {name: partial(seconds, *work) for name, work in works.items()}
     for way in ways.values():
@@ -146,6 +154,10 @@ def main() -> None:
     for number in range(given.rounds):
         order = list(ways) if number % 2 else list(ways)[::-1]
         rounds.append({name: ways[name]() for name in order})
+
+    def over(one: str, another: str) -> float:
+        return round(statistics.median(times[one] / times[another] for times in rounds), 3)
+
     model.clean()
     other.llm_engine.engine_core.shutdown()
     versions = {one.metadata["Name"]: one.version for one in distributions()}
@@ -158,10 +170,9 @@ def main() -> None:
         },
         "versions": {name: versions[name] for name in PACKAGES if name in versions},
         "seconds": {name: round(statistics.median(one[name] for one in rounds), 4) for name in ways},
-        "over_bare": round(statistics.median(one["dcsft_vllm"] / one["bare"] for one in rounds), 3),
-        "statistics": round(
-            statistics.median(one["bare with statistics"] / one["bare"] for one in rounds), 3
-        ),
+        "over_bare": over("dcsft_vllm", "bare"),
+        "statistics": over("bare with statistics", "bare"),
+        "dcsft_hf": over("dcsft_hf", "dcsft_vllm"),
     }
     print(json.dumps(found, indent=2))
 

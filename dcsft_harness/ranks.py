@@ -9,6 +9,8 @@ import gc
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -21,7 +23,9 @@ PATIENCE = timedelta(days=30)
 """How long a rank waits for a slower one; torch's own half hour would end a long run."""
 
 WATCHED = "DCSFT_WATCHED"
-"""Environment variable of processes that `dcsft train --num-processes` started and waits for."""
+"""Environment variable of processes that `dcsft ... --num-processes` waits for: its process id."""
+GRACE = 10.0
+"""Seconds that such a process has to clean up once the one that waits is gone."""
 ELSEWHERE = 75
 """The exit code, in such a launch, of a rank that ends because another one failed."""
 
@@ -73,11 +77,27 @@ def join() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    if watched():
+        threading.Thread(target=_end_with, args=(int(os.environ[WATCHED]),), daemon=True).start()
     with telling_losses():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     # If one rank fails, the launcher ends the others with this signal: drafts are removed before they exit.
     signal.signal(signal.SIGTERM, _end)
     signal.signal(signal.SIGINT, _interrupted)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process soon after the one that started the launch, which may be killed without a word.
+
+    Otherwise the ranks would work on, hold their devices, and be in the way of the same command.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    if rank() == 0:
+        sys.stderr.write("dcsft: the process that started this launch is gone. Rerun the same command.\n")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)  # waiting for another rank, or inside a library, it may not see the signal
+    os._exit(ELSEWHERE)
 
 
 def _interrupted(*_: object) -> None:

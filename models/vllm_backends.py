@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -230,6 +231,10 @@ class OfflineEngine:
                 f"vLLM cannot serve pretrained={settings.pretrained} ({error_line(error)})",
                 "Look at its messages above; dcsft_hf takes any transformers checkpoint",
             ) from error
+        self._closed = threading.Event()
+        core = self._llm.llm_engine.engine_core
+        if hasattr(core, "outputs_queue"):  # the engine is a process
+            threading.Thread(target=_tell_of_death, args=(core, self._closed), daemon=True).start()
 
     def draw(
         self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
@@ -259,7 +264,8 @@ class OfflineEngine:
             )
         except EngineDeadError as error:
             raise UnavailableError(
-                f"vLLM's engine died at {draws[0].name}", "Look at its messages above, and start again"
+                f"vLLM's engine died at {draws[0].name}",
+                "Look at its messages above, and start again",
             ) from error
         except _refusals() as error:
             names = draws[0].name + (f" to {draws[-1].name}" if len(draws) > 1 else "")
@@ -286,8 +292,19 @@ class OfflineEngine:
 
     def close(self) -> None:
         """Ends the engine's processes and frees its memory."""
+        self._closed.set()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+def _tell_of_death(core: Any, closed: threading.Event) -> None:  # noqa: ANN401 - vLLM's SyncMPClient
+    """Wakes a call that waits for an engine whose process was killed; vLLM 0.32 lets it wait forever."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while not closed.wait(0.5):
+        if core.resources.engine_dead or core.resources.engine_manager.finished_procs():
+            core.outputs_queue.put_nowait(EngineDeadError())
+            return
 
 
 _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

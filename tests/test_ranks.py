@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -235,6 +236,26 @@ class TestAFailure:
         assert code == 0 and said[0].startswith("sample: 41 items, "), said
         assert rows(tmp_path / "out") == alone[0]
         assert manifest.read(tmp_path / "out").notes["resumed"] >= 8
+
+    def test_of_the_process_that_waits_ends_the_others_and_leaves_what_the_same_command_completes(
+        self, tmp_path, monkeypatch
+    ):
+        (tmp_path / "tmp").mkdir()
+        monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        words = [*forked.DCSFT, *scripted(tmp_path / "out", tmp_path, delay=2), "--num-processes", 2]
+        running = started(subprocess.Popen, [sys.executable, *words])  # torch ends forks with their parent
+        wait_for_shards(tmp_path / "out", running, (0, 1))
+        left = forked.ranks(running)
+        os.kill(running.pid, signal.SIGKILL)
+        assert psutil.wait_procs(left, timeout=60)[1] == []
+        said = running.communicate()[1]
+        assert "dcsft: the process that started this launch is gone. Rerun the same command.\n" in said
+        assert os.listdir(tmp_path / "out") == [UNFINISHED]
+        words = [*forked.DCSFT, *scripted(tmp_path / "out", tmp_path), "--num-processes", 2]
+        code, said = finished(started(forked.Popen, words))
+        assert code == 0 and len(rows(tmp_path / "out")) == 36, said
+        assert [path.name for path in (tmp_path / "tmp").glob("torchelastic*")] == []
 
     def test_in_an_evaluation_leaves_no_folder(self, tmp_path):
         script = scripted(tmp_path / "out", tmp_path, leave_out=[3])[4].replace(POOL, "dcsft_digits")

@@ -185,6 +185,7 @@ def arguments(launch: Launch, found: "ClusterConfig", words: list[str]) -> list[
     import torch
 
     given = [f"--config_file={launch.file}", f"--num_processes={launch.processes}"]
+    given.append(f"--log_dir={os.devnull}")  # else torch leaves a temporary folder behind
     if found.main_process_port is None and found.num_machines == 1:
         given.append("--main_process_port=0")  # any that is free
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
@@ -247,7 +248,7 @@ def _watching() -> Iterator[None]:
     levels = [one.level for one in loggers]
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     handlers = {number: signal.getsignal(number) for number in numbers}
-    os.environ[ranks.WATCHED] = "1"
+    os.environ[ranks.WATCHED] = str(os.getpid())
     for one in loggers:
         one.setLevel(logging.CRITICAL)
     try:

@@ -1,6 +1,8 @@
 """`dcsft_vllm` around its engine: what it asks for, and what it makes of the answers."""
 
+import queue
 import sys
+import types
 
 import pytest
 
@@ -190,6 +192,27 @@ def test_no_item_is_skipped_for_an_engine_that_died(fake, monkeypatch):
     with pytest.raises(HarnessError, match="vLLM's engine died at task 'tiny', doc_id 0"):
         drawn(skipping, documents()[:2], SAMPLED)
     assert not skipping.refused
+
+
+@pytest.mark.parametrize(("dead", "ended"), [(True, {}), (False, {"EngineCore": -9})])
+def test_a_call_that_waits_for_a_killed_engine_ends(fake, monkeypatch, dead, ended):
+    """vLLM's own call waits for the queue of an engine that says nothing any more."""
+    waiting = queue.Queue()
+    manager = types.SimpleNamespace(finished_procs=lambda: ended)
+    resources = types.SimpleNamespace(engine_dead=dead, engine_manager=manager)
+    opened = fake.__init__
+
+    def with_process(self, *args, **options):
+        opened(self, *args, **options)
+        vars(self.llm_engine.engine_core).update(outputs_queue=waiting, resources=resources)
+
+    def generate(*args, **options):
+        raise waiting.get(timeout=30)
+
+    monkeypatch.setattr(fake, "__init__", with_process)
+    monkeypatch.setattr(fake, "generate", generate)
+    with pytest.raises(HarnessError, match="vLLM's engine died at task 'tiny', doc_id 0"):
+        drawn(model(), documents()[:1], SAMPLED)
 
 
 def test_runs_of_indices():
