@@ -77,8 +77,9 @@ def join() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    if watched():
-        threading.Thread(target=_end_with, args=(int(os.environ[WATCHED]),), daemon=True).start()
+    # A rank that something else started, such as a runner on another machine, has another parent.
+    if watched() and os.getppid() == int(os.environ[WATCHED]):
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with telling_losses():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     # If one rank fails, the launcher ends the others with this signal: drafts are removed before they exit.
