@@ -215,10 +215,10 @@ def _of_json(file: IO[bytes]) -> Iterator[dict[str, Any] | HarnessError]:
 
 
 def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
-    """The rows of a CSV or TSV file; an empty cell is none."""
+    """The rows of a CSV or TSV file; an empty cell is none. Line ends in cells are those of JSON rows."""
     before = csv.field_size_limit(MOST_ROW)
     try:
-        text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+        text = io.TextIOWrapper(file, "utf-8-sig", newline=None)
         reader = csv.DictReader(text, delimiter=delimiter)
         names = list(reader.fieldnames or ())
         other = next((one for one in ";\t" if len(names) == 1 and one in names[0]), None)

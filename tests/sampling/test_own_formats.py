@@ -5,6 +5,7 @@ import csv
 import datetime
 import decimal
 import gzip
+import io
 import json
 import re
 import shutil
@@ -331,6 +332,26 @@ def test_every_verb_reads_every_format_as_the_same_items(tmp_path, folder, wante
     found = VERBS[verb](path, folder, tmp_path / "out")
     shown = wanted if verb != "data overlap" else [wanted[number] for number in (0, 1, 3)]
     assert sorted(found) == sorted(shown)
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv"])
+def test_line_ends_and_byte_order_marks_are_no_part_of_an_item(tmp_path, kind, end, mark):
+    rows = [{"question": 'Which "one"?\n\nA, or B', "answer": "A"}, {"question": "q", "answer": "b\nc"}]
+    written = io.StringIO()
+    if kind in ("csv", "tsv"):
+        table = csv.DictWriter(
+            written, ("question", "answer"), delimiter=",\t"[kind == "tsv"], lineterminator="\n"
+        )
+        table.writeheader()
+        table.writerows(rows)
+    else:
+        written.write(lines(rows) if kind == "jsonl" else json.dumps(rows, indent=1))
+    path = tmp_path / f"data.{kind}"
+    path.write_bytes((mark + written.getvalue().replace("\n", end)).encode())
+    items = sampling.read_items(own_data.open_file(path, "exact_word", None), 2)
+    assert [(one.prompt, one.answer) for one in items] == [tuple(row.values()) for row in rows]
 
 
 TALK = [
