@@ -64,7 +64,6 @@ def curate(
         inputs["overlap"] = exclude
     left_out["excluded"] -= table.num_rows
     table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)
-    left_out |= _left_by_rules(table, config)
     try:
         chosen = choose(table, config)
     except HarnessError as error:
@@ -72,6 +71,7 @@ def curate(
         if explained is None:
             raise
         raise explained from error
+    left_out |= _left_by_rules(table, config, chosen)
     settings = config.as_dict()
     with manifest.writing("curated set", output, settings, inputs) as draft:
         conversations.write(draft.folder / DATA, rollouts / ITEMS, chosen)
@@ -82,7 +82,6 @@ def curate(
             left_out["unshown"] = suspects.write_review(draft.folder, rollouts, suspected)
         draft.notes["figures"] = gallery.write(draft.folder, rollouts, every, chosen)
         draft.notes |= {"items": chosen.num_rows, **mix(chosen), "task": source.notes.get("task")}
-        draft.notes["unlabelled"] = source.notes.get("unlabelled", 0)
         draft.notes.update(left_out)
         if suspected is not None:
             draft.notes["known_wrong"] = _against_known(every, suspected, rollouts, source.notes.get("task"))
@@ -118,13 +117,18 @@ def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> Harness
     return HarnessError(f"{error.problem}; {problem}", remedy)
 
 
-def _left_by_rules(labels: pa.Table, config: CurationConfig) -> dict[str, int]:
-    """The number of labeled items outside the band, and of those inside it with a weight of 0."""
-    qualify, weights = qualifying(labels, config), weighed(labels, config)
-    labelled = int(pc.count(labels["difficulty"]).as_py())
+def _left_by_rules(labels: pa.Table, config: CurationConfig, chosen: pa.Table) -> dict[str, int]:
+    """The number of items that are not chosen, each by the first rule that leaves it out."""
+    left = np.asarray(pc.invert(pc.is_in(labels["item_id"], value_set=chosen["item_id"].combine_chunks())))
+    unlabelled = np.asarray(pc.is_null(labels["difficulty"]))
+    qualify, weightless = qualifying(labels, config), weighed(labels, config) == 0
+    unfit = int((left & ~unlabelled & ~qualify).sum())
     return {
-        "outside": labelled - int(qualify.sum()) if config.band else 0,
-        "weightless": int((qualify & (weights == 0)).sum()),
+        "unlabelled": int(unlabelled.sum()),
+        "outside": unfit if config.band else 0,
+        "others": 0 if config.band else unfit,
+        "weightless": int((qualify & weightless).sum()),
+        "undrawn": int((left & qualify & ~weightless).sum()),
     }
 
 

@@ -47,7 +47,9 @@ def summary(notes: Mapping[str, Any]) -> str:
         "unshown": "of these not in suspects.md",
         "unjudged": "never solved with too few answers to suspect",
         "outside": "outside the band",
+        "others": "of difficulties not kept",
         "weightless": "left out for their weight of 0",
+        "undrawn": "not drawn",
     }
     parts = counted(notes, words)
     return difficulties(notes) + (f" ({', '.join(parts)})" if parts else "")

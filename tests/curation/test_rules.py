@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dcsft_harness import records
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.cli.running import command_of
 from dcsft_harness.curation import choose, rules
@@ -207,11 +208,38 @@ class TestTheCommand:
                 ["--weight", "posterior"],
                 "curate: 5 items: 1 easy, 3 medium, 1 hard (1 of the pool unlabelled)",
             ),
+            (
+                ["--band", "0.25,0.5", "--mix", "hard=0.34"],
+                "curate: 3 items: 0 easy, 2 medium, 1 hard (1 of the pool unlabelled, 2 outside the band)",
+            ),
+            (
+                ["--keep", "easy,medium", "--size", "3"],
+                "curate: 3 items: EASY easy, MEDIUM medium, 0 hard (1 of the pool unlabelled,"
+                " 1 of difficulties not kept, 1 not drawn)",
+            ),
+            (
+                ["--keep", "medium", "--mix", "hard=0.34", "--size", "3"],
+                "curate: 3 items: 0 easy, 2 medium, 1 hard (1 of the pool unlabelled,"
+                " 1 of difficulties not kept, 1 not drawn)",
+            ),
         ],
     )
-    def test_says_what_was_left_out(self, source, tmp_path, capsys, options, said):
+    def test_says_what_was_left_out_each_item_once(self, source, tmp_path, capsys, options, said):
         assert main(["curate", str(source), *options, "--output", str(tmp_path / "out")]) == 0
+        notes = manifest.read(tmp_path / "out").notes
+        said = said.replace("EASY", str(notes["easy"])).replace("MEDIUM", str(notes["medium"]))
         assert f"{said} (" in capsys.readouterr().err
+        reasons = (
+            "excluded",
+            "dropped",
+            "suspects",
+            "unlabelled",
+            "outside",
+            "others",
+            "weightless",
+            "undrawn",
+        )
+        assert sum(notes[name] for name in ("items", *reasons)) == 6
 
     @pytest.mark.parametrize("weighted", [True, False])
     def test_writes_the_weights_as_a_column_where_they_are_asked_for(self, source, tmp_path, weighted):
