@@ -611,6 +611,7 @@ def rollouts_of_logs(
             found = [lmms.describe(judging.task, row["doc_id"]) for row in rows]
             write_items(draft.folder / ITEMS, [item for item, _ in found], (images for _, images in found))
         draft.notes |= {"items": len(rows), "responses": len(drawn), "pictures": pictures.FORMAT}
+        draft.notes["scorers"] = {name: version for one in judged for name, version in one.scorers.items()}
 
 
 def _repeats(file: Path, task: str) -> int:
@@ -652,7 +653,9 @@ def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dic
     """The fields of one response of a log; the documents of a known task are found by number."""
     if known:
         return {"item": row.get("doc_id"), "response": text}
-    return {"question": row.get("input"), "gold": row.get("target"), "response": text, "task": task}
+    # Logs name no pictures, in which documents of the same question and gold differ.
+    named = {"picture": f"document {row.get('doc_id')}", "task": task}
+    return {"question": row.get("input"), "gold": row.get("target"), "response": text, **named}
 
 
 def _flat(found: object) -> list[object]:

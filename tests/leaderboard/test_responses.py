@@ -308,14 +308,17 @@ class TestATask:
         assert "--reasoning_tags none" in capsys.readouterr().err
 
     def test_logs_of_other_tasks_are_labeled_by_a_scorer(self, tmp_path, capsys):
+        """Also where documents differ in their pictures alone, which logs do not name."""
         lines = [line(n, 1.0, target="4", resps=[["4", "It is 4.", "5"]]) for n in range(2)]
         log = log_folder(tmp_path / "log", {"mine": lines[:1], "other": lines})
         assert main(["label", str(log), "--scorer", "math", "--output", str(tmp_path / "x")]) == 1
         assert "samples of 2 tasks: mine, other" in capsys.readouterr().err
-        given = ("--scorer", "math", "--task", "mine", "--output", str(tmp_path / "labels"))
-        assert main(["label", str(log), *given]) == 0
-        (row,) = pq.read_table(tmp_path / "labels" / "labels.parquet").to_pylist()
-        assert (row["k"], row["n"], row["difficulty"]) == (2, 3, "medium")
+        for task, count in (("mine", 1), ("other", 2)):
+            given = ("--scorer", "math", "--task", task, "--output", str(tmp_path / task))
+            assert main(["label", str(log), *given]) == 0
+            rows = pq.read_table(tmp_path / task / "labels.parquet").to_pylist()
+            assert [(row["k"], row["n"], row["difficulty"]) for row in rows] == [(2, 3, "medium")] * count
+            assert manifest.read(tmp_path / task).notes["scorers"] == {"math": VERSIONS["math"]}
 
     def test_options_that_do_not_go_together(self, tmp_path, capsys):
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
