@@ -51,6 +51,11 @@ def curate(
     source = manifest.read(labels, "labels")
     rollouts = source.input_folder("rollouts")
     own_data.refuse_former(manifest.read(rollouts, "rollouts"))
+    if not (rollouts / ITEMS).is_dir():
+        raise HarnessError(
+            f"{rollouts} holds responses without their items, which a curated set consists of",
+            "Label a log by its own task, without --scorer, or sample the pool with `dcsft sample`",
+        )
     table = records.read_table(labels / LABELS, records.Label)
     manifest.refuse_changed(labels)
     every = table

@@ -137,6 +137,11 @@ def any_solved(notes: Mapping[str, Any]) -> bool:
     return bool(notes.get("easy") or notes.get("medium"))
 
 
+def curatable(notes: Mapping[str, Any]) -> bool:
+    """Whether `dcsft curate` has something to keep; a log that a scorer judged comes without items."""
+    return any_solved(notes) and "gallery.md" in notes.get("figures", ())
+
+
 STAGE = Stage(
     verb="label",
     options=LabelOptions,
@@ -153,6 +158,6 @@ dcsft label lmms-eval-output --output labels""",
     show=shown,
     remarks=remarks,
     then="dcsft curate {output} --keep easy,medium --output curated",
-    leads=any_solved,
+    leads=curatable,
     light=(0.21e9, 0.0),
 )

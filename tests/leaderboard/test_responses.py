@@ -319,6 +319,11 @@ class TestATask:
             rows = pq.read_table(tmp_path / task / "labels.parquet").to_pylist()
             assert [(row["k"], row["n"], row["difficulty"]) for row in rows] == [(2, 3, "medium")] * count
             assert manifest.read(tmp_path / task).notes["scorers"] == {"math": VERSIONS["math"]}
+        assert "next: " not in capsys.readouterr().err
+        assert (
+            main(["curate", str(tmp_path / "mine"), "--keep", "medium", "--output", str(tmp_path / "c")]) == 1
+        )
+        assert "holds responses without their items" in capsys.readouterr().err
 
     def test_options_that_do_not_go_together(self, tmp_path, capsys):
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
