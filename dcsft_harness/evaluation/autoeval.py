@@ -629,6 +629,9 @@ class _Watching:
     done: set[int] = field(default_factory=set)  # steps that were scored, or cannot be
     said: set[str] = field(default_factory=set)  # sentences already reported
     identity: str = ""  # identifies the run; "" until it has begun
+    pace: int | None = None  # the steps between checkpoints at the last check
+    last: int = 0  # the newest checkpoint's step then
+    paced_from: int = 0  # the step from which that pace holds: a resumed run may have another
 
     def once(self, text: str) -> None:
         """Reports a sentence, unless it has been reported before."""
@@ -704,11 +707,14 @@ class _Watching:
         """Reports the steps whose checkpoints were written and removed between two checks."""
         if state.save_steps is None:
             return
+        if state.save_steps != self.pace:
+            self.pace, self.paced_from = state.save_steps, self.last
+        self.last = state.last
         here = {run_folder.step_of(path) for path in state.checkpoints} | self.done
         gone = [
             step
             for step in range(state.save_steps, state.last, state.save_steps)
-            if step not in here and not self._is_scored(step)
+            if step > self.paced_from and step not in here and not self._is_scored(step)
         ]
         if gone:
             self.done.update(gone)

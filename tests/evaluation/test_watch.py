@@ -116,6 +116,19 @@ def test_what_was_removed_before_its_turn_is_told(bench, place, asleep):  # noqa
     )
 
 
+def test_steps_before_a_resume_with_another_pace_are_not_told(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=60).begin().save(10).save(20), Show()
+    asleep += [
+        lambda: setattr(run, "every", 15),
+        lambda: run.save(30),
+        lambda: run.finish(),  # with 45 written and removed since
+    ]
+    assert watched(place, show) == [f"run at step {n}" for n in (10, 20, 30)] + ["run"]
+    assert [text.split(":")[0].split("of ")[-1] for text in show.said if "any more" in text] == [
+        "step 45 any more"
+    ]
+
+
 def test_what_is_removed_while_it_is_read_is_told_and_the_rest_scored(bench, place, asleep, monkeypatch):  # noqa: F811
     run, show = Run(place / "run", place / "cold").begin().save(10).save(20), Show()
     link = run_folder.link
