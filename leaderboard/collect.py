@@ -551,14 +551,16 @@ def _set_apart(free: Sequence[tuple[Path, Result]], taken: Set[str]) -> dict[int
     for name, rows in labels.items():
         if len(rows) + (name in taken) < 2:
             continue
-        arguments = [_arguments(row[0]) for row in rows]
+        arguments = [
+            {**_arguments(row[0]), **pairs(row[0].provenance.settings.get("gen_kwargs"))} for row in rows
+        ]
         keys = [
             key
             for key in dict.fromkeys(k for one in arguments for k in one)
-            if len({a.get(key) for a in arguments}) > 1
+            if key != "gen_kwargs" and len({a.get(key) for a in arguments}) > 1
         ]
         ways = (
-            [", ".join(f"{key}={one.get(key, 'unset')}" for key in keys) for one in arguments],
+            [", ".join(f"{key}={one[key]}" for key in keys if key in one) for one in arguments],
             [_time(row[0].provenance.created) for row in rows],
             [_relative(row[0], places[id(row[0])]) for row in rows],
         )

@@ -569,14 +569,15 @@ def rollouts_of_logs(
     if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
         return
     rows = [row for _, row in lines_of(samples)]
-    texts = [_flat(row.get("resps")) for row in rows]
+    # lmms-eval drops "resps" where filters change nothing, as with the suite's tasks.
+    texts = [_flat(row.get("resps", row.get("filtered_resps"))) for row in rows]
     counts = Counter(map(len, texts))
     if len(counts) != 1 or next(iter(counts)) < 2:
-        said = ", ".join(f"{number} documents with {count}" for count, number in sorted(counts.items()))
+        said = ", ".join(f"{number} with {count}" for count, number in sorted(counts.items()))
         # lmms-eval removes reasoning from the first response, and then logs only that one.
         drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
         raise HarnessError(
-            f"{samples} has {said} responses each",
+            f"{samples} has documents with these numbers of responses: {said}",
             "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
             if drawn_more
             else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",

@@ -77,7 +77,7 @@ class TrainingConfig(Settings):
     micro_batch_size: int | None = option(
         None,
         "Samples per forward pass of a process; gradients are accumulated. A divisor of batch_size. By"
-        " default a process's whole share of the batch.",
+        " default as many as fit.",
         ge=1,
     )
     max_steps: int | None = option(

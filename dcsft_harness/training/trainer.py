@@ -105,7 +105,7 @@ class Account:
 
 MIXED = "ACCELERATE_MIXED_PRECISION"
 Progress = Callable[[int, int, dict[str, float]], None]
-"""Called after each step with (steps done, total steps, {"loss": ..., "grad_norm": ...})."""
+"""Called after each step with (steps done, total steps, {"loss" or "reward": ..., "grad_norm": ...})."""
 
 
 def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[str, Any]:
@@ -397,8 +397,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         account = self._trainer.account
         row = account.step(state.global_step, logs, self._sum)
         if self._progress is not None:
-            found = ((name, row.get(name)) for name in ("loss", "grad_norm"))
-            shown = {name: value for name, value in found if value is not None}
+            # GRPO's loss is about 0 at every step: advantages of a group add up to 0.
+            names = ("reward" if "reward" in row else "loss", "grad_norm")
+            shown = {name: value for name in names if (value := row.get(name)) is not None}
             self._progress(state.global_step, state.max_steps, shown)
 
     def _sum(self, values: list[float]) -> list[float]:

@@ -441,6 +441,10 @@ class TestOldFolders:
             arguments = f"pretrained=VL,max_pixels={pixels}"
             self.logged(tmp_path / "out", date, [1, 0], arguments)
         assert self.names(tmp_path / "out", strict=False, apart=True) == ["VL (max_pixels=10)"]
+        for date, drawn in (("20261101_100000", ""), ("20261102_100000", {"do_sample": True, "top_k": 50})):
+            config = {"model": "tiny", "model_args": "pretrained=VL", "gen_kwargs": drawn}
+            self.logged(tmp_path / "drawn", date, [1, 0], "", run={"config": config})
+        assert self.names(tmp_path / "drawn") == ["VL", "VL (do_sample=True, top_k=50)"]
         for date in ("20261101_100000", "20261102_100000"):
             self.logged(tmp_path / "same", date, [1, 0], "pretrained=VL,device=cuda:" + date[7])
         assert self.names(tmp_path / "same") == ["VL (2026-11-01 10:00:00)", "VL (2026-11-02 10:00:00)"]

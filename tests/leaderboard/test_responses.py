@@ -279,12 +279,13 @@ class TestATask:
                          "--output", tmp_path / "x")  # fmt: skip
         assert code == 1 and "has 6 responses to 6 of its task's" in said.err and "--limit N" in said.err
 
-    def test_logs_of_several_responses_are_labeled(self, tmp_path, items, capsys):
-        """Each response is scored on its own: all right, some right, none."""
+    @pytest.mark.parametrize("key", ["resps", "filtered_resps"])
+    def test_logs_of_several_responses_are_labeled(self, tmp_path, items, capsys, key):
+        """Each response is scored on its own: all right, some right, none. Equal columns are logged once."""
         said = [[item.target] * 4 if n < 2 else [item.target, "?", "?", "?"] if n < 4 else ["?"] * 4
                 for n, item in enumerate(items)]  # fmt: skip
         lines = [
-            line(n, 1.0, target=item.target, prompt=item.prompt, resps=[texts])
+            line(n, 1.0, target=item.target, prompt=item.prompt, **{key: texts})
             for n, (item, texts) in enumerate(zip(items, said, strict=True))
         ]
         log = log_folder(tmp_path / "log", {"dcsft_digits": lines})
@@ -299,7 +300,7 @@ class TestATask:
         assert (tmp_path / "set" / "gallery.md").is_file()
         one = log_folder(tmp_path / "one", {"dcsft_digits": [line(0, 1.0, resps=[["a"]])]})
         assert main(["label", str(one), "--output", str(tmp_path / "x")]) == 1
-        assert "1 documents with 1 responses each" in capsys.readouterr().err
+        assert "these numbers of responses: 1 with 1." in capsys.readouterr().err
         path = next(one.rglob("*_results.json"))
         told = json.loads(path.read_text())
         told["configs"]["dcsft_digits"]["repeats"] = 4

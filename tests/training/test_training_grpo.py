@@ -101,6 +101,7 @@ def test_weights_that_diverge_before_a_draw_end_in_one_sentence(base, tmp_path, 
     spoilt = []
 
     def spoil(step, total, figures):
+        assert set(figures) == {"reward", "grad_norm"}  # the loss is about 0 at every step
         with torch.no_grad():
             spoilt[0].weight.fill_(value)
 
