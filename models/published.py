@@ -124,8 +124,8 @@ _BLOCK = 16_777_259
 """Random numbers that are drawn; longer tensors repeat them. A prime, so that rows differ."""
 
 
-def write(shape: str, folder: Path, layers: int | None = None) -> Path:
-    """Writes a checkpoint of a published size, a key of `PUBLISHED`, with random bfloat16 weights.
+def write(shape: str, folder: Path, layers: int | None = None, dtype: str = "bfloat16") -> Path:
+    """Writes a checkpoint of a published size, a key of `PUBLISHED`, with random weights of a data type.
 
     The tokenizer and processor are the published ones if the hub's cache has them; else the digits suite's
     tokenizer, whose ids are the first of the full vocabulary. `layers` is the number of decoder layers and of
@@ -134,7 +134,7 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
     Raises:
         HarnessError: the size is unknown.
     """
-    config, processor = settle(shape, folder, layers)
+    config, processor = settle(shape, folder, layers, dtype)
     tokenizer = processor.tokenizer
     _write_weights(config, folder, len(tokenizer), tokenizer.eos_token_id)
     # The last file, by which a complete checkpoint is known.
@@ -143,7 +143,9 @@ def write(shape: str, folder: Path, layers: int | None = None) -> Path:
     return folder
 
 
-def settle(shape: str, folder: Path, layers: int | None = None) -> tuple[PreTrainedConfig, ProcessorMixin]:
+def settle(
+    shape: str, folder: Path, layers: int | None = None, dtype: str = "bfloat16"
+) -> tuple[PreTrainedConfig, ProcessorMixin]:
     """Writes everything of a checkpoint but its weights and generation settings; see `write`.
 
     Raises:
@@ -155,7 +157,7 @@ def settle(shape: str, folder: Path, layers: int | None = None) -> tuple[PreTrai
     given = copy.deepcopy(PUBLISHED[shape])
     processor = _cached(given.pop("hub")) or _own_processor(shape)
     processor.save_pretrained(folder)
-    config = _configured(given, processor, layers)
+    config = _configured(given, processor, layers, dtype)
     config.save_pretrained(folder)
     return config, processor
 
@@ -175,7 +177,9 @@ def configuration(shape: str, layers: int | None = None) -> PreTrainedConfig:
     return _configured(given, _own_processor(shape), layers)
 
 
-def _configured(given: dict[str, Any], processor: ProcessorMixin, layers: int | None) -> PreTrainedConfig:
+def _configured(
+    given: dict[str, Any], processor: ProcessorMixin, layers: int | None, dtype: str = "bfloat16"
+) -> PreTrainedConfig:
     text, vision = given["text_config"], given["vision_config"]
     if layers is not None:
         text["num_hidden_layers"] = layers
@@ -191,7 +195,7 @@ def _configured(given: dict[str, Any], processor: ProcessorMixin, layers: int | 
         names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
         ids = (tokenizer.convert_tokens_to_ids(name) for name in names)
         given |= dict(zip(_TOKENS_OF_QWEN, ids, strict=True))
-    given["dtype"] = "bfloat16"
+    given["dtype"] = dtype
     return AutoConfig.for_model(given.pop("model_type"), **given)
 
 
@@ -244,9 +248,9 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
     head = "embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     wanted = weights_of(config)
     torch.manual_seed(0)
-    block = torch.empty(_BLOCK, dtype=torch.bfloat16).normal_(0.0, 0.02)
+    block = torch.empty(_BLOCK, dtype=config.dtype).normal_(0.0, 0.02)
     places: dict[str, str] = {}
-    total, parts = 0, list(_parts(wanted))
+    total, parts = 0, list(_parts(wanted, block.itemsize))
     for number, names in enumerate(parts, 1):
         file = f"model-{number:05}-of-{len(parts):05}.safetensors" if len(parts) > 1 else "model.safetensors"
         tensors = {name: _random(name, wanted[name], block) for name in names}
@@ -262,11 +266,11 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def _parts(shapes: dict[str, torch.Size]) -> Iterator[list[str]]:
+def _parts(shapes: dict[str, torch.Size], itemsize: int) -> Iterator[list[str]]:
     names: list[str] = []
     size = 0
     for name, shape in shapes.items():
-        more = 2 * shape.numel()
+        more = itemsize * shape.numel()
         if names and size + more > SHARD:
             yield names
             names, size = [], 0
@@ -278,8 +282,8 @@ def _parts(shapes: dict[str, torch.Size]) -> Iterator[list[str]]:
 def _random(name: str, shape: torch.Size, block: torch.Tensor) -> torch.Tensor:
     """Normal numbers of deviation 0.02 for matrices; norms of 1 and biases of 0."""
     if len(shape) < 2:
-        return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=torch.bfloat16)
-    made = torch.empty(shape, dtype=torch.bfloat16)
+        return torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=block.dtype)
+    made = torch.empty(shape, dtype=block.dtype)
     flat = made.view(-1)
     for start in range(0, len(flat), len(block)):
         part = flat[start : start + len(block)]

@@ -53,6 +53,14 @@ def check_device(name: str | None) -> torch.device:
     return device
 
 
+def computes_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 matrices itself.
+
+    Else torch does so in a plain loop: 150 times slower than in float32 on an AVX2 processor.
+    """
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def place(name: str | None) -> Placement:
     """Joins the process group of `torchrun` or `accelerate launch`, if there is one.
 

@@ -73,13 +73,15 @@ class Measured:
 Options = dict[str, Any]
 
 
-def chain(output: Path, template: Mapping[str, Any] | None = None) -> dict[str, tuple[str, Options]]:
+def chain(
+    output: Path, template: Mapping[str, Any] | None = None, dtype: str = "bfloat16"
+) -> dict[str, tuple[str, Options]]:
     """Folder -> verb and options of each stage, in order; `template` are arguments of the chat template."""
     base, rows, curated = (str(output / name) for name in (BASE, ROWS, "curated"))
     more = {TEMPLATE: dict(template)} if template else {}
-    engine = {"model": base, "model_args": reading.joined({"dtype": "bfloat16", "batch_size": 4, **more})}
+    engine = {"model": base, "model_args": reading.joined({"dtype": dtype, "batch_size": 4, **more})}
     own = {"data": rows, "scorer": SCORER}
-    steps = {"max_steps": 2, "save_steps": None, "dtype": "bfloat16", **more}
+    steps = {"max_steps": 2, "save_steps": None, "dtype": dtype, **more}
     groups = {"batch_size": 4, "num_generations": 4, "max_completion_length": 8}
     return {
         "rollouts": ("sample", {**engine, **own, "samples": 8, "max_new_tokens": 32}),
@@ -117,7 +119,7 @@ def rehearse(
         template: further arguments of the chat template.
 
     Returns:
-        shape, layers, side, machine, packages, and the stages as `Measured` has them.
+        shape, layers, side, dtype, machine, packages, and the stages as `Measured` has them.
 
     Raises:
         HarnessError: the folder belongs to something else, a stage failed, there is no such device, or the
@@ -131,8 +133,8 @@ def rehearse(
         output.mkdir(parents=True, exist_ok=True)
         found = {**asked, "stages": []}
         _save(output, found)
-    stages = list(chain(output, template).items())[len(found["stages"]) :]
-    if stages and not (output / BASE / "generation_config.json").is_file():
+    unfinished = len(found["stages"]) < len(chain(output))
+    if unfinished and not (output / BASE / "generation_config.json").is_file():
         base = {"base": shape, "layers": layers, "side": side, TEMPLATE: asked[TEMPLATE]}
         try:
             found |= _work(output, device, base, "base")
@@ -142,6 +144,7 @@ def rehearse(
                 output.rmdir()
             raise
         _save(output, found)
+    stages = list(chain(output, template, found.get("dtype", "bfloat16")).items())[len(found["stages"]) :]
     with interrupts.noting(lambda: True):  # the base, and finished stages
         for name, (verb, options) in stages:
             started = time.monotonic()
@@ -261,31 +264,33 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
         HarnessError: there is no such device, too little space on the disk, or the template does not use
             an argument.
     """
-    from dcsft_harness.models import chat_template, checkpoint, published
-    from dcsft_harness.models.resources import check_device
+    from dcsft_harness.models import chat_template, checkpoint, published, resources
 
     shape = job["base"]
     try:
         # `_work` has made the device of a number the only visible one.
-        device = check_device(job["device"] and job["device"].partition(":")[0])
+        device = resources.check_device(job["device"] and job["device"].partition(":")[0])
     except HarnessError as error:
         raise HarnessError(f"--device {job['device']} is not there: {error.problem}", error.remedy) from error
     config = published.configuration(shape, job["layers"])
     weights = sum(one.numel() for one in checkpoint.skeleton(config).parameters())
-    needed, free = 4.6 * weights, shutil.disk_usage(output).free
+    native = device.type == "cuda" or resources.computes_bfloat16()
+    dtype = "bfloat16" if native else "float32"
+    needed, free = (4.6 if native else 9.2) * weights, shutil.disk_usage(output).free
     if free < needed:
         raise HarnessError(
             f"--output {output}: {gigabytes(needed)} are needed, and {gigabytes(free)} are free",
             "Free some space, or name a folder on another disk",
         )
-    _, processor = published.settle(shape, output / BASE, job["layers"])
+    _, processor = published.settle(shape, output / BASE, job["layers"], dtype)
     chat_template.check_arguments(processor, job.get(TEMPLATE) or {}, shape)
     side = job["side"] or published.SIDE[shape]
     write_rows(output, side)
-    published.write(shape, output / BASE, job["layers"])
+    published.write(shape, output / BASE, job["layers"], dtype)
     hardware = environment.hardware()
     return {
         "parameters": weights,
+        "dtype": dtype,
         "pixels": side,
         "machine": str(hardware["cuda"] if device.type == "cuda" else hardware["processor"]),
         "cores": hardware["cores"],
@@ -341,7 +346,7 @@ def table(found: Mapping[str, Any]) -> str:
     images = f", images of {found['pixels']} pixels per side" if "pixels" in found else ""
     size = f"{found['parameters'] / 1e9:.2f} billion weights"
     lines = [
-        f"{found['shape']}, {depth}, {size}, bfloat16{images}, on {found['machine']} "
+        f"{found['shape']}, {depth}, {size}, {found.get('dtype', 'bfloat16')}{images}, on {found['machine']} "
         f"({found['cores']} cores):",
         "",
         "| stage | time, s | memory, GB | estimated, GB | estimated / measured | tokens/s | disk, MB |",
