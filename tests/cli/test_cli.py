@@ -261,7 +261,7 @@ def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
 
 def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path, capsys):
     for name, labels in (("all", ["hard", "hard"]), ("some", ["hard", "medium"])):
-        rollouts(tmp_path / name, labels)
+        rollouts(tmp_path / name, labels, with_items=True)
         assert main(["label", str(tmp_path / name), "--output", str(tmp_path / f"labels-{name}")]) == 0
         said = capsys.readouterr().err
         assert ("no response is right, so no item is easy or medium" in said) == (name == "all")
@@ -270,7 +270,7 @@ def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path,
 
 
 def test_an_empty_curated_set_is_refused(tmp_path, capsys):
-    rollouts(tmp_path / "rollouts", ["easy", "hard"])
+    rollouts(tmp_path / "rollouts", ["easy", "hard"], with_items=True)
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
     capsys.readouterr()
     sentence = refused(capsys, tmp_path / "out", "curate", tmp_path / "labels", "--keep", "medium")
