@@ -323,7 +323,8 @@ class TestAReview:
         path = self.reviewed(source, tmp_path, {1: "drop"})
         options = ["--keep", "hard", "--reviewed", str(path), "--output", str(tmp_path / "second")]
         assert main(["curate", str(source), *options]) == 0
-        assert "7 items: 0 easy, 0 medium, 7 hard (1 dropped in review) (" in capsys.readouterr().err
+        said = "7 items: 0 easy, 0 medium, 7 hard (1 dropped in review, 2 of difficulties not kept) ("
+        assert said in capsys.readouterr().err
 
     def test_may_be_of_items_that_are_excluded_or_no_suspects(self, source, tmp_path):
         path = tmp_path / "mine.jsonl"
