@@ -61,10 +61,10 @@ BEYOND = Path(__file__).parent / "fixtures" / "beyond_unit.txt"
 
 Written by `pytest -m 'not slow' --share-unit`, which measures each row.
 """
-BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "40"))
-"""Seconds of a processor that the rows of the fast tests have together, besides imports and fixtures.
+BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "52"))
+"""Seconds of a processor that the rows of the fast tests and their modules' fixtures have together.
 
-Two processes take twice as much again for those, so that the fast tests take a minute on two cores.
+Each of two processes takes half as much again for imports, so that the fast tests take a minute on two cores.
 """
 FREE = 0.02
 """Seconds up to which a row does not count against its test's share: long tables of quick rows stay whole."""
@@ -121,10 +121,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 class Shares:
-    """Measures each row's seconds of a processor, without what its module's fixtures take once."""
+    """Measures each row's seconds of a processor, and apart from them what its module's fixtures take once."""
 
     def __init__(self) -> None:
         self.seconds = defaultdict(list)
+        self.once = defaultdict(float)
+        self.users = {}
         self.wide = 0.0
 
     def pytest_collection_finish(self) -> None:
@@ -143,10 +145,15 @@ class Shares:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator:
         before, self.wide = forked.spent(), 0.0
         yield
-        self.seconds[item.nodeid.partition("[")[0]].append(forked.spent() - before - self.wide)
+        name, file = item.nodeid.partition("[")[0], item.nodeid.partition("::")[0]
+        self.seconds[name].append(forked.spent() - before - self.wide)
+        self.once[file] += self.wide
+        known = [given[-1] for given in item._fixtureinfo.name2fixturedefs.values()]
+        if any(one.scope != "function" and one.baseid.startswith(file) for one in known):
+            self.users[name] = file
 
     def pytest_sessionfinish(self) -> None:
-        share, kept = shared(self.seconds, BUDGET)
+        share, kept = shared(self.seconds, BUDGET, self.once, self.users)
         beyond = {name: rows for name, rows in sorted(kept.items()) if rows < len(self.seconds[name])}
         BEYOND.write_text("".join(f"{rows} {name}\n" for name, rows in beyond.items()), encoding="utf-8")
         print(f"\n{share:.2f} s of a processor for each test; {len(beyond)} tests have rows beyond that")
@@ -158,21 +165,37 @@ def rows_within(seconds: Sequence[float], share: float) -> int:
     return sum(total <= share for total in counted)
 
 
-def shared(seconds: Mapping[str, Sequence[float]], budget: float) -> tuple[float, dict[str, int]]:
+def shared(
+    seconds: Mapping[str, Sequence[float]],
+    budget: float,
+    once: Mapping[str, float],
+    users: Mapping[str, str],
+) -> tuple[float, dict[str, int]]:
     """The largest share, the same for all tests, with which they take no more than the budget together.
 
     Args:
         seconds: test -> what each of its rows took.
-        budget: for all of them.
+        budget: for all of them and their fixtures.
+        once: file -> what its fixtures of a module or class took.
+        users: test -> its file, if it uses such fixtures. The rows of a file that use them give a share each:
+            where those are less than the fixtures take, none of these rows is kept.
 
     Returns:
         The share in seconds, in steps of 0.01, and test -> how many of its rows it keeps.
     """
     for hundredths in range(1000, -1, -1):
-        kept = {name: rows_within(rows, hundredths / 100) for name, rows in seconds.items()}
-        if sum(sum(seconds[name][:rows]) for name, rows in kept.items()) <= budget:
+        share = hundredths / 100
+        kept = {name: rows_within(rows, share) for name, rows in seconds.items()}
+        given = defaultdict(float)
+        for name, file in users.items():
+            given[file] += share * kept[name]
+        dear = {file for file in given if once[file] > given[file]}
+        kept = {name: 0 if users.get(name) in dear else rows for name, rows in kept.items()}
+        used = {file for name, file in users.items() if kept[name]}
+        taken = sum(sum(seconds[name][:rows]) for name, rows in kept.items())
+        if taken + sum(once[file] for file in used) <= budget:
             break
-    return hundredths / 100, kept
+    return share, kept
 
 
 def quick_rows(rows: list[set]) -> set[int]:

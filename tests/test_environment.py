@@ -127,7 +127,23 @@ def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(lo
 def test_fast_tests_get_the_largest_share_that_fits_their_budget():
     """Rows of 20 ms are free of the share, and count in the budget."""
     seconds = {"long": [3.0], "rows": [0.5, 0.5, 0.5], "quick": [0.02] * 50}
-    assert shared(seconds, 10) == (10, {"long": 1, "rows": 3, "quick": 50})
-    assert shared(seconds, 5) == (2.99, {"long": 0, "rows": 3, "quick": 50})
-    assert shared(seconds, 2.4) == (1.49, {"long": 0, "rows": 2, "quick": 50})
-    assert shared(seconds, 1.2) == (0.49, {"long": 0, "rows": 0, "quick": 50})
+    assert shared(seconds, 10, {}, {}) == (10, {"long": 1, "rows": 3, "quick": 50})
+    assert shared(seconds, 5, {}, {}) == (2.99, {"long": 0, "rows": 3, "quick": 50})
+    assert shared(seconds, 2.4, {}, {}) == (1.49, {"long": 0, "rows": 2, "quick": 50})
+    assert shared(seconds, 1.2, {}, {}) == (0.49, {"long": 0, "rows": 0, "quick": 50})
+
+
+def test_fixtures_that_take_more_than_their_rows_shares_leave_the_fast_tests_with_them():
+    seconds = {"a::dear": [0.1], "a::alone": [0.1], "b::one": [0.5], "b::rows": [0.1] * 4}
+    users = {"a::dear": "a", "b::one": "b", "b::rows": "b"}
+    whole = {"a::dear": 1, "a::alone": 1, "b::one": 1, "b::rows": 4}
+    assert shared(seconds, 9, {"a": 4.0, "b": 1.0}, users) == (10, whole)
+    # All take 6.1 s together: less than 4 s a row is too little for what `dear` needs.
+    assert shared(seconds, 6, {"a": 4.0, "b": 1.0}, users) == (3.99, whole | {"a::dear": 0})
+    assert shared(seconds, 1.9, {"a": 4.0, "b": 1.0}, users) == (0.49, whole | {"a::dear": 0, "b::one": 0})
+    assert shared(seconds, 1, {"a": 4.0, "b": 1.0}, users)[1] == {
+        "a::dear": 0,
+        "a::alone": 1,
+        "b::one": 0,
+        "b::rows": 0,
+    }

@@ -564,7 +564,8 @@ class TestEveryone:
     def test_axe_finds_nothing(self, visit, scheme, address, browser):
         from axe_playwright_python.base import AXE_FILE_PATH
 
-        for width in (1280, 360):
+        # The colors of a scheme do not depend on the width.
+        for width in (1280, 360) if scheme == "light" else (1280,):
             page = visit(address, scheme=scheme, width=width, bypass_csp=True)
             page.evaluate(AXE_FILE_PATH.read_text(encoding="utf-8"))
             if not address:

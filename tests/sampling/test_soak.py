@@ -1,4 +1,4 @@
-"""A hundred `kill -9` at random moments of sampling runs: nothing kept is lost, nothing is there twice.
+"""`kill -9` at random moments of sampling runs: nothing kept is lost, nothing is there twice.
 
 Processes are forked from one that has imported everything, so that a run is over in about a second and
 the kills land in all of it: opening, drawing, finishing.
@@ -22,7 +22,7 @@ from dcsft_harness.artifacts.manifest import UNFINISHED
 from tests import forked
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
-KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "60"))
+KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "20"))
 SEED = 20260
 
 
@@ -71,7 +71,8 @@ def seconds_of_a_run(context, output, options):
 
 
 @pytest.mark.slow
-def test_a_hundred_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, options):
+def test_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, options):
+    """At least 25, in 20 s if they fit; `DCSFT_SOAK_SECONDS=60` takes about a hundred."""
     opening, whole = seconds_of_a_run(context, tmp_path / "undisturbed", options)
     expected = rows(tmp_path / "undisturbed" / "first")
     assert len(expected) == ITEMS * SAMPLES
@@ -131,7 +132,7 @@ stages:
      tasks: [dcsft_digits], limit: 8}
   - {stage: board, verb: leaderboard build, results: ["@after"]}
 """
-SIGNALS = int(os.environ.get("DCSFT_SIGNALS", "6"))
+SIGNALS = int(os.environ.get("DCSFT_SIGNALS", "4"))
 ENDS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGKILL: -9}
 TIMED = (  # what depends on when a run was interrupted, not on what it did
     "resumed",
@@ -214,7 +215,7 @@ def test_signals_at_any_moment_of_a_chain_change_nothing(tmp_path):
             longest = moment.uniform(0, seconds if sent % 2 else seconds / 3)
             with suppress(subprocess.TimeoutExpired):
                 running.wait(longest if sent < SIGNALS else None)
-            number = moment.choice(list(ENDS))
+            number = list(ENDS)[sent % len(ENDS)]
             if running.poll() is None:
                 running.send_signal(number)
                 running.wait(120)
