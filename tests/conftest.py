@@ -121,7 +121,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 class Shares:
-    """Measures each row's seconds of a processor, and apart from them what its module's fixtures take once."""
+    """Measures each row's seconds of a processor, and apart from them what its module's fixtures take."""
 
     def __init__(self) -> None:
         self.seconds = defaultdict(list)
