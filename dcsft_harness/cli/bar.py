@@ -22,6 +22,7 @@ Report = Callable[..., None]
 """Called with (done, total), and by name figures to show beside the bar, such as loss=0.41."""
 
 DOING = {
+    "data": "reading",
     "sample": "sampling",
     "label": "labeling",
     "curate": "curating",

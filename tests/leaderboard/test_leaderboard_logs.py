@@ -202,7 +202,7 @@ class TestMatching:
         assert list(board.tasks[0].item_ids) == ids
         # By document the log is right on 1 alone, where the scores are wrong.
         assert board.row("log").cells[ID].scores.tolist() == [0, 1, 0, 0]
-        assert "does not record the pixel limit max_pixels" in markdown(board)
+        assert "does not record the pixel limits" in markdown(board)
         (found,) = [result for result in board.results if result.name == "log"]
         assert set(found.tasks[ID].renamed.values()) == set(ids)
 
