@@ -290,8 +290,12 @@ def _records(measured: Measured, condition: str) -> bool:
 def _unrecorded(result: Result, unknown: Sequence[str]) -> tuple[str, str, str]:
     """A row and its remark on what is not recorded, for one row and for several."""
     limits = [one for one in unknown if one.startswith(f"{PIXELS} ")]
+    several = {ARGUMENT: f"{ARGUMENT}s", PIXELS: f"{PIXELS}s", SETTING: f"{SETTING}s"}
     if len(limits) == len(LIMITS):
-        unknown = [f"{PIXELS}s", *(one for one in unknown if one not in limits)]
+        several |= dict.fromkeys(limits, f"{PIXELS}s")
+    if CHECKPOINT in unknown:
+        several[SETTING] = CHECKPOINT
+    unknown = list(dict.fromkeys(several.get(one, one) for one in unknown))
     *some, last = unknown
     names = f"{', '.join(some)} and {last}" if some else last
     what = f"not record the {names}, assumed to be as in the other rows"

@@ -84,7 +84,8 @@ def estimated(recipe: Recipe) -> list[str]:
         return []
     assumed = recipe.variables["assume"]
     total = Estimate(sum(one.seconds for one in found.values()), max(one.memory for one in found.values()))
-    said = ", ".join(f"{name} {value}" for name, value in assumed.items())
+    values = {name: f"{one:.3g}" if isinstance(one, float) else one for name, one in assumed.items()}
+    said = ", ".join(f"{name} {value}" for name, value in values.items())
     return [f"# in all {total}, on {assumed['devices']} x {assumed['device']}; assumed: {said}"]
 
 

@@ -93,7 +93,7 @@ class TestVersionsAndSettings:
         board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
         assert len(board.rows) == 2
         (said,) = [one for one in board.remarks if "theirs" in one]
-        assert "checkpoint's generation config and checkpoint's generation setting" in said
+        assert "not record the pixel limits and checkpoint's generation config, assumed" in said
         assert not any("generation" in one for one in board.remarks if one != said)
 
 
