@@ -17,6 +17,18 @@ GRACE = 30.0
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+_SAID: dict[bool | None, str] = {
+    True: "interrupted; finished work is saved. Rerun the same command to resume.",
+    False: "interrupted; no work was saved. Rerun the same command to start again.",
+    None: "interrupted.",
+}
+
+
+def said(error: BaseException) -> str:
+    """What is said of an interruption, by whether it saved work (see `noting`)."""
+    return _SAID[getattr(error, "saved", None)]
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal asked the command to end.
 
@@ -28,6 +40,10 @@ class Interrupted(KeyboardInterrupt):
         """Stores the signal."""
         super().__init__()
         self.number = number
+
+    def __str__(self) -> str:
+        """What a notebook shows."""
+        return said(self)
 
 
 @contextlib.contextmanager

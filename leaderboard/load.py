@@ -40,7 +40,7 @@ from dcsft_harness.leaderboard.board import (
     said_once,
 )
 from dcsft_harness.leaderboard.collect import Progress, read_all, renamed
-from dcsft_harness.leaderboard.logs import Choices
+from dcsft_harness.leaderboard.logs import LIMITS, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
@@ -289,6 +289,13 @@ def _records(measured: Measured, condition: str) -> bool:
 
 def _unrecorded(result: Result, unknown: Sequence[str]) -> tuple[str, str, str]:
     """A row and its remark on what is not recorded, for one row and for several."""
+    limits = [one for one in unknown if one.startswith(f"{PIXELS} ")]
+    several = {ARGUMENT: f"{ARGUMENT}s", PIXELS: f"{PIXELS}s", SETTING: f"{SETTING}s"}
+    if len(limits) == len(LIMITS):
+        several |= dict.fromkeys(limits, f"{PIXELS}s")
+    if CHECKPOINT in unknown:
+        several[SETTING] = CHECKPOINT
+    unknown = list(dict.fromkeys(several.get(one, one) for one in unknown))
     *some, last = unknown
     names = f"{', '.join(some)} and {last}" if some else last
     what = f"not record the {names}, assumed to be as in the other rows"

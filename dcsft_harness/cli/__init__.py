@@ -111,14 +111,6 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
-INTERRUPTED: dict[bool | None, str] = {
-    True: "interrupted; finished work is saved. Rerun the same command to resume.",
-    False: "interrupted; no work was saved. Rerun the same command to start again.",
-    None: "interrupted.",
-}
-"""What an interrupted command prints, by whether it saved work; None for those that make nothing."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
@@ -143,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cause = error.__cause__ or error  # click turns it into an Abort
         number = cause.number if isinstance(cause, interrupts.Interrupted) else signal.SIGINT
         if ranks.rank() == 0 and not ranks.watched():
-            bar.say(f"dcsft: {INTERRUPTED[getattr(cause, 'saved', None)]}")
+            bar.say(f"dcsft: {interrupts.said(cause)}")
         return 128 + number
     except ranks.FailedElsewhere:
         return ranks.ELSEWHERE if ranks.watched() else 1

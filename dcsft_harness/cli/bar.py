@@ -22,6 +22,7 @@ Report = Callable[..., None]
 """Called with (done, total), and by name figures to show beside the bar, such as loss=0.41."""
 
 DOING = {
+    "data": "reading",
     "sample": "sampling",
     "label": "labeling",
     "curate": "curating",
@@ -202,4 +203,5 @@ def _drawn(lines: Sequence[str]) -> "Table":
 def _plain(text: str) -> str:
     """A line of Markdown as plain text, safe to print."""
     bare = re.sub(r"^(\*\*?)(.*)\1$", r"\2", text)
+    bare = re.sub(r"^!\[(.*)\]\((.*)\)$", r"\1: \2", bare)
     return visible(html.unescape(re.sub(r"\\([\\`*\[\]|~$_])", r"\1", bare)))

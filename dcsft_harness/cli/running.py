@@ -430,7 +430,8 @@ def _callback(stage: Stage) -> Callable[..., None]:
             _leave_out_wandb(given.get("extra") or {})
         with pushing(output, push_to_hub, private):
             if output is None:
-                notes = stage.run(stage.options.from_options(given), None, None)  # type: ignore[arg-type]
+                with bar.stage(stage.verb) as report:
+                    notes = stage.run(stage.options.from_options(given), None, report)  # type: ignore[arg-type]
             else:
                 notes = run_stage(stage.verb, output, given)
         problem = stage.failing(notes)

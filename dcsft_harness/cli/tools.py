@@ -45,7 +45,7 @@ def run_recipe(
 
     finished = [output / stage.name / manifest.NAME for stage in chosen.stages]
     with remembering(), interrupts.noting(lambda: any(one.is_file() for one in finished)):
-        chain.run(chosen, output, run_stage, lambda stage: bar.say(f"{stage}: done already"))
+        chain.run(chosen, output, run_stage, bar.say)
     tables = [output / stage.name for stage in chosen.stages if stage.verb == "leaderboard build"]
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:

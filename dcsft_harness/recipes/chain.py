@@ -84,7 +84,8 @@ def estimated(recipe: Recipe) -> list[str]:
         return []
     assumed = recipe.variables["assume"]
     total = Estimate(sum(one.seconds for one in found.values()), max(one.memory for one in found.values()))
-    said = ", ".join(f"{name} {value}" for name, value in assumed.items())
+    values = {name: f"{one:.3g}" if isinstance(one, float) else one for name, one in assumed.items()}
+    said = ", ".join(f"{name} {value}" for name, value in values.items())
     return [f"# in all {total}, on {assumed['devices']} x {assumed['device']}; assumed: {said}"]
 
 
@@ -169,14 +170,27 @@ def _estimates(recipe: Recipe) -> dict[str, Estimate]:
 def described(recipe: Recipe, output: Path) -> str:
     """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
     lines, known = [], _estimates(recipe)
+    made = _state(output)["stages"] if (output / STATE).is_file() else {}
+    kept: set[str] = set()
     for stage in recipe.stages:
         reads = ", ".join(str(output / name) for name in stage.references()) or "nothing made before"
         lines += [
             f"# {stage.name}: reads {reads}; writes {output / stage.name}",
             *([f"# {known[stage.name]}"] if stage.name in known else []),
+            *_finished(stage, output, made, kept),
             shlex.join(command(stage, output)),
         ]
     return "\n".join(map(visible, [*lines, *estimated(recipe)]))
+
+
+def _finished(stage: Stage, output: Path, made: Mapping[str, str], kept: set[str]) -> list[str]:
+    """What a run would do with the stage's finished folder, if there is one; adds its name to `kept`."""
+    if not (output / stage.name / manifest.NAME).is_file():
+        return []
+    if kept.issuperset(stage.references()) and made.get(stage.name) == key(stage, output):
+        kept.add(stage.name)
+        return ["# done already"]
+    return [f"# {OTHERWISE}; it would be made again"]
 
 
 # Runs a recipe: each stage in turn, skipping stages that are done and still valid.
@@ -184,6 +198,8 @@ def described(recipe: Recipe, output: Path) -> str:
 _T = TypeVar("_T")
 
 STATE = "recipe.json"
+OTHERWISE = "it was made with other settings, inputs or versions"
+"""Why a finished stage is made again."""
 
 
 def key(stage: Stage, output: Path) -> str:
@@ -233,12 +249,12 @@ def run(
     recipe: Recipe,
     output: Path,
     perform: Callable[[str, Path, dict[str, Any]], _T],
-    skip: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> _T | None:
     """Runs the unfinished stages; returns the result of `perform` for the last one, None if skipped.
 
     `output` holds a folder for each stage. `perform` is called with (verb, folder, options) for each stage to
-    run, `skip` with the name of each finished one.
+    run, `say` with a line on each that is done already, and on each whose finished folder is made again.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
@@ -258,7 +274,7 @@ def run(
                     continue
                 with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
                     if ours:
-                        notes = _finish(stage, output, file, perform, skip)
+                        notes = _finish(stage, output, file, perform, say)
                     else:
                         later.append(stage)
             if len(later) == len(waiting):
@@ -310,15 +326,18 @@ def _finish(
     output: Path,
     file: IO[bytes],
     perform: Callable[[str, Path, dict[str, Any]], _T],
-    skip: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> _T | None:
     """Runs a stage unless it is finished; returns its notes, None if it was skipped."""
     folder, wanted = output / stage.name, key(stage, output)
     same = _state(output)["stages"].get(stage.name) == wanted
     if same and manifest.is_intact(folder):
         manifest.sweep(folder)
-        skip(stage.name)
+        say(f"{stage.name}: done already")
         return None
+    if (folder / manifest.NAME).is_file():
+        why = "its files have changed" if same else OTHERWISE
+        say(f"{stage.name}: {why}; it is made again")
     _clear(folder, same)
     # Saved first, so that output of a killed process, complete or not, is identified by the key too.
     with _claimed(file, _STATE_AT, wait=True):
@@ -349,7 +368,12 @@ def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
 
 
 def _state(output: Path) -> dict[str, Any]:
-    return dict(reading.json_file(output / STATE))
+    path = output / STATE
+    try:
+        state = reading.json_file(path)
+        return {"recipe": state["recipe"], "scale": state.get("scale"), "stages": dict(state["stages"])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise HarnessError(f"{path} cannot be read: {error!r}", "Remove it to start anew") from error
 
 
 def _clear(folder: Path, same: bool) -> None:
@@ -365,13 +389,8 @@ def _open(recipe: Recipe, output: Path) -> None:
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
-        try:
-            state = _state(output)
-            name, _, scale = state["recipe"], dict(state["stages"]), state.get("scale")
-        except (ValueError, KeyError, TypeError) as error:
-            raise HarnessError(
-                f"{output / STATE} cannot be read: {error!r}", "Remove it to start anew"
-            ) from error
+        state = _state(output)
+        name, scale = state["recipe"], state["scale"]
         # Recipes of one scale share stages, under names that mean the same in each.
         if (recipe.scale, scale) != (None, None) and recipe.scale == scale:
             return

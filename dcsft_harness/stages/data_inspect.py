@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dcsft_harness.sampling.own_rows import Root
     from dcsft_harness.scoring import Scorer
 
+_REPORTED = 100
+"""Rows between two reports of progress."""
 FILE = "rows.json"
 _TEXT = 2000
 """The most characters of a text to show."""
@@ -70,9 +72,11 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
     unseen: dict[str, list[str]] = {}
-    count = 0
+    count, total = 0, own_files.count(options.data)
     for where, row, reason in own_data.examined(options.data, judge, root):
         count += 1
+        if progress is not None and total is not None and count % _REPORTED == 0:
+            progress(count, total)
         for why in (row or {}).get("unseen", ()):
             unseen.setdefault(why, []).append(where)
         if reason is not None:

@@ -262,11 +262,14 @@ class Stage:
             if not isinstance(output, str | os.PathLike):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
-            plain = {name: _plain(value, name == "data") for name, value in named.items()}
-            rows = plain.get("data")
-            if isinstance(rows, _Kept) and rows.has_paths and not given_root:
-                plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
-            self(output, None, **plain)
+            with _without_bars():
+                plain = {name: _plain(value, name == "data") for name, value in named.items()}
+                rows = plain.get("data")
+                if isinstance(rows, _Kept) and rows.has_paths and not given_root:
+                    plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
+                    if _opens_pictures(named["data"]):
+                        plain.setdefault("allow_outside_root", True)
+                self(output, None, **plain)
             return KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
@@ -425,6 +428,31 @@ class _Kept(str):
         made = super().__new__(cls, path)
         made.has_paths = has_paths
         return made
+
+
+def _opens_pictures(given: object) -> bool:
+    """Whether rows are a `datasets.Dataset` that opens its pictures itself, and names no other files."""
+    from datasets import ClassLabel, Image, Value
+
+    kinds = {name: getattr(kind, "feature", kind) for name, kind in (getattr(given, "features", {})).items()}
+    return bool(kinds) and all(
+        isinstance(kind, Image if name in ("image", "images") else Image | Value | ClassLabel)
+        for name, kind in kinds.items()
+    )
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hides the bars of `datasets` in a function's work, and leaves the caller's own as they were."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    hidden = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not hidden:
+            enable_progress_bars()
 
 
 def _plain(value: object, rows: bool = False) -> object:

@@ -248,9 +248,10 @@ def check_disk(job: Job, needed: int) -> None:
     written = job.config.save_steps is not None
     what = "the adapter" if job.kind == "adapter" else "all parameters"
     subject = f"checkpoints of {what} need" if written else f"the {job.kind} needs"
+    others = ["lower --keep"] * ((job.config.keep or 1) > 1) + ["give --save-steps none"] * written
     raise HarnessError(
         f"--output {job.output}: {subject} up to {_size(needed)}, and {_size(free)} are free",
-        f"Free some space{', or lower --keep, or give --save-steps none' if written else ''}",
+        ", or ".join(["Free some space", *others]),
     )
 
 

@@ -13,6 +13,7 @@ from dcsft_harness import cli, errors
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import suspects
+from dcsft_harness.sampling import own_data
 from tests.artefacts import rollouts
 from tests.board_fixtures import adapter, curated
 from tests.leaderboard.test_leaderboard import ID, scores_folder
@@ -210,3 +211,20 @@ def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_le
     assert re.fullmatch(r"evaluate: evaluating, 20 of 40, [\d.]+/s, 10 s left \(10 s\)", last)
     *_, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"evaluate: saving, 40 of 40, [\d.]+/s \(10 s\)", last)
+
+
+def test_so_does_a_stage_that_writes_nothing(tmp_path, monkeypatch, capsys):
+    """`dcsft data inspect` without --output checks every row of a large file."""
+    rows = "".join(f'{{"question": "Which is {n}?", "answer": "{n}"}}\n' for n in range(300))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    monkeypatch.setattr(cli.bar, "SILENCE", 0.01)
+    examined = own_data.examined
+
+    def slow(*given):
+        for number, one in enumerate(examined(*given)):
+            time.sleep(0.1 * (number == 250))
+            yield one
+
+    monkeypatch.setattr(own_data, "examined", slow)
+    assert cli.main(["data", "inspect", str(tmp_path / "rows.jsonl")]) == 0
+    assert re.search(r"^data inspect: reading, 200 of 300", capsys.readouterr().err, re.MULTILINE)

@@ -228,6 +228,7 @@ class TestUnknownSettings:
             assert len(board.rows) == 2
             prefix = "generation argument" if name.startswith("generation") else name
             prefix = "checkpoint's generation" if name.startswith("checkpoint") else prefix
+            prefix = "pixel limit" if name.startswith("pixel limit") else prefix
             (said,) = [remark for remark in board.remarks if "silent" in remark and "assumed" in remark]
             assert prefix in said
 

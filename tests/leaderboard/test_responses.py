@@ -271,7 +271,9 @@ class TestATask:
             ours, theirs = (one.cells["dcsft_digits"].scores.tolist() for one in board.rows)
             assert ours == theirs
             (remark,) = [one for one in board.remarks if "do not record" in one]
-            assert "generation argument" in remark
+            assert (
+                "the generation arguments, pixel limits and checkpoint's generation config, assumed" in remark
+            )
         code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
                          "--limit", 5, "--output", tmp_path / "x")  # fmt: skip
         assert code == 1 and "r0.jsonl, row 6: dcsft_digits has no item" in said.err

@@ -30,7 +30,7 @@ class Bench:
 
     def run(self, text=TEXT, fail_at=None, failure=KeyboardInterrupt):
         self.file.write_text(text)
-        self.ran = []
+        self.ran, self.said = [], []
 
         def perform(verb, folder, options):
             self.ran.append(folder.name)
@@ -39,7 +39,7 @@ class Bench:
                 if folder.name == fail_at:
                     raise failure
 
-        chain.run(recipes.load(str(self.file)), self.output, perform, lambda name: None)
+        chain.run(recipes.load(str(self.file)), self.output, perform, self.said.append)
 
 
 @pytest.fixture
@@ -251,8 +251,22 @@ def test_an_edit_that_was_interrupted_and_taken_back_redoes_the_stage(bench):
 
 def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):
     bench.run()
-    bench.run(TEXT.replace("seed: 1", "seed: 2"))
+    edited = TEXT.replace("seed: 1", "seed: 2")
+    bench.file.write_text(edited)
+    plan = chain.described(recipes.load(str(bench.file)), bench.output)
+    bench.run(edited)
     assert bench.ran == ["one", "two"]
+    other = chain.OTHERWISE
+    assert [line for line in plan.splitlines() if "dcsft" not in line and "reads" not in line] == [
+        f"# {other}; it would be made again",
+        f"# {other}; it would be made again",
+        "# done already",
+    ]
+    assert bench.said == [
+        f"one: {other}; it is made again",
+        f"two: {other}; it is made again",
+        "apart: done already",
+    ]
 
 
 @pytest.mark.parametrize("file", ["file", "manifest.json"])
@@ -261,6 +275,8 @@ def test_a_damaged_artefact_is_made_again(bench, file):
     (bench.output / "two" / file).write_text("damaged")
     bench.run()
     assert bench.ran == ["two"]
+    if file == "file":
+        assert bench.said[1] == "two: its files have changed; it is made again"
 
 
 def test_a_changed_file_of_ones_own_redoes_the_stage_that_reads_it(bench, tmp_path):

@@ -654,6 +654,36 @@ def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monke
 
 
 @pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        (lambda path: {"image": Pillow.open(path)}, None),  # `datasets` keeps the path of the file
+        (lambda path: {"image": str(path)}, "is outside"),
+        (lambda path: {"image": Pillow.open(path), "context": [{"image": str(path)}]}, "is outside"),
+    ],
+    ids=["a picture", "a path", "both"],
+)
+def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
+    tmp_path, folder, monkeypatch, capfd, shown, said
+):
+    import datasets
+
+    import dcsft_harness as dcsft
+
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    rows = [{"question": "What?", "answer": "goose", **shown(folder / "0.png")}]
+    options = {"model_args": "default=goose", "scorer": "exact_word", "output": tmp_path / "scores"}
+    datasets.enable_progress_bars()
+    if said is None:
+        assert dcsft.evaluate("dcsft_stub", data=Dataset.from_list(rows), **options).notes["tasks"]
+    else:
+        with pytest.raises(HarnessError, match=said):
+            dcsft.evaluate("dcsft_stub", data=Dataset.from_list(rows), **options)
+    assert "Saving" not in capfd.readouterr().err
+    assert not datasets.are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([], "holds no rows"),

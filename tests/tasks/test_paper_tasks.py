@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -170,7 +171,10 @@ def test_pools_hand_all_g_responses_to_their_scorer(opened):
     assert len(pools) == 3
     for name in pools:
         assert opened[name].config.repeats == 8, name
-        assert opened[name].config.filter_list[0]["filter"][0] == {"function": "take_first_k", "k": 8}
+        for given in (4, 8, 16):  # as `lmms-eval -n` sets it
+            request = SimpleNamespace(resps=["yes"] * given, filtered_resps={})
+            opened[name]._filters[0].apply([request], [None])
+            assert len(request.filtered_resps["all"]) == given, name
 
 
 def test_every_task_lets_the_model_end_its_answer_itself(opened):

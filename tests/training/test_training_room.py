@@ -117,7 +117,11 @@ def test_a_disk_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "checkpoints of the adapter need up to .* MiB, and 0.0 MiB are free.*--save-steps none"),
+        (
+            {},
+            "of the adapter need up to .* MiB, and 0.0 MiB are free. Free some space, or give --save-steps n",
+        ),
+        ({"keep": 3}, "Free some space, or lower --keep, or give --save-steps none.$"),
         ({"save_steps": None}, "the adapter needs up to .* MiB, and 0.0 MiB are free. Free some space.$"),
     ],
 )
