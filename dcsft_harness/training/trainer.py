@@ -336,7 +336,8 @@ class Accounted:
         tokens, costs, flops = int(inputs["attention_mask"].sum()), self.account.costs, 0.0
         if costs is not None:
             patches = costs.patches(inputs)
-            flops = costs.training(tokens, patches) + forwards * costs.forward(tokens, patches)
+            flops = costs.training(tokens, patches, learned)
+            flops += forwards * costs.forward(tokens, patches, learned)
         counts = {"prompts": len(rows), "prompt_tokens": tokens - learned, "completion_tokens": learned}
         return {**counts, "flops": flops}
 
