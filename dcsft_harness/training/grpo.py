@@ -369,8 +369,9 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
             extra = (made.get("ref_per_token_logps") is not None) + (
                 made.get("old_per_token_logps") is not None
             )
-            passed = tokens, patches, completion
-            flops = (1 + extra) * costs.forward(*passed) + self.num_iterations * costs.training(*passed)
+            passed = tokens, patches, self.scored(tokens, completion)
+            flops = costs.forward(tokens, patches, completion) + extra * costs.forward(*passed)
+            flops += self.num_iterations * costs.training(*passed)
         self.account.count(
             prompts=len(inputs) / self.num_generations,
             generated=len(inputs),
