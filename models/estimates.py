@@ -17,7 +17,7 @@ from dcsft_harness.artifacts.usage import Device
 
 from .checkpoint import outline
 from .merging import POSITIONS
-from .resources import Arithmetic, Footprint
+from .resources import Arithmetic, Footprint, patches_per_token
 
 LIBRARIES = {"cpu": 0.95e9, "cuda": 0.0}
 """Memory of the process before weights are read; on CUDA, memory is the device's alone."""
@@ -86,6 +86,7 @@ class Anatomy:
         tower = [name for name, _ in self.model.named_modules() if "vis" in name and "gate" in name]
         self.language, self.vision = Tower.of(text, gated), Tower.of(vision, bool(tower))
         self.vocabulary = int(text.vocab_size)
+        self.patches_per_token = patches_per_token(config)
         self.tied = bool(getattr(config, "tie_word_embeddings", False))
         self.parameters = sum(weight.numel() for weight in self.model.parameters())
 
@@ -93,13 +94,6 @@ class Anatomy:
     def arithmetic(self) -> Arithmetic:
         """Operations of a token and of a patch."""
         return Arithmetic(self.model)
-
-    @property
-    def patches_per_token(self) -> int:
-        """Patches that become one token of the prompt."""
-        merge = getattr(getattr(self.config, "vision_config", None), "spatial_merge_size", None)
-        ratio = getattr(self.config, "downsample_ratio", None)
-        return int(merge) ** 2 if isinstance(merge, int) else round(1 / float(ratio) ** 2) if ratio else 1
 
     def stored(self, number: int | None = None) -> float:
         """Bytes of the weights; by default in the checkpoint's type."""

@@ -93,7 +93,7 @@ class DcsftHF(CheckpointModel):
             prompt_tokens[id(asked[0])] = prepared.tokens
             if self._costs is not None:
                 patches = self._costs.patches(prepared.features)
-                unpaid[id(asked[0])] = self._costs.forward(prepared.tokens, patches)
+                unpaid[id(asked[0])] = self._costs.forward(prepared.tokens, patches, 0)
             return prepared
 
         stream = Scheduler(

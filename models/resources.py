@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import math
 import os
 import re
 import sys
@@ -278,6 +279,46 @@ Inputs = Mapping[str, Any]
 
 _LOOKED_UP = re.compile(r"position|pos_emb|cls_token|class_embedding")
 """Names of weights that are added, not multiplied with; `torch.nn.Embedding` is one by its class."""
+_MERGED = re.compile(r"merger|connector|projector|downsample|embed_vision")
+"""Names of weights for what patches were merged to."""
+_MERGES = (
+    "spatial_merge_size",
+    "merge_kernel_size",
+    "window_kernel_size",
+    "scale_factor",
+    "pooling_kernel_size",
+)
+"""Names of the sides, in patches, of a square that is merged; several in a configuration are steps."""
+_EXPERTS = re.compile(r"\bexperts\b")
+"""Names of weights of which a token sees those of a few experts."""
+
+
+def patches_per_token(config: PreTrainedConfig) -> int:
+    """The patches of an image that become one token of the prompt."""
+    parts = [part for part in (getattr(config, "vision_config", None), config) if part is not None]
+
+    def first(name: str) -> Any:  # noqa: ANN401 - of any configuration
+        return next((value for part in parts if (value := getattr(part, name, None))), None)
+
+    merged = 1.0
+    for value in filter(None, map(first, _MERGES)):
+        merged *= math.prod(value) if isinstance(value, list | tuple) else value**2
+    if isinstance(ratio := first("downsample_ratio"), float):
+        merged /= ratio**2
+    if tokens := first("mm_tokens_per_image"):  # Gemma 3 pools whatever is left
+        merged = (first("image_size") // first("patch_size")) ** 2 / tokens
+    return max(1, round(merged))
+
+
+def _used(config: PreTrainedConfig) -> float:
+    """The share of its experts that a token of a mixture goes through."""
+    text = config.get_text_config(decoder=True)
+
+    def first(*names: str) -> int:
+        return next((value for name in names if (value := getattr(text, name, None))), 1)
+
+    every = first("num_experts", "n_routed_experts", "num_local_experts")
+    return first("num_experts_per_tok", "top_k_experts") / every
 
 
 class Arithmetic:
@@ -286,7 +327,7 @@ class Arithmetic:
     A product with n weights is 2n operations in the forward pass; the backward pass adds as many for the
     activations' gradient, and as many again for each weight that trains. Not counted: attention between
     tokens, activation checkpointing, padding, and everything that is not a matrix product. The aligner counts
-    as part of the vision tower, by patches.
+    as part of the vision tower, by its share of a patch; of a mixture's experts those that a token sees.
     """
 
     def __init__(self, model: "PreTrainedModel | PeftModel") -> None:
@@ -297,34 +338,40 @@ class Arithmetic:
         head = inner.get_output_embeddings()
         decoder = inner.get_decoder() if hasattr(inner, "get_decoder") else inner
         language = {id(weight) for weight in decoder.parameters()}
-        self.language = 0 if head is None else head.weight.numel()
-        self.vision = self.trained_language = self.trained_vision = 0
-        if head is not None and head.weight.requires_grad:
-            self.trained_language = head.weight.numel()
+        self.head = 0 if head is None else head.weight.numel()
+        self.trained_head = self.head if head is not None and head.weight.requires_grad else 0
+        self.language = self.vision = self.trained_language = self.trained_vision = 0.0
+        merged, used = patches_per_token(inner.config), _used(inner.config)
         tables = {id(one.weight) for one in inner.modules() if isinstance(one, torch.nn.Embedding)}
         for name, weight in inner.named_parameters():
             if weight is embedded or (head is not None and weight is head.weight) or weight.dim() < 2:
                 continue
             if id(weight) in tables or _LOOKED_UP.search(name):
                 continue
-            trained = weight.numel() if weight.requires_grad else 0
             if id(weight) in language:
-                self.language += weight.numel()
-                self.trained_language += trained
+                size = weight.numel() * (used if _EXPERTS.search(name) else 1)
+                self.language += size
+                self.trained_language += size * weight.requires_grad
             else:
-                self.vision += weight.numel()
-                self.trained_vision += trained
+                size = weight.numel() / (merged if _MERGED.search(name) else 1)
+                self.vision += size
+                self.trained_vision += size * weight.requires_grad
 
-    def forward(self, tokens: float, patches: float) -> float:
-        """One forward pass over this number of tokens (image tokens included) and image patches."""
-        return 2.0 * (self.language * tokens + self.vision * patches)
+    def forward(self, tokens: float, patches: float, scored: float | None = None) -> float:
+        """One forward pass over this number of tokens (image tokens included) and image patches.
 
-    def training(self, tokens: float, patches: float) -> float:
+        `scored` is the number of tokens that go through the output layer, by default all.
+        """
+        head = self.head * (tokens if scored is None else scored)
+        return 2.0 * (self.language * tokens + head + self.vision * patches)
+
+    def training(self, tokens: float, patches: float, scored: float | None = None) -> float:
         """One forward and backward pass; without trainable weights, the tower has no backward pass."""
         backward = (self.language + self.trained_language) * tokens
+        backward += (self.head + self.trained_head) * (tokens if scored is None else scored)
         if self.trained_vision:
             backward += (self.vision + self.trained_vision) * patches
-        return self.forward(tokens, patches) + 2.0 * backward
+        return self.forward(tokens, patches, scored) + 2.0 * backward
 
     def patches(self, inputs: Inputs) -> int:
         """The number of image patches in a processor's output."""

@@ -324,7 +324,9 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
                 given["resized_size"] = one.row.get("resized_size")
         text = _response(one)
         verdict = judge("" if text is None else text, **given)  # refuses a gold that cannot be scored
-        identity = [each.encode() for each in named]
+        # A question may be asked again of other options; a file's own ids say so where nothing else does.
+        own = (given.get("choices"), one.fields.get("item"))
+        identity = [each.encode() for each in (*named, *(records.as_text(o) for o in own if o is not None))]
         item = records.item_id(task, question, records.as_text(answer), identity)
         cluster = one.row.get("cluster") or (named[0] if named else None)
         missing = text is None

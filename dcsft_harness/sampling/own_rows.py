@@ -36,6 +36,8 @@ _HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
+_PLACE = re.compile(r"<ref-object>|<bbox>(?!.*</bbox>)", re.DOTALL)
+"""Where ms-swift writes names and boxes from a column `objects`, which is not read."""
 _FILE = re.compile(
     r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
 )
@@ -342,6 +344,12 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
         )
     if not any(turn["role"] == "user" for turn in turns):
         raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
+    for text in (*(turn["content"] for turn in turns), answer):
+        if isinstance(text, str) and (place := _PLACE.search(text)):
+            raise HarnessError(
+                f"{place[0]!r} stands for an entry of ms-swift's `objects`, which is not read",
+                "Write the name or the box in its place",
+            )
     if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
         raise HarnessError(f"an assistant's turn has {MARK}", "Only users show pictures: correct the row")
     named = [as_list(given.get(name)) for name in ("images", "image")]

@@ -372,7 +372,7 @@ def _answering(
         together = (together + 1) // 2
     seconds = 0.0
     if usage.PLANNING.get() is not None:
-        prompt = anatomy.arithmetic.forward(tokens, tokens * anatomy.patches_per_token)
+        prompt = anatomy.arithmetic.forward(tokens, tokens * anatomy.patches_per_token, 0)
         work = {
             "operations": items * (prompt + anatomy.arithmetic.forward(samples * longest, 0)),
             "steps": items / together * longest,

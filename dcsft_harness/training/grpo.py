@@ -369,9 +369,9 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
             extra = (made.get("ref_per_token_logps") is not None) + (
                 made.get("old_per_token_logps") is not None
             )
-            flops = (1 + extra) * costs.forward(tokens, patches) + self.num_iterations * costs.training(
-                tokens, patches
-            )
+            passed = tokens, patches, self.scored(tokens, completion)
+            flops = costs.forward(tokens, patches, completion) + extra * costs.forward(*passed)
+            flops += self.num_iterations * costs.training(*passed)
         self.account.count(
             prompts=len(inputs) / self.num_generations,
             generated=len(inputs),

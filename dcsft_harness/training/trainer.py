@@ -336,9 +336,16 @@ class Accounted:
         tokens, costs, flops = int(inputs["attention_mask"].sum()), self.account.costs, 0.0
         if costs is not None:
             patches = costs.patches(inputs)
-            flops = costs.training(tokens, patches) + forwards * costs.forward(tokens, patches)
+            scored = self.scored(tokens, learned)
+            flops = costs.training(tokens, patches, scored)
+            flops += forwards * costs.forward(tokens, patches, scored)
         counts = {"prompts": len(rows), "prompt_tokens": tokens - learned, "completion_tokens": learned}
         return {**counts, "flops": flops}
+
+    def scored(self, tokens: int, learned: int) -> int:
+        """The tokens that go through the output layer: where TRL has Triton, those that are learned."""
+        device = self.accelerator.device.type  # type: ignore[attr-defined]
+        return learned if device == "cuda" else tokens
 
     def items(self) -> list[str]:
         """The items of the current batch: their ids, or their rows if they have none."""

@@ -170,6 +170,22 @@ class TestAFile:
         table = pq.read_table(tmp_path / "scores" / "scores.parquet")
         assert len(set(table["item_id"].to_pylist())) == 2 and len(set(table["cluster"].to_pylist())) == 1
 
+    @pytest.mark.parametrize(
+        "differing", [{"item": ["a", "b"]}, {"doc_id": [7, 8]}, {"choices": [["3", "5"], ["4", "6"]]}]
+    )
+    def test_a_files_own_ids_and_options_part_items_of_one_question(self, tmp_path, differing):
+        """Else two files of another order pair other items, and all of them are one cluster."""
+        ((column, values),) = differing.items()
+        row = {"question": "Which?", "gold": "B", "choices": ["3", "5"]}
+        rows = [{**row, column: value, "response": text} for value, text in zip(values, "AB", strict=True)]
+        found = []
+        for name, some in (("one", rows), ("other", rows[::-1])):
+            file = jsonl(tmp_path / f"{name}.jsonl", [{**one, "task": "t"} for one in some])
+            responses.evaluate(file, tmp_path / name, scorer="choice")
+            table = records.read_table(tmp_path / name / "scores.parquet", records.Score).to_pylist()
+            found.append({row["item_id"]: (row["score"], row["cluster"]) for row in table})
+        assert found[0] == found[1] and sorted(found[0].values()) == [(0.0, None), (1.0, None)]
+
     def test_columns_of_other_names(self, tmp_path):
         rows = [{"q": "1 + 1?", "label": "2", "text": "It is 2."}]
         file = jsonl(tmp_path / "a.jsonl", rows)

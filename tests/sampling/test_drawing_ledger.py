@@ -16,13 +16,12 @@ PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 
 
 def weights(model):
-    """Weights that a token and a patch are multiplied with, by the names of the modules."""
-    found = {"language": 0, "vision": 0}
+    """Weights that a token, one of a response, and a patch are multiplied with, by names of modules."""
+    found = {"language": 0, "head": model._model.get_output_embeddings().weight.numel(), "vision": 0}
     for name, weight in model._model.named_parameters():
-        if weight.dim() > 1 and "embed_tokens" not in name and "pos_embed" not in name:
-            found["vision" if "visual" in name else "language"] += weight.numel()
-    if model._model.config.tie_word_embeddings:
-        found["language"] += model._model.get_input_embeddings().weight.numel()
+        if weight.dim() > 1 and not any(one in name for one in ("embed_tokens", "pos_embed", "lm_head")):
+            merged = 4 if "merger" in name else 1  # patches
+            found["vision" if "visual" in name else "language"] += weight.numel() / merged
     return found
 
 
@@ -42,6 +41,7 @@ def test_operations_are_two_a_weight_and_token_and_prompts_count_once(family, sh
     prompt = sum(one.n_prompt_tokens for one in seen if one.sample_index == 0)
     passes, completion = 1 if shared else 4, sum(one.n_tokens for one in seen)
     expected = 2 * count["language"] * (passes * prompt + completion) + 2 * count["vision"] * passes * patches
+    expected += 2 * count["head"] * completion
     assert sum(one.flops for one in seen) == pytest.approx(expected, rel=1e-9)
 
 
