@@ -353,6 +353,7 @@ def summary_of(
     metadata = task.config.metadata if task is not None and isinstance(task.config.metadata, dict) else {}
     scored = [row.score for row in scores if row.score is not None]
     ordered = sorted(prompts, key=lambda one: one[0])
+    truncated = sum(row.finish_reason == "length" for row in scores)
     return {
         "version": 1 if task is None else task.VERSION,
         "distribution": metadata.get("distribution"),
@@ -366,6 +367,7 @@ def summary_of(
         "limit": limit,
         "prompt_sha256": json_sha256([prompt for _, prompt in ordered]),
         "items_sha256": json_sha256([item_id for item_id, _ in ordered]),
+        **({"truncated": truncated} if truncated else {}),
     }
 
 

@@ -340,6 +340,11 @@ def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) ->
     task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
 
 
+def limit_tokens(task: Task, longest: int) -> None:
+    """Sets the longest response that is requested from a task, in tokens."""
+    task.set_config(key="generation_kwargs", value={"max_new_tokens": longest}, update=True)
+
+
 # Whether tasks load, and what is missing if they do not: no model, no network, no image decoded.
 
 COLUMNS = ("prompt", "answer", "target", "cluster")

@@ -91,7 +91,10 @@ def chain(
         "grpo": ("train grpo", {"model": base, "data": curated, **steps, **groups}),
         "dpo": ("train dpo", {"model": base, "data": str(output / PAIRS), **steps, "batch_size": 2}),
         "merged": ("merge", {"adapter": str(output / "sft")}),
-        "scores": ("evaluate", {**engine, "model": str(output / "merged"), **own, "name": "merged"}),
+        "scores": (
+            "evaluate",
+            {**engine, "model": str(output / "merged"), **own, "max_new_tokens": 32, "name": "merged"},
+        ),
         "board": ("leaderboard build", {"results": [str(output / "scores")]}),
     }
 

@@ -154,6 +154,8 @@ def _finished(
         records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
         write_items(draft.folder / ITEMS, pool.items, images)
         draft.notes.update({**pool.notes(rows, store, peak_memory_bytes), **notes})
+        if truncated := sum(row.finish_reason == "length" for row in rows):
+            draft.notes["truncated"] = truncated
         if (why := unsolved(map(vars, rows))) is not None:
             draft.notes["unsolved"] = why
     return draft.notes

@@ -13,7 +13,7 @@ from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import flag, option, read_pairs
 from dcsft_harness.stages import opening
-from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, out_of_tokens, percent
 
 if TYPE_CHECKING:
     from dcsft_harness.sampling import SamplingConfig
@@ -62,6 +62,9 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
     )
     box_space: BoxSpace | None = option(None, "With --responses: the coordinates of boxes in them.")
 
+    max_new_tokens: int | None = option(
+        None, "The longest response in tokens; by default each task's own limit, 128 for your own rows.", ge=1
+    )
     samples: int = option(1, "K, responses per item: avg@k, maj@k and pass@k of every k up to K.", ge=1)
     temperature: float | None = option(
         None, "Softmax temperature; by default 0 (greedy) for one response, and 0.9 for several.", ge=0
@@ -101,7 +104,8 @@ class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
                         "Give --samples above 1 or --temperature above 0, or leave it out",
                     )
             return None
-        return SamplingConfig(samples=self.samples, limit=self.limit, **given)
+        longest = self.max_new_tokens
+        return SamplingConfig(samples=self.samples, limit=self.limit, max_new_tokens=longest, **given)
 
 
 def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
@@ -131,8 +135,13 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         inputs = prepared.inputs(opened) | opening.task_files(names)
         own = [*([] if options.data is None else [options.data]), *map(Path, rows)]
         described, noted = _add_own(opened, inputs, own, options)
-        opener, settings, folders = options.checked(opened, options.samples, None, options.limit)
+        longest = options.max_new_tokens
+        opener, settings, folders = options.checked(opened, options.samples, longest, options.limit)
         inputs, settings = folders | inputs, settings | described
+        if longest is not None:
+            settings["max_new_tokens"] = longest
+            for task in opened.values():
+                lmms.limit_tokens(task, longest)
         if sampled is None:
             running = opener()
     if options.group is not None:
@@ -185,6 +194,9 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
         raise HarnessError(f"--responses and --data {options.data} are both to be scored", "Give one of them")
     if options.model_args or options.model != "dcsft_hf":
         raise HarnessError("--responses and --model both say what answers", "Give one of them")
+    for name in ("samples", "temperature", "top_p", "top_k", "seed", "max_new_tokens"):
+        if getattr(options, name) != type(options).model_fields[name].default:
+            raise HarnessError(f"{flag(name)} has no effect on --responses", "Leave it out")
     if len(options.tasks) > 1:
         raise HarnessError("--responses is scored by one task at a time", "Name one, or a scorer")
     return responses.evaluate(
@@ -213,6 +225,18 @@ def summary(notes: Mapping[str, Any]) -> str:
     return ", ".join([*parts, *counted(notes, {"left_out": "rows left out"})])
 
 
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """Of each task, how many responses ran out of tokens, and what to do next."""
+    if "rows" in notes:
+        return []
+    found = ((name, task, task.get("truncated", 0)) for name, task in notes["tasks"].items())
+    return [
+        f"{name}: {said}"
+        for name, task, truncated in found
+        for said in out_of_tokens(truncated, task["n"] + task["unscored"], "items have responses that")
+    ]
+
+
 def _figures(task: Mapping[str, Any]) -> str:
     k = task.get("samples")
     if k is None:
@@ -230,6 +254,7 @@ STAGE = Stage(
     options=EvaluateOptions,
     run=run,
     summary=summary,
+    remarks=remarks,
     writes="scores",
     estimate=partial(opening.answering, "evaluated", 1),
     example="""dcsft evaluate --model adapter --tasks dcsft_digits,dcsft_digits_r --output scores

@@ -9,7 +9,7 @@ from dcsft_harness import ranks
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
-from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, percent
+from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, out_of_tokens, percent
 
 
 class SampleOptions(SamplingConfig, opening.OwnTasks, opening.OwnPart, opening.Engine):
@@ -66,9 +66,9 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Why no response was right, and what to do next."""
+    """Why no response was right, or how many ran out of tokens, and what to do next."""
     if "unsolved" not in notes:
-        return []
+        return out_of_tokens(notes.get("truncated", 0), notes["responses"], "responses")
     from dcsft_harness.sampling.rollout_store import advice
 
     return ["{}. {}.".format(*advice(notes["unsolved"]))]

@@ -483,6 +483,14 @@ def counted(notes: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
     return [f"{notes[name]} {text}" for name, text in words.items() if notes.get(name)]
 
 
+def out_of_tokens(truncated: int, total: int, what: str) -> list[str]:
+    """A remark on truncated responses, from 5 % on: a limit that is too low looks like a model that fails."""
+    if 20 * truncated < max(total, 1):
+        return []
+    found = f"{truncated} of {total} {what} ran out of tokens: an answer is read only in a closed box or tag"
+    return [f"{found}. Raise --max-new-tokens."]
+
+
 def difficulties(notes: Mapping[str, Any]) -> str:
     """The number of items of each difficulty."""
     return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"

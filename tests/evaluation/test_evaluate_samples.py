@@ -256,3 +256,41 @@ def test_a_response_that_cannot_be_scored_is_not_counted_as_one_without_an_answe
     rows = [scored(0, 1.0, "one"), scored(1, 0.0, None), scored(2, None, None)]
     notes = evaluation.summary_of(None, rows, [(row.item_id, "?") for row in rows], None)
     assert (notes["n"], notes["unanswered"], notes["unscored"], notes["accuracy"]) == (2, 1, 1, 0.5)
+
+
+class TestALimitOfTokens:
+    @pytest.mark.parametrize("samples", [1, 3])
+    def test_is_kept_recorded_and_part_of_the_runs_identity(self, tmp_path, samples):
+        given = {"model": "dcsft_stub", "model_args": "default=three four five", "tasks": [TASK], "limit": 4}
+        stage = stages.STAGES["evaluate"]
+        notes = stage(tmp_path / "out", samples=samples, max_new_tokens=2, **given)
+        rows = records.read_table(tmp_path / "out" / evaluation.SCORES, records.Score).to_pylist()
+        assert [(one["response"], one["finish_reason"]) for one in rows] == [("three four", "length")] * 4
+        assert manifest.read(tmp_path / "out").config["max_new_tokens"] == 2
+        assert notes["tasks"][TASK]["generation"]["max_new_tokens"] == 2
+        assert stage.remarks(notes) == [
+            f"{TASK}: 4 of 4 items have responses that ran out of tokens: an answer is read only in a closed"
+            " box or tag. Raise --max-new-tokens."
+        ]
+        with pytest.raises(HarnessError, match="max_new_tokens: 2 -> 4"):
+            stage(tmp_path / "out", samples=samples, max_new_tokens=4, **given)
+        whole = stage(tmp_path / "whole", samples=samples, max_new_tokens=4, **given)
+        assert "truncated" not in whole["tasks"][TASK] and stage.remarks(whole) == []
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("max_new_tokens", 5),
+            ("samples", 2),
+            ("temperature", 0.5),
+            ("top_p", 0.5),
+            ("top_k", 5),
+            ("seed", 1),
+        ],
+    )
+    def test_like_every_setting_of_sampling_is_refused_for_given_responses(self, tmp_path, name, value):
+        (tmp_path / "r.jsonl").write_text('{"question": "q", "gold": "a", "response": "a"}\n')
+        with pytest.raises(HarnessError, match=f"--{name.replace('_', '-')} has no effect on --responses"):
+            stages.STAGES["evaluate"](
+                tmp_path / "out", responses=tmp_path / "r.jsonl", scorer="exact_word", **{name: value}
+            )

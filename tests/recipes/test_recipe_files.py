@@ -179,6 +179,20 @@ def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, sca
                 assert float(given[option]) == value
 
 
+@pytest.mark.parametrize("name", sorted(set(recipes.shipped()) - {"digits"}))
+def test_one_variable_limits_every_response(name):
+    limited = {
+        "sample": "max_new_tokens",
+        "evaluate": "max_new_tokens",
+        "train grpo": "max_completion_length",
+    }
+    found = recipes.load(name, "digits", given={"max_new_tokens": 7})
+    asked = {
+        stage.name: stage.options.get(limited[stage.verb]) for stage in found.stages if stage.verb in limited
+    }
+    assert set(asked.values()) <= {7}, asked
+
+
 def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
     told = chain.described(recipes.load("paradigms", "paper"), tmp_path).splitlines()
     at = next(number for number, line in enumerate(told) if line.startswith("# classification-grpo-0"))
