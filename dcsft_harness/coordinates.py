@@ -119,7 +119,7 @@ def _kept(path: Path) -> str:
     return str(found)
 
 
-def tell(folder: Path, space: BoxSpace | None) -> None:
+def record(folder: Path, space: BoxSpace | None) -> None:
     """Records the coordinates of training, if any, in a run's checkpoint, which has no manifest."""
     if space is not None:
         (folder / SPACE_FILE).write_text(json.dumps({"box_space": space}) + "\n", encoding="utf-8")

@@ -212,7 +212,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
 
 
 @contextlib.contextmanager
-def telling_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
+def reporting_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
     """Turns disk errors into `HarnessError`; `kept` states in a few words what is nevertheless saved."""
     try:
         yield

@@ -80,7 +80,7 @@ def join() -> None:
     # A rank that something else started, such as a runner on another machine, has another parent.
     if watched() and os.getppid() == int(os.environ[WATCHED]):
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    with telling_losses():
+    with reporting_losses():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
     # If one rank fails, the launcher ends the others with this signal: drafts are removed before they exit.
     signal.signal(signal.SIGTERM, _end)
@@ -138,7 +138,7 @@ def gathered(value: _T) -> list[_T]:
     from torch import distributed
 
     found: list[Any] = [None] * world_size()
-    with telling_losses():
+    with reporting_losses():
         distributed.all_gather_object(found, value)
     return found
 
@@ -169,7 +169,7 @@ def agreed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling_losses() -> Iterator[None]:
+def reporting_losses() -> Iterator[None]:
     """Turns torch's errors about a rank that ended into `Lost`."""
     try:
         yield

@@ -26,7 +26,7 @@ import sys
 from dcsft_harness import CallableModule
 from dcsft_harness.leaderboard.board import Board, Cell, Row, Task
 from dcsft_harness.leaderboard.build import Built, Options, build
-from dcsft_harness.leaderboard.compare import summarise
+from dcsft_harness.leaderboard.compare import summarize
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.report import document, schema
 from dcsft_harness.leaderboard.report.table import markdown
@@ -45,7 +45,7 @@ __all__ = [
     "load",
     "markdown",
     "schema",
-    "summarise",
+    "summarize",
 ]
 
 sys.modules[__name__].__class__ = CallableModule

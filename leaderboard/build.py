@@ -11,7 +11,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.collect import Progress, read_names
-from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarise
+from dcsft_harness.leaderboard.compare import PAIRS, read_labels, summarize
 from dcsft_harness.leaderboard.load import load, nothing_left
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.page import FOLDER, Source, write_page
@@ -129,7 +129,7 @@ def build(
     )
     if not alone and board.left_out and len(board.rows) < 2:
         raise nothing_left(board.left_out, len(board.results))
-    summary = summarise(board, options.pairs, published() if options.published else (), labels)
+    summary = summarize(board, options.pairs, published() if options.published else (), labels)
     inputs = _inputs(board)
     for kind, folders in (("labels", options.labels), ("rollouts", options.rollouts)):
         inputs |= {f"{kind} {number}": folder for number, folder in enumerate(folders, start=1)}

@@ -48,7 +48,7 @@ PAIRS = 20
 """Up to this number of rows, every pair is tested."""
 
 
-def summarise(
+def summarize(
     board: Board, pairs: int = PAIRS, quoted: Sequence[Quoted] = (), labels: Mapping[str, str] | None = None
 ) -> Summary:
     """Computes every number of a board.
@@ -85,7 +85,7 @@ def summarise(
         ranked_by,
         tuple(quoted),
         tuple(
-            Apart(placeless(one.reason, sentence=True), summarise(one.board, pairs, (), labels))
+            Apart(placeless(one.reason, sentence=True), summarize(one.board, pairs, (), labels))
             for one in board.apart
         ),
         tuple(map(_nameless, board.left_out)),

@@ -85,7 +85,7 @@ def slots(actors: int | None, on_cpu: bool) -> tuple[dict[str, int], int]:
 
 
 @contextlib.contextmanager
-def telling_failures() -> Iterator[None]:
+def reporting_failures() -> Iterator[None]:
     """Raises an actor's own errors unchanged, and reports dead actors in one sentence."""
     from ray.exceptions import RayActorError, RayTaskError
 
@@ -195,7 +195,7 @@ class SpreadModel(ObservedModel):
 
         remote = ray.remote(Answerer).options(max_restarts=-1, max_task_retries=RETRIES, **options)
         self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
-        with telling_failures():
+        with reporting_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
         self.batch_size, self.seed, self._convention, self.checkpoint_generation = loaded[0]
         declare(self.box_convention)
@@ -223,7 +223,7 @@ class SpreadModel(ObservedModel):
                     underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
                     pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
                     sent += 1
-                with telling_failures():
+                with reporting_failures():
                     number, answered, refused = pool.get_next_unordered()
                 batch = underway.pop(number)
                 placed = self._placed(batch, answered, refused)

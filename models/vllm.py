@@ -34,7 +34,7 @@ from .vllm_backends import (
     Limits,
     OfflineEngine,
     check,
-    neighbours,
+    neighbors,
     require_vllm,
     sample_seed,
 )
@@ -372,7 +372,7 @@ class DcsftVLLM(CheckpointModel):
         seed, key = self._seed(item), self._key(item, prompt, text)
         draws = [
             Draw(item.name, prompt, tokens, len(run), sample_seed(seed, key, run[0]))
-            for run in neighbours(item.sample_indices)
+            for run in neighbors(item.sample_indices)
         ]
         return Asking(draws, size)
 

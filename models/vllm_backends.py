@@ -89,7 +89,7 @@ def sample_seed(seed: int, item_key: str, sample_index: int) -> int:
     return row_key(seed, item_key, 0) % _SEEDS + sample_index
 
 
-def neighbours(indices: Sequence[int]) -> list[list[int]]:
+def neighbors(indices: Sequence[int]) -> list[list[int]]:
     """Ascending sample indices as runs of consecutive ones."""
     runs: list[list[int]] = []
     for index in indices:
@@ -234,7 +234,7 @@ class OfflineEngine:
         self._closed = threading.Event()
         core = self._llm.llm_engine.engine_core
         if hasattr(core, "outputs_queue"):  # the engine is a process
-            threading.Thread(target=_tell_of_death, args=(core, self._closed), daemon=True).start()
+            threading.Thread(target=_report_death, args=(core, self._closed), daemon=True).start()
 
     def draw(
         self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
@@ -297,7 +297,7 @@ class OfflineEngine:
         del self._llm
 
 
-def _tell_of_death(core: Any, closed: threading.Event) -> None:  # noqa: ANN401 - vLLM's SyncMPClient
+def _report_death(core: Any, closed: threading.Event) -> None:  # noqa: ANN401 - vLLM's SyncMPClient
     """Wakes a call that waits for an engine whose process was killed; vLLM 0.32 lets it wait forever."""
     from vllm.v1.engine.exceptions import EngineDeadError
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
-from tests.artefacts import picture
+from tests.artifacts_fixtures import picture
 
 PARTS = ("task", "prompt", "answer", [b"pixels"])
 
 
 class TestItemId:
     def test_is_32_hex_digits_and_always_the_same(self):
-        # Written down, as every artefact on a user's disk is joined by it.
+        # Written down, as every artifact on a user's disk is joined by it.
         assert records.item_id(*PARTS) == "5f52ee86a7f74282ac2c1c0513d32a76"
 
     @pytest.mark.parametrize("position", range(4))

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, hashed, json_sha256
-from dcsft_harness.errors import HarnessError, differences, json_text, telling_refusals
+from dcsft_harness.errors import HarnessError, differences, json_text, reporting_refusals
 
 NAME = "manifest.json"
 CARD = "README.md"
@@ -486,7 +486,7 @@ def taken(output: Path, kind: str = "result", option: str = "--output", grant: b
     folder = output / UNFINISHED
     new = [path for path in (output, *output.parents) if not path.exists()]
     with contextlib.ExitStack() as stack:
-        with telling_refusals(kind, output, "nothing was changed"):
+        with reporting_refusals(kind, output, "nothing was changed"):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except (FileNotFoundError, FileExistsError) as error:
@@ -581,7 +581,7 @@ def writing(
     for path in sources.values():
         refuse_newer(path)
     started = time.monotonic()
-    with telling_refusals(kind, output, "nothing half-written was kept"), taken(output):
+    with reporting_refusals(kind, output, "nothing half-written was kept"), taken(output):
         refuse_occupied(output)  # a process that finished meanwhile has released the lock
         clear(output)
         with drafted(kind, output, config, sources, lambda: time.monotonic() - started, finish) as draft:

@@ -20,7 +20,7 @@ from dcsft_harness import ranks, reading
 from dcsft_harness.artifacts import disk, lock, manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.manifest import LOCK, UNFINISHED
-from dcsft_harness.errors import HarnessError, differences, telling_refusals
+from dcsft_harness.errors import HarnessError, differences, reporting_refusals
 
 PRECISION = "precision of the weights"
 """A setting that runs of older versions do not record."""
@@ -58,11 +58,11 @@ def resumed(
             it cannot be written, or a rank sees another folder than rank 0 or has other settings.
     """
     with contextlib.ExitStack() as stack:
-        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+        with ranks.agreed(), reporting_refusals(kind, output, "nothing was changed"):
             if ranks.rank() == 0:
                 stack.enter_context(_leading(output, kind, identity, saved, dropped))
         own = stack.enter_context(contextlib.ExitStack())
-        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+        with ranks.agreed(), reporting_refusals(kind, output, "nothing was changed"):
             if ranks.rank() > 0:
                 own.enter_context(_following(output, identity, dropped))
         yield output / UNFINISHED

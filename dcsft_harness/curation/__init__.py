@@ -125,11 +125,11 @@ def _explained(error: HarnessError, labels: pa.Table, rollouts: Path) -> Harness
 def _left_by_rules(labels: pa.Table, config: CurationConfig, chosen: pa.Table) -> dict[str, int]:
     """The number of items that are not chosen, each by the first rule that leaves it out."""
     left = np.asarray(pc.invert(pc.is_in(labels["item_id"], value_set=chosen["item_id"].combine_chunks())))
-    unlabelled = np.asarray(pc.is_null(labels["difficulty"]))
+    unlabeled = np.asarray(pc.is_null(labels["difficulty"]))
     qualify, weightless = qualifying(labels, config), weighed(labels, config) == 0
-    unfit = int((left & ~unlabelled & ~qualify).sum())
+    unfit = int((left & ~unlabeled & ~qualify).sum())
     return {
-        "unlabelled": int(unlabelled.sum()),
+        "unlabelled": int(unlabeled.sum()),
         "outside": unfit if config.band else 0,
         "others": 0 if config.band else unfit,
         "weightless": int((qualify & weightless).sum()),

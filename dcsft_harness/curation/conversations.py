@@ -15,7 +15,7 @@ from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import storage
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered
-from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.records import MARK
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def from_task(task: "Task") -> "Dataset":
     items = read_items(task, len(task.eval_docs), refused)
     boxed = any(item.box is not None for item in items)
     left_out: Mapping[str, str] = getattr(task, "left_out", {})  # see `own_data.open_file`
-    columns = features(boxed=boxed, labelled=False, refused=bool(refused or left_out))
+    columns = features(boxed=boxed, labeled=False, refused=bool(refused or left_out))
     columns = Features(columns | {ROW: Value("string")})
     named: Mapping[int, str] = getattr(task, "row_names", {})
     blank: dict[str, Any] = {"messages": [], "images": [], "item_id": "", BOX: None}
@@ -213,7 +213,7 @@ def from_rows(
 
     judge = own_data.ANY if scorer is None else get_scorer(scorer)
     boxed = "box_space" in judge.fields
-    columns = features(boxed=boxed, labelled=False, refused=True)
+    columns = features(boxed=boxed, labeled=False, refused=True)
     columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -246,11 +246,11 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     from datasets import load_from_disk  # noqa: TID251 - just written
 
     above = environment.cache_root() / TRAINING
-    with telling_refusals("training data", above, "nothing half-written was kept"):
+    with reporting_refusals("training data", above, "nothing half-written was kept"):
         scratch = Scratch(name, above)
     try:
         with (
-            telling_refusals("training data", scratch.folder, "nothing half-written was kept"),
+            reporting_refusals("training data", scratch.folder, "nothing half-written was kept"),
             storage.writing(scratch.folder, columns) as writer,
         ):
             writer.rows(rows)
@@ -263,7 +263,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
 
 
 def features(
-    boxed: bool = False, labelled: bool = True, weighted: bool = False, refused: bool = False
+    boxed: bool = False, labeled: bool = True, weighted: bool = False, refused: bool = False
 ) -> "Features":
     """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
 
@@ -276,7 +276,7 @@ def features(
     if boxed:
         columns |= {BOX: List(Value("float64"))}
     columns |= {"item_id": text}
-    if labelled:
+    if labeled:
         columns |= {"difficulty": text, "pass_rate": Value("float64")}
     if weighted:
         columns |= {"weight": Value("float64")}

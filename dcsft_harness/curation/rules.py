@@ -98,7 +98,7 @@ class CurationConfig(Settings):
         what = " or ".join(self.keep)
         if self.band:
             what = f"solved in a share from {self.band[0]:g} to {self.band[1]:g} of its samples"
-        return f"is {what or 'labelled'}{' with a weight above 0' if self.weight else ''}"
+        return f"is {what or 'labeled'}{' with a weight above 0' if self.weight else ''}"
 
 
 def parse_mix(texts: Sequence[str]) -> dict[str, float]:
@@ -135,9 +135,9 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
     Raises:
         HarnessError: a labeled item has no pass rate, and a band or weights need one.
     """
-    labelled: NDArray[np.bool_] = np.array(pc.is_valid(labels["difficulty"]))
+    labeled: NDArray[np.bool_] = np.array(pc.is_valid(labels["difficulty"]))
     if config.band or config.weight:
-        unknown = int((labelled & np.asarray(pc.is_null(labels["pass_rate"]))).sum())
+        unknown = int((labeled & np.asarray(pc.is_null(labels["pass_rate"]))).sum())
         if unknown:
             needing = "--band" if config.band else "--weight"
             raise HarnessError(
@@ -149,10 +149,10 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
         # Both k / n and a parsed end are rounded to the nearest double, so equal values stay equal.
         low, high = config.band
         rate = pc.fill_null(labels["pass_rate"], -1.0).to_numpy()
-        labelled &= (low <= rate) & (rate <= high)
+        labeled &= (low <= rate) & (rate <= high)
     elif config.keep:
-        labelled &= np.asarray(pc.is_in(labels["difficulty"], value_set=pa.array(config.keep)))
-    return labelled
+        labeled &= np.asarray(pc.is_in(labels["difficulty"], value_set=pa.array(config.keep)))
+    return labeled
 
 
 def weighed(labels: pa.Table, config: CurationConfig) -> NDArray[np.float64]:

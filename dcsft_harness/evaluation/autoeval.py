@@ -608,7 +608,7 @@ def watch(board: BoardFolder, folder: Path, name: str, options: ScoreOptions, sh
             if (row := watching.take(state, due)) is not None:
                 yield row
             continue
-        watching.tell_missing(state)
+        watching.report_missing(state)
         if state.finished is not None:
             yield watching.final()
             return
@@ -703,7 +703,7 @@ class _Watching:
             self.show.say(f"{path} was removed before it was read: {_KEEP}")
         return row
 
-    def tell_missing(self, state: subject.State) -> None:
+    def report_missing(self, state: subject.State) -> None:
         """Reports the steps whose checkpoints were written and removed between two checks."""
         if state.save_steps is None:
             return

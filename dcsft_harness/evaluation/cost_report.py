@@ -152,7 +152,7 @@ class Run:
     made: Manifest
     method: str  # "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on
     training: Cost  # the cost of training itself
-    labelling: tuple[Manifest, ...]  # the rollouts of its labels, each once
+    labeling: tuple[Manifest, ...]  # the rollouts of its labels, each once
     # earlier trainings other than cold starts: of the adapter that it continued, and of those that sampled
     # for its labels
     earlier: tuple[Manifest, ...]
@@ -167,7 +167,7 @@ class Run:
 
     def _parts(self, shared: frozenset[str]) -> list[Cost]:
         cold = [one for digest, one in self.cold.items() if digest not in shared]
-        parts = [cost_of(one) for one in (*self.labelling, *self.earlier, *cold)]
+        parts = [cost_of(one) for one in (*self.labeling, *self.earlier, *cold)]
         return [*parts, *([UNKNOWN_COST] if self.lost else [])]
 
     def spent_before(self, unit: str, shared: frozenset[str]) -> float | None:
@@ -184,7 +184,7 @@ class Run:
 
     def contributors(self) -> tuple[Manifest, ...]:
         """Every artifact whose cost is in the row."""
-        return (self.made, *self.labelling, *self.earlier)
+        return (self.made, *self.labeling, *self.earlier)
 
 
 def summed(values: Sequence[float | None]) -> float | None:
@@ -213,7 +213,7 @@ def read_run(folder: Path, name: str) -> Run:
     said = [note for artifact in artifacts for note in _remarks(artifact)]
     said += [note for one in origins if one.made is None for note in _unread(one)]
     cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
-    labelling = tuple(one for _, one in found if one.kind == "rollouts")
+    labeling = tuple(one for _, one in found if one.kind == "rollouts")
     earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
     sources = [one for one in artifacts if _trained(one) or one.kind == "rollouts"]
     older = [one.folder.name for one in sources if NOTE not in one.notes]
@@ -221,9 +221,9 @@ def read_run(folder: Path, name: str) -> Run:
     return Run(
         name=name,
         made=made,
-        method=_method(made, bool(labelling) and any(one.kind == "curated set" for _, one in found)),
+        method=_method(made, bool(labeling) and any(one.kind == "curated set" for _, one in found)),
         training=cost_of(made),
-        labelling=labelling,
+        labeling=labeling,
         earlier=earlier,
         cold=cold,
         lost=tuple(text for missing, text in said if missing),
@@ -237,10 +237,10 @@ def _trained(one: Manifest) -> bool:
     return one.kind in TRAINED and "method" in one.config
 
 
-def _method(made: Manifest, labelled: bool) -> str:
+def _method(made: Manifest, labeled: bool) -> str:
     name = str(made.config.get("method"))
     method = METHODS.get(name, name.upper())
-    if labelled:
+    if labeled:
         method = "DC-SFT" if method == "SFT" else f"{method} on a curated set"
     return f"{method}, all parameters" if made.config.get("full") else method
 
@@ -486,11 +486,11 @@ def human(figure: str, value: float) -> str:
 def parts(run: Run, found: "Comparison") -> dict[str, Cost]:
     """The parts of a row by name; missing ones are left out."""
     shared = frozenset(found.shared)
-    labelling, earlier = run.labelling, run.earlier
+    labeling, earlier = run.labeling, run.earlier
     cold = [one for digest, one in run.cold.items() if digest not in shared]
     named = {"training": run.training}
-    if labelling:
-        named["labelling"] = added(cost_of(one) for one in labelling)
+    if labeling:
+        named["labelling"] = added(cost_of(one) for one in labeling)
     if earlier or cold:
         named["earlier"] = added(cost_of(one) for one in (*earlier, *cold))
     return {**named, "total": run.total(shared)}
@@ -681,30 +681,30 @@ class Comparison:
 
 
 def compare(
-    artefacts: Sequence[Path], scores: Sequence[Path] = (), baseline: str | None = None
+    artifacts: Sequence[Path], scores: Sequence[Path] = (), baseline: str | None = None
 ) -> Comparison:
     """Reads runs and their inputs.
 
-    `artefacts` are adapters and checkpoints of `dcsft train`, in the order of their rows; `scores` are of
+    `artifacts` are adapters and checkpoints of `dcsft train`, in the order of their rows; `scores` are of
     these, or of checkpoints inside them. `baseline` is the name or folder of the run that ratios refer to, by
     default the first.
 
     Raises:
         HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
     """
-    if not artefacts:
+    if not artifacts:
         raise HarnessError("no adapters or checkpoints were given", "Name folders made by `dcsft train`")
-    names = _names(artefacts)
-    for folder in artefacts:
+    names = _names(artifacts)
+    for folder in artifacts:
         # Checkpoints of earlier steps may have been removed.
         files = [name for name in manifest.read(folder).files if not name.startswith("checkpoint-")]
         manifest.refuse_changed(folder, *files)
-    runs = tuple(read_run(folder, name) for folder, name in zip(artefacts, names, strict=True))
+    runs = tuple(read_run(folder, name) for folder, name in zip(artifacts, names, strict=True))
     chosen = 0
     if baseline is not None:
-        if baseline not in names and Path(baseline) not in artefacts:
+        if baseline not in names and Path(baseline) not in artifacts:
             raise unknown_name("row", baseline, names)
-        chosen = names.index(baseline) if baseline in names else list(artefacts).index(Path(baseline))
+        chosen = names.index(baseline) if baseline in names else list(artifacts).index(Path(baseline))
     common = set(runs[0].cold).intersection(*(run.cold for run in runs[1:]))
     shared = {digest: one for digest, one in runs[0].cold.items() if digest in common}
     read = read_scores(scores)
@@ -714,17 +714,17 @@ def compare(
 
 
 def build(
-    artefacts: Sequence[Path],
+    artifacts: Sequence[Path],
     output: Path | None = None,
     scores: Sequence[Path] = (),
     baseline: str | None = None,
 ) -> Comparison:
     """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder."""
     if output is None:
-        return compare(artefacts, scores, baseline)
+        return compare(artifacts, scores, baseline)
     manifest.refuse_occupied(output)
-    found = compare(artefacts, scores, baseline)
-    inputs = {f"run {number}": folder for number, folder in enumerate(artefacts, start=1)}
+    found = compare(artifacts, scores, baseline)
+    inputs = {f"run {number}": folder for number, folder in enumerate(artifacts, start=1)}
     inputs |= {f"scores {number}": folder for number, folder in enumerate(scores, start=1)}
     with manifest.writing("cost comparison", output, {"baseline": baseline}, inputs) as draft:
         texts: dict[str, str] = {
@@ -738,13 +738,13 @@ def build(
     return found
 
 
-def _names(artefacts: Sequence[Path]) -> list[str]:
+def _names(artifacts: Sequence[Path]) -> list[str]:
     """Folder names, or whole paths if two folders have the same name."""
-    twice = [path for path, times in Counter(path.resolve() for path in artefacts).items() if times > 1]
+    twice = [path for path, times in Counter(path.resolve() for path in artifacts).items() if times > 1]
     if twice:
         raise HarnessError(f"{twice[0]} is given twice", "Name each run once")
-    short = Counter(path.resolve().name for path in artefacts)
-    return [name if short[name := path.resolve().name] == 1 else str(path) for path in artefacts]
+    short = Counter(path.resolve().name for path in artifacts)
+    return [name if short[name := path.resolve().name] == 1 else str(path) for path in artifacts]
 
 
 def _unused(made: Comparison) -> Iterator[str]:

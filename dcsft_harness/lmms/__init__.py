@@ -190,7 +190,7 @@ def run(
     with (
         contextlib.redirect_stdout(sys.stderr),
         _no_upstream_bars(),
-        ranks.telling_losses(),
+        ranks.reporting_losses(),
         _simply_asked(model, tasks),
     ):
         results = simple_evaluate(

@@ -26,7 +26,7 @@ from dcsft_harness import __version__, pictures, reading
 from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
-from dcsft_harness.errors import HarnessError, cut, telling_refusals, visible
+from dcsft_harness.errors import HarnessError, cut, reporting_refusals, visible
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.recipes import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
@@ -190,7 +190,7 @@ def _finished(stage: Stage, output: Path, made: Mapping[str, str], kept: set[str
     if kept.issuperset(stage.references()) and made.get(stage.name) == key(stage, output):
         kept.add(stage.name)
         return ["# done already"]
-    return [f"# {OTHERWISE}; it would be made again"]
+    return [f"# {OTHERWISE}; it would run again"]
 
 
 # Runs a recipe: each stage in turn, skipping stages that are done and still valid.
@@ -199,7 +199,7 @@ _T = TypeVar("_T")
 
 STATE = "recipe.json"
 OTHERWISE = "it was made with other settings, inputs or versions"
-"""Why a finished stage is made again."""
+"""Why a finished stage runs again."""
 
 
 def key(stage: Stage, output: Path) -> str:
@@ -254,7 +254,7 @@ def run(
     """Runs the unfinished stages; returns the result of `perform` for the last one, None if skipped.
 
     `output` holds a folder for each stage. `perform` is called with (verb, folder, options) for each stage to
-    run, `say` with a line on each that is done already, and on each whose finished folder is made again.
+    run, `say` with a line on each that is done already, and on each whose finished folder is replaced.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
@@ -337,7 +337,7 @@ def _finish(
         return None
     if (folder / manifest.NAME).is_file():
         why = "its files have changed" if same else OTHERWISE
-        say(f"{stage.name}: {why}; it is made again")
+        say(f"{stage.name}: {why}; it runs again")
     _clear(folder, same)
     # Saved first, so that output of a killed process, complete or not, is identified by the key too.
     with _claimed(file, _STATE_AT, wait=True):
@@ -414,7 +414,7 @@ def _open(recipe: Recipe, output: Path) -> None:
 def _save(state: Mapping[str, Any], output: Path) -> None:
     unfinished = output / f".{STATE}.{os.getpid()}"
     try:
-        with telling_refusals("state of the recipe", output / STATE, "finished stages are kept"):
+        with reporting_refusals("state of the recipe", output / STATE, "finished stages are kept"):
             unfinished.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
             os.replace(unfinished, output / STATE)
     finally:

@@ -17,7 +17,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import cost_report
 from dcsft_harness.evaluation.cost_report import added, cost_of
-from dcsft_harness.leaderboard.compare import compare, difference_of_rows, summarise
+from dcsft_harness.leaderboard.compare import compare, difference_of_rows, summarize
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import markdown_text, p_text, share
@@ -277,7 +277,7 @@ def _cost(unit: str) -> Figure:
             run = cost_report.read_run(trainings[0].folder, line.name)
         except HarnessError:  # merged, or made by another tool: its cost is unknown
             return None
-        total = added([run.training, *map(cost_of, run.labelling)])
+        total = added([run.training, *map(cost_of, run.labeling)])
         return None if unit in total.partial else total.values.get(unit)
 
     return figure
@@ -403,7 +403,7 @@ def read_boards(run: Path) -> dict[str, Summary]:
             continue
         scores = [made.input_folder(role) for role in made.inputs if role.startswith("scores")]
         choices = Choices({}, {}, made.config.get("at_k"))
-        found[folder.name] = summarise(load(scores, made.config["baseline"], choices=choices), pairs=0)
+        found[folder.name] = summarize(load(scores, made.config["baseline"], choices=choices), pairs=0)
     if not found:
         raise HarnessError(f"{run} has no finished leaderboard", "Run a recipe that ends in one")
     return found

@@ -19,7 +19,7 @@ from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.artifacts.disk import Journal, json_sha256, read_records
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, prefilled, unknown
-from dcsft_harness.errors import HarnessError, cut, telling_refusals
+from dcsft_harness.errors import HarnessError, cut, reporting_refusals
 from dcsft_harness.models.arguments import indifferent
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class RolloutStore:
             yield draft
 
     def _refusing(self) -> contextlib.AbstractContextManager[None]:
-        return telling_refusals(self._kind, self._output, self.resumable)
+        return reporting_refusals(self._kind, self._output, self.resumable)
 
     @property
     def resumable(self) -> str:
@@ -176,11 +176,11 @@ def opened(output: Path, identity: Mapping[str, Any], kind: str = "rollouts") ->
     """
     dropped = [f"model argument {name}" for name in indifferent()]
     with resuming.resumed(output, kind, identity, _has_responses, dropped) as folder:
-        with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+        with ranks.agreed(), reporting_refusals(kind, output, "nothing was changed"):
             # The responses are keyed with the settings that the run began with.
             store = RolloutStore(output, reading.json_file(folder / RUN), kind)
         with contextlib.closing(store):
-            with ranks.agreed(), telling_refusals(kind, output, "nothing was changed"):
+            with ranks.agreed(), reporting_refusals(kind, output, "nothing was changed"):
                 store.open()
             try:
                 yield store

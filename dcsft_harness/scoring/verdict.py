@@ -18,7 +18,7 @@ class Verdict:
 
     Args:
         score: in [0, 1]; 1.0 is right.
-        extracted: the answer that was judged, in the scorer's own form (a letter, a normalised word, a box
+        extracted: the answer that was judged, in the scorer's own form (a letter, a normalized word, a box
             in original-image pixels, an expression). None: the response states none; it scores 0 and is
             counted apart from a wrong one.
 

@@ -12,7 +12,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 
-def normalise_word(text: str) -> str:
+def normalize_word(text: str) -> str:
     """The form in which responses and answers are compared: " Goose. " -> "goose"."""
     return text.strip().strip(".").lower()
 
@@ -22,19 +22,19 @@ def exact_word(response: str, *, answer: str, truncated: bool = False) -> Verdic
 
     Args:
         response: what the model wrote.
-        answer: the right word or words; normalised like the response.
+        answer: the right word or words; normalized like the response.
         truncated: whether the response ran out of tokens; it is not whole then, and states nothing.
 
     Returns:
-        A score of 0.0 or 1.0; extracted is the normalised response, None if nothing is left of it.
+        A score of 0.0 or 1.0; extracted is the normalized response, None if nothing is left of it.
 
     Raises:
         HarnessError: if the answer is blank, as no response could be right.
     """
-    gold = normalise_word(answer)
+    gold = normalize_word(answer)
     if not gold:
         raise HarnessError(f"the answer of an exact_word item is blank: {answer!r}", "Put the word there")
-    found = normalise_word(response)
+    found = normalize_word(response)
     if not found or truncated:
         return NOT_FOUND
     return Verdict(float(found == gold), found)
@@ -47,7 +47,7 @@ def can_become_right(text: str, *, answer: str) -> bool:
         text: the beginning of a response, perhaps with half a character ("\ufffd") at its end.
         answer: as of `exact_word`.
     """
-    gold = normalise_word(answer)
+    gold = normalize_word(answer)
     left = text.rstrip("\ufffd").lstrip().lstrip(".").lower()
     if gold.startswith(left):
         return True

@@ -40,7 +40,7 @@ def run(options: CurateOptions, output: Path, progress: Progress | None) -> Note
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of items of each difficulty, and the reasons why others were left out."""
     words = {
-        "unlabelled": "of the pool unlabelled",
+        "unlabelled": "of the pool unlabeled",
         "excluded": "excluded for an image that is evaluated",
         "dropped": "dropped in review",
         "suspects": "suspected of a wrong label: see suspects.jsonl",

@@ -71,7 +71,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
 
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of items of each difficulty."""
-    words = {"unlabelled": "unlabelled", "censored": "settled early, without a pass rate"}
+    words = {"unlabelled": "unlabeled", "censored": "settled early, without a pass rate"}
     return ", ".join([difficulties(notes), *counted(notes, words)])
 
 

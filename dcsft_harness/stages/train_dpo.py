@@ -246,7 +246,7 @@ def _stored(items: Path, chosen: Mapping[str, Sequence[tuple[str, str]]]) -> Any
     """The pairs as training data, in the order of the items on disk."""
     from datasets import Value
 
-    columns = conversations.features(labelled=False)
+    columns = conversations.features(labeled=False)
     columns |= {REJECTED: Value("string"), conversations.ROW: Value("string")}
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -51,14 +51,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 # The inputs of an artifact, read back through the manifests that lead to it.
 
 
-def parent(artefact: manifest.Manifest, role: str) -> manifest.Manifest | None:
+def parent(artifact: manifest.Manifest, role: str) -> manifest.Manifest | None:
     """The manifest of one input; None if the input does not exist or has changed."""
-    return manifest.origin(artefact, role).made if role in artefact.inputs else None
+    return manifest.origin(artifact, role).made if role in artifact.inputs else None
 
 
-def hub_base(artefact: manifest.Manifest) -> str | None:
+def hub_base(artifact: manifest.Manifest) -> str | None:
     """The hub name of an artifact's original base, traced through checkpoints made here; None if unknown."""
-    current: manifest.Manifest | None = artefact
+    current: manifest.Manifest | None = artifact
     while current is not None:
         name = current.config.get("model")
         if isinstance(name, str) and not Path(name).is_absolute():
@@ -67,9 +67,9 @@ def hub_base(artefact: manifest.Manifest) -> str | None:
     return None
 
 
-def base_folder(artefact: manifest.Manifest) -> Path | None:
+def base_folder(artifact: manifest.Manifest) -> Path | None:
     """The folder of the original base, if it was a folder and still exists."""
-    current: manifest.Manifest | None = artefact
+    current: manifest.Manifest | None = artifact
     folder = None
     while current is not None and "model" in current.inputs:
         folder = (current.folder / current.inputs["model"]["path"]).resolve()
@@ -90,7 +90,8 @@ def origin_summary(made: manifest.Manifest) -> str:
     notes: dict[str, Any] = made.notes
     if made.kind in ("labels", "curated set"):
         mix = ", ".join(f"{notes[name]} {name}" for name in ("easy", "medium", "hard") if name in notes)
-        more = [f"{notes[name]} {name}" for name in ("unlabelled", "excluded", "censored") if notes.get(name)]
+        words = {"unlabelled": "unlabeled", "excluded": "excluded", "censored": "censored"}
+        more = [f"{notes[name]} {word}" for name, word in words.items() if notes.get(name)]
         chosen = [f"kept {', '.join(made.config['keep'])}"] if "keep" in made.config else []
         chosen += [f"mixed {name} {share}" for name, share in (made.config.get("mix") or {}).items()]
         return "; ".join([f"{notes.get('items')} items: {mix}", *more, *chosen])
@@ -161,7 +162,7 @@ def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
 
 
 KINDS = ("adapter", "checkpoint")
-_LICENCE = ("license", "license_name", "license_link")
+_LICENSE = ("license", "license_name", "license_link")
 _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledger", "parity")
 """Notes with a section of their own; all others are listed."""
 
@@ -262,7 +263,7 @@ def _licence(made: manifest.Manifest) -> dict[str, str]:
         data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
     except (ValueError, OSError):
         return {"license": "unknown"}
-    found = {name: str(data[name]) for name in _LICENCE if isinstance(data.get(name), str)}
+    found = {name: str(data[name]) for name in _LICENSE if isinstance(data.get(name), str)}
     return found if "license" in found else {"license": "unknown"}
 
 
@@ -396,12 +397,12 @@ In vLLM:
 def _licence_section(made: manifest.Manifest) -> list[str]:
     found = _licence(made)
     said = (
-        "The base's licence is not known here; it holds for these weights, as that of the data may."
+        "The base's license is not known here; it holds for these weights, as that of the data may."
         if found["license"] == "unknown"
-        else f"The base's licence ({escaped(', '.join(found.values()))}) holds for these weights, as that of "
+        else f"The base's license ({escaped(', '.join(found.values()))}) holds for these weights, as that of "
         "the data may."
     )
-    return ["## Licence", "", said, ""]
+    return ["## License", "", said, ""]
 
 
 # artifact -> model hub: checks before the work begins, and the upload when it is done.

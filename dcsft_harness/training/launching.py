@@ -207,7 +207,7 @@ def _start(given: list[str], batch: str, output: Path) -> None:
     except SignalException as error:
         raise interrupts.Interrupted(error.sigval) from error
     except ChildFailedError as error:
-        _tell(
+        _report(
             {failure.local_rank: failure.exitcode for failure in error.failures.values()},
             error,
             batch,
@@ -217,7 +217,7 @@ def _start(given: list[str], batch: str, output: Path) -> None:
         raise HarnessError(f"`accelerate launch` refuses: {error}", "Correct the file of --launch") from error
 
 
-def _tell(codes: Mapping[int, int], error: Exception, batch: str, output: Path) -> None:
+def _report(codes: Mapping[int, int], error: Exception, batch: str, output: Path) -> None:
     """Raises the error that a launch's exit codes mean, by rank in the order in which they ended.
 
     `batch` is the option that decides how much memory a process takes, `output` the folder that they write.

@@ -111,7 +111,7 @@ def _digits() -> "Dataset":
         conversation({"images": [row["image"]], "prompt": row["prompt"], "target": row["target"]})
         for row in suite.load(STAND_IN).select(range(64))
     ]
-    columns = {name: kind for name, kind in features(labelled=False).items() if name != "item_id"}
+    columns = {name: kind for name, kind in features(labeled=False).items() if name != "item_id"}
     return Dataset.from_list(rows, features=type(features())(columns))
 
 

@@ -22,7 +22,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
 from dcsft_harness.coordinates import BoxConvention
-from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS
 from dcsft_harness.models.arguments import ModelSettings
@@ -460,7 +460,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             make_trainer = make(setup)
             setup.notes["micro_batch_size"] = micro
     with (
-        telling_refusals(job.kind, job.output, "complete checkpoints were kept"),
+        reporting_refusals(job.kind, job.output, "complete checkpoints were kept"),
         run_folder.opened(job.output, job.kind, identity) as run,
         quietly(),
     ):
@@ -480,7 +480,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             """Adds the other files of a checkpoint to its weights."""
             # The base's own processor: the pixel limits of training are not those of evaluation.
             saved_processor(str(job.model)).save_pretrained(folder)
-            coordinates.tell(folder, setup.notes.get("box_space"))
+            coordinates.record(folder, setup.notes.get("box_space"))
             chat_template.record(folder, setup.notes.get(chat_template.NAME))
 
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
@@ -585,7 +585,7 @@ def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> 
     try:
         # Ranks could stop at different steps, so a launch ends at once.
         saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
-        with ranks.telling_losses(), answers_alone(), saving:
+        with ranks.reporting_losses(), answers_alone(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:
         raise HarnessError(

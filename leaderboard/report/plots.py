@@ -138,7 +138,7 @@ def _curve_point(summary: Summary, step: float, line: Line, index: int) -> Point
 # The colors of Okabe and Ito, which color-blind readers can distinguish; black last.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
-LABELLED = 14
+LABELED = 14
 """Up to this number of rows a plot names every one; beyond it, only those on the Pareto front."""
 MARKED = 12
 """Curves with more points than this show intervals as a band, not bars."""
@@ -265,7 +265,7 @@ def id_against_ood(summary: Summary, axes: "Axes") -> bool:
         )
     paths = _draw_paths(axes, [(number, line, 100 * x.value, y) for number, line, x, y in known])
     known = [one for one in known if one[1] not in paths]
-    many = len(known) > LABELLED
+    many = len(known) > LABELED
     for number, line, x, y in known:
         named = None if many and not (line.front and line.front.on) else label(line.name)
         _point(axes, number, 100 * x.value, 100 * y.value, named, xerr=_bars([x]), yerr=_bars([y]))
@@ -428,7 +428,7 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     paths = _draw_paths(axes, known)
     known = [one for one in known if one[1] not in paths]
     for number, line, spent, a in known:
-        many = len(known) > LABELLED and not (line.front and line.front.on)
+        many = len(known) > LABELED and not (line.front and line.front.on)
         _point(axes, number, spent, 100 * a.value, None if many else label(line.name), yerr=_bars([a]))
     axes.set_xscale("log")
     _plain_log(axes.xaxis)

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from dcsft_harness.artifacts.usage import FIGURES
 from dcsft_harness.errors import visible
 from dcsft_harness.leaderboard.board import Board, cost_of
-from dcsft_harness.leaderboard.compare import summarise, total
+from dcsft_harness.leaderboard.compare import summarize, total
 from dcsft_harness.leaderboard.stats import Estimate
 from dcsft_harness.leaderboard.summary import Column, Comparison, Entry, Line, Summary
 
@@ -37,7 +37,7 @@ def markdown(board: Board | Summary) -> str:
     Accuracies are percent with two decimals, differences percentage points with their 95 %
     interval; the best of each column is bold; the last line has each task's n.
     """
-    summary = summarise(board) if isinstance(board, Board) else board
+    summary = summarize(board) if isinstance(board, Board) else board
     overall = _overall(summary)
     differences = [markdown_text(f"{title} vs {summary.baseline}") for title in overall]
     headings = [_heading(column, markdown_text(column.label)) for column in summary.columns]
@@ -63,7 +63,7 @@ def csv_text(board: Board | Summary) -> str:
     over. A blank is a value that does not exist: the task was not evaluated or does not report answers, there
     is no baseline, or no interval can be computed.
     """
-    summary = summarise(board) if isinstance(board, Board) else board
+    summary = summarize(board) if isinstance(board, Board) else board
     return csv_of(
         CSV_COLUMNS,
         (

@@ -64,7 +64,7 @@ def test_a_flipped_bit_costs_its_own_record_alone(tmp_path_factory, data):
     whole[bit // 8] ^= 1 << bit % 8
     path.write_bytes(bytes(whole))
     hit = sum(end <= bit // 8 for end in ends) - 1
-    # The end of a line belongs to both its neighbours.
+    # The end of a line belongs to both its neighbors.
     lost = {hit, hit + 1} if bit // 8 == ends[hit + 1] - 1 else {hit}
     found = disk.read_records(path, KEY)
     assert found.records == [row for number, row in enumerate(ROWS) if number not in lost]

@@ -19,10 +19,10 @@ from PIL import Image
 from dcsft_harness import lmms, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main, running
-from dcsft_harness.errors import HarnessError, telling_refusals
+from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.stages import DONE
 from tests import forked
-from tests.artefacts import rollouts
+from tests.artifacts_fixtures import rollouts
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 WAITS = """
@@ -318,7 +318,7 @@ def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, 
 
     monkeypatch.setitem(stages.STAGES, "label", replace(stages.STAGES["label"], run=fails))
     said = [refused(capsys, tmp_path / "out", "label", "rollouts")]
-    with pytest.raises(HarnessError) as caught, telling_refusals("labels", tmp_path, "nothing was kept"):
+    with pytest.raises(HarnessError) as caught, reporting_refusals("labels", tmp_path, "nothing was kept"):
         fails()
     said.append(str(caught.value))
     assert all(f"{os.strerror(number)}. {remedy}" in one for one in said)
@@ -471,7 +471,7 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
     config = manifest.read(tmp_path / "rollouts").config
     assert (config["scorer"], len(config["images_sha256"])) == ("exact_word", 64)
-    # Whoever reads an artefact leaves no cache file in it.
+    # Whoever reads an artifact leaves no cache file in it.
     before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
     assert (
         main(["curate", str(tmp_path / "labels"), "--keep", "easy", "--output", str(tmp_path / "easy")]) == 0

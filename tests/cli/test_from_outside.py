@@ -13,7 +13,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.load import load
-from tests.artefacts import rollouts
+from tests.artifacts_fixtures import rollouts
 from tests.board_fixtures import adapter, curated, labels
 from tests.leaderboard.test_leaderboard import ID, scores_folder
 from tests.lmms_eval_logs import line, log_folder

@@ -13,13 +13,13 @@ from dcsft_harness import curation, records, sampling
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import CurationConfig, labels, rules
 from dcsft_harness.errors import HarnessError
-from tests.artefacts import item, picture, rollouts
+from tests.artifacts_fixtures import item, picture, rollouts
 
 KINDS = ["easy"] * 12 + ["medium"] * 8 + ["hard"] * 6 + ["unscored"] * 2
 
 
-def labelled(folder, kinds=KINDS, **more):
-    """A rollouts and a labels artefact; the folder of the latter."""
+def labeled(folder, kinds=KINDS, **more):
+    """A rollouts and a labels artifact; the folder of the latter."""
     rollouts(folder / "rollouts", kinds, with_items=True, **more)
     labels.label(folder / "rollouts", folder / "labels")
     return folder / "labels"
@@ -30,7 +30,7 @@ LEFT = ["data", "difficulty.png", "gallery", "gallery.md", "manifest.json"]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return labelled(tmp_path_factory.mktemp("source"))
+    return labeled(tmp_path_factory.mktemp("source"))
 
 
 def curated(source, output, *keep, **more):
@@ -82,7 +82,7 @@ def test_sizes_and_shares_are_met_exactly(source, tmp_path):
 
 
 def test_the_same_seed_draws_the_same_rows_whatever_the_order_of_the_rollouts(source, tmp_path):
-    backwards = labelled(tmp_path / "backwards", backwards=True)
+    backwards = labeled(tmp_path / "backwards", backwards=True)
     one = curated(source, tmp_path / "one", "easy", "medium", size=9, seed=5)
     other = curated(backwards, tmp_path / "other", "easy", "medium", size=9, seed=5)
     assert one.to_list() == other.to_list()
@@ -120,7 +120,7 @@ class TestItems:
     """Rollouts whose items are not those that their responses are of."""
 
     def changed(self, folder, change):
-        source = labelled(folder, ["easy"] * 3)
+        source = labeled(folder, ["easy"] * 3)
         items = folder / "rollouts" / "items"
         rows = change(load_from_disk(str(items)).to_list())
         features = load_from_disk(str(items)).features
@@ -156,7 +156,7 @@ class TestItems:
 
 class TestRefusals:
     def test_an_empty_set(self, tmp_path):
-        source = labelled(tmp_path, ["easy", "easy"])
+        source = labeled(tmp_path, ["easy", "easy"])
         with pytest.raises(
             HarnessError, match="no item is hard: .*would be empty .*2 easy, 0 medium, 0 hard"
         ):
@@ -164,7 +164,7 @@ class TestRefusals:
         assert not (tmp_path / "out").exists()
 
     def test_one_response_per_item_makes_no_item_medium(self, tmp_path):
-        source = labelled(tmp_path, [[1.0], [0.0]])
+        source = labeled(tmp_path, [[1.0], [0.0]])
         with pytest.raises(
             HarnessError, match="no item is medium: .*sample more of them, such as --samples 8"
         ):
@@ -183,7 +183,7 @@ class TestRefusals:
             curated(source, tmp_path / "out", "hard")
 
     def test_rollouts_that_are_gone(self, tmp_path):
-        source = labelled(tmp_path, ["easy"])
+        source = labeled(tmp_path, ["easy"])
         shutil.rmtree(tmp_path / "rollouts")
         with pytest.raises(HarnessError, match="the rollouts that .*labels was made from are no longer at"):
             curated(source, tmp_path / "out", "easy")
@@ -209,7 +209,7 @@ class TestRefusals:
 
     def test_a_full_disk(self, tmp_path):
         # `datasets` raises an error of its own there, with the operating system's as its cause.
-        source, disk = labelled(tmp_path, ["easy"] * 30), tmp_path / "disk"
+        source, disk = labeled(tmp_path, ["easy"] * 30), tmp_path / "disk"
         disk.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
         if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(command).returncode:
@@ -228,7 +228,7 @@ def test_shares_are_read_as_they_are_written():
 
 def test_what_was_changed_by_hand_is_refused(tmp_path):
     """A set would go by the hash of what it was not made from."""
-    source = labelled(tmp_path, ["easy", "medium"])
+    source = labeled(tmp_path, ["easy", "medium"])
     items = tmp_path / "rollouts" / sampling.ITEMS
     shutil.rmtree(items)
     sampling.write_items(

@@ -18,7 +18,7 @@ from dcsft_harness.curation import CurationConfig, choose, gallery, labels
 from dcsft_harness.curation.labels import _labels, count, jeffreys, label
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
-from tests import artefacts
+from tests import artifacts_fixtures as artifacts
 
 
 def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:
@@ -30,19 +30,19 @@ def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:
     return pa.Table.from_pylist([vars(row) for row in rows], schema=records.schema(records.Rollout))
 
 
-def labelled(scores: dict[str, list[float | None]]) -> dict[str, dict[str, object]]:
+def labeled(scores: dict[str, list[float | None]]) -> dict[str, dict[str, object]]:
     table = _labels(count(rollouts(scores), "source"))
     return {row["item_id"]: row for row in table.to_pylist()}
 
 
 def test_always_solved_is_easy_never_solved_is_hard_and_the_rest_is_medium():
-    found = labelled({"a": [1.0] * 8, "b": [0.0] * 8, "c": [1.0] + [0.0] * 7})
+    found = labeled({"a": [1.0] * 8, "b": [0.0] * 8, "c": [1.0] + [0.0] * 7})
     assert {key: row["difficulty"] for key, row in found.items()} == {"a": "easy", "b": "hard", "c": "medium"}
     assert (found["c"]["n"], found["c"]["k"], found["c"]["pass_rate"]) == (8, 1, 1 / 8)
 
 
 def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_label():
-    found = labelled({"a": [1.0, None, 1.0], "b": [None, None, None]})
+    found = labeled({"a": [1.0, None, 1.0], "b": [None, None, None]})
     assert (found["a"]["n"], found["a"]["difficulty"]) == (2, "easy")
     assert [found["b"][key] for key in ("difficulty", "pass_rate", "low", "high")] == [None] * 4
 
@@ -137,7 +137,7 @@ class TestPictures:
     @pytest.fixture
     def made(self, tmp_path, capsys):
         kinds = [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
-        artefacts.rollouts(tmp_path / "rollouts", kinds, with_items=True)
+        artifacts.rollouts(tmp_path / "rollouts", kinds, with_items=True)
         for verb, more in (("label", ("rollouts",)), ("curate", ("labels", "--keep", "easy,medium"))):
             output = "labels" if verb == "label" else "curated"
             given = [str(tmp_path / one) if one in ("rollouts", "labels") else one for one in more]
@@ -187,6 +187,6 @@ class TestPictures:
             assert sum(bar.get_height() for bar in bars) == (kinds[20:] == kind).sum()
 
     def test_rollouts_without_items_have_a_histogram_alone(self, tmp_path):
-        artefacts.rollouts(tmp_path / "rollouts", [[1.0, 1.0], [0.0, 1.0]])
+        artifacts.rollouts(tmp_path / "rollouts", [[1.0, 1.0], [0.0, 1.0]])
         notes = labels.label(tmp_path / "rollouts", tmp_path / "labels")
         assert notes["figures"] == ["difficulty.png"]

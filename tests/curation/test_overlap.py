@@ -106,7 +106,7 @@ def test_items_of_a_shared_image_are_those_that_sampling_would_know(place):
 
 
 @pytest.fixture(scope="module")
-def labelled(place):
+def labeled(place):
     folder, _, _ = place
     stages.STAGES["sample"](
         folder / "rollouts",
@@ -119,35 +119,35 @@ def labelled(place):
     return folder
 
 
-def test_rollouts_keep_the_published_files(labelled):
+def test_rollouts_keep_the_published_files(labeled):
     from datasets import load_from_disk
 
-    items = load_from_disk(str(labelled / "rollouts" / sampling.ITEMS))
+    items = load_from_disk(str(labeled / "rollouts" / sampling.ITEMS))
     kept = {file["bytes"] for cell in items.data["images"].to_pylist() for file in cell}
-    published_files = (labelled / "coco" / "train2014").iterdir()
+    published_files = (labeled / "coco" / "train2014").iterdir()
     assert kept and kept <= {path.read_bytes() for path in published_files}
 
 
-def test_curation_leaves_them_out(labelled, capsys):
-    whole = stages.STAGES["curate"](labelled / "all", labels=labelled / "labels", keep=["hard"])
-    options = ["--keep", "hard", "--exclude", str(labelled / "overlap"), "--output", str(labelled / "clean")]
-    assert main(["curate", str(labelled / "labels"), *options]) == 0
+def test_curation_leaves_them_out(labeled, capsys):
+    whole = stages.STAGES["curate"](labeled / "all", labels=labeled / "labels", keep=["hard"])
+    options = ["--keep", "hard", "--exclude", str(labeled / "overlap"), "--output", str(labeled / "clean")]
+    assert main(["curate", str(labeled / "labels"), *options]) == 0
     assert "36 items: 0 easy, 0 medium, 36 hard (4 excluded" in capsys.readouterr().err
-    notes = manifest.read(labelled / "clean").notes
+    notes = manifest.read(labeled / "clean").notes
     assert (whole["items"], whole["excluded"], notes["items"], notes["excluded"]) == (40, 0, 36, 4)
     from datasets import load_from_disk
 
-    kept = set(load_from_disk(str(labelled / "clean" / curation.DATA))["item_id"])
-    shared = records.read_table(labelled / "overlap" / overlap.ITEMS, overlap.Shared)
+    kept = set(load_from_disk(str(labeled / "clean" / curation.DATA))["item_id"])
+    shared = records.read_table(labeled / "overlap" / overlap.ITEMS, overlap.Shared)
     assert not kept & set(shared["item_id"].to_pylist())
 
 
-def test_another_pools_overlap_excludes_nothing_in_silence(labelled, tmp_path):
+def test_another_pools_overlap_excludes_nothing_in_silence(labeled, tmp_path):
     with manifest.writing("overlap", tmp_path / "other", {"pool": "dcsft_imagenet_pool"}) as draft:
         records.write_table(draft.folder / overlap.ITEMS, overlap.Shared, [])
     with pytest.raises(HarnessError, match="is the overlap of dcsft_imagenet_pool, and the labels are of"):
         stages.STAGES["curate"](
-            tmp_path / "set", labels=labelled / "labels", keep=["hard"], exclude=tmp_path / "other"
+            tmp_path / "set", labels=labeled / "labels", keep=["hard"], exclude=tmp_path / "other"
         )
 
 

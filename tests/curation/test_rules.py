@@ -15,7 +15,7 @@ from dcsft_harness.cli.running import command_of
 from dcsft_harness.curation import choose, rules
 from dcsft_harness.curation.rules import WEIGHTS, CurationConfig, qualifying, weighed
 from dcsft_harness.errors import HarnessError
-from tests.artefacts import rollouts
+from tests.artifacts_fixtures import rollouts
 
 counts = st.integers(1, 64).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 some_counts = st.lists(counts, min_size=1, max_size=30)
@@ -192,34 +192,34 @@ class TestTheCommand:
         [
             (
                 ["--band", "0.25,0.5"],
-                "curate: 2 items: 0 easy, 2 medium, 0 hard (1 of the pool unlabelled, 3 outside the band)",
+                "curate: 2 items: 0 easy, 2 medium, 0 hard (1 of the pool unlabeled, 3 outside the band)",
             ),
             (
                 ["--weight", "p(1-p)"],
-                "curate: 3 items: 0 easy, 3 medium, 0 hard (1 of the pool unlabelled, 2 left out for their"
+                "curate: 3 items: 0 easy, 3 medium, 0 hard (1 of the pool unlabeled, 2 left out for their"
                 " weight of 0)",
             ),
             (
                 ["--band", "0.5,1", "--weight", "p(1-p)"],
-                "curate: 2 items: 0 easy, 2 medium, 0 hard (1 of the pool unlabelled, 2 outside the band,"
+                "curate: 2 items: 0 easy, 2 medium, 0 hard (1 of the pool unlabeled, 2 outside the band,"
                 " 1 left out for their weight of 0)",
             ),
             (
                 ["--weight", "posterior"],
-                "curate: 5 items: 1 easy, 3 medium, 1 hard (1 of the pool unlabelled)",
+                "curate: 5 items: 1 easy, 3 medium, 1 hard (1 of the pool unlabeled)",
             ),
             (
                 ["--band", "0.25,0.5", "--mix", "hard=0.34"],
-                "curate: 3 items: 0 easy, 2 medium, 1 hard (1 of the pool unlabelled, 2 outside the band)",
+                "curate: 3 items: 0 easy, 2 medium, 1 hard (1 of the pool unlabeled, 2 outside the band)",
             ),
             (
                 ["--keep", "easy,medium", "--size", "3"],
-                "curate: 3 items: EASY easy, MEDIUM medium, 0 hard (1 of the pool unlabelled,"
+                "curate: 3 items: EASY easy, MEDIUM medium, 0 hard (1 of the pool unlabeled,"
                 " 1 of difficulties not kept, 1 not drawn)",
             ),
             (
                 ["--keep", "medium", "--mix", "hard=0.34", "--size", "3"],
-                "curate: 3 items: 0 easy, 2 medium, 1 hard (1 of the pool unlabelled,"
+                "curate: 3 items: 0 easy, 2 medium, 1 hard (1 of the pool unlabeled,"
                 " 1 of difficulties not kept, 1 not drawn)",
             ),
         ],

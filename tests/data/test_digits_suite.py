@@ -59,17 +59,17 @@ def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
         named = [
             thing
             for thing in scene.things
-            if thing.colour in subject.split() or drawing.NAMES[thing.value] in subject.split()
+            if thing.color in subject.split() or drawing.NAMES[thing.value] in subject.split()
         ]
         answers = {
             "Which digit": [drawing.NAMES[thing.value] for thing in scene.things],
-            "What colour": [thing.colour for thing in scene.things],
+            "What colour": [thing.color for thing in scene.things],
         }.get(kind)
         if answers is not None:
             assert answers.count(answer) == 1
         if named and answers is not None:
             (thing,) = named
-            assert answer in (drawing.NAMES[thing.value], thing.colour)
+            assert answer in (drawing.NAMES[thing.value], thing.color)
         if kind == "Where":
             row, column = answer.split()
             (thing,) = named

@@ -11,7 +11,7 @@ import pytest
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import build, load, markdown, summarise
+from dcsft_harness.leaderboard import build, load, markdown, summarize
 from dcsft_harness.leaderboard.report.table import csv_text
 from dcsft_harness.records import Score, write_table
 
@@ -26,7 +26,7 @@ def score_row(task, index, score, cluster=None, extracted="3"):
 def scores_folder(
     folder, name, tasks, *, pixels=None, notes=None, clusters=None, inputs=None, backwards=False, config=None
 ):
-    """A scores artefact: `tasks` is {task: [score, ...]}, `notes` overrides {task: {key: value}}."""
+    """A scores artifact: `tasks` is {task: [score, ...]}, `notes` overrides {task: {key: value}}."""
     rows, said = [], {}
     for task, values in tasks.items():
         some = [score_row(task, i, v, (clusters or {}).get(task, {}).get(i)) for i, v in enumerate(values)]
@@ -54,7 +54,7 @@ def scores_folder(
 
 
 def rewrite(folder: Path, rows=None, **changes):
-    """Changes a finished artefact as its writer would have, hash included."""
+    """Changes a finished artifact as its writer would have, hash included."""
     path = folder / "manifest.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     if rows is not None:
@@ -171,7 +171,7 @@ class TestMarkdown:
 class TestClusters:
     def width(self, folders):
         """Width of the OOD mean's difference of the second row to the first."""
-        found = summarise(load(folders, "a")).lines[1].entries[-1].difference
+        found = summarize(load(folders, "a")).lines[1].entries[-1].difference
         return found.high - found.low
 
     def test_that_tasks_share_are_one_observation_each(self, tmp_path):
@@ -268,7 +268,7 @@ class TestBuild:
             .read_text()
             .startswith(f"# Leaderboard\n\n{markdown(board)}")
         )
-        assert markdown(board) == markdown(summarise(board))
+        assert markdown(board) == markdown(summarize(board))
 
     def test_leaves_nothing_behind_when_it_refuses(self, two, tmp_path):
         before = set(tmp_path.iterdir())
@@ -306,7 +306,7 @@ def test_all_figures_of_seeds_are_of_the_accuracies_that_the_board_shows(own, oo
     known = [[value for value in zip(*side, strict=True) if None not in value] for side in (own, ood)]
     means = [sum(map(sum, side)) / len(side) / 2 for side in known]
     folders.append(scores_folder(tmp_path / "same", "same", {ID: [means[0]] * 4, OOD_R: [means[1]] * 4}))
-    summary = summarise(load(folders))
+    summary = summarize(load(folders))
     line = next(line for line in summary.lines if line.name == "SFT")
     shown = [entry.accuracy.value for entry in line.entries if entry is not None]
     assert shown[:2] == pytest.approx(means)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import load, summarise
+from dcsft_harness.leaderboard import load, summarize
 from tests.leaderboard.test_leaderboard import ID, OOD_R, scores_folder
 from tests.leaderboard.test_leaderboard_logs import refusal, samples_file
 from tests.lmms_eval_logs import line, log_folder
@@ -43,7 +43,7 @@ def still_a_board(good, folder):
         assert error.remedy
         return
     assert "good" in [row.name for row in board.rows]
-    summarise(board, pairs=0)
+    summarize(board, pairs=0)
     for result in board.results:
         assert list(result.tables())
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import placeless
-from dcsft_harness.leaderboard import build, document, load, schema, summarise
+from dcsft_harness.leaderboard import build, document, load, schema, summarize
 from dcsft_harness.leaderboard.report import text
 from dcsft_harness.leaderboard.summary import published
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
@@ -200,7 +200,7 @@ def test_the_text_holds_nothing_that_ends_a_script_and_reads_back(values):
 
 
 def test_quoted_rows(three, tmp_path):
-    found = document(summarise(load(three), quoted=published()), tmp_path)
+    found = document(summarize(load(three), quoted=published()), tmp_path)
     VALIDATOR.validate(found)
     table = {
         one["name"]: one

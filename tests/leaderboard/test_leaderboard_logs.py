@@ -9,7 +9,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import load, markdown, summarise
+from dcsft_harness.leaderboard import load, markdown, summarize
 from dcsft_harness.leaderboard.collect import named
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import report
@@ -29,7 +29,7 @@ def refusal(folders, **options):
 
 
 def accuracies(board):
-    summary = summarise(board)
+    summary = summarize(board)
     return {
         (row.name, column.label): entry.accuracy.value
         for row in summary.lines
@@ -177,7 +177,7 @@ class TestMatching:
     def test_two_logs_by_document_prompt_and_gold(self, tmp_path):
         a = log_folder(tmp_path / "a", {ID: [line(n, 1.0) for n in range(4)]})
         b = log_folder(tmp_path / "b", {ID: [line(n, float(n > 1)) for n in reversed(range(4))]})
-        summary = summarise(load([a, b], "a"))
+        summary = summarize(load([a, b], "a"))
         assert summary.lines[1].entries[0].difference.value == -0.5
         c = log_folder(tmp_path / "c", {ID: [line(n, 1.0, target="4") for n in range(4)]})
         assert "item set" in refusal([a, c])
@@ -327,7 +327,7 @@ class TestBadFoldersAmongGoodOnes:
     def test_its_reason_names_no_folder_also_with_spaces(self, tmp_path, good):
         bad = scores_folder(tmp_path / "my name" / "bad", "bad", {ID: [1, 0, 1]})
         (bad / "scores.parquet").unlink()
-        (left,) = summarise(load([*good, bad], "a", strict=False)).left_out
+        (left,) = summarize(load([*good, bad], "a", strict=False)).left_out
         assert "bad" in left.reason
         assert all(part not in left.reason for part in ("my name", "name/", str(tmp_path)))
 
@@ -346,7 +346,7 @@ class TestBadFoldersAmongGoodOnes:
         assert [row.name for row in board.rows] == ["a", "b"] and not board.left_out
         (apart,) = board.apart
         assert [row.name for row in apart.board.rows] == ["o", "p"] and "task version 1 and 2" in apart.reason
-        summary = summarise(board)
+        summary = summarize(board)
         assert [column.label for column in summary.columns] == [ID]
         assert summary.apart[0].summary.lines[0].entries[0].accuracy.value == 1.0
 
@@ -375,7 +375,7 @@ class TestBadFoldersAmongGoodOnes:
             scores_folder(tmp_path / "c", "cold", {ID: [0, 0, 1, 0], OOD_R: [0, 0, 0, 1]}),
         ]
         rewrite(folders[1], config={"name": "other", "group": "SFT"})
-        summary = summarise(load(folders, "SFT"))
+        summary = summarize(load(folders, "SFT"))
         assert [(line.name, line.is_group, line.group) for line in summary.lines] == [
             ("SFT", True, None),
             ("SFT (seed 1)", False, "SFT"),
@@ -394,7 +394,7 @@ class TestBadFoldersAmongGoodOnes:
             scores_folder(tmp_path / "c", "cold (seed 0)", {ID: [0, 0, 1, 0]}),
             scores_folder(tmp_path / "1", "SFT (seed 0)", {ID: [1, 0, 1, 1]}),
         ]
-        summary = summarise(load(folders, "SFT"))
+        summary = summarize(load(folders, "SFT"))
         assert [(line.name, line.is_baseline) for line in summary.lines] == [
             ("SFT (seed 0)", True),
             ("cold (seed 0)", False),

@@ -20,7 +20,7 @@ from PIL import Image
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build, load, schema, summarise
+from dcsft_harness.leaderboard import Options, build, load, schema, summarize
 from dcsft_harness.leaderboard.board import step_of
 from dcsft_harness.leaderboard.compare import read_labels
 from dcsft_harness.leaderboard.report import plots
@@ -109,7 +109,7 @@ class TestStudy:
                 place = tmp_path / f"scores {name}"
                 made.append(scores_folder(place, name, {ID: [1, 0] * 9}, inputs={"adapter": folder}))
         axes = Figure().add_subplot()
-        assert plots.performance_over_steps(summarise(load(made)), axes)
+        assert plots.performance_over_steps(summarize(load(made)), axes)
         (curve,) = axes.containers
         assert curve.get_label() == "SFT (seed 0), ID"
         assert list(curve.lines[0].get_xdata()) == [10, 40]
@@ -129,7 +129,7 @@ class TestStudy:
         more = {"adapter": tmp_path / "run-2" / "checkpoint-30"}
         name = "SFT at step 30 (seed 2)"
         made.append(scores_folder(tmp_path / name, name, {ID: [1] * 20, OOD_R: [1] * 20}, inputs=more))
-        summary = summarise(load(made))
+        summary = summarize(load(made))
         seeds, last = curves(summary)
         assert (seeds.name, seeds.seeds, last.name, last.seeds) == ("SFT", 3, "SFT (seed 2)", 1)
         expected = [(s, sum(c) / 60, min(c) / 20, max(c) / 20) for s, c in right.items()]
@@ -150,7 +150,7 @@ class TestStudy:
             name = f"SFT of {steps} steps (seed {seed})"
             scores = {ID: [1, 0] * 9}
             made.append(scores_folder(tmp_path / name, name, scores, inputs={"adapter": run}))
-        assert curves(summarise(load(made))) == []
+        assert curves(summarize(load(made))) == []
 
     @pytest.mark.parametrize(
         ("name", "found"),
@@ -177,7 +177,7 @@ class TestStudy:
         for step in range(10, 370, 10):
             tasks = {ID: answers(rng, 40, 0.7), OOD_R: answers(rng, 40, 0.6)}
             made.append(scores_folder(tmp_path / f"s{step}", f"tuned/step-{step}", tasks))
-        summary = summarise(load(made, "base"))
+        summary = summarize(load(made, "base"))
         (curve,) = curves(summary)
         assert curve.name == "tuned" and [p.step for p in curve.points["ood"]] == list(range(10, 370, 10))
         axes = Figure().add_subplot()
@@ -193,7 +193,7 @@ class TestStudy:
 
     def test_curves_of_tasks_that_say_no_distribution(self, tmp_path):
         made = [scores_folder(tmp_path / f"{n}", f"step-{n}", {"other": [1, 0, n > 1]}) for n in (1, 2, 3)]
-        (curve,) = curves(summarise(load(made)))
+        (curve,) = curves(summarize(load(made)))
         assert list(curve.points) == ["other"] and len(curve.points["other"]) == 3
 
     @pytest.mark.usefixtures("drawn")
@@ -204,7 +204,7 @@ class TestStudy:
             png, svg = (tmp_path / file for file in files)
             with Image.open(png) as picture:
                 assert picture.size == (1036, 662)
-                # More than a blank sheet: axes, and marks in colour.
+                # More than a blank sheet: axes, and marks in color.
                 assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
             assert ElementTree.parse(svg).getroot().tag.endswith("svg")
 
@@ -270,7 +270,7 @@ class TestLatex:
             scores_folder(tmp_path / n, n, {ID: [1] * k + [0] * (4 - k), OOD_R: [1, 0, 0, 0]})
             for n, k in (("a", 4), ("b", 3), ("c", 1), ("d", 4))
         ]
-        text = latex(summarise(load(folders)))
+        text = latex(summarize(load(folders)))
         assert r"\begin{tabular}{lr>{\columncolor{black!8}}r>{\columncolor{black!8}}r}" in text
         assert "a & \\textbf{100.00} & 25.00 & 25.00 \\\\" in text
         assert "b & \\underline{75.00} &" in text and "c & 25.00 &" in text and "d & \\textbf{100.00}" in text
@@ -284,7 +284,7 @@ class TestLatex:
         tasks = {"dcsft_imagenet": [1, 0], "dcsft_imagenet_r": [1, 1], "dcsft_imagenet_a": [0, 0]}
         notes = {task: {"distribution": "ood"} for task in list(tasks)[1:]}
         folder = scores_folder(tmp_path / "a", "a", tasks, notes=notes)
-        text = latex(summarise(load([folder]), quoted=published()))
+        text = latex(summarize(load([folder]), quoted=published()))
         before, after = text.split("\\midrule\n")[1:]
         assert "quoted" not in before and after.count("% quoted, not measured here: Lu et al.") == 12
         assert r"\textit{SFT{-}EM}\textsuperscript{q}" in after and r"\textit{89.02}" in after
@@ -295,7 +295,7 @@ class TestLatex:
     @pytest.mark.parametrize("name", [*HOSTILE, *SPECIALS])
     def test_a_name_is_text_whatever_it_contains(self, tmp_path, name):
         folders = [scores_folder(tmp_path / n, n if n == "b" else name, {OOD_R: [1, 0]}) for n in "ab"]
-        text = latex(summarise(load(folders)))
+        text = latex(summarize(load(folders)))
         rows = [line for line in text.splitlines() if line.endswith(r"\\")]
         assert len(rows) == 3 and {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {2}
         assert text.count(r"\end{tabular}") == 1
@@ -318,7 +318,7 @@ class TestLatex:
             scores_folder(tmp_path / str(n), name, {ID: [1, 0], OOD_R: [n % 2, 0]})
             for n, name in enumerate(names)
         ]
-        (tmp_path / "table.tex").write_text(latex(summarise(load(folders), pairs=0)), encoding="utf-8")
+        (tmp_path / "table.tex").write_text(latex(summarize(load(folders), pairs=0)), encoding="utf-8")
         packages = r"\usepackage{booktabs}\usepackage[table]{xcolor}\usepackage[T1]{fontenc}"
         text = rf"\documentclass{{article}}{packages}\begin{{document}}\input{{table}}\end{{document}}"
         (tmp_path / "a.tex").write_text(text, encoding="utf-8")

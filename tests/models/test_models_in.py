@@ -94,13 +94,13 @@ class TestSimpleClasses:
     def test_arguments_that_its_class_does_not_take_are_a_sentence(self, own_rows, tmp_path, capsys):
         given = [
             "--engine=own_simple",
-            "--model-args=colour=red",
+            "--model-args=color=red",
             f"--data={own_rows}",
             "--scorer=exact_word",
         ]
         assert main(["evaluate", *given, f"--output={tmp_path / 'out'}"]) == 1
         said = capsys.readouterr().err
-        assert "model own_simple cannot be opened with 'colour=red': TypeError" in said
+        assert "model own_simple cannot be opened with 'color=red': TypeError" in said
         assert "Traceback" not in said
 
 

@@ -10,7 +10,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.vllm import DcsftVLLM, completion_of
-from dcsft_harness.models.vllm_backends import neighbours
+from dcsft_harness.models.vllm_backends import neighbors
 from tests import fake_vllm
 from tests.models.test_models_hf import load
 from tests.tiny_checkpoints import checkpoint, documents, requests_for
@@ -216,9 +216,9 @@ def test_a_call_that_waits_for_a_killed_engine_ends(fake, monkeypatch, dead, end
 
 
 def test_runs_of_indices():
-    assert neighbours([0, 1, 2]) == [[0, 1, 2]]
-    assert neighbours([1, 3, 4, 7]) == [[1], [3, 4], [7]]
-    assert neighbours([]) == []
+    assert neighbors([0, 1, 2]) == [[0, 1, 2]]
+    assert neighbors([1, 3, 4, 7]) == [[1], [3, 4], [7]]
+    assert neighbors([]) == []
 
 
 @pytest.mark.slow

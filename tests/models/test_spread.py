@@ -128,7 +128,7 @@ def test_that_actors_die_over_one_chunk_is_one_sentence():
     from ray.exceptions import ActorDiedError
 
     with pytest.raises(HarnessError, match="the actors of the Ray cluster die: .*A chunk was tried 4 times"):
-        with ray_engine.telling_failures():
+        with ray_engine.reporting_failures():
             raise ActorDiedError
 
 

@@ -258,13 +258,13 @@ def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):
     assert bench.ran == ["one", "two"]
     other = chain.OTHERWISE
     assert [line for line in plan.splitlines() if "dcsft" not in line and "reads" not in line] == [
-        f"# {other}; it would be made again",
-        f"# {other}; it would be made again",
+        f"# {other}; it would run again",
+        f"# {other}; it would run again",
         "# done already",
     ]
     assert bench.said == [
-        f"one: {other}; it is made again",
-        f"two: {other}; it is made again",
+        f"one: {other}; it runs again",
+        f"two: {other}; it runs again",
         "apart: done already",
     ]
 
@@ -276,7 +276,7 @@ def test_a_damaged_artefact_is_made_again(bench, file):
     bench.run()
     assert bench.ran == ["two"]
     if file == "file":
-        assert bench.said[1] == "two: its files have changed; it is made again"
+        assert bench.said[1] == "two: its files have changed; it runs again"
 
 
 def test_a_changed_file_of_ones_own_redoes_the_stage_that_reads_it(bench, tmp_path):

@@ -200,11 +200,11 @@ class TestSkipping:
             0,
         ]
         assert main(["label", str(mine / "rollouts"), "--output", str(mine / "labels")]) == 0
-        assert "5 items: 3 easy, 0 medium, 0 hard, 2 unlabelled" in capsys.readouterr().err
+        assert "5 items: 3 easy, 0 medium, 0 hard, 2 unlabeled" in capsys.readouterr().err
         assert manifest.read(mine / "labels").notes["unlabelled"] == 2
         command = ["curate", str(mine / "labels"), "--keep", "easy", "--output", str(mine / "set")]
         assert main(command) == 0
-        assert "3 items: 3 easy, 0 medium, 0 hard (2 of the pool unlabelled)" in capsys.readouterr().err
+        assert "3 items: 3 easy, 0 medium, 0 hard (2 of the pool unlabeled)" in capsys.readouterr().err
 
     def test_with_stopping_too(self, mine):
         assert sample_mine(mine, "--on-error", "skip", "--stop-when-labelled") == 0

@@ -1,4 +1,4 @@
-"""One scorer, three users: labelling, the reward of RL and evaluation give the same verdict."""
+"""One scorer, three users: labeling, the reward of RL and evaluation give the same verdict."""
 
 import itertools
 import json
@@ -82,11 +82,11 @@ def test_labelling_and_evaluation_and_the_scorer_agree(opened, suite, family, ta
         for response in responses(family, doc):
             expected = verdict(family, doc, response)
             # Both tasks are asked about the same document, as they name the same function or must agree.
-            labelled = lmms.score_of(pool, pool.process_results(doc, [response]))
+            labeled = lmms.score_of(pool, pool.process_results(doc, [response]))
             evaluated = lmms.score_of(evaluation, evaluation.process_results(doc, [response]))
-            assert labelled == evaluated
-            assert labelled[0] == expected.score
-            assert (labelled[1] is None) == (expected.extracted is None)
+            assert labeled == evaluated
+            assert labeled[0] == expected.score
+            assert (labeled[1] is None) == (expected.extracted is None)
             seen.add((expected.score, expected.extracted is None))
     # The table would prove little if it held right answers alone.
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
@@ -139,10 +139,10 @@ def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch)
             SCORERS["math"](text, answer=gold).score for text in texts
         ]
         rewards = [SCORERS["math"](text, answer=gold) for text in texts]
-        labelled = [lmms.score_of(pool, pool.process_results(doc, [text])) for text in texts]
+        labeled = [lmms.score_of(pool, pool.process_results(doc, [text])) for text in texts]
         together = pool.process_results(doc, [texts])
-        assert [score for score, *_ in labelled] == [verdict.score for verdict in rewards]
-        assert [found is None for _, found, _ in labelled] == [
+        assert [score for score, *_ in labeled] == [verdict.score for verdict in rewards]
+        assert [found is None for _, found, _ in labeled] == [
             verdict.extracted is None for verdict in rewards
         ]
         assert lmms.score_of(pool, together)[0] == sum(verdict.score for verdict in rewards) / len(texts)

@@ -132,7 +132,7 @@ OPEN = [
     (["trans-1-Chloro-4-methylcyclohexane"], "\\boxed{trans-1-chloro-4-methylcyclohexane}", 1, True),
     (["trans-1-Chloro-4-methylcyclohexane"], "\\boxed{cis-1-chloro-4-methylcyclohexane}", 0, True),
     (["C"], "\\boxed{C}", 1, True),
-    (["C"], "The structure is labelled B, so the answer is B.", 0, True),
+    (["C"], "The structure is labeled B, so the answer is B.", 0, True),
     (["A"], "A capacitor stores charge, which is why I cannot say.", 0, False),
     (["3"], "<think>maybe 4</think>The answer is 3.", 1, True),
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError, placeless
 from dcsft_harness.training import hub
 from dcsft_harness.training.hub import escaped, table
-from tests.artefacts import rollouts
+from tests.artifacts_fixtures import rollouts
 
 LEDGER = {
     "steps": 600,
@@ -78,8 +78,8 @@ def read(folder):
 def test_an_adapters_card_tells_where_it_comes_from_and_what_it_took(chain):
     data, text = read(chain / "adapter")
     assert data["library_name"] == "peft" and data["pipeline_tag"] == "image-text-to-text"
-    licence = {"license": "other", "license_name": "research", "license_link": "LICENSE"}
-    assert {name: data[name] for name in licence} == licence
+    license = {"license": "other", "license_name": "research", "license_link": "LICENSE"}
+    assert {name: data[name] for name in license} == license
     assert "model-index" not in data and "base_model" not in data
     for name in ("base", "curated", "labels", "rollouts"):
         digest = manifest.fingerprint(chain / name)
@@ -108,7 +108,7 @@ def test_inputs_that_are_gone_or_changed_are_said_and_not_fatal(chain):
     hub.write_card(chain / "adapter")
     data, text = read(chain / "adapter")
     assert "| data | curated | - | no longer where it was |" in text
-    assert data["license"] == "unknown" and "licence is not known" in text
+    assert data["license"] == "unknown" and "license is not known" in text
 
 
 def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):

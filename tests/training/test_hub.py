@@ -13,7 +13,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import hub
-from tests.artefacts import rollouts
+from tests.artifacts_fixtures import rollouts
 from tests.fake_hub import serving
 
 SHAPE = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "/x"}

@@ -18,7 +18,7 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
 from dcsft_harness.training import data, merging, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
-from tests import artefacts
+from tests import artifacts_fixtures as artifacts
 from tests.tiny_checkpoints import checkpoint, labels_seen
 
 TEXT = Value("string")
@@ -252,13 +252,13 @@ def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, mon
 
 
 def test_a_curated_set_says_which_answers_are_boxes(tmp_path):
-    rollouts = artefacts.rollouts(tmp_path / "rollouts", ["easy", "medium"])
+    rollouts = artifacts.rollouts(tmp_path / "rollouts", ["easy", "medium"])
     items = [
-        dataclasses.replace(artefacts.item(n), target="[1, 2, 3, 4]", box=[1.0, 2.0, 3.0, 4.0])
+        dataclasses.replace(artifacts.item(n), target="[1, 2, 3, 4]", box=[1.0, 2.0, 3.0, 4.0])
         for n in (0, 1)
     ]
     items[1] = dataclasses.replace(items[1], box=None)
-    sampling.write_items(rollouts / sampling.ITEMS, items, [[artefacts.picture(n)] for n in (0, 1)])
+    sampling.write_items(rollouts / sampling.ITEMS, items, [[artifacts.picture(n)] for n in (0, 1)])
     labels.label(rollouts, tmp_path / "labels")
     curation.curate(tmp_path / "labels", tmp_path / "set", curation.CurationConfig(keep=("easy", "medium")))
     found = data.read(tmp_path / "set")

@@ -18,8 +18,8 @@ FEATURES = Features(
 )
 
 
-def picture(size=(56, 56), colour="red", mode="RGB"):
-    return Pillow.new(mode, size, colour)
+def picture(size=(56, 56), color="red", mode="RGB"):
+    return Pillow.new(mode, size, color)
 
 
 def row(content="<image>What is it?", answer="seven", images=1, **more):
@@ -45,7 +45,7 @@ def test_a_curated_set_is_read_and_left_as_it_was(tmp_path):
         {"type": "text", "text": "."},
     ]
     assert (found.turns[1].answer, found.item_ids) == ("no", ["a", "a"])
-    # A cache file in there would change the artefact.
+    # A cache file in there would change the artifact.
     assert sorted(path.name for path in (folder / "data").iterdir()) == before
 
 
@@ -63,9 +63,7 @@ def test_a_shuffled_open_set_keeps_images_with_their_rows():
 
 
 def test_images_come_as_rgb_whatever_they_were_stored_as():
-    found = data.read(
-        Dataset.from_list([row(images=0) | {"images": [picture(mode="L", colour=9)]}], FEATURES)
-    )
+    found = data.read(Dataset.from_list([row(images=0) | {"images": [picture(mode="L", color=9)]}], FEATURES))
     assert found.images(0)[0].getpixel((0, 0)) == (9, 9, 9)
 
 
@@ -142,7 +140,7 @@ def test_the_digest_of_an_open_set_changes_with_texts_and_pictures():
         return data.digest(Dataset.from_list([row() | more], FEATURES))
 
     assert of() == of()
-    assert len({of(), of(images=[picture(colour="blue")]), of(messages=row(answer="no")["messages"])}) == 3
+    assert len({of(), of(images=[picture(color="blue")]), of(messages=row(answer="no")["messages"])}) == 3
 
 
 def test_a_curated_set_that_was_changed_by_hand_is_refused(tmp_path):

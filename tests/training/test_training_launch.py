@@ -486,7 +486,7 @@ class TestHowALaunchEnded:
     )
     def test_is_told_by_who_failed_first(self, tmp_path, codes, error, said):
         with pytest.raises(error, match=said) as found:
-            launching._tell(codes, ValueError(), "--batch-size", tmp_path)
+            launching._report(codes, ValueError(), "--batch-size", tmp_path)
         assert type(found.value) is error
 
     @pytest.mark.parametrize("saved", [True, False])
@@ -495,7 +495,7 @@ class TestHowALaunchEnded:
             (tmp_path / "unfinished").mkdir()
             (tmp_path / "unfinished" / "run.json").write_text("{}")
         with pytest.raises(HarnessError) as found:
-            launching._tell({0: -9}, ValueError(), "--batch-size", tmp_path)
+            launching._report({0: -9}, ValueError(), "--batch-size", tmp_path)
         assert str(found.value).endswith("Rerun the same command to resume." if saved else "same command.")
 
     def test_is_not_said_by_a_process_that_is_waited_for(self, monkeypatch, capsys):

@@ -57,7 +57,7 @@ class Files:
                     "Put the images there, or leave the row out with --on-error skip",
                 )
             path, archive, member = packed
-            with telling_damage(path):
+            with reporting_damage(path):
                 return archive.read(member)
 
         return read
@@ -83,7 +83,7 @@ class Files:
         if self._archives is None:
             self._archives = []
             for path in sorted(self.root.glob("*.zip")):
-                with telling_damage(path):
+                with reporting_damage(path):
                     archive = zipfile.ZipFile(path)
                 members: dict[str, list[str]] = {}
                 for member in archive.namelist():
@@ -105,7 +105,7 @@ class Files:
 
 
 @contextmanager
-def telling_damage(path: Path) -> Iterator[None]:
+def reporting_damage(path: Path) -> Iterator[None]:
     """Turns errors of a truncated, damaged or unreadable archive into `HarnessError`."""
     try:
         yield
@@ -123,7 +123,7 @@ def tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     Raises:
         HarnessError: the archive is damaged or truncated.
     """
-    with telling_damage(path), tarfile.open(path, "r|*") as archive:
+    with reporting_damage(path), tarfile.open(path, "r|*") as archive:
         for member in archive:
             if member.isfile():
                 file = archive.extractfile(member)
@@ -139,9 +139,9 @@ def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
     """
     path, member = found
     name = str(path) if member is None else f"{path}: {member}"
-    with telling_damage(path):
+    with reporting_damage(path):
         raw: IO[bytes] = path.open("rb") if member is None else zipfile.ZipFile(path).open(member)
-    with io.TextIOWrapper(raw, encoding="utf-8") as file, telling_damage(path):
+    with io.TextIOWrapper(raw, encoding="utf-8") as file, reporting_damage(path):
         try:
             for number, (value, _) in enumerate(reading.json_values(file, json.JSONDecoder()), 1):
                 yield f"{name}, row {number}", value

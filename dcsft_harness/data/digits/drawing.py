@@ -126,14 +126,14 @@ def ink_box(mask: Mask, x: int, y: int) -> tuple[int, int, int, int]:
     return (int(x + columns[0]), int(y + rows[0]), int(x + columns[-1] + 1), int(y + rows[-1] + 1))
 
 
-def stamp(canvas: Canvas, mask: Mask, colour: tuple[float, float, float], x: int, y: int) -> None:
+def stamp(canvas: Canvas, mask: Mask, color: tuple[float, float, float], x: int, y: int) -> None:
     """Paints a mask onto a canvas in place, clipped at its edges."""
     height, width = canvas.shape[:2]
     top, left = max(0, y), max(0, x)
     bottom, right = min(height, y + mask.shape[0]), min(width, x + mask.shape[1])
     ink = mask[top - y : bottom - y, left - x : right - x, None]
     region = canvas[top:bottom, left:right]
-    region += ink * (np.asarray(colour, dtype=np.float32) - region)
+    region += ink * (np.asarray(color, dtype=np.float32) - region)
 
 
 def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False) -> Canvas:
@@ -148,10 +148,10 @@ def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False
     return drawn
 
 
-def faded(canvas: Canvas, colour: str, severity: float) -> tuple[float, float, float]:
+def faded(canvas: Canvas, color: str, severity: float) -> tuple[float, float, float]:
     """A color of `PALETTE` blended with a canvas's mean: not at all at severity 0, three fifths at 1."""
     paper = canvas.mean((0, 1))
-    red, green, blue = paper + (np.asarray(PALETTE[colour]) - paper) * max(0.0, 1 - 0.6 * severity)
+    red, green, blue = paper + (np.asarray(PALETTE[color]) - paper) * max(0.0, 1 - 0.6 * severity)
     return float(red), float(green), float(blue)
 
 
@@ -182,11 +182,11 @@ def plain(digit: NDArray[np.float32], rng: np.random.Generator, severity: float)
     `severity` is 0 (clean) to 1 and above (low contrast, noise, a stray stroke across).
     """
     canvas = ground(rng, SIDE, SIDE)
-    colour = _contrasting(rng, canvas, max(0.1, 0.62 - 0.40 * severity))
+    color = _contrasting(rng, canvas, max(0.1, 0.62 - 0.40 * severity))
     mask, x, y = _place(rng, digit)
-    stamp(canvas, mask, colour, x, y)
+    stamp(canvas, mask, color, x, y)
     if rng.uniform() < 0.8 * severity:
-        _stroke(canvas, rng, colour, length=int(8 + 26 * severity))
+        _stroke(canvas, rng, color, length=int(8 + 26 * severity))
     return finish(canvas, rng, 0.02 + 0.12 * severity)
 
 
@@ -200,9 +200,7 @@ def clean(digit: NDArray[np.float32], rng: np.random.Generator) -> Image.Image:
     return finish(canvas, rng, 0.02)
 
 
-def _stroke(
-    canvas: Canvas, rng: np.random.Generator, colour: tuple[float, float, float], length: int
-) -> None:
+def _stroke(canvas: Canvas, rng: np.random.Generator, color: tuple[float, float, float], length: int) -> None:
     height, width = canvas.shape[:2]
     x, y = rng.uniform(8, width - 8), rng.uniform(8, height - 8)
     angle = rng.uniform(0, 2 * np.pi)
@@ -210,7 +208,7 @@ def _stroke(
     columns = np.clip(x + np.cos(angle) * steps, 0, width - 2).astype(int)
     rows = np.clip(y + np.sin(angle) * steps, 0, height - 2).astype(int)
     for shift in ((0, 0), (0, 1), (1, 0)):
-        canvas[rows + shift[0], columns + shift[1]] = colour
+        canvas[rows + shift[0], columns + shift[1]] = color
 
 
 def _outline(mask: Mask, rng: np.random.Generator) -> Mask:
@@ -263,9 +261,9 @@ def rendition(
 ) -> Image.Image:
     """One digit, float32 (8, 8) in [0, 1], in one of `STYLES`; milder than `plain` at the same severity."""
     canvas = ground(rng, SIDE, SIDE)
-    colour = _contrasting(rng, canvas, 0.62 - 0.25 * severity)
+    color = _contrasting(rng, canvas, 0.62 - 0.25 * severity)
     mask, x, y = _place(rng, digit)
-    stamp(canvas, STYLES[style](mask, rng), colour, x, y)
+    stamp(canvas, STYLES[style](mask, rng), color, x, y)
     return finish(canvas, rng, 0.02 + 0.06 * severity)
 
 
@@ -286,7 +284,7 @@ class Thing(NamedTuple):
     """One digit of a scene: its value 0..9, color name and box `[x1, y1, x2, y2]` in pixels."""
 
     value: int
-    colour: str
+    color: str
     box: tuple[int, int, int, int]
 
     @property
@@ -317,18 +315,18 @@ def draw_scene(digits: Digits, rng: np.random.Generator, count: int, severity: f
         chosen = rng.permutation(len(digits.values))[:count]
         if len(set(digits.values[chosen].tolist())) == count:
             break
-    colours = [list(PALETTE)[i] for i in rng.permutation(len(PALETTE))[:count]]
+    colors = [list(PALETTE)[i] for i in rng.permutation(len(PALETTE))[:count]]
     cells = rng.permutation((SCENE_SIDE // CELL) ** 2)[:count]
     plain = ground(rng, SCENE_SIDE, SCENE_SIDE, dark=True)
     canvas = plain.copy()
     things: list[Thing] = []
-    for index, colour, cell in zip(chosen, colours, cells, strict=True):
+    for index, color, cell in zip(chosen, colors, cells, strict=True):
         size = int(rng.integers(17, 20) if rng.uniform() < 0.5 else rng.integers(25, CELL + 1))
         mask = enlarge(digits.images[index], size, float(rng.uniform(-8, 8)))
         x = int(cell) % (SCENE_SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
         y = int(cell) // (SCENE_SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
-        stamp(canvas, mask, faded(plain, colour, severity), x, y)
-        things.append(Thing(int(digits.values[index]), colour, ink_box(mask, x, y)))
+        stamp(canvas, mask, faded(plain, color, severity), x, y)
+        things.append(Thing(int(digits.values[index]), color, ink_box(mask, x, y)))
     image = finish(canvas, rng, float(rng.uniform(0.01, 0.05)) + 0.12 * severity)
     return Scene(image, tuple(things), tuple(int(digits.ids[i]) for i in chosen))
 
@@ -357,7 +355,7 @@ _SIZES: dict[str, tuple[Callable[[Thing], float], float]] = {
 
 def short(scene: Scene, rng: np.random.Generator) -> Expression:
     """A short expression, as in RefCOCO: by color, size, place, name, or color and name."""
-    kind = rng.choice(["colour", "place", "size", "name", "both"], p=[0.3, 0.25, 0.15, 0.2, 0.1])
+    kind = rng.choice(["color", "place", "size", "name", "both"], p=[0.3, 0.25, 0.15, 0.2, 0.1])
     if kind == "place":
         words, (key, margin) = list(_PLACES.items())[int(rng.integers(len(_PLACES)))]
         if (thing := _extreme(scene, key, margin)) is not None:
@@ -370,8 +368,8 @@ def short(scene: Scene, rng: np.random.Generator) -> Expression:
     if kind == "name":
         return f"the {NAMES[thing.value]}", thing
     if kind == "both":
-        return f"the {thing.colour} {NAMES[thing.value]}", thing
-    return f"the {thing.colour} digit", thing
+        return f"the {thing.color} {NAMES[thing.value]}", thing
+    return f"the {thing.color} digit", thing
 
 
 def long(scene: Scene, rng: np.random.Generator) -> Expression:
@@ -383,11 +381,11 @@ def long(scene: Scene, rng: np.random.Generator) -> Expression:
     else:
         relation = "above" if down < 0 else "below"
     size = "large" if first.height >= 20 else "small"
-    anchor = f"the {second.colour} {NAMES[second.value]}"
+    anchor = f"the {second.color} {NAMES[second.value]}"
     forms = [
-        f"the {size} handwritten digit {relation} {anchor}, written in {first.colour} ink",
-        f"{relation} {anchor} there is a {size} {first.colour} digit, a {NAMES[first.value]}",
-        f"the {first.colour} digit, a {size} {NAMES[first.value]}, that stands {relation} {anchor}",
+        f"the {size} handwritten digit {relation} {anchor}, written in {first.color} ink",
+        f"{relation} {anchor} there is a {size} {first.color} digit, a {NAMES[first.value]}",
+        f"the {first.color} digit, a {size} {NAMES[first.value]}, that stands {relation} {anchor}",
     ]
     return forms[int(rng.integers(len(forms)))], first
 
@@ -420,7 +418,7 @@ def caption(scene: Scene, rng: np.random.Generator, boxes: bool) -> str:
     lines = []
     for index in rng.permutation(len(scene.things)):
         thing = scene.things[int(index)]
-        words = [thing.colour, NAMES[thing.value], where(thing)]
+        words = [thing.color, NAMES[thing.value], where(thing)]
         if boxes:
             words = [words[i] for i in rng.permutation(2)] + [str(list(thing.box))]
         else:
@@ -438,15 +436,15 @@ def question(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     thing = scene.things[int(rng.integers(len(scene.things)))]
     place = where(thing)
     pairs = [
-        (f"Which digit is {thing.colour}?", NAMES[thing.value]),
-        (f"What colour is the {NAMES[thing.value]}?", thing.colour),
-        (f"Where is the {thing.colour} digit?", place),
+        (f"Which digit is {thing.color}?", NAMES[thing.value]),
+        (f"What colour is the {NAMES[thing.value]}?", thing.color),
+        (f"Where is the {thing.color} digit?", place),
         (f"Where is the {NAMES[thing.value]}?", place),
     ]
     for words, (key, margin) in _PLACES.items():
         if (extreme := _extreme(scene, key, margin)) is not None:
             pairs.append((f"Which digit is {words}?", NAMES[extreme.value]))
-            pairs.append((f"What colour is the digit {words}?", extreme.colour))
+            pairs.append((f"What colour is the digit {words}?", extreme.color))
     return pairs[int(rng.integers(len(pairs)))]
 
 

@@ -1,4 +1,4 @@
-"""Small artefacts and small disks for tests of the stages that read and write them."""
+"""Small artifacts and small disks for tests of the stages that read and write them."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def rollout(some, index, score=1.0):
 
 
 def rollouts(folder, kinds, backwards=False, with_items=False):
-    """A rollouts artefact: one item for each entry of `kinds` (keys of SCORES, or lists of scores)."""
+    """A rollouts artifact: one item for each entry of `kinds` (keys of SCORES, or lists of scores)."""
     items = [item(number) for number in range(len(kinds))]
     rows = [
         rollout(some, index, score)
