@@ -22,6 +22,7 @@ _SAID: dict[bool | None, str] = {
     False: "interrupted; no work was saved. Rerun the same command to start again.",
     None: "interrupted.",
 }
+_SAVING = b"\ndcsft: saving after this step; Ctrl-C again ends at once\n"
 
 
 def said(error: BaseException) -> str:
@@ -121,6 +122,8 @@ def deferring(seconds: float = GRACE) -> Iterator[None]:
             raise Interrupted(number)
         _pending = number
         signal.setitimer(signal.ITIMER_REAL, seconds)
+        if number == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
+            os.write(2, _SAVING)  # a handler may not print: it may have interrupted a print
 
     def give_up(number: int, frame: FrameType | None) -> None:
         raise Interrupted(_pending or signal.SIGINT)

@@ -57,6 +57,17 @@ def test_a_second_signal_and_a_time_without_an_answer_end_it(handlers):
     assert raised.value.number == signal.SIGHUP
 
 
+@pytest.mark.parametrize(
+    ("number", "terminal", "said"),
+    [(signal.SIGINT, True, True), (signal.SIGINT, False, False), (signal.SIGTERM, True, False)],
+)
+def test_a_terminal_says_at_once_what_ctrl_c_waits_for(handlers, monkeypatch, capfd, number, terminal, said):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with interrupts.deferring():
+        os.kill(os.getpid(), number)
+    assert ("saving after this step" in capfd.readouterr().err) == said
+
+
 def test_an_ignored_signal_stays_ignored(handlers):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     interrupts.install()

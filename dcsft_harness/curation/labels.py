@@ -103,7 +103,20 @@ def label(
                 "scorers": source.notes.get("scorers"),
             }
         )
+        if draft.notes["medium"] == 0 and pc.max(labels["n"]).as_py() > 1 and _same_texts(path):
+            draft.notes["same_texts"] = True
     return draft.notes
+
+
+def _same_texts(path: Path) -> bool:
+    """Whether all responses to an item are the same text, for every item: greedy ones are."""
+    first: dict[str, int] = {}
+    with records.readable(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(records.ROWS_AT_ONCE, columns=["item_id", "response"]):
+            for item, text in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                if first.setdefault(item, hash(text)) != hash(text):
+                    return False
+    return True
 
 
 def _noise(labels: pa.Table) -> pass_rates.Noise | None:

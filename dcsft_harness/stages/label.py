@@ -129,6 +129,12 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
         )
     elif len(notes.get("at_g") or ()) == 1:
         found.insert(0, "one response per item: none can be medium. Sample more of them, such as --samples 8")
+    if notes.get("same_texts"):
+        found.insert(
+            0,
+            "all responses to an item are the same text, as if greedy: the labels hold one response each."
+            " Sample with `dcsft sample`, or `lmms-eval -n G --gen_kwargs do_sample=True,temperature=0.9`",
+        )
     return found
 
 

@@ -16,13 +16,13 @@ import click
 import pytest
 from PIL import Image
 
-from dcsft_harness import lmms, stages
+from dcsft_harness import lmms, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main, running
 from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.stages import DONE
 from tests import forked
-from tests.artifacts_fixtures import rollouts
+from tests.artifacts_fixtures import item, rollout, rollouts
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 WAITS = """
@@ -257,6 +257,22 @@ def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
         words = ["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")]
         assert main(words) == 0
         assert ("one response per item: none can be medium" in capsys.readouterr().err) == (count == 1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "greedy"),
+    [(["a", "a", "b", "b"], True), (["a", "a", "b", "c"], False), (["a", "b", "c", "d"], False)],
+)
+def test_responses_that_are_one_text_are_said_to_be_greedy(tmp_path, capsys, texts, greedy):
+    some = [item(number) for number in (0, 0, 1, 1)]
+    rows = [
+        replace(rollout(one, index % 2, 1.0), response=text)
+        for index, (one, text) in enumerate(zip(some, texts, strict=True))
+    ]
+    with manifest.writing("rollouts", tmp_path / "rollouts", {"task": "pool", "samples": 2}) as draft:
+        records.write_table(draft.folder / sampling.ROLLOUTS, records.Rollout, rows)
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    assert ("all responses to an item are the same text" in capsys.readouterr().err) == greedy
 
 
 def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path, capsys):
