@@ -65,7 +65,16 @@ class CallableModule(ModuleType):
 
     def __call__(self, *results: Any, **options: Any) -> Any:  # noqa: ANN401 - as the stage's options are
         """Builds a leaderboard."""
-        return import_module(f"{__name__}.stages.leaderboard").STAGE.as_function()(*results, **options)
+        return _function("leaderboard")(*results, **options)
+
+
+def _function(name: str) -> Any:  # noqa: ANN401 - as the stage's options are
+    """A stage's function, with the command line's progress bar."""
+
+    def bar(title: str) -> Any:  # noqa: ANN401 - a context manager
+        return import_module(f"{__name__}.cli.bar").stage(title)
+
+    return import_module(f"{__name__}.stages.{name}").STAGE.as_function(bar)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable
@@ -73,7 +82,7 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package th
     if name == "leaderboard":  # also a package, whose module can be called
         return import_module(f"{__name__}.leaderboard")
     if name in _functions():
-        return import_module(f"{__name__}.stages.{name}").STAGE.as_function()
+        return _function(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -219,15 +219,16 @@ def run(
 
 @contextlib.contextmanager
 def _no_upstream_bars() -> Iterator[None]:
-    """Hides the bar that lmms-eval shows even without a terminal and against tqdm's environment."""
+    """Hides the bars that lmms-eval shows even without a terminal and against tqdm's environment."""
     from lmms_eval import evaluator
+    from lmms_eval.api import task
 
     original = evaluator.tqdm
-    evaluator.tqdm = lambda *args, **options: original(*args, **{**options, "disable": True})
+    evaluator.tqdm = task.tqdm = lambda *args, **options: original(*args, **{**options, "disable": True})
     try:
         yield
     finally:
-        evaluator.tqdm = original
+        evaluator.tqdm = task.tqdm = original
 
 
 def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:

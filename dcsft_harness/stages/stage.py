@@ -17,6 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -244,8 +245,11 @@ class Stage:
         """The Python function's name: the file's."""
         return self.run.__module__.rpartition(".")[2]
 
-    def as_function(self) -> Callable[..., Artifact]:
-        """The Python function: options by name, after those that the command line takes without a name."""
+    def as_function(self, bar: Callable[[str], AbstractContextManager[Progress]]) -> Callable[..., Artifact]:
+        """The Python function: options by name, after those that the command line takes without a name.
+
+        `bar` shows the progress of the stage that it is called with.
+        """
         first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
         if "model" in self.options.model_fields and not first:
             first = ["model"]
@@ -269,7 +273,8 @@ class Stage:
                     plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
                     if _opens_pictures(named["data"]):
                         plain.setdefault("allow_outside_root", True)
-                self(output, None, **plain)
+                with bar(self.verb) as progress:
+                    self(output, progress, **plain)
             return KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name

@@ -1,5 +1,6 @@
 """A stage is one file: the command line, recipes, dry runs and the Python functions have it from there."""
 
+import contextlib
 import inspect
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 import dcsft_harness as dcsft
 from dcsft_harness import recipes, stages
 from dcsft_harness.artifacts import Artifact, Labels, manifest
-from dcsft_harness.cli import main
+from dcsft_harness.cli import bar, main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.stages import STAGES
@@ -40,6 +41,8 @@ def run(options, output, progress):
     with manifest.writing("toy", output, options.as_dict()) as draft:
         (draft.folder / "text").write_text(f"hello {options.whom} " * options.times)
         draft.notes["times"] = options.times
+    if progress is not None:
+        progress(options.times, options.times)
     return draft.notes
 
 
@@ -80,6 +83,18 @@ def test_a_new_file_is_a_recipes_verb(toy, capsys):
     (toy / "mine.yaml").write_text("stages: [{stage: hi, verb: toy, whom: moon, tims: 3}]")
     with pytest.raises(HarnessError, match="'tims'. Did you mean times"):
         recipes.load(str(toy / "mine.yaml"))
+
+
+def test_a_function_shows_the_progress_that_its_command_shows(toy, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def stage(title):
+        yield lambda done, total: shown.append((title, done, total))
+
+    monkeypatch.setattr(bar, "stage", stage)
+    dcsft.toy("sun", output=toy / "out", times=2)
+    assert shown == [("toy", 2, 2)]
 
 
 def test_a_new_file_is_a_function(toy):
@@ -230,7 +245,7 @@ stages:
 TRIED = """
 import contextlib, inspect, io, json
 import dcsft_harness as dcsft
-from dcsft_harness.cli import main
+from dcsft_harness.cli import bar, main
 
 def said(*words):
     with contextlib.redirect_stdout(io.StringIO()) as text:
