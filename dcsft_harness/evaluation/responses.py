@@ -11,8 +11,8 @@ A row is one response. Each of its fields is read from the first of these column
     step       step, global_step               training steps of that model; null for none
     task       task, set, dataset              the task, if one file holds several
 
-and, if the scorer needs them, `choices`, `width` and `height` (pixels), `cluster`, `finish_reason`. Rows with
-the same model and step are one row of a leaderboard.
+and, if the scorer needs them, `choices`, `width` and `height` (pixels), `cluster`, `finish_reason` or
+`truncated`. Rows with the same model and step are one row of a leaderboard.
 """
 
 import gzip
@@ -282,7 +282,15 @@ def _response(one: Given) -> Response | None:
         return None
     if not isinstance(text, str):
         raise HarnessError(f"the response is {type(text).__name__}, not text", "Give one response per row")
-    return Response(text, one.row.get("finish_reason") == "length")
+    return Response(text, _ended(one.row) == "length")
+
+
+def _ended(row: Mapping[str, Any]) -> str | None:
+    """Why a response ended: "length" if it ran out of tokens, in the words of any engine; None if unknown."""
+    reason = row.get("finish_reason")
+    if row.get("truncated") is True or str(reason).lower() in ("length", "max_tokens"):
+        return "length"
+    return reason if isinstance(reason, str) else None
 
 
 def _pictures(one: Given) -> list[str]:
@@ -350,7 +358,7 @@ def _score(
     cluster: str | None,
 ) -> Score:
     """The row of a response."""
-    text, tokens, reason = _response(one), one.row.get("n_tokens"), one.row.get("finish_reason")
+    text, tokens = _response(one), one.row.get("n_tokens")
     counted = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
     return Score(
         task=task,
@@ -362,7 +370,7 @@ def _score(
         answer=answer,
         n_tokens=tokens if counted else None,
         cluster=cluster,
-        finish_reason=reason if isinstance(reason, str) else None,
+        finish_reason=_ended(one.row),
     )
 
 

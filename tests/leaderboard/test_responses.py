@@ -13,7 +13,7 @@ from dcsft_harness import records, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation import responses
+from dcsft_harness.evaluation import SCORES, responses
 from dcsft_harness.leaderboard import load
 from dcsft_harness.scoring import VERSIONS
 from tests.lmms_eval_logs import line, log_folder
@@ -185,6 +185,23 @@ class TestAFile:
             table = records.read_table(tmp_path / name / "scores.parquet", records.Score).to_pylist()
             found.append({row["item_id"]: (row["score"], row["cluster"]) for row in table})
         assert found[0] == found[1] and sorted(found[0].values()) == [(0.0, None), (1.0, None)]
+
+    @pytest.mark.parametrize(
+        ("more", "score", "reason"),
+        [
+            ({}, 1.0, None),
+            ({"finish_reason": "stop"}, 1.0, "stop"),
+            ({"finish_reason": "length"}, 0.0, "length"),
+            ({"finish_reason": "MAX_TOKENS"}, 0.0, "length"),  # Gemini's and Anthropic's word
+            ({"truncated": True}, 0.0, "length"),
+            ({"truncated": False, "finish_reason": None}, 1.0, None),
+        ],
+    )
+    def test_a_truncated_response_has_no_open_answer(self, tmp_path, more, score, reason):
+        row = {"question": "q", "choices": ["x", "y"], "gold": "B", "response": "The answer is B.", **more}
+        responses.evaluate(jsonl(tmp_path / "one.jsonl", [row]), tmp_path / "out", scorer="choice")
+        (got,) = records.read_table(tmp_path / "out" / SCORES, records.Score).to_pylist()
+        assert (got["score"], got["finish_reason"]) == (score, reason)
 
     def test_columns_of_other_names(self, tmp_path):
         rows = [{"q": "1 + 1?", "label": "2", "text": "It is 2."}]
