@@ -331,7 +331,9 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
             if "resized_size" in judge.fields:
                 given["resized_size"] = one.row.get("resized_size")
         text = _response(one)
-        verdict = judge("" if text is None else text, **given)  # refuses a gold that cannot be scored
+        cut_off = [text is not None and text.truncated]
+        # Refuses a gold that cannot be scored.
+        (verdict,) = judge.score_many(["" if text is None else text], truncated=cut_off, **given)
         # A question may be asked again of other options; a file's own ids say so where nothing else does.
         own = (given.get("choices"), one.fields.get("item"))
         identity = [each.encode() for each in (*named, *(records.as_text(o) for o in own if o is not None))]
