@@ -18,6 +18,19 @@ from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, out_of_t
 if TYPE_CHECKING:
     from dcsft_harness.sampling import SamplingConfig
 
+_OF_RESPONSES = (
+    "responses",
+    "tasks",
+    "scorer",
+    "columns",
+    "box_space",
+    "limit",
+    "name",
+    "group",
+    "include_path",
+)
+"""The options that say how to score given responses; the others say how to generate them."""
+
 
 class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
     """What to evaluate, and on what."""
@@ -164,6 +177,8 @@ def _add_own(
     """
     if not files:
         opening.refuse_own(options, "--data")
+        if options.on_error == "skip":
+            raise HarnessError("--on-error skip goes with --data", "Leave it out")
         return {}, {}
     described: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -187,6 +202,7 @@ def _add_own(
 
 def _score_responses(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
     """Scores the responses of a file."""
+    from dcsft_harness import lmms
     from dcsft_harness.evaluation import responses
 
     assert options.responses is not None
@@ -194,9 +210,13 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
         raise HarnessError(f"--responses and --data {options.data} are both to be scored", "Give one of them")
     if options.model_args or options.model != "dcsft_hf":
         raise HarnessError("--responses and --model both say what answers", "Give one of them")
-    for name in ("samples", "temperature", "top_p", "top_k", "seed", "max_new_tokens"):
-        if getattr(options, name) != type(options).model_fields[name].default:
+    for name, field in type(options).model_fields.items():
+        if name not in _OF_RESPONSES and getattr(options, name) != field.get_default(
+            call_default_factory=True
+        ):
             raise HarnessError(f"{flag(name)} has no effect on --responses", "Leave it out")
+    if options.include_path is not None:
+        lmms.include(options.include_path)
     if len(options.tasks) > 1:
         raise HarnessError("--responses is scored by one task at a time", "Name one, or a scorer")
     return responses.evaluate(

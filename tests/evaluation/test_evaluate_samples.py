@@ -286,9 +286,14 @@ class TestALimitOfTokens:
             ("top_p", 0.5),
             ("top_k", 5),
             ("seed", 1),
+            ("engine", "dcsft_vllm"),
+            ("num_processes", 2),
+            ("on_error", "skip"),
+            ("image_root", "."),
+            ("held_out", 0.5),
         ],
     )
-    def test_like_every_setting_of_sampling_is_refused_for_given_responses(self, tmp_path, name, value):
+    def test_like_every_option_of_generation_is_refused_for_given_responses(self, tmp_path, name, value):
         (tmp_path / "r.jsonl").write_text('{"question": "q", "gold": "a", "response": "a"}\n')
         with pytest.raises(HarnessError, match=f"--{name.replace('_', '-')} has no effect on --responses"):
             stages.STAGES["evaluate"](
