@@ -247,7 +247,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
     """Of each task, how many responses ran out of tokens, and what to do next."""
-    if "rows" in notes:
+    if "tasks" not in notes:  # several rows of given responses, or a rank that writes nothing
         return []
     found = ((name, task, task.get("truncated", 0)) for name, task in notes["tasks"].items())
     return [

@@ -68,7 +68,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 def remarks(notes: Mapping[str, Any]) -> list[str]:
     """Why no response was right, or how many ran out of tokens, and what to do next."""
     if "unsolved" not in notes:
-        return out_of_tokens(notes.get("truncated", 0), notes["responses"], "responses")
+        return out_of_tokens(notes.get("truncated", 0), notes.get("responses", 0), "responses")
     from dcsft_harness.sampling.rollout_store import advice
 
     return ["{}. {}.".format(*advice(notes["unsolved"]))]

@@ -113,6 +113,11 @@ def test_a_stages_file_says_its_verb_and_its_options_say_what_they_mean(verb):
     assert callable(getattr(dcsft, stage.name))
 
 
+@pytest.mark.parametrize("verb", ["sample", "evaluate", "train grpo"])
+def test_a_rank_that_writes_nothing_has_no_remarks(verb):
+    assert STAGES[verb].remarks({}) == []
+
+
 def test_artifacts_go_where_paths_do(tmp_path):
     rollouts(tmp_path / "rollouts", ["easy", "medium", "hard"], with_items=True)
     labels = dcsft.label(tmp_path / "rollouts", output=tmp_path / "labels")
