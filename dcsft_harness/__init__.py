@@ -71,8 +71,8 @@ class CallableModule(ModuleType):
 def _function(name: str) -> Any:  # noqa: ANN401 - as the stage's options are
     """A stage's function, with the command line's progress bar."""
 
-    def bar(title: str) -> Any:  # noqa: ANN401 - a context manager
-        return import_module(f"{__name__}.cli.bar").stage(title)
+    def bar(title: str, shown: bool) -> Any:  # noqa: ANN401 - a context manager
+        return import_module(f"{__name__}.cli.bar").stage(title, shown)
 
     return import_module(f"{__name__}.stages.{name}").STAGE.as_function(bar)
 

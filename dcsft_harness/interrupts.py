@@ -122,8 +122,10 @@ def deferring(seconds: float = GRACE) -> Iterator[None]:
             raise Interrupted(number)
         _pending = number
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        if number == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
-            os.write(2, _SAVING)  # a handler may not print: it may have interrupted a print
+        # An error here would end the work unsaved, as where a terminal takes nothing or stderr is closed.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            if number == signal.SIGINT and sys.stderr.isatty():
+                os.write(2, _SAVING)  # a handler may not print: it may have interrupted a print
 
     def give_up(number: int, frame: FrameType | None) -> None:
         raise Interrupted(_pending or signal.SIGINT)

@@ -1,5 +1,6 @@
 """Signals: the command ends with its own exit code, and training saves its step first."""
 
+import io
 import os
 import signal
 import subprocess
@@ -66,6 +67,23 @@ def test_a_terminal_says_at_once_what_ctrl_c_waits_for(handlers, monkeypatch, ca
     with interrupts.deferring():
         os.kill(os.getpid(), number)
     assert ("saving after this step" in capfd.readouterr().err) == said
+
+
+@pytest.mark.parametrize("broken", ["full", "closed", "none"])
+def test_a_terminal_that_takes_nothing_does_not_end_the_work_unsaved(handlers, monkeypatch, broken):
+    def refuses(*given):
+        raise BlockingIOError
+
+    stderr = io.StringIO()
+    stderr.isatty = lambda: True
+    if broken == "closed":
+        del stderr.isatty
+        stderr.close()
+    monkeypatch.setattr(sys, "stderr", None if broken == "none" else stderr)
+    monkeypatch.setattr(os, "write", refuses)
+    with interrupts.deferring():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.pending() == signal.SIGINT
 
 
 def test_an_ignored_signal_stays_ignored(handlers):

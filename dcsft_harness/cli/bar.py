@@ -46,7 +46,7 @@ def stage(title: str, shown: bool = True) -> Iterator[Report]:
     """
     if not shown or ranks.rank() > 0:
         yield lambda done, total, **figures: None
-    elif sys.stderr.isatty():
+    elif sys.stderr is not None and sys.stderr.isatty():  # a program without a console has none
         with _bar(title) as report:
             yield report
     else:

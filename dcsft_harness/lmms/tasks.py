@@ -336,13 +336,21 @@ def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) ->
     from lmms_eval.filters import build_filter_ensemble
 
     task.set_config(key="repeats", value=samples)
-    task.set_config(key="generation_kwargs", value=dict(arguments), update=True)
+    _set_arguments(task, arguments)
     task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
 
 
 def limit_tokens(task: Task, longest: int) -> None:
     """Sets the longest response that is requested from a task, in tokens."""
-    task.set_config(key="generation_kwargs", value={"max_new_tokens": longest}, update=True)
+    _set_arguments(task, {"max_new_tokens": longest})
+
+
+def _set_arguments(task: Task, arguments: Mapping[str, object]) -> None:
+    """Replaces generation arguments of a task; its own limit of tokens may have another name."""
+    given = dict(task.config.generation_kwargs or {})
+    replaced = ("max_gen_toks", "max_tokens") if "max_new_tokens" in arguments else ()
+    kept = {name: value for name, value in given.items() if name not in replaced}
+    task.set_config(key="generation_kwargs", value={**kept, **arguments})
 
 
 # Whether tasks load, and what is missing if they do not: no model, no network, no image decoded.

@@ -187,10 +187,13 @@ def _finished(stage: Stage, output: Path, made: Mapping[str, str], kept: set[str
     """What a run would do with the stage's finished folder, if there is one; adds its name to `kept`."""
     if not (output / stage.name / manifest.NAME).is_file():
         return []
+    why = OTHERWISE
     if kept.issuperset(stage.references()) and made.get(stage.name) == key(stage, output):
-        kept.add(stage.name)
-        return ["# done already"]
-    return [f"# {OTHERWISE}; it would run again"]
+        if manifest.is_intact(output / stage.name):
+            kept.add(stage.name)
+            return ["# done already"]
+        why = CHANGED
+    return [f"# {why}; it would run again"]
 
 
 # Runs a recipe: each stage in turn, skipping stages that are done and still valid.
@@ -199,6 +202,7 @@ _T = TypeVar("_T")
 
 STATE = "recipe.json"
 OTHERWISE = "it was made with other settings, inputs or versions"
+CHANGED = "its files have changed"
 """Why a finished stage runs again."""
 
 
@@ -336,7 +340,7 @@ def _finish(
         say(f"{stage.name}: done already")
         return None
     if (folder / manifest.NAME).is_file():
-        why = "its files have changed" if same else OTHERWISE
+        why = CHANGED if same else OTHERWISE
         say(f"{stage.name}: {why}; it runs again")
     _clear(folder, same)
     # Saved first, so that output of a killed process, complete or not, is identified by the key too.

@@ -245,10 +245,12 @@ class Stage:
         """The Python function's name: the file's."""
         return self.run.__module__.rpartition(".")[2]
 
-    def as_function(self, bar: Callable[[str], AbstractContextManager[Progress]]) -> Callable[..., Artifact]:
+    def as_function(
+        self, bar: Callable[[str, bool], AbstractContextManager[Progress]]
+    ) -> Callable[..., Artifact]:
         """The Python function: options by name, after those that the command line takes without a name.
 
-        `bar` shows the progress of the stage that it is called with.
+        `bar` shows the progress of the stage that it is called with, if its second argument says so.
         """
         first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
         if "model" in self.options.model_fields and not first:
@@ -273,7 +275,9 @@ class Stage:
                     plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
                     if _opens_pictures(named["data"]):
                         plain.setdefault("allow_outside_root", True)
-                with bar(self.verb) as progress:
+                # In a launch, the first process shows the bar.
+                launches = named.get("num_processes") not in (None, 1, "1")
+                with bar(self.verb, not launches) as progress:
                     self(output, progress, **plain)
             return KINDS.get(self.writes, Artifact)(output)
 
@@ -439,7 +443,10 @@ def _opens_pictures(given: object) -> bool:
     """Whether rows are a `datasets.Dataset` that opens its pictures itself, and names no other files."""
     from datasets import ClassLabel, Image, Value
 
-    kinds = {name: getattr(kind, "feature", kind) for name, kind in (getattr(given, "features", {})).items()}
+    features = getattr(given, "features", None)
+    if not isinstance(features, Mapping):  # an `IterableDataset` may not know its features
+        return False
+    kinds = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
     return bool(kinds) and all(
         isinstance(kind, Image if name in ("image", "images") else Image | Value | ClassLabel)
         for name, kind in kinds.items()

@@ -273,8 +273,10 @@ def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):
 def test_a_damaged_artefact_is_made_again(bench, file):
     bench.run()
     (bench.output / "two" / file).write_text("damaged")
+    plan = chain.described(recipes.load(str(bench.file)), bench.output)
     bench.run()
     assert bench.ran == ["two"]
+    assert "\n# its files have changed; it would run again\ndcsft label " in plan
     if file == "file":
         assert bench.said[1] == "two: its files have changed; it runs again"
 

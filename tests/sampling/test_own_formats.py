@@ -13,7 +13,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, List, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_from_disk
 from PIL import Image as Pillow
 
 from dcsft_harness import records, sampling, stages
@@ -631,8 +631,13 @@ def test_rows_in_memory_are_taken_in_python(tmp_path, folder):
     assert scores.notes["tasks"]["data"]["accuracy"] == 0.25
 
 
+def streamed(rows):
+    """Rows as a stream, whose features `datasets` does not know."""
+    return IterableDataset.from_generator(lambda: iter(rows))
+
+
 @pytest.mark.parametrize("images", [list, lambda names: [{"bytes": None, "path": one} for one in names]])
-@pytest.mark.parametrize("shape", ["dictionaries", "dataset", "frame"])
+@pytest.mark.parametrize("shape", ["dictionaries", "dataset", "stream", "frame"])
 def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monkeypatch, shape, images):
     import pandas
 
@@ -640,7 +645,8 @@ def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monke
 
     monkeypatch.chdir(folder)
     rows = [{**row, "images": images(row.get("images", []))} for row in plain(folder=folder)]
-    given = {"dictionaries": list, "dataset": Dataset.from_list, "frame": pandas.DataFrame}[shape](rows)
+    kinds = {"dictionaries": list, "dataset": Dataset.from_list, "stream": streamed}
+    given = (kinds | {"frame": pandas.DataFrame})[shape](rows)
     options = {"model_args": "default=goose", "scorer": "exact_word"}
     made = dcsft.sample("dcsft_stub", data=given, samples=1, output=tmp_path / "rollouts", **options)
     assert made.notes["items"] == 4

@@ -89,12 +89,34 @@ def test_a_function_shows_the_progress_that_its_command_shows(toy, monkeypatch):
     shown = []
 
     @contextlib.contextmanager
-    def stage(title):
+    def stage(title, shows):
+        assert shows
         yield lambda done, total: shown.append((title, done, total))
 
     monkeypatch.setattr(bar, "stage", stage)
     dcsft.toy("sun", output=toy / "out", times=2)
     assert shown == [("toy", 2, 2)]
+
+
+def test_a_function_that_launches_processes_leaves_the_bar_to_the_first_of_them(tmp_path, monkeypatch):
+    shown = []
+
+    @contextlib.contextmanager
+    def stage(title, shows=True):
+        shown.append(shows)
+        yield None
+
+    monkeypatch.setattr(bar, "stage", stage)
+    for number in (None, 1, 2):
+        with pytest.raises(HarnessError):
+            dcsft.sample("dcsft_stub", data=tmp_path / "none", output=tmp_path / "out", num_processes=number)
+    assert shown == [True, True, False]
+
+
+def test_a_function_runs_without_a_stderr(toy, monkeypatch):
+    """As in a program without a console."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert dcsft.toy("sun", output=toy / "out", times=2).notes == {"times": 2}
 
 
 def test_a_new_file_is_a_function(toy):
