@@ -347,7 +347,7 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     for text in (*(turn["content"] for turn in turns), answer):
         if isinstance(text, str) and (place := _PLACE.search(text)):
             raise HarnessError(
-                f"{place[0]!r} stands for an entry of ms-swift's `objects`, which is not read",
+                f"{place[0]!r} refers to an entry of ms-swift's `objects`, which is not read",
                 "Write the name or the box in its place",
             )
     if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):

@@ -500,7 +500,7 @@ def out_of_tokens(truncated: int, total: int, what: str) -> list[str]:
     if 20 * truncated < max(total, 1):
         return []
     found = f"{truncated} of {total} {what} ran out of tokens: an answer is read only in a closed box or tag"
-    return [f"{found}. Raise --max-new-tokens."]
+    return [f"{found}. Generate with a higher limit (--max-new-tokens)."]
 
 
 def difficulties(notes: Mapping[str, Any]) -> str:

@@ -270,7 +270,7 @@ class TestALimitOfTokens:
         assert notes["tasks"][TASK]["generation"]["max_new_tokens"] == 2
         assert stage.remarks(notes) == [
             f"{TASK}: 4 of 4 items have responses that ran out of tokens: an answer is read only in a closed"
-            " box or tag. Raise --max-new-tokens."
+            " box or tag. Generate with a higher limit (--max-new-tokens)."
         ]
         with pytest.raises(HarnessError, match="max_new_tokens: 2 -> 4"):
             stage(tmp_path / "out", samples=samples, max_new_tokens=4, **given)
