@@ -880,7 +880,7 @@ DEFECTS = {
     ),
     "an empty path": ({**BIRD_ROW, "image": ""}, "image '': its path is empty"),
     # What ms-swift fills in would be learned as words.
-    "a place of a name": ({**BIRD_ROW, "question": "Find <ref-object>."}, "'<ref-object>' stands for"),
+    "a place of a name": ({**BIRD_ROW, "question": "Find <ref-object>."}, "'<ref-object>' refers to"),
     "a place of a box": ({**BIRD_ROW, "answer": "<bbox>"}, "'<bbox>' refers to an entry"),
     # Marks of other programs would be read as words, and the places lost.
     "a mark in another case": (
