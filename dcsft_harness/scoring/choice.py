@@ -313,12 +313,14 @@ def _without_asides(sentence: str, options: OptionSet) -> str:
 
 
 def _chinese(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
-    last = None
-    for match in phrases.CHINESE.finditer(sentence):
+    """The option behind the last Chinese phrase that has one; of many phrases the last twelve are read."""
+    for match in list(phrases.CHINESE.finditer(sentence))[:-13:-1]:
         if sentence[max(0, match.start() - 1) : match.start()] not in ("不", "能"):
             if sentence[match.end() : match.end() + 1] != "不":
-                last = _read(sentence[match.end() :], options) or last
-    return last and (last[0], True)
+                found = _read(sentence[match.end() :], options)
+                if found:
+                    return found[0], True
+    return None
 
 
 def _only(mentions: list[Mention], options: OptionSet) -> int | None:
