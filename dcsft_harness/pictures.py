@@ -161,11 +161,16 @@ def upright_box(box: Sequence[float], orientation: int, size: tuple[int, int]) -
     return [x1, y1, x2, y2]
 
 
-def read(content: bytes) -> tuple["Image", bool]:
-    """An image file as `to_rgb` shows it, and whether the file holds exactly these pixels (`is_plain`).
+class Read(NamedTuple):
+    """An image file, opened once."""
 
-    `UnreadableError` if it is not an image, is damaged or truncated.
-    """
+    shown: "Image"  # as `to_rgb` shows it
+    plain: bool  # whether the file holds exactly these pixels (`is_plain`)
+    frames: int  # frames or pages of a GIF, WebP, PNG or TIFF file; 1 for others
+
+
+def read(content: bytes) -> Read:
+    """What an image file shows; `UnreadableError` if it is not an image, is damaged or truncated."""
     from PIL import Image
 
     try:
@@ -173,7 +178,7 @@ def read(content: bytes) -> tuple["Image", bool]:
             if image.format == "EPS":
                 raise UnreadableError("is PostScript, a program: Pillow has Ghostscript run it")
             plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
-            return to_rgb(image), plain
+            return Read(to_rgb(image), plain, _frames(image))
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
         raise UnreadableError(reason(error)) from error
 
@@ -187,14 +192,10 @@ def reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def frames(content: bytes) -> int:
-    """How many frames or pages a GIF, WebP, PNG or TIFF file has; 1 for others and damaged ones."""
-    from PIL import Image
-
+def _frames(image: "Image") -> int:
     try:
-        with Image.open(io.BytesIO(content), formats=("GIF", "WEBP", "PNG", "TIFF")) as image:
-            return int(getattr(image, "n_frames", 1))
-    except Exception:  # noqa: BLE001 - see `read`
+        return int(getattr(image, "n_frames", 1)) if image.format in ("GIF", "WEBP", "PNG", "TIFF") else 1
+    except Exception:  # noqa: BLE001 - see `read`; a frame behind the first one is damaged
         return 1
 
 

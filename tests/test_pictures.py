@@ -151,7 +151,7 @@ def in_evaluation(folder, content):
 
 
 def in_prepared_data(folder, content):
-    return pictures.read(content)[0]
+    return pictures.read(content).shown
 
 
 def on_the_page(folder, content):

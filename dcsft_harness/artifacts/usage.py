@@ -6,11 +6,11 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, TypeVar
 
 from dcsft_harness.errors import HarnessError, cut
 
@@ -300,6 +300,26 @@ class Planned(BaseException):  # no error, and nothing may catch it on its way
 
 PLANNING: ContextVar[Device | None] = ContextVar("PLANNING", default=None)
 """The device that a dry run plans for; None outside dry runs."""
+
+READING: ContextVar[Callable[..., None] | None] = ContextVar("READING", default=None)
+"""Called with (rows read, total or None) and the name of the phase, before a stage's own work."""
+_REPORTED = 20
+"""Rows between two reports."""
+_T = TypeVar("_T")
+
+
+def counted(found: Iterable[_T], total: Callable[[], int | None]) -> Iterator[_T]:
+    """Passes rows on, and reports their number to `READING` as they are read; `total` counts them before."""
+    report = READING.get()
+    if report is None:
+        yield from found
+        return
+    count, number = total(), 0
+    for number, one in enumerate(found, 1):
+        yield one
+        if number % _REPORTED == 0:
+            report(number, count, phase="reading")
+    report(number, number, phase="reading")
 
 
 def planned_device(name: str | None = None) -> Device:

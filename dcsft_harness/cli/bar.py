@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 import click
 
 from dcsft_harness import ranks
-from dcsft_harness.artifacts.usage import rounded
+from dcsft_harness.artifacts.usage import READING, rounded
 from dcsft_harness.errors import visible, visible_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Report = Callable[..., None]
-"""Called with (done, total), and by name figures to show beside the bar, such as loss=0.41."""
+"""Called with (done, total), and by name figures to show beside the bar, such as loss=0.41.
+
+The total is None where it is not known. A `phase` names another one than the stage's main phase."""
 
 DOING = {
     "data": "reading",
@@ -42,16 +44,18 @@ def stage(title: str, shown: bool = True) -> Iterator[Report]:
     """Shows a stage's progress on stderr, if it is `shown`; the yielded callback takes (done, total).
 
     A stage is loading until its first report, and saving after its last one. Without a terminal it prints one
-    line every `SILENCE` seconds.
+    line every `SILENCE` seconds. Meanwhile rows that are read are reported too, see `usage.counted`.
     """
     if not shown or ranks.rank() > 0:
         yield lambda done, total, **figures: None
-    elif sys.stderr is not None and sys.stderr.isatty():  # a program without a console has none
-        with _bar(title) as report:
+        return
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a program without a console has none
+    with (_bar if on_terminal else _lines)(title) as report:
+        before = READING.set(report)
+        try:
             yield report
-    else:
-        with _lines(title) as report:
-            yield report
+        finally:
+            READING.reset(before)
 
 
 @contextlib.contextmanager
@@ -69,8 +73,8 @@ def _bar(title: str) -> Iterator[Report]:
         state = _State(title)
         bar = bars.add_task(visible(f"{title}: {state.phase}"), total=None, said="")
 
-        def report(done: int, total: int, **figures: float) -> None:
-            state.update(done, total, **figures)
+        def report(done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
+            state.update(done, total, phase, **figures)
             bars.update(
                 bar,
                 description=visible(f"{title}: {state.phase}"),
@@ -107,23 +111,24 @@ class _State:
         self.phase = "loading"
         self._said = ""
         self._running = DOING.get(title.split()[0], "running")
-        self._first: tuple[float, int] | None = None
+        self._first: tuple[str, float, int] | None = None
 
-    def update(self, done: int, total: int, **figures: float) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        seconds, ended = now - self._first[0], done - self._first[1]
-        words = [f"{done} of {total}"]
+    def update(self, done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
+        now, running = time.monotonic(), phase or self._running
+        if self._first is None or self._first[0] != running or done < self._first[2]:  # another pass
+            self._first = (running, now, done)
+        seconds, ended = now - self._first[1], done - self._first[2]
+        words = [str(done) if total is None else f"{done} of {total}"]
         if ended and seconds >= 1:
             rate = ended / seconds
-            words += [
-                f"{rate:.3g}/s",
-                *([f"{rounded((total - done) / rate)} left"] if done < total else []),
-            ]
+            words.append(f"{rate:.3g}/s")
+            if total is not None and done < total:
+                words.append(f"{rounded((total - done) / rate)} left")
         words += [f"{name} {value:.3g}" for name, value in figures.items()]
         self._said = ", ".join(words)
-        self.phase = "saving" if done == total else self._running
+        self.phase = running
+        if done == total:  # what was read is not what the stage does
+            self.phase, self._said = ("saving", self._said) if phase is None else ("loading", "")
 
     def __str__(self) -> str:
         return self._said

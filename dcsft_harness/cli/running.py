@@ -385,7 +385,8 @@ def _plan(
     """Prints what a stage needs, see `Stage.plan`; one that does not fit is an error."""
     if "device" in stage.options.model_fields:
         device = options.pop("device", None)
-    found = stage.plan(output or Path("output"), device, **options)
+    with bar.stage(stage.verb):
+        found = stage.plan(output or Path("output"), device, **options)
     if found.parts:
         bar.show(found.table(), form)
     else:

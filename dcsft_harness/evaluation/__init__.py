@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import lmms, ranks, records
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, prefilled, unknown
 from dcsft_harness.data.benchmarks import prepared
@@ -305,7 +305,8 @@ def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:
     Published sets repeat some items, and their scores count both: each repeat gets its own id.
     """
     items, seen = [], Counter[str]()
-    for doc_id in range(len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))):
+    count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
+    for doc_id in usage.counted(range(count), lambda: count):
         item = lmms.describe_item(task, doc_id)
         again = seen[item.item_id]
         seen[item.item_id] += 1

@@ -20,19 +20,19 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dcsft_harness import coordinates, lmms, pictures, reading, records
-from dcsft_harness.artifacts import SCORES_SET, manifest
+from dcsft_harness.artifacts import SCORES_SET, manifest, usage
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
 from dcsft_harness.leaderboard.collect import find
 from dcsft_harness.leaderboard.logs import is_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
-from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
+from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_files, write_items
 from dcsft_harness.scoring import Scorer, get_scorer
 from dcsft_harness.scoring.verdict import Response
 
@@ -64,7 +64,7 @@ class Given:
     row: Mapping[str, Any]  # all of its columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scored:
     """A response with its score, and the prompt of its item."""
 
@@ -73,6 +73,7 @@ class Scored:
     scorers: Mapping[str, int]
 
 
+T = TypeVar("T")
 Judge = Callable[[Given], Scored]
 
 
@@ -82,7 +83,8 @@ class Judging:
 
     score: Judge  # scores a row
     task: lmms.Task | None = None  # the opened task, None for a scorer alone
-    items: int | None = None  # the number of items that every model must have; None if any number will do
+    # the task's items, all of which every model must have; None if any items will do
+    items: Sequence[records.Item] | None = None
 
 
 def evaluate(
@@ -122,10 +124,18 @@ def evaluate(
             first ones); models answered different items; the output is occupied.
     """
     manifest.refuse_occupied(output)
-    given = _read(file, columns or {})
+    _refuse_missing(file)
     judging = judging_of(file, task, scorer, box_space, limit)
-    rows = judged_rows(file, given, judging.score, progress)
-    runs = _runs(file, given, rows, name, judging)
+
+    def judged(one: Given) -> tuple[tuple[str | None, int | None], Scored]:
+        model = one.fields.get("model")
+        return (None if model is None else str(model), _step(one)), judging.score(one)
+
+    # One row after another: of a million in memory as Python's own objects, files are many times as large.
+    kept: dict[tuple[str | None, int | None], list[Scored]] = {}
+    for key, row in judged_rows(file, _read(file, columns or {}), judged, own_files.count(file), progress):
+        kept.setdefault(key, []).append(row)
+    runs = _runs(file, kept, name, judging)
     inputs = {"responses": file}
     settings = {"model": "responses", "model_args": "", "limit": limit, "file": file.name}
     settings |= {"scorer": scorer} if scorer else {}
@@ -153,8 +163,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises:
         HarnessError: the file is missing or of another format; a line is not JSON.
     """
-    if not file.is_file():
-        raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
+    _refuse_missing(file)
     if file.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -178,11 +187,18 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise HarnessError(f"{file} is truncated or damaged ({error})", "Copy it again") from error
 
 
-def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
+def _refuse_missing(file: Path) -> None:
+    if not file.is_file():
+        raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
+
+
+def _read(file: Path, columns: Mapping[str, str]) -> Iterator[Given]:
+    """The rows with their fields; an error at the end if there are none, or none has a field that must be."""
     for field in columns:
         if field not in FIELDS:
             raise unknown_name("field of --column", field, FIELDS)
-    found: list[Given] = []
+    first: Sequence[str] = ()
+    missing = {"response", *columns}
     for number, row in lines_of(file):
         fields = {}
         for field, names in FIELDS.items():
@@ -191,17 +207,17 @@ def _read(file: Path, columns: Mapping[str, str]) -> list[Given]:
                     fields[field] = row[column]
                     break
         _refuse_confusion(file, number, fields, row, columns)
-        found.append(Given(number, fields, row))
-    if not found:
+        first = first or [*row]
+        missing -= fields.keys()
+        yield Given(number, fields, row)
+    if not first:
         raise HarnessError(f"{file} holds no rows", "Write one JSON object per response")
-    for field in ("response", *columns):
-        if not any(field in one.fields for one in found):
-            wanted = columns.get(field) or ", ".join(FIELDS[field])
-            raise HarnessError(
-                f"{file}: no row has a {field} ({wanted}); the first has {cut(', '.join(found[0].row))}",
-                f"Name its column with --column {field}=NAME",
-            )
-    return found
+    for field in (one for one in ("response", *columns) if one in missing):
+        wanted = columns.get(field) or ", ".join(FIELDS[field])
+        raise HarnessError(
+            f"{file}: no row has a {field} ({wanted}); the first has {cut(', '.join(first))}",
+            f"Name its column with --column {field}=NAME",
+        )
 
 
 def _refuse_confusion(
@@ -228,20 +244,27 @@ def _refuse_confusion(
 
 
 def judged_rows(
-    file: Path, given: Sequence[Given], judge: Judge, progress: lmms.Progress | None
-) -> list[Scored]:
-    """Scores a file's rows; one error lists those that cannot be scored."""
-    rows, bad = [], []
+    file: Path,
+    given: Iterable[Given],
+    judge: Callable[[Given], T],
+    total: int | None,
+    progress: Callable[..., None] | None,
+) -> Iterator[T]:
+    """Scores a file's rows, about `total`; an error at the end lists those that cannot be scored."""
+    bad: list[tuple[str, HarnessError]] = []
+    done = 0
     for done, one in enumerate(given, start=1):
         try:
-            rows.append(judge(one))
+            yield judge(one)
         except HarnessError as error:
-            bad.append((f"row {one.number}", error))
-        if progress is not None and (done % 500 == 0 or done == len(given)):
-            progress(done, len(given))
+            # Without the trace, which would keep the row.
+            bad.append((f"row {one.number}", error.with_traceback(None)))
+        if progress is not None and done % 100 == 0:
+            progress(done, total)
+    if progress is not None:
+        progress(done, done)
     if bad:
-        raise refused_rows(str(file), bad, len(given), "scored")
-    return rows
+        raise refused_rows(str(file), bad, done, "scored")
 
 
 def judging_of(
@@ -308,7 +331,7 @@ def _picture(named: object) -> str:
 
 
 def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
-    name = file.name.partition(".")[0]
+    name, scorers = file.name.partition(".")[0], {judge.name: judge.version}
 
     def score(one: Given) -> Scored:
         question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
@@ -344,7 +367,7 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         value = None if missing else verdict.score
         cluster = None if cluster is None else str(cluster)
         made = _score(one, task, item, -1, value, extracted, records.as_text(answer), cluster)
-        return Scored(made, question, {judge.name: judge.version})
+        return Scored(made, question, scorers)
 
     return score
 
@@ -398,7 +421,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
             raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
         coordinates.declare(coordinates.BoxConvention(box_space))  # type: ignore[arg-type]
     count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
-    items = [lmms.describe_item(task, number) for number in range(count)]
+    items = [lmms.describe_item(task, number) for number in usage.counted(range(count), lambda: count)]
     by_id = {item.item_id: item for item in items}
     by_text: dict[tuple[str, str], list[records.Item]] = {}
     for item in items:
@@ -437,7 +460,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         made = _score(one, task_name, item.item_id, item.doc_id, value, extracted, item.answer, cluster)
         return Scored(made, item.prompt, scorers)
 
-    return Judging(score, task, count)
+    return Judging(score, task, items)
 
 
 def _plain(text: str) -> str:
@@ -488,14 +511,12 @@ def _summary(task: lmms.Task | None, rows: Sequence[Scored], limit: int | None) 
 
 
 def _runs(
-    file: Path, given: Sequence[Given], rows: Sequence[Scored], name: str | None, judging: Judging
+    file: Path,
+    kept: Mapping[tuple[str | None, int | None], list[Scored]],
+    name: str | None,
+    judging: Judging,
 ) -> list[_Run]:
     """The rows by model and step, in order of the file."""
-    kept: dict[tuple[str | None, int | None], list[Scored]] = {}
-    for one, row in zip(given, rows, strict=True):
-        model = one.fields.get("model")
-        key = None if model is None else str(model), _step(file, one)
-        kept.setdefault(key, []).append(row)
     run = name or file.name.partition(".")[0]
     made = []
     for (model, step), some in kept.items():
@@ -507,11 +528,11 @@ def _runs(
             f"{file}: two models are both named {twice[0]!r}", "Name models by `model` and `step`"
         )
     for one_run in () if judging.items is None else made:
-        have = len({one.score.item_id for one in one_run.rows})
-        if have != judging.items or len(one_run.rows) != have:
+        have, wanted = len({one.score.item_id for one in one_run.rows}), len(judging.items or ())
+        if have != wanted or len(one_run.rows) != have:
             raise HarnessError(
                 f"{file}: {one_run.name} has {len(one_run.rows)} responses to {have} of its task's "
-                f"{judging.items} items",
+                f"{wanted} items",
                 "Give one response per item; --limit N scores the first N documents alone",
             )
     return made
@@ -526,20 +547,19 @@ def _named(model: str | None, step: int | None, name: str | None, run: str) -> s
     return f"{own} @{step}"
 
 
-def _step(file: Path, one: Given) -> int | None:
+def _step(one: Given) -> int | None:
     step = one.fields.get("step")
     if step is None or (isinstance(step, float) and math.isnan(step)):
         return None
     if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step) or step < 0:
-        raise HarnessError(f"{file}, row {one.number}: step is {cut(repr(step), 60)}", "Give a whole number")
+        raise HarnessError(f"step is {cut(repr(step), 60)}", "Give a whole number")
     return int(step)
 
 
-def _counted(rows: Sequence[Scored]) -> list[Scored]:
-    """The rows with unique ids: a set may repeat an item, which then counts twice, in one cluster."""
+def _counted(rows: list[Scored]) -> list[Scored]:
+    """The rows, changed in place, with unique ids: an item that is repeated counts twice, in one cluster."""
     seen = Counter[str]()
     times = Counter(one.score.item_id for one in rows)
-    made = []
     for number, one in enumerate(rows):
         values = dict(vars(one.score))
         item, again = one.score.item_id, seen[one.score.item_id]
@@ -549,8 +569,8 @@ def _counted(rows: Sequence[Scored]) -> list[Scored]:
             values["cluster"] = values["cluster"] or item
         if again:
             values["item_id"] = records.occurrence_id(item, again)
-        made.append(Scored(Score(**values), one.prompt, one.scorers))
-    return made
+        rows[number] = Scored(Score(**values), one.prompt, one.scorers)
+    return rows
 
 
 # Logs of lmms-eval -> rollouts: all responses to each document, scored separately.
@@ -562,6 +582,7 @@ def rollouts_of_logs(
     task: str | None = None,
     scorer: str | None = None,
     box_space: str | None = None,
+    progress: Callable[..., None] | None = None,
 ) -> None:
     """Writes rollouts from a run of `lmms-eval -n G --log_samples`; scores each response separately.
 
@@ -580,10 +601,13 @@ def rollouts_of_logs(
     config = {"task": name, "scorer": scorer, "box_space": box_space}
     if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
         return
-    rows = [row for _, row in lines_of(samples)]
-    # lmms-eval drops "resps" where filters change nothing, as with the suite's tasks.
-    texts = [_flat(row.get("resps", row.get("filtered_resps"))) for row in rows]
-    counts = Counter(map(len, texts))
+    lines = usage.counted(lines_of(samples), lambda: own_files.count(samples))
+    # Without the rest of each line, which holds the whole document.
+    names = ("doc_id", "input", "target")
+    rows: list[tuple[dict[str, Any], list[object]]] = [
+        ({name: row.get(name) for name in names}, _said(row)) for _, row in lines
+    ]
+    counts = Counter(len(texts) for _, texts in rows)
     if len(counts) != 1 or next(iter(counts)) < 2:
         said = ", ".join(f"{number} with {count}" for count, number in sorted(counts.items()))
         # lmms-eval removes reasoning from the first response, and then logs only that one.
@@ -595,36 +619,39 @@ def rollouts_of_logs(
             else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
         )
     judging = judging_of(samples, name if scorer is None else None, scorer, box_space, None)
-    given = [
-        Given(number, _logged(row, text, name, judging.task is not None), {})
-        for number, (row, some) in enumerate(zip(rows, texts, strict=True), start=1)
-        for text in some
-    ]
-    judged = judged_rows(samples, given, judging.score, None)
     size = next(iter(counts))
-    drawn = [
-        records.Rollout(
-            item_id=one.score.item_id,
-            sample_index=at % size,
-            response=one.score.response,
-            score=one.score.score,
-            extracted=one.score.extracted,
-            n_tokens=0,
-            finish_reason="stop",
-            seed=0,
-            task=name,
-            prompt=one.prompt,
-            answer=one.score.answer,
-        )
-        for at, one in enumerate(judged)
-    ]
+    given = (
+        Given(number, _logged(row, text, name, judging.task is not None), {})
+        for number, (row, some) in enumerate(rows, start=1)
+        for text in some
+    )
+    judged = judged_rows(samples, given, judging.score, len(rows) * size, progress)
+    scorers: dict[str, int] = {}
+
+    def drawn() -> Iterator[records.Rollout]:
+        for at, one in enumerate(judged):
+            scorers.update(one.scorers)
+            yield records.Rollout(
+                item_id=one.score.item_id,
+                sample_index=at % size,
+                response=one.score.response,
+                score=one.score.score,
+                extracted=one.score.extracted,
+                n_tokens=0,
+                finish_reason="stop",
+                seed=0,
+                task=name,
+                prompt=one.prompt,
+                answer=one.score.answer,
+            )
+
     with manifest.writing("rollouts", output, config, inputs) as draft:
-        records.write_table(draft.folder / ROLLOUTS, records.Rollout, drawn)
-        if judging.task is not None:
-            found = [lmms.describe(judging.task, row["doc_id"]) for row in rows]
-            write_items(draft.folder / ITEMS, [item for item, _ in found], (images for _, images in found))
-        draft.notes |= {"items": len(rows), "responses": len(drawn), "pictures": pictures.FORMAT}
-        draft.notes["scorers"] = {name: version for one in judged for name, version in one.scorers.items()}
+        count = records.write_table(draft.folder / ROLLOUTS, records.Rollout, drawn())
+        if judging.task is not None and judging.items is not None:
+            asked = [judging.items[row["doc_id"]] for row, _ in rows]
+            write_items(draft.folder / ITEMS, asked, lmms.stored_images(judging.task, asked))
+        draft.notes |= {"items": len(rows), "responses": count, "pictures": pictures.FORMAT}
+        draft.notes["scorers"] = scorers
 
 
 def _repeats(file: Path, task: str) -> int:
@@ -669,6 +696,11 @@ def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dic
     # Logs name no pictures, in which documents of the same question and gold differ.
     named = {"picture": f"document {row.get('doc_id')}", "task": task}
     return {"question": row.get("input"), "gold": row.get("target"), "response": text, **named}
+
+
+def _said(row: Mapping[str, Any]) -> list[object]:
+    """A document's responses; lmms-eval drops "resps" where filters change nothing, as with ours."""
+    return _flat(row.get("resps", row.get("filtered_resps")))
 
 
 def _flat(found: object) -> list[object]:

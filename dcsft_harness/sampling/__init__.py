@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dcsft_harness import lmms, pictures, ranks, reading, records
-from dcsft_harness.artifacts import manifest, resuming, storage
+from dcsft_harness.artifacts import manifest, resuming, storage, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
@@ -263,7 +263,7 @@ def read_items(task: lmms.Task, count: int, refused: dict[int, str] | None = Non
     failed: list[HarnessError] = []
     seen: dict[str, int] = {}
     unreadable: Mapping[int, str] = getattr(task, "unreadable", {})  # see `own_data.open_file`
-    for doc_id in range(count):
+    for doc_id in usage.counted(range(count), lambda: count):
         try:
             if doc_id in unreadable:
                 raise HarnessError(unreadable[doc_id])

@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcsft_harness import environment, pictures, reading
-from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts import storage, usage
 from dcsft_harness.errors import HarnessError, cut
 
 if TYPE_CHECKING:
@@ -113,6 +113,10 @@ def _holds(folder: Path) -> bool:
 
 def rows(path: Path) -> Iterator[Row]:
     """The rows of a file or folder, in their order; an error if it does not exist or cannot be read on."""
+    return usage.counted(_rows(path), lambda: count(path))
+
+
+def _rows(path: Path) -> Iterator[Row]:
     if path.is_dir():
         yield from _of_folder(path)
         return

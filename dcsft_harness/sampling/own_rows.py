@@ -195,7 +195,7 @@ def checked(
         shown = [_image(entry, root) for entry in images]
     except HarnessError as error:
         shown, reason = [], error
-    first = shown[0][0] if shown else None
+    first = shown[0][0].shown if shown else None
     target = _target(found.target)
     gold = target if scorer is None else _gold(found.solution, scorer)
     if not target.strip():
@@ -210,12 +210,12 @@ def checked(
         "width": first.width if first else 0,
         "height": first.height if first else 0,
         "rejected": found.rejected,
-        "unseen": [] if reason else _unseen(data, prompt, scorer, [content for _, _, content in shown]),
+        "unseen": [] if reason else _unseen(data, prompt, scorer, [read.frames for read, _, _ in shown]),
         "originals": [content for _, _, content in shown],
     }
     if reason is None and scorer is not None:
         _refuse_gold(scorer, row)
-    return row, [picture for picture, _, _ in shown], reason
+    return row, [read.shown for read, _, _ in shown], reason
 
 
 def _target(answer: object) -> str:
@@ -234,12 +234,10 @@ UNSEEN = {
 """What may be a mistake in a row, and no error forbids: Why -> in words, after "N rows"."""
 
 
-def _unseen(
-    data: Mapping[str, Any], prompt: str, scorer: Scorer | None, contents: Sequence[bytes]
-) -> list[str]:
-    """The keys of `UNSEEN` that hold for a row."""
-    found = [] if contents else ["bare"]
-    found += ["frames"] if any(pictures.frames(content) > 1 for content in contents) else []
+def _unseen(data: Mapping[str, Any], prompt: str, scorer: Scorer | None, frames: Sequence[int]) -> list[str]:
+    """The keys of `UNSEEN` that hold for a row, whose images have these numbers of frames."""
+    found = [] if frames else ["bare"]
+    found += ["frames"] if any(number > 1 for number in frames) else []
     if scorer is not None and "choices" in scorer.fields:
         said = prompt.casefold()
         listed = _options(data)
@@ -529,14 +527,14 @@ def _content(where: str, role: str, content: object, images: list[Any]) -> str:
     return "".join(texts)
 
 
-def _image(entry: object, root: Root) -> tuple[Any, dict[str, Any], bytes]:
-    """A picture as it is shown, what is stored (its file, if that holds just this), and its file."""
+def _image(entry: object, root: Root) -> tuple[pictures.Read, dict[str, Any], bytes]:
+    """A picture, what is stored (its file, if that holds just what is shown), and its file."""
     content = root.read(entry)
     try:
-        picture, plain = pictures.read(content)
+        found = pictures.read(content)
     except pictures.UnreadableError as error:
         raise HarnessError(f"{root.name(entry)} cannot be read ({error})", "Replace the file") from error
-    return picture, {"bytes": content, "path": None} if plain else storage.png(picture), content
+    return found, {"bytes": content, "path": None} if found.plain else storage.png(found.shown), content
 
 
 def _gold(solution: object, scorer: Scorer) -> object:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dcsft_harness.sampling.own_rows import Root
     from dcsft_harness.scoring import Scorer
 
-_REPORTED = 100
-"""Rows between two reports of progress."""
 FILE = "rows.json"
 _TEXT = 2000
 """The most characters of a text to show."""
@@ -72,11 +70,9 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
     unseen: dict[str, list[str]] = {}
-    count, total = 0, own_files.count(options.data)
+    count = 0
     for where, row, reason in own_data.examined(options.data, judge, root):
         count += 1
-        if progress is not None and total is not None and count % _REPORTED == 0:
-            progress(count, total)
         for why in (row or {}).get("unseen", ()):
             unseen.setdefault(why, []).append(where)
         if reason is not None:
@@ -147,14 +143,14 @@ def _picture(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     from dcsft_harness import pictures
 
     with Image.open(io.BytesIO(row["originals"][number])) as image:
-        shown = pictures.read(row["originals"][number])[0]
+        found = pictures.read(row["originals"][number])
         return {
             "format": image.format,
-            "frames": pictures.frames(row["originals"][number]),
+            "frames": found.frames,
             "size": list(image.size),
             "mode": image.mode,
             "orientation": pictures.orientation(image),
-            "shown": list(shown.size),
+            "shown": list(found.shown.size),
         }
 
 
@@ -181,7 +177,7 @@ def _rendered(
     messages = [{"role": turn["role"], "content": records.parts(turn["content"])} for turn in turns]
     text = chat_template.render(processor, messages, f"model {model}", True, arguments)
     tokens = tokenize(processor, text)
-    images = [pictures.read(content)[0] for content in row["originals"]]
+    images = [pictures.read(content).shown for content in row["originals"]]
     whole = count_tokens(processor, text, tokens, images)
     return {"prompt": text, "tokens": whole, "image_tokens": whole - len(tokens) + len(images)}
 

@@ -59,7 +59,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         )
     if is_log:
         rollouts = output.with_name(f"{output.name}-rollouts")
-        responses.rollouts_of_logs(options.rollouts, rollouts, *given)
+        responses.rollouts_of_logs(options.rollouts, rollouts, *given, progress=progress)
     elif any(given):
         raise HarnessError(
             f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",

@@ -1,19 +1,23 @@
 """Text from outside is printed as text: no terminal obeys a name, and no name forges a line."""
 
+import gzip
 import json
 import logging
 import re
 import sys
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from dcsft_harness import cli, errors
-from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.cli import main
 from dcsft_harness.curation import suspects
-from dcsft_harness.sampling import own_data
+from dcsft_harness.evaluation import responses
+from dcsft_harness.sampling import own_data, own_files
 from tests.artifacts_fixtures import rollouts
 from tests.board_fixtures import adapter, curated
 from tests.leaderboard.test_leaderboard import ID, scores_folder
@@ -213,6 +217,58 @@ def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_le
     assert re.fullmatch(r"evaluate: saving, 40 of 40, [\d.]+/s \(10 s\)", last)
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ([(20, 60, "reading")], "sample: reading, 20 of 60"),
+        ([(20, None, "reading")], "sample: reading, 20"),
+        ([(20, 60, "reading"), (60, 60, "reading")], "sample: loading"),  # of the model
+        ([(60, 60, "reading"), (20, 60, "reading")], "sample: reading, 20 of 60"),  # the next pass
+        ([(60, 60, "reading"), (1, 8, None)], "sample: sampling, 1 of 8"),
+        ([(60, 60, "reading"), (8, 8, None)], "sample: saving, 8 of 8"),
+    ],
+)
+def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, said):
+    monkeypatch.setattr(cli.bar, "SILENCE", 0.02)
+    with cli.bar.stage("sample"):
+        for done, total, phase in told:
+            usage.READING.get()(done, total, phase=phase)
+        time.sleep(0.05)
+    assert capsys.readouterr().err.splitlines()[-1] == f"{said} (0 s)"
+    assert usage.READING.get() is None
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.jsonl.gz", "rows.parquet"])
+def test_rows_of_every_kind_of_file_are_counted(tmp_path, name):
+    rows = [{"question": f"Which is {n}?", "answer": str(n), "response": str(n)} for n in range(45)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path = tmp_path / name
+    if name == "rows.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif name == "rows.csv":
+        path.write_text("question,answer\n" + "".join(f"Which is {n}?,{n}\n" for n in range(45)))
+    else:
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    told = []
+    before = usage.READING.set(lambda *given, phase: told.append(given))
+    try:
+        assert len(list(own_files.rows(path))) == 45
+    finally:
+        usage.READING.reset(before)
+    total = 45 if name in ("rows.jsonl", "rows.parquet") else None
+    assert told == [(20, total), (40, total), (45, 45)]
+
+
+def test_responses_are_counted_while_they_are_read(tmp_path):
+    path = tmp_path / "responses.jsonl"
+    path.write_text('{"question": "Which?", "gold": "goose", "response": "goose"}\n' * 250)
+    told = []
+    responses.evaluate(
+        path, tmp_path / "out", scorer="exact_word", progress=lambda *given: told.append(given)
+    )
+    assert told == [(100, 250), (200, 250), (250, 250)]
+
+
 def test_so_does_a_stage_that_writes_nothing(tmp_path, monkeypatch, capsys):
     """`dcsft data inspect` without --output checks every row of a large file."""
     rows = "".join(f'{{"question": "Which is {n}?", "answer": "{n}"}}\n' for n in range(300))
@@ -227,4 +283,4 @@ def test_so_does_a_stage_that_writes_nothing(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(own_data, "examined", slow)
     assert cli.main(["data", "inspect", str(tmp_path / "rows.jsonl")]) == 0
-    assert re.search(r"^data inspect: reading, 200 of 300", capsys.readouterr().err, re.MULTILINE)
+    assert re.search(r"^data inspect: reading, 240 of 300", capsys.readouterr().err, re.MULTILINE)

@@ -1,6 +1,7 @@
 """Images that a pool and an evaluation set share: found exactly and nearly, listed, and left out."""
 
 import io
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +64,41 @@ def place(tmp_path_factory, photo):
         prepare(EVALUATION, ref, any_count=True)
         notes = overlap.overlap(POOL, [EVALUATION], folder / "overlap")
         yield folder, notes, names
+
+
+def test_pictures_that_rows_share_are_compared_once(tmp_path):
+    """A million rows of a thousand pictures are not a million pictures, and not their product of pairs."""
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    names = {"pool.jsonl": 30, "test.jsonl": 8}
+    for name, count in names.items():
+        rows = [
+            {"question": f"{name} {n}?", "answer": "a", "image": f"{n % (3 if count == 30 else 2)}.png"}
+            for n in range(count)
+        ]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [str(tmp_path / name) for name in names]
+    stages.STAGES["data overlap"](
+        tmp_path / "out", pool=files[0], tasks=files[1:], scorer="exact_word", distance=0
+    )
+    notes = manifest.read(tmp_path / "out").notes
+    assert (notes["images"], notes["items"], notes["shared_images"], notes["shared_items"]) == (3, 30, 2, 20)
+    assert notes["tasks"] == {"test": {"exact": 2, "near": 0}}
+
+
+@pytest.mark.parametrize("distance", [0, 1, 4, 7, 16])
+def test_near_hashes_are_those_of_comparing_all(distance, monkeypatch):
+    monkeypatch.setattr(overlap, "_AT_ONCE", 50)
+    rng = np.random.default_rng(distance)
+    mine, others = (rng.integers(0, 2**64, size, dtype=np.uint64) for size in (90, 70))
+    for place in range(60):  # copies that differ in up to 20 bits, and equal ones
+        bits = rng.choice(64, rng.integers(0, 21) if place % 5 else 0, replace=False)
+        others[place] = mine[place // 2] ^ np.uint64(sum(1 << int(bit) for bit in bits))
+    differ = np.bitwise_count(mine[:, None] ^ others)
+    rows, columns = np.nonzero(differ <= distance)
+    wanted = list(zip(rows.tolist(), columns.tolist(), differ[rows, columns].tolist(), strict=True))
+    assert overlap.near(mine, others, distance) == wanted and len(wanted) > 10
 
 
 def test_the_same_and_the_nearly_same_picture_are_found_and_no_other(place):

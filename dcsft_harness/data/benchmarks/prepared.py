@@ -136,7 +136,7 @@ def _decoded(name: str, data: bytes) -> tuple[Any, int]:
     from PIL import Image
 
     try:
-        picture, _ = pictures.read(data)
+        picture = pictures.read(data).shown
     except pictures.UnreadableError as error:
         raise HarnessError(
             f"the image {name} cannot be read ({error})",
@@ -281,7 +281,7 @@ def picture(task: str, index: int) -> "Image":
 def _verified(task: str, index: int, digest: bytes) -> "Image":
     said = "is not what was prepared"
     try:
-        image, _ = pictures.read(encoded(task, index))
+        image = pictures.read(encoded(task, index)).shown
         if records.pixel_digest(image) == digest:
             return image
     except pictures.UnreadableError as error:
