@@ -446,6 +446,20 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
     return values
 
 
+def token_limit(given: Mapping[str, object] | None) -> int | None:
+    """The longest response that `generation_kwargs` ask for, in tokens, under any of its names; None if unset.
+
+    Raises:
+        HarnessError: it is no whole number above 0.
+    """
+    for name, value in (given or {}).items():
+        if _NAMES.get(name, name) == "max_new_tokens" and not is_unset(value):
+            read = _Given.read("max_new_tokens", value)
+            assert isinstance(read, int)
+            return read
+    return None
+
+
 def _sampling(values: dict[str, object], checkpoint: Mapping[str, object]) -> None:
     """Folds `do_sample` into the temperature and fills unset values from the checkpoint's, in place."""
     do_sample = values.pop("do_sample", None)

@@ -146,8 +146,9 @@ class Bench:
         return types.SimpleNamespace(arguments=arguments, keep_loaded=False, clean=lambda: None)
 
     def open_tasks(self, names):
-        config = types.SimpleNamespace(generation_kwargs=GENERATION)
-        return {name: types.SimpleNamespace(VERSION=1, config=config) for name in names}
+        given = {"output_type": "generate_until", "generation_kwargs": GENERATION}
+        configs = {name: types.SimpleNamespace(task=name, **given) for name in names}
+        return {name: types.SimpleNamespace(VERSION=1, config=config) for name, config in configs.items()}
 
     def evaluate(
         self, model, tasks, output, name, settings, limit=None, progress=None, inputs=None, noted=None

@@ -232,6 +232,9 @@ class Scoring(Settings):
         None, "Name shared by all seeds of a configuration; default: from a name like 'SFT (seed 1)'."
     )
     limit: int | None = option(None, "Use only the first N documents of each task.", ge=1)
+    max_new_tokens: int | None = option(
+        None, "The longest response in tokens; by default each task's own limit.", ge=1
+    )
 
     @property
     def tasks(self) -> list[str]:
@@ -270,12 +273,13 @@ class Scoring(Settings):
 
     def recorded(self, model_args: str) -> dict[str, Any]:
         """The settings in a result's manifest, with all model arguments."""
-        named = {} if self.group is None else {"group": self.group}
+        given = {name: getattr(self, name) for name in ("group", "max_new_tokens")}
+        named = {name: value for name, value in given.items() if value is not None}
         return {"model": self.model, "model_args": model_args, **named}
 
     def differing(self, config: dict[str, Any]) -> list[str]:
         """The settings in which an earlier result differs, as "option: then -> now"."""
-        ours: dict[str, Any] = {"model": self.model, "limit": self.limit}
+        ours: dict[str, Any] = {name: getattr(self, name) for name in ("model", "limit", "max_new_tokens")}
         theirs: dict[str, Any] = {name: config.get(name) for name in ours}
         ours |= decisive(self.model_args)
         theirs |= decisive(str(config.get("model_args", "")))
@@ -385,6 +389,10 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
         row = Row(name, [task for task in settings.tasks if task in kept], missing)
         if missing:
             opened = lmms.open_tasks(missing)
+            lmms.refuse_ungenerated(opened.values(), settings.model)
+            if settings.max_new_tokens is not None:
+                for loaded in opened.values():
+                    lmms.limit_tokens(loaded, settings.max_new_tokens)
             conditions = {} if found is None or board.apart else {t.name: t.conditions for t in found.tasks}
             for task in missing:
                 _refuse_other(task, conditions.get(task, {}), _planned(opened[task], settings.limit))

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -37,6 +38,8 @@ from dcsft_harness.lmms.tasks import (
     members,
     open_tasks,
     quiet,
+    refuse_ungenerated,
+    refuse_ungenerated_names,
     refuse_unprepared,
     set_generation,
     task_index,
@@ -65,6 +68,7 @@ __all__ = [
     "open_tasks",
     "quiet",
     "refuse_marked",
+    "refuse_ungenerated",
     "run",
     "score_of",
     "scorers_of",
@@ -288,13 +292,16 @@ def command_line(arguments: Sequence[str]) -> int:
     evaluate = upstream.cli_evaluate_single
 
     def watched(args: argparse.Namespace) -> object:
-        args.include_path = [ours] if args.include_path is None else [args.include_path, ours]
+        theirs = [] if args.include_path is None else [args.include_path]
+        args.include_path = [*theirs, ours]
         listing = (args.tasks or "").startswith("list")
         failed.extend([] if listing else [args])
         try:
             names = list(filter(None, (args.tasks or "").split(",")))
             refuse_unprepared(names)
-            _refuse_unknown_boxes(getattr(args, "model", None), names)
+            if str(model := getattr(args, "model", None)).startswith("dcsft_"):
+                refuse_ungenerated_names(names, str(model), [Path(one).resolve() for one in theirs])
+            _refuse_unknown_boxes(model, names)
             results = evaluate(args)
         except Exception as error:
             sentences.append(str(_failure(args, error)))

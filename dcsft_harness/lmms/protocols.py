@@ -57,6 +57,7 @@ class TaskConfig(Protocol):
     """The content of a task's YAML file."""
 
     task: str  # the task's name
+    output_type: str  # what is asked of a model: "generate_until" or another of lmms-eval's
     metadata: Any  # whatever the file has there; the suite's tasks have a mapping
     generation_kwargs: Mapping[str, Any] | None  # how to generate, by name
 

@@ -168,10 +168,13 @@ def task_index(names: Iterable[str] = ()) -> Mapping[str, dict[str, Any]]:
     return dict(manager(names).task_index)
 
 
-def manager(names: Iterable[str] = ()) -> "TaskManager":
-    """lmms-eval's task finder: for the suite's tasks, and lmms-eval's own if a name needs them."""
+def manager(names: Iterable[str] = (), further: Sequence[Path] = ()) -> "TaskManager":
+    """lmms-eval's task finder: for the suite's tasks, and lmms-eval's own if a name needs them.
+
+    `further` are folders of task YAML beside those that are included.
+    """
     quiet()
-    folders = (*_INCLUDED, task_path())
+    folders = (*_INCLUDED, *further, task_path())
     ours = _indexed(folders, False)
     if all(name in ours.task_index for name in names):
         return ours
@@ -338,6 +341,41 @@ def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) ->
     task.set_config(key="repeats", value=samples)
     _set_arguments(task, arguments)
     task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
+
+
+_GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_agentic")
+"""The types of tasks that lmms-eval's chat interface has a model answer, the first of them in one round."""
+
+
+def refuse_ungenerated(tasks: Iterable[Task], model: str = "") -> None:
+    """Refuses tasks that ask for no generated text, or for several rounds of a model of this suite."""
+    for task in tasks:
+        _refuse_ungenerated(task.config.task, task.config.output_type, model)
+
+
+def refuse_ungenerated_names(names: Sequence[str], model: str, folders: Sequence[Path] = ()) -> None:
+    """As `refuse_ungenerated`, for names of tasks and groups, by their YAML files; some are in `folders`."""
+    from lmms_eval.utils import load_yaml_config
+
+    index, waiting = manager(names, folders).task_index, list(names)
+    while waiting:
+        entry = index.get(name := waiting.pop(), {})
+        if isinstance(parts := entry.get("task"), list):
+            waiting += [part for part in parts if isinstance(part, str) and part != name]
+        elif entry.get("type") == "task" and entry.get("yaml_path") != -1:
+            config = load_yaml_config(entry["yaml_path"], mode="simple")
+            _refuse_ungenerated(name, str(config.get("output_type") or _GENERATED[0]), model)
+
+
+def _refuse_ungenerated(task: str, kind: str, model: str) -> None:
+    if kind not in (_GENERATED[:1] if model.startswith("dcsft_") else _GENERATED):
+        why = "it compares the likelihoods of given answers, and writes none"
+        if kind in _GENERATED:
+            why = f"it asks in several rounds, and {model} answers in one"
+        raise HarnessError(
+            f"task {task} has output_type {kind}: {why}",
+            "Name a task with output_type generate_until, or write one for its questions as a YAML file",
+        )
 
 
 def limit_tokens(task: Task, longest: int) -> None:

@@ -157,6 +157,7 @@ class Engine(Settings):
         model, given, where = self.opened()
         arguments, folders = model_arguments(given)
         lmms.check_model(model, arguments)
+        lmms.refuse_ungenerated(tasks.values(), model)
         found = opener(model, arguments, where, self.actors)
         if where == "local":
             admit_answers(model, arguments, tasks, samples, new_tokens, limit, self.processes)
@@ -342,7 +343,7 @@ def _answering(
 
     from dcsft_harness.artifacts import usage
     from dcsft_harness.models import checkpoint, estimates
-    from dcsft_harness.models.arguments import ModelSettings
+    from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, ModelSettings, token_limit
 
     settings = ModelSettings.from_options(reading.named(arguments))
     device = usage.planned_device(settings.device)
@@ -361,7 +362,8 @@ def _answering(
         step = max(count // LOOKED_AT, 1)
         tokens = max([tokens, *(_prompt_tokens(task, at, processor) for at in range(0, count, step))])
         if new_tokens is None:
-            longest = max(longest, int((task.config.generation_kwargs or {}).get("max_new_tokens") or 128))
+            asked = token_limit(task.config.generation_kwargs)
+            longest = max(longest, asked or DEFAULT_MAX_NEW_TOKENS)
     items = math.ceil(items / processes)
     together = min(settings.batch_size, max(items, 1))
     while True:  # batches are made smaller where memory asks for it

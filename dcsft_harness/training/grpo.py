@@ -18,7 +18,12 @@ from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.models.arguments import ModelSettings, checkpoint_settings
+from dcsft_harness.models.arguments import (
+    DEFAULT_MAX_NEW_TOKENS,
+    ModelSettings,
+    checkpoint_settings,
+    token_limit,
+)
 from dcsft_harness.models.batching import Batcher, Prepared
 from dcsft_harness.models.chat_template import render
 from dcsft_harness.models.checkpoint import open_generation, open_processor
@@ -77,7 +82,7 @@ class Judge:
     @property
     def longest(self) -> int:
         """The task's own limit on a response, in tokens."""
-        return int((self.task.config.generation_kwargs or {}).get("max_new_tokens", 1024))
+        return token_limit(self.task.config.generation_kwargs) or DEFAULT_MAX_NEW_TOKENS
 
 
 # The prompts of GRPO, and the task that scores completions: a pool, a curated set, or your own rows.
@@ -113,6 +118,7 @@ def open_data(
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside, part=part)
     else:
         task = own_data.open_task(data, "--data")
+        lmms.refuse_ungenerated([task])
         _refuse_options(data, scorer, image_root, outside)
     rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})

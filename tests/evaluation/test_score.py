@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from dcsft_harness import lmms
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
@@ -91,6 +92,20 @@ def test_another_batch_size_goes_on_with_a_row_and_another_limit_does_not(bench,
         scored(board, "one", settings=Scoring(suite="digits", limit=4))
     with pytest.raises(HarnessError, match="max_pixels: none -> 3136"):
         scored(board, "one", settings=Scoring(suite="digits", model_args="max_pixels=3136"))
+    with pytest.raises(HarnessError, match="max_new_tokens: None -> 9"):
+        scored(board, "one", settings=Scoring(suite="digits", max_new_tokens=9))
+
+
+def test_a_limit_of_tokens_is_set_and_recorded(bench, place, monkeypatch):  # noqa: F811
+    limited = []
+    monkeypatch.setattr(
+        lmms, "limit_tokens", lambda task, longest: limited.append((task.config.task, longest))
+    )
+    settings = Scoring(suite="digits", max_new_tokens=9)
+    scored(open_board(place / "board"), "one", settings=settings)
+    assert limited == [(ID, 9), (OOD, 9)]
+    assert manifest.read(place / "board/results/one" / ID).config["max_new_tokens"] == 9
+    assert scored(open_board(place / "board"), "one", settings=settings).made == []
 
 
 def test_results_from_elsewhere_are_remembered_and_their_names_taken(bench, place, capsys):  # noqa: F811

@@ -4,8 +4,13 @@ import json
 
 import pytest
 
-from dcsft_harness import lmms
-from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness import lmms, stages
+from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation import responses
+from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments, token_limit
+from dcsft_harness.sampling import own_data
+from dcsft_harness.training import grpo
 
 
 @pytest.fixture
@@ -45,7 +50,71 @@ def test_a_limit_takes_the_place_of_the_tasks_own(task, name, ask):
     assert (read.max_new_tokens, read.stop) == (3, ("END",))
 
 
-def test_a_task_that_generates_nothing_leaves_the_refusal_to_lmms_eval(task):
-    made = task(output_type="multiple_choice", doc_to_choice=["a", "b"], metric_list=[{"metric": "acc"}])
-    assert made.config.generation_kwargs is None
-    lmms.limit_tokens(made, 3)
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({"max_gen_toks": 16}, 16),
+        ({"max_tokens": 16}, 16),
+        ({"max_new_tokens": "16"}, 16),
+        ({"max_new_tokens": None, "max_gen_toks": 16}, 16),
+        ({"until": ["END"]}, None),
+        (None, None),
+    ],
+)
+def test_estimates_and_grpo_read_the_limit_that_engines_read(task, tmp_path, given, limit):
+    kept = dict(given or {})
+    assert token_limit(given) == limit
+    read = GenerationArguments.parse(kept, "mine").max_new_tokens
+    made = task(**({} if given is None else {"generation_kwargs": given}))
+    assert grpo.Judge(made, {}).longest == read == (limit or DEFAULT_MAX_NEW_TOKENS)
+    plan = {
+        limit: stages.STAGES["evaluate"].plan(
+            "out",
+            "cpu",
+            model="digits",
+            tasks=[str(tmp_path / "mine.yaml")],
+            **({"max_new_tokens": limit} if limit else {}),
+        )
+        for limit in (None, read)
+    }
+    assert plan[None].parts == plan[read].parts
+
+
+MULTIPLE = {"output_type": "multiple_choice", "doc_to_choice": ["a", "b"], "metric_list": [{"metric": "acc"}]}
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "loglikelihood", "generate_until_multi_round"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "evaluate --model digits --tasks mine.yaml --output out",
+        "evaluate --model digits --tasks mine.yaml --output out --dry-run",
+        "evaluate --model digits --engine dcsft_stub --include-path . --tasks mine --output out",
+        "sample --model digits --include-path . --task mine --output out",
+        "score digits --suite mine --include-path . --board out",
+        "lmms-eval --model dcsft_stub --include_path . --tasks mine --output_path out",
+    ],
+)
+def test_a_task_that_asks_for_no_text_is_refused_before_weights_load(
+    task, tmp_path, monkeypatch, capsys, kind, words
+):
+    task(**({**MULTIPLE, "output_type": kind} if "until" not in kind else {"output_type": kind}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is opened"))
+    monkeypatch.setattr(lmms.tasks, "_INCLUDED", [])
+    assert main(words.split()) == 1
+    said = capsys.readouterr().err
+    assert f"task mine has output_type {kind}: it " in said and "output_type generate_until" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_so_are_rewards_and_given_responses_to_it(task, tmp_path, monkeypatch):
+    task(**MULTIPLE)
+    monkeypatch.setattr(
+        own_data, "open_task", lambda *given: lmms.open_tasks([str(tmp_path / "mine.yaml")])["mine"]
+    )
+    with pytest.raises(HarnessError, match="task mine has output_type multiple_choice: it compares"):
+        grpo.open_data("mine", None, None)
+    (tmp_path / "given.jsonl").write_text('{"item": 0, "response": "a"}\n')
+    with pytest.raises(HarnessError, match="task mine has output_type multiple_choice: it compares"):
+        responses.evaluate(tmp_path / "given.jsonl", tmp_path / "out", task=str(tmp_path / "mine.yaml"))
