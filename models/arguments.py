@@ -447,7 +447,7 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
 
 
 def token_limit(given: Mapping[str, object] | None) -> int | None:
-    """The longest response that `generation_kwargs` ask for, in tokens, under any of its names; None if unset.
+    """The longest response that `generation_kwargs` ask for in tokens, by any of its names; None if unset.
 
     Raises:
         HarnessError: it is no whole number above 0.
