@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar, cast
 
@@ -65,6 +65,11 @@ class HarnessError(Exception):
         self.problem = _cut(visible(problem)).rstrip(". ")
         self.remedy = _cut(visible(remedy)).rstrip(". ")
         super().__init__(str(self))
+
+    def reword(self, change: Callable[[str], str]) -> None:
+        """Changes both parts."""
+        self.problem, self.remedy = change(self.problem), change(self.remedy)
+        self.args = (str(self),)
 
     def __reduce__(self) -> tuple[type["HarnessError"], tuple[str, str]]:
         """Both parts, so that the error survives pickling to another process."""

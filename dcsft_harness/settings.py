@@ -6,8 +6,9 @@ command lines and YAML; a wrong one is a `HarnessError` that names the option an
 """
 
 import os
+import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
@@ -151,6 +152,47 @@ class Settings(BaseModel):
 def flag(name: str) -> str:
     """An option's name on the command line."""
     return "--" + name.replace("_", "-")
+
+
+_COMMAND = re.compile(r"(`(?:dcsft|lmms-eval|accelerate|torchrun|pip|hf) [^`]*`)")
+_FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]*[a-z])(?![\w-])(?: (?=(\S+)))?")
+_PAIR = re.compile(r"(?<![\w-])--([a-z][a-z-]*[a-z]) ([\w-]+)=([^\s,;)]*[^\s.,;:)])")
+_VALUE = re.compile(r"-?[\d.]+(e-?\d+)?|[A-Z][A-Z_,:|]*|[^/=]*[/=].+|['\"{\[].*")
+"""What is the value of the option before it: numbers, placeholders, paths, pairs, quoted texts."""
+
+
+def as_arguments(
+    text: str, known: Callable[[str], tuple[str, FieldInfo] | None], given: Iterable[object]
+) -> str:
+    """A message about options of the command line, about the arguments of a Python function instead.
+
+    Commands in it stay. `known` is an option's argument and its field, None if it has none; `given` are the
+    values of arguments, which a message may quote.
+    """
+    values = [str(one) for one in given if isinstance(one, str | os.PathLike) and str(one)]
+
+    def pair(found: re.Match[str]) -> str:
+        name, field = known(found[1]) or ("", None)
+        if field is None or Mapping not in map(get_origin, members(field.annotation)):
+            return found[0]
+        return f"{name}={{{found[2]!r}: {found[3]}}}"
+
+    def argument(found: re.Match[str]) -> str:
+        name, field = known(found[1]) or ("", None)
+        if field is None:
+            return found[0]
+        word = (found[2] or "").rstrip(".,:;)")
+        if bool in (kinds := members(field.annotation)) and str not in kinds:
+            return f"{name}=True{' ' * bool(word)}"
+        quoted = any(text.startswith(one, found.end()) for one in values)
+        is_value = quoted or word in get_choices(field.annotation) or _VALUE.fullmatch(word)
+        return f"{name}={' ' * (bool(word) and not is_value)}"
+
+    parts = _COMMAND.split(text)
+    for at in range(0, len(parts), 2):
+        text = _PAIR.sub(pair, parts[at])
+        parts[at] = _FLAG.sub(argument, text)
+    return "".join(parts)
 
 
 def members(kind: object) -> tuple[object, ...]:

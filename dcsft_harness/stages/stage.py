@@ -20,15 +20,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from dcsft_harness import interrupts, ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.settings import Settings, extra, flag
+from dcsft_harness.settings import Settings, as_arguments, extra, flag
 
 DONE = "already_done"
 """The note of a stage whose output was already finished by the same call."""
@@ -265,6 +268,13 @@ class Stage:
                     f"Give several as a list, and name the others: {', '.join(self.options.model_fields)}",
                 )
             named = {**dict(zip(first, given, strict=False)), **options}
+            try:
+                return run(named, output)
+            except HarnessError as error:
+                error.reword(lambda text: as_arguments(text, self._argument, [*named.values(), output]))
+                raise
+
+        def run(named: dict[str, object], output: str | os.PathLike[str]) -> Artifact:
             if not isinstance(output, str | os.PathLike):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
@@ -289,6 +299,19 @@ class Stage:
         )
         function.__signature__ = self._signature(first)  # type: ignore[attr-defined]
         return function
+
+    def _argument(self, flagged: str) -> tuple[str, FieldInfo] | None:
+        """The Python argument of an option of this command, or of another stage's; and its field."""
+        if flagged == "output":
+            return flagged, FieldInfo(annotation=str)
+        from dcsft_harness.stages import STAGES
+
+        for stage in chain([self], (STAGES[verb] for verb in STAGES)):  # others are imported if they must be
+            for name, field in stage.options.model_fields.items():
+                spelled = {flag(name), extra(field, "also"), *(["--set"] if name == "extra" else [])}
+                if f"--{flagged}" in spelled:
+                    return name, field
+        return None
 
     def _signature(self, first: list[str]) -> inspect.Signature:
         def parameter(name: str, kind: Any) -> inspect.Parameter:  # noqa: ANN401 - inspect's own

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from dcsft_harness.artifacts import Artifact, Labels, manifest
 from dcsft_harness.cli import bar, main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
+from dcsft_harness.settings import as_arguments
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.stage import DONE
 from tests.artifacts_fixtures import rollouts
@@ -599,3 +601,59 @@ def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp
             stage("out", **options)
     else:
         assert stage("out", **options)[DONE]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: dcsft.sample("digits", task="x", samples=0, output="out"), "samples=0 is out of range"),
+        (lambda: dcsft.sample("digits", output="out"), "task= and data= exclude each other"),
+        (lambda: dcsft.sample("digits", data="no.jsonl", output="out"), "data=no.jsonl does not exist"),
+        (lambda: dcsft.evaluate("digits", output="out"), "tasks= and data= are missing. Give one of them"),
+        (
+            lambda: dcsft.evaluate("digits", tasks="x", samples=2, temperature=0, output="out"),
+            "samples=2 at temperature=0 are 2 times",
+        ),
+        (
+            lambda: dcsft.evaluate(responses="rows.jsonl", scorer="exact_word", output="out"),
+            "no row has a response (response, prediction, output); the first has question. Name its column"
+            " with columns={'response': NAME}",
+        ),
+        (lambda: dcsft.label("rows", exact="often", output="out"), "exact=True"),
+        (lambda: dcsft.curate("labels", keep=["esay"], output="out"), "unknown keep= value 'esay'"),
+        (lambda: dcsft.curate("labels", band=[2, 1], output="out"), "band="),
+        (
+            lambda: dcsft.train_sft("digits", data="rows.jsonl", learning_rate=-1, output="out"),
+            "learning_rate=-1 is out of range",
+        ),
+        (lambda: dcsft.data_inspect("rows.jsonl", on_error="x", output="out"), "unknown on_error= value 'x'"),
+        (lambda: dcsft.data_overlap("rows.jsonl", "rows.jsonl", output="out"), "rows.jsonl needs scorer=:"),
+    ],
+)
+def test_errors_of_functions_name_arguments_and_not_options(tmp_path, monkeypatch, call, said):
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"question": "a?"}\n')
+    with pytest.raises(HarnessError) as caught:
+        call()
+    assert said in str(caught.value) == caught.value.args[0]
+    assert not re.search(r"(?<![`\w])--[a-z]", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("option", "argument"),
+    [
+        ("--samples 0 is out of range", "samples=0 is out of range"),
+        ("--data and --held-out", "data= and held_out="),
+        ("Give --on-error skip, or --on-error.", "Give on_error=skip, or on_error=."),
+        ("--data my rows/a.jsonl is gone", "data=my rows/a.jsonl is gone"),
+        ("give --held-out SHARE", "give held_out=SHARE"),
+        ("--allow-outside-root shows more", "allow_outside_root=True shows more"),
+        ("--column gold=answer, say", "columns={'gold': answer}, say"),  # of `evaluate`
+        ("--set seed=1.", "extra={'seed': 1}."),
+        ("Run `dcsft sample --samples 8`", "Run `dcsft sample --samples 8`"),
+        ("lmms-eval -n 8 --log_samples --data-root x", "lmms-eval -n 8 --log_samples --data-root x"),
+    ],
+)
+def test_options_become_arguments(option, argument):
+    stage = stages.STAGES["sample"]
+    assert as_arguments(option, stage._argument, ["my rows/a.jsonl", 8]) == argument
