@@ -1,6 +1,6 @@
 """Commands that are not stages: quickstart, run, score, results, tasks, a board's page, lmms-eval."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,8 @@ from dcsft_harness import environment, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
 from dcsft_harness.cli.running import ROOT, SettingsCommand, assignment, data_root, run_stage
-from dcsft_harness.errors import HarnessError, visible
+from dcsft_harness.errors import HarnessError, unknown_name, visible
+from dcsft_harness.settings import flag
 
 if TYPE_CHECKING:
     from dcsft_harness.evaluation.autoeval import BoardFolder, Row, ScoreOptions
@@ -307,10 +308,126 @@ def env() -> None:
     bar.show("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
 
+class _Asked(click.Option):
+    """An option that is asked for where it is not given; a mistake at the prompt is told, and asked again."""
+
+    asking = False
+
+    def __init__(self, *given: Any, check: Callable[[click.Context, str], None], **more: Any) -> None:  # noqa: ANN401 - click's own
+        """The option; `check` raises a `HarnessError` for a value that would not run."""
+
+        def checked(context: click.Context, _: click.Parameter, value: object) -> object:
+            check(context, str(value).strip())
+            return value
+
+        super().__init__(*given, callback=checked, **more)
+
+    def prompt_for_value(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own
+        """Asks, unless the values before leave nothing to ask."""
+        if self.name == "scorer" and not _own_pool(ctx):
+            return ""  # a task brings its own
+        self.asking = True
+        try:
+            return super().prompt_for_value(ctx)
+        except click.Abort as error:
+            if not isinstance(error.__context__, EOFError):
+                raise
+            given = flag(str(self.name))
+            raise HarnessError(
+                f"{given} is missing, and nothing answers the prompt", f"Give {given}"
+            ) from None
+        finally:
+            self.asking = False
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401 - click's own
+        """The checked value; click asks again after its own errors alone."""
+        try:
+            return super().process_value(ctx, value)
+        except HarnessError as error:
+            if self.asking:
+                raise click.UsageError(str(error)) from error
+            raise
+
+
+def _own_pool(context: click.Context) -> bool:
+    """Whether the pool is a file or folder of rows, and not a task."""
+    return Path(str(context.params.get("pool") or "")).exists()
+
+
+def _check_model(_: click.Context, value: str) -> None:
+    from dcsft_harness.evaluation.subject import open_subject
+
+    if not Path(value).is_dir():
+        open_subject(value, None)
+    elif not any((Path(value) / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise HarnessError(f"--model {value} is no adapter and no checkpoint", "Name its folder, or digits")
+
+
+def _check_rows(name: str, value: str) -> None:
+    if not Path(value).exists():
+        if Path(value).suffix or "/" in value:
+            raise HarnessError(f"--{name} {value} does not exist", "Check the path")
+        _check_tasks(value)
+
+
+def _check_scorer(context: click.Context, value: str) -> None:
+    from dcsft_harness.scoring import SCORERS, get_scorer
+
+    if value:
+        get_scorer(value)
+    elif _own_pool(context):
+        raise HarnessError("--scorer is missing", f"Give one of {', '.join(SCORERS)}")
+
+
+def _check_test(context: click.Context, value: str) -> None:
+    _refuse_nothing(context, "tasks", value)
+    try:
+        share = float(value or 0.5)
+    except ValueError:
+        _check_rows("test", value)
+        return
+    if not 0 < share < 1:
+        raise HarnessError(f"--test {value} is no share between 0 and 1", "Give for example 0.1, or a file")
+    if value and not _own_pool(context):
+        raise HarnessError(f"--test {value} is a share of rows of your own", "Leave it empty; name --tasks")
+
+
+def _refuse_nothing(context: click.Context, other: str, value: str) -> None:
+    """Refuses an empty answer where the other one that says what to evaluate on is empty, too."""
+    if not value and context.params.get(other) == "":
+        raise HarnessError("nothing to evaluate on", "Give held-out rows (--test 0.1), or --tasks")
+
+
+def _check_tasks(value: str) -> None:
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    if names:
+        from dcsft_harness import lmms
+
+        known = lmms.task_index(names)
+        for name in names:
+            if name not in known:
+                raise unknown_name("task", name, known, "dcsft tasks list")
+
+
+def _check_further(context: click.Context, value: str) -> None:
+    _refuse_nothing(context, "test", value)
+    _check_tasks(value)
+
+
+def _check_device(_: click.Context, value: str) -> None:
+    from dcsft_harness.recipes import chain
+
+    chain.assumed("", value)
+
+
+def _check_output(_: click.Context, value: str) -> None:
+    if Path(value).exists():
+        raise HarnessError(f"{value} exists", "Name another file, or remove it")
+
+
 def _held_out_by_default() -> str:
     """A tenth of a file; nothing of a task."""
-    pool = str(click.get_current_context().params.get("pool") or "")
-    return "0.1" if Path(pool).is_file() else ""
+    return "0.1" if _own_pool(click.get_current_context()) else ""
 
 
 def _devices() -> str:
@@ -327,30 +444,40 @@ def _devices() -> str:
 @click.option(
     "--model",
     prompt="Model: a hub name, a folder, or digits",
+    cls=_Asked,
+    check=_check_model,
     default="digits",
     help="The checkpoint: a hub name, a folder, or digits.",
 )
 @click.option(
     "--pool",
     prompt="Training rows: a file, or a task",
+    cls=_Asked,
+    check=lambda _, value: _check_rows("pool", value),
     type=str,
     help="The training rows: a file, or a task.",
 )
 @click.option(
     "--scorer",
-    prompt="Scorer of the rows: exact_word, choice, math, open_answer, box_iou (of a task: its own)",
+    prompt="Scorer of the rows: exact_word, choice, math, open_answer, box_iou",
+    cls=_Asked,
+    check=_check_scorer,
     type=str,
     help="How the answers of a file's rows are judged.",
 )
 @click.option(
     "--test",
-    prompt="Held-out rows: a file, the share of the training rows to hold out, or empty",
+    prompt="Held-out rows: a file, or the share of the training rows to hold out",
+    cls=_Asked,
+    check=_check_test,
     default=_held_out_by_default,
     help="Held-out rows: a file, or the share of the training rows to hold out, such as 0.1.",
 )
 @click.option(
     "--tasks",
     prompt="Further tasks to evaluate on, comma-separated, or empty",
+    cls=_Asked,
+    check=_check_further,
     default="",
     show_default=False,
     help="Further tasks to evaluate on, comma-separated.",
@@ -358,12 +485,16 @@ def _devices() -> str:
 @click.option(
     "--device",
     prompt="Device: cpu, or GPUs as NUMBERxGIGABYTES",
+    cls=_Asked,
+    check=_check_device,
     default=_devices,
     help="What it will run on, for the estimate: cpu, or GPUs as NUMBERxGIGABYTES, such as 1x24.",
 )
 @click.option(
     "--output",
     prompt="Recipe file to write",
+    cls=_Asked,
+    check=_check_output,
     type=click.Path(path_type=Path, dir_okay=False),
     default="mine.yaml",
     help="The recipe file to write.",
@@ -382,8 +513,6 @@ def init(output: Path, device: str, **given: str) -> None:
     from dcsft_harness.artifacts.disk import write_text
     from dcsft_harness.recipes import chain
 
-    if output.exists():
-        raise HarnessError(f"{output} exists", "Name another file, or remove it")
     chosen: dict[str, object] = {name: value.strip() for name, value in given.items() if value.strip()}
     if "tasks" in chosen:
         chosen["tasks"] = [name.strip() for name in given["tasks"].split(",")]
@@ -394,9 +523,6 @@ def init(output: Path, device: str, **given: str) -> None:
         pass
     if not Path(given["pool"]).exists():
         chosen.pop("scorer", None)  # a task brings its own
-    for name in ("pool", "test"):
-        if Path(str(chosen.get(name, "."))).suffix and not Path(str(chosen[name])).exists():
-            raise HarnessError(f"--{name} {chosen[name]} does not exist", "Check the path")
     chosen |= chain.assumed(given["model"], device)
     written = {
         "name": output.stem,

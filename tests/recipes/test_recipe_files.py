@@ -1,8 +1,13 @@
 """Recipe files: scales, variants, seeds, inclusion; and the commands that a dry run prints."""
 
+import contextlib
+import io
 import json
+import os
+import pty
 import re
 import shlex
+import sys
 
 import click
 import pytest
@@ -393,7 +398,11 @@ def test_init_writes_a_recipe_that_runs(
     [
         (["--test", "none.jsonl"], "--test none.jsonl does not exist"),
         (["--pool", "none.jsonl"], "--pool none.jsonl does not exist"),
-        (["--test", ""], "nothing to evaluate on. Set held_out=0.1"),
+        (["--test", ""], "nothing to evaluate on. Give held-out rows (--test 0.1), or --tasks"),
+        (["--test", "1.5"], "--test 1.5 is no share between 0 and 1"),
+        (["--model", "no/such/model"], "CKPT no/such/model does not exist"),
+        (["--scorer", "exact_wrod"], "unknown scorer 'exact_wrod'"),
+        (["--tasks", "dcsft_digitz"], "unknown task 'dcsft_digitz'"),
         (["--device", "gpu"], "--device gpu is neither cpu nor NUMBERxGIGABYTES"),
         (["--device", "0x24"], "--device 0x24 is neither"),
     ],
@@ -416,6 +425,59 @@ def test_init_asks(tmp_path, monkeypatch):
     asked = CliRunner().invoke(dcsft, ["init"], input="digits\nmine.jsonl\nchoice\n\n\ncpu\n\n")
     assert asked.exit_code == 0, asked.output
     assert "held_out: 0.1" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_init_asks_again_after_a_mistake_on_a_terminal(tmp_path):
+    """Each prompt gets a mistake first."""
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    answers = {
+        "Model": ["no/such/model", "digits"],
+        "Training rows": ["none.jsonl", "mine.jsonl"],
+        "Scorer of the rows": ["exact_wrod", "exact_word"],
+        "Held-out rows": ["1.5", ""],
+        "Further tasks": ["dcsft_digitz", ""],
+        "Device": ["gpu", "cpu"],
+        "Recipe file": ["mine.jsonl", "mine.yaml"],
+    }
+    child, terminal = pty.fork()
+    if child == 0:  # pragma: no cover - another process
+        os.chdir(tmp_path)
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        code = main(["init"])
+        sys.stdout.flush()
+        os._exit(code)
+    shown = ""
+    for prompt, given in answers.items():
+        for answer in given:
+            before = shown
+            while not re.search(rf"{prompt}[^\n]*: $", shown) or shown == before:
+                shown += os.read(terminal, 4096).decode()
+            os.write(terminal, answer.encode() + b"\n")
+    with contextlib.suppress(OSError):  # the terminal's end
+        while piece := os.read(terminal, 4096).decode():
+            shown += piece
+    assert os.waitpid(child, 0)[1] == 0, shown
+    assert shown.count("Error: ") == len(answers)
+    assert "next: dcsft run mine.yaml" in shown and (tmp_path / "mine.yaml").is_file()
+
+
+def test_init_without_an_answer_names_the_option(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["init", "--model", "digits"]) == 1
+    assert "--pool is missing, and nothing answers the prompt. Give --pool" in capsys.readouterr().err
+
+
+def test_init_asks_for_no_scorer_of_a_task(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from dcsft_harness.cli import dcsft
+
+    monkeypatch.chdir(tmp_path)
+    asked = CliRunner().invoke(
+        dcsft, ["init"], input="digits\ndcsft_digits_pool\n\ndcsft_digits\ncpu\nmine.yaml\n"
+    )
+    assert asked.exit_code == 0 and "Scorer" not in asked.output, asked.output
 
 
 def test_core_runs_the_same_arms_on_both_pools_from_the_same_cold_starts():

@@ -700,7 +700,7 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
             DatasetDict({"train": Dataset.from_list([{"question": "a?", "answer": "b"}])}),
             "has the splits train",
         ),
-        (3, "--data 3 is not a path"),
+        (3, "data=3 is not a path"),
     ],
 )
 def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
