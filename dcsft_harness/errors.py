@@ -71,6 +71,10 @@ class HarnessError(Exception):
         self.problem, self.remedy = change(self.problem), change(self.remedy)
         self.args = (str(self),)
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows, by IPython's name for it: the sentence is enough."""
+        return [f"{type(self).__name__}: {self}"]
+
     def __reduce__(self) -> tuple[type["HarnessError"], tuple[str, str]]:
         """Both parts, so that the error survives pickling to another process."""
         return type(self), (self.problem, self.remedy)

@@ -38,19 +38,23 @@ DOING = {
 SILENCE = 30.0
 """Seconds between the lines of a stage that runs without a terminal."""
 
+_REFRESH = 0.5
+"""Seconds between the changes of a notebook's line."""
+
 
 @contextlib.contextmanager
 def stage(title: str, shown: bool = True) -> Iterator[Report]:
     """Shows a stage's progress on stderr, if it is `shown`; the yielded callback takes (done, total).
 
     A stage is loading until its first report, and saving after its last one. Without a terminal it prints one
-    line every `SILENCE` seconds. Meanwhile rows that are read are reported too, see `usage.counted`.
+    line every `SILENCE` seconds, and in a notebook one line in the cell, which changes. Meanwhile rows that
+    are read are reported too, see `usage.counted`.
     """
     if not shown or ranks.rank() > 0:
         yield lambda done, total, **figures: None
         return
     on_terminal = sys.stderr is not None and sys.stderr.isatty()  # a program without a console has none
-    with (_bar if on_terminal else _lines)(title) as report:
+    with (_cell if _in_notebook() else _bar if on_terminal else _lines)(title) as report:
         before = READING.set(report)
         try:
             yield report
@@ -84,6 +88,41 @@ def _bar(title: str) -> Iterator[Report]:
             )
 
         yield report
+
+
+def _in_notebook() -> bool:
+    """Whether this process is a notebook's kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+@contextlib.contextmanager
+def _cell(title: str) -> Iterator[Report]:
+    """A line of the cell's output, which stays with the last count and the time."""
+    from IPython.display import DisplayHandle
+
+    state, line = _State(title), DisplayHandle()
+    shown = 0.0
+
+    def text() -> dict[str, str]:
+        return {"text/plain": visible(f"{title}: {state.phase}{', ' if str(state) else ''}{state}")}
+
+    def report(done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
+        nonlocal shown
+        state.update(done, total, phase, **figures)
+        if done == total or time.monotonic() - shown >= _REFRESH:
+            shown = time.monotonic()
+            line.update(text(), raw=True)
+
+    line.display(text(), raw=True)
+    try:
+        yield report
+        state.phase = "done"
+    except BaseException:
+        state.phase = "not finished"
+        raise
+    finally:
+        line.update({"text/plain": f"{text()['text/plain']} ({state.clock})"}, raw=True)
 
 
 @contextlib.contextmanager

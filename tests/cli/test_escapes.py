@@ -1,11 +1,13 @@
 """Text from outside is printed as text: no terminal obeys a name, and no name forges a line."""
 
+import contextlib
 import gzip
 import json
 import logging
 import re
 import sys
 import time
+import types
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -236,6 +238,29 @@ def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, 
         time.sleep(0.05)
     assert capsys.readouterr().err.splitlines()[-1] == f"{said} (0 s)"
     assert usage.READING.get() is None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_notebook_shows_one_line_that_changes(monkeypatch, capsys, fails):
+    """The parts of IPython that a kernel has; it displays what handles are given."""
+    shown = []
+    handle = types.SimpleNamespace(
+        display=lambda data, raw: shown.append(("display", data["text/plain"])),
+        update=lambda data, raw: shown.append(("update", data["text/plain"])),
+    )
+    kernel = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=1))
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(DisplayHandle=lambda: handle))
+    with contextlib.suppress(ZeroDivisionError), cli.bar.stage("sample") as report:
+        report(1, 900)
+        for done in range(2, 900):  # within half a second
+            report(done, 900)
+        report(900 - fails, 900)
+        1 / (not fails)
+    assert shown[:2] == [("display", "sample: loading"), ("update", "sample: sampling, 1 of 900")]
+    end = "not finished, 899 of 900 (0 s)" if fails else "done, 900 of 900 (0 s)"
+    assert shown[-1] == ("update", f"sample: {end}") and len(shown) < 6
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.jsonl.gz", "rows.parquet"])
