@@ -22,7 +22,7 @@ from dcsft_harness.recipes import chain
 from dcsft_harness.settings import as_arguments
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.stage import DONE
-from tests.artifacts_fixtures import rollouts
+from tests.fixtures.artifacts import rollouts
 
 TOY = '''"""`dcsft toy`: Write a greeting."""
 
