@@ -309,7 +309,7 @@ def env() -> None:
 
 
 class _Asked(click.Option):
-    """An option that is asked for where it is not given; a mistake at the prompt is told, and asked again."""
+    """An option that is asked for where it is not given; a wrong answer is named, and asked for again."""
 
     asking = False
 
