@@ -308,18 +308,28 @@ _REPORTED = 20
 _T = TypeVar("_T")
 
 
-def counted(found: Iterable[_T], total: Callable[[], int | None]) -> Iterator[_T]:
-    """Passes rows on, and reports their number to `READING` as they are read; `total` counts them before."""
+def counted(
+    found: Iterable[_T],
+    total: Callable[[], int | None],
+    phase: str = "reading",
+    size: Callable[[_T], int] = lambda _: 1,
+) -> Iterator[_T]:
+    """Passes rows on, and reports their number to `READING` as they are used; `total` counts them before.
+
+    `size` is the number of rows of one of `found`: of a table, its length.
+    """
     report = READING.get()
     if report is None:
         yield from found
         return
-    count, number = total(), 0
-    for number, one in enumerate(found, 1):
+    count, done, reported = total(), 0, 0
+    for one in found:
         yield one
-        if number % _REPORTED == 0:
-            report(number, count, phase="reading")
-    report(number, number, phase="reading")
+        done += size(one)
+        if done - reported >= _REPORTED:
+            reported = done
+            report(done, count, phase=phase)
+    report(done, done, phase=phase)
 
 
 def planned_device(name: str | None = None) -> Device:

@@ -167,7 +167,7 @@ class _State:
         self._said = ", ".join(words)
         self.phase = running
         if done == total:  # what was read is not what the stage does
-            self.phase, self._said = ("saving", self._said) if phase is None else ("loading", "")
+            self.phase, self._said = ("loading", "") if phase == "reading" else ("saving", self._said)
 
     def __str__(self) -> str:
         return self._said

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dcsft_harness import environment, reading
-from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts import storage, usage
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE, PLACE, reordered
 from dcsft_harness.errors import HarnessError, reporting_refusals
@@ -56,9 +56,10 @@ def write(folder: Path, items: Path, chosen: pa.Table) -> None:
         wanted = [*wanted, TURNS]
     size = sum(path.stat().st_size for path in storage.files(items))
     scratch = folder.with_name(".scratch")
-    done = 0
+    done, count = 0, chosen.num_rows
+    found = usage.counted(placed(items, chosen["item_id"], wanted), lambda: count, size=len)
     with storage.writing(folder, columns) as writer:
-        for some in reordered(placed(items, chosen["item_id"], wanted), chosen.num_rows, size, scratch):
+        for some in usage.counted(reordered(found, count, size, scratch), lambda: count, "saving", len):
             labels = chosen.slice(done, some.num_rows).select(of_labels)
             _refuse_unmatched(some, labels["item_id"])
             boxes = [some[BOX]] if boxed else []

@@ -304,5 +304,5 @@ def write_items(folder: Path, items: Sequence[records.Item], images: Iterable[Se
     others = {"doc_id": Value("int64"), "box": List(Value("float64"))}
     columns = {name: others.get(name, Value("string")) for name in asdict(items[0])}
     with storage.writing(folder, Features({**columns, "images": List(Image())})) as writer:
-        pairs = zip(items, images, strict=True)
+        pairs = usage.counted(zip(items, images, strict=True), lambda: len(items), "saving")
         writer.rows({**asdict(item), "images": list(pictures)} for item, pictures in pairs)

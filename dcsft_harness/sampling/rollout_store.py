@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import lmms, ranks, reading, records
-from dcsft_harness.artifacts import manifest, resuming
+from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import Journal, json_sha256, read_records
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, prefilled, unknown
@@ -329,7 +329,8 @@ class Pool:
                 f"not one of {len(self.items)} items could be answered: {next(iter(self.refused.values()))}"
             )
         rows = []
-        for item, got in zip(self.items, answered, strict=True):
+        pairs = zip(self.items, answered, strict=True)
+        for item, got in usage.counted(pairs, lambda: len(self.items), "scoring"):
             if len(got.responses) != self._samples:
                 raise HarnessError(
                     f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"

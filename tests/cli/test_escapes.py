@@ -20,6 +20,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.curation import suspects
 from dcsft_harness.evaluation import responses
 from dcsft_harness.sampling import own_data, own_files
+from dcsft_harness.stages import STAGES
 from tests.fixtures.artifacts import rollouts
 from tests.fixtures.study import adapter, curated
 from tests.leaderboard.test_leaderboard import ID, scores_folder
@@ -228,6 +229,8 @@ def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_le
         ([(60, 60, "reading"), (20, 60, "reading")], "sample: reading, 20 of 60"),  # the next pass
         ([(60, 60, "reading"), (1, 8, None)], "sample: sampling, 1 of 8"),
         ([(60, 60, "reading"), (8, 8, None)], "sample: saving, 8 of 8"),
+        ([(8, 8, None), (20, 60, "scoring")], "sample: scoring, 20 of 60"),
+        ([(60, 60, "scoring")], "sample: saving, 60 of 60"),
     ],
 )
 def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, said):
@@ -282,6 +285,20 @@ def test_rows_of_every_kind_of_file_are_counted(tmp_path, name):
         usage.READING.reset(before)
     total = 45 if name in ("rows.jsonl", "rows.parquet") else None
     assert told == [(20, total), (40, total), (45, 45)]
+
+
+def test_items_are_counted_while_they_are_saved_and_curated(tmp_path):
+    told = []
+    before = usage.READING.set(lambda *given, phase: told.append((*given, phase)))
+    try:
+        place = rollouts(tmp_path / "rollouts", ["easy"] * 30, with_items=True)
+        assert told == [(20, 30, "saving"), (30, 30, "saving")]
+        STAGES["label"](tmp_path / "labels", rollouts=place)
+        told.clear()
+        STAGES["curate"](tmp_path / "curated", labels=tmp_path / "labels", keep=["easy"])
+    finally:
+        usage.READING.reset(before)
+    assert told == [(30, 30, "reading")] * 2 + [(30, 30, "saving")] * 2
 
 
 def test_responses_are_counted_while_they_are_read(tmp_path):
