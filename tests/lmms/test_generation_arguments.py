@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from dcsft_harness import lmms, stages
+from dcsft_harness import lmms
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import responses
 from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments, token_limit
 from dcsft_harness.sampling import own_data
+from dcsft_harness.stages import STAGES
 from dcsft_harness.training import grpo
 
 
@@ -61,23 +62,21 @@ def test_a_limit_takes_the_place_of_the_tasks_own(task, name, ask):
         (None, None),
     ],
 )
-def test_estimates_and_grpo_read_the_limit_that_engines_read(task, tmp_path, given, limit):
-    kept = dict(given or {})
+def test_grpo_reads_the_limit_that_engines_read(task, given, limit):
     assert token_limit(given) == limit
-    read = GenerationArguments.parse(kept, "mine").max_new_tokens
-    made = task(**({} if given is None else {"generation_kwargs": given}))
+    made = task(**({} if given is None else {"generation_kwargs": dict(given)}))
+    read = GenerationArguments.parse(dict(given or {}), "mine").max_new_tokens
     assert grpo.Judge(made, {}).longest == read == (limit or DEFAULT_MAX_NEW_TOKENS)
-    plan = {
-        limit: stages.STAGES["evaluate"].plan(
-            "out",
-            "cpu",
-            model="digits",
-            tasks=[str(tmp_path / "mine.yaml")],
-            **({"max_new_tokens": limit} if limit else {}),
-        )
-        for limit in (None, read)
-    }
-    assert plan[None].parts == plan[read].parts
+
+
+def test_so_do_estimates(task, tmp_path):
+    task(generation_kwargs={"max_gen_toks": 700})
+    named = {"model": "digits", "tasks": [str(tmp_path / "mine.yaml")]}
+    own, other, less = (
+        STAGES["evaluate"].plan("out", "cpu", **named, **more).parts
+        for more in ({}, {"max_new_tokens": 700}, {"max_new_tokens": 7})
+    )
+    assert own == other != less
 
 
 MULTIPLE = {"output_type": "multiple_choice", "doc_to_choice": ["a", "b"], "metric_list": [{"metric": "acc"}]}
