@@ -391,7 +391,7 @@ def _score(
         doc_id=doc_id,
         score=score,
         extracted=extracted,
-        response=text or "",
+        response=str(text or ""),  # without its mark of truncation, which takes more memory than most texts
         answer=answer,
         n_tokens=tokens if counted else None,
         cluster=cluster,
