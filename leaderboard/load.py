@@ -21,6 +21,7 @@ from dcsft_harness.leaderboard.board import (
     CLUSTERS,
     ITEMS,
     LIMIT,
+    METRIC,
     PIXELS,
     PROMPTS,
     SHOTS,
@@ -264,6 +265,8 @@ class _Draft:
         Some are not named if no row has them: those that old logs lack, and limits that a processor lacks.
         """
         processors = result.provenance.kind == "scores" and condition.startswith(f"{PIXELS} ")
+        if condition == METRIC:  # of older scores, nearly all of them by the suite's one metric
+            return False
         return not (processors or condition in (SIDE, SHOTS, SYSTEM, CLUSTERS)) or any(
             _records(part, condition) for _, part in self.kinds[task]
         )
@@ -353,6 +356,7 @@ def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:
 
 
 _KINDS = (
+    (METRIC, "another metric"),
     (PROMPTS, "other prompts"),
     (ITEMS, "other items"),
     (VERSION, "another task version"),

@@ -21,7 +21,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from dcsft_harness.artifacts import SCORES_SET, manifest
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
 from dcsft_harness.leaderboard.collect import find
-from dcsft_harness.leaderboard.logs import is_run, samples_of_run
+from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
 from dcsft_harness.scoring import Scorer, get_scorer
@@ -49,6 +49,12 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Field -> its possible columns, in order of preference."""
 GOLDS = ("ground_truth", "groundtruth", "gt", "gt_answer", "reference", "label", "correct_answer", "expected")
 """Columns that hold the gold in other programs, beside an `answer` that is the model's."""
+_CUT_OFF = ("length", "model_length", "max_length", "max_tokens", "max_output_tokens")
+"""What engines call the end of a response that ran out of tokens."""
+_WORDS = dict.fromkeys(("true", "1", "1.0"), True) | dict.fromkeys(
+    ("false", "0", "0.0", "", "none", "nan"), False
+)
+"""What the column `truncated` may hold."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
 _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
@@ -287,8 +293,10 @@ def _response(one: Given) -> Response | None:
 
 def _ended(row: Mapping[str, Any]) -> str | None:
     """Why a response ended: "length" if it ran out of tokens, in the words of any engine; None if unknown."""
-    reason = row.get("finish_reason")
-    if row.get("truncated") is True or str(reason).lower() in ("length", "max_tokens"):
+    reason, word = row.get("finish_reason"), str(row.get("truncated")).strip().lower()
+    if word not in _WORDS:
+        raise HarnessError(f"truncated is {cut(repr(row['truncated']), 60)}", "Write true or false")
+    if _WORDS[word] or str(reason).lower().rpartition(".")[2] in _CUT_OFF:
         return "length"
     return reason if isinstance(reason, str) else None
 
@@ -326,6 +334,8 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
             given["choices"] = [str(choice) for choice in choices]
         if "image_size" in judge.fields:
             given["image_size"] = _size(one, box_space)
+            if judge.check is not None and given["image_size"] != _NO_LIMIT:
+                judge.check(answer, image_size=given["image_size"])
         if "box_space" in judge.fields:
             given["box_space"] = box_space
             if "resized_size" in judge.fields:
@@ -338,7 +348,8 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         own = (given.get("choices"), one.fields.get("item"))
         identity = [each.encode() for each in (*named, *(records.as_text(o) for o in own if o is not None))]
         item = records.item_id(task, question, records.as_text(answer), identity)
-        cluster = one.row.get("cluster") or (named[0] if named else None)
+        cluster = one.row.get("cluster")
+        cluster = (named[0] if named else None) if cluster in (None, "") else cluster
         missing = text is None
         extracted = None if missing or verdict.extracted is None else records.as_text(verdict.extracted)
         value = None if missing else verdict.score
@@ -405,13 +416,34 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         by_text.setdefault((_plain(item.prompt), _plain(item.answer)), []).append(item)
         if item.target != item.answer:
             by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
+    prompts = {_plain(item.prompt) for item in items}
+    # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
+    family = (task.config.metadata or {}).get("family") if isinstance(task.config.metadata, dict) else None
+    ours = family in ("classification", "reasoning")
+
+    def agreeing(item: records.Item, one: Given) -> records.Item:
+        """The item that a row names, unless the row's question and gold are another one's."""
+        question, gold = (records.as_text(one.fields.get(name) or "") for name in ("question", "gold"))
+        own, near = _plain(question) == _plain(item.prompt), by_text.get((_plain(question), _plain(gold)), [])
+        if near or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
+            strange = bool(near) and item not in near or not own and _plain(question) in prompts
+        else:  # a gold in another spelling is right by the scorer
+            score = lmms.score_of(task, task.process_results(task.eval_docs[item.doc_id], [Response(gold)]))
+            strange = ours and score[0] != 1.0 or not own and _plain(question) in prompts
+        if strange:
+            raise HarnessError(
+                f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) than "
+                f"this row ({cut(gold, 40)})",
+                "Give the doc_id or item_id of the task, which numbers its documents from 0",
+            )
+        return item
 
     def found(one: Given) -> records.Item:
         key = one.fields.get("item")
         if isinstance(key, str) and key in by_id:
-            return by_id[key]
+            return agreeing(by_id[key], one)
         if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < count:
-            return items[key]
+            return agreeing(items[key], one)
         if key is not None:
             raise HarnessError(f"{task_name} has no item {cut(repr(key), 60)}", "Give item_id or doc_id")
         question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
@@ -546,7 +578,7 @@ def _counted(rows: Sequence[Scored]) -> list[Scored]:
         seen[item] += 1
         values["doc_id"] = number if one.score.doc_id < 0 else one.score.doc_id
         if times[item] > 1:
-            values["cluster"] = values["cluster"] or item
+            values["cluster"] = item if values["cluster"] is None else values["cluster"]
         if again:
             values["item_id"] = records.occurrence_id(item, again)
         made.append(Scored(Score(**values), one.prompt, one.scorers))
@@ -580,14 +612,15 @@ def rollouts_of_logs(
     config = {"task": name, "scorer": scorer, "box_space": box_space}
     if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
         return
-    rows = [row for _, row in lines_of(samples)]
+    run = load_run(file)
+    rows = [row for _, row in Samples(file, run, name, samples, Choices({}, {})).counted()]
     # lmms-eval drops "resps" where filters change nothing, as with the suite's tasks.
     texts = [_flat(row.get("resps", row.get("filtered_resps"))) for row in rows]
     counts = Counter(map(len, texts))
     if len(counts) != 1 or next(iter(counts)) < 2:
         said = ", ".join(f"{number} with {count}" for count, number in sorted(counts.items()))
         # lmms-eval removes reasoning from the first response, and then logs only that one.
-        drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
+        drawn_more = _repeats(run, name) > 1 and set(counts) == {1}
         raise HarnessError(
             f"{samples} has documents with these numbers of responses: {said}",
             "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
@@ -595,13 +628,15 @@ def rollouts_of_logs(
             else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
         )
     judging = judging_of(samples, name if scorer is None else None, scorer, box_space, None)
+    if judging.task is not None:
+        _refuse_other_documents(samples, rows, judging.task)
     given = [
         Given(number, _logged(row, text, name, judging.task is not None), {})
         for number, (row, some) in enumerate(zip(rows, texts, strict=True), start=1)
         for text in some
     ]
-    judged = judged_rows(samples, given, judging.score, None)
     size = next(iter(counts))
+    judged = list(_as_logged(rows, size, given, judged_rows(samples, given, judging.score, None), judging))
     drawn = [
         records.Rollout(
             item_id=one.score.item_id,
@@ -610,7 +645,7 @@ def rollouts_of_logs(
             score=one.score.score,
             extracted=one.score.extracted,
             n_tokens=0,
-            finish_reason="stop",
+            finish_reason=one.score.finish_reason or "stop",
             seed=0,
             task=name,
             prompt=one.prompt,
@@ -627,12 +662,45 @@ def rollouts_of_logs(
         draft.notes["scorers"] = {name: version for one in judged for name, version in one.scorers.items()}
 
 
-def _repeats(file: Path, task: str) -> int:
+def _refuse_other_documents(file: Path, rows: Sequence[Mapping[str, Any]], task: lmms.Task) -> None:
+    """Refuses a log whose documents have other golds than the task's of the same numbers."""
+    docs = task.eval_docs_no_media
+    for row in rows:
+        number, target = row["doc_id"], row.get("target")
+        own = str(task.doc_to_target(docs[number])) if number < len(docs) else None
+        if None not in (own, target) and own != str(target):
+            raise HarnessError(
+                f"{file}: document {number} has the gold {cut(repr(target), 60)}, and that of the task "
+                f"{task.config.task} is {cut(repr(own), 60)}",
+                "Label it with the data that was evaluated, or with --scorer by the golds of the log",
+            )
+
+
+def _as_logged(
+    rows: Sequence[Mapping[str, Any]],
+    size: int,
+    given: Sequence[Given],
+    judged: Sequence[Scored],
+    judging: Judging,
+) -> Iterator[Scored]:
+    """The verdicts, with those on responses that ran out of tokens made again.
+
+    A log does not say which did; but there the scorer of the same version found no answer where the whole
+    text has one.
+    """
+    for at, (one, made) in enumerate(zip(given, judged, strict=True)):
+        row = rows[at // size]
+        logged = row.get("extracted")
+        known = isinstance(logged, list) and len(logged) == size and row.get("scorer") == dict(made.scorers)
+        if known and logged[at % size] is None and made.score.extracted is not None:
+            yield judging.score(replace(one, row={"truncated": True}))
+        else:
+            yield made
+
+
+def _repeats(run: Mapping[str, Any], task: str) -> int:
     """A run's number of responses per document, from its results file."""
-    try:
-        found = reading.json_file(file)["configs"][task]["repeats"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1
+    found = ((run.get("configs") or {}).get(task) or {}).get("repeats")
     return found if isinstance(found, int) else 1
 
 

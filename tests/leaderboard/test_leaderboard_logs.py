@@ -167,6 +167,34 @@ class TestReading:
         assert "unknown metric of vqa" in refusal([folder], choices=Choices({"vqa": "f"}, {}))
         assert "unknown task 'vqq'" in refusal([folder], choices=Choices({"vqq": "f1", "vqa": "f1"}, {}))
 
+    def test_an_error_rate_is_not_ranked_with_its_worst_row_first(self, tmp_path):
+        bare = [line(n, n / 4, cluster=None, metric="wer") for n in range(4)]
+        stated = {"higher_is_better": {"asr": {"wer": False, "hit": True}}}
+        folder = log_folder(tmp_path / "o", {"asr": bare}, run=stated)
+        for choices in (None, Choices({"asr": "wer"}, {})):
+            assert "lower values of wer are better" in refusal([folder], choices=choices)
+        both = [{**one, "hit": 0.5} for one in bare]
+        folder = log_folder(tmp_path / "p", {"asr": both}, run=stated)
+        assert accuracies(load([folder], choices=Choices({"asr": "hit"}, {})))["p", "asr"] == 0.5
+
+    def test_rows_by_other_metrics_are_not_compared(self, tmp_path):
+        one, other = (
+            log_folder(tmp_path / name, {"vqa": [line(n, 0.5, cluster=None, metric=name) for n in range(4)]})
+            for name in ("exact", "f1")
+        )
+        assert "metric 'exact' and 'f1'" in refusal([one, other])
+        ours = scores_folder(tmp_path / "s", "s", {"vqa": [1, 0, 1, 0]}, notes={"vqa": {"metric": "f1"}})
+        board = load([ours, one], strict=False)
+        assert len(board.rows) == 1 and board.left_out
+
+    @pytest.mark.parametrize("argument", ["pretrained", "model_version", "model", "lora_path", "peft"])
+    def test_one_name_is_of_one_model_whatever_names_its_weights(self, tmp_path, argument):
+        folders = [
+            log_folder(tmp_path / task, {task: [line(0, 1.0), line(1, 0.0)]}, model_args=f"{argument}={task}")
+            for task in (ID, OOD_R)
+        ]
+        assert "were not made from the same model" in refusal([type(tmp_path)(f"x={one}") for one in folders])
+
     def test_unscored_samples_stay_unscored(self, tmp_path):
         lines = [line(0, 1.0), line(1, None), {**line(2, 1.0), "acc": {"cluster": "2"}}]
         cell = load([log_folder(tmp_path / "o", {ID: lines})]).rows[0].cells[ID]
