@@ -184,8 +184,12 @@ class Samples:
     def counted(self) -> list[tuple[int, dict[str, Any]]]:
         """All lines with their numbers; an error if one is damaged, a document is missing or occurs twice."""
         lines = list(self._lines())
-        counted = (self.run.get("n-samples") or {}).get(self.task)
-        wanted = counted.get("effective") if isinstance(counted, dict) else None
+        found = (self.run.get("n-samples") or {}).get(self.task)
+        counted = found if isinstance(found, dict) else {}
+        wanted, total = counted.get("effective"), counted.get("original")
+        offset = (self.run.get("config") or {}).get("offset")
+        if isinstance(wanted, int) and isinstance(total, int) and isinstance(offset, int):
+            wanted = min(wanted, max(0, total - offset))  # upstream counts without --offset
         if not lines or (isinstance(wanted, int) and wanted != len(lines)):
             raise HarnessError(
                 f"{self.path} is truncated: it has {len(lines)} of {wanted or 'the'} documents that "
@@ -226,8 +230,8 @@ class Samples:
         stated = (self.run.get("higher_is_better") or {}).get(self.task)
         if isinstance(stated, dict) and stated.get(metric) is False:
             raise HarnessError(
-                f"{self.path}: lower values of {metric} are better by {self.file.name}, and a board ranks the "
-                "highest first",
+                f"{self.path}: lower values of {metric} are better by {self.file.name}, and a board ranks "
+                "the highest first",
                 f"Name another metric with --metric {self.task}=NAME, or leave this folder out",
             )
         return metric

@@ -432,8 +432,8 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
             strange = ours and score[0] != 1.0 or not own and _plain(question) in prompts
         if strange:
             raise HarnessError(
-                f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) than "
-                f"this row ({cut(gold, 40)})",
+                f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
+                f"than this row ({cut(gold, 40)})",
                 "Give the doc_id or item_id of the task, which numbers its documents from 0",
             )
         return item
@@ -691,8 +691,8 @@ def _as_logged(
     for at, (one, made) in enumerate(zip(given, judged, strict=True)):
         row = rows[at // size]
         logged = row.get("extracted")
-        known = isinstance(logged, list) and len(logged) == size and row.get("scorer") == dict(made.scorers)
-        if known and logged[at % size] is None and made.score.extracted is not None:
+        same = row.get("scorer") == dict(made.scorers) and made.score.extracted is not None
+        if same and isinstance(logged, list) and len(logged) == size and logged[at % size] is None:
             yield judging.score(replace(one, row={"truncated": True}))
         else:
             yield made

@@ -70,8 +70,8 @@ def _chosen(task: Task, names: Sequence[str], key: str) -> str | None:
     chosen = "acc" if "acc" in names else key if key in names else only
     if chosen is not None and task.higher_is_better().get(chosen) is False:
         raise HarnessError(
-            f"task {task.config.task}: lower values of its metric {chosen} are better (higher_is_better: false), "
-            "and a score is the share that is right",
+            f"task {task.config.task}: lower values of its metric {chosen} are better (higher_is_better: "
+            "false), and a score is the share that is right",
             "Let process_results return a score that is higher for better responses, such as 1 minus it",
         )
     return chosen

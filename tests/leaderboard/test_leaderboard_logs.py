@@ -273,6 +273,16 @@ class TestBadLogs:
         path.write_text("")
         assert "it has 0 of 4" in refusal([folder])
 
+    @pytest.mark.parametrize(("limit", "effective"), [(None, 8), (6, 6)])
+    def test_a_run_from_a_later_document_on_is_whole(self, tmp_path, limit, effective):
+        """lmms-eval's count takes no --offset off."""
+        config = {"model": "m", "model_args": "", "limit": limit, "offset": 4}
+        counted = {"n-samples": {ID: {"original": 8, "effective": effective}}, "config": config}
+        lines = [line(n, float(n % 2)) for n in range(4, 8)]
+        assert load([log_folder(tmp_path / "o", {ID: lines}, run=counted)]).rows[0].cells[ID].scores.size == 4
+        short = log_folder(tmp_path / "p", {ID: lines[:-1]}, run=counted)
+        assert "it has 3 of 4 documents" in refusal([short])
+
     def test_a_document_twice(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0), line(0, 1.0)]})
         assert "lines 1 and 3 are both of document 0" in refusal([folder])
