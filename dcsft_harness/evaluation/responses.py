@@ -32,7 +32,7 @@ from dcsft_harness.evaluation import summary_of
 from dcsft_harness.leaderboard.collect import find
 from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
-from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
+from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_files, own_rows, write_items
 from dcsft_harness.scoring import Scorer, get_scorer
 from dcsft_harness.scoring.verdict import Response
 
@@ -167,8 +167,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with records.readable(file):
             number = 0
             for batch in pq.ParquetFile(file).iter_batches():
-                for row in batch.to_pylist():
+                for row in own_files.of_batch(batch):  # as rows of one's own are read: NaN is no value
                     number += 1
+                    if isinstance(row, HarnessError):
+                        raise HarnessError(f"{file}, row {number}: {row.problem}", row.remedy)
                     yield number, row
         return
     opened = gzip.open if file.suffix == ".gz" else open
@@ -322,6 +324,8 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
         if gold is None:
             raise HarnessError("no gold", "Give every row one, or name its column with --column gold=NAME")
+        if gold in own_rows.MISSING:
+            raise HarnessError(f"the gold is {gold!r}, a missing value", "Correct or remove the row")
         answer = judge.gold(gold)
         task, named = str(one.fields.get("task") or name), _pictures(one)
         given: dict[str, Any] = {"answer": answer}

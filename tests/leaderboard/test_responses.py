@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections import Counter
 
 import pyarrow as pa
@@ -70,6 +71,26 @@ def test_pictures_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other
     assert len({row["item_id"] for row in table}) == 3
     assert sorted(Counter(row["cluster"] for row in table).values()) == [1, 2]
     assert all(len(row["cluster"]) <= 32 for row in table)
+
+
+@pytest.mark.parametrize("scorer", ["exact_word", "math", "open_answer"])
+def test_what_pandas_writes_for_missing_and_whole_numbers(tmp_path, scorer):
+    """A column with a missing value is one of floats: 3 is 3.0, which no response says, and a cell is NaN."""
+    rows = [
+        {"question": f"q{n}", "gold": 3.0, "response": "3", "cluster": cluster, "n_tokens": tokens}
+        for n, (cluster, tokens) in enumerate([(0.0, 4.0), (0.0, math.nan), (math.nan, 2.0), (math.nan, 2.0)])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    notes = responses.evaluate(tmp_path / "mine.parquet", tmp_path / "scores", scorer=scorer)
+    assert notes["tasks"]["mine"]["accuracy"] == 1.0
+    table = records.read_table(tmp_path / "scores" / SCORES, records.Score).to_pylist()
+    assert [row["cluster"] for row in table] == ["0", "0", None, None]
+    assert [row["n_tokens"] for row in table] == [4, None, 2, 2]
+    rows[1]["gold"] = math.nan
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    assert "row 2: no gold" in refusal(tmp_path / "b.parquet", tmp_path / "x", scorer=scorer)
+    file = jsonl(tmp_path / "c.jsonl", [{**rows[0], "cluster": None, "gold": "nan"}])
+    assert "the gold is 'nan', a missing value" in refusal(file, tmp_path / "x", scorer=scorer)
 
 
 class TestColumnsOfOtherPrograms:
