@@ -27,6 +27,7 @@ from typing import Any
 
 from dcsft_harness import coordinates, lmms, pictures, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest
+from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
 from dcsft_harness.leaderboard.collect import find
@@ -422,19 +423,24 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
             by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
     prompts = {_plain(item.prompt) for item in items}
     # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
-    family = (task.config.metadata or {}).get("family") if isinstance(task.config.metadata, dict) else None
-    ours = family in ("classification", "reasoning")
+    family = task.config.metadata.get("family") if isinstance(task.config.metadata, dict) else None
+    judged = family in ("classification", "reasoning")
 
     def agreeing(item: records.Item, one: Given) -> records.Item:
         """The item that a row names, unless the row's question and gold are another one's."""
         question, gold = (records.as_text(one.fields.get(name) or "") for name in ("question", "gold"))
-        own, near = _plain(question) == _plain(item.prompt), by_text.get((_plain(question), _plain(gold)), [])
+        near = by_text.get((_plain(question), _plain(gold)), [])
         if near or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
-            strange = bool(near) and item not in near or not own and _plain(question) in prompts
-        else:  # a gold in another spelling is right by the scorer
-            score = lmms.score_of(task, task.process_results(task.eval_docs[item.doc_id], [Response(gold)]))
-            strange = ours and score[0] != 1.0 or not own and _plain(question) in prompts
-        if strange:
+            strange = bool(near) and item not in near
+        else:  # a gold in another spelling is right by the scorer; several golds are JSON, which none may be
+            doc = task.eval_docs[item.doc_id]
+            metrics = task.process_results(doc, [Response(gold)]) if judged else {}
+            strange = judged and item.answer[:1] != "[" and lmms.score_of(task, metrics)[0] != 1.0
+            # An option's text may be another option's letter.
+            strange = strange and gold != dict(zip(LETTERS, doc.get("choices") or (), strict=False)).get(
+                item.answer
+            )
+        if strange or (_plain(question) in prompts and _plain(question) != _plain(item.prompt)):
             raise HarnessError(
                 f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
                 f"than this row ({cut(gold, 40)})",

@@ -329,7 +329,7 @@ def _may_show(field: pa.Field, pictured: bool) -> bool:
 
 
 def of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
-    """Rows of a Parquet file, with NaN as None and whole numbers as such; an error for one that is no text."""
+    """Rows of a Parquet file, with NaN as None and whole numbers as such; an error for text that is none."""
     for number in range(batch.num_rows):
         try:
             row = batch.slice(number, 1).to_pylist()[0]
