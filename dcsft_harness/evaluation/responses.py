@@ -409,10 +409,13 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
     if len(opened) != 1:
         raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
     ((task_name, task),) = opened.items()
-    if box_space is not None:
-        if box_space not in ("pixel", "norm1000"):
-            raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
-        coordinates.declare(coordinates.BoxConvention(box_space))  # type: ignore[arg-type]
+    if box_space not in (None, "pixel", "norm1000"):
+        raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
+    # Not that of an earlier model of this process.
+    coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
+    family = task.config.metadata.get("family") if isinstance(task.config.metadata, dict) else None
+    if family == "grounding":
+        coordinates.declared()
     count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
     items = [lmms.describe_item(task, number) for number in range(count)]
     by_id = {item.item_id: item for item in items}
@@ -423,7 +426,6 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
             by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
     prompts = {_plain(item.prompt) for item in items}
     # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
-    family = task.config.metadata.get("family") if isinstance(task.config.metadata, dict) else None
     judged = family in ("classification", "reasoning")
 
     def agreeing(item: records.Item, one: Given) -> records.Item:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dcsft_harness as harness
-from dcsft_harness import records, stages
+from dcsft_harness import coordinates, records, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
@@ -380,6 +380,15 @@ class TestATask:
                 assert notes["tasks"]["dcsft_digits"]["accuracy"] == 1.0
             else:
                 assert "has another question or gold as doc_id 0" in refusal(file, tmp_path / "x", **options)
+
+    def test_boxes_are_not_read_in_the_coordinates_of_an_earlier_model(self, tmp_path, monkeypatch):
+        """As in a notebook that has just evaluated one."""
+        monkeypatch.delenv(coordinates.VARIABLE, raising=False)
+        coordinates.declare(coordinates.BoxConvention("norm1000"))
+        row = {"doc_id": 0, "response": "[1, 2, 30, 40]"}
+        file, options = jsonl(tmp_path / "a.jsonl", [row]), {"task": "dcsft_digits_ground", "limit": 1}
+        assert "in which coordinates this model writes boxes" in refusal(file, tmp_path / "x", **options)
+        assert responses.evaluate(file, tmp_path / "s", box_space="pixel", **options)["tasks"]
 
     def test_golds_in_another_spelling_agree(self, tmp_path, items):
         rows = [{"doc_id": item.doc_id, "gold": f"{item.answer.title()}.", "response": "?"} for item in items]
