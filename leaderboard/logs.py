@@ -12,6 +12,7 @@ Limitations of upstream's logs, and their consequences:
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -373,15 +374,16 @@ class Samples:
                 "item_id": item,
                 "doc_id": line["doc_id"],
                 "score": self._score(number, line, metric),
-                "extracted": None if line.get("extracted") is None else records.as_text(line["extracted"]),
-                "response": _response(line),
+                "extracted": None if found is None else records.as_text(found),
+                "response": response,
                 "answer": answer,
-                "n_tokens": _tokens(line),
+                "n_tokens": tokens,
                 "cluster": self._cluster(line, metric),
             }
             for number, (item, line, answer) in enumerate(
                 zip(documents.ids, lines, documents.answers, strict=True), start=1
             )
+            for response, found, tokens in [_shown(line)]
         ]
         return pa.Table.from_pylist(rows, schema=records.schema(records.Score))
 
@@ -420,6 +422,21 @@ def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
     ]
     known = tuple(prompts) if any("input" in line for line in lines) else None
     return Documents(tuple(ids), tuple(numbers), tuple(answers), known, tuple(hashes))
+
+
+def _shown(line: Mapping[str, Any]) -> tuple[str, object, int | None]:
+    """A line's response, the answer found in it, and its tokens.
+
+    Of K responses, the first with the most votes; a log has the tokens of the first one alone.
+    """
+    votes, found = line.get("votes"), line.get("extracted")
+    if not isinstance(votes, list) or not isinstance(found, list) or not len(votes) == len(found) > 1:
+        return _response(line), found, _tokens(line)
+    cast = Counter(json_sha256(vote) for vote in votes if vote is not None)
+    best = cast.most_common(1)[0][0] if cast else None
+    at = next((at for at, vote in enumerate(votes) if vote is not None and json_sha256(vote) == best), 0)
+    texts = _all_responses(line)
+    return texts[at] if at < len(texts) else "", found[at], None
 
 
 def _response(line: Mapping[str, Any]) -> str:

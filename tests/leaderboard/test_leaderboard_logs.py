@@ -195,6 +195,23 @@ class TestReading:
         ]
         assert "were not made from the same model" in refusal([type(tmp_path)(f"x={one}") for one in folders])
 
+    @pytest.mark.parametrize(
+        ("votes", "shown"),
+        [([None, "3", "4", "4"], 2), (["3", None, "4", None], 0), ([None] * 4, None)],
+    )
+    def test_of_several_responses_the_items_table_has_the_one_with_the_most_votes(
+        self, tmp_path, votes, shown
+    ):
+        """As in scores; an item without any answer is none that was answered wrongly."""
+        scores = [float(vote == "4") for vote in votes]
+        texts = [f"text {n}" for n in range(4)]
+        more = {"filtered_resps": texts, "extracted": votes, "votes": votes, "scores": scores}
+        lines = [line(0, sum(scores) / 4, answered=4 - votes.count(None), **more)]
+        (result,) = load([log_folder(tmp_path / "o", {ID: lines})]).results
+        for (row,) in (table.to_pylist() for table in result.tables()):
+            found = row["response"], row["extracted"], row["n_tokens"]
+            assert found == (texts[shown or 0], None if shown is None else votes[shown], None)
+
     def test_unscored_samples_stay_unscored(self, tmp_path):
         lines = [line(0, 1.0), line(1, None), {**line(2, 1.0), "acc": {"cluster": "2"}}]
         cell = load([log_folder(tmp_path / "o", {ID: lines})]).rows[0].cells[ID]
