@@ -10,7 +10,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import responses
 from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.models.stub import DcsftStub
-from tests import reasoning_fixtures as fixtures
+from tests.fixtures import reasoning as fixtures
 
 TASKS = [row["task"] for row in listing() if row["task"] in {*fixtures.TASKS, "dcsft_mmmu_mc"}]
 
