@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts.disk import json_sha256
@@ -105,7 +106,12 @@ class Samples:
         documents = documents.reordered(order)
         answered = [line.get("answered") for line in kept]
         knows = all(isinstance(value, int | float) for value in answered)
-        draws = None if (found := self._draws(kept)) is None else draws_of_lists(*found)
+        found = self._draws(kept)
+        if found is not None and not _are_means(scores, found[0]):
+            if self.task not in self.choices.metrics:
+                raise HarnessError(f"{self.path}: {metric} is not the mean of the scores beside it", AGAIN)
+            found = None  # the responses' own scores are another metric's
+        draws = None if found is None else draws_of_lists(*found)
         return Measured(
             task=self.task,
             distribution=self._distribution(),
@@ -386,6 +392,11 @@ class Samples:
             for response, found, tokens in [_shown(line)]
         ]
         return pa.Table.from_pylist(rows, schema=records.schema(records.Score))
+
+
+def _are_means(values: NDArray[np.float64], scores: Sequence[Sequence[float]]) -> bool:
+    """Whether the items' values are the means of their responses' scores."""
+    return bool(np.allclose(values, [np.mean(some) for some in scores], rtol=0, atol=1e-6))
 
 
 def _real(value: object) -> float | None:

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from dcsft_harness.artifacts import manifest
@@ -211,6 +212,26 @@ class TestReading:
         for (row,) in (table.to_pylist() for table in result.tables()):
             found = row["response"], row["extracted"], row["n_tokens"]
             assert found == (texts[shown or 0], None if shown is None else votes[shown], None)
+
+    def test_a_metric_that_is_named_is_shown_whatever_the_responses_scores_are(self, tmp_path):
+        """Those are of `acc`, and made the columns avg@K of it under the other metric's name."""
+        more = {"extracted": ["3", "4"], "votes": ["3", "4"], "scores": [1.0, 0.0]}
+        lines = [line(n, 0.5, acc_seen={"score": float(n)} if n < 2 else {}, **more) for n in range(3)]
+        folder = log_folder(tmp_path / "o", {ID: lines})
+        assert accuracies(load([folder]))["o", f"{ID} avg@2"] == 0.5
+        (row,) = load([folder], choices=Choices({ID: "acc_seen"}, {})).rows
+        assert list(row.cells) == [ID] and row.cells[ID].unscored == 1
+        assert row.cells[ID].scores[~np.isnan(row.cells[ID].scores)].mean() == 0.5
+        wrong = log_folder(tmp_path / "p", {ID: [line(0, 1.0, **more)]})
+        assert "acc is not the mean of the scores beside it" in refusal([wrong])
+
+    def test_choices_of_tasks_are_no_less_for_scores_than_for_logs(self, tmp_path):
+        """They were passed over where the folder is one of scores."""
+        scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes={ID: {"metric": "acc"}})
+        said = refusal([scores], choices=Choices({ID: "answered"}, {}))
+        assert f"--metric {ID}=answered: {scores} holds scores by acc alone" in said
+        assert load([scores], choices=Choices({ID: "acc"}, {})).tasks[0].distribution == "id"
+        assert load([scores], choices=Choices({}, {ID: "ood"})).tasks[0].distribution == "ood"
 
     def test_unscored_samples_stay_unscored(self, tmp_path):
         lines = [line(0, 1.0), line(1, None), {**line(2, 1.0), "acc": {"cluster": "2"}}]
