@@ -168,7 +168,7 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with records.readable(file):
             number = 0
             for batch in pq.ParquetFile(file).iter_batches():
-                for row in own_files.of_batch(batch):  # as rows of one's own are read: NaN is no value
+                for row in own_files.of_batch(batch):  # like a user's own rows: NaN is no value
                     number += 1
                     if isinstance(row, HarnessError):
                         raise HarnessError(f"{file}, row {number}: {row.problem}", row.remedy)
@@ -695,7 +695,7 @@ def _as_logged(
     judged: Sequence[Scored],
     judging: Judging,
 ) -> Iterator[Scored]:
-    """The verdicts, with those on responses that ran out of tokens made again.
+    """The verdicts, and new ones for responses that ran out of tokens.
 
     A log does not say which did; but there the scorer of the same version found no answer where the whole
     text has one.
