@@ -205,7 +205,8 @@ VERSION, SIDE, LIMIT, ARGUMENT, PIXELS = (
     "generation argument",
     "pixel limit",
 )
-SHOTS, SYSTEM, PROMPTS, ITEMS, CLUSTERS = (
+METRIC, SHOTS, SYSTEM, PROMPTS, ITEMS, CLUSTERS = (
+    "metric",
     "examples in the prompt",
     "system prompt",
     "prompt hash",

@@ -28,6 +28,7 @@ from dcsft_harness.leaderboard.board import (
     DISTRIBUTIONS,
     ITEMS,
     LIMIT,
+    METRIC,
     NO_VERSION,
     PIXELS,
     PROMPTS,
@@ -314,6 +315,7 @@ def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) 
         raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are no tables", AGAIN)
     budget = {key: value for key, value in (pixels or {}).items() if value is not None}
     return {
+        **({METRIC: entry["metric"]} if entry.get("metric") else {}),
         VERSION: entry["version"],
         **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
         SIDE: entry.get("distribution"),
@@ -332,6 +334,7 @@ def _unknown(entry: dict[str, Any], pixels: object, model: str) -> list[str]:
     limits = pixels if isinstance(pixels, dict) else {}
     silent = "generation_from_checkpoint" not in entry and not model.startswith("dcsft_")
     unrecorded = {
+        METRIC: entry.get("metric") is None,
         **{f"{PIXELS} {name}": limits.get(name) is None for name in LIMITS},
         CHECKPOINT: silent,
         SETTING: silent,

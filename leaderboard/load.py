@@ -21,6 +21,7 @@ from dcsft_harness.leaderboard.board import (
     CLUSTERS,
     ITEMS,
     LIMIT,
+    METRIC,
     PIXELS,
     PROMPTS,
     SHOTS,
@@ -87,20 +88,18 @@ def load(
             stated.setdefault(task, set()).update([part.distribution] if part.distribution else [])
     sides = {task: next(iter(known)) for task, known in stated.items() if len(known) == 1}
     sides |= choices.distributions
-    found = [_with_sides(one, sides) for one in renamed(found, names or {})]
+    found = [_with_sides(one, sides, choices.distributions) for one in renamed(found, names or {})]
     _refuse_unknown(choices, found)
     found = expanded(found, choices.at_k)
     board = assemble(found, baseline, strict=strict and not apart, apart=apart)
     return replace(board, left_out=(*(_left_out(*one) for one in errors), *board.left_out))
 
 
-def _with_sides(result: Result, sides: Mapping[str, str]) -> Result:
-    """A result with the user's distributions, or those of other results, for tasks that state none."""
-    if not any(sides.get(task) for task, part in result.tasks.items() if part.distribution is None):
-        return result
+def _with_sides(result: Result, sides: Mapping[str, str], chosen: Mapping[str, str]) -> Result:
+    """A result with the user's `chosen` distributions; with others' for tasks that state none."""
     tasks = {
         task: part
-        if part.distribution is not None or task not in sides
+        if task not in (sides if part.distribution is None else chosen)
         else replace(part, distribution=sides[task], conditions={**part.conditions, SIDE: sides[task]})
         for task, part in result.tasks.items()
     }
@@ -136,6 +135,13 @@ def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
     for task in (*choices.metrics, *choices.distributions):
         if task not in known:
             raise unknown_name("task", task, known)
+    for task, metric in choices.metrics.items():
+        parts = [(one.folder, one.tasks[task].conditions.get(METRIC)) for one in found if task in one.tasks]
+        if all(own != metric for _, own in parts):  # logs have it, or are refused
+            raise HarnessError(
+                f"--metric {task}={metric}: {parts[0][0]} holds scores by {parts[0][1] or 'acc'} alone",
+                "Leave it out, or give logs of lmms-eval, which hold every metric",
+            )
 
 
 SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
@@ -264,6 +270,8 @@ class _Draft:
         Some are not named if no row has them: those that old logs lack, and limits that a processor lacks.
         """
         processors = result.provenance.kind == "scores" and condition.startswith(f"{PIXELS} ")
+        if condition == METRIC:  # of older scores, nearly all of them by the suite's one metric
+            return False
         return not (processors or condition in (SIDE, SHOTS, SYSTEM, CLUSTERS)) or any(
             _records(part, condition) for _, part in self.kinds[task]
         )
@@ -353,6 +361,7 @@ def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:
 
 
 _KINDS = (
+    (METRIC, "another metric"),
     (PROMPTS, "other prompts"),
     (ITEMS, "other items"),
     (VERSION, "another task version"),

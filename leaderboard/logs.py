@@ -12,6 +12,7 @@ Limitations of upstream's logs, and their consequences:
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dcsft_harness import reading, records
+from dcsft_harness.artifacts import usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.errors import HarnessError, cut, placeless, unknown_name
 from dcsft_harness.leaderboard.board import (
@@ -29,6 +32,7 @@ from dcsft_harness.leaderboard.board import (
     DISTRIBUTIONS,
     ITEMS,
     LIMIT,
+    METRIC,
     NO_VERSION,
     PIXELS,
     PROMPTS,
@@ -93,8 +97,7 @@ class Samples:
             HarnessError: a line is damaged, a document is missing or occurs twice, no metric can be
                 identified as the score, or a score is not a fraction.
         """
-        lines = list(self._lines())
-        self._count(lines)
+        lines = self.counted()
         metric = self._metric(lines)
         values = [self._score(number, line, metric) for number, line in lines]
         documents = _documents(self.task, [line for _, line in lines])
@@ -104,12 +107,17 @@ class Samples:
         documents = documents.reordered(order)
         answered = [line.get("answered") for line in kept]
         knows = all(isinstance(value, int | float) for value in answered)
-        draws = None if (found := self._draws(kept)) is None else draws_of_lists(*found)
+        found = self._draws(kept)
+        if found is not None and not _are_means(scores, found[0]):
+            if self.task not in self.choices.metrics:
+                raise HarnessError(f"{self.path}: {metric} is not the mean of the scores beside it", AGAIN)
+            found = None  # the responses' own scores are another metric's
+        draws = None if found is None else draws_of_lists(*found)
         return Measured(
             task=self.task,
             distribution=self._distribution(),
             family=self.metadata.get("family"),
-            conditions=self._conditions(documents, kept),
+            conditions={METRIC: metric, **self._conditions(documents, kept)},
             item_ids=documents.ids,
             clusters=tuple(self._cluster(line, metric) for line in kept),
             scores=scores,
@@ -181,9 +189,21 @@ class Samples:
                     ) from error
                 yield number, line
 
-    def _count(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        counted = (self.run.get("n-samples") or {}).get(self.task)
-        wanted = counted.get("effective") if isinstance(counted, dict) else None
+    def counted(self, keep: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
+        """All lines with their numbers; an error if one is damaged, a document is missing or occurs twice.
+
+        `keep` names what is kept of each line, everything if it is empty.
+        """
+        lines = [
+            (number, {key: line[key] for key in keep if key in line} if keep else line)
+            for number, line in usage.counted(self._lines(), lambda: None)
+        ]
+        found = (self.run.get("n-samples") or {}).get(self.task)
+        counted = found if isinstance(found, dict) else {}
+        wanted, total = counted.get("effective"), counted.get("original")
+        offset = (self.run.get("config") or {}).get("offset")
+        if isinstance(wanted, int) and isinstance(total, int) and isinstance(offset, int):
+            wanted = min(wanted, max(0, total - offset))  # upstream counts without --offset
         if not lines or (isinstance(wanted, int) and wanted != len(lines)):
             raise HarnessError(
                 f"{self.path} is truncated: it has {len(lines)} of {wanted or 'the'} documents that "
@@ -196,6 +216,7 @@ class Samples:
                 raise HarnessError(
                     f"{self.path}: lines {earlier} and {number} are both of document {line['doc_id']}", AGAIN
                 )
+        return lines
 
     def _metric(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> str:
         first = lines[0][1]
@@ -205,18 +226,29 @@ class Samples:
         if chosen is not None:
             if chosen not in numeric:
                 raise unknown_name(f"metric of {self.task} in {self.path}", chosen, numeric)
-            return chosen
+            return self._upward(chosen)
         if "acc" in numeric:
-            return "acc"
+            return self._upward("acc")
         key = str(self.config.get("score_key") or "score")
         if key in numeric:
-            return key
+            return self._upward(key)
         if len(numeric) == 1:
-            return numeric[0]
+            return self._upward(numeric[0])
         raise HarnessError(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
             f"Say which with --metric {self.task}=NAME" if numeric else "Leave this folder out",
         )
+
+    def _upward(self, metric: str) -> str:
+        """The metric, unless it is an error rate: its highest value would rank first."""
+        stated = (self.run.get("higher_is_better") or {}).get(self.task)
+        if isinstance(stated, dict) and stated.get(metric) is False:
+            raise HarnessError(
+                f"{self.path}: lower values of {metric} are better by {self.file.name}, and a board ranks "
+                "the highest first",
+                f"Name another metric with --metric {self.task}=NAME, or leave this folder out",
+            )
+        return metric
 
     def _number(self, value: object) -> float | None:
         inner = value.get(str(self.config.get("score_key") or "score")) if isinstance(value, dict) else value
@@ -355,17 +387,23 @@ class Samples:
                 "item_id": item,
                 "doc_id": line["doc_id"],
                 "score": self._score(number, line, metric),
-                "extracted": None if line.get("extracted") is None else records.as_text(line["extracted"]),
-                "response": _response(line),
+                "extracted": None if found is None else records.as_text(found),
+                "response": response,
                 "answer": answer,
-                "n_tokens": _tokens(line),
+                "n_tokens": tokens,
                 "cluster": self._cluster(line, metric),
             }
             for number, (item, line, answer) in enumerate(
                 zip(documents.ids, lines, documents.answers, strict=True), start=1
             )
+            for response, found, tokens in [_shown(line)]
         ]
         return pa.Table.from_pylist(rows, schema=records.schema(records.Score))
+
+
+def _are_means(values: NDArray[np.float64], scores: Sequence[Sequence[float]]) -> bool:
+    """Whether the items' values are the means of their responses' scores."""
+    return bool(np.allclose(values, [np.mean(some) for some in scores], rtol=0, atol=1e-6))
 
 
 def _real(value: object) -> float | None:
@@ -402,6 +440,21 @@ def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
     ]
     known = tuple(prompts) if any("input" in line for line in lines) else None
     return Documents(tuple(ids), tuple(numbers), tuple(answers), known, tuple(hashes))
+
+
+def _shown(line: Mapping[str, Any]) -> tuple[str, object, int | None]:
+    """A line's response, the answer found in it, and its tokens.
+
+    Of K responses, the first with the most votes; a log has the tokens of the first one alone.
+    """
+    votes, found = line.get("votes"), line.get("extracted")
+    if not isinstance(votes, list) or not isinstance(found, list) or not len(votes) == len(found) > 1:
+        return _response(line), found, _tokens(line)
+    cast = Counter(json_sha256(vote) for vote in votes if vote is not None)
+    best = cast.most_common(1)[0][0] if cast else None
+    at = next((at for at, vote in enumerate(votes) if vote is not None and json_sha256(vote) == best), 0)
+    texts = _all_responses(line)
+    return texts[at] if at < len(texts) else "", found[at], None
 
 
 def _response(line: Mapping[str, Any]) -> str:
@@ -464,7 +517,7 @@ def read_run(file: Path, choices: Choices) -> Result:
     Raises:
         HarnessError: a file is missing, truncated or inconsistent; see `collect.read_result`.
     """
-    run = _load(file)
+    run = load_run(file)
     return _result(file, run, model_label(run) or file.parent.name, choices)
 
 
@@ -476,12 +529,22 @@ _GENERIC = re.compile(
 
 def model_label(run: Mapping[str, Any]) -> str:
     """A row's name from model and adapter: "Qwen2.5-VL-3B-Instruct + sft/checkpoint-90"; "" if unknown."""
-    given = arguments(run)
-    model = next((given[key] for key in ("pretrained", "model_version", "model") if given.get(key)), None)
-    parts = [
-        part for part in (model, given.get("adapter") or given.get("peft") or given.get("lora_path")) if part
-    ]
+    parts = _weights(run).values()
     return " + ".join(map(_last, parts)) or str(run.get("model_name_sanitized") or "")
+
+
+_NAMED_BY = {
+    "the model": ("pretrained", "model_version", "model"),
+    "the adapter": ("adapter", "peft", "lora_path"),
+}
+"""Role -> the arguments of lmms-eval's models that name its weights, in order of preference."""
+
+
+def _weights(run: Mapping[str, Any]) -> dict[str, str]:
+    """Role -> the name of its weights, as given to the model."""
+    given = arguments(run)
+    found = {role: next(filter(None, map(given.get, names)), None) for role, names in _NAMED_BY.items()}
+    return {role: name for role, name in found.items() if name}
 
 
 def _last(place: str) -> str:
@@ -492,7 +555,8 @@ def _last(place: str) -> str:
     return parts[-1] if parts else place
 
 
-def _load(file: Path) -> dict[str, Any]:
+def load_run(file: Path) -> dict[str, Any]:
+    """The content of a results file; an error if it is damaged or holds none."""
     try:
         run = reading.json_file(file)
     except (OSError, ValueError) as error:
@@ -509,7 +573,7 @@ def _tables(run: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """The tables of a results file, if present."""
     for task, entry in run["results"].items():
         yield f"the result of {task}", entry
-    for name in ("configs", "config", "versions", "n-samples", "n-shot"):
+    for name in ("configs", "config", "versions", "n-samples", "n-shot", "higher_is_better"):
         if run.get(name) is not None:
             yield name, run[name]
     configs = run.get("configs")
@@ -530,12 +594,7 @@ def samples_of_run(file: Path) -> dict[str, Path]:
 
 
 def _model(run: Mapping[str, Any]) -> dict[str, object]:
-    config = run.get("config") or {}
-    model: dict[str, object] = {"the engine": str(config.get("model"))}
-    for role, argument in (("the model", "pretrained"), ("the adapter", "adapter")):
-        if (value := arguments(run).get(argument)) is not None:
-            model[role] = value
-    return model
+    return {"the engine": str((run.get("config") or {}).get("model")), **_weights(run)}
 
 
 def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Result:

@@ -240,6 +240,7 @@ def _write(
         name: {
             **summary_of(task, rows[name], [(one.item_id, one.prompt) for one in items[name]], limit),
             "data": prepared.described(task.config.task),
+            "metric": lmms.metric_of(task, answered[name][0].metrics) if answered[name] else None,
             "generation": task.config.generation_kwargs,
             "scorers": lmms.scorers_of(answered[name]),
             **lmms.generation_settings(model, task),

@@ -251,6 +251,8 @@ CONDITIONS = ("version", "limit", "items_sha256", "prompt_sha256", "generation")
 """Conditions that must be equal to compare two accuracies on a task."""
 UNRECORDED = ("scorers", "generation_from_checkpoint")
 """Further conditions, which scores of the first edition do not record."""
+KNOWN = ("metric", "min_pixels", "max_pixels")
+"""Conditions that differ only where both scores record them."""
 DISTRIBUTIONS = ("id", "ood")
 
 
@@ -296,7 +298,9 @@ class Scores:
         known = self.by_subject.setdefault(subject, {})
         self.settings.setdefault(subject, found.config)
         self.folders.setdefault(subject, []).append(folder)
-        for name, notes in found.notes["tasks"].items():
+        pixels = found.notes.get("pixels") or {}
+        for name, own in found.notes["tasks"].items():
+            notes = {**pixels, **own}
             if name in known:
                 others = ", ".join(map(str, self.folders[subject][:-1]))
                 raise HarnessError(
@@ -306,6 +310,8 @@ class Scores:
             first = self.tasks.setdefault(name, notes)
             differing = [key for key in CONDITIONS if first.get(key) != notes.get(key)]
             differing += [key for key in UNRECORDED if _recorded(first, key) != _recorded(notes, key)]
+            pairs = [(key, first.get(key), notes.get(key)) for key in KNOWN]
+            differing += [key for key, one, other in pairs if None not in (one, other) and one != other]
             if differing:
                 self.remarks.append(
                     f"accuracies on {name} are not comparable: {folder} has another {', '.join(differing)}"

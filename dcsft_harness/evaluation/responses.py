@@ -21,18 +21,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dcsft_harness import coordinates, lmms, pictures, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest, usage
+from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
 from dcsft_harness.leaderboard.collect import find
-from dcsft_harness.leaderboard.logs import is_run, samples_of_run
+from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
-from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_files, write_items
+from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_files, own_rows, write_items
 from dcsft_harness.scoring import Scorer, get_scorer
 from dcsft_harness.scoring.verdict import Response
 
@@ -49,6 +50,12 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 """Field -> its possible columns, in order of preference."""
 GOLDS = ("ground_truth", "groundtruth", "gt", "gt_answer", "reference", "label", "correct_answer", "expected")
 """Columns that hold the gold in other programs, beside an `answer` that is the model's."""
+_CUT_OFF = ("length", "model_length", "max_length", "max_tokens", "max_output_tokens")
+"""What engines call the end of a response that ran out of tokens."""
+_WORDS = dict.fromkeys(("true", "1", "1.0"), True) | dict.fromkeys(
+    ("false", "0", "0.0", "", "none", "nan"), False
+)
+"""What the column `truncated` may hold."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
 _UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
@@ -170,8 +177,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with records.readable(file):
             number = 0
             for batch in pq.ParquetFile(file).iter_batches():
-                for row in batch.to_pylist():
+                for row in own_files.of_batch(batch):  # like a user's own rows: NaN is no value
                     number += 1
+                    if isinstance(row, HarnessError):
+                        raise HarnessError(f"{file}, row {number}: {row.problem}", row.remedy)
                     yield number, row
         return
     opened = gzip.open if file.suffix == ".gz" else open
@@ -310,8 +319,10 @@ def _response(one: Given) -> Response | None:
 
 def _ended(row: Mapping[str, Any]) -> str | None:
     """Why a response ended: "length" if it ran out of tokens, in the words of any engine; None if unknown."""
-    reason = row.get("finish_reason")
-    if row.get("truncated") is True or str(reason).lower() in ("length", "max_tokens"):
+    reason, word = row.get("finish_reason"), str(row.get("truncated")).strip().lower()
+    if word not in _WORDS:
+        raise HarnessError(f"truncated is {cut(repr(row['truncated']), 60)}", "Write true or false")
+    if _WORDS[word] or str(reason).lower().rpartition(".")[2] in _CUT_OFF:
         return "length"
     return reason if isinstance(reason, str) else None
 
@@ -337,6 +348,8 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
         if gold is None:
             raise HarnessError("no gold", "Give every row one, or name its column with --column gold=NAME")
+        if gold in own_rows.MISSING:
+            raise HarnessError(f"the gold is {gold!r}, a missing value", "Correct or remove the row")
         answer = judge.gold(gold)
         task, named = str(one.fields.get("task") or name), _pictures(one)
         given: dict[str, Any] = {"answer": answer}
@@ -349,6 +362,8 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
             given["choices"] = [str(choice) for choice in choices]
         if "image_size" in judge.fields:
             given["image_size"] = _size(one, box_space)
+            if judge.check is not None and given["image_size"] != _NO_LIMIT:
+                judge.check(answer, image_size=given["image_size"])
         if "box_space" in judge.fields:
             given["box_space"] = box_space
             if "resized_size" in judge.fields:
@@ -361,7 +376,8 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         own = (given.get("choices"), one.fields.get("item"))
         identity = [each.encode() for each in (*named, *(records.as_text(o) for o in own if o is not None))]
         item = records.item_id(task, question, records.as_text(answer), identity)
-        cluster = one.row.get("cluster") or (named[0] if named else None)
+        cluster = one.row.get("cluster")
+        cluster = (named[0] if named else None) if cluster in (None, "") else cluster
         missing = text is None
         extracted = None if missing or verdict.extracted is None else records.as_text(verdict.extracted)
         value = None if missing else verdict.score
@@ -417,10 +433,13 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
     ((task_name, task),) = opened.items()
     lmms.refuse_ungenerated([task])
-    if box_space is not None:
-        if box_space not in ("pixel", "norm1000"):
-            raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
-        coordinates.declare(coordinates.BoxConvention(box_space))  # type: ignore[arg-type]
+    if box_space not in (None, "pixel", "norm1000"):
+        raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
+    # Not that of an earlier model of this process.
+    coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
+    family = task.config.metadata.get("family") if isinstance(task.config.metadata, dict) else None
+    if family == "grounding":
+        coordinates.declared()
     count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
     items = [lmms.describe_item(task, number) for number in usage.counted(range(count), lambda: count)]
     by_id = {item.item_id: item for item in items}
@@ -429,13 +448,38 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         by_text.setdefault((_plain(item.prompt), _plain(item.answer)), []).append(item)
         if item.target != item.answer:
             by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
+    prompts = {_plain(item.prompt) for item in items}
+    # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
+    judged = family in ("classification", "reasoning")
+
+    def agreeing(item: records.Item, one: Given) -> records.Item:
+        """The item that a row names, unless the row's question and gold are another one's."""
+        question, gold = (records.as_text(one.fields.get(name) or "") for name in ("question", "gold"))
+        near = by_text.get((_plain(question), _plain(gold)), [])
+        if near or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
+            strange = bool(near) and item not in near
+        else:  # a gold in another spelling is right by the scorer; several golds are JSON, which none may be
+            doc = task.eval_docs[item.doc_id]
+            metrics = task.process_results(doc, [Response(gold)]) if judged else {}
+            strange = judged and item.answer[:1] != "[" and lmms.score_of(task, metrics)[0] != 1.0
+            # An option's text may be another option's letter.
+            strange = strange and gold != dict(zip(LETTERS, doc.get("choices") or (), strict=False)).get(
+                item.answer
+            )
+        if strange or (_plain(question) in prompts and _plain(question) != _plain(item.prompt)):
+            raise HarnessError(
+                f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
+                f"than this row ({cut(gold, 40)})",
+                "Give the doc_id or item_id of the task, which numbers its documents from 0",
+            )
+        return item
 
     def found(one: Given) -> records.Item:
         key = one.fields.get("item")
         if isinstance(key, str) and key in by_id:
-            return by_id[key]
+            return agreeing(by_id[key], one)
         if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < count:
-            return items[key]
+            return agreeing(items[key], one)
         if key is not None:
             raise HarnessError(f"{task_name} has no item {cut(repr(key), 60)}", "Give item_id or doc_id")
         question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
@@ -567,7 +611,7 @@ def _counted(rows: list[Scored]) -> list[Scored]:
         seen[item] += 1
         values["doc_id"] = number if one.score.doc_id < 0 else one.score.doc_id
         if times[item] > 1:
-            values["cluster"] = values["cluster"] or item
+            values["cluster"] = item if values["cluster"] is None else values["cluster"]
         if again:
             values["item_id"] = records.occurrence_id(item, again)
         rows[number] = Scored(Score(**values), one.prompt, one.scorers)
@@ -602,17 +646,18 @@ def rollouts_of_logs(
     config = {"task": name, "scorer": scorer, "box_space": box_space}
     if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
         return
-    lines = usage.counted(lines_of(samples), lambda: own_files.count(samples))
+    run = load_run(file)
     # Without the rest of each line, which holds the whole document.
-    names = ("doc_id", "input", "target")
+    kept = ("doc_id", "input", "target", "scorer", "extracted", "resps", "filtered_resps")
     rows: list[tuple[dict[str, Any], list[object]]] = [
-        ({name: row.get(name) for name in names}, _said(row)) for _, row in lines
+        ({key: line.get(key) for key in kept[:5]}, _said(line))
+        for _, line in Samples(file, run, name, samples, Choices({}, {})).counted(kept)
     ]
     counts = Counter(len(texts) for _, texts in rows)
     if len(counts) != 1 or next(iter(counts)) < 2:
         said = ", ".join(f"{number} with {count}" for count, number in sorted(counts.items()))
         # lmms-eval removes reasoning from the first response, and then logs only that one.
-        drawn_more = _repeats(file, name) > 1 and set(counts) == {1}
+        drawn_more = _repeats(run, name) > 1 and set(counts) == {1}
         raise HarnessError(
             f"{samples} has documents with these numbers of responses: {said}",
             "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
@@ -620,17 +665,19 @@ def rollouts_of_logs(
             else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
         )
     judging = judging_of(samples, name if scorer is None else None, scorer, box_space, None)
+    if judging.task is not None:
+        _refuse_other_documents(samples, [row for row, _ in rows], judging.task)
     size = next(iter(counts))
     given = (
         Given(number, _logged(row, text, name, judging.task is not None), {})
         for number, (row, some) in enumerate(rows, start=1)
         for text in some
     )
-    judged = judged_rows(samples, given, judging.score, len(rows) * size, progress)
+    judged = judged_rows(samples, given, lambda one: (one, judging.score(one)), len(rows) * size, progress)
     scorers: dict[str, int] = {}
 
     def drawn() -> Iterator[records.Rollout]:
-        for at, one in enumerate(judged):
+        for at, one in enumerate(_as_logged([row for row, _ in rows], size, judged, judging)):
             scorers.update(one.scorers)
             yield records.Rollout(
                 item_id=one.score.item_id,
@@ -639,7 +686,7 @@ def rollouts_of_logs(
                 score=one.score.score,
                 extracted=one.score.extracted,
                 n_tokens=0,
-                finish_reason="stop",
+                finish_reason=one.score.finish_reason or "stop",
                 seed=0,
                 task=name,
                 prompt=one.prompt,
@@ -655,12 +702,44 @@ def rollouts_of_logs(
         draft.notes["scorers"] = scorers
 
 
-def _repeats(file: Path, task: str) -> int:
+def _refuse_other_documents(file: Path, rows: Sequence[Mapping[str, Any]], task: lmms.Task) -> None:
+    """Refuses a log whose documents have other golds than the task's of the same numbers."""
+    docs = task.eval_docs_no_media
+    for row in rows:
+        number, target = row["doc_id"], row.get("target")
+        own = str(task.doc_to_target(docs[number])) if number < len(docs) else None
+        if None not in (own, target) and own != str(target):
+            raise HarnessError(
+                f"{file}: document {number} has the gold {cut(repr(target), 60)}, and that of the task "
+                f"{task.config.task} is {cut(repr(own), 60)}",
+                "Label it with the data that was evaluated, or with --scorer by the golds of the log",
+            )
+
+
+def _as_logged(
+    rows: Sequence[Mapping[str, Any]],
+    size: int,
+    judged: Iterable[tuple[Given, Scored]],
+    judging: Judging,
+) -> Iterator[Scored]:
+    """The verdicts, and new ones for responses that ran out of tokens.
+
+    A log does not say which did; but there the scorer of the same version found no answer where the whole
+    text has one.
+    """
+    for at, (one, made) in enumerate(judged):
+        row = rows[at // size]
+        logged = row.get("extracted")
+        same = row.get("scorer") == dict(made.scorers) and made.score.extracted is not None
+        if same and isinstance(logged, list) and len(logged) == size and logged[at % size] is None:
+            yield judging.score(replace(one, row={"truncated": True}))
+        else:
+            yield made
+
+
+def _repeats(run: Mapping[str, Any], task: str) -> int:
     """A run's number of responses per document, from its results file."""
-    try:
-        found = reading.json_file(file)["configs"][task]["repeats"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return 1
+    found = ((run.get("configs") or {}).get(task) or {}).get("repeats")
     return found if isinstance(found, int) else 1
 
 

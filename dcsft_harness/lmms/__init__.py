@@ -21,7 +21,9 @@ from dcsft_harness.lmms.documents import (
     describe,
     describe_item,
     describe_without_images,
+    metric_of,
     refuse_marked,
+    refuse_reversed,
     score_of,
     stored_images,
     verdicts_of,
@@ -64,6 +66,7 @@ __all__ = [
     "is_file",
     "is_observed",
     "make_task",
+    "metric_of",
     "open_model",
     "open_tasks",
     "quiet",
@@ -182,10 +185,12 @@ def run(
 
     Raises:
         HarnessError: lmms-eval returned nothing, or fewer documents than expected; or another rank ended; or
-            a box task is given a model with unknown coordinates.
+            a box task is given a model with unknown coordinates; or a task's score is an error rate.
     """
     from lmms_eval.evaluator import simple_evaluate
 
+    for task in tasks.values():
+        refuse_reversed(task)
     coordinates.declare(getattr(model, "box_convention", None))  # not that of an earlier model
     if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
         coordinates.declared()  # refused now, not after hours of generation

@@ -25,23 +25,19 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     only number there is.
 
     Raises:
-        HarnessError: no metric can be identified as the score.
+        HarnessError: no metric can be identified as the score; lower values are better; or the score is not a
+            fraction.
     """
     key = str(task.get_config("score_key") or "score")
-    numbers = {}
-    for name, value in metrics.items():
-        inner = value.get(key) if isinstance(value, Mapping) else value
-        if isinstance(inner, bool | int | float):
-            numbers[name] = (float(inner), value)
-    chosen = "acc" if "acc" in numbers else key if key in numbers else None
-    if chosen is None and len(numbers) == 1:
-        chosen = next(iter(numbers))
+    chosen = metric_of(task, metrics)
     if chosen is None:
         raise HarnessError(
             f"task {task.config.task}: none of its metrics {sorted(metrics)} can be recognized as the score",
             "Set `score_key` in the task's YAML file",
         )
-    score, value = numbers[chosen]
+    value = metrics[chosen]
+    score = float(value[key] if isinstance(value, Mapping) else value)
+    _refuse_no_fraction(task, chosen, score)
     cluster = (
         value.get(str(task.get_config("cluster_key") or "cluster")) if isinstance(value, Mapping) else None
     )
@@ -51,6 +47,42 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
         None if extracted is None else records.as_text(extracted),
         None if cluster is None else str(cluster),
     )
+
+
+def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
+    """The metric that is the score, by the rules of `score_of`; None if none can be identified.
+
+    Raises:
+        HarnessError: lower values of it are better.
+    """
+    key = str(task.get_config("score_key") or "score")
+    inner = {name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()}
+    return _chosen(task, [name for name, one in inner.items() if isinstance(one, bool | int | float)], key)
+
+
+def refuse_reversed(task: Task) -> None:
+    """Refuses a task whose score is an error rate, by its configuration, before anything is generated."""
+    _chosen(task, list(task.higher_is_better()), str(task.get_config("score_key") or "score"))
+
+
+def _chosen(task: Task, names: Sequence[str], key: str) -> str | None:
+    only = names[0] if len(names) == 1 else None
+    chosen = "acc" if "acc" in names else key if key in names else only
+    if chosen is not None and task.higher_is_better().get(chosen) is False:
+        raise HarnessError(
+            f"task {task.config.task}: lower values of its metric {chosen} are better (higher_is_better: "
+            "false), and a score is the share that is right",
+            "Let process_results return a score that is higher for better responses, such as 1 minus it",
+        )
+    return chosen
+
+
+def _refuse_no_fraction(task: Task, metric: str, score: float) -> None:
+    if not (score != score or 0 <= score <= 1):
+        raise HarnessError(
+            f"task {task.config.task}: a response has the {metric} {score:g}",
+            "Scores are fractions from 0 to 1 (not percent, not counts): divide it in process_results",
+        )
 
 
 def verdicts_of(
@@ -63,6 +95,8 @@ def verdicts_of(
     """
     listed = [metrics.get(name) for name in ("scores", "extracted", "votes")]
     if all(isinstance(one, list) and len(one) == len(responses) for one in listed):
+        for score in listed[0] or ():
+            _refuse_no_fraction(task, "scores", float(score))
         return [
             (float(score), None if found is None else records.as_text(found), vote)
             for score, found, vote in zip(*listed, strict=True)

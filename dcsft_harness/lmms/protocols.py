@@ -99,6 +99,10 @@ class Task(Protocol):
         """Metric -> its result for the responses to a document."""
         ...
 
+    def higher_is_better(self) -> Mapping[str, object]:
+        """Metric -> whether higher values are better; None if its configuration does not say."""
+        ...
+
     def aggregation(self) -> Mapping[str, Callable[..., object]]:
         """Metric -> the function that aggregates all documents."""
         ...

@@ -253,7 +253,7 @@ def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
     with pq.ParquetFile(path) as file:
         wanted = _wanted(path, file.schema_arrow)
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
-            yield from _of_batch(batch)
+            yield from of_batch(batch)
 
 
 def _of_folder(path: Path) -> Iterator[Row]:
@@ -285,7 +285,7 @@ def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | Ha
     wanted = _wanted(where, found.features.arrow_schema)
     for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
         for batch in table.to_batches():
-            yield from _of_batch(batch)
+            yield from of_batch(batch)
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
@@ -332,7 +332,8 @@ def _may_show(field: pa.Field, pictured: bool) -> bool:
     return not pictured and bool(inside or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
+def of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
+    """Rows of a Parquet file, with NaN as None and whole numbers as such; an error for text that is none."""
     for number in range(batch.num_rows):
         try:
             row = batch.slice(number, 1).to_pylist()[0]
@@ -457,8 +458,8 @@ def _of_frame(given: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a `pand
     """The rows of a data frame, without missing values."""
     names = list(map(str, given.columns))
     for cells in given.itertuples(index=False, name=None):
-        row = dict(zip(names, cells, strict=True))
-        yield {name: cell for name, cell in row.items() if not (isinstance(cell, float) and cell != cell)}
+        row = {name: _whole(cell, pa.float64()) for name, cell in zip(names, cells, strict=True)}
+        yield {name: cell for name, cell in row.items() if cell is not None}
 
 
 def _json_line(row: Mapping[str, Any], number: int) -> bytes:

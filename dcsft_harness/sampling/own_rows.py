@@ -42,7 +42,7 @@ _FILE = re.compile(
     r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
 )
 _FILMS = ("video", "videos", "audio", "audios")
-_MISSING = ("nan", "NaN", "<NA>", "NaT")
+MISSING = ("nan", "NaN", "<NA>", "NaT")
 """What pandas writes for a missing value."""
 IN_FRONT = re.compile(rf"^(\s*{MARK})+")
 _ANSWER_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -394,7 +394,7 @@ def _beside(given: Mapping[str, Any]) -> object:
     value = given[there]
     if value == []:
         raise HarnessError("the answer is empty", "Correct or remove the row")
-    if value in _MISSING:
+    if value in MISSING:
         raise HarnessError(f"the answer is {value!r}, a missing value", "Correct or remove the row")
     try:
         json.dumps(value, allow_nan=False)

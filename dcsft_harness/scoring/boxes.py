@@ -351,12 +351,12 @@ def check_gold(answer: Sequence[float], *, image_size: tuple[int, int]) -> None:
     box, (width, height) = _gold(answer), image_size
     if min(box) >= 0 and max(box) <= 1 < min(width, height):
         raise HarnessError(
-            f"the box {list(answer)} lies within one pixel of its image of {width} x {height} pixels",
+            f"the box {list(answer)} lies within one pixel of its image of {width:g} x {height:g} pixels",
             "Write x1, y1, x2, y2 in pixels, not in shares of the image",
         )
     if min(box) < -1 or box[2] > width + 1 or box[3] > height + 1:
         raise HarnessError(
-            f"the box {list(answer)} leaves its image of {width} x {height} pixels",
+            f"the box {list(answer)} leaves its image of {width:g} x {height:g} pixels",
             "Write x1, y1, x2, y2 in pixels of the upright image (its EXIF orientation applied), not resized",
         )
 

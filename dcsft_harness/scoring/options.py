@@ -23,6 +23,7 @@ from dcsft_harness.scoring.units import Unit, with_signs
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
 
+_LABELED = re.compile(r"(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、）]\s*|:\s+))(?=\S)")
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
@@ -219,5 +220,13 @@ def _is_plain(character: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def option_set(texts: tuple[str, ...]) -> OptionSet:
-    """The prepared options; kept, as G responses are scored against the same ones."""
+    """The prepared options; kept, as G responses are scored against the same ones.
+
+    Texts that all begin with their own letter, as "A. cat" and "(B) dog" do, are taken without it: a response
+    may be the text alone.
+    """
+    labels = [_LABELED.match(text) for text in texts]
+    letters = "".join((label[1] or label[2]) if label else " " for label in labels)
+    if len(texts) > 1 and letters == string.ascii_uppercase[: len(texts)]:
+        texts = tuple(_LABELED.sub("", text, count=1) for text in texts)
     return OptionSet(texts)

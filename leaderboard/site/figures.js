@@ -135,7 +135,7 @@ dcsft.figures = (() => {
   function Verdict({ score, silent, short }) {
     const kind = verdict(score, silent);
     const [mark, said] = SAID[kind];
-    const label = kind === "partial" ? `score ${score.toFixed(3)}` : said;
+    const label = kind === "partial" ? `score ${dcsft.text.fixed(score, 3)}` : said;
     return dcsft.html`<span class=${`verdict ${kind}`}>
       <span aria-hidden="true">${mark}</span> ${short ? dcsft.html`<span class="hidden">${label}</span>` : label}
     </span>`;

@@ -58,10 +58,18 @@ dcsft.text = (() => {
   }
 
   const missing = (value) => value === null || value === undefined;
-  const percent = (value, digits = 1) => (missing(value) ? "–" : (100 * value).toFixed(digits));
+  // Decimals as the tables print them: Python rounds an exact half to the even digit, `toFixed` away from 0.
+  function fixed(value, digits) {
+    const scaled = Math.abs(value) * 10 ** digits;
+    // Only a value of so few binary places is an exact half; products like 58.135 * 100 may look like one.
+    const half = scaled % 1 === 0.5 && Number.isInteger(value * 2 ** (digits + 1));
+    const even = half && Math.floor(scaled) % 2 === 0;
+    return even ? ((Math.sign(value) * Math.floor(scaled)) / 10 ** digits).toFixed(digits) : value.toFixed(digits);
+  }
+  const percent = (value, digits = 1) => (missing(value) ? "–" : fixed(100 * value, digits));
   function points(value, digits = 1) {
     if (missing(value)) return "–";
-    const shown = (100 * value).toFixed(digits);
+    const shown = fixed(100 * value, digits);
     const zero = Number(shown) === 0;
     return zero ? (0).toFixed(digits) : value > 0 ? `+${shown}` : shown.replace("-", "−");
   }
@@ -72,8 +80,8 @@ dcsft.text = (() => {
     if (missing(p)) return "–";
     if (p < 0.001) return "< 0.001";
     let digits = 3;
-    while (p !== 0.05 && digits < 17 && Number(p.toFixed(digits)) === 0.05) digits++;
-    return p.toFixed(digits);
+    while (p !== 0.05 && digits < 17 && Number(fixed(p, digits)) === 0.05) digits++;
+    return fixed(p, digits);
   }
 
   function Pick({ label, value, options, onPick, wide }) {
@@ -114,5 +122,5 @@ dcsft.text = (() => {
   const chosen = (choices, name, otherwise) => (Object.hasOwn(choices, name) ? choices[name] : otherwise);
   const clamp = (text, most) => Math.min(Math.max(0, Number.parseInt(text, 10) || 0), Math.max(0, most));
 
-  return { plain, Name, Label, Some, Long, percent, points, interval, chance, Pick, Find, Pages, Waiting, chosen, clamp };
+  return { plain, Name, Label, Some, Long, fixed, percent, points, interval, chance, Pick, Find, Pages, Waiting, chosen, clamp };
 })();

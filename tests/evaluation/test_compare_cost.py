@@ -46,7 +46,7 @@ def trained(folder, method, data, cold, figures, rows=(), kept=(), adapter=None,
     return make(kind, folder, {"method": method, "full": full}, notes, inputs, files)
 
 
-def scored(folder, adapter, cold, accuracies, **conditions):
+def scored(folder, adapter, cold, accuracies, pixels=None, **conditions):
     tasks = {
         name: {"distribution": name[:-1], "accuracy": value, "version": 1, **conditions}
         for name, value in accuracies.items()
@@ -56,7 +56,8 @@ def scored(folder, adapter, cold, accuracies, **conditions):
         "model_args": f"pretrained={cold},adapter={adapter},batch_size=4",
         "tasks": [*tasks],
     }
-    return make("scores", folder, config, {"tasks": tasks}, {"model": cold, "adapter": adapter})
+    notes = {"tasks": tasks, "pixels": pixels}
+    return make("scores", folder, config, notes, {"model": cold, "adapter": adapter})
 
 
 @pytest.fixture
@@ -385,3 +386,19 @@ def test_the_command_prints_and_writes(place, capsys):
 )
 def test_figures_are_shown_in_units_that_one_reads(figure, value, shown):
     assert cost_report.human(figure, value) == shown
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"pixels": {"max_pixels": 10}}, {"pixels": {"max_pixels": 20}}, "another max_pixels"),
+        ({"metric": "acc"}, {"metric": "f1"}, "another metric"),
+        ({"pixels": {"max_pixels": 10}, "metric": "acc"}, {"pixels": {"max_pixels": None}}, None),
+        ({"pixels": {"max_pixels": 10}}, {"pixels": None}, None),
+    ],
+)
+def test_accuracies_measured_otherwise_are_said(place, first, second, said):
+    for name, conditions in (("sft", first), ("dc", second)):
+        scored(place / f"s-{name}", place / name, place / "cold", {"id1": 0.5}, **conditions)
+    found = cost_report.read_scores([place / "s-sft", place / "s-dc"]).remarks
+    assert (said in " ".join(found)) if said else not found

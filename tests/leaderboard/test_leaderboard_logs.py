@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from dcsft_harness.artifacts import manifest
@@ -167,6 +168,71 @@ class TestReading:
         assert "unknown metric of vqa" in refusal([folder], choices=Choices({"vqa": "f"}, {}))
         assert "unknown task 'vqq'" in refusal([folder], choices=Choices({"vqq": "f1", "vqa": "f1"}, {}))
 
+    def test_an_error_rate_is_not_ranked_with_its_worst_row_first(self, tmp_path):
+        bare = [line(n, n / 4, cluster=None, metric="wer") for n in range(4)]
+        stated = {"higher_is_better": {"asr": {"wer": False, "hit": True}}}
+        folder = log_folder(tmp_path / "o", {"asr": bare}, run=stated)
+        for choices in (None, Choices({"asr": "wer"}, {})):
+            assert "lower values of wer are better" in refusal([folder], choices=choices)
+        both = [{**one, "hit": 0.5} for one in bare]
+        folder = log_folder(tmp_path / "p", {"asr": both}, run=stated)
+        assert accuracies(load([folder], choices=Choices({"asr": "hit"}, {})))["p", "asr"] == 0.5
+
+    def test_rows_by_other_metrics_are_not_compared(self, tmp_path):
+        one, other = (
+            log_folder(tmp_path / name, {"vqa": [line(n, 0.5, cluster=None, metric=name) for n in range(4)]})
+            for name in ("exact", "f1")
+        )
+        assert "metric 'exact' and 'f1'" in refusal([one, other])
+        ours = scores_folder(tmp_path / "s", "s", {"vqa": [1, 0, 1, 0]}, notes={"vqa": {"metric": "f1"}})
+        board = load([ours, one], strict=False)
+        assert len(board.rows) == 1 and board.left_out
+
+    @pytest.mark.parametrize("argument", ["pretrained", "model_version", "model", "lora_path", "peft"])
+    def test_one_name_is_of_one_model_whatever_names_its_weights(self, tmp_path, argument):
+        folders = [
+            log_folder(tmp_path / task, {task: [line(0, 1.0), line(1, 0.0)]}, model_args=f"{argument}={task}")
+            for task in (ID, OOD_R)
+        ]
+        assert "were not made from the same model" in refusal([type(tmp_path)(f"x={one}") for one in folders])
+
+    @pytest.mark.parametrize(
+        ("votes", "shown"),
+        [([None, "3", "4", "4"], 2), (["3", None, "4", None], 0), ([None] * 4, None)],
+    )
+    def test_of_several_responses_the_items_table_has_the_one_with_the_most_votes(
+        self, tmp_path, votes, shown
+    ):
+        """As in scores; an item without any answer is none that was answered wrongly."""
+        scores = [float(vote == "4") for vote in votes]
+        texts = [f"text {n}" for n in range(4)]
+        more = {"filtered_resps": texts, "extracted": votes, "votes": votes, "scores": scores}
+        lines = [line(0, sum(scores) / 4, answered=4 - votes.count(None), **more)]
+        (result,) = load([log_folder(tmp_path / "o", {ID: lines})]).results
+        for (row,) in (table.to_pylist() for table in result.tables()):
+            found = row["response"], row["extracted"], row["n_tokens"]
+            assert found == (texts[shown or 0], None if shown is None else votes[shown], None)
+
+    def test_a_metric_that_is_named_is_shown_whatever_the_responses_scores_are(self, tmp_path):
+        """Those are of `acc`, and made the columns avg@K of it under the other metric's name."""
+        more = {"extracted": ["3", "4"], "votes": ["3", "4"], "scores": [1.0, 0.0]}
+        lines = [line(n, 0.5, acc_seen={"score": float(n)} if n < 2 else {}, **more) for n in range(3)]
+        folder = log_folder(tmp_path / "o", {ID: lines})
+        assert accuracies(load([folder]))["o", f"{ID} avg@2"] == 0.5
+        (row,) = load([folder], choices=Choices({ID: "acc_seen"}, {})).rows
+        assert list(row.cells) == [ID] and row.cells[ID].unscored == 1
+        assert row.cells[ID].scores[~np.isnan(row.cells[ID].scores)].mean() == 0.5
+        wrong = log_folder(tmp_path / "p", {ID: [line(0, 1.0, **more)]})
+        assert "acc is not the mean of the scores beside it" in refusal([wrong])
+
+    def test_choices_of_tasks_are_no_less_for_scores_than_for_logs(self, tmp_path):
+        """They were passed over where the folder is one of scores."""
+        scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes={ID: {"metric": "acc"}})
+        said = refusal([scores], choices=Choices({ID: "answered"}, {}))
+        assert f"--metric {ID}=answered: {scores} holds scores by acc alone" in said
+        assert load([scores], choices=Choices({ID: "acc"}, {})).tasks[0].distribution == "id"
+        assert load([scores], choices=Choices({}, {ID: "ood"})).tasks[0].distribution == "ood"
+
     def test_unscored_samples_stay_unscored(self, tmp_path):
         lines = [line(0, 1.0), line(1, None), {**line(2, 1.0), "acc": {"cluster": "2"}}]
         cell = load([log_folder(tmp_path / "o", {ID: lines})]).rows[0].cells[ID]
@@ -244,6 +310,16 @@ class TestBadLogs:
         assert f"{path} is truncated: it has 3 of 4 documents" in refusal([folder])
         path.write_text("")
         assert "it has 0 of 4" in refusal([folder])
+
+    @pytest.mark.parametrize(("limit", "effective"), [(None, 8), (6, 6)])
+    def test_a_run_from_a_later_document_on_is_whole(self, tmp_path, limit, effective):
+        """lmms-eval's count takes no --offset off."""
+        config = {"model": "m", "model_args": "", "limit": limit, "offset": 4}
+        counted = {"n-samples": {ID: {"original": 8, "effective": effective}}, "config": config}
+        lines = [line(n, float(n % 2)) for n in range(4, 8)]
+        assert load([log_folder(tmp_path / "o", {ID: lines}, run=counted)]).rows[0].cells[ID].scores.size == 4
+        short = log_folder(tmp_path / "p", {ID: lines[:-1]}, run=counted)
+        assert "it has 3 of 4 documents" in refusal([short])
 
     def test_a_document_twice(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0), line(0, 1.0)]})

@@ -465,6 +465,8 @@ P_VALUES = [
     (0.04999, "0.04999"),
     (0.05, "0.050"),
     (0.0502, "0.0502"),
+    (0.0625, "0.062"),  # McNemar's are sums of powers of 1/2: exact halves, which go to the even digit
+    (0.1875, "0.188"),
     (0.3926, "0.393"),
     (1.0, "1.000"),
 ]

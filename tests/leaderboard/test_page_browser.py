@@ -234,6 +234,18 @@ class TestComparison:
         worked = visit().evaluate("(values) => values.map(dcsft.text.chance)", [one for one, _ in P_VALUES])
         assert worked == [shown or "–" for _, shown in P_VALUES]
 
+    def test_figures_have_the_digits_of_the_tables(self, visit):
+        """Also exact halves, such as 186 of 320 (58.125 %), and values whose product only looks like one."""
+        values = [k / n for n in (8, 16, 160, 200, 320, 800, 1000) for k in range(-n, n + 1)]
+        for digits in (1, 2):
+            shown = visit().evaluate(
+                "([values, digits]) => values.map((one) => dcsft.text.fixed(100 * one, digits))",
+                [values, digits],
+            )
+            assert [one.replace("-", "") for one in shown] == [
+                f"{abs(100 * one):.{digits}f}" for one in values
+            ]
+
     def test_what_the_page_works_out_is_what_python_works_out(self, visit, page_folder):
         """For every tested pair, from the items alone: difference, interval, counts, McNemar's p."""
         told = json.loads((page_folder.parent / "leaderboard.json").read_text())

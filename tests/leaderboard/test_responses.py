@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections import Counter
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dcsft_harness as harness
-from dcsft_harness import records, stages
+from dcsft_harness import coordinates, records, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
@@ -70,6 +71,26 @@ def test_pictures_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other
     assert len({row["item_id"] for row in table}) == 3
     assert sorted(Counter(row["cluster"] for row in table).values()) == [1, 2]
     assert all(len(row["cluster"]) <= 32 for row in table)
+
+
+@pytest.mark.parametrize("scorer", ["exact_word", "math", "open_answer"])
+def test_what_pandas_writes_for_missing_and_whole_numbers(tmp_path, scorer):
+    """A column with a missing value is one of floats: 3 is 3.0, which no response says, and a cell is NaN."""
+    rows = [
+        {"question": f"q{n}", "gold": 3.0, "response": "3", "cluster": cluster, "n_tokens": tokens}
+        for n, (cluster, tokens) in enumerate([(0.0, 4.0), (0.0, math.nan), (math.nan, 2.0), (math.nan, 2.0)])
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
+    notes = responses.evaluate(tmp_path / "mine.parquet", tmp_path / "scores", scorer=scorer)
+    assert notes["tasks"]["mine"]["accuracy"] == 1.0
+    table = records.read_table(tmp_path / "scores" / SCORES, records.Score).to_pylist()
+    assert [row["cluster"] for row in table] == ["0", "0", None, None]
+    assert [row["n_tokens"] for row in table] == [4, None, 2, 2]
+    rows[1]["gold"] = math.nan
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    assert "row 2: no gold" in refusal(tmp_path / "b.parquet", tmp_path / "x", scorer=scorer)
+    file = jsonl(tmp_path / "c.jsonl", [{**rows[0], "cluster": None, "gold": "nan"}])
+    assert "the gold is 'nan', a missing value" in refusal(file, tmp_path / "x", scorer=scorer)
 
 
 class TestColumnsOfOtherPrograms:
@@ -195,6 +216,12 @@ class TestAFile:
             ({"finish_reason": "MAX_TOKENS"}, 0.0, "length"),  # Gemini's and Anthropic's word
             ({"truncated": True}, 0.0, "length"),
             ({"truncated": False, "finish_reason": None}, 1.0, None),
+            ({"finish_reason": "max_output_tokens"}, 0.0, "length"),  # OpenAI's responses
+            ({"finish_reason": "FinishReason.MAX_TOKENS"}, 0.0, "length"),
+            ({"finish_reason": "model_length"}, 0.0, "length"),
+            ({"truncated": 1}, 0.0, "length"),
+            ({"truncated": "True"}, 0.0, "length"),
+            ({"truncated": 0}, 1.0, None),
         ],
     )
     def test_a_truncated_response_has_no_open_answer(self, tmp_path, more, score, reason):
@@ -202,6 +229,17 @@ class TestAFile:
         responses.evaluate(jsonl(tmp_path / "one.jsonl", [row]), tmp_path / "out", scorer="choice")
         (got,) = records.read_table(tmp_path / "out" / SCORES, records.Score).to_pylist()
         assert (got["score"], got["finish_reason"]) == (score, reason)
+
+    @pytest.mark.parametrize(
+        "names", [(0, 0, 1, 1), (False, False, True, True), ("", "", "b", "b"), (None,) * 4]
+    )
+    def test_a_cluster_may_be_named_by_zero(self, tmp_path, names):
+        rows = [{**one, "cluster": name} for one, name in zip(of(*[RIGHT] * 4), names, strict=True)]
+        scored(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "s")
+        table = records.read_table(tmp_path / "s" / SCORES, records.Score).to_pylist()
+        own = [row["cluster"] for row in table]
+        wanted = [f"{n}.png" if name in ("", None) else str(name) for n, name in enumerate(names)]
+        assert own == wanted
 
     def test_columns_of_other_names(self, tmp_path):
         rows = [{"q": "1 + 1?", "label": "2", "text": "It is 2."}]
@@ -241,6 +279,17 @@ class TestRefusals:
             ({}, {"scorer": "box_iou", "box_space": "norm1000"}, "no image size"),
             ({"step": 1.5}, {"scorer": "box_iou", "box_space": "pixel"}, "step is 1.5"),
             ({"response": ["a", "b"]}, {"scorer": "box_iou", "box_space": "pixel"}, "list, not text"),
+            ({"truncated": "perhaps"}, {"scorer": "box_iou", "box_space": "pixel"}, "truncated is 'perhaps'"),
+            (  # in another space than pixels: every response would be wrong
+                {"gold": [0.1, 0.2, 0.3, 0.4], "width": 640, "height": 480},
+                {"scorer": "box_iou", "box_space": "norm1000"},
+                "in pixels, not in shares of the image",
+            ),
+            (
+                {"gold": [500, 500, 900, 900], "image_size": [640, 480]},
+                {"scorer": "box_iou", "box_space": "pixel"},
+                "leaves its image of 640 x 480 pixels",
+            ),
             ({}, {"scorer": "boxiou", "box_space": "pixel"}, "unknown scorer"),
         ],
     )
@@ -313,6 +362,77 @@ class TestATask:
         code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
                          "--output", tmp_path / "x")  # fmt: skip
         assert code == 1 and "has 6 responses to 6 of its task's" in said.err and "--limit N" in said.err
+
+    @pytest.mark.parametrize("named", ["doc_id", "item"])
+    def test_rows_numbered_otherwise_than_the_task_are_refused(self, tmp_path, items, named):
+        """Else right responses are judged by other items' golds."""
+        ids = [getattr(item, "doc_id" if named == "doc_id" else "item_id") for item in items]
+        moved = items[1:] + items[:1]
+        for given, right in ((items, True), (moved, False)):
+            rows = [
+                {named: key, "question": item.prompt, "gold": item.answer, "response": item.answer}
+                for key, item in zip(ids, given, strict=True)
+            ]
+            file = jsonl(tmp_path / f"{right}.jsonl", rows)
+            options = {"task": "dcsft_digits", "limit": 6}
+            if right:
+                notes = responses.evaluate(file, tmp_path / "s", **options)
+                assert notes["tasks"]["dcsft_digits"]["accuracy"] == 1.0
+            else:
+                assert "has another question or gold as doc_id 0" in refusal(file, tmp_path / "x", **options)
+
+    def test_boxes_are_not_read_in_the_coordinates_of_an_earlier_model(self, tmp_path, monkeypatch):
+        """As in a notebook that has just evaluated one."""
+        monkeypatch.delenv(coordinates.VARIABLE, raising=False)
+        coordinates.declare(coordinates.BoxConvention("norm1000"))
+        row = {"doc_id": 0, "response": "[1, 2, 30, 40]"}
+        file, options = jsonl(tmp_path / "a.jsonl", [row]), {"task": "dcsft_digits_ground", "limit": 1}
+        assert "in which coordinates this model writes boxes" in refusal(file, tmp_path / "x", **options)
+        assert responses.evaluate(file, tmp_path / "s", box_space="pixel", **options)["tasks"]
+
+    def test_golds_in_another_spelling_agree(self, tmp_path, items):
+        rows = [{"doc_id": item.doc_id, "gold": f"{item.answer.title()}.", "response": "?"} for item in items]
+        file = jsonl(tmp_path / "a.jsonl", rows)
+        assert responses.evaluate(file, tmp_path / "s", task="dcsft_digits", limit=6)["tasks"]
+
+    def test_a_log_of_other_documents_or_a_part_of_them_is_not_labeled(self, tmp_path, items, capsys):
+        def lines(golds):
+            return [
+                line(n, 1.0, target=item.target, prompt=item.prompt, resps=[item.target] * 2)
+                for n, item in enumerate(golds)
+            ]
+
+        for name, some, run, said in (
+            ("moved", lines(items[1:] + items[:1]), None, "document 0 has the gold"),
+            (
+                "cut",
+                lines(items),
+                {"n-samples": {"dcsft_digits": {"effective": 9}}},
+                "it has 6 of 9 documents",
+            ),
+            ("twice", [*lines(items), lines(items)[2]], None, "lines 3 and 7 are both of document 2"),
+        ):
+            log = log_folder(tmp_path / name, {"dcsft_digits": some}, run=run)
+            assert main(["label", str(log), "--output", str(tmp_path / f"{name}-labels")]) == 1
+            assert said in capsys.readouterr().err
+
+    def test_responses_that_ran_out_of_tokens_are_labeled_as_they_were_scored(self, tmp_path):
+        """A log does not mark them, but has their verdicts."""
+        shown = {
+            "resps": ["It is 4.", "It is 4."],
+            "extracted": [None, "4"],
+            "scorer": {"math": VERSIONS["math"]},
+        }
+        log = log_folder(tmp_path / "log", {"mine": [line(0, 0.5, target="4", **shown)]})
+        for change, k in (({}, 1), ({"math": 1}, 2)):
+            path = next(log.rglob("*_samples_*"))
+            path.write_text(
+                path.read_text().replace(json.dumps(shown["scorer"]), json.dumps(change or shown["scorer"]))
+            )
+            output = tmp_path / f"labels-{k}"
+            assert main(["label", str(log), "--scorer", "math", "--output", str(output)]) == 0
+            (row,) = pq.read_table(output / "labels.parquet").to_pylist()
+            assert (row["k"], row["n"]) == (k, 2)
 
     @pytest.mark.parametrize("key", ["resps", "filtered_resps"])
     def test_logs_of_several_responses_are_labeled(self, tmp_path, items, capsys, key):

@@ -126,7 +126,7 @@ def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(mo
         lmms.open_tasks([POOL])
 
 
-def own_task(folder, images):
+def own_task(folder, images, higher_is_better=True):
     """A task of somebody else: its pictures are opened by path, its metric is called `hit`."""
     rows = [{"path": str(path), "text": "?", "answer": "x"} for path in images]
     datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(folder / "data"))
@@ -141,7 +141,7 @@ def own_task(folder, images):
             "doc_to_text": "text",
             "doc_to_target": "answer",
             "process_results": lambda doc, results: {"hit": float(results[0] == doc["answer"])},
-            "metric_list": [{"metric": "hit", "aggregation": "mean", "higher_is_better": True}],
+            "metric_list": [{"metric": "hit", "aggregation": "mean", "higher_is_better": higher_is_better}],
         }
     )
 
@@ -178,6 +178,28 @@ class TestScores:
         assert lmms.score_of(task, {"acc": 0.0, "hit": 1.0}) == (0.0, None, None)
         with pytest.raises(HarnessError, match="task theirs: none of its metrics .*'f1', 'hit'.* score"):
             lmms.score_of(task, {"hit": 1.0, "f1": 0.5})
+
+    @pytest.mark.parametrize("bad", [20.0, 100, 1.5, -0.1, float("inf")])
+    def test_a_score_that_is_no_fraction_labels_nothing(self, tmp_path, bad):
+        """Of 0 to 100, every partial credit above 0.5 would be a right response."""
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"])
+        for metrics in ({"hit": bad}, {"hit": {"score": bad}}, {"acc": bad, "hit": 1.0}):
+            with pytest.raises(HarnessError, match=r"task theirs: a response has the (hit|acc) .*fractions"):
+                lmms.score_of(task, metrics)
+        found = {"scores": [1.0, bad], "extracted": ["x", "y"], "votes": ["x", "y"]}
+        with pytest.raises(HarnessError, match="fractions from 0 to 1"):
+            lmms.verdicts_of(task, {}, ["x", "y"], found)
+
+    def test_an_error_rate_is_no_score(self, tmp_path):
+        """Its worst responses would be labeled easy."""
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"], higher_is_better=False)
+        with pytest.raises(HarnessError, match="lower values of its metric hit are better"):
+            lmms.score_of(task, {"hit": 0.25})
+        with pytest.raises(HarnessError, match="lower values of its metric hit are better"):
+            lmms.run(DcsftStub(default="x"), {"theirs": task})  # before anything is generated
+        assert lmms.score_of(task, {"hit": 0.25, "acc": 1.0})[0] == 1.0
 
 
 class TestSampling:

@@ -754,6 +754,11 @@ def test_a_data_frame_is_rows(tmp_path):
         {"question": "a?", "answer": "b"},
         {"question": "c?", "answer": 4},
     ]
+    # A column of whole numbers with a missing value is one of floats, in a file as in memory.
+    frame = pandas.DataFrame({"question": ["a?", "b?", "c?"], "answer": [3, None, 0.5]})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    for place in (own_files.keep(frame)[0], tmp_path / "rows.parquet"):
+        assert [json.dumps(row.get("answer")) for _, row in own_files.rows(place)] == ["3", "null", "0.5"]
 
 
 class TestNothingSolved:

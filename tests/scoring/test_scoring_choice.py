@@ -40,6 +40,17 @@ def test_every_phrase_states_its_example(phrase: phrases.Phrase) -> None:
         assert choice(text, answer=letter, choices=options).score == 1.0, text
 
 
+@pytest.mark.parametrize("form", ["{}. {}", "({}) {}", "{}) {}", "{}: {}", "{}．{}", "{}、{}"])
+def test_options_that_begin_with_their_own_letters_are_their_texts(form: str) -> None:
+    """As in many published sets; a response is often the text alone."""
+    labeled = [form.format(letter, text) for letter, text in zip("ABCD", CEREALS, strict=True)]
+    for said in ("barley", "The answer is barley.", "B", labeled[1], f"B. {labeled[1]}"):
+        assert choice(said, answer="B", choices=labeled) == choice(said, answer="B", choices=CEREALS)
+        assert choice(said, answer="barley", choices=labeled).score == 1.0
+    for texts in (["A. Smith", "C. Jones"], ["B. cat", "A. dog"], ["A:B", "B:C"], ["A", "B"], ["A. x", "y"]):
+        assert option_set(tuple(texts)).texts == tuple(texts)
+
+
 @given(st.sampled_from(CASES), st.sampled_from("ABCD"))
 def test_a_final_box_decides(case: dict, letter: str) -> None:
     """Whatever stands before it."""

@@ -6,6 +6,8 @@ import pytest
 
 from dcsft_harness import lmms
 from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation import responses
 from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.models.stub import DcsftStub
 from tests.fixtures import reasoning as fixtures
@@ -356,3 +358,19 @@ def test_the_group_averages_the_six_and_no_parts_of_them(opened):
         "acc,none",
         "answered,none",
     }
+
+
+@pytest.mark.parametrize("task", ["dcsft_mathvista", "dcsft_mmk12", "dcsft_mmmu", "dcsft_mathvision"])
+def test_golds_as_published_agree_with_the_row_that_they_are_of(opened, task, tmp_path):
+    """An option's text for its letter, several golds, other spellings; but not with another row."""
+    ids = prepared.load(task)["id"][:]
+    ((_, _, published), *_) = fixtures.SETS[fixtures.TASKS[task]]
+    golds = {str(row.get("id", row.get("pid"))): row["answer"] for row in published()}
+    judge = responses.judging_of(tmp_path, task, None, None, None).score
+    for number, own in enumerate(ids):
+        judge(responses.Given(1, {"item": number, "gold": golds[own], "response": "?"}, {}))
+    for number, options in enumerate(prepared.load(task)["choices"][:] if task == "dcsft_mmmu" else ()):
+        other = next(letter for letter in "AB" if letter != golds[ids[number]])
+        if options:
+            with pytest.raises(HarnessError, match="another question or gold"):
+                judge(responses.Given(1, {"item": number, "gold": other, "response": "?"}, {}))
