@@ -225,9 +225,8 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params = _further(stage)
-    needed = stage.verb not in ("compare-cost", "data inspect")
-    about = "The folder to write." if needed else "Also write it there, as files."
-    params.append(click.Option(["--output"], type=FOLDER, required=needed, help=about))
+    about = "Also write it there, as files." if stage.shows else "The folder to write."
+    params.append(click.Option(["--output"], type=FOLDER, required=not stage.shows, help=about))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + "\n".join(map(folded, stage.example.split("\n"))))

@@ -37,11 +37,16 @@ GOLDS = ("solution", "answer")
 ANSWERS = (*GOLDS, "completion")
 CONVERSATIONS = ("messages", "conversations")
 REJECTED = ("rejected", "rejected_response")
+PAIRS = {"query": "response", "instruction": "output"}
+"""Questions of ms-swift and of Alpaca, and their answers; `input` and `history` may stand beside them."""
 COLUMNS = (
     *(*QUESTIONS, *ANSWERS, *CONVERSATIONS, *REJECTED),
     *("chosen", "system", "image", "images", "choices", "options"),
 )
-"""What is read of a row."""
+"""What is read of a row of any shape."""
+_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history")
+_ASK = {*CONVERSATIONS, *QUESTIONS, *PAIRS, "chosen"}
+_ANSWER = {*CONVERSATIONS, *ANSWERS, *PAIRS.values(), "chosen"}
 KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder that `datasets` saved"
 MOST_ROW = 1 << 28
 """Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
@@ -53,6 +58,9 @@ _OTHERS = {
     **{b"\x80\x05\x95": "is a pickle", b"\xff\xfe": "is text in UTF-16", b"\xfe\xff": "is text in UTF-16"},
 }
 """How files of other kinds begin. An archive may hold its rows as they are, so that some would be read."""
+_SHARD = re.compile(r"(.+)-\d+-of-\d+")
+"""The names that `datasets` gives to the files of a split."""
+_ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
 """Names of columns of a table that may show something."""
 
@@ -247,9 +255,9 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
 
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
     with pq.ParquetFile(path) as file:
-        wanted = _wanted(path, file.schema_arrow)
+        wanted, classes = _wanted(path, file.schema_arrow), _classes(file.schema_arrow)
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
-            yield from _of_batch(batch)
+            yield from _of_batch(batch, classes)
 
 
 def _of_folder(path: Path) -> Iterator[Row]:
@@ -270,7 +278,18 @@ def _of_folder(path: Path) -> Iterator[Row]:
         return
     files = sorted(path.glob("*.parquet"))
     if not files:
-        raise HarnessError(f"{path} is a folder without rows", f"Give {KINDS}")
+        inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
+        there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
+        raise HarnessError(
+            f"{path} is a folder without rows",
+            f"Name one of {cut(', '.join(there))}" if there else f"Give {KINDS}",
+        )
+    splits = dict.fromkeys(shard[1] for one in files if (shard := _SHARD.fullmatch(one.stem)))
+    if len(splits) > 1:
+        raise HarnessError(
+            f"{path} holds the splits {', '.join(splits)}",
+            "Name a file of one split, or put its files into a folder of their own",
+        )
     try:
         yield from _numbered(row for file in files for row in _of_parquet(file))
     except (OSError, pa.ArrowException) as error:
@@ -278,20 +297,32 @@ def _of_folder(path: Path) -> Iterator[Row]:
 
 
 def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:
-    wanted = _wanted(where, found.features.arrow_schema)
+    schema = found.features.arrow_schema
+    wanted, classes = _wanted(where, schema), _classes(schema)
     for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
         for batch in table.to_batches():
-            yield from _of_batch(batch)
+            yield from _of_batch(batch, classes)
+
+
+def _classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of classes, by the columns that `datasets` marks as numbers of them (`ClassLabel`)."""
+    said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
+    features = (said.get("info") or {}).get("features") or {}
+    return {
+        name: one["names"]
+        for name, one in features.items()
+        if isinstance(one, dict) and one.get("_type") == "ClassLabel"
+    }
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
-    """The columns that are read, at least one."""
+    """The columns that are read: a question and its answer, or a conversation, are among them."""
     there = list(names)
-    wanted = [name for name in COLUMNS if name in there]
-    if not wanted:
+    wanted = [name for name in (*COLUMNS, *_OF_PAIRS) if name in there]
+    missing = "question" if not _ASK & set(there) else "answer" if not _ANSWER & set(there) else None
+    if missing is not None:
         raise HarnessError(
-            f"{where} has none of the columns that rows are read from; it has"
-            f" {cut(', '.join(map(str, there))) or 'nothing'}",
+            f"{where} has no column of the {missing}s; it has {cut(', '.join(map(str, there))) or 'nothing'}",
             "Rename its columns to question, answer and image, or to messages and images",
         )
     return wanted
@@ -328,13 +359,18 @@ def _may_show(field: pa.Field, pictured: bool) -> bool:
     return not pictured and bool(inside or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
-    for number in range(batch.num_rows):
+def _of_batch(
+    batch: pa.RecordBatch, classes: Mapping[str, list[str]]
+) -> Iterator[dict[str, Any] | HarnessError]:
+    for at in range(batch.num_rows):
         try:
-            row = batch.slice(number, 1).to_pylist()[0]
+            row = batch.slice(at, 1).to_pylist()[0]
         except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
             yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
             continue
+        for name in classes.keys() & row.keys():  # -1 is a class that is not known
+            number = row[name]
+            row[name] = None if number is None or number < 0 else classes[name][number]
         kinds = batch.schema
         yield {name: _whole(value, kinds.field(name).type) for name, value in row.items()}
 

@@ -1,7 +1,8 @@
 """One row of a user's own, in any shape: its turns, answers, options and images, checked to the last field.
 
 Shapes: `question` (or `problem`, `prompt`) with `answer` (or `solution`, `completion`); `messages` with texts
-or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`. Conversations may
+or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`; `query` with
+`response`; Alpaca's `instruction`, `input` and `output`. Conversations may
 have a system turn and several turns; the last answer is the target, and the gold where no `solution` or
 `answer` stands beside it. Images are in `image` or `images`, or in content parts: a path, a data URL, bytes,
 or a mapping with one of these.
@@ -327,12 +328,15 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     """
     given = {name: value for name, value in data.items() if value is not None}
     _refuse_misnamed(given)
+    given |= _paired(given)
     talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
     known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
     asked = next((name for name in known if name in given), None)
     if asked is None:
         has = cut(", ".join(sorted(given))) or "nothing"
-        raise HarnessError(f"no `question` and no `messages`; it has {has}", _REMEDY)
+        rows = next((name for name, value in given.items() if _is_rows(value)), None)
+        remedy = _REMEDY if rows is None else f"Save the list `{rows}` as the file: each member is a row"
+        raise HarnessError(f"no `question` and no `messages`; it has {has}", remedy)
     parts: list[Any] = []
     turns = _turns(asked, given[asked], parts, asked not in QUESTIONS)
     if isinstance(given.get("system"), str) and given["system"].strip() and turns[0]["role"] != "system":
@@ -362,6 +366,32 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
     return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected)
+
+
+def _is_rows(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
+
+
+def _paired(given: Mapping[str, Any]) -> dict[str, Any]:
+    """ms-swift's query, response and history, or Alpaca's instruction, input and output, as a conversation."""
+    asked = next((name for name in own_files.PAIRS if name in given), None)
+    if asked is None or any(name in given for name in (*CONVERSATIONS, *QUESTIONS)):
+        return {}
+    texts = [given[asked], *([given["input"]] if asked == "instruction" and given.get("input") else [])]
+    history = as_list(given.get("history"))
+    pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in history)
+    if not pairs or not all(
+        isinstance(text, str) for text in (*texts, *(t for pair in history for t in pair))
+    ):
+        raise HarnessError(
+            f"`{asked}`, `input` or `history` holds other things than texts",
+            'Write texts, and [["question", "answer"]] as history',
+        )
+    said = [*(text for pair in history for text in pair), "\n".join(texts)]
+    turns = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(said)]
+    answer = own_files.PAIRS[asked]
+    completion = {"completion": given[answer]} if answer in given and "completion" not in given else {}
+    return {"prompt": turns, **completion}
 
 
 def _refuse_misnamed(given: Mapping[str, Any]) -> None:

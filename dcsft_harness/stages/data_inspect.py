@@ -243,8 +243,13 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
-            f"{notes['scorer']} does not find the row's own target right in {', '.join(wrong)}: name another"
-            " --scorer, or put the final answer into <answer> tags"
+            f"{notes['scorer']} does not find the row's own target right in {', '.join(wrong)}: "
+            + (
+                "it takes a response that is the answer and nothing else, and open_answer finds one in tags"
+                " and sentences"
+                if notes["scorer"] == "exact_word"
+                else "name another --scorer, or put the final answer into <answer> tags"
+            )
         )
     return said
 
@@ -265,6 +270,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="inspection",
+    shows=True,
     about="Every row is checked, and those that cannot be used are listed with the reason; the"
     " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a"
     " response.",
