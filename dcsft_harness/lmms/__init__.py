@@ -20,6 +20,7 @@ from dcsft_harness.lmms.documents import (
     describe,
     describe_item,
     describe_without_images,
+    metadata,
     refuse_marked,
     score_of,
     stored_images,
@@ -61,6 +62,7 @@ __all__ = [
     "is_file",
     "is_observed",
     "make_task",
+    "metadata",
     "open_model",
     "open_tasks",
     "quiet",
@@ -183,7 +185,7 @@ def run(
     from lmms_eval.evaluator import simple_evaluate
 
     coordinates.declare(getattr(model, "box_convention", None))  # not that of an earlier model
-    if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
+    if any(metadata(task).get("family") == "grounding" for task in tasks.values()):
         coordinates.declared()  # refused now, not after hours of generation
     if is_observed(model):
         model.on_progress = progress

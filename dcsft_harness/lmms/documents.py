@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
     """The score, the extracted answer and the cluster in the result of `process_results`.
 
-    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, or the
-    only number there is.
+    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, the
+    only one that holds a number under this key, or the only number there is.
 
     Raises:
-        HarnessError: no metric can be identified as the score.
+        HarnessError: no metric can be identified as the score, or it is not from 0 to 1.
     """
     key = str(task.get_config("score_key") or "score")
     numbers = {}
@@ -34,14 +34,20 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
         if isinstance(inner, bool | int | float):
             numbers[name] = (float(inner), value)
     chosen = "acc" if "acc" in numbers else key if key in numbers else None
-    if chosen is None and len(numbers) == 1:
-        chosen = next(iter(numbers))
+    inside = [name for name in numbers if isinstance(metrics[name], Mapping)]
+    if chosen is None and (len(numbers) == 1 or len(inside) == 1):
+        chosen = next(iter([*inside, *numbers]))
     if chosen is None:
         raise HarnessError(
             f"task {task.config.task}: none of its metrics {sorted(metrics)} can be recognized as the score",
             "Set `score_key` in the task's YAML file",
         )
     score, value = numbers[chosen]
+    if not (score != score or 0 <= score <= 1):
+        raise HarnessError(
+            f"task {task.config.task}: its score {chosen} is {score:g}, and not from 0 to 1",
+            "Set `score_key` in the task's YAML file to the metric, or the key inside metrics, that is",
+        )
     cluster = (
         value.get(str(task.get_config("cluster_key") or "cluster")) if isinstance(value, Mapping) else None
     )
@@ -169,15 +175,20 @@ def describe_without_images(task: Task, doc_id: int) -> records.Item:
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
 
+def metadata(task: Task) -> dict[str, Any]:
+    """What a task's file has as `metadata`; see `reading.merged`."""
+    return reading.merged(task.config.metadata)
+
+
 def _item(
     task: Task, doc_id: int, doc: Mapping[str, Any], prompt: str, contents: list[bytes]
 ) -> records.Item:
     name, target = task.config.task, records.as_text(task.doc_to_target(doc))
-    metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-    column = metadata.get("answer_column")
+    said = metadata(task)
+    column = said.get("answer_column")
     gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
-    if own := metadata.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
+    if own := said.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
         contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))

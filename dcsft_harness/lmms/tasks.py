@@ -1,5 +1,6 @@
 """Tasks by name, from this suite and from lmms-eval: listed, opened, changed and checked."""
 
+import fnmatch
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -213,13 +214,14 @@ def is_file(name: str) -> bool:
 
 
 def open_tasks(names: Sequence[str]) -> dict[str, Task]:
-    """Loads tasks, groups or tags by name, or tasks by their YAML files, as chat tasks.
+    """Loads tasks, groups or tags by name or pattern (`dcsft_digits*`), or by YAML files, as chat tasks.
 
-    They come in the order asked for.
+    They come in the order asked for, those of a pattern by name.
 
     Raises:
         HarnessError: a name is unknown, or a task's data or functions do not load.
     """
+    names = [one for name in names for one in _matching(name)]
     by_name = [name for name in names if not is_file(name)]
     for name in by_name:
         if name.startswith("dcsft_") and name not in (
@@ -229,6 +231,8 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     known = manager(by_name)
     tasks: dict[str, Task] = {}
     for name in by_name:
+        if name not in known.task_index and Path(name).is_dir():
+            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
     refuse_unprepared(by_name)
@@ -257,6 +261,14 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
             ) from error
         tasks.update(_leaves(loaded))
     return tasks
+
+
+def _matching(name: str) -> list[str]:
+    """The tasks that a pattern with `*`, `?` or `[...]` stands for, as in lmms-eval; else the name itself."""
+    if is_file(name) or not set("*?[") & set(name):
+        return [name]
+    index = _indexed((*_INCLUDED, task_path()), False) if name.startswith("dcsft_") else manager([name])
+    return sorted(fnmatch.filter(index.task_index, name)) or [name]
 
 
 def _of_file(path: Path) -> dict[str, Task]:

@@ -373,7 +373,7 @@ def _is_rows(value: object) -> bool:
 
 
 def _paired(given: Mapping[str, Any]) -> dict[str, Any]:
-    """ms-swift's query, response and history, or Alpaca's instruction, input and output, as a conversation."""
+    """The turns and answer of ms-swift's (query, response, history) or Alpaca's rows (instruction, ...)."""
     asked = next((name for name in own_files.PAIRS if name in given), None)
     if asked is None or any(name in given for name in (*CONVERSATIONS, *QUESTIONS)):
         return {}
