@@ -568,7 +568,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
     if not tasks:
         raise refused[0]
     if refused:  # the other tasks can be compared
-        said = tuple(f"{file.parent.name}: left out: {error}" for error in refused)
+        said = tuple(f"{file.parent.name}: left out: {str(error).rstrip('.')}" for error in refused)
         first = next(iter(tasks))
         tasks[first] = replace(tasks[first], remarks=(*tasks[first].remarks, *said))
     model = _model(run)

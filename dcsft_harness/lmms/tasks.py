@@ -245,18 +245,18 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         except HarnessError:
             raise
         except Exception as error:  # noqa: BLE001 - a task may fail to load in any way; none is hidden
-            cause = _cause(error)
-            if isinstance(cause, HarnessError):
-                raise cause from error
-            if isinstance(cause, ModuleNotFoundError) and not name.startswith("dcsft_"):
+            why = unwrapped(error)
+            if isinstance(why, HarnessError):
+                raise why from error
+            if isinstance(why, ModuleNotFoundError) and not name.startswith("dcsft_"):
                 raise HarnessError(
-                    f"task {name!r} needs the package {cause.name}, which is not installed",
-                    f"Install what provides it, such as `pip install {cause.name}`",
+                    f"task {name!r} needs the package {why.name}, which is not installed",
+                    f"Install what provides it, such as `pip install {why.name}`",
                 ) from None
-            reason = refusal(cause)
+            reason = refusal(why)
             full = "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"
             raise HarnessError(
-                f"task {name!r} does not load: {type(cause).__name__}: {cause}",
+                f"task {name!r} does not load: {type(why).__name__}: {why}",
                 room(reason, full) if reason else "`dcsft tasks check` says what it needs",
             ) from error
         tasks.update(_leaves(loaded))
@@ -314,7 +314,7 @@ def refuse_unprepared(names: Iterable[str]) -> None:
         )
 
 
-def _cause(error: BaseException) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """The cause that lmms-eval's retry wrapper hides."""
     attempt = getattr(error, "last_attempt", None)
     inner = attempt.exception() if attempt is not None else None

@@ -330,6 +330,40 @@ class TestEvaluation:
         assert all(row["cluster"] is not None and row["n_tokens"] == 2 for row in rows)
 
     @pytest.mark.parametrize(
+        ("returned", "process", "said"),
+        [
+            ([], None, "Model.generate_until returned 1 responses to 2 requests"),
+            ([None], None, "Model.generate_until returned None as a response"),
+            ([""], None, None),
+            (ZeroDivisionError("oops"), None, r"test_harness.py, line \d+, raises ZeroDivisionError: oops"),
+            (["x"], lambda doc, results: doc["gone"], r"test_harness.py, line \d+, raises KeyError: 'gone'"),
+        ],
+    )
+    def test_what_others_code_gets_wrong_is_said_in_a_sentence(self, tmp_path, returned, process, said):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        more = {"process_results": process} if process else {}
+        task = own_task(tmp_path, [tmp_path / "0.png"] * 2, **more)
+
+        class Model(upstream.lmms):
+            is_simple = False
+
+            def generate_until(self, requests):
+                if isinstance(returned, Exception):
+                    raise returned
+                return (["x", *returned] * 2)[: len(requests) - 1 + len(returned)]
+
+            def loglikelihood(self, requests):
+                raise NotImplementedError
+
+            generate_until_multi_round = loglikelihood
+
+        if said is None:
+            assert lmms.run(Model(), {"theirs": task})[0]["theirs"][1].responses == [""]
+        else:
+            with pytest.raises(HarnessError, match=said):
+                lmms.run(Model(), {"theirs": task})
+
+    @pytest.mark.parametrize(
         ("given", "family"),
         [
             ([{"version": 0.0}], None),  # as 261 of lmms-eval's own files write it
