@@ -421,6 +421,12 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                     )
                 if isinstance(row, HarnessError):
                     raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                shown = [one for key in _PICTURES for one in _listed(row.get(key))]
+                if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
+                    raise HarnessError(
+                        f"the data set, row {number}: an image is {type(shaped).__name__}, not a picture",
+                        "Give a PIL image, as PIL.Image.fromarray makes of an array, or a path",
+                    )
                 line = _json_line(row, number)
                 has_paths = has_paths or _has_path(row)
                 digest.update(line)
@@ -461,7 +467,12 @@ def _has_path(value: object, is_image: bool = False) -> bool:
         )
     if isinstance(value, list | tuple):
         return any(_has_path(one, is_image) for one in value)
-    return is_image and isinstance(value, str) and not value.startswith("data:")
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and not value.startswith("data:"))
+    return is_image and is_path
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 _PICTURES = ("image", "images")
@@ -514,6 +525,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no form for
         return f"data:;base64,{base64.b64encode(value).decode()}"
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a value is {type(value).__name__}")

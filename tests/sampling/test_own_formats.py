@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -760,6 +761,12 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
     assert not datasets.are_progress_bars_disabled()
 
 
+def test_images_in_memory_may_be_path_objects(tmp_path, folder):
+    rows = [{"question": "a?", "answer": "b", "image": folder / "0.png"}]
+    path, has_paths = own_files.keep(rows)
+    assert has_paths and [row["image"] for _, row in own_files.rows(path)] == [str(folder / "0.png")]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -772,6 +779,14 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
             "has the splits train",
         ),
         (3, "--data 3 is not a path"),
+        (
+            [{"question": "a?", "answer": "b", "image": np.zeros((8, 8, 3))}],
+            "row 1: an image is ndarray, not a",
+        ),
+        (
+            [{"question": "a?", "answer": "b", "images": [np.zeros((8, 8))]}],
+            "row 1: an image is ndarray, not a",
+        ),
     ],
 )
 def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
