@@ -282,7 +282,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
         there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
         raise HarnessError(
             f"{path} is a folder without rows",
-            f"Name one of {cut(', '.join(there))}" if there else f"Give {KINDS}",
+            f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Give {KINDS}",
         )
     splits = dict.fromkeys(shard[1] for one in files if (shard := _SHARD.fullmatch(one.stem)))
     if len(splits) > 1:
