@@ -17,7 +17,7 @@ from benchmarks.measuring import median, ratio, rounds
 from benchmarks.sampling import Peer, draw
 from dcsft_harness.models.hf import DcsftHF
 
-TESTS = str(Path(__file__).parents[1] / "tests")
+TESTS = str(Path(__file__).parents[1] / "tests" / "fixtures")
 """Other packages install a package `tests` too, so that the folder is named."""
 FAMILIES = ("qwen3_5", "gemma3", "gemma4", "kimi_k25", "minicpmv4_6")
 PEER = "generate(num_return_sequences=8)"

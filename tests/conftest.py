@@ -21,7 +21,7 @@ from PIL import Image
 
 from dcsft_harness import coordinates
 from dcsft_harness.curation import gallery
-from tests import forked
+from tests.fixtures import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 # Before torch is imported, and for every command that a test starts: more threads than processors make

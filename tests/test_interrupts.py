@@ -12,7 +12,7 @@ import pytest
 from dcsft_harness import interrupts
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from tests import forked
+from tests.fixtures import forked
 
 
 @pytest.fixture

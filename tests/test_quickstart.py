@@ -15,7 +15,7 @@ import pytest
 from dcsft_harness import recipes
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from tests import forked
+from tests.fixtures import forked
 
 pytestmark = pytest.mark.slow
 LMMS_EVAL = ("-c", "from lmms_eval.cli.dispatch import main; main()")

@@ -19,7 +19,7 @@ from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import rollout_store
-from tests import forked
+from tests.fixtures import forked
 
 POOL = "dcsft_digits_pool"
 DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size={}"
@@ -47,7 +47,7 @@ def started(program, words):
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": str(Path(__file__).parent / "fixtures"),
         },
     )
 

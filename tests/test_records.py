@@ -12,7 +12,7 @@ from PIL import Image
 
 from dcsft_harness import records
 from dcsft_harness.errors import HarnessError
-from tests.artifacts_fixtures import picture
+from tests.fixtures.artifacts import picture
 
 PARTS = ("task", "prompt", "answer", [b"pixels"])
 

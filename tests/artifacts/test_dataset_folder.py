@@ -17,7 +17,7 @@ from dcsft_harness.artifacts import CuratedSet, manifest, storage
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from tests.artifacts_fixtures import picture, rollouts
+from tests.fixtures.artifacts import picture, rollouts
 
 FEATURES = Features({"name": Value("string"), "images": List(Image())})
 

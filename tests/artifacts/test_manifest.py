@@ -17,7 +17,7 @@ from dcsft_harness.artifacts import lock, manifest, storage
 from dcsft_harness.cli import main
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
-from tests.artifacts_fixtures import small_disk
+from tests.fixtures.artifacts import small_disk
 from tests.leaderboard.test_leaderboard import scores_folder
 
 

@@ -21,8 +21,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, main, running
 from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.stages import DONE
-from tests import forked
-from tests.artifacts_fixtures import item, rollout, rollouts
+from tests.fixtures import forked
+from tests.fixtures.artifacts import item, rollout, rollouts
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 WAITS = """

@@ -14,8 +14,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import suspects
 from dcsft_harness.sampling import own_data
-from tests.artifacts_fixtures import rollouts
-from tests.board_fixtures import adapter, curated
+from tests.fixtures.artifacts import rollouts
+from tests.fixtures.study import adapter, curated
 from tests.leaderboard.test_leaderboard import ID, scores_folder
 
 HOSTILE = {

@@ -13,10 +13,10 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.load import load
-from tests.artifacts_fixtures import rollouts
-from tests.board_fixtures import adapter, curated, labels
+from tests.fixtures.artifacts import rollouts
+from tests.fixtures.lmms_eval_logs import line, log_folder
+from tests.fixtures.study import adapter, curated, labels
 from tests.leaderboard.test_leaderboard import ID, scores_folder
-from tests.lmms_eval_logs import line, log_folder
 
 SECONDS, MEGABYTES = 60, 250
 ALIASES = "".join(

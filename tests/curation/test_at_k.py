@@ -18,7 +18,7 @@ from dcsft_harness.curation.labels import label
 from dcsft_harness.leaderboard.stats import accuracy
 from dcsft_harness.sampling import ROLLOUTS
 from dcsft_harness.scoring import at_k
-from tests.artifacts_fixtures import item, rollout, rollouts
+from tests.fixtures.artifacts import item, rollout, rollouts
 
 
 def brute(scores, votes, k):

@@ -13,7 +13,7 @@ from dcsft_harness import curation, records, sampling
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import CurationConfig, labels, rules
 from dcsft_harness.errors import HarnessError
-from tests.artifacts_fixtures import item, picture, rollouts
+from tests.fixtures.artifacts import item, picture, rollouts
 
 KINDS = ["easy"] * 12 + ["medium"] * 8 + ["hard"] * 6 + ["unscored"] * 2
 

@@ -18,7 +18,7 @@ from dcsft_harness.curation import CurationConfig, choose, gallery, labels
 from dcsft_harness.curation.labels import _labels, count, jeffreys, label
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ROLLOUTS
-from tests import artifacts_fixtures as artifacts
+from tests.fixtures import artifacts
 
 
 def rollouts(scores: dict[str, list[float | None]]) -> pa.Table:

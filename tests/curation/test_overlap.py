@@ -16,7 +16,7 @@ from dcsft_harness.curation import labels, overlap
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
-from tests import published
+from tests.fixtures import published
 
 POOL, EVALUATION = "dcsft_refcoco_pool", "dcsft_ref_l4"
 

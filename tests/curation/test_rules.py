@@ -15,7 +15,7 @@ from dcsft_harness.cli.running import command_of
 from dcsft_harness.curation import choose, rules
 from dcsft_harness.curation.rules import WEIGHTS, CurationConfig, qualifying, weighed
 from dcsft_harness.errors import HarnessError
-from tests.artifacts_fixtures import rollouts
+from tests.fixtures.artifacts import rollouts
 
 counts = st.integers(1, 64).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 some_counts = st.lists(counts, min_size=1, max_size=30)

@@ -19,7 +19,7 @@ from dcsft_harness.curation.suspects import one_voice
 from dcsft_harness.data.digits import suite
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.boxes import iou
-from tests.artifacts_fixtures import item, picture, rollout
+from tests.fixtures.artifacts import item, picture, rollout
 
 
 class TestOneVoice:

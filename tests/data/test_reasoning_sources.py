@@ -12,7 +12,7 @@ from dcsft_harness.data.benchmarks import prepared as making
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.tasks import path as task_path
 from dcsft_harness.tasks.reasoning.doc import PARTS
-from tests import reasoning_fixtures as fixtures
+from tests.fixtures import reasoning as fixtures
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -11,8 +11,8 @@ from dcsft_harness.data.benchmarks import classification, prepared
 from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from tests import published
-from tests.published import SEEN, UNSEEN
+from tests.fixtures import published
+from tests.fixtures.published import SEEN, UNSEEN
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from dcsft_harness.data.benchmarks.grounding import box_row
 from dcsft_harness.data.benchmarks.prepared import Album, prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from tests import published
+from tests.fixtures import published
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from dcsft_harness.data.benchmarks import downloads, prepared
 from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.tasks import listing
-from tests import published
+from tests.fixtures import published
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ import pytest
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
-from tests import published, reasoning_fixtures
+from tests.fixtures import published
+from tests.fixtures import reasoning as reasoning_fixtures
 
 HUB = {
     "dcsft_imagenet": published.imagenet_val_hub,

@@ -11,7 +11,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation.autoeval import Scoring, build, open_board, score, shown
 from dcsft_harness.evaluation.subject import open_subject
 from dcsft_harness.scoring import VERSIONS
-from tests.boards_fixtures import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture
+from tests.fixtures.runs import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture
 from tests.leaderboard.test_leaderboard import scores_folder
 
 SETTINGS = Scoring(suite="digits")

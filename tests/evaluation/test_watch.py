@@ -16,8 +16,8 @@ from dcsft_harness.evaluation import autoeval as watching
 from dcsft_harness.evaluation import subject
 from dcsft_harness.evaluation.autoeval import ScoreOptions, Scoring, at_step, open_board, watch
 from dcsft_harness.training import run_folder
-from tests import forked
-from tests.boards_fixtures import ID, OOD, TASKS, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
+from tests.fixtures import forked
+from tests.fixtures.runs import ID, OOD, TASKS, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
 
 
 @pytest.fixture

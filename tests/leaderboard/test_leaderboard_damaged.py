@@ -8,9 +8,9 @@ import pytest
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, summarize
+from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.leaderboard.test_leaderboard import ID, OOD_R, scores_folder
 from tests.leaderboard.test_leaderboard_logs import refusal, samples_file
-from tests.lmms_eval_logs import line, log_folder
 
 STRANGE = (None, [], "x", -1.5, True, [1], {"a": 1}, math.nan, 10**400, "\ud800")
 

@@ -13,8 +13,8 @@ from dcsft_harness.leaderboard import load, markdown, summarize
 from dcsft_harness.leaderboard.collect import named
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import report
+from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.leaderboard.test_leaderboard import ID, OOD_R, rewrite, scores_folder
-from tests.lmms_eval_logs import line, log_folder
 
 
 def samples_file(folder, task=ID):

@@ -28,10 +28,10 @@ from dcsft_harness.leaderboard.report.plots import curves
 from dcsft_harness.leaderboard.report.table import escape, latex, p_text, report
 from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
-from tests.board_fixtures import adapter, answers, curated, labels, study
+from tests.fixtures.lmms_eval_logs import line, log_folder
+from tests.fixtures.study import adapter, answers, curated, labels, study
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 from tests.leaderboard.test_leaderboard_names import HOSTILE
-from tests.lmms_eval_logs import line, log_folder
 
 SPECIALS = [
     "a & b",

@@ -12,6 +12,7 @@ from dcsft_harness.leaderboard import stats
 from dcsft_harness.leaderboard.stats import holm, mcnemar, paired_test, sign_flips
 
 norm = pytest.importorskip("scipy.stats").norm
+multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
 NormalIndPower = pytest.importorskip("statsmodels.stats.power").NormalIndPower
 permutation_test = pytest.importorskip("scipy.stats").permutation_test
 
@@ -188,6 +189,10 @@ class TestHolm:
     )
     def test_by_hand(self, p_values, adjusted):
         assert holm(p_values) == pytest.approx(adjusted, rel=1e-12)
+
+    @given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 1.0]), min_size=1, max_size=12))
+    def test_is_statsmodels(self, p_values):
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-12)
 
     def test_of_nothing(self):
         assert holm([]) == []

@@ -6,7 +6,7 @@ import pytest
 
 from dcsft_harness.leaderboard import load, markdown
 from dcsft_harness.leaderboard.logs import Choices
-from tests import forked
+from tests.fixtures import forked
 
 pytestmark = pytest.mark.slow
 ANSWER = "default=seven"

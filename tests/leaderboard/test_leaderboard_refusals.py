@@ -11,8 +11,8 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load
+from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, rewrite, score_row, scores_folder
-from tests.lmms_eval_logs import line, log_folder
 
 
 def refusal(folders, baseline=None):

@@ -20,8 +20,8 @@ from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.scoring import at_k
-from tests import forked
-from tests.page_unpacking import content, numbers, scores, texts
+from tests.fixtures import forked
+from tests.fixtures.page_unpacking import content, numbers, scores, texts
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 

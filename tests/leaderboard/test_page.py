@@ -15,9 +15,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, page
 from dcsft_harness.leaderboard.page import data
 from dcsft_harness.leaderboard.page.data import rounded
-from tests.board_fixtures import labels, study
+from tests.fixtures.page_unpacking import content, numbers, scores, texts
+from tests.fixtures.study import labels, study
 from tests.leaderboard.test_leaderboard import ID, OOD_R, scores_folder
-from tests.page_unpacking import content, numbers, scores, texts
 
 SITE = files("dcsft_harness.leaderboard") / "site"
 

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.fixtures.page import CLASSIFY, GROUND, HOSTILE, ITEMS, SHIFTED, board
 from tests.leaderboard.test_leaderboard_outputs import P_VALUES
-from tests.page_fixtures import CLASSIFY, GROUND, HOSTILE, ITEMS, SHIFTED, board
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = [

@@ -14,7 +14,7 @@ from dcsft_harness.leaderboard.board import Documents
 from dcsft_harness.leaderboard.load import load
 from dcsft_harness.leaderboard.page import data
 from dcsft_harness.records import occurrence_id
-from tests.page_unpacking import content, numbers
+from tests.fixtures.page_unpacking import content, numbers
 
 
 class FakeTask:

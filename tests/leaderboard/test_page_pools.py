@@ -7,9 +7,9 @@ from dcsft_harness.curation.labels import LABELS, label
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.records import Label, Rollout, read_table
+from tests.fixtures.page import rollouts
+from tests.fixtures.page_unpacking import content, numbers, scores, texts
 from tests.leaderboard.test_leaderboard import ID, scores_folder
-from tests.page_fixtures import rollouts
-from tests.page_unpacking import content, numbers, scores, texts
 
 
 @pytest.fixture(scope="module")

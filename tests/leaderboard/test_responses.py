@@ -16,7 +16,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import SCORES, responses
 from dcsft_harness.leaderboard import load
 from dcsft_harness.scoring import VERSIONS
-from tests.lmms_eval_logs import line, log_folder
+from tests.fixtures.lmms_eval_logs import line, log_folder
 
 BOX = {"question": "Where is the dog?", "gold": [10, 10, 50, 50], "picture": "dog.png"}
 RIGHT, WRONG, NONE = "[10, 10, 50, 48]", "[60, 60, 90, 90]", "I see no dog."

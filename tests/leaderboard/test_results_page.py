@@ -26,7 +26,7 @@ from dcsft_harness.recipes.results import (
     over_seeds,
     verdict_of,
 )
-from tests.board_fixtures import adapter, answers, curated
+from tests.fixtures.study import adapter, answers, curated
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 
 BOARD = "classification-paradigms"

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from dcsft_harness import lmms, pictures
 from dcsft_harness.models import base
+from tests.fixtures.tiny_checkpoints import checkpoint
 from tests.models.test_models_adapter import adapters  # noqa: F401 - a fixture
 from tests.models.test_models_evaluator import tasks  # noqa: F401 - a fixture
-from tests.tiny_checkpoints import checkpoint
 
 TASK = "dcsft_digits"
 LIMIT = 4

@@ -23,9 +23,9 @@ from dcsft_harness.models import weights
 from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.training import hub
-from tests import fake_vllm
+from tests.fixtures import fake_vllm
+from tests.fixtures.tiny_checkpoints import FAMILIES, OTHERS, checkpoint, documents, requests_for
 from tests.models.test_models_adapter import LINEAR
-from tests.tiny_checkpoints import FAMILIES, OTHERS, checkpoint, documents, requests_for
 from tests.training.test_training_dpo import digits
 from tests.training.test_training_families import conversations
 

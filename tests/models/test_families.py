@@ -18,7 +18,7 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.resources import Arithmetic, patches_per_token
 from dcsft_harness.training import grpo, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
-from tests.tiny_checkpoints import (
+from tests.fixtures.tiny_checkpoints import (
     FAMILIES,
     OTHERS,
     checkpoint,

@@ -18,10 +18,10 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.training import grpo
-from tests import fake_vllm
+from tests.fixtures import fake_vllm
+from tests.fixtures.tiny_checkpoints import ONE_FAST, checkpoint, documents, requests_for, to_messages
 from tests.models.test_models_hf import texts
 from tests.models.test_models_shared_prompt import generations
-from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, requests_for, to_messages
 
 GREEDY = {"max_new_tokens": 12, "do_sample": False}
 FILE = "generation_config.json"

@@ -23,9 +23,9 @@ from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.training import merging, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from tests.fixtures.tiny_checkpoints import ONE_FAST, checkpoint, documents, qwen2_5_vl
 from tests.models.test_models_adapter import LINEAR
 from tests.models.test_models_hf import GREEDY, texts
-from tests.tiny_checkpoints import ONE_FAST, checkpoint, documents, qwen2_5_vl
 from tests.training.test_training_families import ADAPTED, conversations
 
 SETTINGS = SftConfig(max_steps=2, batch_size=4, learning_rate=1e-2, warmup_ratio=0)

@@ -12,8 +12,8 @@ from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.hf import DcsftHF
+from tests.fixtures.tiny_checkpoints import checkpoint, documents, qwen2_5_vl
 from tests.models.test_models_hf import GREEDY, load, texts
-from tests.tiny_checkpoints import checkpoint, documents, qwen2_5_vl
 
 # Linear layers of the vision tower and of the language model.
 LINEAR = r".*\.(qkv|proj|q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|fc1|fc2|out_proj)"

@@ -15,8 +15,8 @@ from lmms_eval.tasks import TaskManager
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
-from tests import forked
-from tests.tiny_checkpoints import checkpoint, documents
+from tests.fixtures import forked
+from tests.fixtures.tiny_checkpoints import checkpoint, documents
 
 TASK = """
 task: {name}

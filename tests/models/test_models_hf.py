@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.hf import DcsftHF
-from tests.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages
+from tests.fixtures.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages
 
 GREEDY = {"max_new_tokens": 12, "do_sample": False}
 SAMPLED = {"max_new_tokens": 8, "temperature": 1.0}

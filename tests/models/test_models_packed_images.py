@@ -6,8 +6,8 @@ from torch.nn import functional
 
 from dcsft_harness.models import vision
 from dcsft_harness.models.vision import attend_by_length
+from tests.fixtures.tiny_checkpoints import documents
 from tests.models.test_models_hf import load
-from tests.tiny_checkpoints import documents
 
 
 def one_by_one(query, key, value, ends):

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.models.vision import embed_by_product
-from tests.tiny_checkpoints import checkpoint
+from tests.fixtures.tiny_checkpoints import checkpoint
 
 
 @pytest.mark.parametrize(("family", "count"), [("qwen2_5_vl", 1), ("qwen3_vl", 1), ("idefics3", 0)])

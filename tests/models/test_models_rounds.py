@@ -8,7 +8,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.requests import Drawing, goals, plan
 from dcsft_harness.models.stub import DcsftStub
-from tests.tiny_checkpoints import documents, requests_for
+from tests.fixtures.tiny_checkpoints import documents, requests_for
 
 
 def generation(index, response="x", doc_id=0):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.fixtures.tiny_checkpoints import documents, requests_for
 from tests.models.test_models_hf import GREEDY, load, texts
-from tests.tiny_checkpoints import documents, requests_for
 
 SAMPLED = {"max_new_tokens": 8, "temperature": 1.0, "do_sample": True}
 

@@ -11,8 +11,8 @@ from dcsft_harness.models import engine, shared_prefix
 from dcsft_harness.models.engine import RunningItems
 from dcsft_harness.models.resources import Footprint, Size, free_bytes, out_of_memory
 from dcsft_harness.models.shared_prefix import Prompts, UnsuitedModelError
+from tests.fixtures.tiny_checkpoints import FAMILIES, documents, requests_for
 from tests.models.test_models_hf import GREEDY, load
-from tests.tiny_checkpoints import FAMILIES, documents, requests_for
 
 SAMPLED = {"max_new_tokens": 12, "temperature": 1.0}
 

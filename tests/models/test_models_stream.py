@@ -5,9 +5,9 @@ import torch
 
 from dcsft_harness.models.engine import RunningItems
 from dcsft_harness.models.shared_prefix import UnsuitedModelError
+from tests.fixtures.tiny_checkpoints import FAMILIES, documents
 from tests.models.test_models_hf import load
 from tests.models.test_models_shared_prompt import SAMPLED, forward_rows, generations, row_by_row
-from tests.tiny_checkpoints import FAMILIES, documents
 
 RAGGED = SAMPLED | {"until": list("aeiou "), "max_new_tokens": 40}
 
@@ -61,7 +61,7 @@ def test_all_that_has_ended_is_reported_before_others_are_admitted(monkeypatch):
 
     monkeypatch.setattr(RunningItems, "run", ran)
     model.on_batch = lambda batch: events.append(("kept", len(batch) // 3))
-    from tests.tiny_checkpoints import requests_for
+    from tests.fixtures.tiny_checkpoints import requests_for
 
     model.generate_until(requests_for(model, documents(), RAGGED, 3))
     assert [count for name, count in events if name == "out"] == [

@@ -4,7 +4,7 @@ import pytest
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from tests.tiny_checkpoints import documents, requests_for
+from tests.fixtures.tiny_checkpoints import documents, requests_for
 
 
 def run(model, given=None, repeats=2, docs=2):

@@ -11,9 +11,9 @@ from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.vllm import DcsftVLLM, completion_of
 from dcsft_harness.models.vllm_backends import neighbors
-from tests import fake_vllm
+from tests.fixtures import fake_vllm
+from tests.fixtures.tiny_checkpoints import checkpoint, documents, requests_for
 from tests.models.test_models_hf import load
-from tests.tiny_checkpoints import checkpoint, documents, requests_for
 
 SAMPLED = {"max_new_tokens": 8, "temperature": 0.7}
 

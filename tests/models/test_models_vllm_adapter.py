@@ -13,10 +13,10 @@ from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import merging, vllm
 from dcsft_harness.models.hf import DcsftHF
-from tests import fake_vllm
+from tests.fixtures import fake_vllm
+from tests.fixtures.tiny_checkpoints import checkpoint, documents
 from tests.models.test_models_hf import GREEDY, load, texts
 from tests.models.test_models_vllm import SAMPLED, drawn, model
-from tests.tiny_checkpoints import checkpoint, documents
 
 LANGUAGE = r".*language_model.*\.(q_proj|v_proj|up_proj)"
 BOTH = r".*\.(qkv|q_proj|v_proj|fc1|down_proj)"

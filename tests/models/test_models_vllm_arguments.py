@@ -7,9 +7,9 @@ import pytest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import vllm_backends
 from dcsft_harness.models.vllm import DcsftVLLM
-from tests import fake_vllm
+from tests.fixtures import fake_vllm
+from tests.fixtures.tiny_checkpoints import checkpoint, documents
 from tests.models.test_models_vllm import SAMPLED, drawn, model, params
-from tests.tiny_checkpoints import checkpoint, documents
 
 
 @pytest.fixture

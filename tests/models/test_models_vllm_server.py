@@ -13,9 +13,9 @@ from PIL import Image, ImageChops
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import chat_template, vllm_backends
 from dcsft_harness.models.vllm import DcsftVLLM
+from tests.fixtures.tiny_checkpoints import checkpoint, documents
 from tests.models.test_models_hf import load
 from tests.models.test_models_vllm import SAMPLED, drawn
-from tests.tiny_checkpoints import checkpoint, documents
 
 
 class Api(BaseHTTPRequestHandler):

@@ -19,9 +19,9 @@ from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.training import grpo, merging, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from dcsft_harness.training.merging import _pixels
+from tests.fixtures.tiny_checkpoints import OWN_LIMITS, PIXEL_FORMS, PROCESSOR_FILES, checkpoint, restated
 from tests.models.test_models_hf import GREEDY
 from tests.models.test_models_vllm import drawn, fake  # noqa: F401 - a fixture
-from tests.tiny_checkpoints import OWN_LIMITS, PIXEL_FORMS, PROCESSOR_FILES, checkpoint, restated
 from tests.training.test_training_families import FEATURES
 from tests.training.test_training_grpo import Parity
 

@@ -32,8 +32,8 @@ from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.sampling import SamplingConfig
+from tests.fixtures.tiny_checkpoints import documents, requests_for, restated
 from tests.models.test_models_sampling import first_token_logits, kept_probabilities
-from tests.tiny_checkpoints import documents, requests_for, restated
 
 pytestmark = [
     pytest.mark.vllm,

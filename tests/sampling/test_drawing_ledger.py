@@ -7,8 +7,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.evaluation.cost_report import cost_of
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
-from tests import fake_vllm
-from tests.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for
+from tests.fixtures import fake_vllm
+from tests.fixtures.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for
 
 POOL = "dcsft_digits_pool"
 SAMPLED = {"max_new_tokens": 8, "temperature": 1.0}

@@ -15,7 +15,7 @@ from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from tests import forked
+from tests.fixtures import forked
 
 POOL = "dcsft_digits_pool"
 

@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import disk, lock, manifest, resuming
 from dcsft_harness.artifacts.manifest import UNFINISHED
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import rollout_store
-from tests.artifacts_fixtures import item, rollout, small_disk
+from tests.fixtures.artifacts import item, rollout, small_disk
 
 SETTINGS = {"model": "dcsft_stub", "temperature": 0.9, "seed": 0, "limit": None}
 HOLDS = """

@@ -19,7 +19,7 @@ import pytest
 from dcsft_harness import lmms, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.manifest import UNFINISHED
-from tests import forked
+from tests.fixtures import forked
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
 KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "20"))

@@ -14,7 +14,7 @@ from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import own_data
-from tests import fake_vllm
+from tests.fixtures import fake_vllm
 from tests.lmms.test_harness import own_task
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 16, 8

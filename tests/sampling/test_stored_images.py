@@ -16,7 +16,7 @@ from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import own_data, own_rows
-from tests.artifacts_fixtures import item
+from tests.fixtures.artifacts import item
 
 
 def noise(number=0, size=(40, 24)):

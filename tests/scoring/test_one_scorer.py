@@ -13,7 +13,8 @@ from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import own_data
 from dcsft_harness.scoring import SCORERS, Verdict
 from dcsft_harness.training.grpo import Judge
-from tests import published, reasoning_fixtures
+from tests.fixtures import published
+from tests.fixtures import reasoning as reasoning_fixtures
 
 pytestmark = pytest.mark.usefixtures("pixels")
 

@@ -20,7 +20,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.stage import DONE
-from tests.artifacts_fixtures import rollouts
+from tests.fixtures.artifacts import rollouts
 
 TOY = '''"""`dcsft toy`: Write a greeting."""
 

@@ -17,7 +17,8 @@ from dcsft_harness.lmms import tasks
 from dcsft_harness.lmms.tasks import groups, listing, members
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.tasks import path
-from tests import forked, published, reasoning_fixtures
+from tests.fixtures import forked, published
+from tests.fixtures import reasoning as reasoning_fixtures
 
 PAPER = [row for row in listing() if not row["task"].startswith("dcsft_digits")]
 NAMES = [row["task"] for row in PAPER]

@@ -8,7 +8,7 @@ from dcsft_harness import lmms
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.models.stub import DcsftStub
-from tests import reasoning_fixtures as fixtures
+from tests.fixtures import reasoning as fixtures
 
 TASKS = [row["task"] for row in listing() if row["task"] in {*fixtures.TASKS, "dcsft_mmmu_mc"}]
 

@@ -16,7 +16,7 @@ from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError, placeless
 from dcsft_harness.training import hub
 from dcsft_harness.training.hub import escaped, table
-from tests.artifacts_fixtures import rollouts
+from tests.fixtures.artifacts import rollouts
 
 LEDGER = {
     "steps": 600,

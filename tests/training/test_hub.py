@@ -13,8 +13,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import hub
-from tests.artifacts_fixtures import rollouts
-from tests.fake_hub import serving
+from tests.fixtures.artifacts import rollouts
+from tests.fixtures.fake_hub import serving
 
 SHAPE = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": "/x"}
 WEIGHTS = save({"lora_A.weight": torch.ones(4, 2)})

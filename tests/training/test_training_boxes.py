@@ -18,8 +18,8 @@ from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
 from dcsft_harness.training import data, merging, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
-from tests import artifacts_fixtures as artifacts
-from tests.tiny_checkpoints import checkpoint, labels_seen
+from tests.fixtures import artifacts
+from tests.fixtures.tiny_checkpoints import checkpoint, labels_seen
 
 TEXT = Value("string")
 FEATURES = Features(

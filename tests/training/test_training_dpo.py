@@ -15,8 +15,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.stages import train_dpo
 from dcsft_harness.stages.train_dpo import Responses, open_pairs
-from tests.artifacts_fixtures import item, picture, rollout
-from tests.tiny_checkpoints import checkpoint
+from tests.fixtures.artifacts import item, picture, rollout
+from tests.fixtures.tiny_checkpoints import checkpoint
 from tests.training.test_training_resume import Stop, log, same_weights, stopping
 from tests.training.test_training_sft import WORDS, base  # noqa: F401 - a fixture
 

@@ -34,7 +34,7 @@ from dcsft_harness.training.launching import Launch
 from dcsft_harness.training.run import Job
 from dcsft_harness.training.sft import Shares
 from dcsft_harness.training.trainer import managed
-from tests import forked, several
+from tests.fixtures import forked, several
 from tests.training.test_training_resume import log
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 

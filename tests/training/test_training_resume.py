@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import run_folder, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from tests import forked
+from tests.fixtures import forked
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 CONFIG = SftConfig(max_steps=7, batch_size=4, save_steps=2, learning_rate=1e-3, warmup_ratio=0.3)

@@ -21,7 +21,7 @@ from dcsft_harness.models.exact import PassRates, Target
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import Item
 from dcsft_harness.scoring import words
-from tests.artifacts_fixtures import item, picture
+from tests.fixtures.artifacts import item, picture
 from tests.models.test_models_sampling import kept_probabilities
 
 POOL = "dcsft_digits_pool"
