@@ -158,11 +158,10 @@ def check_model(name: str, arguments: str) -> None:
 
     if name not in MODEL_REGISTRY_V2.list_model_names():
         raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
-    for part in reading.separated(arguments):
-        if "=" not in part:
-            raise HarnessError(
-                f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
-            )
+    if (part := reading.bare(arguments)) is not None:
+        raise HarnessError(
+            f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
+        )
 
 
 def run(

@@ -76,7 +76,7 @@ def run(options: LeaderboardOptions, output: Path, progress: Progress | None) ->
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of rows, and of folders left out."""
     left = len(notes["left_out"])
-    return f"{notes['rows']} rows" + (f", {left} left out" if left else "")
+    return f"{notes['rows']} row{'s' * (notes['rows'] != 1)}" + (f", {left} left out" if left else "")
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
