@@ -129,7 +129,9 @@ def rows(path: Path) -> Iterator[Row]:
         with path.open("rb") as file:
             head = file.read(265)
         if kind := next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None):
-            raise HarnessError(f"{path} {kind}", f"Give {KINDS}")
+            raise HarnessError(
+                f"{path} {kind}", "Save it as UTF-8" if kind.endswith("UTF-16") else f"Give {KINDS}"
+            )
         if head[257:262] == b"ustar":
             raise HarnessError(
                 f"{path} is a tar archive", f"Unpack it, write a row for each sample, and give {KINDS}"

@@ -37,6 +37,8 @@ _HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
+_INSIDE = re.compile(r"<img>\s*[^<>\n]{1,1000}</img>", re.IGNORECASE)
+"""A picture that Qwen-VL's and older ms-swift's rows name in the text."""
 _PLACE = re.compile(r"<ref-object>|<bbox>(?!.*</bbox>)", re.DOTALL)
 """Where ms-swift writes names and boxes from a column `objects`, which is not read."""
 _FILE = re.compile(
@@ -268,6 +270,11 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
     for turn in turns:
+        if inside := _INSIDE.search(turn["content"]):
+            raise HarnessError(
+                f"{cut(inside[0])!r} in the text shows no picture",
+                f"Write {MARK} in its place, and the file into `images`",
+            )
         if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
             raise HarnessError(
                 f"{other[0]!r} is no mark of an image, and the model would read it as words",
@@ -369,7 +376,14 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
 
 
 def _is_rows(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, Mapping) for one in value)
+    """Whether a column holds rows."""
+    asked = {*CONVERSATIONS, *QUESTIONS, *own_files.PAIRS}
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], Mapping)
+        and bool(asked & {*value[0]})
+    )
 
 
 def _paired(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -611,6 +611,9 @@ class TestHostileFiles:
             ("data.csv", b"question,label\n1,2\n", "no column of the answers; it has question, label"),
             ("data.json", b'{"data": [{"question": "a"}]}', "Save the list `data` as the file"),
             ("data.jsonl", b'{"query": "a", "response": "b", "history": ["c"]}', "as history"),
+            ("data.jsonl", b'{"conversation": [{"human": "a", "assistant": "b"}]}', "A row needs a question"),
+            ("data.csv", "question,answer\na,b\n".encode("utf-16"), "in UTF-16. Save it as UTF-8"),
+            ("data.csv", b"question,answer\n", "no rows. Give a file with rows"),
             ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
             ("data.arrow", b"no arrow", "cannot be read"),
         ],
@@ -759,6 +762,22 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
             dcsft.evaluate("dcsft_stub", data=Dataset.from_list(rows), **options)
     assert "Saving" not in capfd.readouterr().err
     assert not datasets.are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said"),
+    [
+        ("<|vision_start|><|image_pad|><|vision_end|>What?", "goose", r"prompt has '<\|image_pad\|>', which"),
+        ("What?", "a <|video_pad|>", r"answer has '<\|video_pad\|>', which"),
+        ("<img>0.png</img>What?", "goose", "'<img>0.png</img>' in the text shows no picture. Write <image>"),
+        ("What does <img> do?", "goose", None),
+    ],
+)
+def test_pictures_written_as_another_programs_marks_are_refused_on_looking(tmp_path, question, answer, said):
+    (tmp_path / "mine.jsonl").write_text(lines([{"question": question, "answer": answer}]))
+    notes = stages.STAGES["data inspect"](tmp_path / "out", data=tmp_path / "mine.jsonl", model="digits")
+    assert notes["refused"] == (said is not None)
+    assert said is None or re.search(said, notes["refused_rows"][0]["reason"])
 
 
 def test_images_in_memory_may_be_path_objects(tmp_path, folder):
