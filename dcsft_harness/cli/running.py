@@ -123,7 +123,9 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
 
     clock = bar.Clock()
     write_card(artifact, scores)
-    bar.closing("card", f"{len(scores)} folders of scores", clock, artifact / "README.md")
+    bar.closing(
+        "card", f"{len(scores)} folder{'s' * (len(scores) != 1)} of scores", clock, artifact / "README.md"
+    )
 
 
 @click.command()
