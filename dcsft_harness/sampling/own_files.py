@@ -39,14 +39,16 @@ CONVERSATIONS = ("messages", "conversations")
 REJECTED = ("rejected", "rejected_response")
 PAIRS = {"query": "response", "instruction": "output"}
 """Questions of ms-swift and of Alpaca, and their answers; `input` and `history` may stand beside them."""
+TALK = "conversation"
+"""ms-swift's list of mappings with `human` and `assistant`."""
 COLUMNS = (
     *(*QUESTIONS, *ANSWERS, *CONVERSATIONS, *REJECTED),
     *("chosen", "system", "image", "images", "choices", "options"),
 )
 """What is read of a row of any shape."""
-_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history")
-_ASK = {*CONVERSATIONS, *QUESTIONS, *PAIRS, "chosen"}
-_ANSWER = {*CONVERSATIONS, *ANSWERS, *PAIRS.values(), "chosen"}
+_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history", TALK)
+_ASK = {*CONVERSATIONS, *QUESTIONS, *PAIRS, "chosen", TALK}
+_ANSWER = {*CONVERSATIONS, *ANSWERS, *PAIRS.values(), "chosen", TALK}
 KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder that `datasets` saved"
 MOST_ROW = 1 << 28
 """Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
@@ -104,14 +106,23 @@ def refuse_missing(path: Path) -> None:
     """Refuses a path that is neither a file nor a folder: missing, or a device, pipe or socket."""
     if not (path.is_file() or path.is_dir()):
         problem = "is not a regular file" if path.exists() else "does not exist"
-        raise HarnessError(f"--data {path} {problem}", "Check the path")
+        raise HarnessError(f"--data {path} {problem}", _where_to_look(str(path)))
+
+
+def _where_to_look(named: str) -> str:
+    """The remedy for a path that does not exist; it may be a name of the hub's."""
+    if not re.fullmatch(r"[\w.-]+/[\w-]+", named) or Path(named).parent.exists():
+        return "Check the path"
+    return (
+        f"Check the path; of the hub, save it first: load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
+    )
 
 
 def refuse_lost(named: str) -> None:
     """Refuses a name that can only be a path, and does not exist; others may be tasks."""
     path = Path(named)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():
-        raise HarnessError(f"{named} does not exist, and is no task either", "Check the path")
+        raise HarnessError(f"{named} does not exist, and is no task either", _where_to_look(named))
 
 
 def _holds(folder: Path) -> bool:

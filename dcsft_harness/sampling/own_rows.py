@@ -388,8 +388,14 @@ def _is_rows(value: object) -> bool:
 
 def _paired(given: Mapping[str, Any]) -> dict[str, Any]:
     """The turns and answer of ms-swift's (query, response, history) or Alpaca's rows (instruction, ...)."""
+    if any(name in given for name in (*CONVERSATIONS, *QUESTIONS)):
+        return {}
+    talk = as_list(given.get(own_files.TALK))
+    if talk and all(isinstance(one, Mapping) and {"human", "assistant"} <= {*one} for one in talk):
+        history = [[one["human"], one["assistant"]] for one in talk[:-1]]
+        return _paired({"query": talk[-1]["human"], "response": talk[-1]["assistant"], "history": history})
     asked = next((name for name in own_files.PAIRS if name in given), None)
-    if asked is None or any(name in given for name in (*CONVERSATIONS, *QUESTIONS)):
+    if asked is None:
         return {}
     texts = [given[asked], *([given["input"]] if asked == "instruction" and given.get("input") else [])]
     history = as_list(given.get("history"))

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -359,6 +360,11 @@ def test_every_verb_reads_every_format_as_the_same_items(tmp_path, folder, wante
             [("system", "s"), ("user", "a?"), ("assistant", "b"), ("user", "c?")],
             *("d", "d"),
         ),
+        (
+            {"conversation": [{"human": "a?", "assistant": "b"}, {"human": "c?", "assistant": "d"}]},
+            [("user", "a?"), ("assistant", "b"), ("user", "c?")],
+            *("d", "d"),
+        ),
         ({"instruction": "Name it.", "input": "a", "output": "d"}, [("user", "Name it.\na")], "d", "d"),
         ({"query": "c?", "response": "so d", "solution": "d"}, [("user", "c?")], "so d", "d"),
         ({"question": "c?", "answer": "d", "query": "x", "response": "y"}, [("user", "c?")], "d", "d"),
@@ -611,7 +617,7 @@ class TestHostileFiles:
             ("data.csv", b"question,label\n1,2\n", "no column of the answers; it has question, label"),
             ("data.json", b'{"data": [{"question": "a"}]}', "Save the list `data` as the file"),
             ("data.jsonl", b'{"query": "a", "response": "b", "history": ["c"]}', "as history"),
-            ("data.jsonl", b'{"conversation": [{"human": "a", "assistant": "b"}]}', "A row needs a question"),
+            ("data.jsonl", b'{"conversation": [{"human": "a"}]}', "A row needs a question"),
             ("data.csv", "question,answer\na,b\n".encode("utf-16"), "in UTF-16. Save it as UTF-8"),
             ("data.csv", b"question,answer\n", "no rows. Give a file with rows"),
             ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
@@ -762,6 +768,18 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
             dcsft.evaluate("dcsft_stub", data=Dataset.from_list(rows), **options)
     assert "Saving" not in capfd.readouterr().err
     assert not datasets.are_progress_bars_disabled()
+
+
+@pytest.mark.parametrize(
+    ("named", "is_hub"),
+    [("org/data", True), ("org/data.jsonl", False), ("here/data", False), ("data", False)],
+)
+def test_a_name_of_the_hub_is_told_from_a_missing_file(tmp_path, monkeypatch, named, is_hub):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(HarnessError) as error:
+        list(own_files.rows(Path(named)))
+    assert ("load_dataset('org/data', split=" in error.value.remedy) == is_hub
 
 
 @pytest.mark.parametrize(
