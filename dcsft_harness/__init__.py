@@ -13,7 +13,8 @@ The data flow, one stage, one ``dcsft`` verb and one Python function per arrow::
     scores = dcsft.evaluate(adapter, tasks=["dcsft_digits", "dcsft_digits_r"], output="scores")
     board = dcsft.leaderboard([scores], output="board")
 
-Each function returns its artifact: ``.path``, ``.notes``, ``.table()``.
+Each function returns its artifact: ``.path``, ``.notes``, ``.table()``. ``dcsft.data_inspect(rows)`` shows
+the first rows, and ``dcsft.compare_cost`` its table; they return None without an ``output``.
 
 Method: Lu et al., "Why Does RL Generalize Better Than SFT?", CVPR 2026, arXiv 2602.10815.
 """
@@ -71,10 +72,14 @@ class CallableModule(ModuleType):
 def _function(name: str) -> Any:  # noqa: ANN401 - as the stage's options are
     """A stage's function, with the command line's progress bar."""
 
-    def bar(title: str, shown: bool) -> Any:  # noqa: ANN401 - a context manager
-        return import_module(f"{__name__}.cli.bar").stage(title, shown)
+    def terminal() -> Any:  # noqa: ANN401 - a module, which is loaded when something is to be shown
+        return import_module(f"{__name__}.cli.bar")
 
-    return import_module(f"{__name__}.stages.{name}").STAGE.as_function(bar)
+    return import_module(f"{__name__}.stages.{name}").STAGE.as_function(
+        lambda title, shown: terminal().stage(title, shown),
+        lambda remark: terminal().say(remark),
+        lambda text: terminal().show(text),
+    )
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable
@@ -83,16 +88,18 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package th
         return import_module(f"{__name__}.leaderboard")
     if name in _functions():
         return _function(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(
+        f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+    )
 
 
 def __dir__() -> list[str]:
-    """The module's own names and the stages' functions."""
-    return sorted({*globals(), *_functions()})
+    """The stages' functions, and the module's own names that begin with an underscore."""
+    return sorted({*(name for name in globals() if name.startswith("_")), *_functions()})
 
 
 def _functions() -> set[str]:
     loaded = sys.modules.get(f"{__name__}.stages")
     folders = [Path(__file__).parent / "stages"] if loaded is None else map(Path, loaded.__path__)
     names = {path.stem for folder in folders for path in folder.glob("*.py")}
-    return names - {"__init__", "stage"}
+    return names - {"__init__", "stage", "opening", "training"}

@@ -214,7 +214,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
     elif listing:
         remedy = ""
     else:
-        remedy = f"Known: {', '.join(choices[:20])}{', ...' if len(choices) > 20 else ''}"
+        more = f" and {len(choices) - 20} more" if len(choices) > 20 else ""
+        remedy = f"Known: {', '.join(choices[:20])}{more}"
     if listing:
         remedy = f"{remedy} `{listing}` lists all of them".strip()
     return HarnessError(f"unknown {kind} {name!r}", remedy)

@@ -350,6 +350,17 @@ def separated(arguments: str) -> list[str]:
     return [part for part in (*parts, arguments[start:]) if part]
 
 
+def bare(arguments: str) -> str | None:
+    """The first part of `key=value,key=value` that is no `key=value`; None without one."""
+    return next((part for part in separated(arguments) if "=" not in part), None)
+
+
+def merged(given: object) -> dict[str, Any]:
+    """The `metadata` of a task's file: a mapping, or lmms-eval's list of mappings; else empty."""
+    parts = given if isinstance(given, list) else [given]
+    return {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
+
+
 def is_unset(value: object) -> bool:
     """Whether a value means "not given": None, or its text form on a command line."""
     return value is None or (isinstance(value, str) and value.strip().lower() in {"none", "null", ""})

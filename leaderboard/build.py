@@ -27,6 +27,7 @@ class Built:
 
     board: Board
     summary: Summary
+    unshown: Mapping[str, str]  # task -> why the page's samples are incomplete
 
 
 class Options(Settings):
@@ -134,18 +135,18 @@ def build(
     for kind, folders in (("labels", options.labels), ("rollouts", options.rollouts)):
         inputs |= {f"{kind} {number}": folder for number, folder in enumerate(folders, start=1)}
     with manifest.writing("leaderboard", output, options.recorded(), inputs) as draft:
-        _write(draft.folder, output, board, summary, options, labels)
+        unshown = _write(draft.folder, output, board, summary, options, labels)
         draft.notes |= {
             "rows": [line.name for line in summary.lines],
             "tasks": [task.name for task in board.tasks],
             "left_out": [one.reason for one in summary.left_out],
         }
-    return Built(board, summary)
+    return Built(board, summary, unshown)
 
 
 def _write(
     folder: Path, output: Path, board: Board, summary: Summary, options: Options, labels: Mapping[str, str]
-) -> None:
+) -> Mapping[str, str]:
     items = {"file": FILE, "rows": write_items(folder / FILE, board, labels)} if options.items else None
     plots = draw(summary, folder) if options.plots else []
     more = {"items": items, "plots": [{"title": title, "files": files} for title, files in plots]}
@@ -165,7 +166,8 @@ def _write(
         saved = ["leaderboard.csv", "comparisons.csv", "leaderboard.json", *(files[0] for _, files in plots)]
         downloads = [folder / name for name in saved]
         source = Source(board, summary, made, labels, options.samples, options.rollouts, downloads)
-        write_page(folder / FOLDER, source)
+        return write_page(folder / FOLDER, source)
+    return {}
 
 
 def _inputs(board: Board) -> dict[str, Path]:

@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -56,6 +56,8 @@ STANDING = frozenset(
 )
 """Keys of a sample's line that are not metrics."""
 LIMITS = ("max_pixels", "min_pixels")
+NO_SCORE = "without a score from 0 to 1"
+"""The kind of reason of a task whose metrics are none."""
 AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
 
 
@@ -87,8 +89,7 @@ class Samples:
         """Stores the results file, its content, the task and its samples' file."""
         self.file, self.run, self.task, self.path, self.choices = file, run, task, samples, choices
         self.config = (run.get("configs") or {}).get(task) or {}
-        metadata = self.config.get("metadata")
-        self.metadata: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
+        self.metadata = reading.merged(self.config.get("metadata"))
 
     def measured(self) -> Measured:
         """Reads and checks the samples.
@@ -232,11 +233,13 @@ class Samples:
         key = str(self.config.get("score_key") or "score")
         if key in numeric:
             return self._upward(key)
-        if len(numeric) == 1:
-            return self._upward(numeric[0])
-        raise HarnessError(
+        inside = [name for name in numeric if isinstance(first.get(name), dict)]
+        if len(numeric) == 1 or len(inside) == 1:
+            return self._upward([*inside, *numeric][0])
+        raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
-            f"Say which with --metric {self.task}=NAME" if numeric else "Leave this folder out",
+            f"Say which with --metric {self.task}=NAME" if numeric else "",
+            NO_SCORE,
         )
 
     def _upward(self, metric: str) -> str:
@@ -263,10 +266,11 @@ class Samples:
                 return None
             raise HarnessError(f"{self.path}, line {number}: {metric} is {value!r}, not a number", AGAIN)
         if math.isnan(found) or not 0 <= found <= 1:
-            raise HarnessError(
+            raise Unusable(
                 f"{self.path}, line {number}: {metric} is {found}",
                 "Scores are fractions from 0 to 1 (not percent), and null where a response could not be "
                 f"scored; another metric can be named with --metric {self.task}=NAME",
+                NO_SCORE,
             )
         return found
 
@@ -612,9 +616,20 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
                 f"{file} has {task} without samples: {wanted} is not beside it", AGAIN, "without samples"
             )
         logs.append(Samples(file, run, task, samples[task], choices))
-    tasks = {log.task: log.measured() for log in logs}
-    if not tasks:
+    if not logs:
         raise HarnessError(f"{file} lists no task", AGAIN)
+    tasks, refused = {}, []
+    for log in logs:
+        try:
+            tasks[log.task] = log.measured()
+        except Unusable as error:
+            refused.append(error)
+    if not tasks:
+        raise refused[0]
+    if refused:  # the other tasks can be compared
+        said = tuple(f"{file.parent.name}: left out: {str(error).rstrip('.')}" for error in refused)
+        first = next(iter(tasks))
+        tasks[first] = replace(tasks[first], remarks=(*tasks[first].remarks, *said))
     model = _model(run)
     provenance = Provenance(
         file.parent,
@@ -635,7 +650,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         model,
         tasks,
         provenance,
-        lambda: (log.table() for log in logs),
+        lambda: (log.table() for log in logs if log.task in tasks),
         group_of(name),
         files=tuple(sorted([file, *samples.values()])),
     )

@@ -461,7 +461,9 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     read_now = call.get("read", {})
     for name, digest in ({} if differing else found.call.get("read", {})).items():
         if read_now.get(name) != digest:
-            differing.append(f"{name}: its content or its images have changed since, or are no longer there")
+            which = "code has" if name == wanted.get("scorer") else "content or its images have"
+            gone = "is" if which == "code has" else "are"
+            differing.append(f"{name}: its {which} changed since, or {gone} no longer there")
     if not differing:
         refuse_changed(output)
         return found

@@ -247,5 +247,6 @@ def _drawn(lines: Sequence[str]) -> "Table":
 def _plain(text: str) -> str:
     """A line of Markdown as plain text, safe to print."""
     bare = re.sub(r"^(\*\*?)(.*)\1$", r"\2", text)
+    bare = re.sub(r"(?<!\w)\*(\w+)\*(?!\w)", r"\1", bare)
     bare = re.sub(r"^!\[(.*)\]\((.*)\)$", r"\1: \2", bare)
     return visible(html.unescape(re.sub(r"\\([\\`*\[\]|~$_])", r"\1", bare)))

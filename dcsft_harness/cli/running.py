@@ -123,7 +123,9 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
 
     clock = bar.Clock()
     write_card(artifact, scores)
-    bar.closing("card", f"{len(scores)} folders of scores", clock, artifact / "README.md")
+    bar.closing(
+        "card", f"{len(scores)} folder{'s' * (len(scores) != 1)} of scores", clock, artifact / "README.md"
+    )
 
 
 @click.command()
@@ -225,9 +227,8 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params = _further(stage)
-    needed = stage.verb not in ("compare-cost", "data inspect")
-    about = "The folder to write." if needed else "Also write it there, as files."
-    params.append(click.Option(["--output"], type=FOLDER, required=needed, help=about))
+    about = "Also write it there, as files." if stage.shows else "The folder to write."
+    params.append(click.Option(["--output"], type=FOLDER, required=not stage.shows, help=about))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
         parts.append("\b\n" + "\n".join(map(folded, stage.example.split("\n"))))

@@ -352,7 +352,7 @@ def summary_of(
 
     `task` is None for scores of a scorer alone.
     """
-    metadata = task.config.metadata if task is not None and isinstance(task.config.metadata, dict) else {}
+    metadata = {} if task is None else lmms.metadata(task)
     scored = [row.score for row in scores if row.score is not None]
     ordered = sorted(prompts, key=lambda one: one[0])
     truncated = sum(row.finish_reason == "length" for row in scores)

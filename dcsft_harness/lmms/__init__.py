@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from dcsft_harness.lmms.documents import (
     describe,
     describe_item,
     describe_without_images,
+    metadata,
     metric_of,
     refuse_marked,
     refuse_reversed,
@@ -45,6 +47,7 @@ from dcsft_harness.lmms.tasks import (
     refuse_unprepared,
     set_generation,
     task_index,
+    unwrapped,
 )
 from dcsft_harness.tasks import path as task_path
 
@@ -66,6 +69,7 @@ __all__ = [
     "is_file",
     "is_observed",
     "make_task",
+    "metadata",
     "metric_of",
     "open_model",
     "open_tasks",
@@ -160,11 +164,10 @@ def check_model(name: str, arguments: str) -> None:
 
     if name not in MODEL_REGISTRY_V2.list_model_names():
         raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
-    for part in reading.separated(arguments):
-        if "=" not in part:
-            raise HarnessError(
-                f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
-            )
+    if (part := reading.bare(arguments)) is not None:
+        raise HarnessError(
+            f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
+        )
 
 
 def run(
@@ -184,15 +187,16 @@ def run(
         several processes lmms-eval gathers all of it at rank 0, and the others return nothing.
 
     Raises:
-        HarnessError: lmms-eval returned nothing, or fewer documents than expected; or another rank ended; or
-            a box task is given a model with unknown coordinates; or a task's score is an error rate.
+        HarnessError: lmms-eval returned nothing, or fewer documents or responses than expected; or another
+            rank ended; or a box task is given a model with unknown coordinates; or a task's score is an error
+            rate; or another's code raises.
     """
     from lmms_eval.evaluator import simple_evaluate
 
     for task in tasks.values():
         refuse_reversed(task)
     coordinates.declare(getattr(model, "box_convention", None))  # not that of an earlier model
-    if any((task.config.metadata or {}).get("family") == "grounding" for task in tasks.values()):
+    if any(metadata(task).get("family") == "grounding" for task in tasks.values()):
         coordinates.declared()  # refused now, not after hours of generation
     if is_observed(model):
         model.on_progress = progress
@@ -201,6 +205,8 @@ def run(
         _no_upstream_bars(),
         ranks.reporting_losses(),
         _simply_asked(model, tasks),
+        _counting(model),
+        _naming_others(),
     ):
         results = simple_evaluate(
             model=model,
@@ -224,6 +230,75 @@ def run(
         if len(answered[name]) != wanted:
             raise HarnessError(f"task {name}: lmms-eval returned {len(answered[name])} of {wanted} documents")
     return answered, {key: results[key] for key in ("results", "versions", "n-samples") if key in results}
+
+
+@contextlib.contextmanager
+def _counting(model: Model) -> Iterator[None]:
+    """Refuses another's model that returns not one text per request: what is missing would count as wrong."""
+    if is_observed(model):
+        yield
+        return
+    from lmms_eval.api.instance import unwrap_generation_output
+
+    generate = model.generate_until
+
+    def checked(requests: Sequence[Any]) -> list[Any]:
+        answers = list(generate(requests))
+        texts = [answer if answer is None else unwrap_generation_output(answer)[0] for answer in answers]
+        wrong = next((text for text in texts if not isinstance(text, str)), "")
+        if len(texts) != len(requests) or wrong != "":
+            count = f"{len(texts)} responses to {len(requests)} requests"
+            what = count if len(texts) != len(requests) else f"{wrong!r} as a response"
+            raise HarnessError(
+                f"{type(model).__name__}.generate_until returned {what}",
+                "Return one text for each request, an empty one where there is no answer",
+            )
+        return answers
+
+    vars(model)["generate_until"] = checked
+    try:
+        yield
+    finally:
+        del vars(model)["generate_until"]
+
+
+@contextlib.contextmanager
+def _naming_others() -> Iterator[None]:
+    """Says in one sentence where the code of others, a model's class or a task's functions, raises."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        why = unwrapped(error)
+        place = _of_others(why)
+        if isinstance(why, HarnessError):
+            raise why from error
+        if place is None:
+            raise
+        said = " ".join(str(why).split())
+        raise HarnessError(
+            f"{place} raises {type(why).__name__}: {cut(said, 300)}",
+            "Correct this code: a model's class or a task's function, which is called for each document",
+        ) from error
+
+
+def _of_others(error: BaseException) -> str | None:
+    """The deepest line of the first code that is neither ours, lmms-eval's evaluator nor Python's."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        module, path = str(frame.f_globals.get("__name__")), Path(frame.f_code.co_filename)
+        if found is None and module.startswith(f"{_PACKAGE}.models."):
+            return None
+        framework = module.split(".")[0] in (_PACKAGE, "lmms_eval", "tenacity", *sys.stdlib_module_names)
+        if module.startswith(("lmms_eval.models.", "lmms_eval.tasks.")):
+            framework = False
+        if path.parent == found[0].parent if found else not framework:
+            found = path, line
+    return None if found is None else f"{found[0]}, line {found[1]},"
+
+
+_PACKAGE = __name__.partition(".")[0]
 
 
 @contextlib.contextmanager

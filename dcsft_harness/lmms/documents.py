@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
     """The score, the extracted answer and the cluster in the result of `process_results`.
 
-    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, or the
-    only number there is.
+    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, the
+    only one that holds a number under this key, or the only number there is.
 
     Raises:
         HarnessError: no metric can be identified as the score; lower values are better; or the score is not a
@@ -57,7 +57,8 @@ def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
     """
     key = str(task.get_config("score_key") or "score")
     inner = {name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()}
-    return _chosen(task, [name for name, one in inner.items() if isinstance(one, bool | int | float)], key)
+    numbers = [name for name, one in inner.items() if isinstance(one, bool | int | float)]
+    return _chosen(task, numbers, key, [name for name in numbers if isinstance(metrics[name], Mapping)])
 
 
 def refuse_reversed(task: Task) -> None:
@@ -65,8 +66,9 @@ def refuse_reversed(task: Task) -> None:
     _chosen(task, list(task.higher_is_better()), str(task.get_config("score_key") or "score"))
 
 
-def _chosen(task: Task, names: Sequence[str], key: str) -> str | None:
-    only = names[0] if len(names) == 1 else None
+def _chosen(task: Task, names: Sequence[str], key: str, inside: Sequence[str] = ()) -> str | None:
+    """The score among metrics that are numbers, of which those `inside` hold one under the key."""
+    only = [*inside, *names][0] if 1 in (len(names), len(inside)) else None
     chosen = "acc" if "acc" in names else key if key in names else only
     if chosen is not None and task.higher_is_better().get(chosen) is False:
         raise HarnessError(
@@ -81,7 +83,8 @@ def _refuse_no_fraction(task: Task, metric: str, score: float) -> None:
     if not (score != score or 0 <= score <= 1):
         raise HarnessError(
             f"task {task.config.task}: a response has the {metric} {score:g}",
-            "Scores are fractions from 0 to 1 (not percent, not counts): divide it in process_results",
+            "Scores are fractions from 0 to 1 (no percent, no counts): divide it in process_results, or set "
+            "`score_key` in the task's YAML file to a metric that is one",
         )
 
 
@@ -203,15 +206,20 @@ def describe_without_images(task: Task, doc_id: int) -> records.Item:
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
 
+def metadata(task: Task) -> dict[str, Any]:
+    """What a task's file has as `metadata`; see `reading.merged`."""
+    return reading.merged(task.config.metadata)
+
+
 def _item(
     task: Task, doc_id: int, doc: Mapping[str, Any], prompt: str, contents: list[bytes]
 ) -> records.Item:
     name, target = task.config.task, records.as_text(task.doc_to_target(doc))
-    metadata = task.config.metadata if isinstance(task.config.metadata, dict) else {}
-    column = metadata.get("answer_column")
+    said = metadata(task)
+    column = said.get("answer_column")
     gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
-    if own := metadata.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
+    if own := said.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
         contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))

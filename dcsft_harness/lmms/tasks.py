@@ -1,5 +1,6 @@
 """Tasks by name, from this suite and from lmms-eval: listed, opened, changed and checked."""
 
+import fnmatch
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -216,13 +217,14 @@ def is_file(name: str) -> bool:
 
 
 def open_tasks(names: Sequence[str]) -> dict[str, Task]:
-    """Loads tasks, groups or tags by name, or tasks by their YAML files, as chat tasks.
+    """Loads tasks, groups or tags by name or pattern (`dcsft_digits*`), or by YAML files, as chat tasks.
 
-    They come in the order asked for.
+    They come in the order asked for, those of a pattern by name.
 
     Raises:
         HarnessError: a name is unknown, or a task's data or functions do not load.
     """
+    names = [one for name in names for one in _matching(name)]
     by_name = [name for name in names if not is_file(name)]
     for name in by_name:
         if name.startswith("dcsft_") and name not in (
@@ -232,6 +234,8 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     known = manager(by_name)
     tasks: dict[str, Task] = {}
     for name in by_name:
+        if name not in known.task_index and Path(name).is_dir():
+            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
     refuse_unprepared(by_name)
@@ -244,22 +248,30 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         except HarnessError:
             raise
         except Exception as error:  # noqa: BLE001 - a task may fail to load in any way; none is hidden
-            cause = _cause(error)
-            if isinstance(cause, HarnessError):
-                raise cause from error
-            if isinstance(cause, ModuleNotFoundError) and not name.startswith("dcsft_"):
+            why = unwrapped(error)
+            if isinstance(why, HarnessError):
+                raise why from error
+            if isinstance(why, ModuleNotFoundError) and not name.startswith("dcsft_"):
                 raise HarnessError(
-                    f"task {name!r} needs the package {cause.name}, which is not installed",
-                    f"Install what provides it, such as `pip install {cause.name}`",
+                    f"task {name!r} needs the package {why.name}, which is not installed",
+                    f"Install what provides it, such as `pip install {why.name}`",
                 ) from None
-            reason = refusal(cause)
+            reason = refusal(why)
             full = "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"
             raise HarnessError(
-                f"task {name!r} does not load: {type(cause).__name__}: {cause}",
+                f"task {name!r} does not load: {type(why).__name__}: {why}",
                 room(reason, full) if reason else "`dcsft tasks check` says what it needs",
             ) from error
         tasks.update(_leaves(loaded))
     return tasks
+
+
+def _matching(name: str) -> list[str]:
+    """The tasks that a pattern with `*`, `?` or `[...]` stands for, as in lmms-eval; else the name itself."""
+    if is_file(name) or not set("*?[") & set(name):
+        return [name]
+    index = _indexed((*_INCLUDED, task_path()), False) if name.startswith("dcsft_") else manager([name])
+    return sorted(fnmatch.filter(index.task_index, name)) or [name]
 
 
 def _of_file(path: Path) -> dict[str, Task]:
@@ -305,7 +317,7 @@ def refuse_unprepared(names: Iterable[str]) -> None:
         )
 
 
-def _cause(error: BaseException) -> BaseException:
+def unwrapped(error: BaseException) -> BaseException:
     """The cause that lmms-eval's retry wrapper hides."""
     attempt = getattr(error, "last_attempt", None)
     inner = attempt.exception() if attempt is not None else None

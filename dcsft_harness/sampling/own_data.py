@@ -242,7 +242,7 @@ def examined(
         given += 1
         yield where, row, reason
     if where is None:
-        raise HarnessError(f"{own_files.called(path)} holds no rows", "Write one JSON object per line")
+        raise HarnessError(f"{own_files.called(path)} holds no rows", "Give a file with rows")
     if part is not None and not given:
         part.refuse_empty(path, elsewhere)
 

@@ -37,11 +37,18 @@ GOLDS = ("solution", "answer")
 ANSWERS = (*GOLDS, "completion")
 CONVERSATIONS = ("messages", "conversations")
 REJECTED = ("rejected", "rejected_response")
+PAIRS = {"query": "response", "instruction": "output"}
+"""Questions of ms-swift and of Alpaca, and their answers; `input` and `history` may stand beside them."""
+TALK = "conversation"
+"""ms-swift's list of mappings with `human` and `assistant`."""
 COLUMNS = (
     *(*QUESTIONS, *ANSWERS, *CONVERSATIONS, *REJECTED),
     *("chosen", "system", "image", "images", "choices", "options"),
 )
-"""What is read of a row."""
+"""What is read of a row of any shape."""
+_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history", TALK)
+_ASK = {*CONVERSATIONS, *QUESTIONS, *PAIRS, "chosen", TALK}
+_ANSWER = {*CONVERSATIONS, *ANSWERS, *PAIRS.values(), "chosen", TALK}
 KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder that `datasets` saved"
 MOST_ROW = 1 << 28
 """Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
@@ -53,6 +60,9 @@ _OTHERS = {
     **{b"\x80\x05\x95": "is a pickle", b"\xff\xfe": "is text in UTF-16", b"\xfe\xff": "is text in UTF-16"},
 }
 """How files of other kinds begin. An archive may hold its rows as they are, so that some would be read."""
+_SHARD = re.compile(r"(.+)-\d+-of-\d+")
+"""The names that `datasets` gives to the files of a split."""
+_ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
 """Names of columns of a table that may show something."""
 
@@ -96,14 +106,23 @@ def refuse_missing(path: Path) -> None:
     """Refuses a path that is neither a file nor a folder: missing, or a device, pipe or socket."""
     if not (path.is_file() or path.is_dir()):
         problem = "is not a regular file" if path.exists() else "does not exist"
-        raise HarnessError(f"--data {path} {problem}", "Check the path")
+        raise HarnessError(f"--data {path} {problem}", _where_to_look(str(path)))
+
+
+def _where_to_look(named: str) -> str:
+    """The remedy for a path that does not exist; it may be a name of the hub's."""
+    if not re.fullmatch(r"[\w.-]+/[\w-]+", named) or Path(named).parent.exists():
+        return "Check the path"
+    return (
+        f"Check the path; of the hub, save it first: load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
+    )
 
 
 def refuse_lost(named: str) -> None:
     """Refuses a name that can only be a path, and does not exist; others may be tasks."""
     path = Path(named)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():
-        raise HarnessError(f"{named} does not exist, and is no task either", "Check the path")
+        raise HarnessError(f"{named} does not exist, and is no task either", _where_to_look(named))
 
 
 def _holds(folder: Path) -> bool:
@@ -125,7 +144,9 @@ def _rows(path: Path) -> Iterator[Row]:
         with path.open("rb") as file:
             head = file.read(265)
         if kind := next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None):
-            raise HarnessError(f"{path} {kind}", f"Give {KINDS}")
+            raise HarnessError(
+                f"{path} {kind}", "Save it as UTF-8" if kind.endswith("UTF-16") else f"Give {KINDS}"
+            )
         if head[257:262] == b"ustar":
             raise HarnessError(
                 f"{path} is a tar archive", f"Unpack it, write a row for each sample, and give {KINDS}"
@@ -251,9 +272,9 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
 
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
     with pq.ParquetFile(path) as file:
-        wanted = _wanted(path, file.schema_arrow)
+        wanted, classes = _wanted(path, file.schema_arrow), _classes(file.schema_arrow)
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
-            yield from of_batch(batch)
+            yield from of_batch(batch, classes)
 
 
 def _of_folder(path: Path) -> Iterator[Row]:
@@ -274,7 +295,18 @@ def _of_folder(path: Path) -> Iterator[Row]:
         return
     files = sorted(path.glob("*.parquet"))
     if not files:
-        raise HarnessError(f"{path} is a folder without rows", f"Give {KINDS}")
+        inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
+        there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
+        raise HarnessError(
+            f"{path} is a folder without rows",
+            f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Give {KINDS}",
+        )
+    splits = dict.fromkeys(shard[1] for one in files if (shard := _SHARD.fullmatch(one.stem)))
+    if len(splits) > 1:
+        raise HarnessError(
+            f"{path} holds the splits {', '.join(splits)}",
+            "Name a file of one split, or put its files into a folder of their own",
+        )
     try:
         yield from _numbered(row for file in files for row in _of_parquet(file))
     except (OSError, pa.ArrowException) as error:
@@ -282,20 +314,32 @@ def _of_folder(path: Path) -> Iterator[Row]:
 
 
 def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:
-    wanted = _wanted(where, found.features.arrow_schema)
+    schema = found.features.arrow_schema
+    wanted, classes = _wanted(where, schema), _classes(schema)
     for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
         for batch in table.to_batches():
-            yield from of_batch(batch)
+            yield from of_batch(batch, classes)
+
+
+def _classes(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names of classes, by the columns that `datasets` marks as numbers of them (`ClassLabel`)."""
+    said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
+    features = (said.get("info") or {}).get("features") or {}
+    return {
+        name: one["names"]
+        for name, one in features.items()
+        if isinstance(one, dict) and one.get("_type") == "ClassLabel"
+    }
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
-    """The columns that are read, at least one."""
+    """The columns that are read: a question and its answer, or a conversation, are among them."""
     there = list(names)
-    wanted = [name for name in COLUMNS if name in there]
-    if not wanted:
+    wanted = [name for name in (*COLUMNS, *_OF_PAIRS) if name in there]
+    missing = "question" if not _ASK & set(there) else "answer" if not _ANSWER & set(there) else None
+    if missing is not None:
         raise HarnessError(
-            f"{where} has none of the columns that rows are read from; it has"
-            f" {cut(', '.join(map(str, there))) or 'nothing'}",
+            f"{where} has no column of the {missing}s; it has {cut(', '.join(map(str, there))) or 'nothing'}",
             "Rename its columns to question, answer and image, or to messages and images",
         )
     return wanted
@@ -332,14 +376,22 @@ def _may_show(field: pa.Field, pictured: bool) -> bool:
     return not pictured and bool(inside or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def of_batch(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | HarnessError]:
-    """Rows of a Parquet file, with NaN as None and whole numbers as such; an error for text that is none."""
-    for number in range(batch.num_rows):
+def of_batch(
+    batch: pa.RecordBatch, classes: Mapping[str, list[str]] | None = None
+) -> Iterator[dict[str, Any] | HarnessError]:
+    """Rows of a Parquet file, with NaN as None and whole numbers as such; an error for text that is none.
+
+    `classes` has the names of columns that hold numbers of classes.
+    """
+    for at in range(batch.num_rows):
         try:
-            row = batch.slice(number, 1).to_pylist()[0]
+            row = batch.slice(at, 1).to_pylist()[0]
         except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
             yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
             continue
+        for name in (classes or {}).keys() & row.keys():  # -1 is a class that is not known
+            number = row[name]
+            row[name] = None if number is None or number < 0 else (classes or {})[name][number]
         kinds = batch.schema
         yield {name: _whole(value, kinds.field(name).type) for name, value in row.items()}
 
@@ -390,6 +442,12 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                     )
                 if isinstance(row, HarnessError):
                     raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                shown = [one for key in _PICTURES for one in _listed(row.get(key))]
+                if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
+                    raise HarnessError(
+                        f"the data set, row {number}: an image is {type(shaped).__name__}, not a picture",
+                        "Give a PIL image, as PIL.Image.fromarray makes of an array, or a path",
+                    )
                 line = _json_line(row, number)
                 has_paths = has_paths or _has_path(row)
                 digest.update(line)
@@ -430,7 +488,12 @@ def _has_path(value: object, is_image: bool = False) -> bool:
         )
     if isinstance(value, list | tuple):
         return any(_has_path(one, is_image) for one in value)
-    return is_image and isinstance(value, str) and not value.startswith("data:")
+    is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and not value.startswith("data:"))
+    return is_image and is_path
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 _PICTURES = ("image", "images")
@@ -483,6 +546,8 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no form for
         return f"data:;base64,{base64.b64encode(value).decode()}"
     if hasattr(value, "tolist"):
         return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a value is {type(value).__name__}")

@@ -1,7 +1,8 @@
 """One row of a user's own, in any shape: its turns, answers, options and images, checked to the last field.
 
 Shapes: `question` (or `problem`, `prompt`) with `answer` (or `solution`, `completion`); `messages` with texts
-or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`. Conversations may
+or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`; `query` with
+`response`; Alpaca's `instruction`, `input` and `output`. Conversations may
 have a system turn and several turns; the last answer is the target, and the gold where no `solution` or
 `answer` stands beside it. Images are in `image` or `images`, or in content parts: a path, a data URL, bytes,
 or a mapping with one of these.
@@ -36,6 +37,8 @@ _HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
+_INSIDE = re.compile(r"<img>\s*[^<>\n]{1,1000}</img>", re.IGNORECASE)
+"""A picture that Qwen-VL's and older ms-swift's rows name in the text."""
 _PLACE = re.compile(r"<ref-object>|<bbox>(?!.*</bbox>)", re.DOTALL)
 """Where ms-swift writes names and boxes from a column `objects`, which is not read."""
 _FILE = re.compile(
@@ -265,6 +268,11 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
     for turn in turns:
+        if inside := _INSIDE.search(turn["content"]):
+            raise HarnessError(
+                f"{cut(inside[0])!r} in the text shows no picture",
+                f"Write {MARK} in its place, and the file into `images`",
+            )
         if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
             raise HarnessError(
                 f"{other[0]!r} is no mark of an image, and the model would read it as words",
@@ -325,12 +333,15 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     """
     given = {name: value for name, value in data.items() if value is not None}
     _refuse_misnamed(given)
+    given |= _paired(given)
     talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
     known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
     asked = next((name for name in known if name in given), None)
     if asked is None:
         has = cut(", ".join(sorted(given))) or "nothing"
-        raise HarnessError(f"no `question` and no `messages`; it has {has}", _REMEDY)
+        rows = next((name for name, value in given.items() if _is_rows(value)), None)
+        remedy = _REMEDY if rows is None else f"Save the list `{rows}` as the file: each member is a row"
+        raise HarnessError(f"no `question` and no `messages`; it has {has}", remedy)
     parts: list[Any] = []
     turns = _turns(asked, given[asked], parts, asked not in QUESTIONS)
     if isinstance(given.get("system"), str) and given["system"].strip() and turns[0]["role"] != "system":
@@ -360,6 +371,45 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
     return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected)
+
+
+def _is_rows(value: object) -> bool:
+    """Whether a column holds rows."""
+    asked = {*CONVERSATIONS, *QUESTIONS, *own_files.PAIRS}
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], Mapping)
+        and bool(asked & {*value[0]})
+    )
+
+
+def _paired(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The turns and answer of ms-swift's (query, response, history) or Alpaca's rows (instruction, ...)."""
+    if any(name in given for name in (*CONVERSATIONS, *QUESTIONS)):
+        return {}
+    talk = as_list(given.get(own_files.TALK))
+    if talk and all(isinstance(one, Mapping) and {"human", "assistant"} <= {*one} for one in talk):
+        history = [[one["human"], one["assistant"]] for one in talk[:-1]]
+        return _paired({"query": talk[-1]["human"], "response": talk[-1]["assistant"], "history": history})
+    asked = next((name for name in own_files.PAIRS if name in given), None)
+    if asked is None:
+        return {}
+    texts = [given[asked], *([given["input"]] if asked == "instruction" and given.get("input") else [])]
+    history = as_list(given.get("history"))
+    pairs = all(isinstance(pair, list) and len(pair) == 2 for pair in history)
+    if not pairs or not all(
+        isinstance(text, str) for text in (*texts, *(t for pair in history for t in pair))
+    ):
+        raise HarnessError(
+            f"`{asked}`, `input` or `history` holds other things than texts",
+            'Write texts, and [["question", "answer"]] as history',
+        )
+    said = [*(text for pair in history for text in pair), "\n".join(texts)]
+    turns = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(said)]
+    answer = own_files.PAIRS[asked]
+    completion = {"completion": given[answer]} if answer in given and "completion" not in given else {}
+    return {"prompt": turns, **completion}
 
 
 def _refuse_misnamed(given: Mapping[str, Any]) -> None:

@@ -144,10 +144,13 @@ def _users(function: object, name: str) -> Scorer:
             ) from error
         if isinstance(result, Verdict):
             return result
+        if getattr(result, "ndim", None) == 0:  # a number of numpy's or torch's
+            result = result.item()
         is_number = isinstance(result, bool | int | float) and 0 <= result <= 1
         if not is_number:
             raise HarnessError(
-                f"scorer {name!r} returned {str(result)[:80]!r} for the response {response[:80]!r}",
+                f"scorer {name!r} returned {type(result).__name__} {cut(str(result), 80)} for the response"
+                f" {response[:80]!r}",
                 "Return a Verdict, a bool, or a number from 0 to 1",
             )
         said = response.strip()

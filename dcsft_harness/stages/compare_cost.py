@@ -32,6 +32,7 @@ STAGE = Stage(
     run=run,
     summary=lambda notes: f"{notes['rows']} runs",
     writes="cost comparison",
+    shows=True,
     about="Also shown: where each run stood when the cheapest had ended, in samples, tokens and time.",
     example="dcsft compare-cost sft grpo --scores scores-sft --scores scores-grpo",
     show=lambda notes: str(notes["table"]),

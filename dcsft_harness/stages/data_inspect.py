@@ -11,7 +11,7 @@ from pydantic import field_validator
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import LISTED, HarnessError, cut, grouped, json_text, visible_lines
-from dcsft_harness.records import RIGHT
+from dcsft_harness.records import MARK, RIGHT
 from dcsft_harness.settings import flag, option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
@@ -66,7 +66,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     root = own_rows.Root(options.image_root or options.data.parent, options.allow_outside_root)
     if options.model is None and options.chat_template_kwargs is not None:
         raise HarnessError("--chat-template-kwargs goes with --model, which is not given", "Give both")
-    processor, arguments = (None, {}) if options.model is None else _processor(options)
+    processor, arguments, marks = (None, {}, []) if options.model is None else _processor(options)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
     unseen: dict[str, list[str]] = {}
@@ -75,6 +75,12 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
         count += 1
         for why in (row or {}).get("unseen", ()):
             unseen.setdefault(why, []).append(where)
+        if row is not None and reason is None:
+            texts = {"prompt": row["prompt"], "answer": row["target"]}
+            found = next(((part, mark) for mark in marks for part in texts if mark in texts[part]), None)
+            if found is not None:  # as sampling and training refuse it
+                why = f"the {found[0]} has {found[1]!r}, which the model reads as its own mark of pictures"
+                reason = HarnessError(why, f"Write {MARK} in its place, or remove the row")
         if reason is not None:
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
@@ -93,18 +99,21 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     return notes
 
 
-def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any]]:
-    """The model's processor, and its chat template's arguments."""
+def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any], list[str]]:
+    """The model's processor, its chat template's arguments, and its own marks of pictures."""
     from dcsft_harness.evaluation.subject import open_subject
     from dcsft_harness.models.arguments import ModelSettings
-    from dcsft_harness.models.checkpoint import open_processor, template_arguments
+    from dcsft_harness.models.chat_template import media_marks
+    from dcsft_harness.models.checkpoint import open_config, open_processor, template_arguments
 
     subject = open_subject(str(options.model), None)
     adapter = None if subject.adapter is None else str(subject.adapter)
     settings = ModelSettings(
         pretrained=subject.pretrained, adapter=adapter, chat_template_kwargs=options.chat_template_kwargs
     )
-    return open_processor(settings), template_arguments(settings)
+    processor = open_processor(settings)
+    marks = [mark for mark in media_marks(processor, open_config(settings)) if mark != MARK]
+    return processor, template_arguments(settings), marks
 
 
 def _described(
@@ -239,8 +248,13 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
-            f"{notes['scorer']} does not find the row's own target right in {', '.join(wrong)}: name another"
-            " --scorer, or put the final answer into <answer> tags"
+            f"{notes['scorer']} does not find the row's own target right in {', '.join(wrong)}: "
+            + (
+                "it takes a response that is the answer and nothing else, and open_answer finds one in tags"
+                " and sentences"
+                if notes["scorer"] == "exact_word"
+                else "name another --scorer, or put the final answer into <answer> tags"
+            )
         )
     return said
 
@@ -261,6 +275,7 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="inspection",
+    shows=True,
     about="Every row is checked, and those that cannot be used are listed with the reason; the"
     " command then fails, unless --on-error skip is given. The scorer judges each row's own target as a"
     " response.",

@@ -70,22 +70,24 @@ def run(options: LeaderboardOptions, output: Path, progress: Progress | None) ->
         "left_out": [one.reason for one in left_out],  # with their paths
         "counted": counted(left_out, runs) if left_out else "",
         "examples": examples(left_out),
+        "unshown": dict(built.unshown),
     }
 
 
 def summary(notes: Mapping[str, Any]) -> str:
     """The number of rows, and of folders left out."""
     left = len(notes["left_out"])
-    return f"{notes['rows']} rows" + (f", {left} left out" if left else "")
+    return f"{notes['rows']} row{'s' * (notes['rows'] != 1)}" + (f", {left} left out" if left else "")
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The folders left out: the counts by kind, and one reason of each kind."""
+    """The folders left out: the counts by kind, and one reason of each kind; and samples not shown."""
+    unshown = [f"samples of {task}: {why}" for task, why in notes.get("unshown", {}).items()]
     if not notes["left_out"]:
-        return []
+        return unshown
     more = len(notes["left_out"]) > len(notes["examples"])
     where = ["leaderboard.md lists every run that was left out, with its reason"] if more else []
-    return [notes["counted"], *(f"such as: {reason}" for reason in notes["examples"]), *where]
+    return [notes["counted"], *(f"such as: {reason}" for reason in notes["examples"]), *where, *unshown]
 
 
 STAGE = Stage(

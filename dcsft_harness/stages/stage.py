@@ -95,6 +95,7 @@ class Stage:
     # that take moments.
     estimate: Callable[[Mapping[str, Any], Any, Any], tuple[float, float]] | None = None
     prepared: bool = False  # whether it reads data that `dcsft data prepare` made
+    shows: bool = False  # whether it can be run without an output, to be shown alone
     pushes: bool = False  # whether the command line can upload the result to a model hub
     passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
     show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
@@ -249,17 +250,24 @@ class Stage:
         return self.run.__module__.rpartition(".")[2]
 
     def as_function(
-        self, bar: Callable[[str, bool], AbstractContextManager[Progress]]
-    ) -> Callable[..., Artifact]:
+        self,
+        bar: Callable[[str, bool], AbstractContextManager[Progress]],
+        say: Callable[[str], None],
+        show: Callable[[str], None],
+    ) -> Callable[..., Artifact | None]:
         """The Python function: options by name, after those that the command line takes without a name.
 
-        `bar` shows the progress of the stage that it is called with, if its second argument says so.
+        `bar` shows the progress of the stage that it is called with, if its second argument says so; `say`
+        prints a remark, and `show` the text of a stage that `shows`, whose function returns None without an
+        output.
         """
         first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
         if "model" in self.options.model_fields and not first:
             first = ["model"]
 
-        def function(*given: object, output: str | os.PathLike[str], **options: object) -> Artifact:
+        def function(
+            *given: object, output: str | os.PathLike[str] | None = None, **options: object
+        ) -> Artifact | None:
             if len(given) > len(first):
                 listed = f" ({', '.join(first)})" if first else ""
                 nameless = f"{'s' * (len(first) != 1)} without a name{listed}"
@@ -274,8 +282,12 @@ class Stage:
                 error.reword(lambda text: as_arguments(text, self._argument, [*named.values(), output]))
                 raise
 
-        def run(named: dict[str, object], output: str | os.PathLike[str]) -> Artifact:
-            if not isinstance(output, str | os.PathLike):
+        def run(named: dict[str, object], output: str | os.PathLike[str] | None) -> Artifact | None:
+            if output is None and not self.shows:
+                raise HarnessError(
+                    f"{self.name}() has no output, as None is not a path", "Give the folder to write"
+                )
+            if not isinstance(output, str | os.PathLike | None):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             with _without_bars():
@@ -288,15 +300,30 @@ class Stage:
                 # In a launch, the first process shows the bar.
                 launches = named.get("num_processes") not in (None, 1, "1")
                 with bar(self.verb, not launches) as progress:
-                    self(output, progress, **plain)
-            return KINDS.get(self.writes, Artifact)(output)
+                    if output is None:
+                        notes = self.run(self.options.from_options(plain), None, progress)  # type: ignore[arg-type]
+                    else:
+                        notes = self(output, progress, **plain)
+            if output is None and self.show is not None:
+                show(self.show(notes))
+            if DONE not in notes and ranks.rank() == 0 and not ranks.watched():
+                for remark in self.remarks(notes):
+                    say(f"dcsft: {remark}")
+            if output is not None:
+                return KINDS.get(self.writes, Artifact)(output)
+            if problem := self.failing(notes):
+                raise problem
+            return None
 
         function.__name__ = function.__qualname__ = self.name
         module = sys.modules[self.run.__module__].__doc__ or ""
         sentence = module.partition("\n")[0].partition("`: ")[2]
-        function.__doc__ = f"{sentence}\n\n{self.about}\n\nOptions:\n" + "\n".join(
-            f"    {name}: {one.description}" for name, one in self.options.model_fields.items()
+        fields = self.options.model_fields
+        listed = "\n".join(
+            f"    {name}: {fields[name].description}"
+            for name in [*first, *(name for name in fields if name not in first)]
         )
+        function.__doc__ = "\n\n".join(filter(None, [sentence, self.about, f"Options:\n{listed}"]))
         function.__signature__ = self._signature(first)  # type: ignore[attr-defined]
         return function
 
@@ -325,7 +352,8 @@ class Stage:
 
         where = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
         rest = [name for name in self.options.model_fields if name not in first]
-        output = inspect.Parameter("output", where[1], annotation="str | os.PathLike[str]")
+        needed = {"default": None} if self.shows else {}
+        output = inspect.Parameter("output", where[1], annotation="str | os.PathLike[str]", **needed)
         ordered = [parameter(name, where[0]) for name in first]
         return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
 
@@ -496,6 +524,8 @@ def _plain(value: object, rows: bool = False) -> object:
     With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
+        if not value.path.exists():
+            raise HarnessError(f"{value!r} is no longer there", "Make it again, or give another one")
         return str(value.path)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))

@@ -7,6 +7,7 @@ that are boxes in original-image pixels; see `in_space`.
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -21,7 +22,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.curation.conversations import REFUSED, ROW
-from dcsft_harness.errors import HarnessError, listed
+from dcsft_harness.errors import HarnessError, grouped, listed
 from dcsft_harness.models.chat_template import media_marks, render
 from dcsft_harness.models.weights import error_line
 from dcsft_harness.pictures import UnreadableError, file_bytes
@@ -132,9 +133,12 @@ class Conversations:
         if len(rows) == 1:
             raise HarnessError(first.problem, f"{first.remedy}, or leave it out with --on-error skip")
         reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows]
+        parts = [reason.partition(": ") for reason in reasons]
+        told = all(re.fullmatch(r"\w+ \d+", place) for place, _, _ in parts)
+        said = "; ".join(grouped((place, why) for place, _, why in parts)) if told else listed(reasons)
         total = len(rows) + len(self.turns)
         raise HarnessError(
-            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {listed(reasons)}",
+            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {said}",
             "Correct them, or leave them out with --on-error skip" if self.turns else "Correct them",
         )
 

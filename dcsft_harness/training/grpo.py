@@ -77,7 +77,7 @@ class Judge:
     @property
     def reads_boxes(self) -> bool:
         """Whether the scorer reads boxes, in the model's declared coordinates."""
-        return (self.task.config.metadata or {}).get("family") == "grounding"
+        return lmms.metadata(self.task).get("family") == "grounding"
 
     @property
     def longest(self) -> int:

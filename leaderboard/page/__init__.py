@@ -78,8 +78,8 @@ class Source:
     downloads: Sequence[Path] = ()  # files that readers can save
 
 
-def write_page(folder: Path, source: Source) -> None:
-    """Writes a page to a new folder."""
+def write_page(folder: Path, source: Source) -> dict[str, str]:
+    """Writes a page to a new folder; returns task -> why the samples asked for are incomplete."""
     data = folder / "data"
     data.mkdir(parents=True)
     _write_assets(folder)
@@ -94,6 +94,7 @@ def write_page(folder: Path, source: Source) -> None:
     for file in source.downloads:
         shutil.copyfile(file, folder / "downloads" / file.name)
     write_script(data, "board", {**_first(source, exported), "pools": pools})
+    return dict(exported.reasons) if source.samples else {}
 
 
 def _parts(source: Source) -> list[Part]:

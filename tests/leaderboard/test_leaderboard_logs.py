@@ -110,6 +110,26 @@ class TestReading:
         assert row.cells[ID].unanswered == 1
         assert board.tasks[0].conditions["generation argument temperature"] == 0.0
 
+    @pytest.mark.parametrize(
+        ("metrics", "said"),
+        [
+            ([{"acc": None, "length": 4.0}] * 2, "length is 4.0. Scores are fractions"),
+            ([{"acc": None, "f1": 0.5, "hit": 1.0}] * 2, "none of its metrics"),
+            ([{"acc": {"id": 1}}] * 2, "none of its metrics"),
+        ],
+    )
+    def test_a_task_without_a_score_leaves_the_others_of_its_run(self, tmp_path, metrics, said):
+        bad = [line(number, 1.0) | more for number, more in enumerate(metrics)]
+        folder = log_folder(tmp_path / "mine", {OOD_R: bad, ID: [line(0, 1.0), line(1, 0.0)]})
+        board = load([folder], choices=Choices({}, {ID: "id"}))
+        assert accuracies(board)["mine", ID] == 0.5
+        assert [task.name for task in board.tasks] == [ID]
+        assert any("left out" in one and said in one for one in board.remarks)
+        alone = log_folder(tmp_path / "alone", {OOD_R: bad})
+        with pytest.raises(HarnessError, match=said):
+            load([alone])
+        assert load([folder, alone], strict=False).left_out[0].kind == "without a score from 0 to 1"
+
     def test_the_folder_of_one_model_can_be_named_too(self, tmp_path):
         folder = log_folder(tmp_path / "mine", {ID: [line(0, 1.0), line(1, 0.0)]})
         assert [row.name for row in load([folder / "org__tiny"]).rows] == ["org__tiny"]

@@ -28,6 +28,7 @@ from dcsft_harness.leaderboard.report.plots import curves
 from dcsft_harness.leaderboard.report.table import escape, latex, p_text, report
 from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
+from dcsft_harness.stages import STAGES
 from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.fixtures.study import adapter, answers, curated, labels, study
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
@@ -476,3 +477,27 @@ P_VALUES = [
 @pytest.mark.parametrize(("value", "shown"), P_VALUES)
 def test_a_p_value_shows_its_side_of_5_percent(value, shown):
     assert p_text(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("samples", "kept", "said"), [("1", True, None), ("1", False, "rows"), ("0", False, None)]
+)
+def test_samples_that_cannot_be_shown_are_told(tmp_path, capsys, samples, kept, said):
+    Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+    row = {"question": "What?", "answer": "goose", "image": "0.png"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    for name in ("a", "b"):
+        STAGES["evaluate"](
+            tmp_path / name,
+            model="dcsft_stub",
+            model_args="default=goose",
+            data=tmp_path / "rows.jsonl",
+            scorer="exact_word",
+        )
+    if not kept:
+        (tmp_path / "0.png").unlink()
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    output = ["--output", str(tmp_path / "board")]
+    assert main(["leaderboard", "build", *folders, "--samples", samples, *output]) == 0
+    told = capsys.readouterr().err
+    assert (f"dcsft: samples of {said}: " in told) if said else ("samples of" not in told)

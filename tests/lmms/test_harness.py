@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from types import SimpleNamespace
 
 import datasets
 import pyarrow as pa
@@ -21,6 +22,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import protocols
 from dcsft_harness.models.base import ObservedModel
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.training import grpo
 
 POOL = "dcsft_digits_pool"
 LIMIT, SAMPLES = 6, 4
@@ -88,6 +90,27 @@ class TestNames:
             "dcsft_digits",
         ]
 
+    @pytest.mark.parametrize(
+        ("names", "found"),
+        [
+            (["dcsft_digits_[ra]_x*"], ["dcsft_digits_a_x12", "dcsft_digits_r_x3"]),
+            (["dcsft_digits_r", "dcsft_digits_?"], ["dcsft_digits_r", "dcsft_digits_a"]),
+        ],
+    )
+    def test_patterns_stand_for_the_tasks_that_they_match(self, names, found):
+        assert list(lmms.open_tasks(names)) == found
+
+    @pytest.mark.parametrize("name", ["dcsft_nothing*", "dcsft_digits_?_?"])
+    def test_a_pattern_that_matches_nothing_is_an_unknown_task(self, name):
+        with pytest.raises(HarnessError, match="unknown task"):
+            lmms.open_tasks([name])
+
+    def test_a_folder_is_no_task(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(HarnessError, match="'mine' is a folder. Name it by --include-path"):
+            lmms.open_tasks(["mine"])
+
 
 @pytest.fixture
 def at_once(monkeypatch):
@@ -126,7 +149,7 @@ def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(mo
         lmms.open_tasks([POOL])
 
 
-def own_task(folder, images, higher_is_better=True):
+def own_task(folder, images, higher_is_better=True, **more):
     """A task of somebody else: its pictures are opened by path, its metric is called `hit`."""
     rows = [{"path": str(path), "text": "?", "answer": "x"} for path in images]
     datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(folder / "data"))
@@ -143,6 +166,7 @@ def own_task(folder, images, higher_is_better=True):
             "process_results": lambda doc, results: {"hit": float(results[0] == doc["answer"])},
             "metric_list": [{"metric": "hit", "aggregation": "mean", "higher_is_better": higher_is_better}],
         }
+        | more
     )
 
 
@@ -200,6 +224,26 @@ class TestScores:
         with pytest.raises(HarnessError, match="lower values of its metric hit are better"):
             lmms.run(DcsftStub(default="x"), {"theirs": task})  # before anything is generated
         assert lmms.score_of(task, {"hit": 0.25, "acc": 1.0})[0] == 1.0
+
+    @pytest.mark.parametrize(
+        ("more", "metrics", "score"),
+        [
+            ({}, {"length": 4}, "a response has the length 4"),
+            ({}, {"hit": {"ok": True}, "length": 4}, "a response has the length 4"),
+            ({}, {"acc": -1.0, "length": 4}, "a response has the acc -1"),
+            ({}, {"hit": {"score": 1.0}, "length": 4}, 1.0),
+            ({"score_key": "ok"}, {"hit": {"ok": True}, "length": 4}, 1.0),
+            ({"score_key": "hit"}, {"hit": 0.5, "length": 4}, 0.5),
+        ],
+    )
+    def test_a_number_that_is_no_fraction_is_no_score(self, tmp_path, more, metrics, score):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"], **more)
+        if isinstance(score, float):
+            assert lmms.score_of(task, metrics)[0] == score
+        else:
+            with pytest.raises(HarnessError, match=score):
+                lmms.score_of(task, metrics)
 
 
 class TestSampling:
@@ -306,6 +350,58 @@ class TestEvaluation:
         assert (notes["dcsft_digits_ground"]["unanswered"], notes["dcsft_digits"]["unanswered"]) == (20, 0)
         assert [notes[name]["limit"] for name in notes] == [20, 20]
         assert all(row["cluster"] is not None and row["n_tokens"] == 2 for row in rows)
+
+    @pytest.mark.parametrize(
+        ("returned", "process", "said"),
+        [
+            ([], None, "Model.generate_until returned 1 responses to 2 requests"),
+            ([None], None, "Model.generate_until returned None as a response"),
+            ([""], None, None),
+            (ZeroDivisionError("oops"), None, r"test_harness.py, line \d+, raises ZeroDivisionError: oops"),
+            (["x"], lambda doc, results: doc["gone"], r"test_harness.py, line \d+, raises KeyError: 'gone'"),
+        ],
+    )
+    def test_what_others_code_gets_wrong_is_said_in_a_sentence(self, tmp_path, returned, process, said):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        more = {"process_results": process} if process else {}
+        task = own_task(tmp_path, [tmp_path / "0.png"] * 2, **more)
+
+        class Model(upstream.lmms):
+            is_simple = False
+
+            def generate_until(self, requests):
+                if isinstance(returned, Exception):
+                    raise returned
+                return (["x", *returned] * 2)[: len(requests) - 1 + len(returned)]
+
+            def loglikelihood(self, requests):
+                raise NotImplementedError
+
+            generate_until_multi_round = loglikelihood
+
+        if said is None:
+            assert lmms.run(Model(), {"theirs": task})[0]["theirs"][1].responses == [""]
+        else:
+            with pytest.raises(HarnessError, match=said):
+                lmms.run(Model(), {"theirs": task})
+
+    @pytest.mark.parametrize(
+        ("given", "family"),
+        [
+            ([{"version": 0.0}], None),  # as 261 of lmms-eval's own files write it
+            ([{"version": 0.0}, {"family": "counting"}], "counting"),
+            ({"family": "counting"}, "counting"),
+            (["0.0"], None),
+            ("0.0", None),
+            (None, None),
+        ],
+    )
+    def test_tasks_write_their_metadata_in_any_way(self, tmp_path, given, family):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task = own_task(tmp_path, [tmp_path / "0.png"], metadata=given)
+        notes = evaluation.evaluate(DcsftStub(default="x"), {"theirs": task}, tmp_path / "out", "stub", {})
+        assert (notes["tasks"]["theirs"]["family"], notes["tasks"]["theirs"]["accuracy"]) == (family, 1.0)
+        assert grpo.Judge.reads_boxes.fget(SimpleNamespace(task=task)) is False
 
     def test_a_failure_leaves_no_folder(self, tmp_path):
         with pytest.raises(HarnessError, match="no response"):

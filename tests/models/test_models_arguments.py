@@ -13,6 +13,7 @@ from dcsft_harness.models.arguments import (
     ModelSettings,
     VLLMSettings,
 )
+from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.evaluate import EvaluateOptions
 from dcsft_harness.training.config import SftConfig
@@ -187,3 +188,9 @@ def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
 
     assert settings.from_options({"pretrained": "digits"}).pretrained == str(digits.path())
     assert settings.from_options({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"
+
+
+@pytest.mark.parametrize("given", ["default=x,nonsense", "default=a b,c,d=e", "nonsense"])
+def test_arguments_without_an_equals_sign_are_named(given):
+    with pytest.raises(HarnessError, match=r"'(nonsense|c)' is not key=value"):
+        DcsftStub.create_from_arg_string(given)

@@ -9,11 +9,23 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, Features, Image, IterableDataset, List, Value, load_from_disk
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    List,
+    Value,
+    load_from_disk,
+)
 from PIL import Image as Pillow
 
 from dcsft_harness import records, sampling, stages
@@ -21,7 +33,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import overlap
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sampling import own_data, own_files, rollout_store
+from dcsft_harness.sampling import own_data, own_files, own_rows, rollout_store
 from dcsft_harness.scoring import get_scorer
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.train_dpo import DpoOptions
@@ -211,6 +223,10 @@ def sharegpt(folder):
     return [{"conversations": row["messages"], "images": row["images"]} for row in rows]
 
 
+def alpaca(folder):
+    return [{**row, "input": "", "history": []} for row in plain("instruction", "output", folder=folder)]
+
+
 def single(folder):
     """`image` where there is one picture; a mark need not be there."""
     rows = plain(folder=folder)
@@ -226,6 +242,8 @@ FORMATS = {
     "jsonl": jsonl(lambda folder: plain(folder=folder)),
     "question and answer": jsonl(lambda folder: plain("question", "answer", folder=folder)),
     "prompt and completion": jsonl(lambda folder: plain("prompt", "completion", folder=folder)),
+    "query and response": jsonl(lambda folder: plain("query", "response", folder=folder)),
+    "Alpaca": jsonl(alpaca),
     "one image": jsonl(single),
     "data URLs": jsonl(lambda folder: plain(entry=url, folder=folder)),
     "paths in mappings": jsonl(lambda folder: plain(entry=lambda p: {"path": p.name}, folder=folder)),
@@ -332,6 +350,31 @@ def test_every_verb_reads_every_format_as_the_same_items(tmp_path, folder, wante
     found = VERBS[verb](path, folder, tmp_path / "out")
     shown = wanted if verb != "data overlap" else [wanted[number] for number in (0, 1, 3)]
     assert sorted(found) == sorted(shown)
+
+
+@pytest.mark.parametrize(
+    ("row", "turns", "answer", "gold"),
+    [
+        (
+            {"query": "c?", "response": "d", "system": "s", "history": [["a?", "b"]]},
+            [("system", "s"), ("user", "a?"), ("assistant", "b"), ("user", "c?")],
+            *("d", "d"),
+        ),
+        (
+            {"conversation": [{"human": "a?", "assistant": "b"}, {"human": "c?", "assistant": "d"}]},
+            [("user", "a?"), ("assistant", "b"), ("user", "c?")],
+            *("d", "d"),
+        ),
+        ({"instruction": "Name it.", "input": "a", "output": "d"}, [("user", "Name it.\na")], "d", "d"),
+        ({"query": "c?", "response": "so d", "solution": "d"}, [("user", "c?")], "so d", "d"),
+        ({"question": "c?", "answer": "d", "query": "x", "response": "y"}, [("user", "c?")], "d", "d"),
+        ({"instruction": "c?", "chosen": "d", "rejected": "e"}, [("user", "c?")], "d", "d"),
+    ],
+)
+def test_pairs_of_other_programs_become_turns(row, turns, answer, gold):
+    found = own_rows.exchange(row)
+    assert [(turn["role"], turn["content"]) for turn in found.turns] == turns
+    assert (found.target, found.solution) == (answer, gold)
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -570,7 +613,13 @@ class TestHostileFiles:
         [
             ("data.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9], "cannot be read"),
             ("data.parquet", b"PAR1 and nothing more", "cannot be read"),
-            ("data.csv", b"a,b\n1,2\n", "none of the columns .* it has a, b"),
+            ("data.csv", b"a,b\n1,2\n", "no column of the questions; it has a, b"),
+            ("data.csv", b"question,label\n1,2\n", "no column of the answers; it has question, label"),
+            ("data.json", b'{"data": [{"question": "a"}]}', "Save the list `data` as the file"),
+            ("data.jsonl", b'{"query": "a", "response": "b", "history": ["c"]}', "as history"),
+            ("data.jsonl", b'{"conversation": [{"human": "a"}]}', "A row needs a question"),
+            ("data.csv", "question,answer\na,b\n".encode("utf-16"), "in UTF-16. Save it as UTF-8"),
+            ("data.csv", b"question,answer\n", "no rows. Give a file with rows"),
             ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
             ("data.arrow", b"no arrow", "cannot be read"),
         ],
@@ -593,6 +642,38 @@ class TestHostileFiles:
     def test_common_spellings_of_a_format_are_read(self, tmp_path, name, content):
         (tmp_path / name).write_text(content)
         assert [row for _, row in own_files.rows(tmp_path / name)] == [{"problem": "a", "solution": "b"}]
+
+    @pytest.mark.parametrize(
+        ("files", "said"),
+        [
+            (["train-00000-of-00002", "train-00001-of-00002"], None),
+            (["train-00000-of-00001", "test-00000-of-00001"], r"holds the splits test, train\. Name a file"),
+            (["data/train-00000-of-00001"], r"folder without rows\. Name .*/rows/data\."),
+        ],
+    )
+    def test_folders_of_parquet_files_hold_one_split(self, tmp_path, files, said):
+        for number, name in enumerate(files):
+            path = tmp_path / "rows" / f"{name}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"question": [f"a{number}"], "answer": ["b"]}), path)
+        if said is None:
+            assert len(list(own_files.rows(tmp_path / "rows"))) == len(files)
+        else:
+            with pytest.raises(HarnessError, match=said):
+                list(own_files.rows(tmp_path / "rows"))
+
+    @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
+    def test_numbers_of_classes_are_read_as_their_names(self, tmp_path, kind):
+        features = Features({"question": Value("string"), "answer": ClassLabel(names=["goose", "swan"])})
+        rows = Dataset.from_dict({"question": ["a", "b", "c"], "answer": [1, 0, -1]}, features)
+        path = tmp_path / "rows"
+        if kind == "parquet":
+            rows.to_parquet(path)
+        elif kind == "saved":
+            rows.save_to_disk(path)
+        else:
+            path, _ = own_files.keep(rows)
+        assert [row["answer"] for _, row in own_files.rows(path)] == ["swan", "goose", None]
 
     def test_a_line_that_is_no_json_names_its_own_characters(self, tmp_path):
         (tmp_path / "data.jsonl").write_text('{"problem": "a"}\n{"problem": "a"},\n')
@@ -690,6 +771,40 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
 
 
 @pytest.mark.parametrize(
+    ("named", "is_hub"),
+    [("org/data", True), ("org/data.jsonl", False), ("here/data", False), ("data", False)],
+)
+def test_a_name_of_the_hub_is_told_from_a_missing_file(tmp_path, monkeypatch, named, is_hub):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(HarnessError) as error:
+        list(own_files.rows(Path(named)))
+    assert ("load_dataset('org/data', split=" in error.value.remedy) == is_hub
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "said"),
+    [
+        ("<|vision_start|><|image_pad|><|vision_end|>What?", "goose", r"prompt has '<\|image_pad\|>', which"),
+        ("What?", "a <|video_pad|>", r"answer has '<\|video_pad\|>', which"),
+        ("<img>0.png</img>What?", "goose", "'<img>0.png</img>' in the text shows no picture. Write <image>"),
+        ("What does <img> do?", "goose", None),
+    ],
+)
+def test_pictures_written_as_another_programs_marks_are_refused_on_looking(tmp_path, question, answer, said):
+    (tmp_path / "mine.jsonl").write_text(lines([{"question": question, "answer": answer}]))
+    notes = stages.STAGES["data inspect"](tmp_path / "out", data=tmp_path / "mine.jsonl", model="digits")
+    assert notes["refused"] == (said is not None)
+    assert said is None or re.search(said, notes["refused_rows"][0]["reason"])
+
+
+def test_images_in_memory_may_be_path_objects(tmp_path, folder):
+    rows = [{"question": "a?", "answer": "b", "image": folder / "0.png"}]
+    path, has_paths = own_files.keep(rows)
+    assert has_paths and [row["image"] for _, row in own_files.rows(path)] == [str(folder / "0.png")]
+
+
+@pytest.mark.parametrize(
     ("rows", "said"),
     [
         ([], "holds no rows"),
@@ -701,6 +816,14 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
             "has the splits train",
         ),
         (3, "data=3 is not a path"),
+        (
+            [{"question": "a?", "answer": "b", "image": np.zeros((8, 8, 3))}],
+            "row 1: an image is ndarray, not a",
+        ),
+        (
+            [{"question": "a?", "answer": "b", "images": [np.zeros((8, 8))]}],
+            "row 1: an image is ndarray, not a",
+        ),
     ],
 )
 def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
@@ -728,7 +851,7 @@ def test_errors_of_rows_in_memory_name_the_row_and_no_file_of_the_cache(tmp_path
     with pytest.raises(HarnessError) as all_of_them:
         getattr(dcsft, verb)(model, data=given[1], **options)
     assert "row 2: the question has no words" in str(one.value)
-    assert re.search("rows? 1.*: no `question`|has none of the columns", str(all_of_them.value))
+    assert re.search("rows? 1.*: no `question`|has no column of the questions", str(all_of_them.value))
     assert "it has text" in str(all_of_them.value)
     assert re.search("question, answer(,| and) image", str(all_of_them.value))
     for said in (str(one.value), str(all_of_them.value)):

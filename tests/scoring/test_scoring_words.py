@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,6 +106,9 @@ class TestUsersFunctions:
             assert scorer("", answer="abcd") == Verdict(0.0, None)
             assert scorer.score_many(["abcd", "x"], truncated=[True, False], answer="abcd")[0].score == 1.0
         assert get_scorer(lambda response, answer: response == answer)("a", answer="a").score == 1.0
+        for one in (np.float32(0.5), np.array(0.5)):
+            assert get_scorer(lambda response, answer, one=one: one)("a", answer="a").score == 0.5
+        assert get_scorer(lambda response, answer: np.bool_(True))("a", answer="a").score == 1.0
         assert get_scorer(lambda response, answer, truncated: not truncated).score_many(
             ["a", "a"], truncated=[True, False], answer="a"
         ) == [Verdict(0.0, "a"), Verdict(1.0, "a")]
@@ -126,7 +130,7 @@ class TestUsersFunctions:
 
     @pytest.mark.parametrize("result", [None, "right", 2, -0.1, float("nan")])
     def test_what_it_returns_is_checked(self, result):
-        with pytest.raises(HarnessError, match="returned"):
+        with pytest.raises(HarnessError, match=f"returned {type(result).__name__} "):
             get_scorer(lambda response, answer: result)("a", answer="a")
 
 

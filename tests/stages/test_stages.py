@@ -15,7 +15,7 @@ import pytest
 
 import dcsft_harness as dcsft
 from dcsft_harness import recipes, stages
-from dcsft_harness.artifacts import Artifact, Labels, manifest
+from dcsft_harness.artifacts import Artifact, Labels, Rollouts, manifest
 from dcsft_harness.cli import bar, main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
@@ -152,6 +152,45 @@ def test_artifacts_go_where_paths_do(tmp_path):
         dcsft.curate(labels, keep="meduim", output=tmp_path / "other")
     with pytest.raises(HarnessError, match="--size large is not a whole number"):
         dcsft.curate(labels, keep="easy", size="large", output=tmp_path / "other")
+
+
+def test_a_notebook_lists_the_functions_alone_and_hints_at_a_wrong_name():
+    assert [name for name in dir(dcsft) if not name.startswith("_")] == sorted(
+        stage.name for stage in map(STAGES.__getitem__, STAGES)
+    )
+    with pytest.raises(AttributeError) as error:
+        dcsft.leaderboard_build  # noqa: B018
+    assert (error.value.name, error.value.obj) == ("leaderboard_build", dcsft)
+
+
+ROWS = [{"question": "1 + 1?", "answer": "two"}]
+
+
+@pytest.mark.parametrize(
+    ("call", "out", "err", "refused"),
+    [
+        (lambda: dcsft.data_inspect(ROWS, scorer="exact_word"), 'gold: "two"', "1 row, all usable", None),
+        (
+            lambda: dcsft.data_inspect([*ROWS, {"question": "a?"}]),
+            "row 2: no `answer`",
+            "",
+            "1 of 2 rows cannot be used",
+        ),
+        (lambda: dcsft.label("rollouts"), "", "", r"label\(\) has no output"),
+        (lambda: dcsft.label("hard", output="l"), "", "dcsft: no response is right", None),
+        (lambda: dcsft.label(Rollouts("gone"), output="l"), "", "", r"Rollouts\('gone'\) is no longer there"),
+    ],
+)
+def test_functions_show_what_their_commands_show(tmp_path, monkeypatch, capsys, call, out, err, refused):
+    monkeypatch.chdir(tmp_path)
+    rollouts(tmp_path / "hard", ["hard"], with_items=True)
+    if refused is None:
+        call()
+    else:
+        with pytest.raises(HarnessError, match=refused):
+            call()
+    said = capsys.readouterr()
+    assert out in said.out and err in said.err
 
 
 def test_the_package_is_imported_quickly_and_without_torch():
@@ -410,7 +449,8 @@ def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, 
         end.write("# changed\n")
     sys.modules.pop("judges", None)
     with pytest.raises(
-        HarnessError, match="already holds rollouts, of another run: (base|judges:judge|task.yaml)"
+        HarnessError,
+        match="already holds rollouts, of another run: (base: |judges:judge: its code has|task.yaml: )",
     ):
         stage("out", **given)
     sys.modules.pop("judges", None)

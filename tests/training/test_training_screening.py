@@ -117,13 +117,21 @@ def test_rows_of_all_faults_are_left_out_on_request_and_recorded(base, tmp_path,
     assert manifest.read(tmp_path / "out").notes["skipped"] == notes["skipped"]
 
 
-def test_the_first_twenty_are_listed_and_the_others_counted(base, tmp_path):  # noqa: F811
-    rows = rows_of(row(), *[row(size=(1, 300))] * 12, *[row(answer="")] * 13)
+@pytest.mark.parametrize(
+    ("sizes", "there", "absent"),
+    [
+        ([300] * 12, ["rows 1 to 12: the ", "; rows 13 to 25: the assistant's answer is empty."], "more"),
+        (range(300, 325), ["row 1: the ", "; row 20: the ", "; and 6 more"], "row 21: "),
+    ],
+)
+def test_equal_problems_are_listed_together_and_twenty_of_them(base, tmp_path, sizes, there, absent):  # noqa: F811
+    bad = [row(size=(1, size)) for size in sizes]
+    rows = rows_of(row(), *bad, *[row(answer="")] * (13 if len(bad) == 12 else 1))
     with pytest.raises(HarnessError) as refused:
         train("sft", base, rows, tmp_path / "out")
     said = str(refused.value)
-    assert "25 of 26 rows cannot be trained on: row 1: " in said and "; row 20: " in said
-    assert "row 21: " not in said and "; and 5 more" in said
+    assert f"{len(rows) - 1} of {len(rows)} rows cannot be trained on: " in said
+    assert all(one in said for one in there) and absent not in said
 
 
 def test_a_set_without_any_row_left_is_refused_also_with_skip(base, tmp_path):  # noqa: F811
