@@ -207,7 +207,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
     `kind` is what it should name, in the singular ("task", "model", "scorer"), and `listing` a command that
     prints all names, if they are too many to print here.
     """
-    choices = sorted(known)
+    choices = sorted(set(known))
     near = [match for match, _, _ in process.extract(name, choices, limit=3, score_cutoff=60)]
     if near:
         remedy = f"Did you mean {' or '.join(near)}?"
