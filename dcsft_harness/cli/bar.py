@@ -79,13 +79,12 @@ def _bar(title: str) -> Iterator[Report]:
 
         def report(done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
             state.update(done, total, phase, **figures)
-            bars.update(
-                bar,
-                description=visible(f"{title}: {state.phase}"),
-                completed=done,
-                total=total,
-                said=str(state),
-            )
+            # `update` would keep the total of the phase before, and stop the clock where that one ended.
+            (shown,) = bars.tasks
+            shown.total = None if state.phase == "loading" else total
+            description = visible(f"{title}: {state.phase}")
+            bars.update(bar, description=description, completed=done, said=str(state))
+            shown.finished_time = None
 
         yield report
 
