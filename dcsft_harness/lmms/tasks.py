@@ -111,7 +111,7 @@ def sources(file: Path) -> list[Path]:
 
 
 def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The `sources` of the tasks and groups of these names that a folder defines."""
+    """The `sources` of the tasks and groups of these names or patterns that a folder defines."""
     files: dict[str, tuple[Path, list[str]]] = {}
     for file in sorted(folder.rglob("*.yaml")):
         with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage says why
@@ -126,10 +126,10 @@ def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     found: dict[str, list[Path]] = {}
     waiting = list(names)
     while waiting:
-        name = waiting.pop()
-        if name in files and name not in found:
-            found[name] = sources(files[name][0])
-            waiting += files[name][1]
+        for name in fnmatch.filter(files, waiting.pop()):  # patterns, too
+            if name not in found:
+                found[name] = sources(files[name][0])
+                waiting += files[name][1]
     return list(dict.fromkeys(path for some in found.values() for path in some))
 
 

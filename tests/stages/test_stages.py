@@ -456,7 +456,13 @@ def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, 
     sys.modules.pop("judges", None)
 
 
-@pytest.mark.parametrize("given", [{"task": "mine/own.yaml"}, {"task": "every", "include_path": "mine"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "mine/own.yaml"},
+        *({"task": name, "include_path": "mine"} for name in ("every", "o*n", "ev*")),
+    ],
+)
 @pytest.mark.parametrize(
     ("file", "is_read"),
     [
