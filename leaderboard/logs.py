@@ -246,10 +246,11 @@ class Samples:
         """The metric, unless it is an error rate: its highest value would rank first."""
         stated = (self.run.get("higher_is_better") or {}).get(self.task)
         if isinstance(stated, dict) and stated.get(metric) is False:
-            raise HarnessError(
+            raise Unusable(
                 f"{self.path}: lower values of {metric} are better by {self.file.name}, and a board ranks "
                 "the highest first",
-                f"Name another metric with --metric {self.task}=NAME, or leave this folder out",
+                f"Name another metric with --metric {self.task}=NAME",
+                NO_SCORE,
             )
         return metric
 
@@ -623,6 +624,8 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         try:
             tasks[log.task] = log.measured()
         except Unusable as error:
+            if log.task in {*choices.metrics, *choices.distributions}:  # it would be an unknown task
+                raise
             refused.append(error)
     if not tasks:
         raise refused[0]
