@@ -360,7 +360,7 @@ def _wanted(where: object, schema: pa.Schema) -> list[str]:
     others = [
         field.name
         for field in schema
-        if field.name not in COLUMNS and (field.name in wrong or _may_show(field, pictured))
+        if field.name not in wanted and (field.name in wrong or _may_show(field, pictured))
     ]
     return [name for name in [*wanted, *others] if name in schema.names]
 
@@ -519,7 +519,7 @@ def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is gi
 
 def _of_frame(given: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a `pandas.DataFrame`
     """The rows of a data frame, without missing values."""
-    names = list(map(str, given.columns))
+    names, given = list(map(str, given.columns)), given.astype(object).where(given.notna(), None)
     for cells in given.itertuples(index=False, name=None):
         row = {name: _whole(cell, pa.float64()) for name, cell in zip(names, cells, strict=True)}
         yield {name: cell for name, cell in row.items() if cell is not None}
