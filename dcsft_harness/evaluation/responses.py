@@ -437,7 +437,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
     # Not that of an earlier model of this process.
     coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
-    family = task.config.metadata.get("family") if isinstance(task.config.metadata, dict) else None
+    family = lmms.metadata(task).get("family")
     if family == "grounding":
         coordinates.declared()
     count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
