@@ -136,10 +136,11 @@ def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
         if task not in known:
             raise unknown_name("task", task, known)
     for task, metric in choices.metrics.items():
-        parts = [(one.folder, one.tasks[task].conditions.get(METRIC)) for one in found if task in one.tasks]
-        if all(own != metric for _, own in parts):  # logs have it, or are refused
+        parts = [(one.folder, one.tasks[task].conditions) for one in found if task in one.tasks]
+        own = [(folder, conditions.get(METRIC, "acc")) for folder, conditions in parts]
+        if all(name != metric for _, name in own):  # logs have it, or are refused
             raise HarnessError(
-                f"--metric {task}={metric}: {parts[0][0]} holds scores by {parts[0][1] or 'acc'} alone",
+                f"--metric {task}={metric}: {own[0][0]} holds scores by {own[0][1]} alone",
                 "Leave it out, or give logs of lmms-eval, which hold every metric",
             )
 

@@ -255,6 +255,8 @@ class TestReading:
         scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes={ID: {"metric": "acc"}})
         said = refusal([scores], choices=Choices({ID: "answered"}, {}))
         assert f"--metric {ID}=answered: {scores} holds scores by acc alone" in said
+        older = scores_folder(tmp_path / "older", "older", {ID: [1, 0]})  # which do not record it
+        assert accuracies(load([older], choices=Choices({ID: "acc"}, {})))["older", ID] == 0.5
         assert load([scores], choices=Choices({ID: "acc"}, {})).tasks[0].distribution == "id"
         assert load([scores], choices=Choices({}, {ID: "ood"})).tasks[0].distribution == "ood"
 
