@@ -454,7 +454,8 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
 
     def agreeing(item: records.Item, one: Given) -> records.Item:
         """The item that a row names, unless the row's question and gold are another one's."""
-        question, gold = (records.as_text(one.fields.get(name) or "") for name in ("question", "gold"))
+        said = map(one.fields.get, ("question", "gold"))
+        question, gold = ("" if value is None else records.as_text(value) for value in said)
         near = by_text.get((_plain(question), _plain(gold)), [])
         if near or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
             strange = bool(near) and item not in near

@@ -392,8 +392,12 @@ class TestATask:
 
     def test_golds_in_another_spelling_agree(self, tmp_path, items):
         rows = [{"doc_id": item.doc_id, "gold": f"{item.answer.title()}.", "response": "?"} for item in items]
+        rows[0]["gold"] = None
         file = jsonl(tmp_path / "a.jsonl", rows)
         assert responses.evaluate(file, tmp_path / "s", task="dcsft_digits", limit=6)["tasks"]
+        rows[0]["gold"] = 0  # which is one
+        file = jsonl(tmp_path / "b.jsonl", rows)
+        assert "another question or gold" in refusal(file, tmp_path / "x", task="dcsft_digits", limit=6)
 
     def test_a_log_of_other_documents_or_a_part_of_them_is_not_labeled(self, tmp_path, items, capsys):
         def lines(golds):
