@@ -309,11 +309,9 @@ class Stage:
             if DONE not in notes and ranks.rank() == 0 and not ranks.watched():
                 for remark in self.remarks(notes):
                     say(f"dcsft: {remark}")
-            if output is not None:
-                return KINDS.get(self.writes, Artifact)(output)
             if problem := self.failing(notes):
                 raise problem
-            return None
+            return None if output is None else KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
         module = sys.modules[self.run.__module__].__doc__ or ""
