@@ -177,7 +177,7 @@ ROWS = [{"question": "1 + 1?", "answer": "two"}]
             "1 of 2 rows cannot be used",
         ),
         (lambda: dcsft.data_inspect([{"question": "a?"}], output="o"), "", "", "1 of 1 row"),
-        (lambda: dcsft.label("rollouts"), "", "", r"label\(\) has no output"),
+        (lambda: dcsft.label("rollouts"), "", "", r"label\(\) needs an output"),
         (lambda: dcsft.label("hard", output="l"), "", "dcsft: no response is right", None),
         (lambda: dcsft.label(Rollouts("gone"), output="l"), "", "", r"Rollouts\('gone'\) is no longer there"),
     ],
