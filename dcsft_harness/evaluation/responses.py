@@ -432,7 +432,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
     if len(opened) != 1:
         raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
     ((task_name, task),) = opened.items()
-    lmms.refuse_ungenerated([task])
+    lmms.refuse_unfit([task])
     if box_space not in (None, "pixel", "norm1000"):
         raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
     # Not that of an earlier model of this process.
