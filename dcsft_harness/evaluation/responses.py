@@ -175,9 +175,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow.parquet as pq
 
         with records.readable(file):
-            number = 0
-            for batch in pq.ParquetFile(file).iter_batches():
-                for row in own_files.of_batch(batch):  # like a user's own rows: NaN is no value
+            table, number = pq.ParquetFile(file), 0
+            classes = own_files.classes(table.schema_arrow)
+            for batch in table.iter_batches():
+                for row in own_files.of_batch(batch, classes):  # like a user's own rows: NaN is no value
                     number += 1
                     if isinstance(row, HarnessError):
                         raise HarnessError(f"{file}, row {number}: {row.problem}", row.remedy)
