@@ -244,6 +244,23 @@ def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, 
     assert usage.READING.get() is None
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ([(0, 20, 60, "reading"), (9, 60, 60, "reading"), (10, 20, 60, "reading"), (20, 40, 60, "reading")],
+         "40 of 60, 2/s, 10 s left"),  # the second pass
+        ([(0, 1, 4, None), (5, 20, None, "reading"), (10, 2, 4, None)], "2 of 4, 0.1/s, 20 s left"),
+    ],
+)  # fmt: skip
+def test_a_rate_is_that_of_one_pass_of_its_phase(monkeypatch, told, said):
+    state = cli.bar._State("leaderboard build")
+    for seconds, done, total, phase in told:
+        monkeypatch.setattr(cli.bar.time, "monotonic", lambda seconds=seconds: float(seconds))
+        state.update(done, total, phase)
+    monkeypatch.undo()
+    assert str(state) == said
+
+
 def test_the_bar_of_a_phase_does_not_end_with_the_phase_before(monkeypatch):
     bars = []
     enter = rich.progress.Progress.__enter__
