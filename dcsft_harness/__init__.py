@@ -39,7 +39,7 @@ _BUSY = 0.5
 def _busy() -> bool:
     """Whether other processes keep the machine busy now.
 
-    The load average alone cannot tell: for a minute it also holds the command that has just ended, and it
+    The load average alone is not enough: for a minute it also holds the command that has just ended, and it
     takes a minute to show a load that has just begun.
     """
     load, limit = os.getloadavg()[0], _BUSY * (os.cpu_count() or 1)

@@ -184,6 +184,8 @@ def as_arguments(
         word = (found[2] or "").rstrip(".,:;)")
         if bool in (kinds := members(field.annotation)) and str not in kinds:
             return f"{name}=True{' ' * bool(word)}"
+        if word == "value":
+            return f"{name} "
         quoted = any(text.startswith(one, found.end()) for one in values)
         is_value = quoted or word in get_choices(field.annotation) or _VALUE.fullmatch(word)
         return f"{name}={' ' * (bool(word) and not is_value)}"

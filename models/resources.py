@@ -214,7 +214,7 @@ def take_exactly() -> None:
 
     glibc puts tensors below 32 MB into one heap, where a step's temporary tensors leave gaps between those
     that the backward pass needs: of 4.8 GB that a training of two layers of a width of 2,048 held, 0.8
-    were gaps. Taking memory anew costs small models time, so it is for large ones.
+    were gaps. Taking memory again costs small models time, so it is for large ones.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if change is not None:
@@ -225,7 +225,7 @@ def take_exactly() -> None:
 def reused_memory() -> Iterator[None]:
     """Within it, freed memory of any size serves the next tensors; afterward it is returned to the system.
 
-    glibc asks the system for each tensor above 32 MB anew. Where many of them live shortly, as a merge's
+    glibc asks the system for each tensor above 32 MB each time. Where many of them live shortly, as a merge's
     updates do, the system spends more time on clearing their pages than they take to compute.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

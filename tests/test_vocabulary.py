@@ -36,7 +36,7 @@ LITERAL = (
     "relabelled half-way",  # a row's name in recipes, and so in published boards
     "We-Math",
 )
-CEILING = 30
+CEILING = 19
 """Avoided words in the packages' Python files today. It may only go down: lower it with each clean-up."""
 
 

@@ -136,7 +136,7 @@ def _compare(output: Path, identity: Mapping[str, Any], dropped: Collection[str]
     try:
         before = dict(reading.json_file(path))
     except (ValueError, TypeError) as error:
-        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start anew") from error
+        raise HarnessError(f"{path} cannot be read ({error})", f"Remove {output} to start again") from error
     older = {name: value for name, value in before.items() if name in identity or name not in dropped}
     now = {name: value for name, value in identity.items() if name in before or name != PRECISION}
     differing = differences(older, now)

@@ -142,7 +142,7 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
             needing = "--band" if config.band else "--weight"
             raise HarnessError(
                 f"{needing} needs every item's pass rate, and {unknown} of {labels.num_rows} have none: their"
-                " sampling stopped once they were labelled",
+                " sampling stopped once they were labeled",
                 "Sample the pool again without --stop-when-labelled, or use --keep alone",
             )
     if config.band:

@@ -448,7 +448,7 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> N
     ]
     for role, path in prepared.inputs([found.folder.name]).items():
         if role in found.inputs and manifest.fingerprint(path) != found.inputs[role]["sha256"]:
-            differing.append(f"{role} has been prepared anew")
+            differing.append(f"{role} has been prepared again")
     if differing:
         raise HarnessError(
             f"the row {name!r} has {found.folder.name} under other settings: {'; '.join(differing)}",

@@ -384,7 +384,7 @@ def _standing(run: Run, unit: str, budget: float, total: float, shared: frozense
         return Standing(unit, budget, run, said="what it began with took more")
     spent = {int(row["step"]): before + row[unit] for row in run.history if unit in row}
     if not spent:
-        return Standing(unit, budget, run, said="its training log does not tell")
+        return Standing(unit, budget, run, said="its training log does not say")
     kept = [path for path in checkpoints(run.made.folder) if spent.get(step_of(path), budget + 1) <= budget]
     if kept:
         step = step_of(kept[-1])

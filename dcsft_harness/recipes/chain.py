@@ -377,7 +377,7 @@ def _state(output: Path) -> dict[str, Any]:
         state = reading.json_file(path)
         return {"recipe": state["recipe"], "scale": state.get("scale"), "stages": dict(state["stages"])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HarnessError(f"{path} cannot be read: {error!r}", "Remove it to start anew") from error
+        raise HarnessError(f"{path} cannot be read: {error!r}", "Remove it to start again") from error
 
 
 def _clear(folder: Path, same: bool) -> None:

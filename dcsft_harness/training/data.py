@@ -134,8 +134,8 @@ class Conversations:
             raise HarnessError(first.problem, f"{first.remedy}, or leave it out with --on-error skip")
         reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows]
         parts = [reason.partition(": ") for reason in reasons]
-        told = all(re.fullmatch(r"\w+ \d+", place) for place, _, _ in parts)
-        said = "; ".join(grouped((place, why) for place, _, why in parts)) if told else listed(reasons)
+        at_places = all(re.fullmatch(r"\w+ \d+", place) for place, _, _ in parts)
+        said = "; ".join(grouped((place, why) for place, _, why in parts)) if at_places else listed(reasons)
         total = len(rows) + len(self.turns)
         raise HarnessError(
             f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {said}",

@@ -272,7 +272,7 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
         raise HarnessError(
             f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
             f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
-            "resumes between them would draw anew",
+            "resumes between them would draw again",
             f"Give a multiple of {steps}",
         )
 
@@ -424,7 +424,7 @@ def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
     if made.count(token) != images:
         raise HarnessError(
             f"use_vllm=true: {images} images are written as {made.count(token)} runs of image tokens, "
-            "which a vLLM in this process would write out once more",
+            "which a vLLM in this process would write out again",
             "Leave use_vllm out, or give vllm_mode=server",
         )
     return made

@@ -335,7 +335,7 @@ def _prepared(
     opened = open_config(settings)
     if getattr(opened, "quantization_config", None) is not None:
         raise HarnessError(
-            f"the base {settings.pretrained} is quantized, which a merge would round once more",
+            f"the base {settings.pretrained} is quantized, which a merge would round again",
             "Name the checkpoint that it was quantized from with --base",
         )
     check_weights(settings, opened)

@@ -148,9 +148,9 @@ def test_artifacts_go_where_paths_do(tmp_path):
     assert isinstance(labels, Labels) and labels.table().num_rows == labels.notes["items"] == 3
     curated = dcsft.curate(labels, keep=["easy", "medium"], output=str(tmp_path / "curated"))
     assert len(curated.table()) == 2
-    with pytest.raises(HarnessError, match="--keep value 'meduim'. Did you mean medium"):
+    with pytest.raises(HarnessError, match="unknown keep value 'meduim'. Did you mean medium"):
         dcsft.curate(labels, keep="meduim", output=tmp_path / "other")
-    with pytest.raises(HarnessError, match="--size large is not a whole number"):
+    with pytest.raises(HarnessError, match="size=large is not a whole number"):
         dcsft.curate(labels, keep="easy", size="large", output=tmp_path / "other")
 
 
@@ -667,13 +667,13 @@ def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp
             " with columns={'response': NAME}",
         ),
         (lambda: dcsft.label("rows", exact="often", output="out"), "exact=True"),
-        (lambda: dcsft.curate("labels", keep=["esay"], output="out"), "unknown keep= value 'esay'"),
+        (lambda: dcsft.curate("labels", keep=["esay"], output="out"), "unknown keep value 'esay'"),
         (lambda: dcsft.curate("labels", band=[2, 1], output="out"), "band="),
         (
             lambda: dcsft.train_sft("digits", data="rows.jsonl", learning_rate=-1, output="out"),
             "learning_rate=-1 is out of range",
         ),
-        (lambda: dcsft.data_inspect("rows.jsonl", on_error="x", output="out"), "unknown on_error= value 'x'"),
+        (lambda: dcsft.data_inspect("rows.jsonl", on_error="x", output="out"), "unknown on_error value 'x'"),
         (lambda: dcsft.data_overlap("rows.jsonl", "rows.jsonl", output="out"), "rows.jsonl needs scorer=:"),
     ],
 )
