@@ -113,9 +113,8 @@ def _where_to_look(named: str) -> str:
     """The remedy for a path that does not exist; it may be a name of the hub's."""
     if not re.fullmatch(r"[\w.-]+/[\w-]+", named) or Path(named).parent.exists():
         return "Check the path"
-    return (
-        f"Check the path; of the hub, save it first: load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
-    )
+    saved = f"load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
+    return f"Check the path; save a data set of the hub first: {saved}"
 
 
 def refuse_lost(named: str) -> None:
