@@ -41,7 +41,7 @@ from dcsft_harness.leaderboard.board import (
     said_once,
 )
 from dcsft_harness.leaderboard.collect import Progress, read_all, renamed
-from dcsft_harness.leaderboard.logs import LIMITS, Choices
+from dcsft_harness.leaderboard.logs import LIMITS, SAMPLES, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
@@ -132,9 +132,11 @@ def nothing_left(left_out: Sequence[LeftOut], runs: int) -> HarnessError:
 
 def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
     known = sorted({task for result in found for task in result.tasks})
+    remarks = [one for result in found for part in result.tasks.values() for one in part.remarks]
     for task in (*choices.metrics, *choices.distributions):
         if task not in known:
-            raise unknown_name("task", task, known)
+            unscored = next((one for one in remarks if f"{SAMPLES}{task}.jsonl" in one), None)
+            raise unknown_name("task", task, known) if unscored is None else HarnessError(unscored)
     for task, metric in choices.metrics.items():
         parts = [(one.folder, one.tasks[task].conditions) for one in found if task in one.tasks]
         own = [(folder, conditions.get(METRIC, "acc")) for folder, conditions in parts]

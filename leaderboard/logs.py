@@ -624,8 +624,6 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         try:
             tasks[log.task] = log.measured()
         except Unusable as error:
-            if log.task in {*choices.metrics, *choices.distributions}:  # it would be an unknown task
-                raise
             refused.append(error)
     if not tasks:
         raise refused[0]

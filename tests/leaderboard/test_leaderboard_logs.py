@@ -130,6 +130,9 @@ class TestReading:
         # The choice of a task without a score says why, and not that the task is unknown.
         with pytest.raises(HarnessError, match=said):
             load([folder], choices=Choices({}, {OOD_R: "ood"}))
+        other = log_folder(tmp_path / "other", {OOD_R: [line(0, 1.0), line(1, 0.0)]})
+        board = load([folder, other], choices=Choices({}, {OOD_R: "ood"}))
+        assert [list(row.cells) for row in board.rows] == [[ID], [OOD_R]]
         alone = log_folder(tmp_path / "alone", {OOD_R: bad}, run=run)
         with pytest.raises(HarnessError, match=said):
             load([alone])
