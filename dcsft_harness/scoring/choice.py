@@ -200,7 +200,7 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
     for low, high in _windows(text):
         part = text[low:high]
         places = {low + place for place, *_ in _phrases(part, is_first=True)}
-        if any([word in part for word in phrases.CHINESE_WORDS]):
+        if not part.isascii() and any([word in part for word in phrases.CHINESE_WORDS]):
             places.update(low + match.start() for match in phrases.CHINESE.finditer(part))
         for place in sorted(places, reverse=True):
             if place < start:
@@ -214,10 +214,12 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
 
 def _start(text: str, place: int) -> int:
     """Where the sentence or line begins in which a place lies, at most 400 characters before it."""
-    start = max(0, place - 400)
-    start = max(start, text.rfind("\n", start, place) + 1)
-    for mark in (". ", "! ", "? ", "; ", "。"):
-        start = max(start, text.rfind(mark, start, place) + 1)
+    start = place - 400 if place > 400 else 0
+    for mark in ("\n", ". ", "! ", "? ", "; ", "。"):
+        # -1 where it is not: behind it is 0.
+        found = text.rfind(mark, start, place) + 1
+        if found > start:
+            start = found
     return start
 
 

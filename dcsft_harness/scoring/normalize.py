@@ -79,8 +79,7 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
     if "\\fbox{" in text:
         text = text.replace("\\fbox{", "\\boxed{")
     if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
-        end = last(THOUGHT_END, text) if "/" in text or "<|" in text else None
-        text = text[end.end() :] if end else text
+        text = text[_thought_end(text) :]
         truncated = truncated or THOUGHT_START.match(text) is not None
         if "</" in text or "<br" in text:
             text = _HTML.sub("", text.replace("<br>", "\n"))
@@ -108,13 +107,36 @@ def unified(text: str) -> str:
     if "\r" in text:
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if not text.isascii():
-        if _UNSEEN.search(text):
+        if _may_hide(text) and _UNSEEN.search(text):
             text = _UNSEEN.sub(lambda match: " " if match[0].isspace() else "", text)
         text = text if text[-1:].isascii() else _DECORATION.sub("", text)
         for sign, character in _UNIFIED:
             if sign in text:
                 text = text.replace(sign, character)
     return text
+
+
+def _may_hide(text: str) -> bool:
+    """Whether a text may have unseen characters: those of Latin letters and degrees are found faster."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return True
+    return "\u00a0" in text or "\u00ad" in text
+
+
+def _thought_end(text: str) -> int:
+    """Where the last thought of a text ends; 0 if none does."""
+    end = 0
+    for opening in ("</", "[/", "◁/", "<|"):
+        at = text.rfind(opening)
+        while at >= end:
+            found = THOUGHT_END.match(text, at)
+            if found:
+                end = found.end()
+                break
+            at = text.rfind(opening, 0, at)
+    return end
 
 
 def last(pattern: "re.Pattern[str]", text: str) -> "re.Match[str] | None":
