@@ -41,7 +41,7 @@ from dcsft_harness.leaderboard.board import (
     said_once,
 )
 from dcsft_harness.leaderboard.collect import Progress, read_all, renamed
-from dcsft_harness.leaderboard.logs import LIMITS, Choices
+from dcsft_harness.leaderboard.logs import LIMITS, SAMPLES, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
@@ -132,14 +132,17 @@ def nothing_left(left_out: Sequence[LeftOut], runs: int) -> HarnessError:
 
 def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
     known = sorted({task for result in found for task in result.tasks})
+    remarks = [one for result in found for part in result.tasks.values() for one in part.remarks]
     for task in (*choices.metrics, *choices.distributions):
         if task not in known:
-            raise unknown_name("task", task, known)
+            unscored = next((one for one in remarks if f"{SAMPLES}{task}.jsonl" in one), None)
+            raise unknown_name("task", task, known) if unscored is None else HarnessError(unscored)
     for task, metric in choices.metrics.items():
-        parts = [(one.folder, one.tasks[task].conditions.get(METRIC)) for one in found if task in one.tasks]
-        if all(own != metric for _, own in parts):  # logs have it, or are refused
+        parts = [(one.folder, one.tasks[task].conditions) for one in found if task in one.tasks]
+        own = [(folder, conditions.get(METRIC, "acc")) for folder, conditions in parts]
+        if all(name != metric for _, name in own):  # logs have it, or are refused
             raise HarnessError(
-                f"--metric {task}={metric}: {parts[0][0]} holds scores by {parts[0][1] or 'acc'} alone",
+                f"--metric {task}={metric}: {own[0][0]} holds scores by {own[0][1]} alone",
                 "Leave it out, or give logs of lmms-eval, which hold every metric",
             )
 

@@ -246,10 +246,11 @@ class Samples:
         """The metric, unless it is an error rate: its highest value would rank first."""
         stated = (self.run.get("higher_is_better") or {}).get(self.task)
         if isinstance(stated, dict) and stated.get(metric) is False:
-            raise HarnessError(
+            raise Unusable(
                 f"{self.path}: lower values of {metric} are better by {self.file.name}, and a board ranks "
                 "the highest first",
-                f"Name another metric with --metric {self.task}=NAME, or leave this folder out",
+                f"Name another metric with --metric {self.task}=NAME",
+                NO_SCORE,
             )
         return metric
 

@@ -79,13 +79,12 @@ def _bar(title: str) -> Iterator[Report]:
 
         def report(done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
             state.update(done, total, phase, **figures)
-            bars.update(
-                bar,
-                description=visible(f"{title}: {state.phase}"),
-                completed=done,
-                total=total,
-                said=str(state),
-            )
+            # `update` would keep the total of the phase before, and stop the clock where that one ended.
+            (shown,) = bars.tasks
+            shown.total = None if state.phase == "loading" else total
+            description = visible(f"{title}: {state.phase}")
+            bars.update(bar, description=description, completed=done, said=str(state))
+            shown.finished_time = None
 
         yield report
 
@@ -150,13 +149,15 @@ class _State:
         self.phase = "loading"
         self._said = ""
         self._running = DOING.get(title.split()[0], "running")
-        self._first: tuple[str, float, int] | None = None
+        self._passes: dict[str, tuple[float, int, int]] = {}  # phase -> start, the count then, the last count
 
     def update(self, done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
         now, running = time.monotonic(), phase or self._running
-        if self._first is None or self._first[0] != running or done < self._first[2]:  # another pass
-            self._first = (running, now, done)
-        seconds, ended = now - self._first[1], done - self._first[2]
+        start, before, last = self._passes.get(running, (now, done, done))
+        if done < last:  # another pass
+            start, before = now, done
+        self._passes[running] = start, before, done
+        seconds, ended = now - start, done - before
         words = [str(done) if total is None else f"{done} of {total}"]
         if ended and seconds >= 1:
             rate = ended / seconds

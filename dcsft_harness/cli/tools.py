@@ -1,5 +1,6 @@
 """Commands that are not stages: quickstart, run, score, results, tasks, a board's page, lmms-eval."""
 
+import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -364,10 +365,15 @@ def _check_model(_: click.Context, value: str) -> None:
 
 
 def _check_rows(name: str, value: str) -> None:
+    """Refuses what is no file, folder, task, or pattern of tasks."""
     if not Path(value).exists():
         if Path(value).suffix or "/" in value:
             raise HarnessError(f"--{name} {value} does not exist", "Check the path")
-        _check_tasks(value)
+        from dcsft_harness import lmms
+
+        known = lmms.task_index([value])
+        if not fnmatch.filter(known, value):
+            raise unknown_name("task", value, known, "dcsft tasks list")
 
 
 def _check_scorer(context: click.Context, value: str) -> None:
@@ -398,20 +404,14 @@ def _refuse_nothing(context: click.Context, other: str, value: str) -> None:
         raise HarnessError("nothing to evaluate on", "Give held-out rows (--test 0.1), or --tasks")
 
 
-def _check_tasks(value: str) -> None:
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    if names:
-        from dcsft_harness import lmms
-
-        known = lmms.task_index(names)
-        for name in names:
-            if name not in known:
-                raise unknown_name("task", name, known, "dcsft tasks list")
+def _names(value: str) -> list[str]:
+    return [name.strip() for name in value.split(",") if name.strip()]
 
 
 def _check_further(context: click.Context, value: str) -> None:
     _refuse_nothing(context, "test", value)
-    _check_tasks(value)
+    for name in _names(value):
+        _check_rows("tasks", name)
 
 
 def _check_device(_: click.Context, value: str) -> None:
@@ -515,7 +515,7 @@ def init(output: Path, device: str, **given: str) -> None:
 
     chosen: dict[str, object] = {name: value.strip() for name, value in given.items() if value.strip()}
     if "tasks" in chosen:
-        chosen["tasks"] = [name.strip() for name in given["tasks"].split(",")]
+        chosen["tasks"] = _names(given["tasks"])
     try:
         chosen["held_out"] = float(given["test"])
         del chosen["test"]

@@ -389,7 +389,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
         row = Row(name, [task for task in settings.tasks if task in kept], missing)
         if missing:
             opened = lmms.open_tasks(missing)
-            lmms.refuse_ungenerated(opened.values(), settings.model)
+            lmms.refuse_unfit(opened.values(), settings.model)
             if settings.max_new_tokens is not None:
                 for loaded in opened.values():
                     lmms.limit_tokens(loaded, settings.max_new_tokens)

@@ -175,9 +175,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         import pyarrow.parquet as pq
 
         with records.readable(file):
-            number = 0
-            for batch in pq.ParquetFile(file).iter_batches():
-                for row in own_files.of_batch(batch):  # like a user's own rows: NaN is no value
+            table, number = pq.ParquetFile(file), 0
+            classes = own_files.classes(table.schema_arrow)
+            for batch in table.iter_batches():
+                for row in own_files.of_batch(batch, classes):  # like a user's own rows: NaN is no value
                     number += 1
                     if isinstance(row, HarnessError):
                         raise HarnessError(f"{file}, row {number}: {row.problem}", row.remedy)
@@ -432,12 +433,12 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
     if len(opened) != 1:
         raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
     ((task_name, task),) = opened.items()
-    lmms.refuse_ungenerated([task])
+    lmms.refuse_unfit([task])
     if box_space not in (None, "pixel", "norm1000"):
         raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
     # Not that of an earlier model of this process.
     coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
-    family = task.config.metadata.get("family") if isinstance(task.config.metadata, dict) else None
+    family = lmms.metadata(task).get("family")
     if family == "grounding":
         coordinates.declared()
     count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
@@ -454,7 +455,8 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
 
     def agreeing(item: records.Item, one: Given) -> records.Item:
         """The item that a row names, unless the row's question and gold are another one's."""
-        question, gold = (records.as_text(one.fields.get(name) or "") for name in ("question", "gold"))
+        said = map(one.fields.get, ("question", "gold"))
+        question, gold = ("" if value is None else records.as_text(value) for value in said)
         near = by_text.get((_plain(question), _plain(gold)), [])
         if near or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
             strange = bool(near) and item not in near

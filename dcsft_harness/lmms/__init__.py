@@ -17,7 +17,7 @@ from types import MethodType
 from typing import Any
 
 from dcsft_harness import coordinates, ranks, reading
-from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name
 from dcsft_harness.lmms.documents import (
     describe,
     describe_item,
@@ -42,7 +42,7 @@ from dcsft_harness.lmms.tasks import (
     members,
     open_tasks,
     quiet,
-    refuse_ungenerated,
+    refuse_unfit,
     refuse_ungenerated_names,
     refuse_unprepared,
     set_generation,
@@ -75,7 +75,7 @@ __all__ = [
     "open_tasks",
     "quiet",
     "refuse_marked",
-    "refuse_ungenerated",
+    "refuse_unfit",
     "run",
     "score_of",
     "scorers_of",
@@ -274,7 +274,7 @@ def _naming_others() -> Iterator[None]:
         place = _of_others(why)
         if isinstance(why, HarnessError):
             raise why from error
-        if place is None:
+        if place is None or refusal(why) is not None:  # a full disk is no fault of their code
             raise
         said = " ".join(str(why).split())
         raise HarnessError(

@@ -15,6 +15,7 @@ import yaml
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, refusal, room, unknown_name, visible_lines
+from dcsft_harness.lmms.documents import refuse_reversed
 from dcsft_harness.lmms.protocols import Task
 from dcsft_harness.tasks import path as task_path
 
@@ -111,7 +112,7 @@ def sources(file: Path) -> list[Path]:
 
 
 def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
-    """The `sources` of the tasks and groups of these names that a folder defines."""
+    """The `sources` of the tasks and groups of these names or patterns that a folder defines."""
     files: dict[str, tuple[Path, list[str]]] = {}
     for file in sorted(folder.rglob("*.yaml")):
         with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage says why
@@ -126,10 +127,10 @@ def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     found: dict[str, list[Path]] = {}
     waiting = list(names)
     while waiting:
-        name = waiting.pop()
-        if name in files and name not in found:
-            found[name] = sources(files[name][0])
-            waiting += files[name][1]
+        for name in fnmatch.filter(files, waiting.pop()):  # patterns, too
+            if name not in found:
+                found[name] = sources(files[name][0])
+                waiting += files[name][1]
     return list(dict.fromkeys(path for some in found.values() for path in some))
 
 
@@ -359,14 +360,15 @@ _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_ag
 """The types of tasks that lmms-eval's chat interface has a model answer, the first of them in one round."""
 
 
-def refuse_ungenerated(tasks: Iterable[Task], model: str = "") -> None:
-    """Refuses tasks that ask for no generated text, or for several rounds of a model of this suite."""
+def refuse_unfit(tasks: Iterable[Task], model: str = "") -> None:
+    """Refuses error rates, and tasks without generated text or with several rounds of a model of ours."""
     for task in tasks:
         _refuse_ungenerated(task.config.task, task.config.output_type, model)
+        refuse_reversed(task)
 
 
 def refuse_ungenerated_names(names: Sequence[str], model: str, folders: Sequence[Path] = ()) -> None:
-    """As `refuse_ungenerated`, for names of tasks and groups, by their YAML files; some are in `folders`."""
+    """As `refuse_unfit` refuses what writes no text, by the YAML files of names; some are in `folders`."""
     from lmms_eval.utils import load_yaml_config
 
     index, waiting = manager(names, folders).task_index, list(names)

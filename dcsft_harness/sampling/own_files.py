@@ -113,9 +113,8 @@ def _where_to_look(named: str) -> str:
     """The remedy for a path that does not exist; it may be a name of the hub's."""
     if not re.fullmatch(r"[\w.-]+/[\w-]+", named) or Path(named).parent.exists():
         return "Check the path"
-    return (
-        f"Check the path; of the hub, save it first: load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
-    )
+    saved = f"load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
+    return f"Check the path; save a data set of the hub first: {saved}"
 
 
 def refuse_lost(named: str) -> None:
@@ -272,9 +271,9 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
 
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
     with pq.ParquetFile(path) as file:
-        wanted, classes = _wanted(path, file.schema_arrow), _classes(file.schema_arrow)
+        wanted, named = _wanted(path, file.schema_arrow), classes(file.schema_arrow)
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
-            yield from of_batch(batch, classes)
+            yield from of_batch(batch, named)
 
 
 def _of_folder(path: Path) -> Iterator[Row]:
@@ -315,13 +314,13 @@ def _of_folder(path: Path) -> Iterator[Row]:
 
 def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:
     schema = found.features.arrow_schema
-    wanted, classes = _wanted(where, schema), _classes(schema)
+    wanted, named = _wanted(where, schema), classes(schema)
     for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
         for batch in table.to_batches():
-            yield from of_batch(batch, classes)
+            yield from of_batch(batch, named)
 
 
-def _classes(schema: pa.Schema) -> dict[str, list[str]]:
+def classes(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of classes, by the columns that `datasets` marks as numbers of them (`ClassLabel`)."""
     said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
     features = (said.get("info") or {}).get("features") or {}
@@ -360,7 +359,7 @@ def _wanted(where: object, schema: pa.Schema) -> list[str]:
     others = [
         field.name
         for field in schema
-        if field.name not in COLUMNS and (field.name in wrong or _may_show(field, pictured))
+        if field.name not in wanted and (field.name in wrong or _may_show(field, pictured))
     ]
     return [name for name in [*wanted, *others] if name in schema.names]
 
@@ -377,11 +376,11 @@ def _may_show(field: pa.Field, pictured: bool) -> bool:
 
 
 def of_batch(
-    batch: pa.RecordBatch, classes: Mapping[str, list[str]] | None = None
+    batch: pa.RecordBatch, named: Mapping[str, list[str]]
 ) -> Iterator[dict[str, Any] | HarnessError]:
     """Rows of a Parquet file, with NaN as None and whole numbers as such; an error for text that is none.
 
-    `classes` has the names of columns that hold numbers of classes.
+    `named` has the names of classes, see `classes`.
     """
     for at in range(batch.num_rows):
         try:
@@ -389,9 +388,9 @@ def of_batch(
         except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
             yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
             continue
-        for name in (classes or {}).keys() & row.keys():  # -1 is a class that is not known
+        for name in named.keys() & row.keys():  # -1 is a class that is not known
             number = row[name]
-            row[name] = None if number is None or number < 0 else (classes or {})[name][number]
+            row[name] = None if number is None or number < 0 else named[name][number]
         kinds = batch.schema
         yield {name: _whole(value, kinds.field(name).type) for name, value in row.items()}
 
@@ -519,7 +518,7 @@ def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is gi
 
 def _of_frame(given: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a `pandas.DataFrame`
     """The rows of a data frame, without missing values."""
-    names = list(map(str, given.columns))
+    names, given = list(map(str, given.columns)), given.astype(object).where(given.notna(), None)
     for cells in given.itertuples(index=False, name=None):
         row = {name: _whole(cell, pa.float64()) for name, cell in zip(names, cells, strict=True)}
         yield {name: cell for name, cell in row.items() if cell is not None}

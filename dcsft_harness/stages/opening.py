@@ -157,7 +157,7 @@ class Engine(Settings):
         model, given, where = self.opened()
         arguments, folders = model_arguments(given)
         lmms.check_model(model, arguments)
-        lmms.refuse_ungenerated(tasks.values(), model)
+        lmms.refuse_unfit(tasks.values(), model)
         found = opener(model, arguments, where, self.actors)
         if where == "local":
             admit_answers(model, arguments, tasks, samples, new_tokens, limit, self.processes)

@@ -284,9 +284,7 @@ class Stage:
 
         def run(named: dict[str, object], output: str | os.PathLike[str] | None) -> Artifact | None:
             if output is None and not self.shows:
-                raise HarnessError(
-                    f"{self.name}() has no output, as None is not a path", "Give the folder to write"
-                )
+                raise HarnessError(f"{self.name}() needs an output", "Give the folder to write")
             if not isinstance(output, str | os.PathLike | None):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
@@ -309,11 +307,9 @@ class Stage:
             if DONE not in notes and ranks.rank() == 0 and not ranks.watched():
                 for remark in self.remarks(notes):
                     say(f"dcsft: {remark}")
-            if output is not None:
-                return KINDS.get(self.writes, Artifact)(output)
             if problem := self.failing(notes):
                 raise problem
-            return None
+            return None if output is None else KINDS.get(self.writes, Artifact)(output)
 
         function.__name__ = function.__qualname__ = self.name
         module = sys.modules[self.run.__module__].__doc__ or ""

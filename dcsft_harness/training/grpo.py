@@ -118,7 +118,7 @@ def open_data(
         task = own_data.open_file(path, scorer, image_root, skip=True, outside=outside, part=part)
     else:
         task = own_data.open_task(data, "--data")
-        lmms.refuse_ungenerated([task])
+        lmms.refuse_unfit([task], "dcsft_hf")
         _refuse_options(data, scorer, image_root, outside)
     rows = conversations.from_task(task)
     return rows, Judge(task, {item: doc_id for doc_id, item in enumerate(rows["item_id"])})

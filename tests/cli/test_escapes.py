@@ -12,6 +12,7 @@ import types
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import rich.progress
 from PIL import Image
 
 from dcsft_harness import cli, errors
@@ -241,6 +242,36 @@ def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, 
         time.sleep(0.05)
     assert capsys.readouterr().err.splitlines()[-1] == f"{said} (0 s)"
     assert usage.READING.get() is None
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ([(0, 20, 60, "reading"), (9, 60, 60, "reading"), (10, 20, 60, "reading"), (20, 40, 60, "reading")],
+         "40 of 60, 2/s, 10 s left"),  # the second pass
+        ([(0, 1, 4, None), (5, 20, None, "reading"), (10, 2, 4, None)], "2 of 4, 0.1/s, 20 s left"),
+    ],
+)  # fmt: skip
+def test_a_rate_is_that_of_one_pass_of_its_phase(monkeypatch, told, said):
+    state = cli.bar._State("leaderboard build")
+    for seconds, done, total, phase in told:
+        monkeypatch.setattr(cli.bar.time, "monotonic", lambda seconds=seconds: float(seconds))
+        state.update(done, total, phase)
+    monkeypatch.undo()
+    assert str(state) == said
+
+
+def test_the_bar_of_a_phase_does_not_end_with_the_phase_before(monkeypatch):
+    bars = []
+    enter = rich.progress.Progress.__enter__
+    monkeypatch.setattr(rich.progress.Progress, "__enter__", lambda bar: bars.append(bar) or enter(bar))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    told = [(60, 60, "reading", None), (10, 60, None, 60), (80, None, "reading", None), (9, 9, None, 9)]
+    with cli.bar.stage("evaluate") as report:
+        for done, total, phase, shown in told:
+            report(done, total, phase=phase)
+            (one,) = bars[0].tasks
+            assert (one.completed, one.total, one.finished) == (done, shown, False)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -116,16 +116,24 @@ class TestReading:
             ([{"acc": None, "length": 4.0}] * 2, "length is 4.0. Scores are fractions"),
             ([{"acc": None, "f1": 0.5, "hit": 1.0}] * 2, "none of its metrics"),
             ([{"acc": {"id": 1}}] * 2, "none of its metrics"),
+            ([{"acc": None, "wer": 0.5}] * 2, "lower values of wer are better"),
         ],
     )
     def test_a_task_without_a_score_leaves_the_others_of_its_run(self, tmp_path, metrics, said):
         bad = [line(number, 1.0) | more for number, more in enumerate(metrics)]
-        folder = log_folder(tmp_path / "mine", {OOD_R: bad, ID: [line(0, 1.0), line(1, 0.0)]})
+        run = {"higher_is_better": {OOD_R: {"wer": False}}}
+        folder = log_folder(tmp_path / "mine", {OOD_R: bad, ID: [line(0, 1.0), line(1, 0.0)]}, run=run)
         board = load([folder], choices=Choices({}, {ID: "id"}))
         assert accuracies(board)["mine", ID] == 0.5
         assert [task.name for task in board.tasks] == [ID]
         assert any("left out" in one and said in one for one in board.remarks)
-        alone = log_folder(tmp_path / "alone", {OOD_R: bad})
+        # The choice of a task without a score says why, and not that the task is unknown.
+        with pytest.raises(HarnessError, match=said):
+            load([folder], choices=Choices({}, {OOD_R: "ood"}))
+        other = log_folder(tmp_path / "other", {OOD_R: [line(0, 1.0), line(1, 0.0)]})
+        board = load([folder, other], choices=Choices({}, {OOD_R: "ood"}))
+        assert [list(row.cells) for row in board.rows] == [[ID], [OOD_R]]
+        alone = log_folder(tmp_path / "alone", {OOD_R: bad}, run=run)
         with pytest.raises(HarnessError, match=said):
             load([alone])
         assert load([folder, alone], strict=False).left_out[0].kind == "without a score from 0 to 1"
@@ -250,6 +258,8 @@ class TestReading:
         scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes={ID: {"metric": "acc"}})
         said = refusal([scores], choices=Choices({ID: "answered"}, {}))
         assert f"--metric {ID}=answered: {scores} holds scores by acc alone" in said
+        older = scores_folder(tmp_path / "older", "older", {ID: [1, 0]})  # which do not record it
+        assert accuracies(load([older], choices=Choices({ID: "acc"}, {})))["older", ID] == 0.5
         assert load([scores], choices=Choices({ID: "acc"}, {})).tasks[0].distribution == "id"
         assert load([scores], choices=Choices({}, {ID: "ood"})).tasks[0].distribution == "ood"
 

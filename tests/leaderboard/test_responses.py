@@ -8,6 +8,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 import dcsft_harness as harness
 from dcsft_harness import coordinates, records, stages
@@ -71,6 +72,14 @@ def test_pictures_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other
     assert len({row["item_id"] for row in table}) == 3
     assert sorted(Counter(row["cluster"] for row in table).values()) == [1, 2]
     assert all(len(row["cluster"]) <= 32 for row in table)
+
+
+def test_classes_are_their_names(tmp_path):
+    """`datasets` writes their numbers."""
+    kinds = Features({"gold": ClassLabel(names=["goose", "swan"]), "response": Value("string")})
+    rows = Dataset.from_dict({"gold": [1, 0], "response": ["swan", "swan"]}, kinds)
+    rows.to_parquet(tmp_path / "mine.parquet")
+    assert [row["gold"] for _, row in responses.lines_of(tmp_path / "mine.parquet")] == ["swan", "goose"]
 
 
 @pytest.mark.parametrize("scorer", ["exact_word", "math", "open_answer"])
@@ -392,8 +401,12 @@ class TestATask:
 
     def test_golds_in_another_spelling_agree(self, tmp_path, items):
         rows = [{"doc_id": item.doc_id, "gold": f"{item.answer.title()}.", "response": "?"} for item in items]
+        rows[0]["gold"] = None
         file = jsonl(tmp_path / "a.jsonl", rows)
         assert responses.evaluate(file, tmp_path / "s", task="dcsft_digits", limit=6)["tasks"]
+        rows[0]["gold"] = 0  # which is one
+        file = jsonl(tmp_path / "b.jsonl", rows)
+        assert "another question or gold" in refusal(file, tmp_path / "x", task="dcsft_digits", limit=6)
 
     def test_a_log_of_other_documents_or_a_part_of_them_is_not_labeled(self, tmp_path, items, capsys):
         def lines(golds):

@@ -107,6 +107,16 @@ def test_a_task_that_asks_for_no_text_is_refused_before_weights_load(
     assert not (tmp_path / "out").exists()
 
 
+def test_so_is_an_error_rate(task, tmp_path, monkeypatch, capsys):
+    task(metric_list=[{"metric": "wer", "aggregation": "mean", "higher_is_better": False}],
+         process_results="{{answer}}")  # fmt: skip
+    monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is opened"))
+    words = ["evaluate", "--model", "digits", "--output", str(tmp_path / "out"), "--tasks"]
+    for more in ([], ["--dry-run"]):
+        assert main([*words, str(tmp_path / "mine.yaml"), *more]) == 1
+        assert "task mine: lower values of its metric wer are better" in capsys.readouterr().err
+
+
 def test_so_are_rewards_and_given_responses_to_it(task, tmp_path, monkeypatch):
     task(**MULTIPLE)
     monkeypatch.setattr(
@@ -117,3 +127,6 @@ def test_so_are_rewards_and_given_responses_to_it(task, tmp_path, monkeypatch):
     (tmp_path / "given.jsonl").write_text('{"item": 0, "response": "a"}\n')
     with pytest.raises(HarnessError, match="task mine has output_type multiple_choice: it compares"):
         responses.evaluate(tmp_path / "given.jsonl", tmp_path / "out", task=str(tmp_path / "mine.yaml"))
+    task(output_type="generate_until_multi_round")
+    with pytest.raises(HarnessError, match="it asks in several rounds, and dcsft_hf answers in one"):
+        grpo.open_data("mine", None, None)

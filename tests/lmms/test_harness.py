@@ -1,5 +1,6 @@
 """The door to lmms-eval: names, tasks that do not load, and runs of the scripted model over real tasks."""
 
+import errno
 import inspect
 import json
 import re
@@ -358,6 +359,7 @@ class TestEvaluation:
             ([None], None, "Model.generate_until returned None as a response"),
             ([""], None, None),
             (ZeroDivisionError("oops"), None, r"test_harness.py, line \d+, raises ZeroDivisionError: oops"),
+            (OSError(errno.ENOSPC, "No space left"), None, "No space left"),
             (["x"], lambda doc, results: doc["gone"], r"test_harness.py, line \d+, raises KeyError: 'gone'"),
         ],
     )
@@ -381,6 +383,9 @@ class TestEvaluation:
 
         if said is None:
             assert lmms.run(Model(), {"theirs": task})[0]["theirs"][1].responses == [""]
+        elif isinstance(returned, OSError):
+            with pytest.raises(OSError, match=said):  # which the command line tells as such
+                lmms.run(Model(), {"theirs": task})
         else:
             with pytest.raises(HarnessError, match=said):
                 lmms.run(Model(), {"theirs": task})

@@ -403,6 +403,7 @@ def test_init_writes_a_recipe_that_runs(
         (["--model", "no/such/model"], "CKPT no/such/model does not exist"),
         (["--scorer", "exact_wrod"], "unknown scorer 'exact_wrod'"),
         (["--tasks", "dcsft_digitz"], "unknown task 'dcsft_digitz'"),
+        (["--tasks", "dcsft_digits,none.yaml"], "--tasks none.yaml does not exist"),
         (["--device", "gpu"], "--device gpu is neither cpu nor NUMBERxGIGABYTES"),
         (["--device", "0x24"], "--device 0x24 is neither"),
     ],
@@ -413,6 +414,16 @@ def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, g
     defaults = ["--model", "own/er", "--test", "0.1", "--device", "cpu"]
     assert main([*INIT, *defaults, *given]) == 1
     assert told in capsys.readouterr().err and not (tmp_path / "mine.yaml").exists()
+
+
+def test_init_takes_patterns_and_files_as_evaluate_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.jsonl", "own.yaml", "more.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    given = ["--model", "own/er", "--test", "", "--device", "cpu", "--tasks"]
+    assert main([*INIT, *given, "own.yaml, more.jsonl,dcsft_digits_?,"]) == 0
+    found = [stage.options for stage in recipes.load("mine.yaml").stages if stage.verb == "evaluate"]
+    assert found[0]["tasks"] == ["own.yaml", "more.jsonl", "dcsft_digits_?"]
 
 
 def test_init_asks(tmp_path, monkeypatch):

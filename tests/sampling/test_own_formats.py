@@ -675,6 +675,16 @@ class TestHostileFiles:
             path, _ = own_files.keep(rows)
         assert [row["answer"] for _, row in own_files.rows(path)] == ["swan", "goose", None]
 
+    @pytest.mark.parametrize("name", ["input", "history", "picture"])
+    @pytest.mark.parametrize("kind", ["parquet", "saved"])
+    def test_pictures_in_a_column_that_is_not_theirs_are_refused(self, tmp_path, folder, kind, name):
+        found = [{"question": "Which?", "answer": "goose", name: str(folder / "0.png")}]
+        rows = Dataset.from_list(found).cast_column(name, Image())
+        path = tmp_path / "rows"
+        rows.to_parquet(path) if kind == "parquet" else rows.save_to_disk(path)
+        with pytest.raises(HarnessError, match=f"`{name}`"):
+            own_data.open_file(path, "exact_word", None)
+
     def test_a_line_that_is_no_json_names_its_own_characters(self, tmp_path):
         (tmp_path / "data.jsonl").write_text('{"problem": "a"}\n{"problem": "a"},\n')
         (_, _), (where, error) = own_files.rows(tmp_path / "data.jsonl")
@@ -863,7 +873,7 @@ def test_errors_of_rows_in_memory_name_the_row_and_no_file_of_the_cache(tmp_path
 def test_an_output_that_is_no_path_is_refused(output):
     import dcsft_harness as dcsft
 
-    with pytest.raises(HarnessError, match="is not a path. Give the folder to write"):
+    with pytest.raises(HarnessError, match="(needs an output|is not a path). Give the folder to write"):
         dcsft.label("rollouts", output=output)
 
 
@@ -882,6 +892,8 @@ def test_a_data_frame_is_rows(tmp_path):
     frame.to_parquet(tmp_path / "rows.parquet")
     for place in (own_files.keep(frame)[0], tmp_path / "rows.parquet"):
         assert [json.dumps(row.get("answer")) for _, row in own_files.rows(place)] == ["3", "null", "0.5"]
+    place, _ = own_files.keep(frame.convert_dtypes())  # with pandas' own missing values
+    assert [row.get("answer") for _, row in own_files.rows(place)] == [3, None, 0.5]
 
 
 class TestNothingSolved:

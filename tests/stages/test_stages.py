@@ -176,7 +176,8 @@ ROWS = [{"question": "1 + 1?", "answer": "two"}]
             "",
             "1 of 2 rows cannot be used",
         ),
-        (lambda: dcsft.label("rollouts"), "", "", r"label\(\) has no output"),
+        (lambda: dcsft.data_inspect([{"question": "a?"}], output="o"), "", "", "1 of 1 row"),
+        (lambda: dcsft.label("rollouts"), "", "", r"label\(\) needs an output"),
         (lambda: dcsft.label("hard", output="l"), "", "dcsft: no response is right", None),
         (lambda: dcsft.label(Rollouts("gone"), output="l"), "", "", r"Rollouts\('gone'\) is no longer there"),
     ],
@@ -456,7 +457,13 @@ def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, 
     sys.modules.pop("judges", None)
 
 
-@pytest.mark.parametrize("given", [{"task": "mine/own.yaml"}, {"task": "every", "include_path": "mine"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"task": "mine/own.yaml"},
+        *({"task": name, "include_path": "mine"} for name in ("every", "o*n", "ev*")),
+    ],
+)
 @pytest.mark.parametrize(
     ("file", "is_read"),
     [
