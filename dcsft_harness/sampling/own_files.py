@@ -322,12 +322,15 @@ def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | Ha
 
 def classes(schema: pa.Schema) -> dict[str, list[str]]:
     """The names of classes, by the columns that `datasets` marks as numbers of them (`ClassLabel`)."""
-    said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
-    features = (said.get("info") or {}).get("features") or {}
+    try:
+        said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
+        features = dict(said["info"]["features"])
+    except (ValueError, KeyError, TypeError):  # other writers' own words
+        return {}
     return {
         name: one["names"]
         for name, one in features.items()
-        if isinstance(one, dict) and one.get("_type") == "ClassLabel"
+        if isinstance(one, dict) and one.get("_type") == "ClassLabel" and isinstance(one.get("names"), list)
     }
 
 

@@ -675,6 +675,14 @@ class TestHostileFiles:
             path, _ = own_files.keep(rows)
         assert [row["answer"] for _, row in own_files.rows(path)] == ["swan", "goose", None]
 
+    @pytest.mark.parametrize(
+        "said", [b"\xff", b"{", b"3", b"[]", b'{"info": null}', b'{"info": {"features": 3}}']
+    )
+    def test_other_metadata_of_a_table_names_no_classes(self, tmp_path, said):
+        table = pa.table({"question": ["a"], "answer": [1]}).replace_schema_metadata({b"huggingface": said})
+        pq.write_table(table, tmp_path / "rows.parquet")
+        assert [row["answer"] for _, row in own_files.rows(tmp_path / "rows.parquet")] == [1]
+
     @pytest.mark.parametrize("name", ["input", "history", "picture"])
     @pytest.mark.parametrize("kind", ["parquet", "saved"])
     def test_pictures_in_a_column_that_is_not_theirs_are_refused(self, tmp_path, folder, kind, name):
