@@ -1,11 +1,14 @@
 """vLLM's offline engine and a running `vllm serve`, for `dcsft_vllm`."""
 
+import atexit
 import base64
 import contextlib
 import importlib.util
 import io
 import logging
 import os
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -224,7 +227,7 @@ class OfflineEngine:
             self._adapter = LoRARequest("adapter", 1, settings.adapter)
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
         try:
-            with _on_own_devices(settings.tensor_parallel_size or 1):
+            with _on_own_devices(settings.tensor_parallel_size or 1), _sockets_together():
                 self._llm = LLM(model=checkpoint, **options)
         except _refusals(RuntimeError, OSError, ImportError) as error:
             raise HarnessError(
@@ -295,6 +298,21 @@ class OfflineEngine:
         self._closed.set()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+
+
+@contextlib.contextmanager
+def _sockets_together() -> Iterator[None]:
+    """Has vLLM make its sockets in a folder that ends with this process: it leaves them where they are."""
+    if "VLLM_RPC_BASE_PATH" in os.environ:
+        yield
+        return
+    folder = tempfile.mkdtemp(prefix="dcsft-vllm-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["VLLM_RPC_BASE_PATH"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["VLLM_RPC_BASE_PATH"]
 
 
 def _report_death(core: Any, closed: threading.Event) -> None:  # noqa: ANN401 - vLLM's SyncMPClient

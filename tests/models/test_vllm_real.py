@@ -15,6 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,13 @@ def drawn(model, docs, given, repeats=1, shuffle=None):
 
 def told(one):
     return one.response, one.n_prompt_tokens, one.n_tokens, one.finish_reason
+
+
+def test_sockets_lie_in_a_folder_that_ends_with_the_process(model):
+    """vLLM leaves them where they are, and would leave some in the folder for temporary files at each run."""
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    assert any("/dcsft-vllm-" in line for line in lines)
+    assert "VLLM_RPC_BASE_PATH" not in os.environ
 
 
 def test_greedy_responses_on_the_digits_tasks_are_those_of_dcsft_hf(model, reference, tasks):
