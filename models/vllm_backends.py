@@ -1,13 +1,11 @@
 """vLLM's offline engine and a running `vllm serve`, for `dcsft_vllm`."""
 
-import atexit
 import base64
 import contextlib
 import importlib.util
 import io
 import logging
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -221,15 +219,17 @@ class OfflineEngine:
         from vllm.lora.request import LoRARequest
 
         self.limits = limits
+        self._sockets = tempfile.TemporaryDirectory(prefix="dcsft-vllm-", ignore_cleanup_errors=True)
         self._adapter = None
         options = _options(settings, limits, sizes) | _for_this_platform()
         if adapter_rank is not None:
             self._adapter = LoRARequest("adapter", 1, settings.adapter)
             options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
         try:
-            with _on_own_devices(settings.tensor_parallel_size or 1), _sockets_together():
+            with _on_own_devices(settings.tensor_parallel_size or 1), _sockets_in(self._sockets.name):
                 self._llm = LLM(model=checkpoint, **options)
         except _refusals(RuntimeError, OSError, ImportError) as error:
+            self._sockets.cleanup()
             raise HarnessError(
                 f"vLLM cannot serve pretrained={settings.pretrained} ({error_line(error)})",
                 "Look at its messages above; dcsft_hf takes any transformers checkpoint",
@@ -298,21 +298,18 @@ class OfflineEngine:
         self._closed.set()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
+        self._sockets.cleanup()
 
 
 @contextlib.contextmanager
-def _sockets_together() -> Iterator[None]:
-    """Has vLLM make its sockets in a folder that ends with this process: it leaves them where they are."""
-    if "VLLM_RPC_BASE_PATH" in os.environ:
-        yield
-        return
-    folder = tempfile.mkdtemp(prefix="dcsft-vllm-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["VLLM_RPC_BASE_PATH"] = folder
+def _sockets_in(folder: str) -> Iterator[None]:
+    """Has vLLM make its sockets in a folder, unless the user named one: it leaves them where they are."""
+    before = os.environ.get("VLLM_RPC_BASE_PATH")
+    _set({"VLLM_RPC_BASE_PATH": before or folder})
     try:
         yield
     finally:
-        del os.environ["VLLM_RPC_BASE_PATH"]
+        _set({"VLLM_RPC_BASE_PATH": before})
 
 
 def _report_death(core: Any, closed: threading.Event) -> None:  # noqa: ANN401 - vLLM's SyncMPClient

@@ -132,7 +132,7 @@ def told(one):
     return one.response, one.n_prompt_tokens, one.n_tokens, one.finish_reason
 
 
-def test_sockets_lie_in_a_folder_that_ends_with_the_process(model):
+def test_sockets_lie_in_a_folder_that_ends_with_the_engine(model):
     """vLLM leaves them where they are, and would leave some in the folder for temporary files at each run."""
     lines = Path("/proc/net/unix").read_text().splitlines()
     assert any("/dcsft-vllm-" in line for line in lines)
