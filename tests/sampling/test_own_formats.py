@@ -618,7 +618,6 @@ class TestHostileFiles:
             ("data.json", b'{"data": [{"question": "a"}]}', "Save the list `data` as the file"),
             ("data.jsonl", b'{"query": "a", "response": "b", "history": ["c"]}', "as history"),
             ("data.jsonl", b'{"conversation": [{"human": "a"}]}', "A row needs a question"),
-            ("data.csv", "question,answer\na,b\n".encode("utf-16"), "in UTF-16. Save it as UTF-8"),
             ("data.csv", b"question,answer\n", "no rows. Give a file with rows"),
             ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
             ("data.arrow", b"no arrow", "cannot be read"),
@@ -1169,7 +1168,12 @@ class TestOrdinaryDefects:
             ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
             ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
             ("a.pkl", b"\x80\x04\x95", "is a pickle"),
-            ("a.jsonl", '{"question": "a?", "answer": "b"}'.encode("utf-16"), "is text in UTF-16"),
+            (
+                "a.jsonl",
+                '{"question": "a?", "answer": "b"}'.encode("utf-16"),
+                "is text in UTF-16. Save it as UTF-8",
+            ),
+            ("a.csv", "question,answer\na,b\n".encode("utf-16"), "is text in UTF-16. Save it as UTF-8"),
         ],
     )
     @pytest.mark.parametrize("skip", [False, True])

@@ -23,9 +23,10 @@ from dcsft_harness.models.requests import plan
 from dcsft_harness.stages import STAGES, train_dpo
 from dcsft_harness.training import data, grpo, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
+from tests.fixtures.several import Parity
 from tests.fixtures.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen, requests_for
 from tests.training.test_training_dpo import digits
-from tests.training.test_training_grpo import Parity, drawn  # noqa: F401 - a fixture
+from tests.training.test_training_grpo import drawn  # noqa: F401 - a fixture
 
 TEXT = Value("string")
 FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})

@@ -20,29 +20,13 @@ from dcsft_harness.training import data, grpo, run
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Template
 from dcsft_harness.training.grpo import Judge, outcomes
+from tests.fixtures.several import Parity
 from tests.training.test_training_resume import Stop, log, stopping
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 CONFIG = GrpoConfig(
     max_steps=3, batch_size=8, num_generations=4, max_completion_length=3, learning_rate=1e-3, save_steps=1
 )
-
-
-class Parity:
-    """Judges by the parity of the response's length, so that groups of a random model are mixed."""
-
-    task = types.SimpleNamespace(config=types.SimpleNamespace(task="parity"))
-    longest = 3
-    reads_boxes = False
-    scorers = {"parity": 3}
-
-    def __init__(self, count):
-        self.doc_ids = {f"item{number}": number for number in range(count)}
-        self.seen = []
-
-    def reward(self, item_id, response, truncated=False):
-        self.seen.append((item_id, response))
-        return float(len(response) % 2)
 
 
 def prompts_of(count):

@@ -18,7 +18,7 @@ from dcsft_harness.models.checkpoint import open_config, saved_processor
 from dcsft_harness.training import data, grpo, merging, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.fixtures import tiny_checkpoints
-from tests.training.test_training_grpo import Parity
+from tests.fixtures.several import Parity
 from tests.training.test_training_refusals import base  # noqa: F401 - a fixture
 
 TEXT = Value("string")
