@@ -124,7 +124,7 @@ def _gold(answer: str, options: OptionSet) -> int:
     return index
 
 
-def find(response: str, options: OptionSet, *, truncated: bool = False) -> int | None:
+def find(response: str, options: OptionSet, *, truncated: bool) -> int | None:
     """The index of the option that a response states, or None."""
     part = answer_part(response, truncated=truncated)
     letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None

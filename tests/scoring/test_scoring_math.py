@@ -58,6 +58,7 @@ KINDS = {
             (rf"\boxed{{7{unit}}}", "7", 1)
             for unit in ("J", " g/mL", r"\,\Omega", r"\text{ boxes}", "只", "°C")
         ),
+        (r"\boxed{7x\text{ m}}", "7x", 1),
         ("7℃", "7", 1),
         ("7 N", "7", 1),
         ("about 7 kΩ", "7", 1),
@@ -227,6 +228,7 @@ KINDS = {
         ("Therefore it is 6 or 2 or 10", "6 or 2 or 10", 1),
         ("So it lies between 3 and 8.", "8", 0),
         ("The sides are 3 cm and 8 cm.", "3, 8", 1),
+        ("The arcs are 3π cm and 8π cm.", "3π, 8π", 1),
         ("所以结果是$3或8$。", "3或8", 1),
         ("The corners are A(-3, 5) and B(0, 8).", "(-3, 5)\n(0, 8)", 1),
         ("The perimeter is **18** and the area is **8**.", "18\n8", 1),
