@@ -69,6 +69,12 @@ def test_rows_are_written_in_small_batches(tmp_path, monkeypatch, limit):
     assert list(load_from_disk(str(folder))["name"]) == [row["name"] for row in rows()]
 
 
+def test_an_image_at_an_address_is_not_fetched():
+    row = {"name": "a", "images": [{"bytes": None, "path": "https://localhost:1/a.png"}]}
+    table = pa.Table.from_pylist([row], schema=FEATURES.arrow_schema)
+    assert storage.embedded(table).to_pylist() == [row]
+
+
 def test_a_folder_without_rows(tmp_path):
     assert load_from_disk(str(written(tmp_path / "none", []))).to_list() == []
 

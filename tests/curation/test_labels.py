@@ -1,6 +1,7 @@
 """rollouts -> labels -> curated set, on tables made by hand."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
-from dcsft_harness import records
+from dcsft_harness import lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import CurationConfig, choose, gallery, labels
 from dcsft_harness.curation.labels import _labels, count, jeffreys, label
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sampling import ROLLOUTS
+from dcsft_harness.leaderboard.page import data
+from dcsft_harness.sampling import ROLLOUTS, rollout_store
+from dcsft_harness.scoring import at_k
+from dcsft_harness.stages import data_inspect
+from dcsft_harness.stages.train_dpo import Responses
 from tests.fixtures import artifacts
 
 
@@ -41,10 +46,51 @@ def test_always_solved_is_easy_never_solved_is_hard_and_the_rest_is_medium():
     assert (found["c"]["n"], found["c"]["k"], found["c"]["pass_rate"]) == (8, 1, 1 / 8)
 
 
+ENTRY = {"item_id": "a", "prompt": "?", "answer": "x", "k": 1, "n": 1, "files": ()}
+INSPECTED = {"count": 1, "refused": 0, "scorer": "choice"}
+
+
+def settles(score):
+    """Whether a response of that score and one of 0 settle a label for `--stop-when-labelled`."""
+    pool = rollout_store.Pool(SimpleNamespace(config=SimpleNamespace(task="pool")), [], 2, 0, {})
+    pool._verdicts = {(0, "said"): (score, "x"), (0, "wrong"): (0.0, "x")}
+    return pool.settled(
+        SimpleNamespace(doc_id=0), [SimpleNamespace(response=text) for text in ("said", "wrong")]
+    )
+
+
+def paired(score):
+    """Whether a response of that score is the right one of a DPO pair."""
+    found = Responses()
+    found.add("said", score, "stop")
+    return bool(found.right)
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        lambda score: labeled({"a": [score]})["a"]["difficulty"] == "easy",
+        settles,
+        paired,
+        lambda score: at_k.metrics(np.array([[score]])).values["pass"][0, 0] == 1.0,
+        lambda score: data._difficulties(np.array([score]), np.array([0, 1]))[0] == 0,
+        lambda score: "Response 1, right" in gallery._entry(ENTRY, [(0, "said", score)]),
+        lambda score: (
+            len(data_inspect.remarks(INSPECTED | {"rows": [{"row": "1", "verdict": {"score": score}}]})) == 1
+        ),
+    ],
+    ids=["labels", "stopping", "pairs", "pass@k", "the page", "the gallery", "data inspect"],
+)
+def test_half_a_score_is_right_for_all_that_judge_responses(judge, monkeypatch):
+    monkeypatch.setattr(lmms, "filtered", lambda _task, response: response)
+    assert [judge(score) for score in (0.0, 0.49, 0.5, 1.0)] == [False, False, True, True]
+
+
 def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_label():
     found = labeled({"a": [1.0, None, 1.0], "b": [None, None, None]})
     assert (found["a"]["n"], found["a"]["difficulty"]) == (2, "easy")
     assert [found["b"][key] for key in ("difficulty", "pass_rate", "low", "high")] == [None] * 4
+    assert (found["b"]["n"], found["b"]["k"]) == (0, 0)
 
 
 @pytest.mark.parametrize("scorers", [{"choice": 3}, {"math": 2, "mine:judge": 1}, None])

@@ -313,3 +313,4 @@ def test_all_figures_of_seeds_are_of_the_accuracies_that_the_board_shows(own, oo
     assert line.retention.value == pytest.approx(means[1] / means[0])
     assert line.worst.accuracy == pytest.approx(min(means))
     assert line.rank.rank == 1 and line.front.on
+    assert [one.p for one in summary.comparisons if one.other == "SFT"] == pytest.approx([1.0] * 3)

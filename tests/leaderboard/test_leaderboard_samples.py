@@ -13,7 +13,7 @@ import pytest
 from dcsft_harness import evaluation, lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build
+from dcsft_harness.leaderboard import Options, build, compare
 from dcsft_harness.leaderboard.report import schema
 from dcsft_harness.leaderboard.report.plots import draw
 from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
@@ -287,6 +287,13 @@ class TestBudgets:
         blind = replace(one, tokens=np.full_like(one.tokens, np.nan))
         assert crossing([one], [blind], [np.arange(200)], "maj") is None
         assert all(np.isnan(point.tokens) for point in curve([blind], [np.arange(200)]))
+
+    @pytest.mark.parametrize(("most", "pairs"), [(1, set()), (2, {("base", "tuned")})])
+    def test_without_a_baseline_the_first_rows_are_compared(self, built, monkeypatch, most, pairs):
+        monkeypatch.setattr(compare, "CURVES", most)
+        lines = [replace(line, is_baseline=False) for line in built.summary.lines]
+        _, crossings = compare.budgets(built.summary.columns, lines)
+        assert {(one.row, one.other) for one in crossings} == pairs
 
     @pytest.mark.usefixtures("drawn")
     def test_the_board_writes_them(self, built, board, tmp_path):

@@ -1,5 +1,6 @@
 """An unfinished rollouts folder: gone on with, refused, locked, finished, and left by a killed process."""
 
+import errno
 import json
 import logging
 import os
@@ -108,6 +109,9 @@ class TestGoingOn:
                 now[0] += 8
                 store.append([row(int(start), index) for index in range(2)])
                 raise KeyboardInterrupt
+        shard = tmp_path / "out" / UNFINISHED / rollout_store.SHARD
+        lines = shard.read_bytes().splitlines(keepends=True)
+        shard.with_name("shard-1.jsonl").write_bytes(lines[0])  # a rank that drew for 4 s at the same time
         with rollout_store.opened(tmp_path / "out", SETTINGS) as store:
             now[0] += 1
             assert (store.generation_seconds, store.seconds) == (16, 17)
@@ -306,6 +310,15 @@ class TestDisks:
             with pytest.raises(HarnessError, match="No space left on device"):
                 kept(tmp_path / "disk" / "out")
             assert names(tmp_path / "disk") == ["other"]
+
+    def test_a_full_one_that_takes_no_settings_is_said(self, tmp_path, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(disk, "write_text", full)
+        with pytest.raises(HarnessError, match="No space left on device"):
+            kept(tmp_path / "out")
+        assert names(tmp_path) == []
 
     def test_a_read_only_folder_is_said(self, tmp_path):
         with small_disk(tmp_path / "disk", "64k") as remount:

@@ -75,7 +75,7 @@ IMAGE = (640, 480)
         "**x1:** 10, **y1:** 20, **x2:** 110, **y2:** 220",
         "the dog: 10, 20, 110, 220",
         # a point far before
-        '<point x="7" y="9">the dog</point> Its box, with the tail but without the leash that lies beside it: '
+        '<point x="7" y="9">the dog</point> Its box, with the tail but without the leash, is therefore: '
         "x1=10, y1=20, x2=110, y2=220",
         "The upper left corner is at (10, 20), and the lower right corner of the dog is at (110, 220).",
     ],

@@ -154,9 +154,9 @@ def test_an_adapter_is_gone_on_from_and_stays_the_reference(base, tmp_path):  # 
 
 def test_outcomes_of_groups():
     nan = float("nan")
-    rewards = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 1], [nan, nan, nan], [1, nan, 1], [nan, 0, 1]])
+    rewards = torch.tensor([[1, 0.5, 1], [0, 0, 0], [1, 0, 1], [nan, nan, nan], [1, nan, 1], [nan, 0, 1]])
     assert outcomes(rewards) == pytest.approx(
-        {"all_right": 2 / 6, "mixed": 2 / 6, "all_wrong": 1 / 6, "unscored": 1 / 6, "zero_advantage": 4 / 6}
+        {"all_right": 2 / 6, "mixed": 2 / 6, "all_wrong": 1 / 6, "unscored": 1 / 6, "zero_advantage": 3 / 6}
     )
 
 
