@@ -6,12 +6,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import build, load, markdown, summarize
+from dcsft_harness.leaderboard import build, load, markdown, stats, summarize
 from dcsft_harness.leaderboard.report.table import csv_text
 from dcsft_harness.records import Score, write_table
 
@@ -288,6 +289,19 @@ class TestBuild:
             build(two, tmp_path / name, baseline="base")
         for file in manifest.read(tmp_path / "one").files:
             assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize("baseline", ["base", None])
+def test_what_a_task_can_show_is_of_single_rows(tmp_path, baseline):
+    """The seeds' mean would have a smaller error than each seed."""
+    places = {"base": (0, 50), "SFT (seed 0)": (0, 60), "SFT (seed 1)": (5, 75), "DPO": (20, 100)}
+    rows = {name: [float(low <= n < high) for n in range(100)] for name, (low, high) in places.items()}
+    folders = [scores_folder(tmp_path / str(n), name, {ID: rows[name]}) for n, name in enumerate(rows)]
+    (found,) = summarize(load(folders, baseline=baseline)).detectable
+    gaps = [np.subtract(rows[name], rows["base"]) for name in rows if name != "base"]
+    error = np.median([gap.std(ddof=1) / 10 for gap in gaps])
+    expected = stats.detectable(error) if baseline else stats.unpaired(0.65, 100)
+    assert (found.difference, found.paired) == (pytest.approx(expected), baseline is not None)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import responses
 from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments, token_limit
-from dcsft_harness.sampling import own_data
+from dcsft_harness.sampling import SamplingConfig, own_data
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training import grpo
 
@@ -40,7 +40,7 @@ def task(tmp_path):
     "ask",
     [
         lambda task: lmms.limit_tokens(task, 3),
-        lambda task: lmms.set_generation(task, 2, {"max_new_tokens": 3}),
+        lambda task: lmms.set_generation(task, 2, SamplingConfig(max_new_tokens=3).generation()),
     ],
     ids=["limit_tokens", "set_generation"],
 )

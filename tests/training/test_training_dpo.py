@@ -15,6 +15,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.stages import train_dpo
 from dcsft_harness.stages.train_dpo import Responses, open_pairs
+from dcsft_harness.training import trainer
 from tests.fixtures.artifacts import item, picture, rollout
 from tests.fixtures.tiny_checkpoints import checkpoint
 from tests.training.test_training_resume import Stop, log, same_weights, stopping
@@ -233,7 +234,13 @@ def test_an_adapter_learns_prefers_right_responses_and_says_what_it_is_made_from
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"full": True}, {"micro_batch_size": 2, "lora_dropout": 0.1}])
-def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, more):  # noqa: F811
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, monkeypatch, more):  # noqa: F811
+    made, disabled = trainer.arguments, set()
+    monkeypatch.setattr(
+        trainer,
+        "arguments",
+        lambda kind, ours, *rest: disabled.add(ours["disable_dropout"]) or made(kind, ours, *rest),
+    )
     given = {"model": str(base), "data": str(digits(tmp_path / "rollouts", 5)), "pairs_per_item": 2}
     given |= {**FEW, "max_steps": 5, "save_steps": 2, **more}
     DPO(tmp_path / "whole", **given)
@@ -243,6 +250,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
     DPO(tmp_path / "cut", **given)
     same_weights(tmp_path / "whole", tmp_path / "cut")
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
+    assert disabled == {"lora_dropout" not in more}
 
 
 @pytest.mark.slow
