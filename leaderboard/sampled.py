@@ -286,19 +286,19 @@ BINS = 1_000
 
 
 def crossing(
-    ours: Sequence[Draws], theirs: Sequence[Draws], clusters: Sequence[Codes], metric: str, seed: int = 0
+    ours: Sequence[Draws], theirs: Sequence[Draws], clusters: Sequence[Codes], metric: str
 ) -> Crossing | None:
     """The crossing of two rows' curves of a metric over tokens, with both rows' items drawn together.
 
     Both rows' responses are per task, to the same items in the same order; for several seeds, all tasks of
-    each seed in turn. `clusters` are per task, shape (items,); `metric` is of `at_k.NAMES`, and `seed` of the
-    bootstrap. None if tokens or the metric are unknown, or the curves share no range of tokens.
+    each seed in turn. `clusters` are per task, shape (items,); `metric` is of `at_k.NAMES`. None
+    if tokens or the metric are unknown, or the curves share no range of tokens.
     """
     if any(metric not in one.metrics.values or np.isnan(one.tokens).any() for one in (*ours, *theirs)):
         return None
     joined = np.unique(np.concatenate(clusters), return_inverse=True)[1]
     groups = int(joined.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     if groups > BINS:  # random groups have the same variance, and cost less
         joined, groups = rng.permutation(np.arange(groups) % BINS)[joined], BINS
     codes = np.split(joined, np.cumsum([len(one) for one in clusters])[:-1])

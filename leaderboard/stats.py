@@ -371,14 +371,13 @@ class Tested(NamedTuple):
 
 
 def paired_test(
-    scores: Sequence[Floats], others: Sequence[Floats], clusters: Sequence[Codes], seed: int = 0
+    scores: Sequence[Floats], others: Sequence[Floats], clusters: Sequence[Codes]
 ) -> Tested | None:
     """Tests whether two rows differ in their unweighted mean over tasks.
 
     All arguments are per task, shape (n,), over the same items in the same order: scores in [0, 1], NaN if a
-    response could not be scored, and clusters, equal codes for items that are not independent. `seed` is that
-    of the random sign patterns, if they are needed. The test is over the items scored in both; None if a task
-    has none.
+    response could not be scored, and clusters, equal codes for items that are not independent. The
+    test is over the items scored in both; None if a task has none.
     """
     pairs = [ours - theirs for ours, theirs in zip(scores, others, strict=True)]
     known = scored_items(pairs, clusters)
@@ -390,7 +389,7 @@ def paired_test(
     if len(values) == 1 and np.isin(values[0], (-1.0, 0.0, 1.0)).all() and alone:
         return Tested(mcnemar(better, worse), "McNemar, exact", better, worse)
     weighted = np.concatenate([task / (len(values) * len(task)) for task in values])
-    p, method = sign_flips(by_cluster(weighted, codes), seed)
+    p, method = sign_flips(by_cluster(weighted, codes))
     return Tested(p, method, better, worse)
 
 
@@ -623,9 +622,7 @@ def dense_sums(values: Sequence[Floats], clusters: Sequence[Codes], into: NDArra
         into += np.bincount(codes[kept], weights=errors, minlength=len(into)).astype(np.float32)
 
 
-def bootstrap(
-    values: Sequence[Floats], sums: NDArray[np.float32], seed: int = 0, draws: int = DRAWS
-) -> Floats:
+def bootstrap(values: Sequence[Floats], sums: NDArray[np.float32], draws: int = DRAWS) -> Floats:
     """The rows' means in each draw, shape (draws, rows, M).
 
     To first order a draw that takes cluster g w_g times changes a mean by sum_g w_g * contribution_g. Of S
@@ -633,7 +630,7 @@ def bootstrap(
     means of each of its S seeds, shape (S, M), in [0, 1]; `sums`, shape (sum of S * M, G), has each cluster's
     contribution to each of them.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     size, means = sums.shape[1], values[0].shape[1]
     found = np.empty((draws, len(values), means))
     for start in range(0, draws, AT_ONCE):

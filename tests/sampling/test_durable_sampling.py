@@ -175,6 +175,8 @@ class TestOtherSettings:
         assert identity(tmp_path / "one") == identity(tmp_path / "moved")
         before, after = identity(tmp_path / "one"), identity(tmp_path / "trained")
         assert [name for name in before if before[name] != after[name]] == ["content of model"]
+        # A run that an older version began resumes only if this stays.
+        assert before["content of model"] == manifest.fingerprint(tmp_path / "one")[:16]
 
     @pytest.mark.parametrize(
         ("arguments", "precision"),
