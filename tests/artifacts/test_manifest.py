@@ -334,6 +334,17 @@ class TestIsCurrent:
 
 
 class TestInputs:
+    def test_a_walk_names_each_once_and_what_is_gone_too(self, tmp_path):
+        first = write(tmp_path / "first")
+        second = write(tmp_path / "second", inputs={"rollouts": first})
+        last = write(tmp_path / "last", inputs={"labels": second, "rollouts": first})
+        for gone in (False, True):
+            if gone:
+                shutil.rmtree(first)
+            found = list(manifest.walk(manifest.read(last)))
+            assert [(one.role, one.folder) for one in found] == [("labels", second), ("rollouts", first)]
+            assert [one.made is None for one in found] == [False, gone]
+
     def test_an_input_that_changed_is_noticed(self, tmp_path):
         source = write(tmp_path / "source")
         made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
