@@ -185,10 +185,11 @@ def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, 
     ] in said[0]
 
 
-def test_generation_without_a_cache_goes_row_by_row_as_asked(caplog):
+@pytest.mark.parametrize("given", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
+def test_generation_without_a_cache_goes_row_by_row_as_asked(caplog, given):
     model = load(batch_size=2)
     docs = documents()[:2]
-    assert generations(model, docs, SAMPLED | {"use_cache": False}) == row_by_row("qwen2_5_vl", docs)
+    assert generations(model, docs, given | {"use_cache": False}) == row_by_row("qwen2_5_vl", docs, given)
     assert "by itself" not in caplog.text
 
 
