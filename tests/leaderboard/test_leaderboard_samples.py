@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import numpy as np
@@ -14,9 +15,10 @@ from dcsft_harness import evaluation, lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, compare
+from dcsft_harness.leaderboard.board import Measured, Result
 from dcsft_harness.leaderboard.report import schema
 from dcsft_harness.leaderboard.report.plots import draw
-from dcsft_harness.leaderboard.sampled import Draws, crossing, curve
+from dcsft_harness.leaderboard.sampled import Draws, crossing, curve, expanded
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.scoring import at_k
@@ -310,6 +312,14 @@ class TestBudgets:
         assert "## Budgets" in (board / "leaderboard.md").read_text()
         found = document(board)
         assert [one["row"] for one in found["budgets"]] == ["base", "tuned"]
+
+
+@pytest.mark.parametrize(("votes", "found"), [(None, ["avg", "pass"]), ([[0, 0]], ["avg", "maj", "pass"])])
+def test_a_task_that_reports_no_answers_has_no_majority(votes, found):
+    draws = Draws(np.array([[1.0, 0.0]]), votes and np.array(votes), np.full((1, 2), 9.0))
+    part = Measured(ID, "id", None, {}, ("a",), (None,), np.array([0.5]), None, None, draws=draws)
+    result = Result("row", Path("row"), {}, {ID: part}, None, None)
+    assert sorted(expanded([result], None)[0].tasks) == [f"{ID} {name}@2" for name in found]
 
 
 def test_a_board_without_them_is_as_before(place, tmp_path):
