@@ -1188,15 +1188,16 @@ class TestOrdinaryDefects:
         frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
         path = folder / "seen.jsonl"
         row = {"question": "Which is it?", "answer": "A", "choices": ["one", "two"], "image": "moving.gif"}
-        path.write_text(lines([row, {**row, "question": "one or two?", "image": "0.png"}]))
+        more = [{**row, "question": ask, "image": "0.png"} for ask in ("one or two?", "In one word?")]
+        path.write_text(lines([row, *more]))
         own_data.open_file(path, "choice", None)
         said = " ".join(caplog.messages)
         assert "an image of several frames, of which the model sees the first: line 1" in said
-        assert "options that their question does not name: line 1" in said and "line 2" not in said
+        assert "options that their question does not name: line 1, line 3" in said and "line 2" not in said
         assert main(["data", "inspect", str(path), "--scorer=choice"]) == 0
         shown = capsys.readouterr()
         assert "GIF, frame 1 of 2, 8 x 8 pixels" in shown.out
-        assert "options that their question does not name: line 1" in shown.err
+        assert "options that their question does not name: line 1, line 3" in shown.err
 
 
 def judge(name):
