@@ -266,7 +266,9 @@ def merge(
             base = _merged(peft_model)
             after = _digests(base, before)
             modules = {}
-    except ValueError as error:  # what PEFT calls weights that are not finite, or cannot be merged
+    except (ValueError, RuntimeError) as error:  # weights that are not finite, or that PEFT cannot merge
+        if isinstance(error, RuntimeError) and "merge" not in str(error):
+            raise
         raise unlike(adapter, pretrained, str(error)) from error
     still = tuple(name for name in moving if after[name] == before[name])
     if base.dtype in TOLERANCE and still:
