@@ -261,20 +261,21 @@ def judged_rows(
     progress: Callable[..., None] | None,
 ) -> Iterator[T]:
     """Scores a file's rows, about `total`; an error at the end lists those that cannot be scored."""
-    bad: list[tuple[str, HarnessError]] = []
-    done = 0
+    bad: dict[int, HarnessError] = {}
+    done, rows, last = 0, 0, None
     for done, one in enumerate(given, start=1):
+        rows, last = rows + (one.number != last), one.number  # of a log, each has several responses
         try:
             yield judge(one)
         except HarnessError as error:
             # Without the trace, which would keep the row.
-            bad.append((f"row {one.number}", error.with_traceback(None)))
+            bad.setdefault(one.number, error.with_traceback(None))
         if progress is not None and done % 100 == 0:
             progress(done, total)
     if progress is not None:
         progress(done, done)
     if bad:
-        raise refused_rows(str(file), bad, done, "scored")
+        raise refused_rows(str(file), [(f"row {at}", why) for at, why in bad.items()], rows, "scored")
 
 
 def judging_of(

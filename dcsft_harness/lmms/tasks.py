@@ -81,8 +81,10 @@ def groups() -> dict[str, list[str]]:
 
 
 def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
-    """The tasks of a name: a group's, or the task itself."""
+    """The tasks of a name: a group's, a pattern's, or the task itself."""
     known = groups() if known is None else known
+    if (matching := _matching(name)) != [name]:
+        return list(dict.fromkeys(task for one in matching for task in members(one, known)))
     if name not in known:
         return [name]
     return list(dict.fromkeys(task for part in known[name] for task in members(part, known)))
