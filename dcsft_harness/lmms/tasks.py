@@ -242,7 +242,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
     refuse_unprepared(by_name)
-    _make_cache()
+    make_cache()
     for name in names:
         try:
             if is_file(name):
@@ -343,12 +343,12 @@ def make_task(config: Mapping[str, Any]) -> Task:
     from lmms_eval.api.task import ConfigurableMessagesTask
 
     quiet()
-    _make_cache()
+    make_cache()
     task: Task = ConfigurableMessagesTask(config=dict(config))
     return task
 
 
-def _make_cache() -> None:
+def make_cache() -> None:
     """Makes the folder that every task needs, as lmms-eval does, which would try for 8 s where it cannot."""
     from lmms_eval.api import task
 
