@@ -71,7 +71,8 @@ class Shared:
 class Images:
     """The images of a task, each once."""
 
-    names: list[str]  # each image's published name; "document 7, image 0" if it has none
+    # each image's published name; "document 7, image 0", of own rows "line 8, image 0", if it has none
+    names: list[str]
     digests: list[bytes]  # each image's hash of size and pixels
     hashes: NDArray[np.uint64]  # each image's pHash as a uint64, array of shape (images,)
     thumbs: NDArray[np.uint8]  # each image's `thumbnail`, array of shape (images, SIDE * SIDE)
@@ -176,17 +177,18 @@ def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = 
     hashes: list[int] = []
     thumbs = bytearray()
     known: dict[str | bytes, int] = {}  # by published names, of images without one by digests
-    docs = task.eval_docs_no_media
+    docs, rows = task.eval_docs_no_media, getattr(task, "row_names", {})
     for doc_id in range(len(docs)):
         given = _names(docs[doc_id])
         if not given or any(name not in known for name in given):
             item, images = lmms.describe(task, doc_id)
             shown = list(map(records.pixel_digest, images))
+            where = rows.get(doc_id, f"document {doc_id}")
             keys: Sequence[str | bytes] = given if len(given) == len(images) else shown
             for number, (key, digest, image) in enumerate(zip(keys, shown, images, strict=True)):
                 if key not in known:
                     known[key] = len(names)
-                    names.append(key if isinstance(key, str) else f"document {doc_id}, image {number}")
+                    names.append(key if isinstance(key, str) else f"{where}, image {number}")
                     digests.append(digest)
                     hashes.append(perceptual_hash(image))
                     thumbs += thumbnail(image)

@@ -170,6 +170,7 @@ def test_updates_below_the_rounding_of_the_bases_type_are_named(tmp_path):
     [
         ({"use_dora": True}, False),
         ({"modules_to_save": ["lm_head"]}, True),
+        ({"modules_to_save": ["embed_tokens"]}, True),
         ({"modules_to_save": ["patch_embed", "merger"]}, False),
         ({"bias": "lora_only"}, False),
         ({"target": r".*embed_tokens|.*lm_head|.*q_proj"}, True),
