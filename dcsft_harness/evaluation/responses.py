@@ -199,7 +199,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _refuse_missing(file: Path) -> None:
     if not file.is_file():
-        raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise HarnessError(f"--responses {file} {what}", "Name a JSONL or Parquet file")
+    if file.suffix in (".csv", ".tsv"):
+        raise HarnessError(f"--responses {file} is no JSONL or Parquet file", "Save its rows as one of these")
 
 
 def _read(file: Path, columns: Mapping[str, str]) -> Iterator[Given]:

@@ -309,6 +309,9 @@ class TestRefusals:
     def test_damaged_files(self, tmp_path):
         options = {"scorer": "box_iou", "box_space": "pixel"}
         assert "does not exist" in refusal(tmp_path / "no.jsonl", tmp_path / "x", **options)
+        assert "is a folder" in refusal(tmp_path, tmp_path / "x", **options)
+        (tmp_path / "a.csv").write_text("question,gold,response")
+        assert "a.csv is no JSONL or Parquet file" in refusal(tmp_path / "a.csv", tmp_path / "x", **options)
         (tmp_path / "a.jsonl").write_text("{")
         assert "line 1: not JSON" in refusal(tmp_path / "a.jsonl", tmp_path / "x", **options)
         (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
