@@ -229,18 +229,8 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     """
     names = [one for name in names for one in _matching(name)]
     by_name = [name for name in names if not is_file(name)]
-    for name in by_name:
-        if name.startswith("dcsft_") and name not in (
-            ours := _indexed((*_INCLUDED, task_path()), False).task_index
-        ):
-            raise unknown_name("task", name, ours, "dcsft tasks list")  # without indexing lmms-eval's own
-    known = manager(by_name)
+    known = refuse_unknown(by_name)
     tasks: dict[str, Task] = {}
-    for name in by_name:
-        if name not in known.task_index and Path(name).is_dir():
-            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
-        if name not in known.task_index:
-            raise unknown_name("task", name, known.task_index, "dcsft tasks list")
     refuse_unprepared(by_name)
     make_cache()
     for name in names:
@@ -268,6 +258,22 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
             ) from error
         tasks.update(_leaves(loaded))
     return tasks
+
+
+def refuse_unknown(names: Sequence[str]) -> "TaskManager":
+    """Refuses names of no task and of no group; returns the index that has them."""
+    for name in names:
+        if name.startswith("dcsft_") and name not in (
+            ours := _indexed((*_INCLUDED, task_path()), False).task_index
+        ):
+            raise unknown_name("task", name, ours, "dcsft tasks list")  # without indexing lmms-eval's own
+    known = manager(names)
+    for name in names:
+        if name not in known.task_index and Path(name).is_dir():
+            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
+        if name not in known.task_index:
+            raise unknown_name("task", name, known.task_index, "dcsft tasks list")
+    return known
 
 
 def _matching(name: str) -> list[str]:
