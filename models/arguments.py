@@ -142,7 +142,7 @@ class ModelSettings(EngineArguments):
         None, "One of `ATTENTION` or a kernels-hub name; None leaves the choice to transformers."
     )
     batch_size: Annotated[int, _auto(AUTO_BATCH_SIZE)] = option(
-        1,
+        AUTO_BATCH_SIZE,
         'Most items (not rows) generated at once; "auto" is `AUTO_BATCH_SIZE`. Batches are smaller where '
         "memory asks for it.",
         ge=1,

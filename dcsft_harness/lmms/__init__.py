@@ -181,7 +181,8 @@ def run(
     """Runs tasks through lmms-eval's `simple_evaluate`.
 
     With `limit`, only the first documents of each task are run. `progress` is called with (items done, total
-    items). With `media`, `process_results` gets documents with their images, which are then read again.
+    items). With `media`, a `process_results` other than the suite's gets documents with their images, which
+    are then read again.
 
     Returns:
         Task name -> results per document, in order of doc_id; and lmms-eval's own results. In a launch of
@@ -201,6 +202,7 @@ def run(
         coordinates.declared()  # refused now, not after hours of generation
     if is_observed(model):
         model.on_progress = progress
+    media = media and not all(map(_ours, tasks.values()))
     with (
         contextlib.redirect_stdout(sys.stderr),
         _no_upstream_bars(),
@@ -231,6 +233,12 @@ def run(
         if len(answered[name]) != wanted:
             raise HarnessError(f"task {name}: lmms-eval returned {len(answered[name])} of {wanted} documents")
     return answered, {key: results[key] for key in ("results", "versions", "n-samples") if key in results}
+
+
+def _ours(task: Task) -> bool:
+    """Whether a task's responses are scored by this suite, which never looks at images again."""
+    process = task.get_config("process_results")
+    return str(getattr(process, "__module__", "")).partition(".")[0] == _PACKAGE
 
 
 @contextlib.contextmanager

@@ -111,6 +111,10 @@ class Task(Protocol):
         """An entry of its configuration; None if it is missing."""
         ...
 
+    def dump_config(self) -> dict[str, Any]:
+        """Its whole configuration, as lmms-eval writes it to its results."""
+        ...
+
     def set_config(self, key: str, value: object, update: bool = False) -> None:
         """Changes an entry of its configuration."""
         ...

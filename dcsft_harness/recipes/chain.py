@@ -11,6 +11,7 @@ changed since. Several processes may run recipes in one folder: each takes the n
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import re
@@ -291,6 +292,7 @@ def run(
     waiting = list(recipe.stages)
     with _present(output) as file, contextlib.ExitStack() as stack:
         stack.callback(_tidy, output, file, new)
+        stack.callback(gc.unfreeze)
         while waiting:
             later: list[Stage] = []
             for stage in waiting:
@@ -301,6 +303,10 @@ def run(
                 with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
                     if ours:
                         notes = _finish(stage, output, file, perform, say)
+                        # The modules stay: else each stage's collections walk them, for 0.7 s of an
+                        # evaluation's 8.
+                        gc.collect()
+                        gc.freeze()
                     else:
                         later.append(stage)
             if len(later) == len(waiting):

@@ -457,3 +457,34 @@ def test_an_opened_task_is_one():
     names = typing_extensions.get_protocol_members(protocols.Task)
     assert not [name for name in names if not hasattr(task, name)]
     assert not [name for name in protocols.TaskConfig.__annotations__ if not hasattr(task.config, name)]
+
+
+@pytest.mark.parametrize(("others", "columns"), [(True, True), (False, False)])
+def test_only_the_scoring_of_others_gets_documents_with_images(others, columns):
+    task = lmms.open_tasks([POOL])[POOL]
+    process, seen = task.config.process_results, []
+
+    def scored(doc, results):
+        seen.append("image" in doc)
+        return process(doc, results)
+
+    scored.__module__ = "their.tasks" if others else process.__module__
+    task.config.process_results = scored
+    lmms.run(DcsftStub(default="one"), {POOL: task}, 3)
+    assert seen == [columns] * 3
+
+
+def test_the_items_of_an_embedded_task_are_described_once_for_each_configuration(monkeypatch):
+    described = []
+
+    def counted(task, doc_id, describe=lmms.describe_item):
+        described.append(doc_id)
+        return describe(task, doc_id)
+
+    monkeypatch.setattr(lmms, "describe_item", counted)
+    monkeypatch.setattr(evaluation, "_DESCRIBED", {})
+    first = evaluation._items(lmms.open_tasks([POOL])[POOL], 3)
+    assert evaluation._items(lmms.open_tasks([POOL])[POOL], 3) == first and len(described) == 3
+    changed = lmms.open_tasks([POOL])[POOL]
+    changed.config.doc_to_text = "Another prompt"
+    assert [one.item_id for one in evaluation._items(changed, 3)] != [one.item_id for one in first]

@@ -6,6 +6,7 @@ import pytest
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import vllm_backends
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.vllm import DcsftVLLM
 from tests.fixtures import fake_vllm
 from tests.fixtures.tiny_checkpoints import checkpoint, documents
@@ -87,6 +88,7 @@ def test_arguments_reach_the_engine(fake):
     )
     assert (options["tensor_parallel_size"], options["enforce_eager"]) == (2, True)
     assert one.batch_size == 256
+    assert ModelSettings.from_options({"pretrained": "m"}).batch_size == 64  # memory lowers it
 
 
 @pytest.mark.parametrize(
