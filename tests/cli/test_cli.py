@@ -387,6 +387,11 @@ def test_what_is_given_twice_is_joined_or_refused(verb, words, name, value):
         assert running.command_of(verb).make_context(verb, given).params[name] == value
 
 
+def test_a_missing_option_is_described(capsys):
+    assert main(["score", "adapter"]) == 1
+    assert "--suite is missing. Give it a value: The tasks to score on" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("word", ["--data=~/no.jsonl", "--model-args=batch_size=2,pretrained=~/no.jsonl"])
 def test_a_home_folder_that_the_shell_leaves_is_found(tmp_path, monkeypatch, capsys, word):
     monkeypatch.setenv("HOME", str(tmp_path))
