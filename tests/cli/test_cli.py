@@ -388,8 +388,9 @@ def test_what_is_given_twice_is_joined_or_refused(verb, words, name, value):
 
 
 def test_a_missing_option_is_described(capsys):
-    assert main(["score", "adapter"]) == 1
-    assert "--suite is missing. Give it a value: The tasks to score on" in capsys.readouterr().err
+    assert main(["score", "adapter"]) == 2 and "missing option '--suite'" in capsys.readouterr().err
+    with pytest.raises(HarnessError, match="is missing. Give it a value: The checkpoint to train"):
+        stages.STAGES["train sft"]("x", data="set")
 
 
 @pytest.mark.parametrize("word", ["--data=~/no.jsonl", "--model-args=batch_size=2,pretrained=~/no.jsonl"])
