@@ -152,17 +152,24 @@ def in_row(name: str, where: str, error: HarnessError) -> HarnessError:
     return HarnessError(f"{name}, {where}: {cut(error.problem, 400)}", cut(error.remedy, 400))
 
 
-def refused_rows(name: str, bad: Sequence[tuple[str, HarnessError]], count: int, use: str) -> HarnessError:
+def refused_rows(
+    name: str, bad: Sequence[tuple[str, HarnessError]], count: int, use: str, skippable: bool = False
+) -> HarnessError:
     """The error that lists bad rows of a file by place, among `count` in all.
 
     Rows with the same problem are listed together, and each remedy once. `use` is what they cannot be.
+    `skippable` is whether --on-error skip would leave them out.
     """
+    skips = f", or leave {'them' if len(bad) > 1 else 'it'} out with --on-error skip"
+    skips *= skippable and len(bad) < count
     if len(bad) == 1:
-        return in_row(name, *bad[0])
+        one = in_row(name, *bad[0])
+        return HarnessError(one.problem, (one.remedy or "Correct it") + skips if skips else one.remedy)
     said = grouped((where, cut(error.problem)) for where, error in bad)
     remedies = dict.fromkeys(cut(error.remedy) for _, error in bad if error.remedy)
     return HarnessError(
-        f"{name}: {len(bad)} of {count} rows cannot be {use}: {'; '.join(said)}", "; ".join([*remedies][:3])
+        f"{name}: {len(bad)} of {count} rows cannot be {use}: {'; '.join(said)}",
+        (". ".join([*remedies][:3]) or "Correct them") + skips,
     )
 
 
@@ -178,6 +185,10 @@ def grouped(bad: Iterable[tuple[str, str]]) -> list[str]:
 
 def _places(rows: Sequence[str]) -> str:
     """Rows with the same problem: "line 3", "lines 3, 4 and 7" or "lines 1 to 12"."""
+    if len(rows) == 1:
+        return rows[0]
+    if not all(re.fullmatch(r"\w+ \d+", where) for where in rows):  # items, by their ids
+        return f"{', '.join(rows[:LISTED])}{f' and {len(rows) - LISTED} more' * (len(rows) > LISTED)}"
     runs: list[list[int]] = []
     for number in (int(where.split()[-1]) for where in rows):
         if runs and number == runs[-1][-1] + 1:
@@ -185,8 +196,6 @@ def _places(rows: Sequence[str]) -> str:
         else:
             runs.append([number])
     said = [part for run in runs for part in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))]
-    if len(rows) == 1:
-        return rows[0]
     said, more = said[:LISTED], len(said) - LISTED
     last = [f"{more} more"] if more > 0 else [said.pop()] if len(said) > 1 else []
     return f"{rows[0].split()[0]}s {' and '.join([', '.join(said), *last])}"
@@ -222,16 +231,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
 
 
 @contextlib.contextmanager
-def reporting_refusals(kind: str, output: Path, kept: str) -> Iterator[None]:
-    """Turns disk errors into `HarnessError`; `kept` states in a few words what is nevertheless saved."""
+def reporting_refusals(kind: str, output: Path, kept: str, variable: str = "") -> Iterator[None]:
+    """Turns disk errors into `HarnessError`; `kept` states in a few words what is nevertheless saved.
+
+    `variable` is that of the environment which names the place, if no option does.
+    """
     try:
         yield
     except Exception as error:
         reason = refusal(error)
         if reason is None:
             raise
+        remedy = f"Set {variable} to a folder with room that can be written" if variable else room(reason)
         raise HarnessError(
-            f"cannot write the {kind} to {output}: {os.strerror(reason)}", f"{room(reason)}; {kept}"
+            f"cannot write the {kind} to {output}: {os.strerror(reason)}", f"{remedy}; {kept}"
         ) from error
 
 

@@ -260,7 +260,9 @@ def _refusal(cls: type[Settings], error: ValidationError, values: Mapping[str, o
     kind, where = found["type"], [str(one) for one in found["loc"]]
     name = where[0] if where else ""
     if kind == "missing":
-        return HarnessError(f"{cls.said(name)} is missing", "Give it a value")
+        field = cls.model_fields.get(name)
+        about = f": {field.description}" if field is not None and field.description else ""
+        return HarnessError(f"{cls.said(name)} is missing", f"Give it a value{about}")
     if kind == "literal_error":
         choices = get_choices(cls.model_fields[name].annotation)
         return unknown_name(f"{cls.said(name)} value", str(found["input"]), choices)

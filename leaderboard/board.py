@@ -282,6 +282,7 @@ class Result:
     number: int = 0  # its position among the given results
     files: tuple[Path, ...] = ()  # its files, for a log; empty for a scores folder, which is a single input
     given: str | None = None  # the name given by the user, or None
+    left_out: Mapping[str, str] = field(default_factory=dict)  # task of the run that cannot be used -> why
 
     def renamed(self, name: str, *, by_user: bool = False) -> "Result":
         """The same under another name; its group follows the name unless the manifest sets one."""

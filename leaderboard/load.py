@@ -41,7 +41,7 @@ from dcsft_harness.leaderboard.board import (
     said_once,
 )
 from dcsft_harness.leaderboard.collect import Progress, read_all, renamed
-from dcsft_harness.leaderboard.logs import LIMITS, SAMPLES, Choices
+from dcsft_harness.leaderboard.logs import LIMITS, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
@@ -132,11 +132,12 @@ def nothing_left(left_out: Sequence[LeftOut], runs: int) -> HarnessError:
 
 def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
     known = sorted({task for result in found for task in result.tasks})
-    remarks = [one for result in found for part in result.tasks.values() for one in part.remarks]
     for task in (*choices.metrics, *choices.distributions):
         if task not in known:
-            unscored = next((one for one in remarks if f"{SAMPLES}{task}.jsonl" in one), None)
-            raise unknown_name("task", task, known) if unscored is None else HarnessError(unscored)
+            unscored = next((one for one in found if task in one.left_out), None)
+            if unscored is None:
+                raise unknown_name("task", task, known)
+            raise HarnessError(f"{unscored.folder}: {task} is left out{unscored.left_out[task]}")
     for task, metric in choices.metrics.items():
         parts = [(one.folder, one.tasks[task].conditions) for one in found if task in one.tasks]
         own = [(folder, conditions.get(METRIC, "acc")) for folder, conditions in parts]
@@ -251,9 +252,15 @@ class _Draft:
             for result, part in parts
             if (unknown := [one for one in part.unknown if self._is_said(one, result, part.task)])
         ]
+        without = [
+            (result.name, f" is {what}", f" are {what}")
+            for result in self.results
+            for task, why in result.left_out.items()
+            for what in [f"without {task}, which is left out{why}"]
+        ]
         remarks = [
             *dict.fromkeys(remark for _, part in parts for remark in part.remarks),
-            *said_once(unrecorded, len(rows)),
+            *said_once([*without, *unrecorded], len(rows)),
         ]
         names = [row.name for row in rows] + [row.group for row in rows]
         seeds = [row.name for row in rows if baseline is not None and row.group == baseline]

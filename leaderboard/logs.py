@@ -14,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -619,18 +619,16 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         logs.append(Samples(file, run, task, samples[task], choices))
     if not logs:
         raise HarnessError(f"{file} lists no task", AGAIN)
-    tasks, refused = {}, []
+    tasks, refused = {}, {}
     for log in logs:
         try:
             tasks[log.task] = log.measured()
         except Unusable as error:
-            refused.append(error)
+            refused[log.task] = error
     if not tasks:
-        raise refused[0]
-    if refused:  # the other tasks can be compared
-        said = tuple(f"{file.parent.name}: left out: {str(error).rstrip('.')}" for error in refused)
-        first = next(iter(tasks))
-        tasks[first] = replace(tasks[first], remarks=(*tasks[first].remarks, *said))
+        raise next(iter(refused.values()))
+    # The other tasks can be compared.
+    why = {task: str(one).removeprefix(str(samples[task])).rstrip(".") for task, one in refused.items()}
     model = _model(run)
     provenance = Provenance(
         file.parent,
@@ -654,6 +652,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         lambda: (log.table() for log in logs if log.task in tasks),
         group_of(name),
         files=tuple(sorted([file, *samples.values()])),
+        left_out=why,
     )
 
 

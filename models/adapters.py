@@ -54,6 +54,13 @@ def read_config(adapter: str, base: str) -> PeftConfig:
     if config.is_prompt_learning:
         raise _unfit(adapter, base, f"{config.peft_type} adapters are not supported")
     _refuse_scale(adapter, config)
+    began = getattr(config, "init_lora_weights", None)
+    if isinstance(began, str) and "_niter_" in began:
+        raise HarnessError(
+            f"adapter {adapter} began as {began} (init_lora_weights), which changed its base at random:"
+            " those weights are known to the training alone",
+            "Save it again with PEFT's path_initial_model_for_weight_conversion, as LoRA of the plain base",
+        )
     return config
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 import xxhash
@@ -266,7 +266,9 @@ def merge(
             base = _merged(peft_model)
             after = _digests(base, before)
             modules = {}
-    except ValueError as error:  # what PEFT calls weights that are not finite, or cannot be merged
+    except (ValueError, RuntimeError) as error:  # weights that are not finite, or that PEFT cannot merge
+        if isinstance(error, RuntimeError) and "merge" not in str(error):
+            raise
         raise unlike(adapter, pretrained, str(error)) from error
     still = tuple(name for name in moving if after[name] == before[name])
     if base.dtype in TOLERANCE and still:
@@ -336,7 +338,7 @@ def _by_module(peft_model: PeftModel, modules: Mapping[str, nn.Module], names: M
 def _splits_tied(base: PreTrainedModel, modules: Mapping[str, nn.Module]) -> bool:
     """Whether one of the adapted modules has an embedding or output layer, and these two share weights."""
     ends = [base.get_input_embeddings(), base.get_output_embeddings()]
-    weights = [getattr(getattr(end, "base_layer", end), "weight", None) for end in ends]
+    weights = [getattr(original(end), "weight", None) for end in ends]
     inside = {id(part) for module in modules.values() for part in module.modules()}
     return weights[0] is not None and weights[0] is weights[1] and any(id(end) in inside for end in ends)
 
@@ -448,8 +450,7 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
     """
     base = peft_model.get_base_model()
     if _splits_tied(base, adapted(peft_model)):
-        head = base.get_output_embeddings()
-        layer = getattr(head, "base_layer", head)
+        layer: Any = original(base.get_output_embeddings())
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         for config in (base.config, base.config.get_text_config()):
             config.tie_word_embeddings = False

@@ -20,6 +20,7 @@ from openai.types.chat import ChatCompletion
 from PIL import Image
 
 from dcsft_harness import ranks
+from dcsft_harness.artifacts import usage
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments, VLLMSettings
@@ -230,9 +231,12 @@ class OfflineEngine:
                 self._llm = LLM(model=checkpoint, **options)
         except _refusals(RuntimeError, OSError, ImportError) as error:
             self._sockets.cleanup()
+            short = _too_much(options)
             raise HarnessError(
-                f"vLLM cannot serve pretrained={settings.pretrained} ({error_line(error)})",
-                "Look at its messages above; dcsft_hf takes any transformers checkpoint",
+                f"vLLM cannot serve pretrained={settings.pretrained} ({error_line(error)}){short}",
+                "Set VLLM_CPU_KVCACHE_SPACE=4, the GB of its cache, or a smaller gpu_memory_utilization"
+                if short
+                else "Look at its messages above; dcsft_hf takes any transformers checkpoint",
             ) from error
         self._closed = threading.Event()
         core = self._llm.llm_engine.engine_core
@@ -425,6 +429,17 @@ def _for_this_platform() -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+
+
+def _too_much(options: Mapping[str, Any]) -> str:
+    """What vLLM wants of a CPU's memory where that is not free; its engine's process says it in a trace."""
+    share = options.get("gpu_memory_utilization") or 0.92
+    total, free = usage.machine_memory()
+    given = os.environ.get("VLLM_CPU_KVCACHE_SPACE") or options.get("kv_cache_memory_bytes")
+    if given or not _for_this_platform() or share * total <= free:
+        return ""
+    wanted, left = (usage.gigabytes(size) for size in (share * total, free))
+    return f": it takes {100 * share:.0f} % of the memory, {wanted}, and {left} are free"
 
 
 def _refusals(*others: type[Exception]) -> tuple[type[Exception], ...]:

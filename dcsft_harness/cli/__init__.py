@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -111,12 +112,17 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
+_HOME = re.compile(r"(?:^|,)[\w-]+=~/")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
     0: done; 1: refused or failed; 2: wrong usage; 130, 143 and 129: ended by Ctrl-C, SIGTERM and SIGHUP.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    given = sys.argv[1:] if argv is None else argv
+    # Shells leave the home folder of NAME=~/FILE as it is.
+    arguments = [_HOME.sub(lambda found: f"{found[0][:-2]}{Path.home()}/", one) for one in given]
     if arguments[:1] != ["lmms-eval"]:
         _calm()
         interrupts.install()

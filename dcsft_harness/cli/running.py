@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -274,15 +274,30 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
         given: dict[str, Any] = {"metavar": extra(field, "metavar") or plain, "help": text}
         if extra(field, "repeated"):
             given["multiple"] = True
+        elif extra(field, "bare") is not None:
+            given |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
+        else:
+            listed = is_sequence(field.annotation) or given["metavar"].endswith("=V,...")
+            given |= {"multiple": True, "callback": _joined if listed else _once}
         if (complete := _completing(name, field)) is not None:
             given["shell_complete"] = complete
-        if extra(field, "bare") is not None:
-            given |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
         kind = click.Choice(choices) if choices else str
         one = click.Option(names, required=field.is_required(), type=kind, default=None, **given)
         (required if field.is_required() else others).append(one)
     return [*first, *required, *others]
+
+
+def _joined(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> str | None:
+    """A list's parts as one: `--tasks a --tasks b` is `--tasks a,b`."""
+    return ",".join(values) if values else None
+
+
+def _once(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> str | None:
+    """The value of an option; two are refused, of which click would silently take the last."""
+    if len(values) > 1:
+        raise click.UsageError(f"{param.opts[0]} is given {len(values)} times: {', '.join(values)}", ctx)
+    return values[0] if values else None
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]

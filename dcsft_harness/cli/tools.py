@@ -37,6 +37,7 @@ def run_recipe(
     from dcsft_harness.recipes import chain
 
     chosen = recipes.load(names, scale, given)
+    chain.refuse_missing(chosen, unprepared=not dry_run)
     if dry_run:
         from dcsft_harness.recipes.chain import described
 

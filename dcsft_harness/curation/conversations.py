@@ -200,7 +200,7 @@ def from_rows(
 ) -> "Dataset":
     """All rows of a user's own file or folder as training data; see `from_task`.
 
-    Unusable rows have the column `REFUSED`, with the reason and the row's position in its file. The scorer
+    Unusable rows have the column `REFUSED`, with the problem and, on a second line, its remedy. The scorer
     reads the answers, and so decides which are boxes; None accepts any. With `pairs`, each row needs a
     rejected answer, which becomes the column `REJECTED`. `part` None reads all rows.
 
@@ -224,7 +224,8 @@ def from_rows(
                 reason = HarnessError("no `rejected` answer", "Add one to each row")
             if row is None or reason is not None:
                 blank: dict[str, Any] = {"messages": [], "images": [], BOX: None, "item_id": "", REJECTED: ""}
-                yield blank | {ROW: where, REFUSED: str(reason).rstrip(".")}
+                assert reason is not None
+                yield blank | {ROW: where, REFUSED: f"{reason.problem}\n{reason.remedy}"}
                 continue
             box = reading.from_json(row["answer"]) if boxed else None
             more = {"item_id": row["item_id"], BOX: box, REFUSED: None, REJECTED: row[REJECTED], ROW: where}
@@ -247,11 +248,12 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
     from datasets import load_from_disk  # noqa: TID251 - just written
 
     above = environment.cache_root() / TRAINING
-    with reporting_refusals("training data", above, "nothing half-written was kept"):
+    kept, variable = "nothing half-written was kept", "DCSFT_CACHE"
+    with reporting_refusals("training data", above, kept, variable):
         scratch = Scratch(name, above)
     try:
         with (
-            reporting_refusals("training data", scratch.folder, "nothing half-written was kept"),
+            reporting_refusals("training data", scratch.folder, kept, variable),
             storage.writing(scratch.folder, columns) as writer,
         ):
             writer.rows(rows)

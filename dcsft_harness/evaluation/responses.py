@@ -199,7 +199,10 @@ def lines_of(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _refuse_missing(file: Path) -> None:
     if not file.is_file():
-        raise HarnessError(f"--responses {file} does not exist", "Name a JSONL or Parquet file")
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise HarnessError(f"--responses {file} {what}", "Name a JSONL or Parquet file")
+    if file.suffix in (".csv", ".tsv"):
+        raise HarnessError(f"--responses {file} is no JSONL or Parquet file", "Save its rows as one of these")
 
 
 def _read(file: Path, columns: Mapping[str, str]) -> Iterator[Given]:
@@ -261,20 +264,21 @@ def judged_rows(
     progress: Callable[..., None] | None,
 ) -> Iterator[T]:
     """Scores a file's rows, about `total`; an error at the end lists those that cannot be scored."""
-    bad: list[tuple[str, HarnessError]] = []
-    done = 0
+    bad: dict[int, HarnessError] = {}
+    done, rows, last = 0, 0, None
     for done, one in enumerate(given, start=1):
+        rows, last = rows + (one.number != last), one.number  # of a log, each has several responses
         try:
             yield judge(one)
         except HarnessError as error:
             # Without the trace, which would keep the row.
-            bad.append((f"row {one.number}", error.with_traceback(None)))
+            bad.setdefault(one.number, error.with_traceback(None))
         if progress is not None and done % 100 == 0:
             progress(done, total)
     if progress is not None:
         progress(done, done)
     if bad:
-        raise refused_rows(str(file), bad, done, "scored")
+        raise refused_rows(str(file), [(f"row {at}", why) for at, why in bad.items()], rows, "scored")
 
 
 def judging_of(

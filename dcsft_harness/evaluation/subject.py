@@ -222,7 +222,7 @@ def _refuse_other(given: str, folder: Path) -> None:
     holds = manifest.read(folder).kind if (folder / manifest.NAME).is_file() else "neither"
     raise HarnessError(
         f"CKPT {given} is no adapter and no checkpoint: it has no {ADAPTER} and no {MODEL}"
-        + ("" if holds == "neither" else f", but holds {holds}"),
+        + ("" if holds == "neither" else f", but holds {manifest.indefinite(holds)}"),
         "Give what `dcsft train` or save_pretrained wrote",
     )
 

@@ -37,6 +37,7 @@ from dcsft_harness.lmms.tasks import (
     include,
     is_file,
     limit_tokens,
+    make_cache,
     make_task,
     manager,
     members,
@@ -386,14 +387,21 @@ def command_line(arguments: Sequence[str]) -> int:
         failed.extend([] if listing else [args])
         try:
             names = list(filter(None, (args.tasks or "").split(",")))
+            make_cache()
             refuse_unprepared(names)
             if str(model := getattr(args, "model", None)).startswith("dcsft_"):
                 refuse_ungenerated_names(names, str(model), [Path(one).resolve() for one in theirs])
             _refuse_unknown_boxes(model, names)
             results = evaluate(args)
         except Exception as error:
-            sentences.append(str(_failure(args, error)))
-            raise
+            sentences.append(str(failure := _failure(args, error)))
+            if (
+                failure.remedy == _ABOVE
+                or getattr(args, "verbosity", "") == "DEBUG"
+                or ranks.world_size() > 1
+            ):
+                raise
+            return None, None  # else lmms-eval prints a traceback, which the sentence makes needless
         failed[:] = [other for other in failed if other is not args]
         sentences.extend(_differences(results))
         return results
@@ -459,5 +467,9 @@ def _failure(args: argparse.Namespace, error: Exception) -> HarnessError:
     for name in names:
         if name not in index and str(error).startswith("Tasks not found"):
             return unknown_name("task", name, index, "dcsft lmms-eval tasks list")
-    said = " ".join(str(error).split())[:300]
-    return HarnessError(f"lmms-eval failed: {type(error).__name__}: {said}", "Its messages stand above")
+    why = unwrapped(error)
+    said = " ".join(str(why).split())[:300]
+    return HarnessError(f"lmms-eval failed: {type(why).__name__}: {said}", _ABOVE)
+
+
+_ABOVE = "Its messages stand above"

@@ -81,8 +81,10 @@ def groups() -> dict[str, list[str]]:
 
 
 def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
-    """The tasks of a name: a group's, or the task itself."""
+    """The tasks of a name: a group's, a pattern's, or the task itself."""
     known = groups() if known is None else known
+    if (matching := _matching(name)) != [name]:
+        return list(dict.fromkeys(task for one in matching for task in members(one, known)))
     if name not in known:
         return [name]
     return list(dict.fromkeys(task for part in known[name] for task in members(part, known)))
@@ -227,19 +229,10 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     """
     names = [one for name in names for one in _matching(name)]
     by_name = [name for name in names if not is_file(name)]
-    for name in by_name:
-        if name.startswith("dcsft_") and name not in (
-            ours := _indexed((*_INCLUDED, task_path()), False).task_index
-        ):
-            raise unknown_name("task", name, ours, "dcsft tasks list")  # without indexing lmms-eval's own
-    known = manager(by_name)
+    known = refuse_unknown(by_name)
     tasks: dict[str, Task] = {}
-    for name in by_name:
-        if name not in known.task_index and Path(name).is_dir():
-            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
-        if name not in known.task_index:
-            raise unknown_name("task", name, known.task_index, "dcsft tasks list")
     refuse_unprepared(by_name)
+    make_cache()
     for name in names:
         try:
             if is_file(name):
@@ -265,6 +258,22 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
             ) from error
         tasks.update(_leaves(loaded))
     return tasks
+
+
+def refuse_unknown(names: Sequence[str]) -> "TaskManager":
+    """Refuses names of no task and of no group; returns the index that has them."""
+    for name in names:
+        if name.startswith("dcsft_") and name not in (
+            ours := _indexed((*_INCLUDED, task_path()), False).task_index
+        ):
+            raise unknown_name("task", name, ours, "dcsft tasks list")  # without indexing lmms-eval's own
+    known = manager(names)
+    for name in names:
+        if name not in known.task_index and Path(name).is_dir():
+            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
+        if name not in known.task_index:
+            raise unknown_name("task", name, known.task_index, "dcsft tasks list")
+    return known
 
 
 def _matching(name: str) -> list[str]:
@@ -340,8 +349,22 @@ def make_task(config: Mapping[str, Any]) -> Task:
     from lmms_eval.api.task import ConfigurableMessagesTask
 
     quiet()
+    make_cache()
     task: Task = ConfigurableMessagesTask(config=dict(config))
     return task
+
+
+def make_cache() -> None:
+    """Makes the folder that every task needs, as lmms-eval does, which would try for 8 s where it cannot."""
+    from lmms_eval.api import task
+
+    try:
+        getattr(task, "_resolve_hf_datasets_cache_dir", lambda: None)()
+    except OSError as error:
+        raise HarnessError(
+            f"lmms-eval's cache cannot be made: {error}",
+            "Set HF_HOME, and DCSFT_CACHE too, to folders that can be written",
+        ) from error
 
 
 def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) -> None:

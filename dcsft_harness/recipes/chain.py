@@ -28,9 +28,10 @@ from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, reporting_refusals, visible
-from dcsft_harness.lmms.tasks import members
+from dcsft_harness.lmms.tasks import members, refuse_unknown, refuse_unprepared
 from dcsft_harness.recipes import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
+from dcsft_harness.scoring import get_scorer
 from dcsft_harness.settings import extra
 from dcsft_harness.stages import STAGES
 
@@ -248,6 +249,27 @@ def _brought(stage: Stage) -> list[str]:
             named = map(str, value if isinstance(value, list | tuple) else [value])
             texts += named if kind != "tasks" else (name for name in named if Path(name).is_file())
     return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
+
+
+def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
+    """Refuses files, scorers and tasks that do not exist, whose stages may be hours away.
+
+    With `unprepared`, it also refuses tasks whose data is not prepared.
+    """
+    tasks: dict[str, None] = {}
+    for stage in recipe.stages:
+        if isinstance(scorer := stage.options.get("scorer"), str):
+            get_scorer(scorer)
+        for _, value, kind in STAGES[stage.verb].reading(stage.options):
+            texts = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+            texts = [one for one in texts if kind in ("pool", "tasks") and not REFERENCE.search(one)]
+            for one in texts:
+                own_files.refuse_lost(one)
+            if not stage.options.get("include_path"):
+                tasks |= dict.fromkeys(one for one in texts if not Path(one).exists())
+    refuse_unknown([one for name in tasks for one in members(name)])
+    if unprepared:
+        refuse_unprepared(tasks)
 
 
 def run(

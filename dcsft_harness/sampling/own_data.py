@@ -5,24 +5,36 @@
 
 import hashlib
 import logging
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE
-from dcsft_harness.errors import LISTED, HarnessError, grouped, in_row, refused_rows, unknown_name
+from dcsft_harness.errors import (
+    LISTED,
+    HarnessError,
+    grouped,
+    in_row,
+    refused_rows,
+    reporting_refusals,
+    unknown_name,
+)
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import ITEMS, own_files, own_rows
 from dcsft_harness.sampling.own_rows import Root
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 from dcsft_harness.scoring.verdict import NOT_FOUND
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 _LOG = logging.getLogger(__name__)
 SHOWN = "had an image that was not upright, or whose 16 or 32 bits were not scaled"
@@ -85,7 +97,7 @@ def open_file(
             row_names[len(row_names)] = where
             yield {"cluster": where, **row}
         if bad and not (skip and row_names):
-            raise refused_rows(own_files.called(path), bad, total, "used")
+            raise refused_rows(own_files.called(path), bad, total, "used", skippable=True)
 
     task = lmms.make_task(_config(task_name(path, part), judge, _stored(documents())))
     left_out = {where: str(in_row(own_files.called(path), where, error)) for where, error in bad}
@@ -112,18 +124,25 @@ def open_task(name: str, option: str) -> lmms.Task:
 
 def _stored(rows: Iterator[dict[str, Any]]) -> Path:
     """A folder with rows as the split "test", until the process exits."""
-    from datasets import Dataset, DatasetDict, Features, Image, List, Value
+    from datasets import Features, Image, List, Value
 
     text, number = Value("string"), Value("int64")
     columns = dict.fromkeys(("prompt", "turns", "answer", "target", "cluster"), text)
     columns |= {"images": List(Image()), "choices": List(text), "width": number, "height": number}
     features = Features(columns)
-    scratch = Scratch("dcsft_rows")
+    place = Path(tempfile.gettempdir())
+    with reporting_refusals("rows that were read", place, "nothing was kept", "TMPDIR"):
+        return _written(Scratch("dcsft_rows"), rows, features)
+
+
+def _written(scratch: Scratch, rows: Iterator[dict[str, Any]], features: "Features") -> Path:
+    from datasets import Dataset, DatasetDict
+
     try:
         empty = Dataset(features.arrow_schema.empty_table(), fingerprint="")  # see storage.writing
         DatasetDict({"test": empty}).save_to_disk(str(scratch.folder))
         with storage.writing(scratch.folder / "test", features) as writer:
-            writer.rows({name: row.get(name) for name in columns} for row in rows)
+            writer.rows({name: row.get(name) for name in features} for row in rows)
     except BaseException:
         scratch.remove()
         raise

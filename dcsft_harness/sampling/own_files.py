@@ -142,6 +142,9 @@ def _rows(path: Path) -> Iterator[Row]:
     try:
         with path.open("rb") as file:
             head = file.read(265)
+        if packed := head[:2] == b"\x1f\x8b":
+            with gzip.open(path) as inside:
+                head = inside.read(265)
         if kind := next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None):
             raise HarnessError(
                 f"{path} {kind}", "Save it as UTF-8" if kind.endswith("UTF-16") else f"Give {KINDS}"
@@ -157,7 +160,6 @@ def _rows(path: Path) -> Iterator[Row]:
 
             yield from _numbered(_of_dataset(Dataset.from_file(str(path)), path))
         else:
-            packed = head[:2] == b"\x1f\x8b"
             ending = Path(path.name.removesuffix(".gz")).suffix.lower()
             with gzip.open(path) if packed else path.open("rb") as opened:
                 yield from _of_text(path, opened, ending)  # type: ignore[arg-type]

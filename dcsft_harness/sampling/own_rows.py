@@ -122,9 +122,10 @@ class Root:
         except (ValueError, RuntimeError) as error:  # NULs and circles of links, beside what is unreadable
             known = isinstance(error, pictures.UnreadableError)
             reason = str(error) if known else f"cannot be read ({cut(str(error))})"
-            raise HarnessError(
-                f"image {cut(str(path))} {reason}", "Check --image-root, or replace the file"
-            ) from error
+            remedy = "Check --image-root, or replace the file"
+            if "\\" in inner:  # of another system
+                remedy = "Write paths with / instead of \\"
+            raise HarnessError(f"image {cut(str(path))} {reason}", remedy) from error
 
     @cached_property
     def _resolved(self) -> Path:
@@ -244,7 +245,8 @@ def _unseen(data: Mapping[str, Any], prompt: str, scorer: Scorer | None, frames:
     if scorer is not None and "choices" in scorer.fields:
         said = prompt.casefold()
         listed = _options(data)
-        if listed and not any(str(text).strip().casefold() in said for text in listed):
+        named = sum(str(text).strip().casefold() in said for text in listed)
+        if listed and 2 * named <= len(listed):  # words of the question may be one of them
             found.append("options")
     return found
 

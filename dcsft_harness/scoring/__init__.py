@@ -90,6 +90,9 @@ ScorerName = Annotated[str, BeforeValidator(scorer_name)]
 
 def _imported(named: str) -> object:
     module, _, path = named.partition(":")
+    if module.endswith(".py"):
+        module = module.removesuffix(".py").replace("/", ".")
+        raise HarnessError(f"scorer {named!r} names a file", f"Name its module: {module}:{path}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # behind all else: the user's module, as `python -m` would find it
     try:

@@ -40,23 +40,22 @@ _CORNERS = re.compile(
     rf"[\[(]{_PAIR_REST}"
     rf"|b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
 )
-# {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>
-_NAMES_OF_SIDES = ("x_?(?:1|min)|left", "y_?(?:1|min)|top", "x_?(?:2|max)|right", "y_?(?:2|max)|bottom")
+# {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>, "x": 10, "y": 20, "width": 100
+_NAMES_OF_SIDES = (
+    "x_?(?:1|min)|min_?x|left|x", "y_?(?:1|min)|min_?y|top|y",
+    "x_?(?:2|max)|max_?x|right|w(?:idth)?", "y_?(?:2|max)|max_?y|bottom|h(?:eight)?",
+)  # fmt: skip
 _SIDE = re.compile(
     rf"[\"'<]?(?<![A-Za-z_\d])"
     rf"(?:{'|'.join(f'(?P<side{side}>{name})' for side, name in enumerate(_NAMES_OF_SIDES))})"
     rf"(?:[\"'*]{{0,2}}{_GAP}[:=]\*{{0,2}}|>){_GAP}[\"']?{_N}",
     re.IGNORECASE,
 )
-_LAST_SIDES = ("y2", "y_2", "ymax", "y_max", "bottom")
+_LAST_SIDES = ("y2", "y_2", "max", "bottom", "height", '"h"')
+_WIDTH = re.compile(r"\bw(?:idth)?\W+$", re.IGNORECASE)
 _REACH = 60
 """Characters between one named side and the next."""
 _KEYED = re.compile(r"bbox(?:_2d)?[\"']?\s{0,40}[:=]", re.IGNORECASE)
-# "The bounding box is 10, 20, 110, 220.", bbox_2d: "10, 20, 110, 220": four numbers and no fifth.
-_SAID = re.compile(
-    rf"(?:[Bb]ox|oordinate)(?:_2d)?[^\d\[\](){{}}<.]{{0,40}}?{_COMMA.join([_N] * 4)}"
-    rf"(?![\d%]|\.\d|{_COMMA}[-+.\d])"
-)
 _BARE = re.compile(
     rf"[\s*`]*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?[\s*`]*"
 )
@@ -66,7 +65,6 @@ _QUOTED = re.compile(r"""["']\s{0,40}:\s{0,40}"(?:[^"\\]|\\.){0,1500}"|"</?[a-z]
 _OPENS = re.compile(r"\s*(?:```(?:json)?\s*)?[\[({]")
 
 Span = tuple[int, int]
-
 Box = list[float]
 
 
@@ -96,10 +94,9 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
     or bbox_2d, else the first box. Never the best of several. A thought that breaks off holds none.
 
     A box is exactly four numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
-    tag, the names x1, y1, x2, y2 (or x_min, ..., or left, top, right, bottom), or nothing but four numbers,
-    perhaps behind a label; failing these, four numbers with commas behind "box" or "coordinates". A list of
-    three or five numbers is no box. The order is always x1, y1, x2, y2; models that write
-    y first (Gemini's box_2d, PaliGemma) are not read as such.
+    tag, the names x1, y1, x2, y2 (or x_min, ..., or left, top, right, bottom, or x, y, width, height), or
+    nothing but four numbers, perhaps behind a label. A list of three or five numbers is no box. Without names
+    the order is x1, y1, x2, y2; models that write y first (Gemini's box_2d, PaliGemma) are not read as such.
 
     Args:
         response: what the model wrote.
@@ -108,7 +105,11 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
     """
     part = _part(response, truncated)
     spans = _find(part)
-    return None if spans is None else [float(part[start:end]) for start, end in spans]
+    if spans is None:
+        return None
+    box = [float(part[start:end]) for start, end in spans]
+    is_size = _WIDTH.search(part[: spans[2][0]][-12:]) is not None
+    return [*box[:2], box[0] + box[2], box[1] + box[3]] if is_size else box
 
 
 def _part(response: str, truncated: bool = False) -> str:
@@ -132,8 +133,6 @@ def _part(response: str, truncated: bool = False) -> str:
 
 def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
-    if "\\ " in text or "\\," in text:
-        text = text.replace("\\ ", "  ").replace("\\,", "  ")
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
         if inside:
@@ -147,11 +146,7 @@ def _find(text: str) -> list[Span] | None:
         corners = _CORNERS.search(text, start)
         if corners:
             return _groups(corners)
-    sides = _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
-    if sides is not None:
-        return sides
-    said = _SAID.search(text) if "box" in lowered or "oordinate" in lowered else None
-    return _groups(said) if said else None
+    return _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
 
 
 def _groups(match: "re.Match[str]") -> list[Span]:
@@ -164,13 +159,14 @@ def _sides(text: str) -> list[Span] | None:
     end = 0
     for match in _SIDE.finditer(text):
         side = str(next(name for name, value in match.groupdict().items() if value))
-        if match.start() - end > _REACH or side != f"side{len(found)}":
+        if match.start() - end > _REACH or side in found:
             found = {}
         is_point = text.rfind("<point", max(0, match.start() - _REACH), match.start()) >= 0  # Molmo's
-        if side == f"side{len(found)}" and not is_point:
+        is_of_image = len(found) < 2 and match[side][0] in "wWhH"  # a size that stands before its corner
+        if not (is_point or is_of_image):
             found[side], end = match.span(match.lastindex or 0), match.end()
         if len(found) == 4:
-            return list(found.values())
+            return [found[side] for side in sorted(found)]
     return None
 
 
@@ -367,5 +363,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=6,
+    version=7,
 )

@@ -2,16 +2,9 @@ r"""Multiple choice: which option a response states.
 
     choice("... Therefore, the answer is (B) 5.", answer="B", choices=["3", "5"]) -> Verdict(1.0, "B")
 
-The first of these that states one option decides:
-
-1. the last \boxed{...}, or without one the value of "answer" in JSON;
-2. the whole response: a letter, an option's text, an equal value; a last line that is "(B) its text";
-3. the last sentence with an answer phrase (`phrases`) that states exactly one option;
-4. the beginning: "(B) ...", "B. ...", "Yes, ...";
-5. the first and the last sentence.
-
-Where the last statement names none of the options ("the answer is 16" of 3 and 5), no earlier one is
-taken in its place: there is no nearest option and no random one. A letter outweighs the text beside it.
+A box or JSON decides; else the whole response; else its last sentence with an answer phrase (`phrases`); else
+its beginning and its last sentence. Where the last statement names none of the options ("the answer is 16" of
+3 and 5), no earlier one is taken in its place. A letter outweighs the text beside it.
 """
 
 import re
@@ -29,12 +22,12 @@ _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`#]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
-    r"(?:(?i:actually|likely|clearly|not [A-J],? but) )?"
-    r"(?:(?i:the )?"
-    r"(?i:option|choice|letter|answer|image|picture|point|box|选项)s?:?\s?)?"
-    r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u4e00-\u9fff]|['’+*/^°√<{]|-\w)"
+    r"(?:(?i:actually|(?:most )?likely|clearly|definitely|probably|only|la|not [A-J],? but) )?"
+    r"(?:(?i:the |a )?"
+    r"(?i:option|choice|letter|letra|answer|image|picture|point|box|选项)s?:?\s?)?"
+    r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]|['’+*/^°√<{]|-\w)"
 )
-_SECOND = re.compile(r"\s?(?:,|and|or|&|/|和|或)\s?\(?(?:[A-J](?![\w'])|[b-j](?:[,.]|$))")
+_SECOND = re.compile(r"\s?(?:,|and|or|&|/|和|或)\s?\(?(?:(?!I [a-z])[A-J](?![\w'])|[b-j](?:[,.]|$))")
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
@@ -42,14 +35,24 @@ _AFTER_BARE = re.compile(
 )
 _QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|meaning|suggesting|indicating|that)\b")
-_BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )([A-J]) $")
-_FINAL = re.compile(r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?[.!]?$")
-_LINK = re.compile(r"\b(?:is|are|be|was|equals|to)\b|[Ii]t's\b|[=≈是为]|:(?!\d)")
+_BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )(?:[Oo]nly )?([A-J]) $")
+_FINAL = re.compile(
+    r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?"
+    r"(?:[.!]?$|, (?!(?:and|or)\b|.{0,20}\([A-J]\)))"
+)
+_LINK = re.compile(
+    r"\b(?:is|are|be|was|equals|to|so|hence|thus|therefore|es|est|ist)\b|[Ii]t's\b|[=≈是为èéは은는]|:(?!\d)"
+)
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
+_LISTING = re.compile(r"(?i:\w*(?:options|choices)( are)?:)")
 _MAY_LIST = re.compile(r"A\*{0,2}[).:]")
 _LINE = re.compile(r"[-\s]*([(\[])?([A-J])[)\].:](?: (.{1,100}))?")
 _LINE_MARKS = frozenset(").:]")
+_LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b.*")
+_MARKS = (*"✅✓✔☑❌✗✘", "[x]", "[X]")
+_TICK = re.compile(r"[✅✓✔☑]|\[[xX]\]")
+_CROSS = re.compile(r"[❌✗✘☐]|\[ \]")
 _DIGIT = re.compile(r"\d")
 _ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?", re.IGNORECASE)
 _OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer)$", re.IGNORECASE)
@@ -60,7 +63,7 @@ _LISTED_LINES = re.compile(
 )
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
-HEAD, TAIL = 300, 500
+HEAD, TAIL = 250, 500
 """Characters at the start and at the end that are searched for all phrases."""
 
 _ROWS: dict[str, list[phrases.Phrase]] = {}
@@ -69,7 +72,7 @@ for _phrase in phrases.PHRASES:
         for _form in {_word, _word.title(), _word.upper()}:
             _ROWS.setdefault(_form, []).append(_phrase)
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
-_BE = frozenset("is are appears be being".split())
+_BE = frozenset("is are appears seems be being".split())
 _KEYS = frozenset(map(str.encode, _ROWS))
 
 
@@ -153,8 +156,20 @@ def _find(part: str, options: OptionSet) -> int | None:
             wait = _WAIT.search(part, max(0, end - 3))
             return _unphrased(part[wait.end() :], options, None) if wait else stated[0]
         weak = stated[0] if stated and weak is None else weak
-    # A box that holds no option states another value.
-    return None if boxed is not None else _unphrased(part, options, weak)
+    if boxed is not None:  # it holds no option, but another value
+        return None
+    ending = part[-HEAD - TAIL :]
+    found = _ticked(ending, options) if any([mark in ending for mark in _MARKS]) else None
+    return _unphrased(part, options, weak) if found is None else found
+
+
+def _ticked(part: str, options: OptionSet) -> int | None:
+    """The option of the one line that is ticked, or the one that is not crossed out."""
+    lines = list(_LETTERED.finditer(part))
+    marked = [line[1] for line in lines if _TICK.search(line[0])]
+    if not marked and len(lines) > 1:
+        marked = [line[1] for line in lines if not _CROSS.search(line[0])]
+    return options.index(marked[0]) if len(marked) == 1 else None
 
 
 def _last_line(part: str, options: OptionSet) -> int | None:
@@ -173,7 +188,8 @@ def _last_line(part: str, options: OptionSet) -> int | None:
     if match is None or index is None or not (match[1] or match[3]):
         return None
     before = _LINE.match(plain(above.rpartition("\n")[2]))
-    return None if before and options.index(before[2]) == index - 1 else index
+    # "- A: ten arms", "- B: light", "- D: a snout" gives reasons for another answer.
+    return None if before and before[2] < match[2] else index
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:
@@ -202,7 +218,7 @@ def _sentences(text: str) -> Iterator[tuple[int, str]]:
         places = {low + place for place, *_ in _phrases(part, is_first=True)}
         if not part.isascii() and any([word in part for word in phrases.CHINESE_WORDS]):
             places.update(low + match.start() for match in phrases.CHINESE.finditer(part))
-        for place in sorted(places, reverse=True):
+        for place in sorted(places, reverse=True) if places else ():
             if place < start:
                 start, end = _start(text, place), _end(text, place)
                 if _OPEN_END.search(text[max(place, end - 15) : end].rstrip(" *_`#$\n")):
@@ -232,7 +248,9 @@ def _end(text: str, place: int) -> int:
 def _phrases(text: str, *, is_first: bool = False) -> Iterator[tuple[int, phrases.Phrase, "re.Match[str]"]]:
     """Where phrases occur in a text, with or without its markup; all of a place, or the first."""
     words = _KEYS.intersection(text.encode("ascii", "replace").translate(_LETTERS).split())
-    lowered = _lowered(text) if words else ""
+    if not words:
+        return
+    lowered = _lowered(text)
     for word in map(bytes.decode, words):
         place = text.find(word)
         while place >= 0:
@@ -294,7 +312,7 @@ def _phrase_states(
     options: OptionSet,
 ) -> tuple[int, bool] | None:
     """What a phrase at a place states, and whether as an answer."""
-    be = _be(lowered, place) if row.is_behind_be else None
+    be = _be(lowered, place) if row.side != "after" else None
     start = place - len(be[0]) if be else place
     if phrases.DENIED.search(lowered, max(0, start - 80), place):
         return None
@@ -399,9 +417,13 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
     if not part:
         return None
-    stop = _end(part, 0)
-    opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
-    found = None if _LISTED_LINES.match(part) else _beginning(opening, options)
+    found, opening, is_long = None, "", len(part) >= HEAD + TAIL
+    start = part[:HEAD].replace("*", "").lstrip("#$_`> ")
+    if not is_long or _LABEL.match(start) or options.begun(start) is not None:
+        stop = _end(part, 0)
+        opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
+        is_list = _LISTED_LINES.match(part) or _LISTING.match(opening)
+        found = None if is_list else _beginning(opening, options)
     found = weak if found is None else found
     if found is not None:
         return found
@@ -409,8 +431,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         return None
     end = part.rstrip(" .!\n*`$\\]})")
     last = plain(part[_start(part, len(end)) :]).rstrip(" .!")
-    if len(part) >= HEAD + TAIL:  # reasoning, which begins with no answer
-        opening = ""
+    opening = "" if is_long else opening
     for sentence in (last, opening) if options.numeric else (opening, last):
         found = _concluded(sentence, options) if sentence else None
         if found is not None and not REFUSAL.search(sentence):
@@ -433,14 +454,19 @@ def _beginning(first: str, options: OptionSet) -> int | None:
 
 def _concluded(sentence: str, options: OptionSet) -> int | None:
     """The one option of a sentence: behind its last "is", or else anywhere, unless it is rejected."""
+    found = options.named(sentence) if options.judge else None
+    if found is not None:
+        return found
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
-    found = _concluded(sentence[: reason.start()], options) if reason else None
-    if found is not None:
-        return found
+    _, contrast, behind = sentence.rpartition(", but ")
+    for clause in (behind if contrast else "", sentence[: reason.start()] if reason else ""):
+        found = _concluded(clause, options) if clause else None
+        if found is not None:
+            return found
     mentions = [] if options.numeric else options.mentions(sentence)  # a value is read faster than searched
     link = last(_LINK, sentence)
     may_state = link and (mentions or options.numeric or _LABEL.match(sentence, link.end()))
@@ -448,9 +474,9 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
         stated = _read(sentence[link.end() :], options)
         if stated:
             return None if stated[0] == NO_OPTION else stated[0]
-    mentions = mentions or options.mentions(sentence)
+    mentions = options.mentions(sentence) if options.numeric else mentions
     mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=11)
+SCORER = Scorer("choice", choice, fields=("choices",), version=12)

@@ -49,8 +49,9 @@ _UNWRAPPED = re.compile(
 )
 _COUNTED = re.compile(r"([-+]?\d[\d.,]*)\s+(\D+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
-_NAMED = re.compile(r"\\(overrightarrow|vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
+_NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
+_MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
@@ -67,7 +68,8 @@ def clean(text: str) -> str:
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)
-        text = _NAMED.sub(lambda match: f"⟨{match[1][:4]} {match[2] or match[3]}⟩", text)
+        text = text.replace("\\overrightarrow", "\\vec")
+        text = _NAMED.sub(lambda match: f"⟨{match[1][-3:]} {match[2] or match[3]}⟩", text)
         text = _COMMAND.sub(
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
@@ -75,6 +77,7 @@ def clean(text: str) -> str:
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
         text = _DEGREE.sub("°", text)
+        text = _MINUTES.sub(lambda match: f"({Fraction(match[1]) + Fraction(match[2]) / 60})°", text)
     return text.replace("{,}", "").replace("~", " ")
 
 
@@ -283,10 +286,6 @@ def _raised(base: Any, exponent: Any) -> Any:  # noqa: ANN401
         size = max(base.numerator.bit_length(), base.denominator.bit_length())
         if exponent.denominator == 1 and abs(exponent) * size <= _BITS:
             return base ** int(exponent)
-        if exponent == Fraction(1, 2) and base >= 0 and size < 4000:
-            above, below = math.isqrt(base.numerator), math.isqrt(base.denominator)
-            if above**2 == base.numerator and below**2 == base.denominator:
-                return Fraction(above, below)
     base, exponent = _inexact(base), _inexact(exponent)
     if base == 0 or abs(exponent) * abs(_EXACT.log(abs(base))) > 10**6:
         raise Unreadable("too large")

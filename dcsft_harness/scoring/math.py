@@ -32,14 +32,13 @@ from dcsft_harness.scoring.formulas import (
     same,
     value,
 )
-from dcsft_harness.scoring.normalize import REFUSAL, answer_part, boxes, json_answer, last
+from dcsft_harness.scoring.normalize import REFUSAL, answer_part, boxes, json_answer, last, last_box
 from dcsft_harness.scoring.units import DEGREES, PERCENT, RADIANS, SINGLE, Unit, in_figures, unit, with_signs
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 TAIL = 4_000
 """Characters of a response that are read, from its end."""
 LONGEST_GOLD = 1_500
-MOST_PARTS = 40
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,6 @@ class Answer:
     text: str = field(default="", compare=False)
 
 
-# ---------------------------------------------------------------- reading
-
 _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 _CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)")
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
@@ -100,7 +97,6 @@ _NAME = re.compile(
     r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
 _VARIABLE = re.compile(r"[a-zA-Z](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
-_ALTERNATIVES = re.compile(r"\((?:or|not unique|the answer|answers? (?:may|is|are)|或|答案)", re.IGNORECASE)
 _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
@@ -114,6 +110,7 @@ _NO_UNIT = re.compile(
     r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I
 )
 _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
+_BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
 _REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
 """A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
@@ -135,11 +132,7 @@ def read(text: str) -> Answer:
     """
     if len(text) > LONGEST_GOLD or text.count("{") > 200:
         raise Unreadable(f"an answer of {len(text):,} characters")
-    if _ALTERNATIVES.search(text):
-        raise Unreadable("other answers are right as well")
     pieces, is_ordered = _pieces(_without_dollars(text))
-    if not 0 < len(pieces) <= MOST_PARTS:
-        raise Unreadable(f"{len(pieces)} parts")
     parts = tuple(part for piece in pieces for part in _members(piece))
     if not parts:
         raise Unreadable("an empty set")
@@ -198,7 +191,7 @@ def _pieces(text: str) -> tuple[list[str], bool]:
     pieces, found = _cut(text, _SEPARATOR)
     pieces = [piece.strip(_EDGES) for piece in pieces if piece.strip(_EDGES)]
     is_ordered = "\n" in found or "→" in found
-    if is_ordered or len(pieces) == 1:
+    if is_ordered or len(pieces) == 1 or not set(text) - set("<>=≤≥≠,; "):
         listed = [
             one for piece in pieces for one in (piece.split() if _NUMBERS.fullmatch(piece) else [piece])
         ]
@@ -220,9 +213,8 @@ def _members(piece: str) -> Iterator[Part]:
 
 
 def _part(text: str) -> Part:
+    text = _BRACKETED.sub(lambda match: f" ⟦{match[1]}⟧" if unit(match[1]) else match[0], text)
     text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_EDGES)).strip()
-    if text and text in "<>=≤≥≠":  # which sign belongs in the gap
-        return Part("relation", text, marks=(text,))
     half = _HALF_OF_DAY.search(text)
     if half:
         return replace(_part(text[: half.start()]), text=text, name=half[1].lower())
@@ -327,9 +319,6 @@ def number_of(answer: Answer) -> tuple[Any, Unit | None] | None:
     return None if number is None else (number, answer.parts[0].unit)
 
 
-# ---------------------------------------------------------------- comparing
-
-
 def equal(gold: Answer, found: Answer) -> bool:
     """Whether an answer is the gold: as many parts, each equal; in order, where the gold has one."""
     waiting = list(found.parts)
@@ -423,8 +412,6 @@ def _equal_relations(gold: Part, found: Part) -> bool:
     return how != 0 and gold.marks == (found.marks if how > 0 else turned)
 
 
-# ---------------------------------------------------------------- golds
-
 _FIGURE = re.compile(r"\d{1,18}")
 
 
@@ -465,14 +452,12 @@ def _other_values(text: str) -> Iterator[Answer]:
             continue
 
 
-# ---------------------------------------------------------------- responses
-
 _LISTED = re.compile(
     r"(?:\$|\\\)|\\\]|\*\*)*\s*(?:[,;，；、]|\band\b|\bor\b|和|或)?\s*(?:\$|\\\(|\\\[|\*\*)*\s*"
     r"(?:\(\d\)|\d\.|[A-Za-z](?:_\d)?\s*=|\((?:i+|[a-e])\))?\s*(?:\$|\\\(|\\\[|\*\*)*\s*\\?"
 )
 _CUE = re.compile(
-    r"(?:\b(?:[Ff]inal )?[Aa]nswer(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
+    r"(?:\b(?:[Aa]nswer|ANSWER)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
     r"|\s*[:：])|####|答案[]是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
@@ -494,7 +479,7 @@ _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
 _CONCLUSION = re.compile(
-    r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)"
+    r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|(?-i:\\(?:Rightarrow|implies|therefore))\b"
     r"|^(?:since|because|as|if|when)\b(?!.* (?:so|thus|hence|therefore)\b).*,(?=[^,]*(?:=|\b(?:is|are)\b)))"
     r"(?:\s*\$?[A-Za-z](?:\s*[-+*/]\s*[A-Za-z])+\s*=)?",
     re.IGNORECASE,
@@ -504,7 +489,7 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 """Ends what a cue states, where no correction follows."""
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
-_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|-(?! [\d.]+\Z)|[•*>]) ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
@@ -517,7 +502,7 @@ def stated(part: str) -> Iterator[str]:
         yield boxed
         return
     text = _MARKDOWN.sub("", part).strip()
-    cue = last(_CUE, text) if "nswer" in text or "答案" in text or "####" in text else None
+    cue = last(_CUE, text) if "nswer" in text or "NSWER" in text or "答案" in text or "####" in text else None
     said = text[cue.end() :].strip() if cue else ""
     lines = said or text
     if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines) and _readable(lines):
@@ -576,13 +561,14 @@ def _in_sentence(sentence: str) -> list[Answer]:
     text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", _POINT_NAME.sub("", sentence))))
     text = _MEASURED.sub(_measured, _COMPOUND.sub(_compound, text))
     runs = list[tuple[Answer, bool]]()
-    run, is_behind, is_near, is_joined = "", False, False, False
+    run, is_behind, is_near, is_joined, is_denied = "", False, False, False, False
     for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
         is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
         if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
             run += token
             continue
-        found = _run(run)
+        found = None if is_denied else _run(run)
+        is_denied = token in ("not", "than") or is_denied and not run.strip() and token not in ("is", "are")
         if found is not None:
             is_behind = is_behind or run.lstrip()[0] == ":"
             both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
@@ -618,12 +604,8 @@ def _readable(text: str) -> Answer | None:
         return None
 
 
+_number = lru_cache(maxsize=65536)(Fraction)
 _PLAIN = re.compile(r"\s*(?:\\boxed\{)?\s*(-?\d{1,15}(?:\.\d{1,15})?)\s*\}?\s*\.?\s*")
-
-
-@lru_cache(maxsize=65536)
-def _number(text: str) -> Fraction:
-    return Fraction(text)
 
 
 @lru_cache(maxsize=65536)
@@ -677,8 +659,11 @@ def judged(part: str, is_right: Callable[[Answer], bool]) -> Verdict:
             said = _UPRIGHT.sub(r" \1", found[0].text).strip() or text.strip()
             return Verdict(float(any(map(is_right, found))), said)
         if "oxed" in part:
-            return Verdict(0.0, text.strip())
+            return Verdict(0.0, text.strip()) if last_box(part) else NOT_FOUND
     return NOT_FOUND
+
+
+_read = lru_cache(maxsize=1024)(readings)
 
 
 def same_answer(one: str, other: str) -> bool:
@@ -695,15 +680,10 @@ def _form(part: Part) -> str:
     return f"{part.kind} {part.unit is not None} {part.name != ''} {[*map(_form, part.items)]}"
 
 
-@lru_cache(maxsize=1024)
-def _read(text: str) -> list[Answer]:
-    return readings(text)
-
-
 def _gold_of_row(solution: object) -> object:
     gold = text_gold(solution)
     parse_gold(str(gold))
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=9)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=10)

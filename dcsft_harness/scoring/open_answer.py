@@ -35,14 +35,16 @@ from dcsft_harness.scoring.math import (
 )
 from dcsft_harness.scoring.normalize import answer_part, bounded, plain
 from dcsft_harness.scoring.options import amount
-from dcsft_harness.scoring.phrases import DENIED
+from dcsft_harness.scoring.phrases import ASIDE, DENIED
 from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 _IN_WORD = r"[^\W_\u3040-\u30ff\u4e00-\u9fff]"
 """A letter or digit of a script that has spaces between words."""
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
-_ASIDE = re.compile(r"\([^()]*\)")
+_BRACKETED = re.compile(r"\([^()]*\)")
+_REASON = re.compile(r"(?<=\w)(?:;|,? (?:because|since|as opposed to)\b)")
+"""Begins what a response sets its answer against, or reasons from."""
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
 
@@ -125,7 +127,9 @@ def _worded(part: str, gold: str) -> Verdict:
     if said is None:
         return NOT_FOUND
     wanted = plain(gold).strip(" .").lower()
-    folded = said.lower() if "(" in wanted else _ASIDE.sub(" ", said.lower())
+    folded = said.lower() if "(" in wanted else _BRACKETED.sub(" ", said.lower())
+    if not (ASIDE.search(wanted) or _REASON.search(wanted)):
+        folded = _REASON.split(ASIDE.sub("", folded))[0]
     match = re.search(rf"(?<!{_IN_WORD})(?<!-){re.escape(wanted)}(?!{_IN_WORD})", folded)
     right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)
@@ -146,4 +150,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=9)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=10)

@@ -106,10 +106,6 @@ class OptionSet:
             is_number = bool(folded) and not folded.strip("-+0123456789.,")
             if folded and not is_number and not (len(folded) == 1 and folded.isascii()):
                 words.setdefault(folded, index)
-        nouns = {word.rpartition(" ")[2] for word in words}
-        if len(nouns) == 1 < len(words):  # "the right one" of "the left image" and "the right image"
-            for word, index in list(words.items()):
-                words.setdefault(f"{word.rpartition(' ')[0]} one", index)
         return tuple(sorted(words.items(), key=lambda one: -len(one[0])))
 
     @cached_property
@@ -203,7 +199,7 @@ def _is_whole(lowered: str, start: int, end: int) -> bool:
     word, before, after = lowered[start:end], lowered[start - 1 : start], lowered[end : end + 1]
     if word in _JUDGEMENTS:
         is_free = before in _BEFORE_ALONE or lowered[:start].endswith(
-            (" is ", " be ", ", ", ". ", ": ", ") ")
+            (" is ", " be ", " so ", ", ", ". ", ": ", ") ")
         )
         return is_free and after in _AFTER_ALONE
     if _is_plain(word[0]) and _is_plain(before):

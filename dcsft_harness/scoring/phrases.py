@@ -31,8 +31,8 @@ class Phrase(NamedTuple):
     example: str
 
 
-_OPENING = r"(?:^|(?<=[\n.:!?;*#]\s)|(?<=[\n*#])|(?<=[\n.:!?;*#]\sin\s)|(?<=[\n*#]in\s)|(?<=^in\s))"
-BE = re.compile(r"\b(?:is|are|appears|be|being)\s(?:\w+\s){0,3}$")
+_OPENING = r"(?:^|(?<=[\n.:!?;*#]\s)|(?<=[\n*#]))"
+BE = re.compile(r"\b(?:is|are|appears|seems|be|being)\s(?:\w+\s){0,3}$")
 """A form of "to be" in front of a phrase."""
 _TO_LINK = (
     r"(?:[^.\n:?!]|\.(?=\d)){0,160}?"
@@ -47,31 +47,27 @@ def _row(strong: bool, side: Side, keys: str, is_behind_be: bool, pattern: str, 
 PHRASES = (
     _row(True, "after", "answer answers", False,
          rf"answers?\b(?:{_TO_LINK}|\s*$)", "The answer is {}."),
-    _row(True, "after",
-         "correct best final only most corresponding missing", False,
+    _row(True, "after", "correct best final only most corresponding missing", False,
          rf"\w+\s(?:\w+\s){{0,2}}?(?:option|choice|letter|label|point|statement|number|image|part)s?\b{_TO_LINK}",
          "The most likely number is {}."),
-    _row(True, "after",
-         "choose chose select pick go say guess believe lean leaning", False,
-         r"(?:choose|chose|select|pick|go with|say|guess|believe|lean(?:ing)? towards?)(?:\sthat)?(?=[\s:])",
-         "I would choose {}."),
+    _row(True, "after", "choose chose select pick go say guess believe lean leaning", False,
+         r"(?:go (?:with|for)|lean(?:ing)? towards?|(?!go|lean)\w+)(?: that)?(?=[ \n:])", "I choose {}."),
     _row(False, "around", "correspond corresponds aligns match matches", False,
          r"(?:corresponds?(?: \w+)?(?: to| with)|aligns (?:\w+ )?with|match(?:es)?)\b",
          "The reference corresponds to {}."),
-    _row(False, "after", "Therefore Thus Hence So Overall Based Given Considering conclusion", False,
+    _row(False, "after", "Therefore Thus Hence So Overall Based Given Considering", False,
          rf"{_OPENING}\w+\b(?=\W*\w)",
          "Therefore, the landform in the picture is {}."),
-    _row(True, "before", "correct best closest answer choice", True,
-         r"\w+\b(?! to (?:option|choice|\(?[a-j]\b))", "{} is the correct one."),
+    _row(True, "before", "correct best closest answer choice only", True,
+         r"(?!only\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))|only (?:one|option|choice|image)\b",
+         "{} is the correct one."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
-         r"|reasonable)(?:ly)?|best|better)\b",
-         "{} is more accurate."),
+         r"|reasonable)(?:ly)?|best|better)\b", "{} is more accurate."),
     _row(False, "after", "leaves leaving", False, r"leav(?:es|ing)(?: us with)?(?: only)?(?=\s)",
          "Two are too long and one is too short, which leaves {}."),
     _row(False, "before", "closer darker", True, r"\w+", "Point B appears closer."),
-    _row(False, "before", "shares fits remains remain follow follows", False, r"\w+",
-         "{} shares the style."),
+    _row(False, "before", "shares fits remains remain follow follows", False, r"\w+", "{} shares the style."),
 )  # fmt: skip
 
 LETTER = re.compile(
@@ -97,7 +93,7 @@ DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the))*\s*$")
 REJECTED = re.compile(
     r"(?:\s(?!because\b|since\b|as\b|for\b|so\b|which\b|but\b|and\b)[\w(),.°-]+){0,6}?\s"
     r"(?:(?:does|is|are|can|would|has)(?:\s?not|n't)\b|(?:is|are)\s(?:incorrect|wrong|false|ruled out)\b)"
-    r"|项?(?:错误|不正确)"
+    r"|\s?[:|]\s(?i:incorrect|wrong|false|no)\b|项?(?:错误|不正确)"
 )
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(r"(?:\w+,?\s){0,3}?(?:if|assuming)\b(?!.{0,60}\bchoose\b)")
@@ -106,7 +102,7 @@ UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
     r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
-    r"[^,;.\n]{0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
+    r"(?:(?! is \()[^,;.\n]){0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
@@ -124,6 +120,6 @@ COURTESY = re.compile(
     r"|thank you|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
-CHINESE_WORDS = "答案", "选", "正确"
-CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?)(?:应该?)?有?\s?(?:是|为|选|:)*\s?")
-"""What states a choice in Chinese; the option follows. One of the words is in each, and is found faster."""
+CHINESE_WORDS = "答案", "选", "正确", "정답", "答え", "正解"
+CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?|정답|答え|正解)(?:应该?)?有?\s?(?:是|为|选|은|は|:)*\s?")
+"""What states a choice in Chinese, Korean or Japanese, in front of the option. Each has one of the words."""

@@ -382,7 +382,9 @@ def _answering(
         seconds = estimates.seconds(anatomy, device, work, anatomy.stored())
     chosen = {"items at a time": together} | ({"processes": processes} if processes > 1 else {})
     remedy = "Lower max_pixels in --model-args, or give --engine dcsft_vllm with tensor_parallel_size=N"
-    if device.kind == "cpu" and kind.itemsize > stored.itemsize:
+    if parts["keys and values"] > device.free:
+        remedy = f"Lower --max-new-tokens ({longest}) or the responses to an item ({samples})"
+    elif device.kind == "cpu" and kind.itemsize > stored.itemsize:
         remedy = f"Give --model-args dtype={str(stored).removeprefix('torch.')}"
     return usage.Estimate(device, parts, seconds, settings=chosen, remedy=remedy)
 

@@ -52,7 +52,7 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
 
 def summary(notes: Mapping[str, Any]) -> str:
     """Items, responses and accuracy."""
-    parts = [f"{notes['items']} items", f"{notes['responses']} responses"]
+    parts = counted(notes, {"items": "items", "responses": "responses"})
     if notes["accuracy"] is not None:
         parts.append(f"{percent(notes['accuracy'])} right")
     words = {

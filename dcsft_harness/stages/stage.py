@@ -415,14 +415,20 @@ def _sampling(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+_ALIKE = ("limit", "items_sha256", "generation", "samples")
+"""What is equal in notes on a task that a board compares."""
+
+
 def _other_scores(folder: Path) -> list[Path]:
-    """The scores on the same tasks in the folders beside one, by their time."""
+    """The scores on the same tasks in the folders beside one, by their time, that a board can compare."""
     found = []
     try:
-        tasks = manifest.read(folder).notes["tasks"].keys()
+        mine = manifest.read(folder).notes["tasks"]
         for path in folder.parent.glob(f"*/{manifest.NAME}"):
             one = manifest.read(path.parent)
-            if one.kind == "scores" and path.parent != folder and tasks & one.notes.get("tasks", {}).keys():
+            theirs = one.notes.get("tasks", {}) if one.kind == "scores" and path.parent != folder else {}
+            both = [(mine[task], theirs[task]) for task in mine.keys() & theirs.keys()]
+            if both and all(a.get(key) == b.get(key) for a, b in both for key in _ALIKE):
                 found.append((one.created, path.parent))
     except HarnessError:
         return []
@@ -541,7 +547,13 @@ def percent(value: float | None) -> str:
 
 def counted(notes: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
     """The nonzero counts among some notes, with their words."""
-    return [f"{notes[name]} {text}" for name, text in words.items() if notes.get(name)]
+    some = {name: text for name, text in words.items() if notes.get(name)}
+    return [
+        f"{notes[name]} {text if notes[name] != 1 else _PLURAL.sub('', text)}" for name, text in some.items()
+    ]
+
+
+_PLURAL = re.compile(r"(?<=^item)s|(?<=^row)s|(?<=^response)s")
 
 
 def out_of_tokens(truncated: int, total: int, what: str) -> list[str]:
@@ -554,7 +566,8 @@ def out_of_tokens(truncated: int, total: int, what: str) -> list[str]:
 
 def difficulties(notes: Mapping[str, Any]) -> str:
     """The number of items of each difficulty."""
-    return f"{notes['items']} items: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
+    (count,) = counted(notes, {"items": "items"})
+    return f"{count}: {notes['easy']} easy, {notes['medium']} medium, {notes['hard']} hard"
 
 
 def with_paths(notes: Mapping[str, Any], output: Path) -> Notes:

@@ -7,7 +7,6 @@ that are boxes in original-image pixels; see `in_space`.
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -22,7 +21,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.curation.conversations import REFUSED, ROW
-from dcsft_harness.errors import HarnessError, grouped, listed
+from dcsft_harness.errors import HarnessError, refused_rows
 from dcsft_harness.models.chat_template import media_marks, render
 from dcsft_harness.models.weights import error_line
 from dcsft_harness.pictures import UnreadableError, file_bytes
@@ -128,19 +127,11 @@ class Conversations:
         """
         if not self.refused or (skip and self.turns):
             return
-        rows = sorted(self.refused)
-        first = self.refused[rows[0]]
-        if len(rows) == 1:
-            raise HarnessError(first.problem, f"{first.remedy}, or leave it out with --on-error skip")
-        reasons = [self.refused[row].problem.removeprefix(f"{self.name}, ") for row in rows]
-        parts = [reason.partition(": ") for reason in reasons]
-        at_places = all(re.fullmatch(r"\w+ \d+", place) for place, _, _ in parts)
-        said = "; ".join(grouped((place, why) for place, _, why in parts)) if at_places else listed(reasons)
-        total = len(rows) + len(self.turns)
-        raise HarnessError(
-            f"{self.name}: {len(rows)} of {total} rows cannot be trained on: {said}",
-            "Correct them, or leave them out with --on-error skip" if self.turns else "Correct them",
-        )
+        bad = []
+        for _, error in sorted(self.refused.items()):
+            place, _, why = error.problem.removeprefix(f"{self.name}, ").partition(": ")
+            bad.append((place, HarnessError(why, error.remedy)))
+        raise refused_rows(self.name, bad, len(bad) + len(self.turns), "trained on", skippable=True)
 
 
 def read(data: Path | Dataset) -> Conversations:
@@ -191,7 +182,8 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
         try:
             if (reason := reasons[number]) is not None:
                 named = reason.partition(f"{row_names[number]}: ")[2] if row_names else ""
-                raise HarnessError(f"{where}: {named or reason}", "Correct or remove it")
+                problem, _, remedy = (named or reason).partition("\n")
+                raise HarnessError(f"{where}: {problem}", remedy or "Correct or remove it")
             sizes = tuple(_decode(entry, where).size for entry in images)
             one = replace(_split(row["messages"], len(images), where), sizes=sizes)
             one = one if box is None else _boxed(one, box, where)

@@ -364,6 +364,71 @@ def commands(group=dcsft, name="dcsft"):
             yield f"{name} {one}", command
 
 
+@pytest.mark.parametrize(
+    ("verb", "words", "name", "value"),
+    [
+        ("evaluate", "--tasks a,b --task c", "tasks", "a,b,c"),
+        ("curate", "labels --keep easy --keep medium", "keep", "easy,medium"),
+        ("sample", "--model-args a=1 --model-args b=2", "model_args", "a=1,b=2"),
+        ("curate", "labels --mix hard=0.1 --mix easy=0.1", "mix", ("hard=0.1", "easy=0.1")),
+        ("curate", "labels --suspect 0.6 --seed 3", "seed", "3"),
+        ("evaluate", "", "tasks", None),
+        ("sample", "--data a.jsonl --data b.jsonl", "data", "--data is given 2 times: a.jsonl, b.jsonl"),
+        ("train sft", "--model m --dtype auto --dtype auto", "dtype", "--dtype is given 2 times: auto, auto"),
+    ],
+)
+def test_what_is_given_twice_is_joined_or_refused(verb, words, name, value):
+    """click silently takes the last."""
+    given = [*words.split(), "--output", "x", *(["--data", "d"] if verb == "train sft" else [])]
+    if "2 times" in str(value):
+        with pytest.raises(click.UsageError, match=value):
+            running.command_of(verb).make_context(verb, given)
+    else:
+        assert running.command_of(verb).make_context(verb, given).params[name] == value
+
+
+def test_a_missing_option_is_described(capsys):
+    assert main(["score", "adapter"]) == 2 and "missing option '--suite'" in capsys.readouterr().err
+    with pytest.raises(HarnessError, match="is missing. Give it a value: The checkpoint to train"):
+        stages.STAGES["train sft"]("x", data="set")
+
+
+@pytest.mark.parametrize("word", ["--data=~/no.jsonl", "--model-args=batch_size=2,pretrained=~/no.jsonl"])
+def test_a_home_folder_that_the_shell_leaves_is_found(tmp_path, monkeypatch, capsys, word):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    more = ["--task=dcsft_digits_pool"] if "pretrained" in word else ["--model=digits", "--scorer=exact_word"]
+    assert main(["sample", word, *more, "--output", str(tmp_path / "out")]) == 1
+    assert f"{tmp_path}/no.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"pool": "no.jsonl"}, "no.jsonl does not exist"),
+        ({"test": "no.jsonl"}, "no.jsonl does not exist"),
+        ({"scorer": "exact_wrod"}, "unknown scorer 'exact_wrod'"),
+        ({"scorer": "mine.py:judge"}, "names a file. Name its module: mine:judge"),
+        ({"tasks": "dcsft_digits,dcsft_digitz"}, "unknown task 'dcsft_digitz'"),
+        ({"tasks": "dcsft_wemath"}, "the data of dcsft_wemath is not prepared"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_recipe_looks_for_its_inputs_first(tmp_path, monkeypatch, capsys, given, said, dry):
+    if said is None and not dry:
+        pytest.skip("it would run")
+    said = None if dry and "tasks" in given and "not prepared" in said else said
+    monkeypatch.setenv("DCSFT_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("pool.jsonl", "test.jsonl"):
+        Path(name).write_text('{"question": "?", "answer": "x"}')
+    given = {"model": "digits", "pool": "pool.jsonl", "test": "test.jsonl", "scorer": "exact_word", **given}
+    words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+    assert main(["run", "paradigms", *words, "--output", "out", *dry]) == (said is not None)
+    assert said is None or said in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_help_fits_a_terminal_of_80_columns():
     for name, command in commands():
         context = click.Context(command, info_name=name, terminal_width=80, max_content_width=80)

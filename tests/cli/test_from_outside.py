@@ -243,8 +243,8 @@ def test_recipes_that_double_at_each_level(tmp_path, capsys):
 
 def test_a_date_is_a_text(tmp_path, capsys):
     file = put(tmp_path / "own.yaml", "stages: [{stage: one, verb: sample, task: 2026-01-01}]")
-    assert main(["run", str(file), "--output", str(tmp_path / "out"), "--dry-run"]) == 0
-    assert "--task 2026-01-01" in capsys.readouterr().out
+    assert main(["run", str(file), "--output", str(tmp_path / "out"), "--dry-run"]) == 1
+    assert "unknown task '2026-01-01'" in capsys.readouterr().err
 
 
 def written(folder, **changes):

@@ -17,6 +17,7 @@ from dcsft_harness.curation import labels, overlap
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.data.benchmarks.prepared import prepare
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.sampling import own_data
 from tests.fixtures import published
 
 POOL, EVALUATION = "dcsft_refcoco_pool", "dcsft_ref_l4"
@@ -123,6 +124,7 @@ def test_the_artefact_names_what_was_compared(place):
         "tasks": [EVALUATION],
         "distance": 4,
         "hash": "pHash, 64 bits",
+        "alike": 0.98,
     }
     assert set(found.inputs) == {f"data of {POOL}", f"data of {EVALUATION}"}
 
@@ -219,6 +221,7 @@ def test_another_size_or_compression_is_a_few_bits_away(photo, quality, scale):
         copy = Image.open(io.BytesIO(jpeg(original.resize(size, Image.Resampling.BICUBIC), quality)))
         bits = overlap.perceptual_hash(original) ^ overlap.perceptual_hash(copy)
         assert bits.bit_count() <= overlap.DISTANCE
+        assert overlap.alike(*(np.frombuffer(overlap.thumbnail(one), np.uint8) for one in (original, copy)))
 
 
 def test_other_pictures_are_far_away(photo):
@@ -228,9 +231,41 @@ def test_other_pictures_are_far_away(photo):
     assert 28 < sum(distances) / len(distances) < 36
 
 
+def scattered(seed):
+    """Fifteen dots on white, as charts have them."""
+    image = Image.new("RGB", (240, 180), "white")
+    for x, y in np.random.Generator(np.random.PCG64(seed)).integers(10, 170, (15, 2)):
+        image.paste("black", (int(x), int(y), int(x) + 5, int(y) + 5))
+    return image
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "kind"),
+    [
+        (Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue"), None),
+        (Image.new("RGB", (64, 64), "red"), Image.new("RGB", (90, 64), (250, 2, 3)), "near"),
+        (Image.new("RGB", (64, 64), "white"), scattered(2), None),
+        (scattered(2), scattered(2).resize((120, 90), Image.Resampling.BICUBIC), "near"),
+        (scattered(2), scattered(2), "exact"),
+        (scattered(2), scattered(3), None),
+    ],
+)
+def test_pictures_of_one_hash_are_compared_themselves(tmp_path, monkeypatch, one, other, kind):
+    """pHashes see neither colors nor small things: plain pictures, or charts of one form, have one."""
+    monkeypatch.setattr(overlap, "perceptual_hash", lambda image: 7)
+    for name, image in {"mine": one, "theirs": other}.items():
+        image.save(tmp_path / f"{name}.png")
+        row = {"question": "What is it?", "answer": "x", "image": f"{name}.png"}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row))
+    files = [tmp_path / f"{name}.jsonl" for name in ("mine", "theirs")]
+    mine, theirs = (overlap.read_images(own_data.open_file(file, "exact_word", None)) for file in files)
+    assert [pair.kind for pair in overlap.compare(mine, "theirs", theirs, 4)] == [kind] * (kind is not None)
+
+
 def images_of(values, items=()):
     names, digests = [str(at) for at in range(len(values))], [str(value).encode() for value in values]
-    return overlap.Images(names, digests, np.array(values, dtype=np.uint64), list(items))
+    hashes, thumbs = np.array(values, dtype=np.uint64), np.zeros((len(values), 256), np.uint8)
+    return overlap.Images(names, digests, hashes, thumbs, list(items))
 
 
 def test_an_item_is_listed_with_every_image_that_it_shares():

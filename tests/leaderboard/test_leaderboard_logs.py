@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -126,7 +127,12 @@ class TestReading:
         board = load([folder], choices=Choices({}, {ID: "id"}))
         assert accuracies(board)["mine", ID] == 0.5
         assert [task.name for task in board.tasks] == [ID]
-        assert any("left out" in one and said in one for one in board.remarks)
+        (one,) = [one for one in board.remarks if "left out" in one]
+        assert one.startswith(f"Row mine is without {OOD_R}, which is left out") and said in one
+        others = [shutil.copytree(folder, tmp_path / f"other-{number}") for number in range(3)]
+        board = load([folder, *others], choices=Choices({}, {ID: "id"}))
+        (one,) = [one for one in board.remarks if "left out" in one]  # once for all
+        assert one.startswith(f"All 4 rows are without {OOD_R}, which is left out") and said in one
         # The choice of a task without a score says why, and not that the task is unknown.
         with pytest.raises(HarnessError, match=said):
             load([folder], choices=Choices({}, {OOD_R: "ood"}))

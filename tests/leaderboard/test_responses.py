@@ -309,6 +309,9 @@ class TestRefusals:
     def test_damaged_files(self, tmp_path):
         options = {"scorer": "box_iou", "box_space": "pixel"}
         assert "does not exist" in refusal(tmp_path / "no.jsonl", tmp_path / "x", **options)
+        assert "is a folder" in refusal(tmp_path, tmp_path / "x", **options)
+        (tmp_path / "a.csv").write_text("question,gold,response")
+        assert "a.csv is no JSONL or Parquet file" in refusal(tmp_path / "a.csv", tmp_path / "x", **options)
         (tmp_path / "a.jsonl").write_text("{")
         assert "line 1: not JSON" in refusal(tmp_path / "a.jsonl", tmp_path / "x", **options)
         (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
@@ -493,6 +496,19 @@ class TestATask:
             main(["curate", str(tmp_path / "mine"), "--keep", "medium", "--output", str(tmp_path / "c")]) == 1
         )
         assert "holds responses without their items" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("bad", [1, 2])
+    def test_documents_that_cannot_be_judged_are_told_once(self, tmp_path, capsys, bad):
+        lines = [
+            line(n, 1.0, target="4" if n >= bad else "no number", resps=[["4", "5", "6"]]) for n in range(4)
+        ]
+        log = log_folder(tmp_path / "log", {"mine": lines})
+        assert main(["label", str(log), "--scorer", "math", "--output", str(tmp_path / "x")]) == 1
+        said, places = (
+            capsys.readouterr().err,
+            ["row 1: ", "4 rows cannot be scored: rows 1 and 2: "][bad - 1],
+        )
+        assert said.count("is not mathematics") == 1 and places in said
 
     def test_options_that_do_not_go_together(self, tmp_path, capsys):
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))

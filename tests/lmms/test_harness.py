@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import typing_extensions
 from lmms_eval.api import model as upstream
+from lmms_eval.api import task as upstream_task
 from lmms_eval.api.task import ConfigurableMessagesTask
 from PIL import Image, ImageFile
 
@@ -148,6 +149,15 @@ def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(mo
     monkeypatch.setattr(suite, "load", full)
     with pytest.raises(HarnessError, match="No space left on device. Free some space, or set DCSFT_CACHE"):
         lmms.open_tasks([POOL])
+
+
+@pytest.mark.parametrize("opened", [lambda: lmms.open_tasks([POOL]), lambda: lmms.make_task({"task": "own"})])
+def test_a_home_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch, opened):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "home"))
+    upstream_task._resolve_hf_datasets_cache_dir.cache_clear()
+    with pytest.raises(HarnessError, match="cache cannot be made: .*file/home.*Set HF_HOME, and DCSFT_CACHE"):
+        opened()
 
 
 def own_task(folder, images, higher_is_better=True, **more):

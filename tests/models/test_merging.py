@@ -170,6 +170,7 @@ def test_updates_below_the_rounding_of_the_bases_type_are_named(tmp_path):
     [
         ({"use_dora": True}, False),
         ({"modules_to_save": ["lm_head"]}, True),
+        ({"modules_to_save": ["embed_tokens"]}, True),
         ({"modules_to_save": ["patch_embed", "merger"]}, False),
         ({"bias": "lora_only"}, False),
         ({"target": r".*embed_tokens|.*lm_head|.*q_proj"}, True),
@@ -341,6 +342,17 @@ def test_modules_that_peft_does_not_merge_are_noticed(trained, tmp_path, monkeyp
 
     monkeypatch.setattr(engine, "wrap", wrapping(lambda one: setattr(one, "merge", lambda **named: None)))
     refused(adapter, tmp_path / "merged", r"12 adapted modules stay as they were \(model\.visual\.")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lora_bias": True, "target": r".*o_proj"}, "the base layer has no bias. Use dcsft_hf"),
+        ({"init_lora_weights": "pissa_niter_4", "target": r".*\.q_proj"}, "pissa_niter_4 .*base at random"),
+    ],
+)
+def test_an_adapter_that_has_no_merge_is_refused(options, said, tmp_path):
+    refused(plain(tmp_path / "adapter", checkpoint("qwen2_5_vl"), **options), tmp_path / "merged", said)
 
 
 def test_a_merged_model_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import types
 
 import pytest
 
+from dcsft_harness.artifacts import usage
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.arguments import GenerationArguments
@@ -179,6 +180,27 @@ def test_what_vllm_refuses_is_one_sentence(fake, monkeypatch):
         drawn(model(), documents()[:1], SAMPLED)
     monkeypatch.setattr(sys.modules["vllm"], "SamplingParams", refuse)
     with pytest.raises(HarnessError, match="'tiny', doc_id 0: vLLM refuses the generation arguments"):
+        drawn(model(), documents()[:1], SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("free", "given", "said"),
+    [
+        (93e9, None, "messages above"),
+        (10e9, "4", "messages above"),
+        (10e9, None, "92 % of the memory, 92.0 GB, and 10.0 GB are free. Set VLLM_CPU_KVCACHE_SPACE=4"),
+    ],
+)
+def test_memory_that_vllm_wants_of_a_cpu_is_said(fake, monkeypatch, free, given, said):
+    def refuse(*args, **options):
+        raise RuntimeError("Engine core initialization failed. See root cause above.")
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", refuse)
+    monkeypatch.setattr(usage, "machine_memory", lambda: (100e9, free))
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    if given:
+        monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", given)
+    with pytest.raises(HarnessError, match=f"cannot serve .*root cause above.*{said}"):
         drawn(model(), documents()[:1], SAMPLED)
 
 

@@ -186,6 +186,17 @@ def test_another_number_of_processes_makes_no_other_stage(tmp_path):
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("tasks", ["dcsft_wemath", "dcsft_[rw]em*", ["dcsft_reasoning"]])
+def test_tasks_whose_data_is_prepared_again_make_another_stage(tmp_path, monkeypatch, tasks):
+    monkeypatch.setenv("DCSFT_DATA", str(tmp_path))
+    keys = set()
+    for number in range(2):
+        (tmp_path / "dcsft_wemath").mkdir(exist_ok=True)
+        (tmp_path / "dcsft_wemath" / manifest.NAME).write_text(f'{{"made": {number}}}')
+        keys.add(chain.key(recipes.Stage("x", "evaluate", {"tasks": tasks}, {}), tmp_path))
+    assert len(keys) == 2
+
+
 def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeypatch):
     wanted = chain.key
 

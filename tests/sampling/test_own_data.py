@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from dcsft_harness import cli, errors, lmms, pictures, sampling
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import own_data
+from tests.fixtures.artifacts import small_disk
 
 QUESTION = "Which bird is it?"
 # For each scorer: a solution, what it is as gold, a right response, a wrong one.
@@ -215,6 +216,10 @@ BAD = {
         "line 2: both `messages` and `images` name pictures",
     ),
     "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
+    "another system's path": (
+        old(image="images\\0.png"),
+        r"line 2: image .*images.0\.png does not exist. Write paths with / .* it out with --on-error",
+    ),
     "a folder": (old(image="images"), "line 2: image .*images is not a regular file"),
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
     "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
@@ -454,9 +459,18 @@ class TestHostileRows:
             own_data.open_file(file(folder, *rows), "exact_word", None)
         assert re.search(
             r"3 of 4 rows .*: line 2: not JSON .*; line 3: the same item as line 1 .*; line 4: image "
-            r".*text\.png cannot be read .*no image that Pillow knows",
+            r".*text\.png cannot be read .*no image that Pillow knows.*, or leave them out with ",
             str(error.value),
         )
+
+    @pytest.mark.parametrize("size", ["8k", "24k"])
+    def test_a_full_folder_for_temporary_files_is_named(self, folder, monkeypatch, size):
+        path = file(folder, *(old(problem=f"{number} {'x' * 3000}") for number in range(20)))
+        with small_disk(folder / "disk", size):
+            monkeypatch.setattr(tempfile, "tempdir", str(folder / "disk"))
+            with pytest.raises(HarnessError, match="cannot write the rows .* to .*disk.*Set TMPDIR to"):
+                own_data.open_file(path, "exact_word", None)
+            assert os.listdir(folder / "disk") == []
 
 
 @pytest.fixture

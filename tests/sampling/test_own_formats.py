@@ -1163,6 +1163,7 @@ class TestOrdinaryDefects:
             ("a.zip", b"PK\x03\x04", "is a ZIP archive"),
             ("a.xlsx", b"PK\x03\x04", "is a ZIP archive"),
             ("a.tar", b"0.png" + bytes(252) + b"ustar\x00", "is a tar archive"),
+            ("a.tar.gz", b"0.png" + bytes(252) + b"ustar\x00", "is a tar archive"),
             ("a.jsonl.bz2", b"BZh91AY", "is packed by bzip2"),
             ("a.jsonl.xz", b"\xfd7zXZ\x00", "is packed by xz"),
             ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
@@ -1179,7 +1180,8 @@ class TestOrdinaryDefects:
     @pytest.mark.parametrize("skip", [False, True])
     def test_files_of_other_kinds_are_called_so(self, tmp_path, name, content, said, skip):
         rest = b"\n" + lines([BIRD_ROW]).encode() + b"\n"  # a stored archive has its rows as they are
-        (tmp_path / name).write_bytes(content + rest)
+        rest = gzip.compress(content + rest) if name.endswith(".gz") else content + rest
+        (tmp_path / name).write_bytes(rest)
         with pytest.raises(HarnessError, match=f"{re.escape(name)} {re.escape(said)}"):
             own_data.open_file(tmp_path / name, "exact_word", None, skip)
 
@@ -1188,15 +1190,16 @@ class TestOrdinaryDefects:
         frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
         path = folder / "seen.jsonl"
         row = {"question": "Which is it?", "answer": "A", "choices": ["one", "two"], "image": "moving.gif"}
-        path.write_text(lines([row, {**row, "question": "one or two?", "image": "0.png"}]))
+        more = [{**row, "question": ask, "image": "0.png"} for ask in ("one or two?", "In one word?")]
+        path.write_text(lines([row, *more]))
         own_data.open_file(path, "choice", None)
         said = " ".join(caplog.messages)
         assert "an image of several frames, of which the model sees the first: line 1" in said
-        assert "options that their question does not name: line 1" in said and "line 2" not in said
+        assert "options that their question does not name: line 1, line 3" in said and "line 2" not in said
         assert main(["data", "inspect", str(path), "--scorer=choice"]) == 0
         shown = capsys.readouterr()
         assert "GIF, frame 1 of 2, 8 x 8 pixels" in shown.out
-        assert "options that their question does not name: line 1" in shown.err
+        assert "options that their question does not name: line 1, line 3" in shown.err
 
 
 def judge(name):

@@ -113,22 +113,10 @@ def test_a_gold_is_a_letter_or_a_text(answer: str) -> None:
     assert choice("It is B.", answer=answer, choices=CEREALS).score == 1.0
 
 
-@pytest.mark.parametrize(
-    ("response", "choices", "stated"),
-    [
-        ("The left image is painted, so the real photo is the right one.", ["left", "right"], "B"),
-        ("The earlier map is the second one.", ["the first", "the second", "the third"], "B"),
-        ("It is the right one, as it has no seams.", ["the left", "the right"], "B"),
-    ],
-)
-@pytest.mark.parametrize("noun", ["image", "picture"])
-def test_one_stands_for_the_noun_that_all_options_share(
-    response: str, choices: list[str], stated: str, noun: str
-) -> None:
-    """As people speak of two pictures."""
-    options = [f"{one} {noun}" for one in choices]
-    assert choice(response, answer=stated, choices=options).extracted == stated
-    assert choice("So it is the right one.", answer="A", choices=["the left dog", "the right cat"]).score == 0
+def test_an_answer_between_long_reasons_is_read() -> None:
+    """As models write that explain themselves twice."""
+    text = "The ears are long. " * 20 + "\n\n**Answer: B**\n\n" + "The husks are dry and thin. " * 25
+    assert choice(text, answer="B", choices=CEREALS).score == 1.0
 
 
 def test_an_option_with_the_golds_text_is_right_as_well() -> None:
@@ -214,6 +202,7 @@ HOSTILE = (
     ),
     *("matches ", "1 ", "1/", "1,", "√2", "((", "if ", "答案", "than ", "not ", "not a ", "B. 3 ", "1.5 cm "),
     *("best part ", "\\boxed{", "Wait ", "while a", "(A", "closer is ", "<answer>", '"answer": '),
+    *("[ ]✅", "x, but "),
 )
 
 

@@ -28,6 +28,21 @@ KINDS = {
         (r"So $\fbox{11}$. The check gives 3.", "11", 1),
         (r"\boxed{}, so \boxed{\text{11}}", "11", 1),
     ],
+    "what follows, in signs": [
+        ("3x = 33 => x = 11", "11", 1),
+        (r"$3x = 33 \Rightarrow x = 11$", "11", 1),
+        ("∴ x = 11", "11", 1),
+        (r"\boxed{(1,2) \rightarrow (3,8)}", "(1,2)\n(3,8)", 1),
+        ("ANSWER: 11", "11", 1),
+        ("- 2.5", "-2.5", 1),
+    ],
+    "denied and compared": [
+        ("The answer is not 11.", "11", 0),
+        ("The answer is not 11 but 12.", "12", 1),
+        ("Thus x = 12, which is greater than 11.", "11", 0),
+        ("Thus x = 12, which is greater than 11.", "12", 1),
+        ("The part that is not shaded is 30 - 18 = 12.", "12", 1),
+    ],
     "percent, thousands, powers of ten": [
         (r"\boxed{40.0\%}", "40", 1),
         (r"\boxed{0.4}", r"40\%", 1),
@@ -71,6 +86,11 @@ KINDS = {
         (r"\boxed{\frac{\pi}{4}}", r"45^\circ", 1),
         (r"\boxed{45°}", r"\frac{\pi}{4}", 1),
         ("π/4 rad", "45°", 1),
+        ("3 × 4 - 5 = 7 (cm)", "7", 1),
+        (r"\boxed{20^{\circ}30^{\prime}}", "20.5°", 1),
+        ("20.5°", r"$20^{\circ}30'$", 1),
+        ("20°3'", r"$20^{\circ}30'$", 0),
+        ("20", r"$20^{\circ}30'$", 0),
         ("1 rad", "1°", 0),
         (r"\boxed{\frac{\pi}{4}}", "45", 0),
         (r"\boxed{\frac{\pi}{4}}", r"60^\circ", 0),
@@ -129,6 +149,9 @@ KINDS = {
         (r"\boxed{3-2x}", "y=3-2x", 1),
         ("$$a_n = 3^{n-1}$$", "$$3^{n-1}$$", 1),
         (r"\boxed{BA=DC}", "AB=CD", 1),
+        (r"\boxed{\vec{a}-\vec{b}}", r"$\overrightarrow{a}-\overrightarrow{b}$", 1),
+        (r"\boxed{<, >}", "<, >", 1),
+        (r"\boxed{>, <}", "<, >", 0),
         (r"\boxed{AB=CE}", "AB=CD", 0),
     ],
     "exact values": [
@@ -293,7 +316,9 @@ def test_reads(response, gold, score):
     assert verdict.score == score
 
 
-@pytest.mark.parametrize("response", ["", "   ", "goose", "I cannot answer this.", "<think>It is 4.</think>"])
+@pytest.mark.parametrize(
+    "response", ["", "   ", "goose", r"\boxed{}", "I cannot answer this.", "<think>It is 4.</think>"]
+)
 def test_nothing_mathematical_is_no_answer(response):
     assert math(response, answer="4") == Verdict(0.0, None)
 

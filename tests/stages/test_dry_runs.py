@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import click
@@ -131,6 +132,12 @@ def test_processes_that_share_the_items_are_planned_for(capsys):
         "never", "24 GB", model="digits", task="dcsft_digits_pool", num_processes=8
     )
     assert shared.seconds < alone.seconds and shared.memory == alone.memory
+
+
+@pytest.mark.parametrize("given", [{"max_new_tokens": 10**8, "samples": 2}, {"samples": 10**8}])
+def test_responses_that_do_not_fit_are_told_by_their_length_and_number(given):
+    plan = STAGES["sample"].plan("never", "24 GB", model="digits", task="dcsft_digits_pool", limit=1, **given)
+    assert not plan.fits and re.match(r"Lower --max-new-tokens \(\d+\) or the responses", plan.remedy)
 
 
 def test_processes_on_a_cpu_share_its_memory(monkeypatch):

@@ -571,6 +571,16 @@ def test_the_next_command_names_the_other_scores(tmp_path, monkeypatch):
             assert then(name, {}) == "dcsft leaderboard build new OTHER-SCORES... --output board"
     assert then("new", {}) == "dcsft leaderboard build new 'my scores' old --output board"
     assert then("other", {}) == "dcsft leaderboard build other OTHER-SCORES... --output board"
+    for name, limit in {"two": 2, "also two": 2}.items():  # which a board compares with each other alone
+        _made("scores", name, "evaluate", {}, {}, notes={"tasks": {"a": {"limit": limit}}})
+    assert then("two", {}) == "dcsft leaderboard build two 'also two' --output board"
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 item"), (2, "2 items")])
+def test_counts_are_grammatical(count, said):
+    notes = {"items": count, "responses": 8, "accuracy": 0.5, "easy": count, "medium": 0, "hard": 0}
+    assert STAGES["sample"].summary(notes).startswith(f"{said}, 8 responses")
+    assert STAGES["label"].summary(notes).startswith(f"{said}: {count} easy")
 
 
 OWN = {

@@ -204,6 +204,7 @@ def test_groups_have_the_papers_tasks():
     }
     assert families == set(known["dcsft_paper"])
     assert members("dcsft_paper") == known["dcsft_paper"]
+    assert members("dcsft_imagenet_[ar]") == ["dcsft_imagenet_a", "dcsft_imagenet_r"]
 
 
 @pytest.mark.slow

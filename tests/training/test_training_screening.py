@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.arguments import ModelSettings
@@ -229,4 +230,7 @@ def test_bad_rows_of_a_file_of_ones_own_are_listed_by_their_lines(tmp_path, caps
     else:
         assert "mine.jsonl: 3 of 6 rows cannot be trained on: line 3: image " in said
         assert "; line 7: image " in said and "; line 9: the prompt has '<|image_pad|>' in its text" in said
+        with pytest.raises(HarnessError, match="2 of 6 .*line 7: .*\\. Replace the file, or ") as own:
+            data.examined(conversations.from_rows(tmp_path / "mine.jsonl", None, None)).refuse()
+        assert str(own.value).count("Replace the file") == 1
         assert "Traceback" not in said and "row" not in said.replace("rows", "").replace("the row", "")
