@@ -276,9 +276,10 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
             given["multiple"] = True
         elif extra(field, "bare") is not None:
             given |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
-        else:
-            listed = is_sequence(field.annotation) or given["metavar"].endswith("=V,...")
-            given |= {"multiple": True, "callback": _joined if listed else _once}
+        elif is_sequence(field.annotation) or given["metavar"].endswith("=V,..."):
+            given |= {"multiple": True, "callback": _joined}
+        elif extra(field, "reads"):
+            given |= {"multiple": True, "callback": _once}
         if (complete := _completing(name, field)) is not None:
             given["shell_complete"] = complete
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
@@ -294,7 +295,10 @@ def _joined(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
 
 
 def _once(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> str | None:
-    """The value of an option; two are refused, of which click would silently take the last."""
+    """The value of an option that names an input; two are refused, of which click would take the last.
+
+    Of other options the last counts, as shells' scripts expect: `dcsft train sft $USUAL --seed 1`.
+    """
     if len(values) > 1:
         raise click.UsageError(f"{param.opts[0]} is given {len(values)} times: {', '.join(values)}", ctx)
     return values[0] if values else None

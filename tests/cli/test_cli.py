@@ -374,11 +374,12 @@ def commands(group=dcsft, name="dcsft"):
         ("curate", "labels --suspect 0.6 --seed 3", "seed", "3"),
         ("evaluate", "", "tasks", None),
         ("sample", "--data a.jsonl --data b.jsonl", "data", "--data is given 2 times: a.jsonl, b.jsonl"),
-        ("train sft", "--model m --dtype auto --dtype auto", "dtype", "--dtype is given 2 times: auto, auto"),
+        ("train sft", "--model m --model n", "model", "--model is given 2 times: m, n"),
+        ("train sft", "--model m --seed 1 --seed 2", "seed", "2"),
     ],
 )
 def test_what_is_given_twice_is_joined_or_refused(verb, words, name, value):
-    """click silently takes the last."""
+    """Of inputs click would silently take the last."""
     given = [*words.split(), "--output", "x", *(["--data", "d"] if verb == "train sft" else [])]
     if "2 times" in str(value):
         with pytest.raises(click.UsageError, match=value):

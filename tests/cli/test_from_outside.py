@@ -156,7 +156,9 @@ MANY = {
 }
 ASSUMED = {
     "scales": {"digits": {"assume": [1], "tokens": {"prompt": 1}}},
-    "stages": [{"stage": "one", "verb": "sample", "task": "t", "model_args": "pretrained=digits"}],
+    "stages": [
+        {"stage": "one", "verb": "sample", "task": "dcsft_digits_pool", "model_args": "pretrained=digits"}
+    ],
 }
 RECIPES = {
     "each of 60 to the 4th": (stage("label", each=SIXTY), "each of stage 'one' has 12,960,000 combinations"),
