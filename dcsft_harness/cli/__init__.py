@@ -60,7 +60,10 @@ class Flow(click.Group):
             near = difflib.get_close_matches(args[0], names, 2)
             also = f" Did you mean {' or '.join(near)}?" if near else ""
             raise click.UsageError(f"No such command '{args[0]}'.{also}", ctx)
-        return super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            running.refuse_twice(ctx, name, command, rest)
+        return name, command, rest
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing the stages' files."""
@@ -112,7 +115,7 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
-_HOME = re.compile(r"(?:^|,)[\w-]+=~/")
+_HOME = re.compile(r"(?<=[,=])~(?=/)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     # Shells leave the home folder of NAME=~/FILE as it is.
-    arguments = [_HOME.sub(lambda found: f"{found[0][:-2]}{Path.home()}/", one) for one in given]
+    arguments = [_HOME.sub(lambda _: str(Path.home()), one) for one in given]
     if arguments[:1] != ["lmms-eval"]:
         _calm()
         interrupts.install()

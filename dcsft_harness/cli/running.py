@@ -14,7 +14,16 @@ from pydantic.fields import FieldInfo
 from dcsft_harness import ranks, reading
 from dcsft_harness.cli import bar
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import Settings, extra, flag, get_choices, is_sequence, members, shown
+from dcsft_harness.settings import (
+    Settings,
+    extra,
+    flag,
+    get_choices,
+    is_sequence,
+    members,
+    refuse_again,
+    shown,
+)
 from dcsft_harness.stages import DONE, STAGES, Stage
 
 # `dcsft data`: prepares published benchmarks and pools as the folders that tasks read.
@@ -276,14 +285,13 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
             given["multiple"] = True
         elif extra(field, "bare") is not None:
             given |= {"is_flag": False, "flag_value": str(extra(field, "bare"))}
-        else:
-            listed = is_sequence(field.annotation) or given["metavar"].endswith("=V,...")
-            given |= {"multiple": True, "callback": _joined if listed else _once}
+        elif is_sequence(field.annotation) or given["metavar"].endswith("=V,..."):
+            given |= {"multiple": True, "callback": _joined}
         if (complete := _completing(name, field)) is not None:
             given["shell_complete"] = complete
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
         kind = click.Choice(choices) if choices else str
-        one = click.Option(names, required=field.is_required(), type=kind, default=None, **given)
+        one = click.Option(names, required=field.is_required(), type=kind, **given)
         (required if field.is_required() else others).append(one)
     return [*first, *required, *others]
 
@@ -293,11 +301,16 @@ def _joined(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -
     return ",".join(values) if values else None
 
 
-def _once(ctx: click.Context, param: click.Parameter, values: Sequence[str]) -> str | None:
-    """The value of an option; two are refused, of which click would silently take the last."""
-    if len(values) > 1:
-        raise click.UsageError(f"{param.opts[0]} is given {len(values)} times: {', '.join(values)}", ctx)
-    return values[0] if values else None
+def refuse_twice(ctx: click.Context, name: str | None, command: click.Command, args: list[str]) -> None:
+    """Refuses an option that a command is given twice, of which click would silently take the last."""
+    inner = click.Context(command, ctx, name, **command.context_settings)
+    try:
+        *_, given = command.make_parser(inner).parse_args(list(args))
+    except click.UsageError:  # which the command itself raises
+        return
+    for one in given:
+        if isinstance(one, click.Option) and not (one.multiple or one.is_flag) and given.count(one) > 1:
+            raise click.UsageError(f"{one.opts[0]} is given twice", inner)
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -474,12 +487,16 @@ def _callback(stage: Stage) -> Callable[..., None]:
     return call
 
 
-def assignment(text: str) -> tuple[str, str]:
-    """Splits a `--set NAME=VALUE` into name and value; an error without a name or an equals sign."""
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")
-    return name, value
+def assignments(texts: Iterable[str]) -> dict[str, str]:
+    """Names and values of several `--set NAME=VALUE`, each name once."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")
+        refuse_again("--set", name, found)
+        found[name] = value
+    return found
 
 
 def _with_passed(
@@ -497,7 +514,7 @@ def _with_passed(
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one per line")
         for name, value in read.items():
             (ours if name in stage.options.model_fields else others)[str(name)] = value
-    for name, value in map(assignment, passed):
+    for name, value in assignments(passed).items():
         try:
             others[name] = reading.from_yaml(value)
         except ValueError as error:

@@ -363,7 +363,12 @@ def test_a_file_sets_what_the_command_line_sets(tmp_path):
     assert recipes.load(str(file)).stages == own(tmp_path).stages
 
 
-INIT = ["init", "--pool", "mine.jsonl", "--scorer", "choice", "--tasks", "", "--output", "mine.yaml"]
+def initialized(*given):
+    """The exit code of `init` with some options, over others."""
+    options = {"--pool": "mine.jsonl", "--scorer": "choice", "--tasks": "", "--output": "mine.yaml"}
+    options |= {"--model": "own/er", "--test": "0.1", "--device": "cpu"}
+    options |= dict(zip(given[::2], given[1::2], strict=True))
+    return main(["init", *(word for pair in options.items() for word in pair)])
 
 
 @pytest.mark.parametrize(
@@ -381,15 +386,15 @@ def test_init_writes_a_recipe_that_runs(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text("{}\n")
     (tmp_path / "held.jsonl").write_text("{}\n")
-    given = [*INIT, "--model", model, "--test", test, "--device", device]
-    assert main(given) == 0
+    given = ["--model", model, "--test", test, "--device", device]
+    assert initialized(*given) == 0
     shown = capsys.readouterr()
     assert "next: dcsft run mine.yaml" in shown.err and told in shown.out + shown.err
     found = recipes.load("mine.yaml")
     assert found.scale == scale and found.stages[0].options["data"] == "mine.jsonl"
     (scored, *_) = [stage.options for stage in found.stages if stage.verb == "evaluate"]
     assert options.items() <= scored.items()
-    assert main(given) == 1
+    assert initialized(*given) == 1
     assert "mine.yaml exists" in capsys.readouterr().err
 
 
@@ -411,8 +416,7 @@ def test_init_writes_a_recipe_that_runs(
 def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, given, told):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text("{}\n")
-    defaults = ["--model", "own/er", "--test", "0.1", "--device", "cpu"]
-    assert main([*INIT, *defaults, *given]) == 1
+    assert initialized(*given) == 1
     assert told in capsys.readouterr().err and not (tmp_path / "mine.yaml").exists()
 
 
@@ -420,8 +424,7 @@ def test_init_takes_patterns_and_files_as_evaluate_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("mine.jsonl", "own.yaml", "more.jsonl"):
         (tmp_path / name).write_text("{}\n")
-    given = ["--model", "own/er", "--test", "", "--device", "cpu", "--tasks"]
-    assert main([*INIT, *given, "own.yaml, more.jsonl,dcsft_digits_?,"]) == 0
+    assert initialized("--test", "", "--tasks", "own.yaml, more.jsonl,dcsft_digits_?,") == 0
     found = [stage.options for stage in recipes.load("mine.yaml").stages if stage.verb == "evaluate"]
     assert found[0]["tasks"] == ["own.yaml", "more.jsonl", "dcsft_digits_?"]
 
