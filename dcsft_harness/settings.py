@@ -26,13 +26,20 @@ def read_pairs(given: object, name: str, form: str, example: str) -> object:
     """A repeated option's texts of a form like TASK=NAME as a mapping; anything else unchanged."""
     if not isinstance(given, list | tuple):
         return given or {}
-    found = {}
+    found: dict[str, str] = {}
     for one in given:
         key, sign, value = str(one).partition("=")
         if not (key and sign and value):
             raise HarnessError(f"{name} {one} is not of the form {form}", f"As in {example}")
+        refuse_again(name, key, found)
         found[key] = value
     return found
+
+
+def refuse_again(option: str, name: str, found: Mapping[str, object]) -> None:
+    """Refuses a name that a repeated option gave before, of which the last would win without a word."""
+    if name in found:
+        raise HarnessError(f"{option} gives {name} twice", "Give it once")
 
 
 def option(
@@ -107,7 +114,7 @@ class Settings(BaseModel):
     @classmethod
     def _from_text(cls, values: Mapping[str, object]) -> dict[str, object]:
         return {
-            name: _read(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
+            name: read_text(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
             for name, value in values.items()
         }
 
@@ -207,7 +214,7 @@ def is_sequence(kind: object) -> bool:
     return any(get_origin(one) in (tuple, list, Sequence) for one in members(kind))
 
 
-def _read(kind: object, value: object) -> object:
+def read_text(kind: object, value: object) -> object:
     """Converts a value that arrived as text to its field's type; a yes or no is never a number."""
     kinds = members(kind)
     if isinstance(value, str):

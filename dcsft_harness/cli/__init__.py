@@ -112,7 +112,7 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
-_HOME = re.compile(r"(?:^|,)[\w-]+=~/")
+_HOME = re.compile(r"(?<=[,=])~(?=/)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if argv is None else argv
     # Shells leave the home folder of NAME=~/FILE as it is.
-    arguments = [_HOME.sub(lambda found: f"{found[0][:-2]}{Path.home()}/", one) for one in given]
+    arguments = [_HOME.sub(lambda _: str(Path.home()), one) for one in given]
     if arguments[:1] != ["lmms-eval"]:
         _calm()
         interrupts.install()

@@ -14,7 +14,16 @@ from pydantic.fields import FieldInfo
 from dcsft_harness import ranks, reading
 from dcsft_harness.cli import bar
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import Settings, extra, flag, get_choices, is_sequence, members, shown
+from dcsft_harness.settings import (
+    Settings,
+    extra,
+    flag,
+    get_choices,
+    is_sequence,
+    members,
+    refuse_again,
+    shown,
+)
 from dcsft_harness.stages import DONE, STAGES, Stage
 
 # `dcsft data`: prepares published benchmarks and pools as the folders that tasks read.
@@ -284,7 +293,7 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
             given["shell_complete"] = complete
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
         kind = click.Choice(choices) if choices else str
-        one = click.Option(names, required=field.is_required(), type=kind, default=None, **given)
+        one = click.Option(names, required=field.is_required(), type=kind, **given)
         (required if field.is_required() else others).append(one)
     return [*first, *required, *others]
 
@@ -478,12 +487,16 @@ def _callback(stage: Stage) -> Callable[..., None]:
     return call
 
 
-def assignment(text: str) -> tuple[str, str]:
-    """Splits a `--set NAME=VALUE` into name and value; an error without a name or an equals sign."""
-    name, sign, value = text.partition("=")
-    if not sign or not name:
-        raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")
-    return name, value
+def assignments(texts: Iterable[str]) -> dict[str, str]:
+    """Names and values of several `--set NAME=VALUE`, each name once."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")
+        refuse_again("--set", name, found)
+        found[name] = value
+    return found
 
 
 def _with_passed(
@@ -501,7 +514,7 @@ def _with_passed(
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one per line")
         for name, value in read.items():
             (ours if name in stage.options.model_fields else others)[str(name)] = value
-    for name, value in map(assignment, passed):
+    for name, value in assignments(passed).items():
         try:
             others[name] = reading.from_yaml(value)
         except ValueError as error:

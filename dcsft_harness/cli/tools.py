@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from dcsft_harness import environment, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import ROOT, SettingsCommand, assignment, data_root, run_stage
+from dcsft_harness.cli.running import ROOT, SettingsCommand, assignments, data_root, run_stage
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.settings import flag
 
@@ -37,11 +37,10 @@ def run_recipe(
     from dcsft_harness.recipes import chain
 
     chosen = recipes.load(names, scale, given)
+    if dry_run:
+        bar.show(chain.described(chosen, output))
     chain.refuse_missing(chosen, unprepared=not dry_run)
     if dry_run:
-        from dcsft_harness.recipes.chain import described
-
-        bar.show(described(chosen, output))
         return
     clock = bar.Clock()
     from dcsft_harness.models.batching import remembering
@@ -185,7 +184,7 @@ def run(
     dcsft run paradigms --set pool=train.jsonl --set scorer=choice \\
         --set test=test.jsonl --output mine
     """  # noqa: D301 - click reads the \b
-    run_recipe(recipes, output, dry_run, scale, dict(map(assignment, given)))
+    run_recipe(recipes, output, dry_run, scale, assignments(given))
 
 
 @click.command()

@@ -28,11 +28,11 @@ from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, reporting_refusals, visible
-from dcsft_harness.lmms.tasks import members, refuse_unknown, refuse_unprepared
+from dcsft_harness.lmms.tasks import include, listing, members, refuse_unknown, refuse_unprepared
 from dcsft_harness.recipes import EMBEDDED, REFERENCE, Recipe, Stage, filled
 from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.scoring import get_scorer
-from dcsft_harness.settings import extra
+from dcsft_harness.settings import extra, flag
 from dcsft_harness.stages import STAGES
 
 # The estimated cost of a recipe's stages, from the assumptions of its scale.
@@ -260,14 +260,21 @@ def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
     for stage in recipe.stages:
         if isinstance(scorer := stage.options.get("scorer"), str):
             get_scorer(scorer)
-        for _, value, kind in STAGES[stage.verb].reading(stage.options):
+        if (folder := stage.options.get("include_path")) is not None:
+            include(Path(str(folder)))
+        for name, value, kind in STAGES[stage.verb].reading(stage.options):
             texts = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
-            texts = [one for one in texts if kind in ("pool", "tasks") and not REFERENCE.search(one)]
             for one in texts:
-                own_files.refuse_lost(one)
-            if not stage.options.get("include_path"):
-                tasks |= dict.fromkeys(one for one in texts if not Path(one).exists())
-    refuse_unknown([one for name in tasks for one in members(name)])
+                if REFERENCE.search(one) or Path(one).exists():
+                    continue
+                if kind == "file":
+                    raise HarnessError(f"{flag(name)} {one} does not exist", "Check the path")
+                if kind in ("pool", "tasks"):
+                    own_files.refuse_lost(one)
+                    tasks[one] = None
+    ours = {row["task"] for row in listing()}  # known without lmms-eval, which takes seconds to import
+    if others := [one for name in tasks for one in members(name) if one not in ours]:
+        refuse_unknown(others)
     if unprepared:
         refuse_unprepared(tasks)
 

@@ -56,6 +56,11 @@ _WIDTH = re.compile(r"\bw(?:idth)?\W+$", re.IGNORECASE)
 _REACH = 60
 """Characters between one named side and the next."""
 _KEYED = re.compile(r"bbox(?:_2d)?[\"']?\s{0,40}[:=]", re.IGNORECASE)
+# "The bounding box is 10, 20, 110, 220.", bbox_2d: "10, 20, 110, 220": four numbers and no fifth.
+_SAID = re.compile(
+    rf"(?:[Bb]ox|oordinate)(?:_2d)?[^\d\[\](){{}}<.]{{0,40}}?{_COMMA.join([_N] * 4)}"
+    rf"(?![\d%]|\.\d|{_COMMA}[-+.\d])"
+)
 _BARE = re.compile(
     rf"[\s*`]*(?:[^\W\d_][^\W\d_ '-]{{0,20}}(?: [^\W\d_'-]{{1,20}}){{0,8}}\s?[:：])?\s*{_FOUR}\.?[\s*`]*"
 )
@@ -95,8 +100,9 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
 
     A box is exactly four numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
     tag, the names x1, y1, x2, y2 (or x_min, ..., or left, top, right, bottom, or x, y, width, height), or
-    nothing but four numbers, perhaps behind a label. A list of three or five numbers is no box. Without names
-    the order is x1, y1, x2, y2; models that write y first (Gemini's box_2d, PaliGemma) are not read as such.
+    nothing but four numbers, perhaps behind a label; failing these, four numbers with commas behind "box"
+    or "coordinates". A list of three or five numbers is no box. Without names the order is x1, y1, x2, y2;
+    models that write y first (Gemini's box_2d, PaliGemma) are not read as such.
 
     Args:
         response: what the model wrote.
@@ -133,6 +139,8 @@ def _part(response: str, truncated: bool = False) -> str:
 
 def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
+    if "\\ " in text or "\\," in text:
+        text = text.replace("\\ ", "  ").replace("\\,", "  ")
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
         if inside:
@@ -146,7 +154,11 @@ def _find(text: str) -> list[Span] | None:
         corners = _CORNERS.search(text, start)
         if corners:
             return _groups(corners)
-    return _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
+    sides = _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
+    if sides is not None:
+        return sides
+    said = _SAID.search(text) if "box" in lowered or "oordinate" in lowered else None
+    return _groups(said) if said else None
 
 
 def _groups(match: "re.Match[str]") -> list[Span]:
@@ -156,17 +168,20 @@ def _groups(match: "re.Match[str]") -> list[Span]:
 def _sides(text: str) -> list[Span] | None:
     """Four sides by their names, close to each other."""
     found: dict[str, Span] = {}
-    end = 0
+    end = sizes = 0
     for match in _SIDE.finditer(text):
         side = str(next(name for name, value in match.groupdict().items() if value))
         if match.start() - end > _REACH or side in found:
             found = {}
         is_point = text.rfind("<point", max(0, match.start() - _REACH), match.start()) >= 0  # Molmo's
-        is_of_image = len(found) < 2 and match[side][0] in "wWhH"  # a size that stands before its corner
-        if not (is_point or is_of_image):
+        name = match[side].lower()
+        is_of_image = len(found) < 2 and name[0] in "wh"  # a size that stands before its corner
+        is_center = len(name) == 1 and "cent" in text[max(0, match.start() - 14) : match.start()].lower()
+        if not (is_point or is_of_image or is_center):
             found[side], end = match.span(match.lastindex or 0), match.end()
+            sizes = sizes + (name[0] in "wh") if len(found) > 1 else 0
         if len(found) == 4:
-            return [found[side] for side in sorted(found)]
+            return [found[side] for side in sorted(found)] if sizes != 1 else None
     return None
 
 

@@ -41,7 +41,7 @@ _FINAL = re.compile(
     r"(?:[.!]?$|, (?!(?:and|or)\b|.{0,20}\([A-J]\)))"
 )
 _LINK = re.compile(
-    r"\b(?:is|are|be|was|equals|to|so|hence|thus|therefore|es|est|ist)\b|[Ii]t's\b|[=≈是为èéは은는]|:(?!\d)"
+    r"\b(?:is|are|be|was|equals|to|so|hence|thus|therefore|es|est|ist|è|é)\b|[Ii]t's\b|[=≈是为は은는]|:(?!\d)"
 )
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
@@ -49,7 +49,7 @@ _LISTING = re.compile(r"(?i:\w*(?:options|choices)( are)?:)")
 _MAY_LIST = re.compile(r"A\*{0,2}[).:]")
 _LINE = re.compile(r"[-\s]*([(\[])?([A-J])[)\].:](?: (.{1,100}))?")
 _LINE_MARKS = frozenset(").:]")
-_LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b.*")
+_LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b(?! [a-z])(?:(?!\W[A-J]\b).)*")
 _MARKS = (*"✅✓✔☑❌✗✘", "[x]", "[X]")
 _TICK = re.compile(r"[✅✓✔☑]|\[[xX]\]")
 _CROSS = re.compile(r"[❌✗✘☐]|\[ \]")
@@ -195,7 +195,7 @@ def _last_line(part: str, options: OptionSet) -> int | None:
 def _windows(text: str) -> Iterator[tuple[int, int]]:
     """The parts of a text that are searched for phrases, last first.
 
-    They are its last 500 characters, the last sentence before them with "answer", and its first 300.
+    They are its last 500 characters, the last sentence before them with "answer", and its first 250.
     """
     tail = len(text) - TAIL
     if tail <= 0:
@@ -462,8 +462,9 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     sentence = _without_asides(sentence, options)
     may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
-    _, contrast, behind = sentence.rpartition(", but ")
-    for clause in (behind if contrast else "", sentence[: reason.start()] if reason else ""):
+    before, contrast, behind = sentence.rpartition(", but ")
+    contrast = contrast and (before if " also " in behind else behind)
+    for clause in (contrast, sentence[: reason.start()] if reason else ""):
         found = _concluded(clause, options) if clause else None
         if found is not None:
             return found

@@ -489,7 +489,8 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 """Ends what a cue states, where no correction follows."""
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
-_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|-(?! [\d.]+\Z)|[•*>]) ", re.M)
+_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
 
@@ -501,7 +502,7 @@ def stated(part: str) -> Iterator[str]:
     if boxed is not None and not is_option:
         yield boxed
         return
-    text = _MARKDOWN.sub("", part).strip()
+    text = part.strip() if _NEGATIVE.fullmatch(part) else _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "NSWER" in text or "答案" in text or "####" in text else None
     said = text[cue.end() :].strip() if cue else ""
     lines = said or text
@@ -561,14 +562,15 @@ def _in_sentence(sentence: str) -> list[Answer]:
     text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", _POINT_NAME.sub("", sentence))))
     text = _MEASURED.sub(_measured, _COMPOUND.sub(_compound, text))
     runs = list[tuple[Answer, bool]]()
-    run, is_behind, is_near, is_joined, is_denied = "", False, False, False, False
+    run, is_behind, is_near, is_joined, denied = "", False, False, False, 0
     for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
         is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
         if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
             run += token
             continue
-        found = None if is_denied else _run(run)
-        is_denied = token in ("not", "than") or is_denied and not run.strip() and token not in ("is", "are")
+        found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
+        denied = 0 if run.strip() or token in ("is", "are", "by") else denied - 1
+        denied = 3 if token in ("not", "than") else denied  # "not the number 11", but not farther
         if found is not None:
             is_behind = is_behind or run.lstrip()[0] == ":"
             both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None

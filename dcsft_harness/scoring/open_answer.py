@@ -43,7 +43,7 @@ _IN_WORD = r"[^\W_\u3040-\u30ff\u4e00-\u9fff]"
 """A letter or digit of a script that has spaces between words."""
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
 _BRACKETED = re.compile(r"\([^()]*\)")
-_REASON = re.compile(r"(?<=\w)(?:;|,? (?:because|since|as opposed to)\b)")
+_REASON = re.compile(r"(?<=\w)(?:;|,? (?:because(?! of)|since|as opposed to)\b)")
 """Begins what a response sets its answer against, or reasons from."""
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
@@ -129,7 +129,8 @@ def _worded(part: str, gold: str) -> Verdict:
     wanted = plain(gold).strip(" .").lower()
     folded = said.lower() if "(" in wanted else _BRACKETED.sub(" ", said.lower())
     if not (ASIDE.search(wanted) or _REASON.search(wanted)):
-        folded = _REASON.split(ASIDE.sub("", folded))[0]
+        kept = _REASON.split(ASIDE.sub("", folded))[0]
+        folded = kept if re.search(r"\w", kept) else folded
     match = re.search(rf"(?<!{_IN_WORD})(?<!-){re.escape(wanted)}(?!{_IN_WORD})", folded)
     right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)

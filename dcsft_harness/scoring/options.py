@@ -106,6 +106,10 @@ class OptionSet:
             is_number = bool(folded) and not folded.strip("-+0123456789.,")
             if folded and not is_number and not (len(folded) == 1 and folded.isascii()):
                 words.setdefault(folded, index)
+        nouns = {word.rpartition(" ")[2] for word in words}
+        if len(nouns) == 1 < len(words):  # "the right one" of "the left image" and "the right image"
+            for word, index in list(words.items()):
+                words.setdefault(f"{word.rpartition(' ')[0]} one", index)
         return tuple(sorted(words.items(), key=lambda one: -len(one[0])))
 
     @cached_property

@@ -31,7 +31,7 @@ from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.settings import Settings, as_arguments, extra, flag
+from dcsft_harness.settings import Settings, as_arguments, extra, flag, read_text
 
 DONE = "already_done"
 """The note of a stage whose output was already finished by the same call."""
@@ -356,8 +356,9 @@ class Stage:
     def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
         """Name, value and kind (see `settings.Reads`) of the given options that name the stage's inputs."""
         for name, one in self.options.model_fields.items():
-            if extra(one, "reads") and options.get(name) is not None:
-                yield name, options[name], extra(one, "reads")
+            value = read_text(one.annotation, options.get(name))
+            if extra(one, "reads") and value is not None:
+                yield name, value, extra(one, "reads")
 
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
         """The command line of this stage with these options, as words that start with `dcsft`.

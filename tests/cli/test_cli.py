@@ -373,19 +373,29 @@ def commands(group=dcsft, name="dcsft"):
         ("curate", "labels --mix hard=0.1 --mix easy=0.1", "mix", ("hard=0.1", "easy=0.1")),
         ("curate", "labels --suspect 0.6 --seed 3", "seed", "3"),
         ("evaluate", "", "tasks", None),
-        ("sample", "--data a.jsonl --data b.jsonl", "data", "--data is given 2 times: a.jsonl, b.jsonl"),
-        ("train sft", "--model m --model n", "model", "--model is given 2 times: m, n"),
         ("train sft", "--model m --seed 1 --seed 2", "seed", "2"),
     ],
 )
-def test_what_is_given_twice_is_joined_or_refused(verb, words, name, value):
-    """Of inputs click would silently take the last."""
+def test_lists_given_twice_are_joined_and_of_other_settings_the_last_counts(verb, words, name, value):
     given = [*words.split(), "--output", "x", *(["--data", "d"] if verb == "train sft" else [])]
-    if "2 times" in str(value):
-        with pytest.raises(click.UsageError, match=value):
-            running.command_of(verb).make_context(verb, given)
-    else:
-        assert running.command_of(verb).make_context(verb, given).params[name] == value
+    assert running.command_of(verb).make_context(verb, given).params[name] == value
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sample --data a.jsonl --data b.jsonl --output x", "--data is given 2 times: a.jsonl, b.jsonl"),
+        ("train sft --model m --model n --data d --output x", "--model is given 2 times: m, n"),
+        ("run paradigms --set steps=2 --set steps=3 --output x --dry-run", "--set gives steps twice"),
+        ("train sft --model m --data d --set a=1 --set a=2 --output x", "--set gives a twice"),
+        ("evaluate --responses r --column gold=a --column gold=b --output x", "--column gives gold twice"),
+    ],
+)
+def test_inputs_and_named_values_given_twice_are_refused(tmp_path, monkeypatch, capsys, words, said):
+    """click would silently take the last."""
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) != 0
+    assert said in capsys.readouterr().err
 
 
 def test_a_missing_option_is_described(capsys):
@@ -394,7 +404,14 @@ def test_a_missing_option_is_described(capsys):
         stages.STAGES["train sft"]("x", data="set")
 
 
-@pytest.mark.parametrize("word", ["--data=~/no.jsonl", "--model-args=batch_size=2,pretrained=~/no.jsonl"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--data=~/no.jsonl",
+        "--model-args=batch_size=2,pretrained=~/no.jsonl",
+        "--model-args=pretrained=~/no.jsonl",
+    ],
+)
 def test_a_home_folder_that_the_shell_leaves_is_found(tmp_path, monkeypatch, capsys, word):
     monkeypatch.setenv("HOME", str(tmp_path))
     more = ["--task=dcsft_digits_pool"] if "pretrained" in word else ["--model=digits", "--scorer=exact_word"]
@@ -428,6 +445,44 @@ def test_a_recipe_looks_for_its_inputs_first(tmp_path, monkeypatch, capsys, give
     assert main(["run", "paradigms", *words, "--output", "out", *dry]) == (said is not None)
     assert said is None or said in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ("{verb: evaluate, tasks: 'dcsft_digits, dcsft_digits_r,mmmu*', model: digits}", None),
+        ("{verb: evaluate, tasks: 'own/mine.yaml,pool.jsonl', scorer: exact_word, model: digits}", None),
+        ("{verb: data overlap, pool: dcsft_digits_pool, tasks: 'dcsft_digits,dcsft_id'}", None),
+        ("{verb: sample, task: mine, include_path: own}, {verb: evaluate, tasks: [mine]}", None),
+        ("{verb: sample, task: mien, include_path: own}", "unknown task 'mien'"),
+        ("{verb: sample, task: mine, include_path: other}", "--include-path other is not a folder"),
+        ("{verb: evaluate, responses: no.jsonl, scorer: exact_word}", "--responses no.jsonl does not"),
+        ("{verb: curate, labels: pool.jsonl, keep: easy, reviewed: no.jsonl}", "--reviewed no.jsonl does"),
+    ],
+)
+def test_a_recipe_of_ones_own_is_looked_through(tmp_path, monkeypatch, capsys, stages, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+    Path("own").mkdir()
+    Path("own/mine.yaml").write_text("task: mine")
+    Path("pool.jsonl").write_text('{"question": "?", "answer": "x"}')
+    named = stages.replace("{verb", "{stage: a, verb", 1).replace(" {verb", " {stage: b, verb")
+    Path("mine.yaml").write_text(f"stages: [{named}]")
+    assert main(["run", "mine.yaml", "--output", "out", "--dry-run"]) == (said is not None)
+    assert said is None or said in capsys.readouterr().err
+
+
+def test_a_dry_run_prints_the_plan_of_what_is_missing(capsys):
+    """A larger pool is the user's to bring."""
+    assert main(["run", "large-pool", "--scale", "paper", "--output", "out", "--dry-run"]) == 1
+    shown = capsys.readouterr()
+    assert "dcsft train sft" in shown.out and "imagenet_100k.jsonl does not exist" in shown.err
+
+
+def test_a_dry_run_of_the_suites_tasks_indexes_none(monkeypatch):
+    """Which would import lmms-eval, for seconds."""
+    monkeypatch.setattr("dcsft_harness.lmms.tasks._indexed", None)
+    assert main(["run", "paradigms", "--output", "out", "--dry-run"]) == 0
 
 
 def test_help_fits_a_terminal_of_80_columns():

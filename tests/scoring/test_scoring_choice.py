@@ -113,6 +113,24 @@ def test_a_gold_is_a_letter_or_a_text(answer: str) -> None:
     assert choice("It is B.", answer=answer, choices=CEREALS).score == 1.0
 
 
+@pytest.mark.parametrize(
+    ("response", "choices", "stated"),
+    [
+        ("The left image is painted, so the real photo is the right one.", ["left", "right"], "B"),
+        ("The earlier map is the second one.", ["the first", "the second", "the third"], "B"),
+        ("It is the right one, as it has no seams.", ["the left", "the right"], "B"),
+    ],
+)
+@pytest.mark.parametrize("noun", ["image", "picture"])
+def test_one_stands_for_the_noun_that_all_options_share(
+    response: str, choices: list[str], stated: str, noun: str
+) -> None:
+    """As people speak of two pictures."""
+    options = [f"{one} {noun}" for one in choices]
+    assert choice(response, answer=stated, choices=options).extracted == stated
+    assert choice("So it is the right one.", answer="A", choices=["the left dog", "the right cat"]).score == 0
+
+
 def test_an_answer_between_long_reasons_is_read() -> None:
     """As models write that explain themselves twice."""
     text = "The ears are long. " * 20 + "\n\n**Answer: B**\n\n" + "The husks are dry and thin. " * 25

@@ -35,6 +35,8 @@ KINDS = {
         (r"\boxed{(1,2) \rightarrow (3,8)}", "(1,2)\n(3,8)", 1),
         ("ANSWER: 11", "11", 1),
         ("- 2.5", "-2.5", 1),
+        ("- 5\n- 6", "5, 6", 1),
+        ("**Answer:**\n- 5", "5", 1),
     ],
     "denied and compared": [
         ("The answer is not 11.", "11", 0),
@@ -42,6 +44,12 @@ KINDS = {
         ("Thus x = 12, which is greater than 11.", "11", 0),
         ("Thus x = 12, which is greater than 11.", "12", 1),
         ("The part that is not shaded is 30 - 18 = 12.", "12", 1),
+        ("The result is not an integer: 2.5", "2.5", 1),
+        ("The white part is larger than the other by 12.", "12", 1),
+        ("We do not count it, 12 remain.", "12", 1),
+        ("The number of students not wearing hats = 12", "12", 1),
+        ("Students who do not like tea total 12.", "12", 1),
+        ("It is not equal to 12.", "12", 0),
     ],
     "percent, thousands, powers of ten": [
         (r"\boxed{40.0\%}", "40", 1),

@@ -158,6 +158,8 @@ class TestUsersFunctions:
         ("It is pupal because larval legs would be longer.", ["pupal"], 1),
         ("It is pupal, as opposed to larval.", ["larval"], 0),
         ("It is pupal; larval legs would be longer.", ["larval"], 0),
+        ("Rather than a pupal stage it shows the larval one.", ["larval"], 1),
+        ("The plant wilts because of the larval pest.", ["larval"], 1),
         ("It is D because the others are deeper.", ["D"], 1),
         ("The total is 2.5 million.", ["2500000"], 1),
         ("The efficiency is therefore about 33.3 %.", ["0.33"], 1),
