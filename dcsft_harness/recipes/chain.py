@@ -309,11 +309,13 @@ def run(
                     continue
                 with _claimed(file, zlib.crc32(stage.name.encode())) as ours:
                     if ours:
+                        started = time.monotonic()
                         notes = _finish(stage, output, file, perform, say)
-                        # The modules stay: else each stage's collections walk them, for 0.7 s of an
-                        # evaluation's 8.
-                        gc.collect()
-                        gc.freeze()
+                        # The modules stay: else the collections of stages with models walk them, for 0.7 s
+                        # of an evaluation's 8.
+                        if time.monotonic() - started > FREEZE_AFTER:
+                            gc.collect()
+                            gc.freeze()
                     else:
                         later.append(stage)
             if len(later) == len(waiting):
@@ -333,6 +335,8 @@ def _tidy(output: Path, file: IO[bytes], new: Sequence[Path]) -> None:
                 path.rmdir()
 
 
+FREEZE_AFTER = 4.0
+"""Seconds that a stage with a model takes at least; of others a collection would be most of the time."""
 PAUSE = 1.0
 """Seconds between looks at the stages of other processes."""
 LOCK = ".recipe.lock"

@@ -459,6 +459,7 @@ def test_an_opened_task_is_one():
     assert not [name for name in protocols.TaskConfig.__annotations__ if not hasattr(task.config, name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("others", "columns"), [(True, True), (False, False)])
 def test_only_the_scoring_of_others_gets_documents_with_images(others, columns):
     task = lmms.open_tasks([POOL])[POOL]
