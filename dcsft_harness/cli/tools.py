@@ -606,7 +606,9 @@ def _call(options: "ScoreOptions") -> "_Call":
         name, place = _named(options.watch, name)
         call.watched = Path(place), name
         coming.append(name)
-        refuse_unprepared(options.tasks)
+        refuse_unprepared([task for task in options.tasks if task != options.own])
+        if options.own is not None:  # a row that cannot be used would end the watch hours later
+            options.opened([options.own])
     for one in coming:
         board.of(one)
     refuse_baseline(board, [*coming, options.group, *(group_of(one) for one in coming)])
@@ -686,6 +688,7 @@ command resumes after an interruption. The leaderboard is in BOARD/leaderboard.
 \b
 dcsft score cold --suite digits --board scored
 dcsft score adapter --suite digits --board scored --baseline cold
+dcsft score adapter --data held-out.jsonl --scorer exact_word --board scored
 dcsft score --watch adapter --suite digits --board scored""",
 )
 score_commands = (score,)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dcsft_harness import evaluation, lmms, reading
 from dcsft_harness.artifacts import disk, manifest
 from dcsft_harness.artifacts.lock import RUN, locked
+from dcsft_harness.data import OwnPart
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, differences, json_text, unknown_name
 from dcsft_harness.evaluation import subject
@@ -27,9 +28,9 @@ from dcsft_harness.evaluation.subject import Subject, open_subject
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import SCORER, SETTING
-from dcsft_harness.sampling import own_files
+from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.scoring import VERSIONS
-from dcsft_harness.settings import Settings, option
+from dcsft_harness.settings import flag, option
 from dcsft_harness.training import run_folder
 
 if TYPE_CHECKING:
@@ -213,12 +214,19 @@ def decisive(model_args: str) -> dict[str, str]:
     return {k: v for k, v in reading.named(model_args).items() if k not in others}
 
 
-class Scoring(Settings):
+class Scoring(OwnPart):
     """How to score checkpoints."""
 
-    suite: str = option(
-        about="The tasks to score on: a suite's, or lmms-eval tasks by name.",
+    suite: str | None = option(
+        None,
+        "The tasks to score on: a suite's, or lmms-eval tasks by name.",
         metavar="|".join((*SUITES, "TASK,...")),
+    )
+    data: Path | None = option(
+        None,
+        "Held-out rows of your own, as `dcsft evaluate` takes them: a task named after the file.",
+        metavar="FILE|DIR",
+        reads="pool",
     )
     model: str = option(
         "dcsft_hf",
@@ -237,21 +245,69 @@ class Scoring(Settings):
     )
 
     @property
+    def own(self) -> str | None:
+        """The task that the user's own rows become; None without them."""
+        return None if self.data is None else own_data.task_name(self.data, self._part)
+
+    @property
+    def _part(self) -> own_data.Part | None:
+        return None if self.held_out is None else own_data.Part(self.held_out, held=True)
+
+    @property
     def tasks(self) -> list[str]:
-        """The suite's tasks."""
-        names = [SUITES[self.suite]] if self.suite in SUITES else self.suite.split(",")
-        return [task for name in names for task in members(name.strip())]
+        """The suite's tasks, and the user's own."""
+        suite = self.suite or ""
+        names = [SUITES[suite]] if suite in SUITES else list(filter(None, suite.split(",")))
+        own = [] if self.own is None else [self.own]
+        return [*(task for name in names for task in members(name.strip())), *own]
+
+    def opened(self, names: Sequence[str]) -> dict[str, lmms.Task]:
+        """Tasks among `tasks`, by name.
+
+        Raises:
+            HarnessError: rows of the user's own, or prepared data, cannot be used.
+        """
+        own = self.own
+        known = [name for name in names if name != own]
+        found = lmms.open_tasks(known) if known else {}
+        if self.data is not None and own is not None and own in names:
+            root, outside = self.image_root, self.allow_outside_root
+            found[own] = own_data.open_file(
+                self.data, self.scorer, root, False, outside, keep_unreadable=False, part=self._part
+            )
+        return found
+
+    def inputs(self, task: str) -> dict[str, Path]:
+        """The data that a task reads, by its role in a manifest."""
+        return {"data": self.data} if self.data is not None and task == self.own else prepared.inputs([task])
+
+    def described(self, task: str) -> dict[str, Any]:
+        """What the configuration in a manifest says of the user's own rows; as of `dcsft evaluate`."""
+        if self.data is None or task != self.own:
+            return {}
+        images = own_data.images_sha256(self.data, self.image_root, self.allow_outside_root)
+        held = {} if self.held_out is None else {"held_out": self.held_out}
+        return {"scorer": self.scorer, "images_sha256": images, **held}
 
     def check(self) -> None:
         """Refuses unusable settings, without loading anything."""
-        if self.suite not in SUITES:
+        if self.data is None:
+            if self.suite is None:
+                raise HarnessError("--suite and --data are missing", "Give one of them, or both")
+            for name in OwnPart.model_fields:
+                if getattr(self, name):
+                    raise HarnessError(f"{flag(name)} goes with --data", "Leave it out")
+        else:
+            own_files.refuse_missing(self.data)
+            if self.tasks.count(str(self.own)) > 1:
+                raise HarnessError(
+                    f"{self.data} becomes the task {self.own}, which --suite has too", "Rename the file"
+                )
+        if self.suite is not None and self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
             for name in names:
                 if own_files.is_data(name) and not lmms.is_file(name):
-                    raise HarnessError(
-                        f"--suite {name} holds rows of your own",
-                        "Give `dcsft evaluate --data` these, and its scores to --results",
-                    )
+                    raise HarnessError(f"--suite {name} holds rows of your own", f"Give it as --data {name}")
             known = lmms.task_index(names)
             for name in names:
                 if lmms.is_file(name):
@@ -388,7 +444,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
         _refuse_taken(board, name, found)
         row = Row(name, [task for task in settings.tasks if task in kept], missing)
         if missing:
-            opened = lmms.open_tasks(missing)
+            opened = settings.opened(missing)
             lmms.refuse_unfit(opened.values(), settings.model)
             if settings.max_new_tokens is not None:
                 for loaded in opened.values():
@@ -446,9 +502,12 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> N
         for one, version in scorers.items()
         if one in VERSIONS and VERSIONS[one] != version
     ]
-    for role, path in prepared.inputs([found.folder.name]).items():
+    task = found.folder.name
+    for role, path in settings.inputs(task).items():
         if role in found.inputs and manifest.fingerprint(path) != found.inputs[role]["sha256"]:
-            differing.append(f"{role} has been prepared again")
+            differing.append(f"{role} has {'changed' if task == settings.own else 'been prepared again'}")
+    described = settings.described(task)
+    differing += differences({key: found.config.get(key) for key in described}, described)
     if differing:
         raise HarnessError(
             f"the row {name!r} has {found.folder.name} under other settings: {'; '.join(differing)}",
@@ -528,10 +587,10 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
                     {task: loaded},
                     output,
                     name,
-                    recorded,
+                    recorded | work.settings.described(task),
                     work.settings.limit,
                     report,
-                    work.subject.inputs() | prepared.inputs([task]),
+                    work.subject.inputs() | work.settings.inputs(task),
                     {} if origin is None else {"checkpoint": origin.as_note(output)},
                 )
             if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights

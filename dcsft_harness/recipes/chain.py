@@ -299,7 +299,10 @@ def run(
     waiting = list(recipe.stages)
     with _present(output) as file, contextlib.ExitStack() as stack:
         stack.callback(_tidy, output, file, new)
-        stack.callback(gc.unfreeze)
+        # What the caller has frozen stays so: a notebook, or a server that forks.
+        freezes = not gc.get_freeze_count()
+        if freezes:
+            stack.callback(gc.unfreeze)
         while waiting:
             later: list[Stage] = []
             for stage in waiting:
@@ -313,7 +316,7 @@ def run(
                         notes = _finish(stage, output, file, perform, say)
                         # The modules stay: else the collections of stages with models walk them, for 0.7 s
                         # of an evaluation's 8.
-                        if time.monotonic() - started > FREEZE_AFTER:
+                        if freezes and time.monotonic() - started > FREEZE_AFTER:
                             gc.collect()
                             gc.freeze()
                     else:

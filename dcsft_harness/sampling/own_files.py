@@ -46,7 +46,7 @@ COLUMNS = (
     *("chosen", "system", "image", "images", "choices", "options"),
 )
 """What is read of a row of any shape."""
-_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history", TALK)
+_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history", TALK, "objects")
 _ASK = {*CONVERSATIONS, *QUESTIONS, *PAIRS, "chosen", TALK}
 _ANSWER = {*CONVERSATIONS, *ANSWERS, *PAIRS.values(), "chosen", TALK}
 KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder that `datasets` saved"

@@ -2,20 +2,22 @@
 
 Shapes: `question` (or `problem`, `prompt`) with `answer` (or `solution`, `completion`); `messages` with texts
 or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`; `query` with
-`response`; Alpaca's `instruction`, `input` and `output`. Conversations may
-have a system turn and several turns; the last answer is the target, and the gold where no `solution` or
-`answer` stands beside it. Images are in `image` or `images`, or in content parts: a path, a data URL, bytes,
-or a mapping with one of these.
+`response`; Alpaca's `instruction`, `input` and `output`. Conversations may have a system turn and several
+turns; the last answer is the target, and the gold where no `solution` or `answer` stands beside it. Names and
+boxes of ms-swift's `objects` are written into their places. Images are in `image` or `images`, or in content
+parts: a path, a data URL, bytes, or a mapping with one of these.
 """
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,7 +42,7 @@ _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*
 _INSIDE = re.compile(r"<img>\s*[^<>\n]{1,1000}</img>", re.IGNORECASE)
 """A picture that Qwen-VL's and older ms-swift's rows name in the text."""
 _PLACE = re.compile(r"<ref-object>|<bbox>(?!.*</bbox>)", re.DOTALL)
-"""Where ms-swift writes names and boxes from a column `objects`, which is not read."""
+"""Where ms-swift writes names and boxes from its column `objects`."""
 _FILE = re.compile(
     r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
 )
@@ -68,6 +70,7 @@ class Exchange:
     images: list[Any]  # the pictures in order of their marks, as the row has them
     # the answer that preference training is to avoid; None where the row has none
     rejected: str | None = None
+    objects: Any = None  # ms-swift's names and boxes, where the texts have places for them
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,7 @@ def checked(
     """
     found = exchange(data)
     turns, images = _marked(found.turns, len(found.images)), found.images
-    prompt = _prompt(turns)
-    if not prompt.replace(MARK, "").strip():
+    if not _prompt(turns).replace(MARK, "").strip():
         raise HarnessError("the question has no words", "Correct or remove the row")
     if scorer is not None and "image_size" in scorer.fields and not images:
         raise HarnessError(f"no image, whose size the scorer {scorer.name} needs", "Add `image` to the row")
@@ -200,8 +202,15 @@ def checked(
     except HarnessError as error:
         shown, reason = [], error
     first = shown[0][0].shown if shown else None
-    target = _target(found.target)
-    gold = target if scorer is None else _gold(found.solution, scorer)
+    answer, solution = found.target, found.solution
+    if found.objects is not None:
+        try:
+            turns, answer = _filled(turns, answer, found.objects, [read.shown.size for read, _, _ in shown])
+        except HarnessError as error:  # shares of an image that cannot be read
+            raise reason or error from error
+        solution = answer if solution is found.target else solution
+    prompt, target = _prompt(turns), _target(answer)
+    gold = target if scorer is None else _gold(solution, scorer)
     if not target.strip():
         raise HarnessError("the answer is empty", "Correct or remove the row")
     row = {
@@ -220,6 +229,59 @@ def checked(
     if reason is None and scorer is not None:
         _refuse_gold(scorer, row)
     return row, [read.shown for read, _, _ in shown], reason
+
+
+def _filled(
+    turns: Sequence[Turn], answer: object, objects: object, sizes: Sequence[tuple[int, int]]
+) -> tuple[list[Turn], object]:
+    """The turns and the answer with names, boxes and points in their places, in the order of the text.
+
+    `objects` is ms-swift's: `ref` has names, `bbox` has boxes and points, in pixels. Where its `bbox_type`
+    is norm1, in shares of the sides of the image that `image_id` numbers. What is written is in pixels.
+    """
+    if isinstance(objects, str):  # a cell of a table
+        with contextlib.suppress(ValueError):
+            objects = reading.from_json(objects)
+    if not isinstance(objects, Mapping):
+        raise HarnessError(f"`objects` is {type(objects).__name__}, not a mapping", "Write ref and bbox")
+    names, boxes = as_list(objects.get("ref")), as_list(objects.get("bbox"))
+    if not all(isinstance(name, str) for name in names):
+        raise HarnessError("`objects` has a name that is no text", "Write texts as `ref`")
+    kind = objects.get("bbox_type") or "real"
+    if kind not in ("real", "norm1"):
+        raise HarnessError(f"`objects` has the bbox_type {cut(repr(kind))}", "Write boxes as real, or norm1")
+    scales: list[tuple[int, int] | None] = [None] * len(boxes)
+    if kind == "norm1":
+        shown = as_list(objects.get("image_id")) or [0] * len(boxes)
+        if len(shown) != len(boxes) or any(number not in range(len(sizes)) for number in shown):
+            raise HarnessError(
+                f"`objects` has the image_id {cut(repr(shown))}: boxes {len(boxes)}, images {len(sizes)}",
+                "Number the image of each box, from 0",
+            )
+        scales = [sizes[number] for number in shown]
+    placed = [_placed(box, scale) for box, scale in zip(boxes, scales, strict=True)]
+    texts = [*(turn["content"] for turn in turns), *([answer] if isinstance(answer, str) else [])]
+    places = [place for text in texts for place in _PLACE.findall(text)]
+    for place, name, values in (("<ref-object>", "ref", names), ("<bbox>", "bbox", placed)):
+        if places.count(place) != len(values):
+            raise HarnessError(
+                f"{place} stands {places.count(place)} times, `objects` has {len(values)} values as {name}",
+                "Correct or remove the row",
+            )
+    left = {"<ref-object>": iter(names), "<bbox>": iter(placed)}
+    filled = [_PLACE.sub(lambda place: next(left[place[0]]), text) for text in texts]
+    said = filled.pop() if isinstance(answer, str) else answer
+    return [{**turn, "content": text} for turn, text in zip(turns, filled, strict=True)], said
+
+
+def _placed(box: object, size: tuple[int, int] | None) -> str:
+    """A box or a point in words; shares of an image of this size become pixels, to a tenth."""
+    numbers = box if isinstance(box, list) and len(box) in (2, 4) else [None]
+    if any(isinstance(one, bool) or not isinstance(one, int | float) or not isfinite(one) for one in numbers):
+        raise HarnessError(f"`objects` has the box {cut(repr(box))}", "Write [x1, y1, x2, y2], or [x, y]")
+    return json.dumps(
+        numbers if size is None else [round(one * size[at % 2], 1) for at, one in enumerate(numbers)]
+    )
 
 
 def _target(answer: object) -> str:
@@ -355,12 +417,6 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
         )
     if not any(turn["role"] == "user" for turn in turns):
         raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
-    for text in (*(turn["content"] for turn in turns), answer):
-        if isinstance(text, str) and (place := _PLACE.search(text)):
-            raise HarnessError(
-                f"{place[0]!r} refers to an entry of ms-swift's `objects`, which is not read",
-                "Write the name or the box in its place",
-            )
     if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
         raise HarnessError(f"an assistant's turn has {MARK}", "Only users show pictures: correct the row")
     named = [as_list(given.get(name)) for name in ("images", "image")]
@@ -372,7 +428,25 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     rejected = next((_said(name, given[name]) for name in REJECTED if name in given), None)
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
-    return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected)
+    filled, others = [*(turn["content"] for turn in turns), answer], [rejected]
+    objects = _objects(given, filled, others if gold is answer else [*others, gold])
+    return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected, objects)
+
+
+def _objects(given: Mapping[str, Any], filled: Sequence[object], others: Sequence[object]) -> object:
+    """ms-swift's `objects` if a text that is filled has a place for an entry; None elsewhere."""
+    inside, outside = (
+        next((found for text in texts if isinstance(text, str) and (found := _PLACE.search(text))), None)
+        for texts in (filled, others)
+    )
+    lacks = "objects" not in given
+    if place := outside or (inside if lacks else None):
+        where = "the row lacks" if lacks else "only the question and the answer take"
+        raise HarnessError(
+            f"{place[0]!r} refers to an entry of ms-swift's `objects`, which {where}",
+            "Write the name or the box in its place",
+        )
+    return given["objects"] if inside else None
 
 
 def _is_rows(value: object) -> bool:

@@ -10,10 +10,10 @@ from pydantic import field_validator
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.data import OwnRows
 from dcsft_harness.errors import LISTED, HarnessError, cut, grouped, json_text, visible_lines
 from dcsft_harness.records import MARK, RIGHT
 from dcsft_harness.settings import flag, option
-from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _TEXT = 2000
 """The most characters of a text to show."""
 
 
-class InspectOptions(opening.OwnRows):
+class InspectOptions(OwnRows):
     """What to look at."""
 
     data: Path = option(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from dcsft_harness.data import OwnRows
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dcsft_harness.lmms import Task
 
 
-class OverlapOptions(opening.OwnTasks, opening.OwnRows):
+class OverlapOptions(opening.OwnTasks, OwnRows):
     """What to compare."""
 
     pool: str = option(about="The pool: a task, or a file of your own rows.", positional=True, reads="pool")

@@ -10,6 +10,7 @@ from pydantic import field_validator
 
 from dcsft_harness import ranks
 from dcsft_harness.coordinates import BoxSpace
+from dcsft_harness.data import OwnPart
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import flag, option, read_pairs
 from dcsft_harness.stages import opening
@@ -32,7 +33,7 @@ _OF_RESPONSES = (
 """The options that say how to score given responses; the others say how to generate them."""
 
 
-class EvaluateOptions(opening.OwnTasks, opening.OwnPart, opening.Engine):
+class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
     """What to evaluate, and on what."""
 
     SECTION = "Tasks"

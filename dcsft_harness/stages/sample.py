@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import ranks
+from dcsft_harness.data import OwnPart
 from dcsft_harness.sampling import SamplingConfig
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted, out_of_tokens, percent
 
 
-class SampleOptions(SamplingConfig, opening.OwnTasks, opening.OwnPart, opening.Engine):
+class SampleOptions(SamplingConfig, opening.OwnTasks, OwnPart, opening.Engine):
     """What to sample from, and how."""
 
     SECTION = "Pool"

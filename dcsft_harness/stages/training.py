@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import manifest, usage
+from dcsft_harness.data import OwnPart
 from dcsft_harness.data.digits import resolve
 from dcsft_harness.sampling import own_files
 from dcsft_harness.settings import option
@@ -21,7 +22,7 @@ from dcsft_harness.training.config import ColdStartConfig, TrainingConfig
 _T = TypeVar("_T", bound=TrainingConfig)
 
 
-class TrainInputs(opening.OwnTasks, opening.OwnPart):
+class TrainInputs(opening.OwnTasks, OwnPart):
     """The inputs and the launch of every training stage."""
 
     SECTION = "What to train, and where"

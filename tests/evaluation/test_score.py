@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from dcsft_harness import lmms
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
+from dcsft_harness.data import digits
+from dcsft_harness.data.digits import suite
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation.autoeval import Scoring, build, open_board, score, shown
 from dcsft_harness.evaluation.subject import open_subject
+from dcsft_harness.records import Score, read_table
 from dcsft_harness.scoring import VERSIONS
 from tests.fixtures.runs import GENERATION, ID, OOD, Run, Show, adapter, base, bench, built  # noqa: F401 - a fixture
 from tests.leaderboard.test_leaderboard import scores_folder
@@ -164,6 +168,75 @@ def test_what_cannot_be_scored_is_one_sentence_and_no_model_is_loaded(bench, pla
         assert bench.opened == [], words
         now = {path: path.read_bytes() for path in (place / "board").rglob("*") if path.is_file()}
         assert before == now, words
+
+
+@pytest.fixture
+def held(tmp_path, monkeypatch):
+    """Twelve rows of a user's own in held.jsonl, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for number, row in enumerate(suite.load("dcsft_digits").select(range(12))):
+        row["image"].save(tmp_path / f"{number}.png")
+        rows.append({"question": row["prompt"], "answer": row["target"], "image": f"{number}.png"})
+    path = tmp_path / "held.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+OWN = ("--data", "held.jsonl", "--scorer", "exact_word", "--board", "board")
+
+
+def test_rows_of_ones_own_are_scored_as_evaluate_does(held, capsys):
+    assert main(["score", f"first={digits.path()}", *OWN]) == 0
+    assert main(["score", f"first={digits.path()}", *OWN]) == 0
+    assert "first: already scored on its 1 tasks" in capsys.readouterr().err
+    assert main(["evaluate", "--model", "digits", *OWN[:4], "--output", "apart"]) == 0
+    assert main(["score", f"first={digits.path()}", *OWN, "--results", "second=apart"]) == 0
+    ours, theirs = Path("board/results/first/held"), Path("apart")
+    assert read_table(ours / "scores.parquet", Score) == read_table(theirs / "scores.parquet", Score)
+    read = [manifest.read(one) for one in (ours, theirs)]
+    for name in ("scorer", "images_sha256", "held_out"):
+        assert len({one.config.get(name) for one in read}) == 1, name
+    assert len({one.inputs["data"]["sha256"] for one in read}) == 1
+    # One table: nothing in it sets the two apart.
+    assert sorted(manifest.read(Path("board/leaderboard")).notes["rows"]) == ["first", "second"]
+    # A part of the rows, beside a suite's task, on the same row.
+    more = ["--suite", "dcsft_digits", "--limit", "4", "--held-out", "0.5", "--board", "other"]
+    assert main(["score", f"first={digits.path()}", *OWN[:4], *more]) == 0
+    assert {path.name for path in Path("other/results/first").iterdir()} == {"dcsft_digits", "held_held_out"}
+    capsys.readouterr()
+    held.write_text(held.read_text().replace('"answer": "', '"answer": "x', 1))
+    assert main(["score", f"first={digits.path()}", *OWN]) == 1
+    assert "the row 'first' has held under other settings: data has changed" in capsys.readouterr().err
+
+
+OWN_REFUSED = [
+    (("--board", "board"), "--suite and --data are missing. Give one of them, or both"),
+    (("--suite", "digits", "--scorer", "choice", "--board", "board"), "--scorer goes with --data"),
+    (("--suite", "digits", "--held-out", "0.1", "--board", "board"), "--held-out goes with --data"),
+    (("--data", "held.jsonl", "--board", "board"), "--data needs --scorer"),
+    (("--data", "gone.jsonl", *OWN[2:]), "--data gone.jsonl does not exist"),
+    (("--data", "bad.jsonl", *OWN[2:]), "bad.jsonl, line 1"),
+    (("--suite", "held.jsonl", "--board", "board"), "holds rows of your own. Give it as --data held.jsonl"),
+    (
+        ("--suite", "dcsft_digits", "--data", "dcsft_digits.jsonl", *OWN[2:]),
+        "dcsft_digits.jsonl becomes the task dcsft_digits, which --suite has too. Rename the file",
+    ),
+]
+
+
+@pytest.mark.parametrize("before", ["score", "watch"])
+@pytest.mark.parametrize(("words", "said"), OWN_REFUSED, ids=[said for _, said in OWN_REFUSED])
+def test_rows_that_cannot_be_scored_are_refused_before_anything_is_awaited(
+    held, capsys, monkeypatch, before, words, said
+):
+    monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is loaded"))
+    shutil.copy(held, "dcsft_digits.jsonl")
+    Path("bad.jsonl").write_text('{"question": "a?"}\n')
+    ckpt = [str(digits.path())] if before == "score" else ["--watch", "to-come"]
+    assert main(["score", *ckpt, *words]) == 1
+    assert said in capsys.readouterr().err
+    assert not Path("board").exists()
 
 
 def test_a_refused_call_leaves_no_folder(bench, place, capsys):  # noqa: F811

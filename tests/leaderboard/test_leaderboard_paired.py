@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -192,7 +193,9 @@ class TestHolm:
 
     @given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 1.0]), min_size=1, max_size=12))
     def test_is_statsmodels(self, p_values):
-        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], rel=1e-12)
+        with mock.patch("gc.collect"):  # at each call of theirs: a second where torch is loaded
+            theirs = multipletests(p_values, method="holm")[1]
+        assert holm(p_values) == pytest.approx(theirs, rel=1e-12)
 
     def test_of_nothing(self):
         assert holm([]) == []

@@ -1,6 +1,7 @@
 """A recipe skips what is done and valid, redoes what changed, and goes on after an interruption."""
 
 import errno
+import gc
 import multiprocessing
 import time
 
@@ -53,6 +54,18 @@ def test_a_second_run_does_nothing(bench):
     assert not (bench.output / chain.LOCK).exists()
     bench.run()
     assert bench.ran == []
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_run_freezes_its_modules_and_leaves_what_the_caller_has_frozen(bench, monkeypatch, frozen):
+    counted = [1000 if frozen else 0]
+    monkeypatch.setattr(chain, "FREEZE_AFTER", 0.0)
+    monkeypatch.setattr(gc, "get_freeze_count", lambda: counted[0])
+    monkeypatch.setattr(gc, "freeze", lambda: counted.append(counted[0] + 5))
+    monkeypatch.setattr(gc, "unfreeze", lambda: counted.append(0))
+    bench.run()
+    # Once for each of three stages, and undone at the end.
+    assert counted == ([1000] if frozen else [0, 5, 5, 5, 0])
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, HarnessError("the model diverged"), MemoryError])

@@ -238,6 +238,23 @@ def single(folder):
     ]
 
 
+def objects_of(rows):
+    """Rows whose answers are names in `objects`."""
+    return [
+        {
+            **row,
+            "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": "<ref-object>"}],
+            "objects": {"ref": [row["messages"][-1]["content"]], "bbox": []},
+        }
+        for row in rows
+    ]
+
+
+def parquet_of_objects(place, folder):
+    Dataset.from_list(objects_of(talks(None, folder))).to_parquet(place / "data.parquet")
+    return place / "data.parquet"
+
+
 FORMATS = {
     "jsonl": jsonl(lambda folder: plain(folder=folder)),
     "question and answer": jsonl(lambda folder: plain("question", "answer", folder=folder)),
@@ -283,6 +300,8 @@ FORMATS = {
     "ShareGPT": jsonl(sharegpt),
     "conversational prompt": jsonl(prompts_of),
     "messages and solution": jsonl(graded),
+    "ms-swift's objects": jsonl(lambda folder: objects_of(talks(None, folder))),
+    "parquet of ms-swift's objects": parquet_of_objects,
 }
 
 
@@ -350,6 +369,61 @@ def test_every_verb_reads_every_format_as_the_same_items(tmp_path, folder, wante
     found = VERBS[verb](path, folder, tmp_path / "out")
     shown = wanted if verb != "data overlap" else [wanted[number] for number in (0, 1, 3)]
     assert sorted(found) == sorted(shown)
+
+
+SAID = "Here: <bbox>"
+OBJECTS = {
+    # Decimals and whole numbers stay as they are.
+    "a box": ("Where is <ref-object>?", SAID, {"ref": ["the cat"], "bbox": [[1, 2.5, 30, 40]]})
+    + ("Where is the cat?", "Here: [1, 2.5, 30, 40]"),
+    "called real": ("Where?", SAID, {"bbox": [[1, 2, 3, 4]], "bbox_type": "real"})
+    + ("Where?", "Here: [1, 2, 3, 4]"),
+    # 40 x 30 pixels.
+    "shares": ("Where?", SAID, {"bbox": [[0.25, 0.5, 1, 1]], "bbox_type": "norm1"})
+    + ("Where?", "Here: [10.0, 15.0, 40, 30]"),
+    "a point": ("Where?", SAID, {"bbox": [[0.5, 0.1]], "bbox_type": "norm1", "image_id": [0]})
+    + ("Where?", "Here: [20.0, 3.0]"),
+    "in the question too": ("What is at <bbox>, <bbox>?", SAID, {"ref": [], "bbox": [[1, 2], [3, 4], [5, 6]]})
+    + ("What is at [1, 2], [3, 4]?", "Here: [5, 6]"),
+    "as a cell of a table": ("Where?", SAID, json.dumps({"bbox": [[1, 2, 3, 4]]}))
+    + ("Where?", "Here: [1, 2, 3, 4]"),
+    # What has no place is of another program.
+    "unused": ("Where?", "There", {"bbox": [[1, 2, 3, 4]], "ref": None}) + ("Where?", "There"),
+    "tags around numbers": ("Write <bbox>x1, y1, x2, y2</bbox>.", "There", {"bbox": []})
+    + ("Write <bbox>x1, y1, x2, y2</bbox>.", "There"),
+}
+
+
+@pytest.mark.parametrize("shape", ["messages", "question", "query"])
+@pytest.mark.parametrize("kind", OBJECTS)
+def test_names_and_boxes_of_ms_swift_are_written_into_their_places(tmp_path, shape, kind):
+    asked, said, objects, question, answer = OBJECTS[kind]
+    Pillow.new("RGB", (40, 30)).save(tmp_path / "0.png")
+    texts = {"question": ("question", "answer"), "query": ("query", "response")}
+    row = {"images": ["0.png"], "objects": objects}
+    if shape == "messages":
+        row["messages"] = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    else:
+        row |= dict(zip(texts[shape], (asked, said), strict=True))
+    found, _, reason = own_rows.checked(row, None, own_rows.Root(tmp_path))
+    assert (found["prompt"], found["target"], reason) == (question, answer, None)
+
+
+def test_a_box_of_ms_swift_is_the_gold_and_an_unreadable_image_is_the_reason(tmp_path):
+    Pillow.new("RGB", (40, 30)).save(tmp_path / "0.png")
+    row = {"question": "Where?", "answer": "<bbox>", "image": "0.png"}
+    row["objects"] = {"bbox": [[0.25, 0.5, 1, 1]], "bbox_type": "norm1"}
+    scorer, root = get_scorer("box_iou"), own_rows.Root(tmp_path)
+    found, _, reason = own_rows.checked(row, scorer, root)
+    assert (json.loads(found["answer"]), reason) == ([10, 15, 40, 30], None)
+    with pytest.raises(HarnessError, match="gone.png does not exist"):
+        own_rows.checked({**row, "image": "gone.png"}, scorer, root)
+    # Boxes in pixels need no image: the row is kept as not scored where unreadable images are.
+    found, _, reason = own_rows.checked(
+        {**row, "image": "gone.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, None, root
+    )
+    assert found["target"] == "[1, 2, 3, 4]"
+    assert "gone.png" in str(reason)
 
 
 @pytest.mark.parametrize(
@@ -1029,6 +1103,45 @@ DEFECTS = {
     # What ms-swift fills in would be learned as words.
     "a place of a name": ({**BIRD_ROW, "question": "Find <ref-object>."}, "'<ref-object>' refers to"),
     "a place of a box": ({**BIRD_ROW, "answer": "<bbox>"}, "'<bbox>' refers to an entry"),
+    **{
+        f"objects: {name}": ({**BIRD_ROW, "image": "0.png", "answer": "<bbox>", "objects": objects}, said)
+        for name, objects, said in (
+            ("a list", [1], "`objects` is list, not a mapping"),
+            ("no boxes", {"ref": ["a"]}, "<ref-object> stands 0 times, `objects` has 1 values as ref"),
+            (
+                "one box too many",
+                {"bbox": [[1, 2, 3, 4]] * 2},
+                "<bbox> stands 1 times, `objects` has 2 values",
+            ),
+            (
+                "a flat box",
+                {"bbox": [1, 2, 3, 4]},
+                "`objects` has the box 1. Write [x1, y1, x2, y2], or [x, y]",
+            ),
+            ("three numbers", {"bbox": [[1, 2, 3]]}, "`objects` has the box [1, 2, 3]"),
+            ("texts", {"bbox": [["1", "2", "3", "4"]]}, "`objects` has the box ['1', '2', '3', '4']"),
+            (
+                "a number as name",
+                {"ref": [1], "bbox": [[1, 2, 3, 4]]},
+                "`objects` has a name that is no text",
+            ),
+            ("another kind", {"bbox": [[1, 2, 3, 4]], "bbox_type": "norm1000"}, "the bbox_type 'norm1000'"),
+            (
+                "no such image",
+                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [1]},
+                "`objects` has the image_id [1]: boxes 1, images 1",
+            ),
+        )
+    },
+    "objects: a place in a solution beside an answer": (
+        {
+            "messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "<bbox>"}],
+            "solution": "<bbox>",
+            "image": "0.png",
+            "objects": {"bbox": [[1, 2, 3, 4]]},
+        },
+        "'<bbox>' refers to an entry of ms-swift's `objects`, which only the question and the answer take",
+    ),
     # Marks of other programs would be read as words, and the places lost.
     "a mark in another case": (
         {**BIRD_ROW, "question": "<Image>a?", "image": "0.png"},
@@ -1061,7 +1174,7 @@ class TestOrdinaryDefects:
         path.write_text(lines([row]))
         [(where, made, reason)] = own_data.examined(path, judge(scorer), own_data.Root(folder))
         assert where == "line 1" and reason is not None
-        assert re.search(said.replace("(", r"\("), str(reason)), str(reason)
+        assert re.search(said.replace("(", r"\(").replace("[", r"\["), str(reason)), str(reason)
 
     @pytest.mark.parametrize(
         ("column", "said"),
