@@ -35,7 +35,9 @@ _AFTER_BARE = re.compile(
 )
 _QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|meaning|suggesting|indicating|that)\b")
-_BARE_SUBJECT = re.compile(r"(?:^\s?|[,:;] )(?:[Oo]nly )?([A-J]) $")
+_BARE_SUBJECT = re.compile(
+    r"(?:^\s?|[,:;] |\b(?:think|believe|that|[Ss]o) (?!I\b))(?:[Oo]nly )?([A-J])(?: must| should| has to)? $"
+)
 _FINAL = re.compile(
     r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?"
     r"(?:[.!]?$|, (?!(?:and|or)\b|.{0,20}\([A-J]\)))"
@@ -480,4 +482,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=12)
+SCORER = Scorer("choice", choice, fields=("choices",), version=13)

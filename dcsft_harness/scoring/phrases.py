@@ -36,7 +36,7 @@ BE = re.compile(r"\b(?:is|are|appears|seems|be|being)\s(?:\w+\s){0,3}$")
 """A form of "to be" in front of a phrase."""
 _TO_LINK = (
     r"(?:[^.\n:?!]|\.(?=\d)){0,160}?"
-    r"(?:\b(?:is|are|(?<!not )(?<!n't )be|looks like)\b|[:=\]]|[-–]>?\s|\n)"
+    r"(?:\b(?:isn't [^.\n,]{1,40},? but\b|(?:is|are|(?<!not )(?<!n't )be|looks like)\b)|[:=\]]|[-–]>?\s|\n)"
 )
 
 
@@ -61,10 +61,13 @@ PHRASES = (
     _row(True, "before", "correct best closest answer choice only", True,
          r"(?!only\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))|only (?:one|option|choice|image)\b",
          "{} is the correct one."),
+    _row(True, "before", "right", True,
+         r"(?<=\b(?:is|be) )right\b(?=\s*(?:[.!,;]|$|because\b|since\b))", "{} is right."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
          r"|reasonable)(?:ly)?|best|better)\b", "{} is more accurate."),
-    _row(False, "after", "leaves leaving", False, r"leav(?:es|ing)(?: us with)?(?: only)?(?=\s)",
+    _row(False, "after", "leaves leaving left elimination", False,
+         r"(?:leav(?:es|ing)(?: us with)?|left with)(?: only)?(?=\s)|elimination\b,?(?=\s)",
          "Two are too long and one is too short, which leaves {}."),
     _row(False, "before", "closer darker", True, r"\w+", "Point B appears closer."),
     _row(False, "before", "shares fits remains remain follow follows", False, r"\w+", "{} shares the style."),
