@@ -350,9 +350,19 @@ def separated(arguments: str) -> list[str]:
     return [part for part in (*parts, arguments[start:]) if part]
 
 
-def bare(arguments: str) -> str | None:
-    """The first part of `key=value,key=value` that is no `key=value`; None without one."""
-    return next((part for part in separated(arguments) if "=" not in part), None)
+def refuse_malformed(option: str, arguments: str) -> None:
+    """Refuses model arguments with a part that is no `key=value`, or that give a name twice."""
+    found = set()
+    for part in separated(arguments):
+        name, sign, _ = part.partition("=")
+        if not sign:
+            raise HarnessError(
+                f"{option} {arguments!r}: {part!r} is not key=value",
+                "Write key=value,key=value; texts with commas do not go here",
+            )
+        if name.strip() in found:
+            raise HarnessError(f"{option} gives {name.strip()} twice", "Give it once")
+        found.add(name.strip())
 
 
 def merged(given: object) -> dict[str, Any]:

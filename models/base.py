@@ -21,7 +21,7 @@ from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared, taught
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
-from dcsft_harness.reading import bare, is_unset
+from dcsft_harness.reading import is_unset, refuse_malformed
 from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
 
@@ -203,11 +203,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
         torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one.
         """
-        if (part := bare(arg_string)) is not None:
-            raise HarnessError(
-                f"--model_args {arg_string!r}: {part!r} is not key=value",
-                "Write key=value,key=value; texts with commas do not go here",
-            )
+        refuse_malformed("--model_args", arg_string)
         given = dict(utils.simple_parse_args_string(arg_string))
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if additional_config is not None and is_unset(given.get("seed")):

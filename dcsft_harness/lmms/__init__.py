@@ -165,10 +165,7 @@ def check_model(name: str, arguments: str) -> None:
 
     if name not in MODEL_REGISTRY_V2.list_model_names():
         raise unknown_name("model", name, MODEL_REGISTRY_V2.list_model_names())
-    if (part := reading.bare(arguments)) is not None:
-        raise HarnessError(
-            f"--model-args {arguments!r}: {part!r} is not key=value", "Write key=value,key=value"
-        )
+    reading.refuse_malformed("--model-args", arguments)
 
 
 def run(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsft_harness import reading
+from dcsft_harness import lmms, reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -190,7 +190,19 @@ def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
     assert settings.from_options({"pretrained": "OWNER/digits"}).pretrained == "OWNER/digits"
 
 
-@pytest.mark.parametrize("given", ["default=x,nonsense", "default=a b,c,d=e", "nonsense"])
-def test_arguments_without_an_equals_sign_are_named(given):
-    with pytest.raises(HarnessError, match=r"'(nonsense|c)' is not key=value"):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("default=x,nonsense", "'nonsense' is not key=value"),
+        ("default=a b,c,d=e", "'c' is not key=value"),
+        ("nonsense", "'nonsense' is not key=value"),
+        # The last would count in silence.
+        ("default=a,default=b", "gives default twice. Give it once"),
+        ('default=a,chat_template_kwargs={"a": 1, "b": 2}, default=a', "gives default twice"),
+    ],
+)
+def test_malformed_arguments_are_named(given, said):
+    with pytest.raises(HarnessError, match=said):
         DcsftStub.create_from_arg_string(given)
+    with pytest.raises(HarnessError, match=said):
+        lmms.check_model("dcsft_stub", given)
