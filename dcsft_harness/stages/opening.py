@@ -336,10 +336,12 @@ def _answering(
             longest = max(longest, asked or DEFAULT_MAX_NEW_TOKENS)
     items = math.ceil(items / processes)
     together = min(settings.batch_size, max(items, 1))
+    limit_bytes = math.inf if settings.memory_gb is None else settings.memory_gb * 1e9
     while True:  # batches are made smaller where memory asks for it
         rows = together * samples
         parts = estimates.generation(anatomy, kind.itemsize, rows, together, tokens, longest, device)
-        if together == 1 or sum(parts.values()) <= device.free:
+        batch = parts["keys and values"] + parts["activations"] + parts["images"]
+        if together == 1 or (sum(parts.values()) <= device.free and batch <= limit_bytes):
             break
         together = (together + 1) // 2
     seconds = 0.0

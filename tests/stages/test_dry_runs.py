@@ -140,6 +140,18 @@ def test_responses_that_do_not_fit_are_told_by_their_length_and_number(given):
     assert not plan.fits and re.match(r"Lower --max-new-tokens \(\d+\) or the responses", plan.remedy)
 
 
+def test_a_limit_of_memory_for_a_batch_is_planned_with():
+    given = {"model": "digits", "task": "dcsft_digits_pool", "limit": 64}
+    free, limited = (
+        STAGES["sample"].plan("never", "24 GB", **given, model_args=arguments)
+        for arguments in ("", "memory_gb=0.01")
+    )
+    assert (free.settings["items at a time"], free.settings == limited.settings) == (64, False)
+    batch = ("keys and values", "activations", "images")
+    assert sum(limited.parts[name] for name in batch) <= 0.01e9 < sum(free.parts[name] for name in batch)
+    assert limited.seconds > free.seconds
+
+
 def test_processes_on_a_cpu_share_its_memory(monkeypatch):
     given = {"model": "digits", "task": "dcsft_digits_pool", "limit": 1}
     alone, shared = (STAGES["sample"].plan("never", "cpu", **given, num_processes=count) for count in (1, 64))
