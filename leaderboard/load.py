@@ -264,7 +264,8 @@ class _Draft:
         ]
         names = [row.name for row in rows] + [row.group for row in rows]
         seeds = [row.name for row in rows if baseline is not None and row.group == baseline]
-        if len(seeds) == 1:  # one seed is a row, and no combined one
+        # One seed is a row, and no combined one; a row of that very name comes first.
+        if len(seeds) == 1 and baseline not in [row.name for row in rows]:
             baseline = seeds[0]
         return Board(
             tuple(rows),

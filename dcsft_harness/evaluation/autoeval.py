@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +30,7 @@ from dcsft_harness.lmms.tasks import members
 from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import SCORER, SETTING
 from dcsft_harness.sampling import own_data, own_files
-from dcsft_harness.scoring import VERSIONS
+from dcsft_harness.scoring import VERSIONS, get_scorer
 from dcsft_harness.settings import flag, option
 from dcsft_harness.training import run_folder
 
@@ -206,6 +207,8 @@ SUITES = {
 """Suite -> the group of its tasks."""
 SUBJECT = ("pretrained", "adapter")
 """Model arguments that name the checkpoint."""
+OPENED_BY = (*OwnPart.model_fields, "include_path")
+"""The settings that say how to open tasks of the user's own."""
 
 
 def decisive(model_args: str) -> dict[str, str]:
@@ -272,10 +275,16 @@ class Scoring(OwnPart):
         found = lmms.open_tasks(known) if known else {}
         if self.data is not None and own is not None and own in names:
             root, outside = self.image_root, self.allow_outside_root
-            found[own] = own_data.open_file(
-                self.data, self.scorer, root, False, outside, keep_unreadable=False, part=self._part
-            )
+            known_by = (manifest.fingerprint(self.data), str(self.described(own)))
+            found[own] = _own_task(self.data, self.scorer, root, outside, self._part, known_by)
         return found
+
+    def scorers(self, task: str) -> Mapping[str, int]:
+        """The scorers that a task may name, and their versions; of own rows that of `scorer`."""
+        if self.scorer is None or task != self.own:
+            return VERSIONS
+        judge = get_scorer(self.scorer)
+        return {judge.name: judge.version}
 
     def inputs(self, task: str) -> dict[str, Path]:
         """The data that a task reads, by its role in a manifest."""
@@ -340,6 +349,19 @@ class Scoring(OwnPart):
         ours |= decisive(self.model_args)
         theirs |= decisive(str(config.get("model_args", "")))
         return differences(theirs, ours)
+
+
+@lru_cache(maxsize=1)
+def _own_task(
+    data: Path,
+    scorer: str | None,
+    root: Path | None,
+    outside: bool,
+    part: own_data.Part | None,
+    content: tuple[str, str],
+) -> lmms.Task:
+    """The task of rows with this content; a watched run's checkpoints share it, as its rows are copied."""
+    return own_data.open_file(data, scorer, root, False, outside, keep_unreadable=False, part=part)
 
 
 class ScoreOptions(Scoring):
@@ -451,7 +473,8 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
                     lmms.limit_tokens(loaded, settings.max_new_tokens)
             conditions = {} if found is None or board.apart else {t.name: t.conditions for t in found.tasks}
             for task in missing:
-                _refuse_other(task, conditions.get(task, {}), _planned(opened[task], settings.limit))
+                if there := conditions.get(task, {}):
+                    _refuse_other(task, there, _planned(opened[task], settings, there))
             board.save()
             said = f"{name}: {len(missing)} of {len(settings.tasks)} tasks to score"
             show.say(f"{said}, kept {', '.join(row.kept)}" if row.kept else said)
@@ -496,13 +519,13 @@ def _weights(found: manifest.Manifest) -> dict[str, str]:
 def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> None:
     """Refuses to continue a row with other settings than it was started with."""
     differing = settings.differing(found.config)
-    scorers = found.notes["tasks"][found.folder.name].get("scorers", {})
-    differing += [
-        f"{SCORER} {one}: {version} -> {VERSIONS[one]}"
-        for one, version in scorers.items()
-        if one in VERSIONS and VERSIONS[one] != version
-    ]
     task = found.folder.name
+    scorers, versions = found.notes["tasks"][task].get("scorers", {}), settings.scorers(task)
+    differing += [
+        f"{SCORER} {one}: {version} -> {versions[one]}"
+        for one, version in scorers.items()
+        if one in versions and versions[one] != version
+    ]
     for role, path in settings.inputs(task).items():
         if role in found.inputs and manifest.fingerprint(path) != found.inputs[role]["sha256"]:
             differing.append(f"{role} has {'changed' if task == settings.own else 'been prepared again'}")
@@ -526,12 +549,28 @@ def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
             )
 
 
-def _planned(task: lmms.Task, limit: int | None) -> dict[str, object]:
-    """A result's measurement conditions, as far as they are known beforehand; named as on a board."""
+def _planned(task: lmms.Task, settings: Scoring, there: Mapping[str, object]) -> dict[str, object]:
+    """A result's measurement conditions, as far as they are known beforehand; named as on a board.
+
+    `there` are those of the board's rows. Of the user's own rows all are known, their content included.
+    """
+    name = str(task.config.task)
     given = task.config.generation_kwargs or {}
     generation = {f"generation argument {key}": value for key, value in given.items()}
-    scorers = {f"{SCORER} {name}": version for name, version in VERSIONS.items()}
-    return {"task version": task.VERSION, **scorers, "limit": limit, **generation}
+    scorers = {f"{SCORER} {one}": version for one, version in settings.scorers(name).items()}
+    own: dict[str, object] = {}
+    if name == settings.own:
+        from dcsft_harness.leaderboard.board import ITEMS, PROMPTS
+
+        count = len(task.eval_docs)
+        count = count if settings.limit is None else min(settings.limit, count)
+        items = sorted(
+            (lmms.describe_item(task, number) for number in range(count)), key=lambda item: item.item_id
+        )
+        own = {key: "unset" for key in there if key.startswith(f"{SCORER} ")}
+        own[PROMPTS] = disk.json_sha256([item.prompt for item in items])
+        own[ITEMS] = disk.json_sha256([item.item_id for item in items])
+    return {"task version": task.VERSION, **own, **scorers, "limit": settings.limit, **generation}
 
 
 def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
@@ -577,6 +616,9 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
     """Evaluates task by task, so that a finished result survives a later failure."""
     name, origin, model = work.home.name, work.subject.origin, None
     recorded = work.settings.recorded(work.arguments)
+    # How to open the tasks again, as in `dcsft evaluate`: for the page's items and `compare-cost`'s commands.
+    options = {one: value for one, value in work.settings.deciding().items() if one in OPENED_BY}
+    call = manifest.CALL.set({"verb": "score", "options": options})
     try:
         for number, (task, loaded) in enumerate(opened.items(), start=1):
             output = work.home / task
@@ -596,6 +638,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
             if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights
                 model = None
     finally:
+        manifest.CALL.reset(call)
         if model is not None:
             if hasattr(model, "keep_loaded"):
                 model.keep_loaded = False

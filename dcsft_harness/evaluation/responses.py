@@ -30,6 +30,8 @@ from dcsft_harness.artifacts import SCORES_SET, manifest, usage
 from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
+from dcsft_harness.evaluation.autoeval import at_step
+from dcsft_harness.leaderboard.board import group_of
 from dcsft_harness.leaderboard.collect import find
 from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
@@ -120,7 +122,7 @@ def evaluate(
         columns: field -> its column, if the name is not in `FIELDS`.
         box_space: the coordinates of the boxes in the responses; needed by box scorers.
         limit: only the first documents of the task.
-        group: the configuration that a single row is a seed of.
+        group: the configuration that the rows are seeds of; rows of several steps are, step by step.
         progress: called with (responses scored, total responses).
 
     Returns:
@@ -146,20 +148,23 @@ def evaluate(
     inputs = {"responses": file}
     settings = {"model": "responses", "model_args": "", "limit": limit, "file": file.name}
     settings |= {"scorer": scorer} if scorer else {}
-    settings |= {"group": group} if group else {}
+    own = own_files.name_of(file)
+    tasks = {one.score.task for run in runs for one in run.rows}
+    after = {"named_after_file": own} if task is None and tasks == {own} else {}
     if len(runs) == 1:
         (run,) = runs
-        with manifest.writing("scores", output, settings | run.settings(), inputs) as draft:
-            draft.notes |= run.write(draft.folder, limit)
+        with manifest.writing("scores", output, settings | run.settings(group), inputs) as draft:
+            draft.notes |= run.write(draft.folder, limit) | after
         return draft.notes
     with manifest.writing(SCORES_SET, output, settings, inputs) as draft:
-        draft.notes["rows"] = []
+        draft.notes |= {"rows": [], **after}
         for number, run in enumerate(runs, start=1):
             folder = f"{number:03}-{re.sub(r'[^A-Za-z0-9.-]+', '-', run.name).strip('-.')[:60] or 'row'}"
             inner = manifest.Draft(draft.folder / folder)
             inner.folder.mkdir()
             inner.notes |= run.write(inner.folder, limit)
-            manifest.seal("scores", inner, output.resolve() / folder, settings | run.settings(), inputs, 0.0)
+            sealed = settings | run.settings(group)
+            manifest.seal("scores", inner, output.resolve() / folder, sealed, inputs, 0.0)
             draft.notes["rows"].append({"name": run.name, "folder": folder, "tasks": inner.notes["tasks"]})
     return draft.notes
 
@@ -347,7 +352,7 @@ def _picture(named: object) -> str:
 
 
 def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
-    name, scorers = file.name.partition(".")[0], {judge.name: judge.version}
+    name, scorers = own_files.name_of(file), {judge.name: judge.version}
 
     def score(one: Given) -> Scored:
         question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
@@ -405,7 +410,7 @@ def _score(
 ) -> Score:
     """The row of a response."""
     text, tokens = _response(one), one.row.get("n_tokens")
-    counted = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0
+    counted = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 1 << 53
     return Score(
         task=task,
         item_id=item_id,
@@ -529,10 +534,12 @@ class _Run:
     rows: Sequence[Scored]
     task: lmms.Task | None
 
-    def settings(self) -> dict[str, Any]:
-        """Its notes for the manifest."""
+    def settings(self, group: str | None) -> dict[str, Any]:
+        """Its notes for the manifest; seeds of a group are combined at equal steps."""
         tasks = sorted({one.score.task for one in self.rows})
         at = {} if self.step is None else {"run": self.run, "step": self.step}
+        if group:
+            at["group"] = group if self.step is None else at_step(group, self.step)
         return {"name": self.name, **at, "tasks": tasks}
 
     def write(self, folder: Path, limit: int | None) -> dict[str, Any]:
@@ -568,34 +575,42 @@ def _runs(
     judging: Judging,
 ) -> list[_Run]:
     """The rows by model and step, in order of the file."""
-    run = name or file.name.partition(".")[0]
+    run = name or own_files.name_of(file)
     made = []
     for (model, step), some in kept.items():
         own = _named(model, step, name if len(kept) == 1 or model is None else None, run)
+        if judging.items is not None:
+            _refuse_gaps(file, own, some, judging.items)
         made.append(_Run(own, run, step, _counted(some), judging.task))
     twice = [one for one, count in Counter(run.name for run in made).items() if count > 1]
     if twice:
         raise HarnessError(
             f"{file}: two models are both named {twice[0]!r}", "Name models by `model` and `step`"
         )
-    for one_run in () if judging.items is None else made:
-        have, wanted = len({one.score.item_id for one in one_run.rows}), len(judging.items or ())
-        if have != wanted or len(one_run.rows) != have:
-            raise HarnessError(
-                f"{file}: {one_run.name} has {len(one_run.rows)} responses to {have} of its task's "
-                f"{wanted} items",
-                "Give one response per item; --limit N scores the first N documents alone",
-            )
     return made
+
+
+def _refuse_gaps(file: Path, name: str, rows: Sequence[Scored], items: Sequence[records.Item]) -> None:
+    """Refuses a model's responses unless there is one to each of a task's items, repeated items included."""
+    given = Counter(one.score.item_id for one in rows)
+    wanted = Counter(item.item_id for item in items)
+    if given != wanted:
+        raise HarnessError(
+            f"{file}: {name} has {len(rows)} responses to {(given & wanted).total()} of its task's "
+            f"{len(items)} items",
+            "Give one response per item; --limit N scores the first N documents alone",
+        )
 
 
 def _named(model: str | None, step: int | None, name: str | None, run: str) -> str:
     if name is not None and step is None:
         return name
     own = name or model or run
-    if step is None or re.search(rf"(?<!\d){step}(?!\d)", own):
+    if step is None:
         return own
-    return f"{own} @{step}"
+    if group_of(own) is not None:  # "SFT (seed 1)": its steps are no seeds
+        return at_step(own, step)
+    return own if re.search(rf"(?<!\d){step}(?!\d)", own) else f"{own} @{step}"
 
 
 def _step(one: Given) -> int | None:

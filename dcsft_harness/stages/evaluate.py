@@ -247,15 +247,19 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Of each task, how many responses ran out of tokens, and what to do next."""
-    if "tasks" not in notes:  # several rows of given responses, or a rank that writes nothing
-        return []
-    found = ((name, task, task.get("truncated", 0)) for name, task in notes["tasks"].items())
-    return [
-        f"{name}: {said}"
-        for name, task, truncated in found
-        for said in out_of_tokens(truncated, task["n"] + task["unscored"], "items have responses that")
-    ]
+    """Of each task, how many responses ran out of tokens and what to do; whether its name is a file's."""
+    said = []
+    if (name := notes.get("named_after_file")) is not None:
+        said.append(
+            f"the task {name} is named after the file. To compare the responses of several files, give their "
+            "rows one `task`"
+        )
+    # Without tasks: several rows of given responses, or a rank that writes nothing.
+    for name, task in notes.get("tasks", {}).items():
+        total = task["n"] + task["unscored"]
+        found = out_of_tokens(task.get("truncated", 0), total, "items have responses that")
+        said += [f"{name}: {one}" for one in found]
+    return said
 
 
 def _figures(task: Mapping[str, Any]) -> str:
