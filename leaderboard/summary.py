@@ -115,9 +115,9 @@ class Entry:
     """One row's result in one column."""
 
     n: int  # scored items, which the accuracy is over; for a mean, those of all tasks together
-    unscored: int  # further items, whose response could not be scored
-    # scored items without an answer in the response; they count as wrong. None if a task does not report
-    # answers.
+    unscored: int  # further items, whose response could not be scored; of seeds, the sum over them
+    # scored items without an answer in the response, counted as wrong; of seeds, the sum over them. None if
+    # a task does not report answers.
     unanswered: int | None
     accuracy: Estimate | None  # in [0, 1]; None if it cannot be computed
     difference: Estimate | None  # to the baseline, on the items scored in both; None if it cannot be computed

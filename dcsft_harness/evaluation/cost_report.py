@@ -19,8 +19,10 @@ from dcsft_harness.artifacts.manifest import Manifest, Origin
 from dcsft_harness.artifacts.usage import FIGURES, NOTE, UNKNOWN, figures
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, unknown_name, visible
+from dcsft_harness.evaluation import DRAWN_BY
 from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.sampling import own_files
+from dcsft_harness.settings import flag
 from dcsft_harness.training import run_folder
 from dcsft_harness.training.run_folder import checkpoints, step_of
 
@@ -414,6 +416,9 @@ def command(standing: Standing, scores: Scores) -> str | None:
     words += ["--model-args", reading.joined(given)]
     limits = {notes.get("limit") for notes in scores.tasks.values()}
     words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
+    others = settings or next(iter(scores.settings.values()), {})
+    drawn = {name: others[name] for name in DRAWN_BY if others.get(name) is not None}
+    words += [word for name, value in drawn.items() for word in (flag(name), str(value))]
     words += [*_asked(scores), "--output", f"scores-{standing.run.name}-{folder.name}"]
     return shlex.join(words)
 
@@ -421,25 +426,25 @@ def command(standing: Standing, scores: Scores) -> str | None:
 def _asked(scores: Scores) -> list[str]:
     """The options of `dcsft evaluate` for the tasks of scores: own rows by their files."""
     files: dict[str, Path] = {}
-    more: dict[str, str] = {}
+    more: dict[str, str | None] = {}
     for folder in itertools.chain(*scores.folders.values()):
         made = manifest.read(folder)
         options = made.call.get("options", {})
         held = "_held_out" if options.get("held_out") is not None else ""
+        more |= {"--include-path": options["include_path"]} if options.get("include_path") else {}
         for role, entry in made.inputs.items():
             if role.split()[0] == "data" and not role.startswith(prepared.ROLE):
                 path = (folder / entry["path"]).resolve()
                 path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
                 files[own_files.name_of(path) + held] = path
                 given = {name: options.get(name) for name in ("scorer", "held_out", "image_root")}
-                more |= {
-                    f"--{name.replace('_', '-')}": str(one) for name, one in given.items() if one is not None
-                }
+                more |= {flag(name): str(one) for name, one in given.items() if one is not None}
+                more |= {"--allow-outside-root": None} if options.get("allow_outside_root") else {}
     rows = [str(path) for name, path in files.items() if name in scores.tasks]
     tasks = [*(name for name in scores.tasks if name not in files), *rows[1:]]
     words = ["--data", rows[0]] if rows else []
     words += ["--tasks", ",".join(tasks)] if tasks else []
-    return [*words, *(word for pair in more.items() for word in pair)]
+    return [*words, *(word for pair in more.items() for word in pair if word is not None)]
 
 
 # Comparison -> Markdown with human units; CSV and JSON with raw ones.

@@ -131,7 +131,8 @@ def _body_line(
 
 def _footnotes(summary: Summary, overall: Mapping[str, int]) -> Iterator[str]:
     yield "Accuracy in percent, the best of each column in bold; means are unweighted; *n*: items of a task"
-    yield "unanswered: no answer was found, counted as wrong; unscored: could not be scored, left out"
+    seeds = "; of seeds the sum over all" if any(line.is_group for line in summary.lines) else ""
+    yield f"unanswered: no answer was found, counted as wrong; unscored: could not be scored, left out{seeds}"
     if overall:
         titles, baseline = (
             markdown_text(" and ".join(overall) if len(overall) < 3 else "Task"),
@@ -425,10 +426,11 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
         ]
         for one in tested
     ]
+    family = "all pairs, those with the baseline included" if title == "Pairs" else "the family shown"
     notes = (
         "Differences in percentage points, paired by item; better / worse: items on which the first row "
         "scores higher, lower",
-        "Holm: corrected over the family shown (the figures for ID and OOD; the single tasks are a family of "
+        f"Holm: corrected over {family} (the figures for ID and OOD; the single tasks are a family of "
         "their own)",
     )
     header = ["", "on", "difference", "better / worse", "p", "Holm", "test"]

@@ -294,6 +294,11 @@ def test_a_command_has_the_limit_of_the_other_scores(place):
             {"mine_held_out": 0.5, "ood1": 0.2},
             "--data mine.jsonl --tasks ood1 --scorer choice --held-out 0.1",
         ),
+        (
+            {"scorer": "choice", "image_root": "pics", "allow_outside_root": True, "include_path": "own"},
+            {"mine": 0.5},
+            "--data mine.jsonl --include-path own --scorer choice --image-root pics --allow-outside-root",
+        ),
     ],
 )
 def test_a_command_names_own_rows_by_their_file(place, monkeypatch, options, tasks, said):
@@ -307,6 +312,16 @@ def test_a_command_names_own_rows_by_their_file(place, monkeypatch, options, tas
     manifest.CALL.reset(reset)
     found = cost_report.as_dict(cost_report.compare([place / "sft", place / "rl"], [place / "s1"]))
     assert found["to_evaluate"] and all(f" {said} --output" in line for line in found["to_evaluate"])
+
+
+def test_a_command_draws_as_the_other_scores(place):
+    cold, drawn = place / "cold", {"max_new_tokens": 1024, "samples": 4, "temperature": 0.7, "seed": 3}
+    inputs = {"model": cold, "adapter": place / "sft"}
+    config = {"model": "dcsft_hf", "model_args": f"pretrained={cold},adapter={place / 'sft'}", **drawn}
+    make("scores", place / "s1", config, {"tasks": {"id1": {"distribution": "id", "accuracy": 0.5}}}, inputs)
+    found = cost_report.as_dict(cost_report.compare([place / "sft", place / "rl"], [place / "s1"]))
+    wanted = " --samples 4 --temperature 0.7 --max-new-tokens 1024 --seed 3 --tasks id1 "
+    assert found["to_evaluate"] and all(wanted in line for line in found["to_evaluate"])
 
 
 def test_other_machines_and_versions_are_told(place, monkeypatch):

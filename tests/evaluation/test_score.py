@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,48 @@ def test_rows_of_ones_own_are_scored_as_evaluate_does(held, capsys):
     held.write_text(held.read_text().replace('"answer": "', '"answer": "x', 1))
     assert main(["score", f"first={digits.path()}", *OWN]) == 1
     assert "the row 'first' has held under other settings: data has changed" in capsys.readouterr().err
+
+
+def test_other_rows_or_another_scorer_are_refused_before_a_model_is_loaded(held, capsys, monkeypatch):
+    """On another row of the board, and on the same one; what a page and a command need is recorded."""
+    monkeypatch.syspath_prepend(str(held.parent))
+    function = "def judge(response, *, answer):\n    return 1.0 if response == answer else 0.0\n"
+    Path("own_judge.py").write_text(function)
+    digit = f"={digits.path()}"
+    more = ["--image-root", ".", "--board", "board"]
+    assert main(["score", f"first{digit}", "--data", "held.jsonl", "--scorer", "own_judge:judge", *more]) == 0
+    options = manifest.read(Path("board/results/first/held")).call["options"]
+    assert (options["image_root"], options["scorer"]) == (".", "own_judge:judge")
+    monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is loaded"))
+    (held.parent / "other").mkdir()
+    (held.parent / "other" / "held.jsonl").write_text(
+        held.read_text().replace('"answer": "', '"answer": "x', 1)
+    )
+    for file, scorer, name, said in (
+        ("held.jsonl", "exact_word", "second", "held would have the version of the scorer own_judge:judge 'unset'"),
+        ("other/held.jsonl", "own_judge:judge", "second", "held would have the item set"),
+        ("held.jsonl", "exact_word", "first", "scorer: own_judge:judge -> exact_word"),
+    ):
+        assert main(["score", f"{name}{digit}", "--data", file, "--scorer", scorer, *more]) == 1
+        assert said in capsys.readouterr().err, said
+    # The function changes: as a scorer of the suite's with another version.
+    Path("own_judge.py").write_text(function.replace("else 0.0", "else 0.5"))
+    monkeypatch.delitem(sys.modules, "own_judge")
+    for name, said in (
+        ("first", "version of the scorer own_judge:judge: "),
+        ("second", "held would have the version of the scorer own_judge:judge "),
+    ):
+        given = ["score", f"{name}{digit}", "--data", "held.jsonl", "--scorer", "own_judge:judge", *more]
+        assert main(given) == 1
+        assert said in capsys.readouterr().err, said
+
+
+def test_checkpoints_of_a_watched_run_share_the_rows(held):
+    settings = Scoring(data=held, scorer="exact_word")
+    first = settings.opened(["held"])["held"]
+    assert settings.changed(group="x").opened(["held"])["held"] is first
+    held.write_text(held.read_text().replace('"answer": "', '"answer": "x', 1))
+    assert settings.opened(["held"])["held"] is not first
 
 
 OWN_REFUSED = [

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
+from dcsft_harness.leaderboard import load
 from dcsft_harness.leaderboard.collect import group_of
+from dcsft_harness.leaderboard.compare import summarize
 from dcsft_harness.leaderboard.stats import (
     difference_of_seeds,
     mean_of_seeds,
     mean_over_tasks,
     part,
 )
+from tests.leaderboard.test_leaderboard import scores_folder
 
 sm = pytest.importorskip("statsmodels.api")
 ols = pytest.importorskip("statsmodels.formula.api").ols
@@ -167,3 +170,20 @@ class TestCoverage:
 def test_a_row_that_is_named_as_a_seed(name, group):
     assert group_of(name) == group
     assert group_of(name, "told") == "told"
+
+
+@pytest.mark.parametrize(
+    ("rows", "baseline"),
+    [
+        (["SFT", "SFT (seed 2)"], "SFT"),  # a row of that very name
+        (["other", "SFT (seed 2)"], "SFT (seed 2)"),  # one seed of the group
+        (["SFT", "SFT (seed 1)", "SFT (seed 2)"], "SFT"),
+        (["other", "SFT (seed 1)", "SFT (seed 2)"], "SFT"),  # the group
+    ],
+)
+def test_a_baseline_is_the_row_of_that_name_before_a_seed_of_it(tmp_path, rows, baseline):
+    folders = [scores_folder(tmp_path / str(n), name, {"id1": [1.0, 0.0]}) for n, name in enumerate(rows)]
+    board = load(folders, "SFT")
+    assert board.baseline == baseline
+    summary = summarize(board)
+    assert [line.name for line in summary.lines if line.is_baseline] == [baseline]

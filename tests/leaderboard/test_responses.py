@@ -186,6 +186,55 @@ class TestAFile:
         assert harness.artifacts.Scores(tmp_path / "plain").table().num_rows == 6
         assert load([tmp_path / "plain"], choices=None).tasks[0].distribution is None
 
+    def test_steps_of_a_seed_are_no_seeds(self, tmp_path):
+        """Rows of one seed at several steps are combined with those of other seeds, step by step."""
+        for seed in (1, 2):
+            rows = [row for step in (10, 30) for row in of(RIGHT, WRONG, step=step, task="t")]
+            file = jsonl(tmp_path / f"s{seed}.jsonl", rows)
+            scored(file, tmp_path / f"out{seed}", name=f"GRPO (seed {seed})", group="mine")
+            scored(file, tmp_path / f"plain{seed}", name=f"GRPO (seed {seed})")
+        board = load([tmp_path / "out1", tmp_path / "out2"])
+        assert [(row.name, row.group) for row in board.rows] == [
+            (f"GRPO at step {step} (seed {seed})", f"mine at step {step}")
+            for seed, step in ((1, 10), (1, 30), (2, 10), (2, 30))
+        ]
+        groups = [row.group for row in load([tmp_path / "plain1", tmp_path / "plain2"]).rows]
+        assert groups == ["GRPO at step 10", "GRPO at step 30"] * 2
+
+    @pytest.mark.parametrize(
+        ("file", "name"),
+        [
+            ("Qwen2.5-VL-3B.jsonl", "Qwen2.5-VL-3B"),
+            ("Qwen2.5-VL-3B.jsonl.gz", "Qwen2.5-VL-3B"),
+            ("a.parquet", "a"),
+        ],
+    )
+    def test_only_the_ending_of_a_file_is_cut_off_its_name(self, tmp_path, file, name):
+        rows = of(RIGHT, WRONG)
+        if file.endswith(".parquet"):
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / file)
+        else:
+            jsonl(tmp_path / file, rows)
+        notes = scored(tmp_path / file, tmp_path / "scores")
+        assert list(notes["tasks"]) == [name]
+        assert [row.name for row in load([tmp_path / "scores"]).rows] == [name]
+        rows = [{**row, "step": 3} for row in rows]
+        scored(jsonl(tmp_path / "x-1.5B.jsonl", rows), tmp_path / "at", name=None)
+        assert manifest.read(tmp_path / "at").config["name"] == "x-1.5B @3"
+
+    def test_a_task_that_is_named_after_the_file_is_said(self, tmp_path, capsys):
+        """Else two models' files make a board without a common task, and nothing says why."""
+        for task, said in ((None, True), ("web", False)):
+            file = jsonl(tmp_path / "base.jsonl", of(RIGHT, **({} if task is None else {"task": task})))
+            words = ["--scorer", "box_iou", "--box-space", "pixel", "--output", str(tmp_path / str(task))]
+            assert main(["evaluate", "--responses", str(file), *words]) == 0
+            assert ("the task base is named after the file" in capsys.readouterr().err) == said
+
+    @pytest.mark.parametrize("tokens", [2**70, -1, True, 1.5, "9"])
+    def test_a_number_of_tokens_that_is_none_is_unknown(self, tmp_path, tokens):
+        scored(jsonl(tmp_path / "a.jsonl", of(RIGHT, n_tokens=tokens)), tmp_path / "scores")
+        assert pq.read_table(tmp_path / "scores" / "scores.parquet")["n_tokens"].to_pylist() == [None]
+
     def test_equal_names_of_two_files_are_parted_by_the_file(self, tmp_path):
         for name in ("one", "two"):
             rows = [*of(RIGHT, WRONG, model="base", task="t"), *of(RIGHT, RIGHT, model=name, task="t")]
@@ -368,6 +417,11 @@ class TestATask:
             assert (
                 "the generation arguments, pixel limits and checkpoint's generation config, assumed" in remark
             )
+        numbers = (0, 0, 0, 1, 2, 3)  # as many rows as items, and two items without one
+        jsonl(tmp_path / "gaps.jsonl", [{"doc_id": number, "response": "seven"} for number in numbers])
+        code, said = run("evaluate", "--responses", tmp_path / "gaps.jsonl", "--task", "dcsft_digits",
+                         "--limit", 6, "--output", tmp_path / "x")  # fmt: skip
+        assert code == 1 and "gaps has 6 responses to 4 of its task's 6 items" in said.err
         code, said = run("evaluate", "--responses", tmp_path / "r0.jsonl", "--task", "dcsft_digits",
                          "--limit", 5, "--output", tmp_path / "x")  # fmt: skip
         assert code == 1 and "r0.jsonl, row 6: dcsft_digits has no item" in said.err
