@@ -190,12 +190,18 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
         )
     total = config.size or round(len(kept) / (1 - sum(config.mix.values())))
     mixed = {name: round(share * total) for name, share in config.mix.items()}
+    for name, share in config.mix.items():
+        if share and not mixed[name]:
+            raise HarnessError(
+                f"--mix {name}={share:g} of {total} items is not one item",
+                f"Give a share of at least {1 / total:.2g}, or leave it out",
+            )
     plain = len(kept) if config.size is None else config.size - sum(mixed.values())
     rng = np.random.Generator(np.random.PCG64(config.seed))
     drawn = [_draw(rng, kept, plain, "+".join(config.keep) or "fitting")]
     for name, number in mixed.items():
         beside = by_name[name][~fit[by_name[name]]]  # a band may hold part of a difficulty
-        drawn.append(_draw(rng, beside, number, name))
+        drawn.append(_draw(rng, beside, number, f"{name}{' (outside the band)' if config.band else ''}"))
     order = rng.permutation(np.concatenate(drawn))
     chosen = labels.take(order).combine_chunks()
     if config.weight is None:

@@ -75,7 +75,7 @@ def find(hard: pa.Table, rollouts: Path, threshold: float) -> tuple[pa.Table, in
             )
         for place, (samples, said) in enumerate(zip(counts.tolist(), answers, strict=True)):
             unjudged += len(said) < ANSWERED
-            if len(said) >= max(ANSWERED, threshold * samples):
+            if len(said) >= ANSWERED:
                 voice, times = one_voice(said)
                 if times / samples >= threshold:
                     places.append(place)

@@ -160,15 +160,16 @@ def load(names: str | Sequence[str], scale: str | None = None, given: Variables 
     known: dict[str, _File] = {}
     chosen = [_open(name, (), known) for name in ([names] if isinstance(names, str) else names)]
     opened = [part for one in chosen for part in _parts(one, known)]
-    given = {**_joined(one.given for one in opened), **(given or {})}
+    given = given or {}
     if scale is None:
-        scale = "digits" if given.get("model", EMBEDDED) == EMBEDDED else "paper"
+        model = _joined([*(one.given for one in opened), given]).get("model", EMBEDDED)
+        scale = "digits" if model == EMBEDDED else "paper"
     stages: dict[str, Stage] = {}
     variables: dict[str, Any] = {}
     replaced: dict[str, str] = {}
     left = MOST_VALUES
     for one in opened:
-        values = _scaled(one, scale, given)
+        values = _scaled(one, scale, {**one.given, **given})  # what another file sets is its own
         variables |= values
         for entry in one.entries:
             for stage in _expand(one, entry, values, list(stages), replaced):
@@ -313,6 +314,8 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
         )
     found: dict[str, Any] = {"file": pool, "task": None} if as_file else {"file": None, "task": pool}
     found["test"] = pool if share is not None else test
+    if found["test"] is not None and own["scorer"] is None:
+        raise HarnessError(f"test={found['test']} is a file, and no scorer is set", "Set scorer=NAME too")
     found["test_held_out"] = share
     found["test_scorer"] = None if found["test"] is None else own["scorer"]
     found["test_root"] = None if found["test"] is None else own["image_root"]

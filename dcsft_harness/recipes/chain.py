@@ -1,11 +1,12 @@
 """Runs a recipe, each stage in turn, or prints its plan: commands, inputs and estimates.
 
 A stage's key is a hash of its verb, its options, the package's version, the manifests of the stages that it
-refers to, and the contents of other files and folders that its options name, with the images that your own
-JSONL file names. A stage is skipped if its folder was made with the same key and all files in it are
-unchanged; so an interrupted recipe resumes, and an edited one redoes what changed. An interrupted sampling
-stage resumes from its saved responses, and a training stage from its last checkpoint, unless its key has
-changed since. Several processes may run recipes in one folder: each takes the next stage that none has taken.
+refers to, and the contents of other files and folders that its options name, with the images of your own
+rows, the files of your own tasks, and your own scorer. A stage is skipped if its folder was made with the
+same key and all files in it are unchanged; so an interrupted recipe resumes, and an edited one redoes what
+changed. An interrupted sampling stage resumes from its saved responses, and a training stage from its last
+checkpoint, unless its key has changed since. Several processes may run recipes in one folder: each takes the
+next stage that none has taken.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, reporting_refusals, visible
 from dcsft_harness.lmms.tasks import include, listing, members, refuse_unknown, refuse_unprepared
 from dcsft_harness.recipes import EMBEDDED, REFERENCE, Recipe, Stage, filled
-from dcsft_harness.sampling import own_data, own_files
+from dcsft_harness.sampling import own_files
 from dcsft_harness.scoring import get_scorer
 from dcsft_harness.settings import extra, flag
 from dcsft_harness.stages import STAGES
@@ -214,11 +215,7 @@ def key(stage: Stage, output: Path) -> str:
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
     brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage)}
-    data = Path(str(stage.options.get("data")))
-    if own_files.is_data(str(data)):
-        root = stage.options.get("image_root")
-        outside = bool(stage.options.get("allow_outside_root"))
-        brought["the images"] = own_data.images_sha256(data, None if root is None else Path(root), outside)
+    brought |= {f"content of {name}": one for name, one in STAGES[stage.verb].content(stage.options).items()}
     brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
     fields = STAGES[stage.verb].options.model_fields
     deciding = {
@@ -267,7 +264,7 @@ def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
             for one in texts:
                 if REFERENCE.search(one) or Path(one).exists():
                     continue
-                if kind == "file":
+                if kind in ("file", "artifact"):
                     raise HarnessError(f"{flag(name)} {one} does not exist", "Check the path")
                 if kind in ("pool", "tasks"):
                     own_files.refuse_lost(one)

@@ -238,7 +238,7 @@ def unsolved(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
         if row["score"] is None:
             found["unscored"] += 1
             continue
-        if row["score"] > 0:
+        if row["score"] >= records.RIGHT:
             return None
         found["unanswered" if row["extracted"] is None else "wrong"] += 1
         found.setdefault("gold", row["answer"])

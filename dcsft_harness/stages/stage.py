@@ -187,7 +187,7 @@ class Stage:
         """
         given, folder = self.options.from_options(options), Path(output)
         call: dict[str, Any] = {"verb": self.verb, "options": given.deciding()}
-        if read := self._read(call["options"]):
+        if read := self.content(call["options"]):
             call["read"] = read
         with contextlib.ExitStack() as stack:
             stack.enter_context(interrupts.noting(lambda: manifest.unfinished(folder)))
@@ -207,7 +207,7 @@ class Stage:
                     raise
                 raise problem from error
 
-    def _read(self, options: Mapping[str, Any]) -> dict[str, str]:
+    def content(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A hash of each thing in the options that no input covers, by its name there.
 
         These are files of rows with their images, the files of a user's own tasks, a checkpoint's chat
@@ -217,7 +217,7 @@ class Stage:
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
         for name, value, kind in self.reading(options):
             if kind == "model_args":
-                given = reading.named(str(value))
+                given = reading.named(reading.joined(value) if isinstance(value, Mapping) else str(value))
                 value = [given[one] for one in ("pretrained", "adapter", "system_prompt") if given.get(one)]
             for one in [value] if isinstance(value, str) else value:
                 path = Path(one)
@@ -365,7 +365,7 @@ class Stage:
 
         Options are values by name, as a recipe has them; `joined` writes an option and its value as one word.
         """
-        first: list[str] = []
+        first: dict[str, list[str]] = {}
         words: list[str] = []
 
         def pair(name: str, value: str) -> list[str]:
@@ -375,7 +375,7 @@ class Stage:
             known = self.options.model_fields.get(name)
             values = [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
             if known is not None and extra(known, "positional"):
-                first += values
+                first[name] = values
             elif isinstance(value, bool):
                 words += [flag(name)] if value else []
             elif isinstance(value, Mapping) and name == "extra":
@@ -392,7 +392,9 @@ class Stage:
                 words += [word for one in values for word in pair(flag(name), one)]
             else:
                 words += pair(flag(name), "none" if value is None else ",".join(values))
-        return ["dcsft", *self.verb.split(), *first, *words, *pair("--output", str(output))]
+        # In the order of the options, not of the recipe: the first is the first argument.
+        arguments = [word for name in self.options.model_fields for word in first.get(name, ())]
+        return ["dcsft", *self.verb.split(), *arguments, *words, *pair("--output", str(output))]
 
 
 def _sampling(folder: Path) -> dict[str, Any]:

@@ -177,6 +177,17 @@ class TestRefusals:
             curated(source, tmp_path / "out", "easy", size=16, mix={"hard": 0.5})
         assert not (tmp_path / "out").exists()
 
+    def test_a_share_that_is_no_item(self, source, tmp_path):
+        with pytest.raises(
+            HarnessError, match="--mix hard=0.04 of 10 items is not one item. Give a share of at"
+        ):
+            curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.04})
+        assert len(curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.1})) == 10
+
+    def test_a_mix_of_what_the_band_has_taken(self, source, tmp_path):
+        with pytest.raises(HarnessError, match=r"hard \(outside the band\) items are asked for"):
+            curated(source, tmp_path / "out", band=(0.0, 0.5), mix={"hard": 0.3})
+
     def test_an_occupied_folder(self, source, tmp_path):
         curated(source, tmp_path / "out", "easy")
         with pytest.raises(HarnessError, match="already holds a curated set"):

@@ -150,8 +150,9 @@ def test_a_choice_is_that_of_shuffling_the_sorted_ids(kinds, keep, share, size, 
     whole = size or round(len(kept) / (1 - (share or 0)))
     mixed = round((share or 0) * whole)
     plain = len(kept) if size is None else size - mixed
-    if not kept or plain > len(kept) or mixed > len(ids[left]):
-        with pytest.raises(HarnessError, match="the set would be empty|are asked for, the labels have"):
+    if not kept or plain > len(kept) or mixed > len(ids[left]) or (share and not mixed):
+        why = "the set would be empty|are asked for, the labels have|is not one item"
+        with pytest.raises(HarnessError, match=why):
             chosen(config, some)
         return
     rng = np.random.Generator(np.random.PCG64(seed))

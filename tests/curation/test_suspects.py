@@ -361,3 +361,12 @@ class TestAReview:
     def test_that_is_missing_is_named(self, source, tmp_path):
         with pytest.raises(HarnessError, match="--reviewed .*nowhere does not exist"):
             curate(source, tmp_path / "out", reviewed=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("same", "threshold"), [(14, 0.56), (18, 0.72), (13, 0.56)])
+def test_a_share_that_is_the_threshold_is_enough(tmp_path, same, threshold):
+    """In binary 0.56 * 25 is more than 14."""
+    said = ["swan"] * same + [None] * (25 - same)
+    source = answered(tmp_path, {0: ([0.0] * 25, said), 1: ([1.0] * 25, ["goose"] * 25)})
+    curation.curate(source, tmp_path / "out", CurationConfig(keep=("easy", "hard"), suspect=threshold))
+    assert len(lines(tmp_path / "out")) == (same / 25 >= threshold)

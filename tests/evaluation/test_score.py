@@ -227,7 +227,12 @@ def test_other_rows_or_another_scorer_are_refused_before_a_model_is_loaded(held,
         held.read_text().replace('"answer": "', '"answer": "x', 1)
     )
     for file, scorer, name, said in (
-        ("held.jsonl", "exact_word", "second", "held would have the version of the scorer own_judge:judge 'unset'"),
+        (
+            "held.jsonl",
+            "exact_word",
+            "second",
+            "held would have the version of the scorer own_judge:judge 'unset'",
+        ),
         ("other/held.jsonl", "own_judge:judge", "second", "held would have the item set"),
         ("held.jsonl", "exact_word", "first", "scorer: own_judge:judge -> exact_word"),
     ):

@@ -342,6 +342,7 @@ def test_the_papers_other_size_has_its_model_and_estimate():
         ({"pol": "x"}, "unknown variable .*'pol'.*pool"),
         ({"pool": "x.jsonl"}, "no scorer is set"),
         ({"pool": "x.jsonl", "scorer": "math"}, "nothing to evaluate on"),
+        ({"pool": "x", "test": "y.jsonl"}, "test=y.jsonl is a file, and no scorer is set"),
         ({"pool": "x.jsonl", "scorer": "math", "test": "y", "held_out": 0.1}, "and test=y is set too"),
         ({"pool": "x", "held_out": 0.1}, "and pool=x is a task"),
         ({"pool": "x.jsonl", "scorer": "math", "held_out": "all"}, "--held-out all"),
@@ -353,6 +354,19 @@ def test_the_papers_other_size_has_its_model_and_estimate():
 def test_what_cannot_be_set_is_refused(given, said):
     with pytest.raises(HarnessError, match=said):
         recipes.load("paradigms", "paper", given)
+
+
+def test_what_a_file_sets_is_its_own(write):
+    """Of recipes that run together; what the command line sets is for all."""
+    stage = '{stage: NAME, verb: train sft, data: d, max_steps: "${steps}"}'
+    text = f"variables: {{steps: 100}}\nstages:\n  - {stage}\n"
+    write(text.replace("NAME", "a") + "set: {steps: 5}\n", name="a.yaml")
+    write(text.replace("NAME", "b"), name="b.yaml")
+    write("recipes: [a.yaml, b.yaml]\n", name="both.yaml")
+    for names in (["a.yaml", "b.yaml"], "both.yaml"):
+        for given, wanted in (({}, [5, 100]), ({"steps": 7}, [7, 7])):
+            found = recipes.load(names, given=given)
+            assert [stage.options["max_steps"] for stage in found.stages] == wanted
 
 
 def test_a_file_sets_what_the_command_line_sets(tmp_path):

@@ -3,9 +3,11 @@
 import errno
 import gc
 import multiprocessing
+import sys
 import time
 
 import pytest
+from PIL import Image
 
 from dcsft_harness import reading, recipes
 from dcsft_harness.artifacts import lock, manifest
@@ -208,6 +210,78 @@ def test_tasks_whose_data_is_prepared_again_make_another_stage(tmp_path, monkeyp
         (tmp_path / "dcsft_wemath" / manifest.NAME).write_text(f'{{"made": {number}}}')
         keys.add(chain.key(recipes.Stage("x", "evaluate", {"tasks": tasks}, {}), tmp_path))
     assert len(keys) == 2
+
+
+JUDGE = "def judge(response, *, answer):\n    return {}\n"
+TASK = """
+task: mine
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: rows.jsonl}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: {0}
+doc_to_target: answer
+doc_to_visual: !function {1}.visual
+process_results: !function {1}.judged
+metric_list: [{{metric: acc}}]
+"""
+
+
+def own_files_of(place):
+    """Rows with a picture, a scorer and a task of a user's own."""
+    place.mkdir()
+    Image.new("RGB", (8, 8), "red").save(place / "a.png")
+    (place / "rows.jsonl").write_text('{"question": "?", "answer": "x", "image": "a.png"}\n')
+    (place / "held.jsonl").write_text('{"question": "?", "answer": "y", "image": "a.png"}\n')
+    (place / "own_judge.py").write_text(JUDGE.format("1.0"))
+    (place / "helper.py").write_text(
+        "def visual(doc): return []\ndef judged(doc, found): return {'acc': 1.0}\n"
+    )
+    (place / "mine.yaml").write_text(TASK.format("question", "helper"))
+
+
+OWN_STAGES = {
+    "a pool's rows": ("sample", {"data": "rows.jsonl", "scorer": "exact_word"}),
+    "a scorer": ("sample", {"data": "rows.jsonl", "scorer": "own_judge:judge"}),
+    "rows to evaluate on": ("evaluate", {"tasks": "dcsft_digits,held.jsonl", "scorer": "exact_word"}),
+    "a list of them": ("evaluate", {"tasks": ["held.jsonl"], "scorer": "exact_word"}),
+    "a task by its name": ("evaluate", {"tasks": "mine", "include_path": "."}),
+    "a task by its file": ("evaluate", {"tasks": "mine.yaml"}),
+    "an overlap's pool": ("data overlap", {"pool": "rows.jsonl", "tasks": ["dcsft_digits"]}),
+}
+OWN_CHANGES = {
+    "a picture": lambda place: Image.new("RGB", (8, 8), "blue").save(place / "a.png"),
+    "a scorer": lambda place: (place / "own_judge.py").write_text(JUDGE.format("0.0")),
+    "a task": lambda place: (place / "mine.yaml").write_text(TASK.format("answer", "helper")),
+    "a task's function": lambda place: (place / "helper.py").write_text("def visual(doc): return None\n"),
+}
+REACHED = {
+    ("a pool's rows", "a picture"),
+    ("a scorer", "a picture"),
+    ("a scorer", "a scorer"),
+    ("rows to evaluate on", "a picture"),
+    ("a list of them", "a picture"),
+    ("a task by its name", "a task"),
+    ("a task by its name", "a task's function"),
+    ("a task by its file", "a task"),
+    ("a task by its file", "a task's function"),
+    ("an overlap's pool", "a picture"),
+}
+
+
+@pytest.mark.parametrize("change", OWN_CHANGES)
+@pytest.mark.parametrize("kind", OWN_STAGES)
+def test_what_a_user_changed_makes_another_stage(tmp_path, monkeypatch, kind, change):
+    own_files_of(place := tmp_path / "place")
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(str(place))
+    verb, options = OWN_STAGES[kind]
+    keys = []
+    for _ in range(2):
+        sys.modules.pop("own_judge", None)
+        keys.append(chain.key(recipes.Stage("x", verb, options, {}), tmp_path))
+        OWN_CHANGES[change](place)
+    assert (keys[0] != keys[1]) == ((kind, change) in REACHED)
 
 
 def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeypatch):

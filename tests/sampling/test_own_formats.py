@@ -1018,6 +1018,13 @@ class TestNothingSolved:
         assert "2 of them cut off at the limit of tokens" in problem
         assert remedy == "Raise --max-new-tokens"
 
+    @pytest.mark.parametrize(("score", "right"), [(0.0, False), (0.3, False), (0.5, True), (1.0, True)])
+    def test_what_labels_call_wrong_is_explained(self, score, right):
+        row = {"score": score, "extracted": "b", "finish_reason": "stop", "answer": "a", "response": "b"}
+        found = rollout_store.unsolved([row])
+        assert (found is None) == right
+        assert right or found["wrong"] == 1
+
     def test_a_run_with_a_right_response_says_nothing(self, path, tmp_path):
         notes = stages.STAGES["sample"](tmp_path / "out", samples=1, **STUB, data=path)
         assert "unsolved" not in notes and stages.STAGES["sample"].remarks(notes) == []

@@ -140,6 +140,12 @@ def test_responses_that_do_not_fit_are_told_by_their_length_and_number(given):
     assert not plan.fits and re.match(r"Lower --max-new-tokens \(\d+\) or the responses", plan.remedy)
 
 
+def test_arguments_stand_in_a_command_in_their_own_order(tmp_path):
+    """A recipe may name them in another."""
+    words = STAGES["data overlap"].command({"tasks": ["t", "u"], "pool": "p"}, tmp_path)
+    assert words[:6] == ["dcsft", "data", "overlap", "p", "t", "u"]
+
+
 def test_a_limit_of_memory_for_a_batch_is_planned_with():
     given = {"model": "digits", "task": "dcsft_digits_pool", "limit": 64}
     free, limited = (
