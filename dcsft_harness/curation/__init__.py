@@ -50,7 +50,8 @@ def curate(
         manifest.refuse_newer(exclude)
     source = manifest.read(labels, "labels")
     rollouts = source.input_folder("rollouts")
-    own_data.refuse_former(manifest.read(rollouts, "rollouts"))
+    sampled = manifest.read(rollouts, "rollouts")
+    own_data.refuse_former(sampled)
     if not (rollouts / ITEMS).is_dir():
         raise HarnessError(
             f"{rollouts} holds responses without their items, which a curated set consists of",
@@ -65,7 +66,7 @@ def curate(
         verdicts = suspects.read_review(reviewed, table["item_id"])
         inputs["reviewed"] = reviewed
     if exclude is not None:
-        table = overlap.without(table, exclude, source.notes.get("task"))
+        table = overlap.without(table, exclude, source.notes.get("task"), sampled)
         inputs["overlap"] = exclude
     left_out["excluded"] -= table.num_rows
     table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)

@@ -87,13 +87,14 @@ def overlap(
     progress: lmms.Progress | None = None,
     own: Mapping[str, lmms.Task] | None = None,
     files: Mapping[str, Path] | None = None,
+    described: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Compares a pool's images with those of evaluation sets and writes the shared ones.
 
     The folder holds pairs.parquet (`Pair`), items.parquet (`Shared`; the items for `curate --exclude`) and
     manifest.json. `tasks` are evaluation tasks or groups of them; pHashes of near copies differ in at most
     `distance` bits, 0 to 16. `own` has opened tasks of a user's own rows by their names, and `files` their
-    files. `progress` is called with (documents read, total documents). Returns the manifest's notes: images
+    files; `described` says what decides the ids of its items, as of rollouts. `progress` is called with (documents read, total documents). Returns the manifest's notes: images
     and items of the pool, items with a shared image, pairs by task.
 
     Raises:
@@ -124,6 +125,7 @@ def overlap(
         "distance": distance,
         "hash": "pHash, 64 bits",
         "alike": ALIKE,
+        **(described or {}),
     }
     inputs = prepared.inputs([pool, *others])
     inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in (files or {}).items()}
@@ -294,11 +296,20 @@ def _shared(pool: Images, pairs: Sequence[Pair]) -> list[Shared]:
     return found
 
 
-def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
+_IDENTIFYING = {"scorer": "scorer", "images_sha256": "set of images"}
+"""What decides the ids of own rows' items besides the rows -> what it is called."""
+
+
+def without(
+    labels: pa.Table, folder: Path, task: object, rollouts: manifest.Manifest | None = None
+) -> pa.Table:
     """Label rows without items whose image `overlap` found in an evaluation set, for the pool `task`.
 
+    `rollouts` are those of the labels.
+
     Raises:
-        HarnessError: the folder is of another pool, has changed, or is not an overlap folder.
+        HarnessError: the folder is of another pool, or of one whose items have other ids (other rows, images
+            or scorer); it has changed, or is not an overlap folder.
     """
     found = manifest.read(folder, KIND)
     if found.config["pool"] != task:
@@ -306,6 +317,22 @@ def without(labels: pa.Table, folder: Path, task: object) -> pa.Table:
             f"--exclude {folder} is the overlap of {found.config['pool']}, and the labels are of {task}",
             f"Run `dcsft data overlap {task} TASK...`",
         )
+    if rollouts is not None:
+        pool, data = found.inputs.get("pool", {}), rollouts.inputs.get("data", {})
+        pairs = {"file of rows": (pool.get("sha256"), data.get("sha256"))}
+        pairs |= {
+            name: (found.config.get(key), rollouts.config.get(key)) for key, name in _IDENTIFYING.items()
+        }
+        # An older overlap says less.
+        differing = [
+            name for name, (one, other) in pairs.items() if None not in (one, other) and one != other
+        ]
+        if differing:
+            raise HarnessError(
+                f"--exclude {folder} is the overlap of {task} with another {' and '.join(differing)} than was"
+                " sampled, so its items have other ids",
+                "Run `dcsft data overlap` again, with the --scorer of `dcsft sample`",
+            )
     manifest.refuse_changed(folder, ITEMS)
     shared = records.read_table(folder / ITEMS, Shared)
     return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=shared["item_id"].combine_chunks())))

@@ -35,7 +35,7 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
     """Compares."""
     from dcsft_harness import lmms
     from dcsft_harness.curation import overlap
-    from dcsft_harness.sampling import own_files
+    from dcsft_harness.sampling import own_data, own_files
 
     lmms.include(options.include_path)
     for name in (options.pool, *options.tasks):
@@ -51,16 +51,19 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
         )
 
     def read(name: str) -> "Task":
-        from dcsft_harness.sampling import own_data
-
         scorer = options.scorer if name == options.pool else own_data.ANY
         root, outside = options.image_root, options.allow_outside_root
         skip = options.on_error == "skip"
         return own_data.open_file(files[name], scorer, root, skip, outside, keep_unreadable=False)
 
     opened = {name: read(name) for name in own}
+    described = {}
+    if options.pool in own:
+        root, outside = options.image_root, options.allow_outside_root
+        images = own_data.images_sha256(files[options.pool], root, outside)
+        described = {"scorer": options.scorer, "images_sha256": images}
     return overlap.overlap(
-        options.pool, list(options.tasks), output, options.distance, progress, opened, files
+        options.pool, list(options.tasks), output, options.distance, progress, opened, files, described
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -187,6 +188,36 @@ def test_another_pools_overlap_excludes_nothing_in_silence(labeled, tmp_path):
         stages.STAGES["curate"](
             tmp_path / "set", labels=labeled / "labels", keep=["hard"], exclude=tmp_path / "other"
         )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, None),
+        ({"scorer": "open_answer"}, "with another scorer than was sampled"),
+        ({"answer": "duck"}, "with another file of rows than was sampled"),
+        ({"color": "blue"}, "with another file of rows and set of images than|another set of images than"),
+    ],
+)
+def test_an_overlap_of_items_with_other_ids_is_refused(tmp_path, monkeypatch, change, said):
+    """Else it would exclude nothing, as no id is among the labels."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(answer="goose", color="red", scorer="exact_word"):
+        Image.new("RGB", (40, 40), color).save("a.png")
+        row = {"question": "?", "answer": answer, "image": "a.png"}
+        Path("mine.jsonl").write_text(json.dumps(row) + "\n")
+        Path("held.jsonl").write_text(json.dumps({**row, "question": "Which?"}) + "\n")
+        return scorer
+
+    stub = {"model": "dcsft_stub", "model_args": "default=goose"}
+    stages.STAGES["sample"]("rollouts", **stub, data="mine.jsonl", scorer=write(), samples=2)
+    labels.label(Path("rollouts"), Path("labels"))
+    scorer = write(**(change or {}))
+    stages.STAGES["data overlap"]("overlap", pool="mine.jsonl", tasks=["held.jsonl"], scorer=scorer)
+    refused = pytest.raises(HarnessError, match=said or "the set would be empty")
+    with refused:
+        stages.STAGES["curate"]("set", labels="labels", keep=["easy"], exclude="overlap")
 
 
 @pytest.mark.parametrize(

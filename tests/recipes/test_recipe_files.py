@@ -358,7 +358,7 @@ def test_what_cannot_be_set_is_refused(given, said):
 
 def test_what_a_file_sets_is_its_own(write):
     """Of recipes that run together; what the command line sets is for all."""
-    stage = '{stage: NAME, verb: train sft, data: d, max_steps: "${steps}"}'
+    stage = '{stage: NAME, verb: train sft, model: digits, data: d, max_steps: "${steps}"}'
     text = f"variables: {{steps: 100}}\nstages:\n  - {stage}\n"
     write(text.replace("NAME", "a") + "set: {steps: 5}\n", name="a.yaml")
     write(text.replace("NAME", "b"), name="b.yaml")
