@@ -94,8 +94,9 @@ def overlap(
     The folder holds pairs.parquet (`Pair`), items.parquet (`Shared`; the items for `curate --exclude`) and
     manifest.json. `tasks` are evaluation tasks or groups of them; pHashes of near copies differ in at most
     `distance` bits, 0 to 16. `own` has opened tasks of a user's own rows by their names, and `files` their
-    files; `described` says what decides the ids of its items, as of rollouts. `progress` is called with (documents read, total documents). Returns the manifest's notes: images
-    and items of the pool, items with a shared image, pairs by task.
+    files; `described` says what decides the ids of its items, as of rollouts. `progress` is called with
+    (documents read, total documents). Returns the manifest's notes: images and items of the pool, items with
+    a shared image, pairs by task.
 
     Raises:
         HarnessError: a task does not load, an image is unreadable, or the output is occupied.
