@@ -385,8 +385,8 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     parts, inputs = [], {}
     for part in reading.separated(text):
         key, _, value = part.partition("=")
-        if key in ("pretrained", "adapter"):
-            value = resolve(value)
+        if (key := key.strip()) in ("pretrained", "adapter"):
+            value = resolve(value.strip())
             if Path(value).is_dir():
                 manifest.refuse_newer(Path(value))
                 inputs[{"pretrained": "model"}.get(key, key)] = Path(value)
