@@ -335,7 +335,10 @@ def _short(value: object) -> str:
 
 
 def separated(arguments: str) -> list[str]:
-    """The parts `key=value` of model arguments; a comma inside a JSON object or list separates nothing."""
+    """The parts `key=value` of model arguments, without white space around them; blank ones are left out.
+
+    A comma inside a JSON object or list separates nothing.
+    """
     parts, start, depth, quoted = [], 0, 0, False
     for at, sign in enumerate(arguments):
         if depth and sign == '"' and arguments[at - 1] != "\\":
@@ -347,7 +350,7 @@ def separated(arguments: str) -> list[str]:
         elif sign == "," and not depth:
             parts.append(arguments[start:at])
             start = at + 1
-    return [part for part in (*parts, arguments[start:]) if part]
+    return [part.strip() for part in (*parts, arguments[start:]) if part.strip()]
 
 
 def refuse_malformed(option: str, arguments: str) -> None:

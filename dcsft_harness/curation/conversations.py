@@ -218,8 +218,8 @@ def from_rows(
     columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
 
     def rows() -> Iterator[dict[str, Any]]:
-        root = own_rows.Root(image_root or path.parent, outside)
-        for where, row, reason in own_data.examined(path, judge, root, part):
+        root = own_rows.Root(image_root or own_files.root_of(path), outside)
+        for where, row, reason in own_data.examined(path, judge, root, part, pairs):
             if reason is None and pairs and row is not None and row[REJECTED] is None:
                 reason = HarnessError("no `rejected` answer", "Add one to each row")
             if row is None or reason is not None:

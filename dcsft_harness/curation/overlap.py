@@ -9,6 +9,7 @@ in a few small letters alone are near copies.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import to_rgb
+from dcsft_harness.sampling import own_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -110,15 +112,17 @@ def overlap(
     ours = {own[pool].config.task: own[pool]} if pool in own else lmms.open_tasks([pool])
     if len(ours) != 1:
         raise HarnessError(f"{pool} is a group of {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
+    files = files or {}
     named = [name for name in tasks if name not in own]
     others = lmms.open_tasks(named) if named else {}
-    for task in (own[name] for name in tasks if name in own):
-        if task.config.task in others:
-            raise HarnessError(f"two evaluation sets are named {task.config.task}", "Rename the file")
-        others[task.config.task] = task
     given, pool = pool, next(iter(ours))
-    if pool in others:
+    place = files[given].resolve() if given in files else None
+    if pool in others or any(files[name].resolve() == place for name in tasks if name in files):
         raise HarnessError(f"{pool} is compared with itself", "Name evaluation tasks after the pool")
+    for name in tasks:
+        if name in own:
+            task = own[name]
+            others[_unused(task.config.task, [pool, *others], files.get(name))] = task
     counter = _Counter([ours[pool], *others.values()], progress)
     config = {
         "pool": pool,
@@ -129,7 +133,7 @@ def overlap(
         **(described or {}),
     }
     inputs = prepared.inputs([pool, *others])
-    inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in (files or {}).items()}
+    inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in files.items()}
     with manifest.writing(KIND, output, config, inputs) as draft:
         mine = read_images(ours[pool], counter)
         pairs: list[Pair] = []
@@ -149,6 +153,20 @@ def overlap(
             }
         )
     return draft.notes
+
+
+def _unused(name: str, taken: Sequence[str], path: Path | None) -> str:
+    """The name of a user's evaluation set: its own, or with a number where a set in memory has none.
+
+    Raises:
+        HarnessError: a file has the name of the pool or of another set.
+    """
+    if name not in taken:
+        return name
+    if path is None or not own_files.is_kept(path):
+        which = "the pool and an evaluation set" if name == taken[0] else "two evaluation sets"
+        raise HarnessError(f"{which} are named {name}", "Rename the file")
+    return next(one for number in count(2) if (one := f"{name}_{number}") not in taken)
 
 
 def _counts(pairs: Sequence[Pair], task: str) -> dict[str, int]:

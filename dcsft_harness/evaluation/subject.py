@@ -174,16 +174,19 @@ def _holds_weights(folder: Path) -> bool:
 
 def _with_base(model: str, arguments: str) -> str:
     """The arguments that load a checkpoint or adapter; an adapter's base may be among them."""
-    pairs = [part.partition("=") for part in reading.separated(arguments)]
-    given = [name for name, _, _ in pairs if name in ("pretrained", "adapter")]
+    pairs = [
+        (name.strip(), value.strip())
+        for name, _, value in (part.partition("=") for part in reading.separated(arguments))
+    ]
+    given = [name for name, _ in pairs if name in ("pretrained", "adapter")]
     if not given:
         return open_subject(model, None).arguments(arguments)
     if given != ["pretrained"] or not (Path(model) / ADAPTER).is_file():
         raise HarnessError(
             f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
         )
-    base = next(value for name, _, value in pairs if name == "pretrained")
-    others = ",".join(f"{name}={value}" for name, _, value in pairs if name != "pretrained")
+    base = next(value for name, value in pairs if name == "pretrained")
+    others = ",".join(f"{name}={value}" for name, value in pairs if name != "pretrained")
     return open_subject(model, base).arguments(others)
 
 

@@ -57,7 +57,7 @@ def open_file(
     Args:
         path: see `own_files`.
         scorer: how answers are judged: a key of `scoring.SCORERS`, or "package.module:function".
-        image_root: where relative image paths start; None means the file's own folder.
+        image_root: where relative image paths start; None means `own_files.root_of`.
         skip: whether rows that cannot be used are left out; the task's `left_out` then says why, by row.
             Otherwise they are an error. The task's `row_names` are the rows' places, by doc_id.
         outside: whether images may lie outside the image root.
@@ -81,8 +81,8 @@ def open_file(
     unseen: dict[str, list[str]] = {}
 
     def documents() -> Iterator[dict[str, Any]]:
-        total = 0
-        for where, row, reason in examined(path, judge, Root(image_root or path.parent, outside), part):
+        total, root = 0, Root(image_root or own_files.root_of(path), outside)
+        for where, row, reason in examined(path, judge, root, part):
             total += 1
             if row is None or (reason is not None and not (skip and keep_unreadable)):
                 assert reason is not None
@@ -214,11 +214,12 @@ def notice(path: Path, left_out: Mapping[str, str]) -> str:
 
 
 def examined(
-    path: Path, scorer: Scorer, root: Root, part: Part | None = None
+    path: Path, scorer: Scorer, root: Root, part: Part | None = None, pairs: bool = False
 ) -> Iterator[tuple[str, dict[str, Any] | None, HarnessError | None]]:
     """The rows of a file or folder, in its order, with what is wrong with each.
 
-    Rows that cannot be used belong to both parts: their content is not known.
+    Rows that cannot be used belong to both parts: their content is not known. With `pairs`, for preference
+    training, rows that differ in `rejected` alone are several.
 
     Yields:
         What an error calls the row; the row of the task, with its `item_id`, or None where it cannot be
@@ -241,10 +242,12 @@ def examined(
                 shown = list(map(records.pixels, pictures))
                 key = records.item_id(name, row["prompt"], answer, shown)
                 row |= {"item_id": key, "cluster": _cluster(row, shown)}
-                first = seen.setdefault(key if row["rejected"] is None else key + row["rejected"], where)
+                first = seen.setdefault(key + (row["rejected"] or "") if pairs else key, where)
                 if first != where:
+                    alone = "; `rejected` counts for train dpo alone"
+                    other = "" if pairs or row["rejected"] is None else alone
                     raise HarnessError(
-                        f"the same item as {first} (same prompt, answer and image)",
+                        f"the same item as {first} (same prompt, answer and image{other})",
                         "Remove one of them; joins go by content",
                     )
                 question = f"{row['cluster']}\0{row['prompt']}" if len(shown) == 1 else key
@@ -344,7 +347,7 @@ def images_sha256(path: Path, image_root: Path | None, outside: bool = False) ->
     Rows that cannot be read and images that are refused count as they are: the error comes when the file is
     opened.
     """
-    root = Root(image_root or path.parent, outside)
+    root = Root(image_root or own_files.root_of(path), outside)
     found: list[str | None] = []
     for _, data in own_files.rows(path):
         for entry in [] if isinstance(data, HarnessError) else own_rows.image_entries(data):

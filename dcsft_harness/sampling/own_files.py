@@ -46,7 +46,9 @@ COLUMNS = (
     *("chosen", "system", "image", "images", "choices", "options"),
 )
 """What is read of a row of any shape."""
-_OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history", TALK, "objects")
+OF_PAIRS = (*PAIRS, *PAIRS.values(), "input", "history", TALK, "objects")
+HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
+"""Where a mapping has its picture, first come first."""
 _ASK = {*CONVERSATIONS, *QUESTIONS, *PAIRS, "chosen", TALK}
 _ANSWER = {*CONVERSATIONS, *ANSWERS, *PAIRS.values(), "chosen", TALK}
 KINDS = "JSONL, JSON, CSV, TSV (each also as .gz), Parquet, Arrow, or a folder that `datasets` saved"
@@ -60,8 +62,10 @@ _OTHERS = {
     **{b"\x80\x05\x95": "is a pickle", b"\xff\xfe": "is text in UTF-16", b"\xfe\xff": "is text in UTF-16"},
 }
 """How files of other kinds begin. An archive may hold its rows as they are, so that some would be read."""
-_SHARD = re.compile(r"(.+)-\d+-of-\d+")
-"""The names that `datasets` gives to the files of a split."""
+_SHARD = re.compile(r"(.+)-\d+-of-\d+(?:-[0-9a-f]+)?")
+"""The names that `datasets` and the hub give to the files of a split."""
+_SPLIT = re.compile(r"train|test|validation|valid|val|dev|eval", re.I)
+"""How the name of another file of a split begins."""
 _ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
 """Names of columns of a table that may show something."""
@@ -177,7 +181,7 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
     if (ending == ".json" or _is_one_document(head)) and not _begins_with_a_row(head):
         yield from _numbered(_of_json(buffered))
         return
-    place = "row" if _is_kept(path) else "line"
+    place = "row" if is_kept(path) else "line"
     for number, line in _lines(buffered):
         yield f"{place} {number}", _json_row(line)
 
@@ -273,7 +277,7 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
 
 def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
     with pq.ParquetFile(path) as file:
-        wanted, named = _wanted(path, file.schema_arrow), classes(file.schema_arrow)
+        wanted, named = read_columns(path, file.schema_arrow), classes(file.schema_arrow)
         for batch in file.iter_batches(batch_size=_AT_ONCE, columns=wanted):
             yield from of_batch(batch, named)
 
@@ -302,7 +306,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
             f"{path} is a folder without rows",
             f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Give {KINDS}",
         )
-    splits = dict.fromkeys(shard[1] for one in files if (shard := _SHARD.fullmatch(one.stem)))
+    splits = dict.fromkeys(split for one in files if (split := _split(one.stem)) is not None)
     if len(splits) > 1:
         raise HarnessError(
             f"{path} holds the splits {', '.join(splits)}",
@@ -314,9 +318,17 @@ def _of_folder(path: Path) -> Iterator[Row]:
         raise HarnessError(f"{path} cannot be read: {cut(str(error).splitlines()[0])}") from error
 
 
+def _split(stem: str) -> str | None:
+    """The split that a file's name tells; None where it tells none."""
+    if shard := _SHARD.fullmatch(stem):
+        return shard[1]
+    begun = _SPLIT.match(stem)
+    return None if begun is None else begun[0].lower()
+
+
 def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:
     schema = found.features.arrow_schema
-    wanted, named = _wanted(where, schema), classes(schema)
+    wanted, named = read_columns(where, schema), classes(schema)
     for table in found.select_columns(wanted).with_format("arrow").iter(batch_size=_AT_ONCE):
         for batch in table.to_batches():
             yield from of_batch(batch, named)
@@ -339,7 +351,7 @@ def classes(schema: pa.Schema) -> dict[str, list[str]]:
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
     """The columns that are read: a question and its answer, or a conversation, are among them."""
     there = list(names)
-    wanted = [name for name in (*COLUMNS, *_OF_PAIRS) if name in there]
+    wanted = [name for name in (*COLUMNS, *OF_PAIRS) if name in there]
     missing = "question" if not _ASK & set(there) else "answer" if not _ANSWER & set(there) else None
     if missing is not None:
         raise HarnessError(
@@ -356,7 +368,7 @@ def misnamed(names: Iterable[str]) -> dict[str, str]:
     return {name: right for name, right in known.items() if right in COLUMNS and right not in there}
 
 
-def _wanted(where: object, schema: pa.Schema) -> list[str]:
+def read_columns(where: object, schema: pa.Schema) -> list[str]:
     """The columns to read: `COLUMNS`, and those that may hold what a row lacks, which is refused by row."""
     wrong = misnamed(schema.names)
     wanted = _refuse_columns(where, [*schema.names, *wrong.values()])
@@ -411,8 +423,15 @@ def _whole(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 - Arrow's own 
         return None if value != value else int(value) if value.is_integer() else value
     if isinstance(value, decimal.Decimal):
         return str(value)
-    if isinstance(value, list) and hasattr(kind, "value_type"):
-        return [_whole(one, kind.value_type) for one in value]
+    if isinstance(value, np.ndarray) and value.ndim == 1:  # a list of a Parquet file, as pandas reads it
+        kind = pa.float32() if value.dtype == np.float32 else kind
+        value = value.tolist()
+    if isinstance(value, list):
+        inner = getattr(kind, "value_type", kind)  # of a data frame's cell the kind of any number
+        return [_whole(one, inner) for one in value]
+    if isinstance(value, dict):
+        inside = pa.types.is_struct(kind)
+        return {name: _whole(one, kind.field(name).type if inside else kind) for name, one in value.items()}
     return value
 
 
@@ -453,7 +472,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                         "Give a PIL image, as PIL.Image.fromarray makes of an array, or a path",
                     )
                 line = _json_line(row, number)
-                has_paths = has_paths or _has_path(row)
+                has_paths = has_paths or any(_has_path(one, key in _PICTURES) for key, one in row.items())
                 digest.update(line)
                 file.write(line)
         if not number:
@@ -468,7 +487,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
     return kept, has_paths
 
 
-def _is_kept(path: Path) -> bool:
+def is_kept(path: Path) -> bool:
     """Whether a file is one that `keep` wrote."""
     return path.name == "data.jsonl" and path.absolute().parent.parent == _kept().absolute()
 
@@ -479,21 +498,42 @@ def _kept() -> Path:
 
 def called(path: Path) -> str:
     """What an error calls a file or folder: its path, or "the data set" for rows that were in memory."""
-    return "the data set" if _is_kept(path) else str(path)
+    return "the data set" if is_kept(path) else str(path)
+
+
+def root_of(path: Path) -> Path:
+    """Where relative image paths start by default: in a file's folder, or where Python runs.
+
+    Rows that were in memory have no folder of their own.
+    """
+    return Path(".") if is_kept(path) else path.parent
 
 
 def _has_path(value: object, is_image: bool = False) -> bool:
-    """Whether a row, or a part of one, names an image by a path."""
+    """Whether a row's value, or a part of one, names an image by a path."""
+    if not is_image:
+        value = unpacked(value)
     if isinstance(value, Mapping):
-        if is_image and value.get("bytes") is not None:
-            return False
-        return any(
-            _has_path(one, key in _PICTURES or (is_image and key == "path")) for key, one in value.items()
-        )
+        if is_image or value.get("type") in ("image", "image_url"):
+            there = [name for name in HOLDS if value.get(name) is not None and not _is_blank(value[name])]
+            return bool(there) and there[0] not in ("bytes", "base64") and _has_path(value[there[0]], True)
+        return any(_has_path(one, key in _PICTURES) for key, one in value.items())
     if isinstance(value, list | tuple):
         return any(_has_path(one, is_image) for one in value)
     is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and not value.startswith("data:"))
     return is_image and is_path
+
+
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str | bytes) and not value
+
+
+def unpacked(value: object) -> object:
+    """A list that a table's cell holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return reading.from_json(value)
+    return value
 
 
 def _listed(value: object) -> list[Any]:
@@ -523,9 +563,10 @@ def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is gi
 
 def _of_frame(given: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - a `pandas.DataFrame`
     """The rows of a data frame, without missing values."""
+    kinds = [pa.float32() if str(kind) == "float32" else pa.float64() for kind in given.dtypes]
     names, given = list(map(str, given.columns)), given.astype(object).where(given.notna(), None)
     for cells in given.itertuples(index=False, name=None):
-        row = {name: _whole(cell, pa.float64()) for name, cell in zip(names, cells, strict=True)}
+        row = {name: _whole(cell, kind) for name, cell, kind in zip(names, cells, kinds, strict=True)}
         yield {name: cell for name, cell in row.items() if cell is not None}
 
 

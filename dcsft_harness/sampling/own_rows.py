@@ -26,7 +26,7 @@ from dcsft_harness.artifacts import disk, storage
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.records import MARK
 from dcsft_harness.sampling import own_files
-from dcsft_harness.sampling.own_files import CONVERSATIONS, GOLDS, QUESTIONS, REJECTED
+from dcsft_harness.sampling.own_files import CONVERSATIONS, GOLDS, HOLDS, QUESTIONS, REJECTED
 from dcsft_harness.scoring import Scorer
 
 _ROLES = {
@@ -34,8 +34,6 @@ _ROLES = {
     **{"assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"},
     **{"system": "system", "developer": "system"},
 }
-_HOLDS = ("bytes", "base64", "path", "url", "image", "image_url")
-"""Where a mapping has its picture, first come first."""
 _OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
@@ -149,13 +147,13 @@ def _file_sha256(path: Path) -> str:
 def held(entry: object) -> str | bytes:
     """The path, data URL or bytes that an image of a row is; anything else is an error."""
     if isinstance(entry, Mapping):
-        for name in _HOLDS:
+        for name in HOLDS:
             if entry.get(name):
                 inner = held(entry[name])
                 return f"data:;base64,{inner}" if name == "base64" and isinstance(inner, str) else inner
         raise HarnessError(
             f"an image is a mapping of {cut(', '.join(map(str, entry))) or 'nothing'}, without bytes or path",
-            f"Give it one of {', '.join(_HOLDS)}",
+            f"Give it one of {', '.join(HOLDS)}",
         )
     if not isinstance(entry, str | bytes):
         raise HarnessError(
@@ -252,11 +250,13 @@ def _filled(
         raise HarnessError(f"`objects` has the bbox_type {cut(repr(kind))}", "Write boxes as real, or norm1")
     scales: list[tuple[int, int] | None] = [None] * len(boxes)
     if kind == "norm1":
-        shown = as_list(objects.get("image_id")) or [0] * len(boxes)
-        if len(shown) != len(boxes) or any(number not in range(len(sizes)) for number in shown):
+        shown = as_list(objects.get("image_id"))
+        shown = [*shown, *[0] * (len(boxes) - len(shown))]  # as ms-swift fills a short one
+        whole = all(isinstance(number, int) and not isinstance(number, bool) for number in shown)
+        if not whole or len(shown) != len(boxes) or any(at not in range(len(sizes)) for at in shown):
             raise HarnessError(
                 f"`objects` has the image_id {cut(repr(shown))}: boxes {len(boxes)}, images {len(sizes)}",
-                "Number the image of each box, from 0",
+                "Number the image of each box by a whole number, from 0",
             )
         scales = [sizes[number] for number in shown]
     placed = [_placed(box, scale) for box, scale in zip(boxes, scales, strict=True)]
@@ -276,9 +276,14 @@ def _filled(
 
 def _placed(box: object, size: tuple[int, int] | None) -> str:
     """A box or a point in words; shares of an image of this size become pixels, to a tenth."""
-    numbers = box if isinstance(box, list) and len(box) in (2, 4) else [None]
+    numbers: list[Any] = box if isinstance(box, list) and len(box) in (2, 4) else [None]
     if any(isinstance(one, bool) or not isinstance(one, int | float) or not isfinite(one) for one in numbers):
         raise HarnessError(f"`objects` has the box {cut(repr(box))}", "Write [x1, y1, x2, y2], or [x, y]")
+    if size is not None and any(not 0 <= one <= 1 for one in numbers):
+        raise HarnessError(
+            f"`objects` has the box {cut(repr(box))} as norm1, which is from 0 to 1",
+            "Write shares of the image's sides, or boxes in pixels with the bbox_type real",
+        )
     return json.dumps(
         numbers if size is None else [round(one * size[at % 2], 1) for at, one in enumerate(numbers)]
     )
@@ -375,18 +380,8 @@ def image_entries(data: Mapping[str, Any]) -> list[Any]:
 
 def as_list(images: object) -> list[Any]:
     """One image or several as a list; null is none. Cells of tables hold lists as JSON."""
-    images = _unpacked(images)
+    images = own_files.unpacked(images)
     return images if isinstance(images, list) else [] if images is None else [images]
-
-
-def _unpacked(value: object) -> object:
-    """A list that a table's cell holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return reading.from_json(value)
-        except ValueError:
-            return value
-    return value
 
 
 def exchange(data: Mapping[str, Any]) -> Exchange:
@@ -398,7 +393,7 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     given = {name: value for name, value in data.items() if value is not None}
     _refuse_misnamed(given)
     given |= _paired(given)
-    talks = isinstance(_unpacked(given.get("chosen")), list)  # which may begin with what was asked
+    talks = isinstance(_spoken(given.get("chosen")), list)  # which may begin with what was asked
     known = (*CONVERSATIONS, *QUESTIONS, *(("chosen",) if talks else ()))
     asked = next((name for name in known if name in given), None)
     if asked is None:
@@ -410,7 +405,9 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     turns = _turns(asked, given[asked], parts, asked not in QUESTIONS)
     if isinstance(given.get("system"), str) and given["system"].strip() and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": given["system"]})
-    answer, gold = _answers(given, turns, asked)
+    named = [as_list(given.get(name)) for name in ("images", "image")]
+    images = parts or named[0] or named[1]
+    answer, gold = _answers(given, turns, asked, images)
     if turns and turns[-1]["role"] == "assistant":
         raise HarnessError(
             f"`{asked}` ends with the assistant's turn, and another answer is beside it", "Keep one of them"
@@ -419,18 +416,17 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
         raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
     if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
         raise HarnessError(f"an assistant's turn has {MARK}", "Only users show pictures: correct the row")
-    named = [as_list(given.get(name)) for name in ("images", "image")]
     if sum(map(bool, [*named, parts])) > 1:
         both = "`image` and `images`" if all(named) else "`messages` and `images`"
         raise HarnessError(f"both {both} name pictures", "Name all of them in `images`")
-    if not (parts or named[0] or named[1]):
-        _refuse_unread(given)
-    rejected = next((_said(name, given[name]) for name in REJECTED if name in given), None)
+    if not images:
+        _refuse_unread(data, given)
+    rejected = next((_said(name, given[name], turns, images) for name in REJECTED if name in given), None)
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
     filled, others = [*(turn["content"] for turn in turns), answer], [rejected]
     objects = _objects(given, filled, others if gold is answer else [*others, gold])
-    return Exchange(turns, answer, gold, parts or named[0] or named[1], rejected, objects)
+    return Exchange(turns, answer, gold, images, rejected, objects)
 
 
 def _objects(given: Mapping[str, Any], filled: Sequence[object], others: Sequence[object]) -> object:
@@ -533,10 +529,15 @@ def _beside(given: Mapping[str, Any]) -> object:
     return value
 
 
-def _refuse_unread(given: Mapping[str, Any]) -> None:
-    """Refuses a row without images one of whose other columns holds some, naming it."""
+def _refuse_unread(data: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuses a row without images one of whose other columns holds some, naming it.
+
+    `given` are the row's columns and those that were made of its pairs, see `_paired`.
+    """
+    pairs = given.get("prompt") is not data.get("prompt")  # whose texts may name files
+    read = (*own_files.COLUMNS, *(own_files.OF_PAIRS if pairs else ()))
     for name, value in given.items():
-        if name not in own_files.COLUMNS and _is_picture(value):
+        if name not in read and _is_picture(value):
             raise HarnessError(
                 f"`{cut(name)}` holds a picture and is not read",
                 "Rename it to `image`, or remove it if the model is not to see it",
@@ -550,11 +551,13 @@ def _is_picture(value: object) -> bool:
     if isinstance(value, list):
         return bool(value) and _is_picture(value[0])
     if isinstance(value, Mapping):
-        return any(_is_picture(value.get(name)) for name in _HOLDS)
+        return any(_is_picture(value.get(name)) for name in HOLDS)
     return isinstance(value, bytes) and bool(value)
 
 
-def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[Any, Any]:
+def _answers(
+    given: Mapping[str, Any], turns: list[Turn], asked: str, images: Sequence[Any]
+) -> tuple[Any, Any]:
     """The target and the gold; takes the last answer from the turns."""
     answer: Any
     beside, talks = _beside(given), asked not in QUESTIONS
@@ -562,7 +565,7 @@ def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[A
     if talks and turns[-1]["role"] == "assistant" and ("chosen" not in given or asked == "chosen"):
         answer = turns.pop()["content"]
     elif answered is not None:
-        answer = _said(answered, given[answered])
+        answer = _said(answered, given[answered], turns, images)
     elif beside is not None:
         answer = beside
     elif talks:
@@ -573,17 +576,51 @@ def _answers(given: Mapping[str, Any], turns: list[Turn], asked: str) -> tuple[A
     return answer, answer if beside is None else beside
 
 
-def _said(name: str, value: object) -> Any:  # noqa: ANN401 - an answer of any type
-    """An answer that may be a text, a turn, or turns that end with it."""
-    value = _unpacked(value)
+def _said(name: str, value: object, asked: Sequence[Turn], images: Sequence[Any]) -> Any:  # noqa: ANN401 - any answer
+    """An answer that may be a text, a turn, or turns that end with it.
+
+    Only those of a preference may begin with the turns and images that were asked; other turns would be lost.
+    """
+    value = _spoken(value)
     if isinstance(value, Mapping):
         value = [value]
     if not isinstance(value, list) or not value or not isinstance(value[0], Mapping):
         return value
-    turns = _turns(name, value, [], True)
-    if turns[-1]["role"] != "assistant":
+    shown: list[Any] = []
+    *before, last = _turns(name, value, shown, True)
+    if last["role"] != "assistant":
         raise HarnessError(f"`{name}` has no assistant turn at its end", "Add the answer")
-    return turns[-1]["content"]
+    if before and name == "completion":
+        raise HarnessError(
+            f"`completion` has {len(before) + 1} turns, of which only the last would be taught",
+            "Put those before the last one into `prompt`",
+        )
+    others = bool(shown) and list(map(held, shown)) != list(map(held, images))
+    if others or (before and not _repeats(before, asked)):
+        raise HarnessError(
+            f"`{name}` begins with other turns or pictures than the question",
+            "Begin it as the question does, or keep its last turn alone",
+        )
+    return last["content"]
+
+
+def _repeats(before: Sequence[Turn], asked: Sequence[Turn]) -> bool:
+    """Whether turns are those that were asked, with or without the system's; marks in front do not count."""
+
+    def plain(turns: Sequence[Turn]) -> list[tuple[str, str]]:
+        return [(turn["role"], IN_FRONT.sub("", turn["content"]).strip()) for turn in turns]
+
+    others = asked[1:] if asked and asked[0]["role"] == "system" else asked
+    return plain(before) in (plain(asked), plain(others))
+
+
+def _spoken(value: object) -> object:
+    """Turns that a table's cell holds as JSON; other texts as they are, though they may be lists in JSON."""
+    turns = own_files.unpacked(value)
+    if not isinstance(value, str) or not isinstance(turns, list) or not turns:
+        return value
+    are_turns = all(isinstance(one, Mapping) and ("role" in one or "from" in one) for one in turns)
+    return turns if are_turns else value
 
 
 def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Turn]:
@@ -591,7 +628,7 @@ def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Tu
 
     A text is the user's turn, unless turns are `wanted`. Unknown roles and turns without a text are errors.
     """
-    unpacked = _unpacked(value)
+    unpacked = own_files.unpacked(value) if wanted else _spoken(value)
     if isinstance(unpacked, list) and (wanted or all(isinstance(one, Mapping) for one in unpacked)):
         value = unpacked
     elif isinstance(value, str) and not wanted:
@@ -641,7 +678,7 @@ def _content(where: str, role: str, content: object, images: list[Any]) -> str:
         if kind in ("image", "image_url"):
             if role == "assistant":
                 raise HarnessError(f"{where}: the assistant's turn has a picture", "Only users show pictures")
-            picture = {name: part[name] for name in _HOLDS if part.get(name)}
+            picture = {name: part[name] for name in HOLDS if part.get(name)}
             images += [picture] if picture else []
             texts.append(MARK)
         elif isinstance(part, Mapping) and kind in ("text", None) and isinstance(part.get("text"), str):
@@ -672,7 +709,7 @@ def _gold(solution: object, scorer: Scorer) -> object:
 def _options(data: Mapping[str, Any]) -> list[Any]:
     """The options that a row lists, a list or a mapping of the letters from A on; empty without any."""
     name = next((name for name in ("choices", "options") if data.get(name) not in (None, "")), None)
-    given = [] if name is None else _unpacked(data[name])
+    given = [] if name is None else own_files.unpacked(data[name])
     if isinstance(given, Mapping):
         named = {letter: text for letter, text in given.items() if text is not None}
         letters = [chr(ord("A") + number) for number in range(len(named))]

@@ -63,7 +63,8 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     from dcsft_harness.scoring import get_scorer
 
     judge = own_data.ANY if options.scorer is None else get_scorer(options.scorer)
-    root = own_rows.Root(options.image_root or options.data.parent, options.allow_outside_root)
+    place = options.image_root or own_files.root_of(options.data)
+    root = own_rows.Root(place, options.allow_outside_root)
     if options.model is None and options.chat_template_kwargs is not None:
         raise HarnessError("--chat-template-kwargs goes with --model, which is not given", "Give both")
     processor, arguments, marks = (None, {}, []) if options.model is None else _processor(options)

@@ -385,8 +385,8 @@ def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
     parts, inputs = [], {}
     for part in reading.separated(text):
         key, _, value = part.partition("=")
-        if key in ("pretrained", "adapter"):
-            value = resolve(value)
+        if (key := key.strip()) in ("pretrained", "adapter"):
+            value = resolve(value.strip())
             if Path(value).is_dir():
                 manifest.refuse_newer(Path(value))
                 inputs[{"pretrained": "model"}.get(key, key)] = Path(value)
@@ -399,7 +399,8 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
     """A curated set's folder unchanged, or a task's documents or a user's rows as `messages` and `images`."""
     from dcsft_harness.artifacts import manifest
 
-    if is_own(data) and not (Path(data).is_dir() and _is_training_set(Path(data))):
+    asked = any(getattr(options, name) for name in OwnPart.model_fields)
+    if is_own(data) and (asked or not (Path(data).is_dir() and _is_training_set(Path(data)))):
         return own_training_rows(data, options)
     refuse_own(options, "rows of your own")
     if Path(data).is_dir():
@@ -414,10 +415,14 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
 
 
 def _is_training_set(folder: Path) -> bool:
-    """Whether a folder has the columns and images of a curated set, which trainers read directly."""
+    """Whether a folder has the columns and images of a curated set, which trainers read directly.
+
+    It has none that own rows read beside them: these would be lost.
+    """
     from datasets import Dataset, Image, List
 
     from dcsft_harness.artifacts import storage
+    from dcsft_harness.sampling import own_files
 
     try:
         found = storage.load(folder)
@@ -425,8 +430,10 @@ def _is_training_set(folder: Path) -> bool:
         return (folder / "state.json").is_file()  # training explains the problem in more detail
     if not isinstance(found, Dataset) or "messages" not in found.features:
         return False
+    if set(own_files.read_columns(folder, found.features.arrow_schema)) - {"messages", "images"}:
+        return False
     images = found.features.get("images")
-    return images is None or (isinstance(images, List) and isinstance(images.feature, Image))
+    return isinstance(images, List) and isinstance(images.feature, Image)
 
 
 # Rough needs of a stage, for the plan of a recipe: seconds, and bytes on one device.

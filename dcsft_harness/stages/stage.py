@@ -290,11 +290,8 @@ class Stage:
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             with _without_bars():
                 plain = {name: _plain(value, name == "data") for name, value in named.items()}
-                rows = plain.get("data")
-                if isinstance(rows, _Kept) and rows.has_paths and not given_root:
-                    plain["image_root"] = Path(".")  # rows in memory have no folder: their paths are Python's
-                    if _opens_pictures(named["data"]):
-                        plain.setdefault("allow_outside_root", True)
+                if not given_root:
+                    self._place_images(plain)
                 # In a launch, the first process shows the bar.
                 launches = named.get("num_processes") not in (None, 1, "1")
                 with bar(self.verb, not launches) as progress:
@@ -322,6 +319,22 @@ class Stage:
         function.__doc__ = "\n\n".join(filter(None, [sentence, self.about, f"Options:\n{listed}"]))
         function.__signature__ = self._signature(first)  # type: ignore[attr-defined]
         return function
+
+    def _place_images(self, plain: dict[str, Any]) -> None:
+        """Sets where the images of rows in memory are, which have no folder: their paths are Python's.
+
+        Beside rows of a file, whose images are in its folder, the default does; see `own_files.root_of`.
+        """
+        from dcsft_harness.sampling import own_files
+
+        given = [plain.get(name) for name in ("data", "pool", "tasks")]
+        values = [one for value in given for one in (value if isinstance(value, list) else [value])]
+        shown = [one for one in values if isinstance(one, _Kept) and one.has_paths]
+        others = (one for one in values if isinstance(one, str | os.PathLike) and not isinstance(one, _Kept))
+        if shown and not any(own_files.is_data(str(one)) for one in others):
+            plain["image_root"] = Path(".")
+            if all(one.opens for one in shown):
+                plain.setdefault("allow_outside_root", True)
 
     def _argument(self, flagged: str) -> tuple[str, FieldInfo] | None:
         """The Python argument of an option of this command, or of another stage's; and its field."""
@@ -485,13 +498,17 @@ def _held_out_rows(known: Mapping[str, Any]) -> str:
 
 
 class _Kept(str):
-    """The file that rows in memory were written to, and whether one names an image by a path."""
+    """The file that rows in memory were written to."""
 
-    has_paths: bool
+    has_paths: bool  # whether a row names an image by a path
+    opens: bool  # whether these are pictures that a `datasets.Dataset` opens itself
 
-    def __new__(cls, path: Path, has_paths: bool) -> "_Kept":
+    def __new__(cls, given: object) -> "_Kept":
+        from dcsft_harness.sampling import own_files
+
+        path, has_paths = own_files.keep(given)
         made = super().__new__(cls, path)
-        made.has_paths = has_paths
+        made.has_paths, made.opens = has_paths, has_paths and _opens_pictures(given)
         return made
 
 
@@ -535,9 +552,7 @@ def _plain(value: object, rows: bool = False) -> object:
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
     if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        from dcsft_harness.sampling import own_files
-
-        return _Kept(*own_files.keep(value))
+        return _Kept(value)
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return value

@@ -89,6 +89,73 @@ def test_pictures_that_rows_share_are_compared_once(tmp_path):
     assert notes["tasks"] == {"test": {"exact": 2, "near": 0}}
 
 
+@pytest.fixture
+def shown(tmp_path):
+    """Pictures in a folder, and rows that name them."""
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "pictures" / f"{number}.png")
+
+    def rows(asked, *numbers):
+        return [{"question": asked, "answer": f"{n}", "image": f"{n}.png"} for n in numbers]
+
+    return rows
+
+
+def written(path, rows):
+    """A file of rows in a folder with links to their pictures."""
+    path.parent.mkdir()
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row in rows:
+        (path.parent / row["image"]).hardlink_to(path.parent.with_name("pictures") / row["image"])
+    return str(path)
+
+
+@pytest.mark.parametrize("sets", ["memory", "a pool in memory", "tests in memory"])
+def test_sets_in_memory_are_compared_by_their_content_and_not_their_name(tmp_path, monkeypatch, shown, sets):
+    import dcsft_harness as dcsft
+
+    monkeypatch.chdir(tmp_path / "pictures")
+    pool, *tests = shown("a?", 0, 1), shown("b?", 1, 2), shown("c?", 0, 2)
+    names = {"memory": ["data_2", "data_3"], "a pool in memory": ["test", "data_2"]}
+    if sets == "a pool in memory":
+        tests[0] = written(tmp_path / "one" / "test.jsonl", tests[0])
+    elif sets == "tests in memory":
+        pool = written(tmp_path / "one" / "pool.jsonl", pool)
+    found = dcsft.data_overlap(pool, tests, scorer="exact_word", output=tmp_path / "out")
+    exact = {name: one["exact"] for name, one in found.notes["tasks"].items()}
+    assert exact == dict.fromkeys(names.get(sets, ["data", "data_2"]), 1)
+    assert found.notes["pool"] == ("pool" if sets == "tests in memory" else "data")
+    assert found.notes["shared_items"] == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["train/data.jsonl", "test/data.jsonl"], "the pool and an evaluation set are named data. Rename"),
+        (["train/data.jsonl", "train/data.jsonl"], "data is compared with itself"),
+        (["train/data.jsonl", "train/../train/data.jsonl"], "data is compared with itself"),
+        (["pool/pool.jsonl", "train/data.jsonl", "test/data.jsonl"], "two evaluation sets are named data"),
+    ],
+)
+def test_files_of_one_name_are_to_be_renamed(tmp_path, shown, files, said):
+    for name in dict.fromkeys(files):
+        if ".." not in name:
+            written(tmp_path / name, shown(name, 0))
+    given = [str(tmp_path / name) for name in files]
+    with pytest.raises(HarnessError, match=said):
+        stages.STAGES["data overlap"](tmp_path / "out", pool=given[0], tasks=given[1:], scorer="exact_word")
+
+
+def test_a_set_in_memory_is_not_compared_with_itself(shown, tmp_path, monkeypatch):
+    import dcsft_harness as dcsft
+
+    monkeypatch.chdir(tmp_path / "pictures")
+    with pytest.raises(HarnessError, match="data is compared with itself"):
+        dcsft.data_overlap(shown("a?", 0), [shown("a?", 0)], scorer="exact_word", output=tmp_path / "out")
+
+
 @pytest.mark.parametrize("distance", [0, 1, 4, 7, 16])
 def test_near_hashes_are_those_of_comparing_all(distance, monkeypatch):
     monkeypatch.setattr(overlap, "_AT_ONCE", 50)

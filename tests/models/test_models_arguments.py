@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dcsft_harness import lmms, reading
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -14,7 +14,7 @@ from dcsft_harness.models.arguments import (
     VLLMSettings,
 )
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.stages import STAGES
+from dcsft_harness.stages import STAGES, opening
 from dcsft_harness.stages.evaluate import EvaluateOptions
 from dcsft_harness.training.config import SftConfig
 
@@ -128,10 +128,31 @@ OBJECT = '{"budget": [1, 2], "enable_thinking": false, "style": "a, b"}'
         ('k={"a": "}", "b": "\\"{"},n=1', {"k": '{"a": "}", "b": "\\"{"}', "n": "1"}),
         ("system_prompt=a {b},n=1", {"system_prompt": "a {b}", "n": "1"}),
         ("k={broken,n=1", {"k": "{broken,n=1"}),
+        (" batch_size=8 , dtype=float32, ", {"batch_size": "8", "dtype": "float32"}),
     ],
 )
 def test_model_arguments_are_separated_by_commas_outside_of_objects(text, named):
     assert reading.named(text) == named
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["batch_size=8,{}", "batch_size=8, {}", " {} , batch_size=8", "{}, ", "{},", " , {}", "{0[0]} ={0[1]}"],
+)
+@pytest.mark.parametrize("key", ["pretrained", "adapter"])
+def test_white_space_around_model_arguments_is_no_part_of_them(tmp_path, key, text):
+    split = "{0[0]}" in text
+    given = text.format([key, str(tmp_path)] if split else f"{key}={tmp_path}")
+    reading.refuse_malformed("--model-args", given)
+    arguments, inputs = opening.model_arguments(given)
+    assert f"{key}={tmp_path}" in arguments.split(",")
+    assert inputs == {"model" if key == "pretrained" else key: tmp_path}
+    assert reading.named(given)[key] == str(tmp_path)
+
+
+def test_the_embedded_checkpoint_is_filled_in_behind_white_space():
+    arguments, inputs = opening.model_arguments("batch_size=8, pretrained=digits")
+    assert arguments == f"batch_size=8,pretrained={inputs['model']}"
 
 
 @pytest.mark.parametrize("settings", [ModelSettings, VLLMSettings])
@@ -205,4 +226,4 @@ def test_malformed_arguments_are_named(given, said):
     with pytest.raises(HarnessError, match=said):
         DcsftStub.create_from_arg_string(given)
     with pytest.raises(HarnessError, match=said):
-        lmms.check_model("dcsft_stub", given)
+        reading.refuse_malformed("--model-args", given)

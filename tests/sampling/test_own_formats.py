@@ -383,6 +383,12 @@ OBJECTS = {
     + ("Where?", "Here: [10.0, 15.0, 40, 30]"),
     "a point": ("Where?", SAID, {"bbox": [[0.5, 0.1]], "bbox_type": "norm1", "image_id": [0]})
     + ("Where?", "Here: [20.0, 3.0]"),
+    "a short image_id": (
+        "Where?",
+        "<bbox>, <bbox>",
+        {"bbox": [[0.5, 0.1], [1, 1]], "bbox_type": "norm1", "image_id": [0]},
+    )
+    + ("Where?", "[20.0, 3.0], [40, 30]"),
     "in the question too": ("What is at <bbox>, <bbox>?", SAID, {"ref": [], "bbox": [[1, 2], [3, 4], [5, 6]]})
     + ("What is at [1, 2], [3, 4]?", "Here: [5, 6]"),
     "as a cell of a table": ("Where?", SAID, json.dumps({"bbox": [[1, 2, 3, 4]]}))
@@ -449,6 +455,64 @@ def test_pairs_of_other_programs_become_turns(row, turns, answer, gold):
     found = own_rows.exchange(row)
     assert [(turn["role"], turn["content"]) for turn in found.turns] == turns
     assert (found.target, found.solution) == (answer, gold)
+
+
+LISTS = (
+    *('["red", "white"]', '[{"bbox_2d": [1, 2, 30, 40], "label": "dog"}]', "[1, 2]", "[]", "[[1, 2]]"),
+    *('[{"role": "user"}, 3]', '[{"label": "dog"}, {"role": "a"}]', "cat.png", "[cat.png]"),
+)
+"""Texts that are lists in JSON, and names of files."""
+ANSWERED = {
+    "completion": {"prompt": "a?", "completion": None},
+    "response": {"query": "a?", "response": None},
+    "output": {"instruction": "a?", "output": None},
+    "output and input": {"instruction": "a?", "input": "", "output": None},
+    "chosen": {"prompt": "a?", "chosen": None, "rejected": "b"},
+    "answer": {"question": "a?", "answer": None},
+    "conversation": {"conversation": [{"human": "a?", "assistant": None}]},
+    "messages": {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": None}]},
+}
+ASKING = {
+    "prompt": {"prompt": None, "completion": "b"},
+    "question": {"question": None, "answer": "b"},
+    "query": {"query": None, "response": "b"},
+    "instruction": {"instruction": None, "output": "b"},
+    "input": {"instruction": "Name it.", "input": None, "output": "b"},
+    "history": {"query": "b?", "response": "b", "history": [[None, "c"]]},
+}
+
+
+def with_text(row, text):
+    """A row with a text in the place of None."""
+    return json.loads(json.dumps(row).replace("null", json.dumps(text)))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "memory"])
+@pytest.mark.parametrize("text", LISTS)
+def test_a_text_that_is_a_list_in_json_or_a_name_of_a_file_stays_a_text(tmp_path, text, kind):
+    for shape, row in (ANSWERED | ASKING).items():
+        given = with_text(row, text)
+        if kind == "csv" and not all(isinstance(one, str) for one in given.values()):
+            continue
+        path = tmp_path / f"data.{kind}"
+        if kind == "jsonl":
+            path.write_text(lines([given]))
+        elif kind == "csv":
+            with path.open("w", newline="") as file:
+                csv.DictWriter(file, given).writerows([dict(zip(given, given, strict=True)), given])
+        elif kind == "parquet":
+            Dataset.from_list([given]).to_parquet(path)
+        else:
+            path, _ = own_files.keep([given])
+        [(_, made, reason)] = own_data.examined(path, judge("exact_word"), own_data.Root(tmp_path))
+        assert reason is None, (shape, str(reason))
+        if shape in ANSWERED:
+            assert (made["target"], json.loads(made["answer"])) == (text, text), shape
+        else:
+            assert text in made["prompt"].split("\n"), shape
+    pair = {"prompt": "a?", "chosen": "b", "rejected": text}
+    assert own_rows.exchange(pair).rejected == text
+    assert own_rows.exchange({"prompt": "a?", "chosen": "b", "rejected_response": text}).rejected == text
 
 
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
@@ -579,6 +643,15 @@ PAIRS = {
         "rejected": {"from": "gpt", "value": "swan"},
     },
     "question and answer": {"question": "<image>Which?", "answer": "goose", "rejected": "swan"},
+    "the question again in chosen": {
+        "prompt": "<image>Which?",
+        "chosen": [{"role": "user", "content": "Which?"}, BETTER],
+        "rejected": [ASKED, WORSE],
+    },
+    "turns in cells": {
+        "chosen": json.dumps([ASKED, BETTER]),
+        "rejected": json.dumps([ASKED, WORSE]),
+    },
 }
 
 
@@ -589,6 +662,109 @@ def test_pairs_of_every_shape_are_the_same(tmp_path, folder, kind):
     options = DpoOptions(model="digits", data=str(path), image_root=folder)
     (row,) = opening.own_training_rows(str(path), options, pairs=True)
     assert (row["messages"], row["rejected"], row["refused"]) == ([ASKED, BETTER], "swan", None)
+
+
+SAVED = {
+    "a system column": {"system": "Be brief."},
+    "objects": {"objects": {"ref": ["goose"], "bbox": []}},
+    "a solution": {"solution": "goose"},
+    "a film": {"video": "a.mp4"},
+}
+
+
+class TestSavedMessages:
+    """A folder that `datasets` saved, with messages and pictures inside, is rows of one's own."""
+
+    @pytest.fixture
+    def save(self, tmp_path):
+        def make(more, answer="goose", count=1):
+            turns = [ASKED, {"role": "assistant", "content": answer}]
+            rows = []
+            for number in range(count):
+                file = io.BytesIO()
+                Pillow.new("RGB", (40, 30), (number, 0, 0)).save(file, "PNG")
+                images = [{"bytes": file.getvalue(), "path": None}]
+                rows.append({"messages": turns, "images": images, **more})
+            made = Dataset.from_list(rows).cast_column("images", List(Image()))
+            made.save_to_disk(tmp_path / "data")
+            return tmp_path / "data"
+
+        return make
+
+    @pytest.mark.parametrize("kind", SAVED)
+    def test_columns_beside_messages_are_read_by_training_too(self, save, kind):
+        path = save(SAVED[kind], "<ref-object>" if kind == "objects" else "goose")
+        rows = opening.training_data(str(path), SftOptions(model="digits", data=str(path)))
+        if kind == "a film":
+            assert "`video` is not shown to a model" in rows[0]["refused"]
+            return
+        found = training_data.read(rows)
+        sampled = sampling.read_items(own_data.open_file(path, "exact_word", None), 1)
+        assert found.item_ids == [one.item_id for one in sampled]
+        assert found.turns[0].answer == "goose"
+        assert [turn["role"] for turn in found.turns[0].prompt] == ["system"] * ("system" in kind) + ["user"]
+
+    @pytest.mark.parametrize("part", [None, {"type": "image", "path": "0.png", "text": None}])
+    def test_messages_without_a_column_of_images_are_read_by_training_too(self, folder, tmp_path, part):
+        question = [*([part] if part else []), {"type": "text", "text": "Which?"}]
+        turns = [{"role": "user", "content": question}, {"role": "assistant", "content": [question[-1]]}]
+        Dataset.from_list([{"messages": turns}]).save_to_disk(tmp_path / "data")
+        options = SftOptions(model="digits", data=str(tmp_path / "data"), image_root=None)
+        shutil.copy(folder / "0.png", tmp_path)
+        found = training_data.read(opening.training_data(options.data, options))
+        assert [turns.images for turns in found.turns] == [int(part is not None)]
+
+    @pytest.mark.parametrize("more", [{"scorer": "exact_word"}, {"held_out": 0.5}])
+    def test_options_of_rows_are_taken(self, save, more):
+        path = save({}, count=12)
+        options = SftOptions(model="digits", data=str(path), **more)
+        rows = opening.training_data(str(path), options)
+        assert len(rows) < 12 if "held_out" in more else len(rows) == 12
+        assert "item_id" in rows.column_names
+
+    @pytest.mark.parametrize("names", [[], ["item_id", "difficulty", "weight"]])
+    def test_a_set_without_such_columns_is_read_directly(self, save, names):
+        path = save(dict.fromkeys(names, "1"))
+        assert opening.training_data(str(path), SftOptions(model="digits", data=str(path))) == path
+
+
+class TestRejectedAlone:
+    """Rows that differ in `rejected` alone are several for preference training, and one item elsewhere."""
+
+    @pytest.fixture
+    def path(self, tmp_path):
+        row = {"question": "Which bird?", "answer": "goose"}
+        (tmp_path / "mine.jsonl").write_text(lines([row | {"rejected": one} for one in ("swan", "duck")]))
+        return tmp_path / "mine.jsonl"
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "sample --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
+            "evaluate --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
+            "train sft --model=digits --max-steps=1 --data FILE",
+            "train cold-start --model=digits --max-steps=1 --data FILE",
+            "train grpo --model=digits --scorer=exact_word --max-steps=1 --data FILE",
+            "data overlap --scorer=exact_word FILE dcsft_digits",
+            "data inspect FILE",
+        ],
+        ids=lambda words: words.partition(" --")[0],
+    )
+    def test_the_second_is_refused_by_line(self, path, tmp_path, capsys, words):
+        given = [str(path) if word == "FILE" else word for word in words.split()]
+        assert main([*given, f"--output={tmp_path / 'out'}"]) == 1
+        shown = capsys.readouterr()
+        said = " ".join((shown.out + shown.err).split())
+        assert "line 2: the same item as line 1 (same prompt, answer and image; `rejected` counts" in said
+
+    def test_it_is_left_out_on_demand(self, path, tmp_path):
+        notes = stages.STAGES["sample"](tmp_path / "out", samples=1, **STUB, data=path, on_error="skip")
+        assert (notes["items"], sorted(notes["left_out_rows"])) == (1, ["line 2"])
+
+    def test_preference_training_takes_both(self, path):
+        options = DpoOptions(model="digits", data=str(path))
+        rows = opening.own_training_rows(str(path), options, pairs=True)
+        assert (rows["rejected"][:], rows["refused"][:]) == (["swan", "duck"], [None, None])
 
 
 FINE = {"problem": "Which bird?", "solution": "goose", "rejected": "swan"}
@@ -722,6 +898,22 @@ class TestHostileFiles:
             (["train-00000-of-00002", "train-00001-of-00002"], None),
             (["train-00000-of-00001", "test-00000-of-00001"], r"holds the splits test, train\. Name a file"),
             (["data/train-00000-of-00001"], r"folder without rows\. Name .*/rows/data\."),
+            (["train-00000-of-00002-b42a775f407cee45", "train-00001-of-00002-8f1e775f407cee45"], None),
+            (
+                ["train-00000-of-00001-b42a775f407cee45", "test-00000-of-00001-b42a775f407cee45"],
+                "holds the splits test, train",
+            ),
+            (["train", "test"], "holds the splits test, train"),
+            (["Train", "val_2"], "holds the splits train, val"),
+            (["train-00000-of-00001", "test"], "holds the splits test, train"),
+            (["train-00000-of-00001", "train"], None),
+            (["train", "validation"], "holds the splits train, validation"),
+            (["train", "valid"], "holds the splits train, valid"),
+            (["train", "dev"], "holds the splits dev, train"),
+            (["train", "eval"], "holds the splits eval, train"),
+            (["train_1", "train_2"], None),
+            (["train", "more"], None),
+            (["0000", "0001"], None),
         ],
     )
     def test_folders_of_parquet_files_hold_one_split(self, tmp_path, files, said):
@@ -734,6 +926,23 @@ class TestHostileFiles:
         else:
             with pytest.raises(HarnessError, match=said):
                 list(own_files.rows(tmp_path / "rows"))
+
+    @pytest.mark.parametrize("kind", ["parquet", "saved", "memory", "frame"])
+    @pytest.mark.parametrize("size", [pa.float64(), pa.float32()], ids=str)
+    def test_numbers_inside_mappings_are_those_of_lines(self, tmp_path, kind, size):
+        """A column holds 10 as 10.0 where another row has a fraction; 32 bits hold 10.1 as 10.100000381."""
+        boxes = [[[10, 20, 30, 40]], [[10.1, 20, 30.5, 40]]]
+        objects = pa.array([{"bbox": one} for one in boxes], pa.struct({"bbox": pa.list_(pa.list_(size))}))
+        table = pa.table({"question": ["a?", "b?"], "answer": ["<bbox>"] * 2, "objects": objects})
+        path = tmp_path / "data.parquet"
+        pq.write_table(table, path)
+        if kind == "saved":
+            path = tmp_path / "saved"
+            Dataset(table).save_to_disk(path)
+        elif kind != "parquet":
+            path, _ = own_files.keep(Dataset(table) if kind == "memory" else pq.read_table(path).to_pandas())
+        found = list(own_data.examined(path, own_data.ANY, own_data.Root(tmp_path)))
+        assert [made["target"] for _, made, _ in found] == ["[10, 20, 30, 40]", "[10.1, 20, 30.5, 40]"]
 
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
     def test_numbers_of_classes_are_read_as_their_names(self, tmp_path, kind):
@@ -756,7 +965,7 @@ class TestHostileFiles:
         pq.write_table(table, tmp_path / "rows.parquet")
         assert [row["answer"] for _, row in own_files.rows(tmp_path / "rows.parquet")] == [1]
 
-    @pytest.mark.parametrize("name", ["input", "history", "picture"])
+    @pytest.mark.parametrize("name", ["input", "history", "output", "picture"])
     @pytest.mark.parametrize("kind", ["parquet", "saved"])
     def test_pictures_in_a_column_that_is_not_theirs_are_refused(self, tmp_path, folder, kind, name):
         found = [{"question": "Which?", "answer": "goose", name: str(folder / "0.png")}]
@@ -829,6 +1038,52 @@ def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monke
         dcsft.evaluate("dcsft_stub", data=given, output=tmp_path / "other", **options)
     there = dcsft.evaluate("dcsft_stub", data=given, output=tmp_path / "b", image_root=folder, **options)
     assert there.notes["tasks"]["data"]["items_sha256"] == scores.notes["tasks"]["data"]["items_sha256"]
+
+
+@pytest.mark.parametrize("cell", [False, True])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "path": "0.png"},
+        {"type": "image", "url": "0.png"},
+        {"type": "image", "image": "0.png"},
+        {"type": "image", "image": {"path": "0.png"}},
+        {"type": "image_url", "image_url": "0.png"},
+        {"type": "image_url", "image_url": {"url": "0.png"}},
+        {"type": "image", "bytes": None, "url": "0.png"},
+    ],
+    ids=str,
+)
+def test_paths_in_content_parts_in_memory_start_where_python_runs(tmp_path, folder, monkeypatch, part, cell):
+    import dcsft_harness as dcsft
+
+    monkeypatch.chdir(folder)
+    turns = asked_in_turns([part, {"type": "text", "text": "Which?"}], "goose")
+    rows = [{"messages": json.dumps(turns) if cell else turns}]
+    assert own_files.keep(rows)[1]
+    scores = dcsft.evaluate(
+        "dcsft_stub", data=rows, scorer="exact_word", model_args="default=goose", output=tmp_path / "scores"
+    )
+    assert scores.notes["tasks"]["data"]["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "has_path"),
+    [
+        ({"image": {"url": "0.png"}}, True),
+        ({"image": {"image_url": {"url": "0.png"}}}, True),
+        ({"images": [{"bytes": b"", "path": "0.png"}]}, True),
+        ({"images": '["0.png"]'}, True),
+        ({"images": ["0.png"], "type": "image"}, True),  # a column of the row's own
+        ({"images": [{"bytes": b"x", "path": "0.png"}]}, False),
+        ({"images": [{"base64": "AAAA", "path": "0.png"}]}, False),
+        ({"image": {"url": "data:image/png;base64,AAAA"}}, False),
+        ({"url": "https://example.org", "path": "a"}, False),  # columns that are not read
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "0.png"}]}]}, False),
+    ],
+)
+def test_rows_in_memory_name_images_by_paths(row, has_path):
+    assert own_files.keep([row])[1] is has_path
 
 
 @pytest.mark.parametrize(
@@ -1073,6 +1328,15 @@ class TestInspect:
         assert json.loads((tmp_path / "out" / "rows.json").read_text())["rows"] == notes["rows"]
 
 
+def said_in_turns(*texts):
+    """Turns that the assistant begins."""
+    return [{"role": ("assistant", "user")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def asked_in_turns(asked, *texts):
+    return [{"role": "user", "content": asked}, *said_in_turns(*texts)]
+
+
 BIRD_ROW = {"question": "Which bird?", "answer": "goose"}
 DEFECTS = {
     # A picture that is not read would make a question without it.
@@ -1138,6 +1402,31 @@ DEFECTS = {
                 {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [1]},
                 "`objects` has the image_id [1]: boxes 1, images 1",
             ),
+            (
+                "an image by a fraction",
+                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.0]},
+                "`objects` has the image_id [0.0]: boxes 1, images 1. Number the image of each box by a",
+            ),
+            (
+                "an image by a truth",
+                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [False]},
+                "`objects` has the image_id [False]",
+            ),
+            (
+                "more image numbers than boxes",
+                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0, 0]},
+                "`objects` has the image_id [0, 0]: boxes 1, images 1",
+            ),
+            (
+                "pixels as shares",
+                {"bbox": [[1, 2, 30, 40]], "bbox_type": "norm1"},
+                "`objects` has the box [1, 2, 30, 40] as norm1, which is from 0 to 1",
+            ),
+            (
+                "a negative share",
+                {"bbox": [[-0.1, 0.5]], "bbox_type": "norm1"},
+                "`objects` has the box [-0.1, 0.5] as norm1, which is from 0 to 1",
+            ),
         )
     },
     "objects: a place in a solution beside an answer": (
@@ -1167,6 +1456,43 @@ DEFECTS = {
         "`conversations` has a turn without a role: it has From, Value",
     ),
     "messages as text": ({"messages": "hello", "answer": "a"}, "`messages` is str, not a list of turns"),
+    # The last turn answers another question than the row's.
+    "several turns as completion": (
+        {"prompt": [{"role": "user", "content": "a?"}], "completion": said_in_turns("a", "b?", "b")},
+        "`completion` has 3 turns, of which only the last would be taught. Put those before",
+    ),
+    "several turns as completion in a cell": (
+        {"prompt": "a?", "completion": json.dumps(said_in_turns("a", "b?", "b"))},
+        "`completion` has 3 turns",
+    ),
+    "several turns as chosen": (
+        {"prompt": "a?", "chosen": said_in_turns("a", "b?", "b"), "rejected": "c"},
+        "`chosen` begins with other turns or pictures than the question",
+    ),
+    "another question in chosen": (
+        {"prompt": "a?", "chosen": asked_in_turns("b?", "b"), "rejected": "c"},
+        "`chosen` begins with other turns",
+    ),
+    "several turns as rejected": (
+        {"prompt": "a?", "chosen": "b", "rejected": said_in_turns("a", "b?", "b")},
+        "`rejected` begins with other turns",
+    ),
+    "another question in rejected": (
+        {"chosen": asked_in_turns("a?", "b"), "rejected": asked_in_turns("b?", "c")},
+        "`rejected` begins with other turns",
+    ),
+    "several turns as rejected_response": (
+        {"messages": asked_in_turns("a?", "b"), "rejected_response": said_in_turns("a", "b?", "b")},
+        "`rejected_response` begins with other turns",
+    ),
+    "a picture in chosen alone": (
+        {
+            "prompt": "a?",
+            "chosen": asked_in_turns([{"type": "image", "image": "0.png"}, {"text": "a?"}], "b"),
+            "rejected": "c",
+        },
+        "`chosen` begins with other turns or pictures",
+    ),
 }
 
 
@@ -1243,6 +1569,7 @@ class TestOrdinaryDefects:
         ("values", "wanted"),
         [
             (pa.array([0.1, 2.0], pa.float32()), ["0.1", "2"]),
+            (pa.array([10.1, 2.0], pa.float32()), ["10.1", "2"]),
             (pa.array([[0.1, 2.5]] * 2, pa.list_(pa.float32())), [[0.1, 2.5]] * 2),
             (pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.00")]), ["1.50", "2.00"]),
             (pa.array([datetime.datetime(2020, 1, 1)] * 2), "the answer is datetime, which no text says"),
