@@ -645,7 +645,8 @@ class _Call:
         from dcsft_harness.evaluation.autoeval import build, shown
 
         if not row.made:
-            SHOW.say(f"{row.name}: already scored on its {len(row.kept)} tasks")
+            count = f"{len(row.kept)} tasks" if len(row.kept) > 1 else "task"
+            SHOW.say(f"{row.name}: already scored on its {count}")
             if self.built is not None:
                 return
         first, self.built = self.built is None, build(self.board, SHOW)

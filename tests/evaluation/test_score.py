@@ -190,7 +190,7 @@ OWN = ("--data", "held.jsonl", "--scorer", "exact_word", "--board", "board")
 def test_rows_of_ones_own_are_scored_as_evaluate_does(held, capsys):
     assert main(["score", f"first={digits.path()}", *OWN]) == 0
     assert main(["score", f"first={digits.path()}", *OWN]) == 0
-    assert "first: already scored on its 1 tasks" in capsys.readouterr().err
+    assert "first: already scored on its task" in capsys.readouterr().err
     assert main(["evaluate", "--model", "digits", *OWN[:4], "--output", "apart"]) == 0
     assert main(["score", f"first={digits.path()}", *OWN, "--results", "second=apart"]) == 0
     ours, theirs = Path("board/results/first/held"), Path("apart")
