@@ -45,6 +45,7 @@ _FINAL = re.compile(
 _LINK = re.compile(
     r"\b(?:is|are|be|was|equals|to|so|hence|thus|therefore|es|est|ist|è|é)\b|[Ii]t's\b|[=≈是为は은는]|:(?!\d)"
 )
+_REMARK = re.compile(r",? (?:which (?:is|are)|when|whereas|while|i\.e\.|(?:up|down) from)\b")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
 _LISTING = re.compile(r"(?i:\w*(?:options|choices)( are)?:)")
@@ -288,6 +289,12 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     lowered = _lowered(sentence)
+    if phrases.HYPOTHETICAL.search(lowered):
+        conceded = phrases.CONCEDED.search(lowered)
+        sentence = sentence[: conceded.start()] if conceded else sentence.rpartition(", but ")[2]
+        lowered = _lowered(sentence)
+        if phrases.HYPOTHETICAL.search(lowered):
+            return None
     supposed = "answer" in lowered and phrases.SUPPOSED.match(lowered) is not None
     final = _FINAL.search(sentence) if "(" in sentence else None
     if final:
@@ -369,6 +376,8 @@ def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     text = text.strip()
     if not text:
         return None
+    if "I" in text[:12] and options.roman and (found := options.named(text.lstrip(" :=\n\"'*>"))) is not None:
+        return found, False
     label = _label(text, options)
     if label is not None:
         return label, True
@@ -378,10 +387,10 @@ def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     reason = phrases.REASON.search(text)
     segment = text[: reason.start()] if reason and reason.start() > 1 else text
     mentions = [one for one in options.mentions(segment) if not phrases.REJECTED.match(text, one.end)]
-    found = _only(mentions, options)
-    if found is not None:
-        return found, any(one.by_letter for one in mentions)
-    return None
+    found, lettered = _only(mentions, options), any(one.by_letter for one in mentions)
+    if found is None and options.numeric and not lettered and " (" in text:  # "30 (10 girls and 20 boys)"
+        found = options.named(text.partition(" (")[0].lstrip(" :=\n\"'*>"))
+    return None if found is None else (found, lettered)
 
 
 def _label(text: str, options: OptionSet) -> int | None:
@@ -429,6 +438,8 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     found = weak if found is None else found
     if found is not None:
         return found
+    if options.undecided is not None and phrases.UNDECIDED.search(part[-HEAD:].lower()):
+        return options.undecided
     if part[-1] == "?" or _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])):
         return None
     end = part.rstrip(" .!\n*`$\\]})")
@@ -464,6 +475,10 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     sentence = _without_asides(sentence, options)
     may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
+    if (found := options.equation(sentence)) is not None:
+        return found
+    if options.numeric and (found := _before_remark(sentence, options)) is not None:
+        return found
     before, contrast, behind = sentence.rpartition(", but ")
     contrast = contrast and (before if " also " in behind else behind)
     for clause in (contrast, sentence[: reason.start()] if reason else ""):
@@ -480,6 +495,17 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     mentions = options.mentions(sentence) if options.numeric else mentions
     mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
+
+
+def _before_remark(sentence: str, options: OptionSet) -> int | None:
+    """The value that a sentence states before it says more of it: "is 30, which is 10 more than 20"."""
+    head = _REMARK.split(sentence, maxsplit=1)[0]
+    if len(head) == len(sentence):
+        return None
+    link = last(_LINK, head)
+    if link is None:
+        return _only(options.mentions(head), options)
+    return options.named(head[link.end() :])
 
 
 SCORER = Scorer("choice", choice, fields=("choices",), version=13)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from dcsft_harness.scoring.formulas import Unreadable, same_value
 from dcsft_harness.scoring.math import number_of, read
 from dcsft_harness.scoring.normalize import plain
-from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR
+from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
 from dcsft_harness.scoring.units import Unit, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
@@ -121,6 +121,30 @@ class OptionSet:
     def judge(self) -> bool:
         """Whether the texts are "yes", "no" and the like, which outweigh the letter before them."""
         return all(text in _JUDGEMENTS for text in self.keys)
+
+    @cached_property
+    def undecided(self) -> int | None:
+        """The one option that says that nothing can be said."""
+        found = [at for at, text in enumerate(self._plain) if UNDECIDED.search(text.lower())]
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def roman(self) -> bool:
+        """Whether a text begins with "I" that is no letter: "I and II only"."""
+        return any(re.match(r"I(?: only|,| and\b)", text) for text in self._plain)
+
+    @cached_property
+    def _equations(self) -> bool:
+        return all("=" in text for text in self.keys)
+
+    def equation(self, sentence: str) -> int | None:
+        """The one option of equations that a sentence has, spaces aside."""
+        if not self._equations:
+            return None
+        squeezed = "".join(sentence.lower().split())
+        found = {at: text for at, text in enumerate(self.keys) if text in squeezed}
+        whole = [at for at, text in found.items() if not any(text in one != text for one in found.values())]
+        return self.unique(whole)
 
     def index(self, letter: str) -> int | None:
         """The option of an upper-case letter; beyond the last one, the option whose text the letter is."""

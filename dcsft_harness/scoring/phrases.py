@@ -74,7 +74,8 @@ PHRASES = (
 )  # fmt: skip
 
 LETTER = re.compile(
-    r"[(\[<]([A-J])[)\]>]|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)s?\s\(?([A-J])\b\)?|选项?\s?([A-J])"
+    r"[(\[<]([A-J])[)\]>]|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)s?\s\(?([A-J])\b\)?"
+    r"|选项?\s?([A-J])(?![A-Za-z])|(?<![A-Za-z和与及])([A-J])(?:选?项)?是?正确"
 )
 """An option by its letter."""
 DRAWN_LETTER = re.compile(
@@ -101,6 +102,15 @@ REJECTED = re.compile(
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(r"(?:\w+,?\s){0,3}?(?:if|assuming)\b(?!.{0,60}\bchoose\b)")
 """At the start of a sentence that only supposes."""
+HYPOTHETICAL = re.compile(
+    r"\bwould (?:only )?(?:be|have been)\b.*\bif (?!i\b|forced|pressed|asked)"
+    r"|\btempt(?:ed|ing)\b|\bcommon (?:mistake|error)\b"
+    r"|\b(?:might|may|could|some|many|most|one|people|students|others)\s(?:(?:would|might|may|mistakenly)\s)?"
+    r"(?:think|say|choose|select|pick|assume)\b"
+)
+"""In a lower-case sentence: what others may choose, or what would be right elsewhere; it states nothing."""
+CONCEDED = re.compile(r",? (?:(?:al|even )?though|while) (?:some|many|others|one|people|students)\b.*")
+"""Behind a statement: what others may choose."""
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
@@ -115,6 +125,11 @@ REASON = re.compile(r",?\s(?:because|since|as|which|given|not|for|that is)\b")
 """Ends what a phrase states; a reason follows."""
 REASON_CLAUSE = re.compile(r",?\s(?:because|since)\b|,\sas\b")
 """Begins a clause with the reason for what a sentence states without a phrase."""
+UNDECIDED = re.compile(
+    r"(?:can(?:not|['’]t)|could not) be (?:determined|answered|concluded|inferred)|not enough information"
+    r"|insufficient (?:information|data)|(?:无法|不能)(?:确定|判断|比较)"
+)
+"""What an option may say, and a response that states it: nothing can be said."""
 NONE_OF = re.compile(r"\bnone of (?:the|these|them)\b(?! other)|\bneither\b.{1,80}\bnor\b")
 """Of a sentence that states nothing else: no option is right."""
 COURTEOUS = ("ope th", "me know", "eel free", "hank you")
@@ -124,5 +139,7 @@ COURTESY = re.compile(
 )
 """At the end of a response: nothing of the answer."""
 CHINESE_WORDS = "答案", "选", "正确", "정답", "答え", "正解"
-CHINESE = re.compile(r"(?:答案\]?|选[项择]?|正确的?|정답|答え|正解)(?:应该?)?有?\s?(?:是|为|选|은|は|:)*\s?")
+CHINESE = re.compile(
+    r"(?:答案\]?|选[项择]?|正确的?|정답|答え|正解)(?:应该?)?有?\s?(?:是|为|选(?![项择])|은|は|:)*\s?"
+)
 """What states a choice in Chinese, Korean or Japanese, in front of the option. Each has one of the words."""
