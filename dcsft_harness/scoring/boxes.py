@@ -30,16 +30,27 @@ _GAP = r"\s{0,40}"
 _COMMA = rf"{_GAP}[,，]{_GAP}"
 _BETWEEN = rf"(?:{_COMMA}|\s{{1,40}})"
 _FOUR = _BETWEEN.join([_N] * 4)
-_PAIR_REST = rf"{_GAP}{_N}{_COMMA}{_N}{_GAP}[\])]"
+_PAIR_REST = rf"{_GAP}(?:x\w?\s?[=:]\s?)?{_N}{_COMMA}(?:y\w?\s?[=:]\s?)?{_N}{_GAP}[\])]"
+_WORDS = r"[^\d\[\](){}]"
 # It begins with all characters that a box can begin with, which makes the search several times faster.
 _CORNERS = re.compile(
     r"[\[({<](?:"
     rf"{_GAP}{_FOUR}{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
-    # (x1, y1), (x2, y2), nested or not, or with words between
-    rf"|{_PAIR_REST}(?:[^\d\[\](){{}}]{{0,40}}|[^\d\[\](){{}}]{{0,60}}corner[^\d\[\](){{}}]{{0,60}})"
+    # (x1, y1), (x2, y2), nested or not, or with words between, or "2.", or "(x2, y2) ="
+    rf"|{_PAIR_REST}(?:{_WORDS}{{0,40}}|{_WORDS}{{0,60}}corner{_WORDS}{{0,60}}|{_WORDS}{{0,9}}\n\s{{0,4}}2\.{_WORDS}{{0,60}}"
+    rf"|{_WORDS}{{0,40}}\(x\w{{0,4}},\s?y\w{{0,4}}\)\s?[=:]\s?)"
     rf"[\[(]{_PAIR_REST}"
     rf"|b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
 )
+_PAIR = re.compile(rf"[^\d\[\](){{}}]{{0,40}}[\[(]{_PAIR_REST}")
+_NO_CORNER = re.compile(
+    r"(?:cent(?:er|re)|size|resolution|dimensions?|image)[\"']?\s?(?:is|of|at|:)?\s{0,3}$", re.I
+)
+"""Before a pair of numbers that is no corner."""
+_APART = re.compile(
+    r"(?i:(?!.{0,40}(?:corner|right|bottom|lower)).*\b(?:is|are) at\b|.*[\"']size[\"'])", re.DOTALL
+)
+"""Between two pairs of numbers that are of two things."""
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>, "x": 10, "y": 20, "width": 100
 _NAMES_OF_SIDES = (
     "x_?(?:1|min)|min_?x|left|x", "y_?(?:1|min)|min_?y|top|y",
@@ -48,10 +59,10 @@ _NAMES_OF_SIDES = (
 _SIDE = re.compile(
     rf"[\"'<]?(?<![A-Za-z_\d])"
     rf"(?:{'|'.join(f'(?P<side{side}>{name})' for side, name in enumerate(_NAMES_OF_SIDES))})"
-    rf"(?:[\"'*]{{0,2}}{_GAP}[:=]\*{{0,2}}|>){_GAP}[\"']?{_N}",
+    rf"(?:[\"'*)]{{0,3}}{_GAP}[:=]\*{{0,2}}|>){_GAP}[\"']?{_N}",
     re.IGNORECASE,
 )
-_LAST_SIDES = ("y2", "y_2", "max", "bottom", "height", '"h"')
+_LAST_SIDES = ("y2", "y_2", "max", "bottom", "height", '"h"', " h:")
 _WIDTH = re.compile(r"\bw(?:idth)?\W+$", re.IGNORECASE)
 _REACH = 60
 """Characters between one named side and the next."""
@@ -67,6 +78,7 @@ _BARE = re.compile(
 """Nothing but four numbers, or these behind a label."""
 # Tags that a text in JSON holds ("label": "<think>the left one</think>") mark no thought and no answer.
 _QUOTED = re.compile(r"""["']\s{0,40}:\s{0,40}"(?:[^"\\]|\\.){0,1500}"|"</?[a-z]{1,20}>\"""")
+_QUOTED_NUMBER = re.compile(r"(?<=[\[\s,])[\"'](-?\d{1,12}(?:\.\d{0,15})?)[\"'](?=\s?[,\]])")
 _OPENS = re.compile(r"\s*(?:```(?:json)?\s*)?[\[({]")
 
 Span = tuple[int, int]
@@ -141,24 +153,47 @@ def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
     if "\\ " in text or "\\," in text:
         text = text.replace("\\ ", "  ").replace("\\,", "  ")
+    if '["' in text or "['" in text:
+        text = _QUOTED_NUMBER.sub(r" \1 ", text)
     for begin, end, _ in boxes(text):
-        inside = _BARE.fullmatch(text, begin, end) or _CORNERS.search(text, begin, end)
-        if inside:
-            return _groups(inside)
+        inside = _BARE.fullmatch(text, begin, end)
+        if (found := _groups(inside) if inside else _corners(text, begin, end)) is not None:
+            return found
     bare = _BARE.fullmatch(text) if len(text) < 300 else None
     if bare:
         return _groups(bare)
     lowered = text.lower()  # literals are found much faster than patterns
     key = _KEYED.search(text) if "bbox" in lowered else None
     for start in (key.end(), 0) if key else (0,):
-        corners = _CORNERS.search(text, start)
-        if corners:
-            return _groups(corners)
+        if (found := _corners(text, start, len(text))) is not None:
+            return found
     sides = _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
     if sides is not None:
         return sides
     said = _SAID.search(text) if "box" in lowered or "oordinate" in lowered else None
     return _groups(said) if said else None
+
+
+def _corners(text: str, start: int, end: int) -> list[Span] | None:
+    """The first four numbers in brackets, two points, or the box of all corners where more points follow."""
+    while match := _CORNERS.search(text, start, end):
+        spans = _groups(match)
+        is_pairs = text[spans[1][1] : spans[2][0]].strip(" ,，\n\t") != ""
+        before = text[max(0, match.start() - 30) : match.start()]
+        if is_pairs and (_NO_CORNER.search(before) or _APART.match(text, spans[1][1], spans[2][0])):
+            start = match.start() + 1
+            continue
+        while is_pairs and (more := _PAIR.match(text, match.end(), end)):
+            match = more
+            spans += _groups(more)
+        if len(spans) > 4:
+            sides = [
+                sorted(spans[side::2], key=lambda span: float(text[span[0] : span[1]])) for side in (0, 1)
+            ]
+            is_box = all(len({float(text[a:b]) for a, b in side}) == 2 for side in sides) and len(spans) == 8
+            spans = [sides[0][0], sides[1][0], sides[0][-1], sides[1][-1]] if is_box else spans[:4]
+        return spans
+    return None
 
 
 def _groups(match: "re.Match[str]") -> list[Span]:
@@ -378,5 +413,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=7,
+    version=8,
 )

@@ -298,3 +298,48 @@ def test_numbers_behind_a_box_that_are_none(text):
 )
 def test_of_a_response_that_ran_out_of_tokens_a_closed_bracket_counts(text, found):
     assert (parse_box(text, truncated=True) is not None) == found
+
+
+BOX = [10.0, 20.0, 110.0, 220.0]
+
+
+@pytest.mark.parametrize(
+    ("response", "box"),
+    [
+        ("The center is (60, 120), so the box is (10, 20), (110, 220).", BOX),
+        ("The image is (640, 480). The box is (10, 20), (110, 220).", BOX),
+        ("The dog is at (60, 120) and the cat is at (30, 40).", None),
+        ('{"center": [60, 120], "size": [100, 200]}', None),
+        (
+            "Top-left: (10, 20), Top-right: (110, 20), Bottom-left: (10, 220), Bottom-right: (110, 220)",
+            BOX,
+        ),
+        ("[[10,20],[110,20],[110,220],[10,220]]", BOX),
+        (
+            "1. **Top-left corner**: (10, 20)\n2. **Bottom-right corner**: (110, 220)",
+            BOX,
+        ),
+        ("top-left (x1, y1) = (10, 20), bottom-right (x2, y2) = (110, 220)", BOX),
+        (
+            "The top-left corner is (x=10, y=20) and the bottom-right corner is (x=110, y=220).",
+            BOX,
+        ),
+        (
+            "- **Left (x_min):** 10\n- **Top (y_min):** 20\n"
+            "- **Right (x_max):** 110\n- **Bottom (y_max):** 220",
+            BOX,
+        ),
+        ('{"bbox_2d": ["10", "20", "110", "220"]}', BOX),
+        ("{x: 10, y: 20, w: 100, h: 200}", BOX),
+        ("(10, 20), (110, 220)", BOX),
+        ("[10, 20], [110, 220]", BOX),
+        ("from (10, 20) to (110, 220)", BOX),
+        ("The box in the image is [10, 20, 110, 220].", BOX),
+        ("[(10, 20), (110, 220)]", BOX),
+        ("The dog in the image is at (10, 20) to (110, 220).", BOX),
+        ("top-left corner (10, 20) and bottom-right corner (110, 220)", BOX),
+        ("(10, 20), (10, 220)", [10.0, 20.0, 10.0, 220.0]),
+    ],
+)
+def test_points_are_a_box_where_they_are_corners(response, box):
+    assert parse_box(response) == box
