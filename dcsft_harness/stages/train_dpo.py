@@ -279,7 +279,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     args = arguments(trl.DPOConfig, ours, config.extra, {"gradient_checkpointing": setup.recomputes})
     _check_loss(args)
     check_processor(setup, "DPO")
-    convention = setup.box_convention(False)
+    convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     template = setup.template
     texts: dict[int, list[str]] = {}
     rejected = rows[REJECTED][:]
@@ -287,7 +287,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
         known = setup.conversations
         if wrong:
             numbered = zip(known.turns, known.numbers, strict=True)
-            answers = [replace(turns, answer=rejected[number]) for turns, number in numbered]
+            answers = [_rejecting(turns, rejected[number]) for turns, number in numbered]
             known = replace(known, turns=answers)
         known, written = rendered(known, template, convention)
         for number, text in zip(known.numbers, written, strict=True):
@@ -299,6 +299,13 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     dataset = kept.dataset({"prompt": prompts, "chosen": right, REJECTED: wrongs})
     _check_collator(setup, dataset[0])
     return setup.trainer(_trainer(), args, dataset)  # type: ignore[no-any-return]
+
+
+def _rejecting(turns: Any, text: str) -> Any:  # noqa: ANN401 - Turns
+    """A conversation with its rejected answer, whose own box takes the place of a right one's."""
+    from dcsft_harness.scoring.boxes import parse_box
+
+    return replace(turns, answer=text, box=None if turns.box is None else parse_box(text))
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
