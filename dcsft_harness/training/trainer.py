@@ -317,6 +317,20 @@ class Accounted:
         self.account.count(**spent)
         return loss
 
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The trainer's schedule; a warm-up leaves at least one step, whose learning rate is the peak's.
+
+        transformers rounds a ratio up: the only step of a run would have a learning rate of 0.
+        """
+        args: TrainingArguments = self.args  # type: ignore[attr-defined]
+        if args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            args.warmup_steps = num_training_steps - 1
+        scheduler: torch.optim.lr_scheduler.LRScheduler
+        scheduler = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        return scheduler
+
     def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
         """What a micro-batch adds to the metrics of `COUNTED`, if the method counts them by its passes."""
         return {}

@@ -5,16 +5,23 @@ import os
 import shutil
 import signal
 import time
+import types
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
+from dcsft_harness import interrupts
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import run_folder, sft
-from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from dcsft_harness.stages import train_dpo
+from dcsft_harness.training import grpo, run, run_folder, sft
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
+from dcsft_harness.training.run import Job
+from dcsft_harness.training.trainer import Accounted, Watch
 from tests.fixtures import forked
+from tests.fixtures.several import Parity
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 CONFIG = SftConfig(max_steps=7, batch_size=4, save_steps=2, learning_rate=1e-3, warmup_ratio=0.3)
@@ -78,6 +85,28 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG)
     assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
+@pytest.mark.parametrize(
+    ("steps", "ratio", "warm"), [(1, 0.1, 0), (1, 0, 0), (2, 0.1, 1), (10, 0.1, 1), (11, 0.1, 2), (4, 0.9, 3)]
+)
+def test_a_warm_up_leaves_a_step(steps, ratio, warm):
+    class Plain(Accounted, Trainer):
+        def __init__(self):
+            self.args = TrainingArguments(warmup_steps=ratio, lr_scheduler_type="cosine", use_cpu=True)
+            self.lr_scheduler = None
+            self.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+    def rates(scheduler, optimizer):
+        found = []
+        for _ in range(steps):
+            found += scheduler.get_last_lr()
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    trainer, other = Plain(), Plain().optimizer
+    found = rates(trainer.create_scheduler(steps), trainer.optimizer)
+    assert found == rates(get_scheduler("cosine", other, warm, steps), other)
+    assert max(found) == 1
 
 
 @pytest.mark.slow
