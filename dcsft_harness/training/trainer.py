@@ -331,6 +331,14 @@ class Accounted:
         scheduler = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
         return scheduler
 
+    def _run_epoch(self, *given: object, **named: object) -> None:
+        """Nothing more in a run that resumes from its last step, where transformers would take another."""
+        state, control = self.state, self.control  # type: ignore[attr-defined]
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
+            return
+        super()._run_epoch(*given, **named)  # type: ignore[misc]
+
     def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
         """What a micro-batch adds to the metrics of `COUNTED`, if the method counts them by its passes."""
         return {}

@@ -85,6 +85,41 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG)
     assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+def test_a_run_that_resumes_from_its_last_step_takes_none(base, tmp_path, monkeypatch, method):  # noqa: F811
+    """Three steps of two an epoch; the disk is full when the result is saved."""
+    rows = conversations(2)
+    rows = rows.add_column("item_id", ["item0", "item1"]).add_column("rejected", ["seven", "two"])
+    given = {"max_steps": 3, "batch_size": 1, "learning_rate": 1e-3, "lora_rank": 2}
+
+    def train(output):
+        if method == "sft":
+            return sft.train_sft(base, rows, output, SftConfig(**given))
+        if method == "grpo":
+            more = {"batch_size": 2, "num_generations": 2, "max_completion_length": 2}
+            return grpo.train_grpo(base, rows, Parity(2), output, GrpoConfig(**given | more))
+        counts = dict.fromkeys(("items", "items_with_pairs", "pairs", "truncated", "unscored"), 2)
+        job = Job("dpo", base, rows, output, train_dpo.DpoConfig(**given))
+        return run.perform(job, lambda setup: train_dpo._make(setup, rows, counts))
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    whole, save = train(tmp_path / "whole"), run._save
+    monkeypatch.setattr(run, "_save", full)
+    with pytest.raises(HarnessError, match="No space left"):
+        train(tmp_path / "cut")
+    monkeypatch.setattr(run, "_save", save)
+    cut = train(tmp_path / "cut")
+    same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+    counts = [
+        {name: notes["ledger"][name] for name in ("steps", "prompts", "flops")} for notes in (whole, cut)
+    ]
+    assert counts[0] == counts[1]
+
+
 @pytest.mark.parametrize(
     ("steps", "ratio", "warm"), [(1, 0.1, 0), (1, 0, 0), (2, 0.1, 1), (10, 0.1, 1), (11, 0.1, 2), (4, 0.9, 3)]
 )
