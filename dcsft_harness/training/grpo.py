@@ -204,6 +204,13 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
             f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
             f"Lower batch_size to {most} or less, or give more prompts",
         )
+    bare = sum(not turns.images for turns in conversations.turns)
+    if 0 < bare < there:
+        raise HarnessError(
+            f"{conversations.name}: {bare} of {there} rows have no image, and TRL's GRPO takes no batch in"
+            " which only some have one",
+            "Give all rows an image or none, and train on the others in a run of their own",
+        )
 
 
 def check_generation(base: ModelSettings, args: "GRPOConfig") -> None:

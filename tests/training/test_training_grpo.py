@@ -260,6 +260,19 @@ def test_the_reward_is_what_labelling_says():
     assert judge.scorers == {"exact_word": SCORERS["exact_word"].version}
 
 
+@pytest.mark.parametrize(
+    ("images", "refused"), [((1, 2, 1), None), ((0, 0, 0), None), ((1, 0, 0), "2 of 3 rows")]
+)
+def test_rows_of_which_some_have_images_are_refused(images, refused):
+    turns = [data.Turns([], "one", count) for count in images]
+    ids = [f"item{number}" for number in range(3)]
+    rows = data.Conversations("set", turns, None, ids, None, [0, 1, 2], {})
+    config = GrpoConfig(batch_size=2, num_generations=2)
+    said = f"set: {refused} have no image.*Give all rows an image or none"
+    with pytest.raises(HarnessError, match=said) if refused else contextlib.nullcontext():
+        grpo.check_prompts(rows, Parity(3), config)
+
+
 def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"problem": "Two?", "solution": "2"}\n')
     asked = []
