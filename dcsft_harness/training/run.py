@@ -190,10 +190,11 @@ class Setup:
             **more,
         )
 
-    def left_out(self) -> dict[str, str]:
-        """The skipped rows, as part of the settings that decide the result; empty without any."""
-        refused = self.conversations.refused
-        return {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+    def found(self) -> dict[str, Any]:
+        """Skipped rows and the reward's scorers, if any, as part of the settings that decide the result."""
+        refused, scorers = self.conversations.refused, self.notes.get("scorers")
+        found = {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+        return found | ({"scorers": scorers} if scorers else {})
 
     def box_convention(self, has_boxes: bool) -> BoxConvention:
         """The coordinates in which boxes are trained or scored; recorded if the data has boxes.
@@ -449,7 +450,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         make_trainer = make(setup)
         needed = plan(setup)
         admit(needed)
-        identity = job.identity() | setup.left_out()  # reads all weights, which a dry run does not
+        identity = job.identity() | setup.found()  # reads all weights, which a dry run does not
         if needed.device.kind == "cpu" and needed.memory > _LARGE:
             take_exactly()
     micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))

@@ -273,6 +273,15 @@ def test_rows_of_which_some_have_images_are_refused(images, refused):
         grpo.check_prompts(rows, Parity(3), config)
 
 
+def test_a_run_whose_scorer_has_changed_is_not_resumed(base, tmp_path, monkeypatch):  # noqa: F811
+    config = CONFIG.changed(batch_size=4)
+    with pytest.raises(Stop):
+        grpo.train_grpo(base, prompts_of(2), Parity(2), tmp_path / "out", config, progress=stopping(2))
+    monkeypatch.setattr(Parity, "scorers", {"parity": 4})
+    with pytest.raises(HarnessError, match="other settings: scorers: .*3.* -> .*4"):
+        grpo.train_grpo(base, prompts_of(2), Parity(2), tmp_path / "out", config)
+
+
 def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"problem": "Two?", "solution": "2"}\n')
     asked = []
