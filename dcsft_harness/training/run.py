@@ -1,6 +1,7 @@
 """One training run, with any trainer: its job, disk space, training and artifact."""
 
 import contextlib
+import json
 import math
 import re
 import shutil
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from dcsft_harness import coordinates, interrupts, ranks
+from dcsft_harness import coordinates, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
@@ -640,13 +641,22 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
-    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors."""
+    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors.
+
+    Its configuration and those of its parts name the dtype, by which it is opened.
+    """
     for path in sorted(folder.glob("model*.safetensors")):
         weights = {
             name: weight.to(dtype) if weight.is_floating_point() else weight
             for name, weight in load_file(path).items()
         }
         save_file(weights, path, metadata={"format": "pt"})
+    path = folder / "config.json"
+    config = reading.json_file(path) | {"dtype": _DTYPE_NAMES[dtype]}
+    for part in config.values():
+        if isinstance(part, dict) and "dtype" in part:
+            part["dtype"] = _DTYPE_NAMES[dtype]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _save(trainer: "Trainer", base: ModelSettings, folder: Path, whole: Path | None) -> None:
