@@ -18,10 +18,12 @@ from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.lmms.protocols import cut_at
 from dcsft_harness.models.arguments import (
     DEFAULT_MAX_NEW_TOKENS,
     ModelSettings,
     checkpoint_settings,
+    stop_texts,
     token_limit,
 )
 from dcsft_harness.models.batching import Batcher, Prepared
@@ -53,7 +55,7 @@ class Judge:
     doc_ids: Mapping[str, int]  # content id of an item -> its position in the task's documents
 
     def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
-        """The score of a response in [0, 1]; None where it cannot be scored.
+        """The score of a response in [0, 1], up to the task's stop texts; None where it cannot be scored.
 
         `truncated`: it reached the token limit. A task without the item is an error.
         """
@@ -63,7 +65,8 @@ class Judge:
                 "Give the task that the set was made from",
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
-        text = Response(lmms.filtered(self.task, response), truncated)
+        response, stopped = cut_at(response, stop_texts(self.task.config.generation_kwargs))
+        text = Response(lmms.filtered(self.task, response), truncated and not stopped)
         metrics = self.task.process_results(doc, [text])
         return lmms.score_of(self.task, metrics)[0]
 

@@ -282,6 +282,31 @@ def test_a_run_whose_scorer_has_changed_is_not_resumed(base, tmp_path, monkeypat
         grpo.train_grpo(base, prompts_of(2), Parity(2), tmp_path / "out", config)
 
 
+@pytest.mark.parametrize(
+    ("given", "response", "scored", "truncated"),
+    [
+        ({"until": ["\n"]}, "dog\nQuestion: next", "dog", False),
+        ({"until": "\n", "stop": ["|"]}, "dog|cat\n", "dog", False),
+        ({"stop_sequences": ["."]}, "dog", "dog", True),
+        ({"until": ["\n\n"]}, "dog\n\ncat", "dog\n\ncat", True),  # filled in by lmms-eval, which means none
+        (None, "dog\ncat", "dog\ncat", True),
+    ],
+)
+def test_the_reward_is_of_a_response_up_to_the_tasks_stop_texts(
+    given, response, scored, truncated, monkeypatch
+):
+    seen = []
+    task = types.SimpleNamespace(
+        config=types.SimpleNamespace(task="pool", generation_kwargs=given),
+        eval_docs_no_media=[{}],
+        process_results=lambda doc, results: seen.extend(results) or {},
+    )
+    monkeypatch.setattr(lmms, "filtered", lambda task, text: text)
+    monkeypatch.setattr(lmms, "score_of", lambda task, metrics: (1.0, None))
+    assert Judge(task, {"item": 0}).reward("item", response, truncated=True) == 1.0
+    assert [(str(one), one.truncated) for one in seen] == [(scored, truncated)]
+
+
 def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"problem": "Two?", "solution": "2"}\n')
     asked = []
