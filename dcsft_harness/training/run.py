@@ -317,7 +317,8 @@ def plan(setup: Setup) -> Estimate:
     """
     job, device = setup.job, planned_device()
     processes, shared = shares()
-    share, _ = job.config.share(processes)
+    job.config.share(processes)
+    share = max(job.config.batch_size // processes, 1)  # of which there may be several passes
     given = _training(setup, device, shared)
     anatomy = Anatomy(open_config(job.base))
     step, drawing = training(anatomy, given, device), _drawing(setup, anatomy, given, device, share)
@@ -370,12 +371,17 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
 
 
 def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, rows: int) -> dict[str, float]:
-    """Memory of drawing a process's completions of a step, which transformers does at once; else empty."""
+    """Memory of drawing a process's completions of a step, which transformers does at once; else empty.
+
+    `rows` is their number, in however many passes they are learned from.
+    """
     if not setup.completion or setup.job.config.extra.get("use_vllm"):
         return {}
     prompt = max(given.tokens - setup.completion, 1)
     made = generation(anatomy, given.number, rows, rows, prompt, setup.completion, device, shared=False)
     state = {"moments": 8.0 * given.trained, "adapter": 0.0 if given.full else 4.0 * given.trained}
+    if given.reference:
+        state["reference"] = 4.0 * given.reference / (given.processes or {}).get("weights", 1)
     return {**made, "weights": anatomy.stored(4 if given.full else given.number), **state}
 
 
