@@ -57,6 +57,10 @@ if TYPE_CHECKING:
 # A training job, the part of it that an artifact records, and the inputs of a trainer.
 
 
+TOGETHER = frozenset(("aot", "aot_unpaired", "bnpo", "sft"))
+"""TRL's losses that are no mean over samples, but of a forward pass as a whole."""
+
+
 class JobOptions(TypedDict, total=False):
     """Further arguments of a method's function: see `Job`."""
 
@@ -119,6 +123,11 @@ class Job:
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
         kept = {name: value for name, value in settings.items() if name not in run_folder.INDIFFERENT}
+        extra = self.config.extra
+        losses = extra.get("loss_type") or ()
+        losses = {losses} if isinstance(losses, str) else set(losses)
+        if losses & TOGETHER or "steps_per_generation" in extra:  # which counts forward passes
+            kept["micro_batch_size"] = self.config.micro_batch_size
         divided = {} if sharding() is None else {"sharding": sharding()}
         return {**kept, **contents, "processes": ranks.world_size(), **divided}
 

@@ -24,8 +24,11 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import hub
 
 COMPLETE, LOG = "complete.json", "training_log.jsonl"
-INDIFFERENT = ("save_steps", "keep", "on_error")
-"""Settings that do not decide the result, so that a resumed run may change them."""
+INDIFFERENT = ("save_steps", "keep", "on_error", "micro_batch_size")
+"""Settings that do not decide the result, so that a resumed run may change them.
+
+Only the masks of dropout depend on `micro_batch_size`.
+"""
 FOUND = ("skipped", "scorers")
 """What a run finds out besides its settings; once it has finished, its notes have it."""
 _FILES, _END = "files", 2**20

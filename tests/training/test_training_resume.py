@@ -84,7 +84,28 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
         sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1))
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG)
-    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
+    # As where memory ran out.
+    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3, micro_batch_size=2))["steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("extra", "decides"),
+    [
+        ({}, False),
+        ({"loss_type": "ipo"}, False),
+        ({"loss_type": ["sigmoid", "aot"]}, True),
+        ({"loss_type": "bnpo"}, True),
+        ({"steps_per_generation": 2}, True),
+    ],
+)
+def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(extra, decides):
+    made = [
+        Job("grpo", "someone/base", conversations(1), None, GrpoConfig(extra=extra, micro_batch_size=micro))
+        for micro in (8, 16)
+    ]
+    assert (made[0].identity() != made[1].identity()) == decides
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
 def test_a_run_that_resumes_from_its_last_step_takes_none(base, tmp_path, monkeypatch, method):  # noqa: F811
