@@ -147,14 +147,15 @@ def _refuse_other_prompts(
     """Refuses responses to prompts that the chat template wrote with other arguments than training will."""
     from dcsft_harness.models import chat_template
 
-    config = manifest.read(folder).config
+    made = manifest.read(folder)
+    config = made.config
     if config.get("model") not in ("dcsft_hf", "dcsft_vllm"):
         return  # other engines write prompts of their own
     named = reading.named(str(config.get("model_args", "")))
     if chat_template.NAME in named:
         sampled = reading.json_option(chat_template.NAME, named[chat_template.NAME])
     else:
-        sampled = chat_template.recorded(named.get("adapter"), named.get("pretrained")) or {}
+        sampled = chat_template.recorded(*_opened(made, named)) or {}
     ours = chat_template.recorded(adapter, base) or {} if given is None else dict(given)
     if sampled != ours:
         raise HarnessError(
@@ -162,6 +163,19 @@ def _refuse_other_prompts(
             f" write prompts with {json_text(ours)}",
             f"Give --chat-template-kwargs '{json_text(sampled)}', or sample again",
         )
+
+
+def _opened(rollouts: manifest.Manifest, named: Mapping[str, str]) -> list[str | Path | None]:
+    """The adapter and the base that responses are of: folders of the manifest's inputs, or names as given.
+
+    A folder's name as given may start at another folder than this process.
+    """
+    found: list[str | Path | None] = []
+    for role, argument in (("adapter", "adapter"), ("model", "pretrained")):
+        entry = rollouts.inputs.get(role)
+        folder = None if entry is None else rollouts.folder / entry["path"]
+        found.append(folder if folder is not None and folder.exists() else named.get(argument))
+    return found
 
 
 def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int]]:
