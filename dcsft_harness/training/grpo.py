@@ -274,10 +274,15 @@ def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
     return "num_patches" in made
 
 
+def steps_per_draw(args: "GRPOConfig") -> int:
+    """The number of steps that share completions; at their multiples, a step begins with a new draw."""
+    passes: int = args.steps_per_generation * args.num_iterations
+    return passes // math.gcd(passes, args.gradient_accumulation_steps)
+
+
 def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
     """Refuses checkpoints between steps that share completions: a resumed run would redraw them."""
-    passes = args.steps_per_generation * args.num_iterations
-    steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    steps = steps_per_draw(args)
     if config.save_steps is not None and config.save_steps % steps:
         raise HarnessError(
             f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
@@ -333,6 +338,11 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         "unscored": "unscored",
         "zero_advantage": "zero_advantage",
     }
+
+    @property
+    def steps_per_draw(self) -> int:  # type: ignore[override]
+        """The number of steps that share completions."""
+        return steps_per_draw(self.args)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> "_Order":
         given = super()._get_train_sampler(dataset)

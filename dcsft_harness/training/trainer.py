@@ -289,6 +289,7 @@ class Accounted:
     """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub."""
 
     logged: Mapping[str, str] = {}  # TRL's names of the method's own metrics -> their names in the log
+    steps_per_draw = 1  # a run that resumed between two of them would end with other weights
     account: Account  # the run's costs so far, and its metrics by step
     _counted_at = -1
     item_ids: Sequence[str]  # content ids by row of the training set, or other names of its rows
@@ -442,8 +443,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> TrainerControl:
-        """Called by the trainer after each step; saves the step first if a signal is pending."""
-        if interrupts.pending() is not None:
+        """Called by the trainer after each step; if a signal is pending, saves a step to resume from."""
+        whole = state.global_step % self._trainer.steps_per_draw == 0 or state.global_step >= state.max_steps
+        if whole and interrupts.pending() is not None:
             control.should_save = True
         return control
 

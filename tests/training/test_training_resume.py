@@ -142,6 +142,18 @@ def test_a_run_that_resumes_from_its_last_step_takes_none(base, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
+    ("each", "step", "saves"), [(1, 1, True), (2, 1, False), (2, 2, True), (2, 3, False), (2, 5, True)]
+)
+def test_a_signal_saves_where_a_run_can_resume(each, step, saves, monkeypatch):
+    """Not between steps that share their completions; behind the last of 5 steps nothing is drawn."""
+    monkeypatch.setattr(interrupts, "pending", lambda: signal.SIGTERM)
+    watch = Watch(types.SimpleNamespace(steps_per_draw=each), None, None, None, None)
+    control = TrainerControl()
+    watch.on_step_end(None, TrainerState(global_step=step, max_steps=5), control)
+    assert control.should_save == saves
+
+
+@pytest.mark.parametrize(
     ("steps", "ratio", "warm"), [(1, 0.1, 0), (1, 0, 0), (2, 0.1, 1), (10, 0.1, 1), (11, 0.1, 2), (4, 0.9, 3)]
 )
 def test_a_warm_up_leaves_a_step(steps, ratio, warm):
