@@ -402,12 +402,10 @@ class GenerationArguments(Arguments):
             raise HarnessError(
                 f"generation argument of task {task!r}: {error.problem}", error.remedy
             ) from None
-        until = values.pop("until", ())
-        if until == _FILLED_IN_UNTIL:
+        if values.get("until") == _FILLED_IN_UNTIL:
             _warn_about_filled_in_until(task)
-            until = ()
-        stop = (text for texts in (until, values.get("stop")) if isinstance(texts, tuple) for text in texts)
-        values["stop"] = tuple(dict.fromkeys(stop))
+        values["stop"] = _stops(values)
+        values.pop("until", None)
         return cls.from_options(values)
 
 
@@ -458,6 +456,27 @@ def token_limit(given: Mapping[str, object] | None) -> int | None:
             assert isinstance(read, int)
             return read
     return None
+
+
+def stop_texts(given: Mapping[str, object] | None) -> tuple[str, ...]:
+    """The texts that end a response by `generation_kwargs`, under any of their names, as `parse` reads them.
+
+    Raises:
+        HarnessError: they are no texts.
+    """
+    values: dict[str, object] = {}
+    for name, value in (given or {}).items():
+        known = _NAMES.get(name, name)
+        if known in ("stop", "until") and not is_unset(value):
+            values[known] = _Given.read(known, [value] if isinstance(value, str) else value)
+    return _stops(values)
+
+
+def _stops(values: Mapping[str, object]) -> tuple[str, ...]:
+    """`until`, unless lmms-eval has filled it in, and `stop`."""
+    until = values.get("until")
+    some = (() if until == _FILLED_IN_UNTIL else until, values.get("stop"))
+    return tuple(dict.fromkeys(text for texts in some if isinstance(texts, tuple) for text in texts))
 
 
 def _sampling(values: dict[str, object], checkpoint: Mapping[str, object]) -> None:

@@ -164,7 +164,8 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
         "adapter and moments" if own else "moments": 2 * state + own,
     }
     if given.reference:
-        held["reference"] = float(given.reference * number) / shared.get("weights", 1)
+        # TRL opens it in the type of what trains.
+        held["reference"] = 4.0 * given.reference / shared.get("weights", 1)
     head = 4.0 * anatomy.vocabulary * anatomy.language.width if given.full else 0.0
     beginning = {"output layer": head + _head(anatomy, given, device)}
     if given.full and number < 4:

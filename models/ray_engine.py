@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,14 +134,18 @@ class Answerer:
         self._name, self._arguments = name, arguments
         self._model: ObservedModel | None = None
 
-    def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object]]:
-        """Loads the model; returns batch size, seed, box convention and checkpoint's generation settings.
+    def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object], Sequence[str]]:
+        """Loads the model; returns what the driver has to know of it.
+
+        That is the batch size, the seed, the box convention, the checkpoint's generation settings, and the
+        marks of pictures.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
         """
         model = self._opened()
-        return model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
+        known = model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
+        return *known, model.media_marks
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
@@ -197,7 +201,8 @@ class SpreadModel(ObservedModel):
         self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
         with reporting_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
-        self.batch_size, self.seed, self._convention, self.checkpoint_generation = loaded[0]
+        known = loaded[0]
+        self.batch_size, self.seed, self._convention, self.checkpoint_generation, self.media_marks = known
         declare(self.box_convention)
 
     @property

@@ -129,24 +129,26 @@ class Scheduler:
         for asked, _, size in coming:
             self._aboard[id(asked[0])] = (asked, size)
         failure: BaseException
+        done: list[Done] = []  # an error must not lose them: they are no longer aboard
         try:
             if not self._engine.shares_prompts or not self._arguments.use_cache:
-                return self._row_by_row(coming)
+                done.extend(self._row_by_row(coming))
+                return done
             self._admit(coming)
             ended = dict(self._flight.run())
             return [self._landed(ticket, ended[ticket]) for ticket in list(self._aboard) if ticket in ended]
         except UnsuitedModelError as error:
             self._engine.give_up(str(error))
             self._back()
-            return []
+            return done
         except NotFiniteError as error:
-            return self._without(error.places)
+            return done + self._without(error.places)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             # Without its traceback, which keeps the batch's tensors alive.
             failure = error.with_traceback(None)
-        return self._out_of_memory(coming, failure)
+        return done + self._out_of_memory(coming, failure)
 
     def _out_of_memory(
         self, coming: list[tuple[Asked, Prepared, Size]], failure: BaseException
@@ -213,20 +215,17 @@ class Scheduler:
                 found.append(([next(tickets) for _ in range(len(prompts))], prompts))
         return found
 
-    def _row_by_row(self, coming: list[tuple[Asked, Prepared, Size]]) -> list[Done]:
-        done: list[Done] = []
+    def _row_by_row(self, coming: list[tuple[Asked, Prepared, Size]]) -> Iterator[Done]:
+        """Answers new items group by group; yields each at once, so that a later group's error loses none."""
         for _, group in groupby(sorted(coming, key=_features), key=_features):
             members = list(group)
             keys = [self._keys(*one) for one in members]
             try:
                 completions = self._engine.row_by_row([one[1] for one in members], keys, self._arguments)
             except NotFiniteError as error:
-                return done + self._without({id(members[place][0][0]) for place in error.places})
-            done += [
-                self._landed(id(asked[0]), found)
-                for (asked, _, _), found in zip(members, completions, strict=True)
-            ]
-        return done
+                raise NotFiniteError(id(members[place][0][0]) for place in error.places) from error
+            for (asked, _, _), found in zip(members, completions, strict=True):
+                yield self._landed(id(asked[0]), found)
 
     def _keys(self, asked: Asked, prepared: Prepared, size: Size) -> list[int]:
         """The keys of an item's draws, one per row."""

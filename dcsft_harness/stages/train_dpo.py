@@ -1,5 +1,6 @@
 """`dcsft train dpo`: Train by DPO on a model's own responses, right against wrong ones of the same item."""
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -146,14 +147,15 @@ def _refuse_other_prompts(
     """Refuses responses to prompts that the chat template wrote with other arguments than training will."""
     from dcsft_harness.models import chat_template
 
-    config = manifest.read(folder).config
+    made = manifest.read(folder)
+    config = made.config
     if config.get("model") not in ("dcsft_hf", "dcsft_vllm"):
         return  # other engines write prompts of their own
     named = reading.named(str(config.get("model_args", "")))
     if chat_template.NAME in named:
         sampled = reading.json_option(chat_template.NAME, named[chat_template.NAME])
     else:
-        sampled = chat_template.recorded(named.get("adapter"), named.get("pretrained")) or {}
+        sampled = chat_template.recorded(*_opened(made, named)) or {}
     ours = chat_template.recorded(adapter, base) or {} if given is None else dict(given)
     if sampled != ours:
         raise HarnessError(
@@ -161,6 +163,19 @@ def _refuse_other_prompts(
             f" write prompts with {json_text(ours)}",
             f"Give --chat-template-kwargs '{json_text(sampled)}', or sample again",
         )
+
+
+def _opened(rollouts: manifest.Manifest, named: Mapping[str, str]) -> list[str | Path | None]:
+    """The adapter and the base that responses are of: folders of the manifest's inputs, or names as given.
+
+    A folder's name as given may start at another folder than this process.
+    """
+    found: list[str | Path | None] = []
+    for role, argument in (("adapter", "adapter"), ("model", "pretrained")):
+        entry = rollouts.inputs.get(role)
+        folder = None if entry is None else rollouts.folder / entry["path"]
+        found.append(folder if folder is not None and folder.exists() else named.get(argument))
+    return found
 
 
 def _own_pairs(options: DpoOptions) -> tuple[Any, dict[str, Path], dict[str, int]]:
@@ -266,7 +281,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     import trl
 
     from dcsft_harness.training.data import rendered
-    from dcsft_harness.training.sft import check_processor
+    from dcsft_harness.training.sft import check_order, check_processor
     from dcsft_harness.training.trainer import arguments, managed
 
     config = setup.job.config
@@ -278,8 +293,9 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     }
     args = arguments(trl.DPOConfig, ours, config.extra, {"gradient_checkpointing": setup.recomputes})
     _check_loss(args)
+    check_order(args)
     check_processor(setup, "DPO")
-    convention = setup.box_convention(False)
+    convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     template = setup.template
     texts: dict[int, list[str]] = {}
     rejected = rows[REJECTED][:]
@@ -287,7 +303,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
         known = setup.conversations
         if wrong:
             numbered = zip(known.turns, known.numbers, strict=True)
-            answers = [replace(turns, answer=rejected[number]) for turns, number in numbered]
+            answers = [_rejecting(turns, rejected[number]) for turns, number in numbered]
             known = replace(known, turns=answers)
         known, written = rendered(known, template, convention)
         for number, text in zip(known.numbers, written, strict=True):
@@ -299,6 +315,13 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     dataset = kept.dataset({"prompt": prompts, "chosen": right, REJECTED: wrongs})
     _check_collator(setup, dataset[0])
     return setup.trainer(_trainer(), args, dataset)  # type: ignore[no-any-return]
+
+
+def _rejecting(turns: Any, text: str) -> Any:  # noqa: ANN401 - Turns
+    """A conversation with its rejected answer, whose own box takes the place of a right one's."""
+    from dcsft_harness.scoring.boxes import parse_box
+
+    return replace(turns, answer=text, box=None if turns.box is None else parse_box(text))
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
@@ -354,12 +377,19 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
 
 
 def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
+    import torch
     import trl
+    from torch import Tensor
 
+    from dcsft_harness.training.sft import Sharing
     from dcsft_harness.training.trainer import ROWS, Accounted, WithRows
 
-    class DpoTrainer(Accounted, trl.DPOTrainer):  # type: ignore[misc]
-        """TRL's DPOTrainer with cost accounting, a stop at a bad loss, and a log of both rewards."""
+    class DpoTrainer(Sharing, Accounted, trl.DPOTrainer):  # type: ignore[misc]
+        """TRL's DPOTrainer with cost accounting, a stop at a bad loss, and a log of both rewards.
+
+        Each pair of a step counts alike. TRL averages the means of forward passes, which an epoch's last
+        batch does not fill equally.
+        """
 
         logged = {
             "rewards/chosen": "reward_chosen",
@@ -375,10 +405,48 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
         def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
             """What a micro-batch adds to the account: its pass, and one of the reference."""
             made = self.passed(inputs, int(inputs["completion_mask"].sum()), forwards=1)
-            del inputs[ROWS]  # which TRL has no use for
+            self._here = _count(inputs.pop(ROWS))  # which TRL has no use for
             return made
 
+        def get_batch_samples(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - Trainer's
+            """The forward passes of a step; counts its pairs."""
+            found = super().get_batch_samples(*given, **named)
+            self._pairs = sum(ranks.gathered(sum(_count(inputs[ROWS]) for inputs in found[0])))
+            return found
+
+        def compute_loss(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - a tensor
+            """The mean over a pass's pairs, weighted by their number; so are the rewards in the log."""
+            with self._gathering():
+                loss = super().compute_loss(*given, **named)
+            passes = self.current_gradient_accumulation_steps
+            together = sum(ranks.gathered(self._here))
+            for name in self.logged:
+                self._metrics["train"][name][-1] *= together * passes / self._pairs
+            # The trainer averages over passes and processes.
+            return loss * (self._here * passes * ranks.world_size() / self._pairs)
+
+        @contextlib.contextmanager
+        def _gathering(self) -> Iterator[None]:
+            """Lets processes gather a value per pair, of which they may have different numbers, or none."""
+            whole = self.accelerator.gather
+
+            def gather(value: Tensor) -> Any:  # noqa: ANN401 - a tensor
+                if value.ndim == 0:
+                    return whole(value)
+                return torch.cat(ranks.gathered(value[: self._here].cpu())).to(value.device)
+
+            self.accelerator.gather = gather if ranks.world_size() > 1 else whole
+            try:
+                yield
+            finally:
+                self.accelerator.gather = whole
+
     return DpoTrainer
+
+
+def _count(rows: Any) -> int:  # noqa: ANN401 - a tensor
+    """The number of pairs of a forward pass, without one that is excluded from the loss."""
+    return int((rows >= 0).sum())
 
 
 def summary(notes: Mapping[str, Any]) -> str:

@@ -153,7 +153,8 @@ def length_of(kind: type[TrainingConfig], options: Mapping[str, Any], rows: floa
     batch = float(options.get("batch_size") or known["batch_size"])
     epochs = options.get("epochs") or (None if options.get("max_steps") else known["epochs"])
     if epochs:
-        return math.ceil(rows / batch) * float(epochs), batch
+        samples = rows * float(options.get("num_generations") or known.get("num_generations", 1))
+        return math.ceil(samples / batch) * float(epochs), batch
     return float(options.get("max_steps") or known["max_steps"]), batch
 
 

@@ -85,7 +85,10 @@ class TrainingConfig(Settings):
     )
     epochs: int | None = option(None, "Passes over the data; instead of max_steps.", ge=1)
     warmup_ratio: float = option(
-        0.1, "Share of the steps in which the learning rate rises from 0, in [0, 1).", ge=0, lt=1
+        0.1,
+        "Share of the steps in which the learning rate rises from 0, in [0, 1); never of all steps.",
+        ge=0,
+        lt=1,
     )
     # Cosine and the two values below are defaults of ms-swift, which the paper's scripts do not override.
     lr_scheduler_type: str = option("cosine", "Shape of the learning rate after the warm-up.")

@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedConfig, ProcessorMixin
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.coordinates import BoxConvention
-from dcsft_harness.curation.conversations import REFUSED, ROW
+from dcsft_harness.curation.conversations import REFUSED, REJECTED, ROW
 from dcsft_harness.errors import HarnessError, refused_rows
 from dcsft_harness.models.chat_template import media_marks, render
 from dcsft_harness.models.weights import error_line
@@ -231,12 +231,16 @@ def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
 
 
 def digest(data: Dataset) -> str:
-    """A hash of the texts, images and weights of an open set, which has no folder with a manifest."""
+    """A hash of an open set, which has no folder with a manifest.
+
+    It covers texts, images, weights, boxes, rejected answers, and item ids, which depend on the gold.
+    """
     rows = [
         [row["messages"], [hashlib.sha256(entry["bytes"] or b"").hexdigest() for entry in _images(row)]]
         for row in _rows(data.select_columns(list(COLUMNS)).with_format("arrow"))
     ]
-    more = [data[name][:] for name in ("weight", "box") if name in data.column_names]
+    columns = ("weight", "box", "item_id", REJECTED)
+    more = [data[name][:] for name in columns if name in data.column_names]
     return json_sha256([rows, *more] if more else rows)
 
 

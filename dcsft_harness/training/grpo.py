@@ -18,10 +18,12 @@ from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.lmms.protocols import cut_at
 from dcsft_harness.models.arguments import (
     DEFAULT_MAX_NEW_TOKENS,
     ModelSettings,
     checkpoint_settings,
+    stop_texts,
     token_limit,
 )
 from dcsft_harness.models.batching import Batcher, Prepared
@@ -53,7 +55,7 @@ class Judge:
     doc_ids: Mapping[str, int]  # content id of an item -> its position in the task's documents
 
     def reward(self, item_id: str, response: str, truncated: bool = False) -> float | None:
-        """The score of a response in [0, 1]; None where it cannot be scored.
+        """The score of a response in [0, 1], up to the task's stop texts; None where it cannot be scored.
 
         `truncated`: it reached the token limit. A task without the item is an error.
         """
@@ -63,7 +65,8 @@ class Judge:
                 "Give the task that the set was made from",
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
-        text = Response(lmms.filtered(self.task, response), truncated)
+        response, stopped = cut_at(response, stop_texts(self.task.config.generation_kwargs))
+        text = Response(lmms.filtered(self.task, response), truncated and not stopped)
         metrics = self.task.process_results(doc, [text])
         return lmms.score_of(self.task, metrics)[0]
 
@@ -204,6 +207,13 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
             f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
             f"Lower batch_size to {most} or less, or give more prompts",
         )
+    bare = sum(not turns.images for turns in conversations.turns)
+    if 0 < bare < there:
+        raise HarnessError(
+            f"{conversations.name}: {bare} of {there} rows have no image, and TRL's GRPO takes no batch in"
+            " which only some have one",
+            "Give all rows an image or none, and train on the others in a run of their own",
+        )
 
 
 def check_generation(base: ModelSettings, args: "GRPOConfig") -> None:
@@ -264,10 +274,15 @@ def _counts_tiles(images: "BaseImageProcessor", trial: Prepared) -> bool:
     return "num_patches" in made
 
 
+def steps_per_draw(args: "GRPOConfig") -> int:
+    """The number of steps that share completions; at their multiples, a step begins with a new draw."""
+    passes: int = args.steps_per_generation * args.num_iterations
+    return passes // math.gcd(passes, args.gradient_accumulation_steps)
+
+
 def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
     """Refuses checkpoints between steps that share completions: a resumed run would redraw them."""
-    passes = args.steps_per_generation * args.num_iterations
-    steps = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    steps = steps_per_draw(args)
     if config.save_steps is not None and config.save_steps % steps:
         raise HarnessError(
             f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
@@ -323,6 +338,11 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         "unscored": "unscored",
         "zero_advantage": "zero_advantage",
     }
+
+    @property
+    def steps_per_draw(self) -> int:  # type: ignore[override]
+        """The number of steps that share completions."""
+        return steps_per_draw(self.args)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> "_Order":
         given = super()._get_train_sampler(dataset)

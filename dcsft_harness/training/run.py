@@ -1,6 +1,7 @@
 """One training run, with any trainer: its job, disk space, training and artifact."""
 
 import contextlib
+import json
 import math
 import re
 import shutil
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
-from dcsft_harness import coordinates, interrupts, ranks
+from dcsft_harness import coordinates, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
 
 
 # A training job, the part of it that an artifact records, and the inputs of a trainer.
+
+
+TOGETHER = frozenset(("aot", "aot_unpaired", "bnpo", "sft"))
+"""TRL's losses that are no mean over samples, but of a forward pass as a whole."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -118,6 +123,11 @@ class Job:
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
         kept = {name: value for name, value in settings.items() if name not in run_folder.INDIFFERENT}
+        extra = self.config.extra
+        losses = extra.get("loss_type") or ()
+        losses = {losses} if isinstance(losses, str) else set(losses)
+        if losses & TOGETHER or "steps_per_generation" in extra:  # which counts forward passes
+            kept["micro_batch_size"] = self.config.micro_batch_size
         divided = {} if sharding() is None else {"sharding": sharding()}
         return {**kept, **contents, "processes": ranks.world_size(), **divided}
 
@@ -190,10 +200,11 @@ class Setup:
             **more,
         )
 
-    def left_out(self) -> dict[str, str]:
-        """The skipped rows, as part of the settings that decide the result; empty without any."""
-        refused = self.conversations.refused
-        return {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+    def found(self) -> dict[str, Any]:
+        """Skipped rows and the reward's scorers, if any, as part of the settings that decide the result."""
+        refused, scorers = self.conversations.refused, self.notes.get("scorers")
+        found = {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+        return found | ({"scorers": scorers} if scorers else {})
 
     def box_convention(self, has_boxes: bool) -> BoxConvention:
         """The coordinates in which boxes are trained or scored; recorded if the data has boxes.
@@ -315,7 +326,8 @@ def plan(setup: Setup) -> Estimate:
     """
     job, device = setup.job, planned_device()
     processes, shared = shares()
-    share, _ = job.config.share(processes)
+    job.config.share(processes)
+    share = max(job.config.batch_size // processes, 1)  # of which there may be several passes
     given = _training(setup, device, shared)
     anatomy = Anatomy(open_config(job.base))
     step, drawing = training(anatomy, given, device), _drawing(setup, anatomy, given, device, share)
@@ -368,12 +380,17 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
 
 
 def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, rows: int) -> dict[str, float]:
-    """Memory of drawing a process's completions of a step, which transformers does at once; else empty."""
+    """Memory of drawing a process's completions of a step, which transformers does at once; else empty.
+
+    `rows` is their number, in however many passes they are learned from.
+    """
     if not setup.completion or setup.job.config.extra.get("use_vllm"):
         return {}
     prompt = max(given.tokens - setup.completion, 1)
     made = generation(anatomy, given.number, rows, rows, prompt, setup.completion, device, shared=False)
     state = {"moments": 8.0 * given.trained, "adapter": 0.0 if given.full else 4.0 * given.trained}
+    if given.reference:
+        state["reference"] = 4.0 * given.reference / (given.processes or {}).get("weights", 1)
     return {**made, "weights": anatomy.stored(4 if given.full else given.number), **state}
 
 
@@ -449,7 +466,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         make_trainer = make(setup)
         needed = plan(setup)
         admit(needed)
-        identity = job.identity() | setup.left_out()  # reads all weights, which a dry run does not
+        identity = job.identity() | setup.found()  # reads all weights, which a dry run does not
         if needed.device.kind == "cpu" and needed.memory > _LARGE:
             take_exactly()
     micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))
@@ -639,13 +656,22 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
 
 
 def recast(folder: Path, dtype: torch.dtype) -> None:
-    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors."""
+    """Converts a saved checkpoint's weights to another dtype, file by file; keeps other tensors.
+
+    Its configuration and those of its parts name the dtype, by which it is opened.
+    """
     for path in sorted(folder.glob("model*.safetensors")):
         weights = {
             name: weight.to(dtype) if weight.is_floating_point() else weight
             for name, weight in load_file(path).items()
         }
         save_file(weights, path, metadata={"format": "pt"})
+    path = folder / "config.json"
+    config = reading.json_file(path) | {"dtype": _DTYPE_NAMES[dtype]}
+    for part in config.values():
+        if isinstance(part, dict) and "dtype" in part:
+            part["dtype"] = _DTYPE_NAMES[dtype]
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _save(trainer: "Trainer", base: ModelSettings, folder: Path, whole: Path | None) -> None:

@@ -24,8 +24,13 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import hub
 
 COMPLETE, LOG = "complete.json", "training_log.jsonl"
-INDIFFERENT = ("save_steps", "keep", "on_error")
-"""Settings that do not decide the result, so that a resumed run may change them."""
+INDIFFERENT = ("save_steps", "keep", "on_error", "micro_batch_size")
+"""Settings that do not decide the result, so that a resumed run may change them.
+
+Only the masks of dropout depend on `micro_batch_size`.
+"""
+FOUND = ("skipped", "scorers")
+"""What a run finds out besides its settings; once it has finished, its notes have it."""
 _FILES, _END = "files", 2**20
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
@@ -81,7 +86,7 @@ def identity(output: Path) -> str:
         found = manifest.read(output)
         contents = {f"content of {role}": entry["sha256"][:16] for role, entry in found.inputs.items()}
         settings = {**found.config, **contents}
-    return json_sha256({k: v for k, v in settings.items() if k not in (*INDIFFERENT, *_LAUNCH)})
+    return json_sha256({k: v for k, v in settings.items() if k not in (*INDIFFERENT, *FOUND, *_LAUNCH)})
 
 
 class RunFolder:

@@ -22,6 +22,7 @@ from dcsft_harness.training.trainer import ROWS, SFT_MANAGED, Accounted, WithRow
 if TYPE_CHECKING:
     from datasets import Dataset as Rows
     from torch.utils.data import DataLoader
+    from transformers import TrainingArguments
 
 # How the processes of a launch share a training set: each row once per epoch, as in a single process.
 #
@@ -111,7 +112,56 @@ SHARED_ORDERS = ("random", "sequential")
 """TRL's sampling strategies whose order all processes of a launch share."""
 
 
-class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
+def check_order(args: "TrainingArguments") -> None:
+    """Refuses, in a launch, an order of rows that its processes do not share."""
+    if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
+        raise HarnessError(
+            f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
+            f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
+        )
+
+
+class Sharing:
+    """A trainer whose launches share each batch as `Shares` does."""
+
+    def get_train_dataloader(self) -> "DataLoader[Any]":
+        """The trainer's data loader; in a launch, of this process's share of each batch."""
+        loader: DataLoader[Any] = super().get_train_dataloader()  # type: ignore[misc]
+        trainer: Any = self
+        processes, args = trainer.accelerator.num_processes, trainer.args
+        if processes == 1:
+            return loader
+        share = Shares(
+            trainer._get_train_sampler(trainer.train_dataset),
+            args.per_device_train_batch_size,
+            args.gradient_accumulation_steps,
+            trainer.accelerator.process_index,
+            processes,
+            args.dataloader_drop_last,
+        )
+        own = torch.utils.data.DataLoader(
+            Filled(trainer.train_dataset),
+            batch_sampler=share,
+            collate_fn=trainer.data_collator,
+            num_workers=loader.num_workers,
+            pin_memory=loader.pin_memory,
+            worker_init_fn=loader.worker_init_fn,
+            prefetch_factor=loader.prefetch_factor,
+            persistent_workers=loader.persistent_workers,
+        )
+        # As in a single process: the seed and the epoch's number decide the order.
+        shared: DataLoader[Any] = prepare_data_loader(
+            own,
+            trainer.accelerator.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            use_seedable_sampler=True,
+        )
+        return shared
+
+
+class SftTrainer(Sharing, Accounted, trl.SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer with cost accounting, a stop at a bad loss, and sample weights."""
 
     def __init__(self, weights: Sequence[float] | None, **given: object) -> None:
@@ -123,41 +173,6 @@ class SftTrainer(Accounted, trl.SFTTrainer):  # type: ignore[misc]
         # here is TRL's, which divides by the tokens of the whole batch if it gets their count.
         self.model_accepts_loss_kwargs = True
         self.data_collator: Any = WithRows(self.data_collator)
-
-    def get_train_dataloader(self) -> "DataLoader[Any]":
-        """The trainer's data loader; in a launch, of this process's share of each batch."""
-        loader: DataLoader[Any] = super().get_train_dataloader()
-        processes, args = self.accelerator.num_processes, self.args
-        if processes == 1:
-            return loader
-        share = Shares(
-            self._get_train_sampler(self.train_dataset),
-            args.per_device_train_batch_size,
-            args.gradient_accumulation_steps,
-            self.accelerator.process_index,
-            processes,
-            args.dataloader_drop_last,
-        )
-        own = torch.utils.data.DataLoader(
-            Filled(self.train_dataset),
-            batch_sampler=share,
-            collate_fn=self.data_collator,
-            num_workers=loader.num_workers,
-            pin_memory=loader.pin_memory,
-            worker_init_fn=loader.worker_init_fn,
-            prefetch_factor=loader.prefetch_factor,
-            persistent_workers=loader.persistent_workers,
-        )
-        # As in a single process: the seed and the epoch's number decide the order.
-        shared: DataLoader[Any] = prepare_data_loader(
-            own,
-            self.accelerator.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            use_seedable_sampler=True,
-        )
-        return shared
 
     def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
         """What a micro-batch adds to the account; its answers have labels."""
@@ -227,12 +242,7 @@ def _make(setup: Setup) -> Callable[[], Any]:
     job = setup.job
     ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
     args = arguments(trl.SFTConfig, ours, job.config.extra, {"gradient_checkpointing": setup.recomputes})
-    if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
-        raise HarnessError(
-            f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
-            f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
-        )
-
+    check_order(args)
     if setup.conversations.weights is not None and (args.loss_type != "nll" or args.label_smoothing_factor):
         raise HarnessError(
             f"loss_type={args.loss_type}, label_smoothing_factor={args.label_smoothing_factor:g}: "

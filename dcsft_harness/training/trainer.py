@@ -289,6 +289,7 @@ class Accounted:
     """Our additions to TRL's trainer: cost accounting, the items of a bad step, and no report to a hub."""
 
     logged: Mapping[str, str] = {}  # TRL's names of the method's own metrics -> their names in the log
+    steps_per_draw = 1  # a run that resumed between two of them would end with other weights
     account: Account  # the run's costs so far, and its metrics by step
     _counted_at = -1
     item_ids: Sequence[str]  # content ids by row of the training set, or other names of its rows
@@ -316,6 +317,28 @@ class Accounted:
             raise not_finite("loss", float(loss), step, self.items())
         self.account.count(**spent)
         return loss
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The trainer's schedule; a warm-up leaves at least one step, whose learning rate is the peak's.
+
+        transformers rounds a ratio up: the only step of a run would have a learning rate of 0.
+        """
+        args: TrainingArguments = self.args  # type: ignore[attr-defined]
+        if args.get_warmup_steps(num_training_steps) >= num_training_steps:
+            args.warmup_steps = num_training_steps - 1
+        scheduler: torch.optim.lr_scheduler.LRScheduler
+        scheduler = super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
+        return scheduler
+
+    def _run_epoch(self, *given: object, **named: object) -> None:
+        """Nothing more in a run that resumes from its last step, where transformers would take another."""
+        state, control = self.state, self.control  # type: ignore[attr-defined]
+        if state.global_step >= state.max_steps:
+            control.should_training_stop = True
+            return
+        super()._run_epoch(*given, **named)  # type: ignore[misc]
 
     def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
         """What a micro-batch adds to the metrics of `COUNTED`, if the method counts them by its passes."""
@@ -420,8 +443,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
     ) -> TrainerControl:
-        """Called by the trainer after each step; saves the step first if a signal is pending."""
-        if interrupts.pending() is not None:
+        """Called by the trainer after each step; if a signal is pending, saves a step to resume from."""
+        whole = state.global_step % self._trainer.steps_per_draw == 0 or state.global_step >= state.max_steps
+        if whole and interrupts.pending() is not None:
             control.should_save = True
         return control
 

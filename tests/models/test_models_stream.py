@@ -1,9 +1,18 @@
 """Items in flight: refilled as rows end, further rounds behind the first prefill, nothing lost."""
 
+import types
+from collections import deque
+
 import pytest
 import torch
 
+from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness.models.batching import Prepared
+from dcsft_harness.models.decoding import Completion, NotFiniteError
 from dcsft_harness.models.engine import RunningItems
+from dcsft_harness.models.requests import Item
+from dcsft_harness.models.resources import Size
+from dcsft_harness.models.scheduler import Scheduler
 from dcsft_harness.models.shared_prefix import UnsuitedModelError
 from tests.fixtures.tiny_checkpoints import FAMILIES, documents
 from tests.models.test_models_hf import load
@@ -144,3 +153,59 @@ def test_memory_that_runs_out_between_rounds_loses_nothing(monkeypatch, caplog):
     monkeypatch.setattr(RunningItems, "run", exhausted)
     assert generations(model, docs, RAGGED, 8) == expected
     assert "Out of memory" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "answered"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), {0, 1, 2, 3, 4, 5}),
+        (UnsuitedModelError("it has a sliding window"), {0, 1, 2, 3, 4, 5}),
+        (NotFiniteError([1]), {0, 1, 2, 3, 5}),  # the second one of its group
+    ],
+)
+def test_an_error_in_a_later_group_of_rows_loses_no_response_of_an_earlier_one(failure, answered):
+    """Items without images come first; they cannot share the batch of the others."""
+    failures = [failure]
+
+    def row_by_row(prepared, keys, arguments):
+        if "pixel_values" in prepared[0].features and failures:
+            raise failures.pop()
+        return [
+            [Completion(one.key, 1, "stop") for _ in row] for one, row in zip(prepared, keys, strict=True)
+        ]
+
+    engine = types.SimpleNamespace(
+        shares_prompts=False,
+        flight=lambda *given: types.SimpleNamespace(held=set(), release=lambda tickets: None),
+        allowed=lambda: 1,
+        needed=lambda sizes, arguments: 0,
+        shares=lambda *given: False,
+        size=lambda prepared, rows: Size(prepared.tokens, 0, rows),
+        shrink=lambda *given: None,
+        give_up=lambda said: None,
+        row_by_row=row_by_row,
+    )
+
+    def prepare(asked):
+        names = ["input_ids", *(["pixel_values"] if asked[1].doc_id > 2 else [])]
+        features = {name: torch.ones(1, 3, dtype=torch.long) for name in names}
+        return Prepared("an item", str(asked[1].doc_id), features)
+
+    arguments = GenerationArguments(temperature=1.0, max_new_tokens=4)
+    items = [
+        Item("pool", "test", number, arguments, "", lambda doc: [], [number], [0]) for number in range(6)
+    ]
+    refused = []
+    running = Scheduler(
+        engine,
+        deque((object(), one) for one in items),
+        prepare,
+        lambda *one: refused.append(one),
+        0,
+        64,
+        False,
+    )
+    found = [(asked[1].doc_id, [one.text for one in some]) for done in running for asked, some in done]
+    assert sorted(number for number, _ in found) == list(range(6))
+    assert {number for number, texts in found if texts == [str(number)]} == answered
+    assert len(refused) == 6 - len(answered)

@@ -19,6 +19,7 @@ from dcsft_harness.models.arguments import GenerationArguments
 from dcsft_harness.models.ray_engine import Answerer, Given
 from dcsft_harness.models.requests import Item
 from dcsft_harness.stages import opening
+from tests.fixtures.tiny_checkpoints import checkpoint
 
 POOL = "dcsft_digits_pool"
 DIGITS = "pretrained=digits,device=cpu,dtype=float32,batch_size="
@@ -181,6 +182,10 @@ class TestAnActor:
         assert (number, refused) == (7, {})
         assert [[one.response for one in some] for some in answered] == [["seven", "seven"]]
         assert actor.load()[:2] == (3, 5)
+
+    def test_tells_the_marks_of_pictures_that_prompts_are_searched_for(self):
+        actor = Answerer("dcsft_hf", f"pretrained={checkpoint('qwen2_5_vl')},device=cpu")
+        assert "<|image_pad|>" in actor.load()[4]
 
     def test_hands_back_what_its_model_refuses_or_raises_it(self, tmp_path):
         (tmp_path / "answers").write_text('{"task": "pool", "doc_id": 1, "responses": ["one"]}')

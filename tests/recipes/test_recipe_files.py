@@ -230,9 +230,11 @@ def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
             (SftConfig, {}, 1000),
             (SftConfig, {"epochs": 2, "batch_size": 10}, 1000),
             (GrpoConfig, {}, 1000),
+            (GrpoConfig, {"epochs": 1}, 1600),
+            (GrpoConfig, {"epochs": 2, "batch_size": 64, "num_generations": 4}, 1600),
         )
     ]
-    assert said == [(25, 16), (600, 16), (200, 10), (600, 128)]
+    assert said == [(25, 16), (600, 16), (200, 10), (600, 128), (100, 128), (200, 64)]
 
 
 def test_estimates_grow_with_the_work():

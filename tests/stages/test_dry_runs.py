@@ -3,10 +3,12 @@
 import copy
 import json
 import re
+import types
 from pathlib import Path
 
 import click
 import pytest
+import torch
 from PIL import Image
 
 from dcsft_harness import reading
@@ -16,10 +18,11 @@ from dcsft_harness.cli.running import command_of
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import estimates, published
+from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.recipes import rehearsal
 from dcsft_harness.stages import STAGES
-from dcsft_harness.training import lora, run, sft
-from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from dcsft_harness.training import data, lora, run, sft
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.artifacts.test_manifest import FIRST_ENGINES, FIRST_READERS, first_edition  # noqa: F401
 from tests.training.test_training_families import checkpoint as tiny
 from tests.training.test_training_families import conversations
@@ -270,6 +273,46 @@ def test_estimates_are_what_was_measured_at_the_published_width(
     )
     step = estimates.training(anatomy, training, usage.Device("here", "cpu", 24e9, 20e9))
     assert step.total(batch, accumulates=False) == pytest.approx(gigabytes * 1e9, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("config", "drawn", "accumulates"),
+    [
+        (GrpoConfig(), [128], None),
+        (GrpoConfig(micro_batch_size=8), [128], True),
+        (GrpoConfig(micro_batch_size=128), [128], False),
+        (SftConfig(full=True, micro_batch_size=1), [], True),
+        (SftConfig(full=True, micro_batch_size=16), [], False),
+    ],
+)
+def test_a_given_micro_batch_is_planned_as_one_of_several(config, drawn, accumulates, monkeypatch):
+    """transformers draws the completions of a whole batch at once; gradients of several passes are kept."""
+    rows, parts = [], []
+    generation, counted = run.generation, estimates.Step.parts
+    monkeypatch.setattr(
+        run, "generation", lambda *given, **more: rows.append(given[2]) or generation(*given, **more)
+    )
+    monkeypatch.setattr(
+        estimates.Step, "parts", lambda self, *given: parts.append(given) or counted(self, *given)
+    )
+    known = data.Conversations("set", [None], None, None, None, [0], {}, tokens=60, image_tokens=16)
+    job = run.Job("grpo", tiny("qwen2_5_vl"), Path("set"), Path("out"), config)
+    setup = run.Setup(job, Path("out"), known, None, None, torch.float32, 0, completion=8 * len(drawn))
+    run.plan(setup)
+    assert rows == drawn
+    assert accumulates is None or parts[-1] == (config.micro_batch_size, accumulates)
+
+
+@pytest.mark.parametrize(("reference", "number"), [(0, 2), (1000, 2), (1000, 4)])
+def test_the_reference_of_a_training_of_all_parameters_is_in_float32(reference, number):
+    anatomy = estimates.Anatomy(models.open_config(ModelSettings(pretrained=str(tiny("qwen2_5_vl")))))
+    given = estimates.Training(
+        1000, {}, True, False, number, False, tokens=60, image_tokens=16, reference=reference
+    )
+    device = usage.Device("here", "cuda", 24e9, 20e9)
+    assert estimates.training(anatomy, given, device).held.get("reference", 0) == 4 * reference
+    setup = types.SimpleNamespace(completion=8, job=types.SimpleNamespace(config=GrpoConfig(full=True)))
+    assert run._drawing(setup, anatomy, given, device, 8).get("reference", 0) == 4 * reference
 
 
 def test_gradients_count_where_they_are():

@@ -1,6 +1,7 @@
 """Targets that are boxes: kept in original-image pixels, taught in the coordinates that a model writes."""
 
 import dataclasses
+import json
 import types
 
 import pytest
@@ -16,7 +17,8 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.checkpoint import saved_processor
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.scoring.boxes import box_iou, from_pixels, parse_box, rewritten
-from dcsft_harness.training import data, merging, sft
+from dcsft_harness.stages import STAGES, train_dpo
+from dcsft_harness.training import data, merging, run, sft
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from tests.fixtures import artifacts
 from tests.fixtures.tiny_checkpoints import checkpoint, labels_seen
@@ -274,3 +276,33 @@ def test_a_task_of_boxes_is_trained_on_as_one():
     assert parse_box(rows[0]["messages"][1]["content"]) == rows[0]["box"]
     plain = next(iter(lmms.open_tasks(["dcsft_digits_cold"]).values()))
     assert "box" not in conversations.from_task(plain).column_names
+
+
+@pytest.mark.parametrize(
+    ("family", "rejected", "written"),
+    [
+        ("qwen3_vl", "It is at [60, 20, 200, 100].", "It is at [300, 200, 1000, 1000]."),
+        ("qwen3_vl", "It is not there.", "It is not there."),
+        ("idefics3", "It is not there.", None),
+    ],
+)
+def test_a_rejected_box_of_ones_own_pairs_is_taught_as_its_own(
+    family, rejected, written, tmp_path, monkeypatch
+):
+    Pillow.new("RGB", (200, 100)).save(tmp_path / "picture.png")
+    given = {"prompt": ASKED, "chosen": "It is at [20, 10, 100, 50].", "rejected": rejected}
+    given |= {"solution": [20, 10, 100, 50], "image": "picture.png"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(given))
+    seen = []
+    monkeypatch.setattr(
+        data.Template, "render", lambda self, turns, where: seen.append(turns.answer) or data.Rendered("", "")
+    )
+    monkeypatch.setattr(train_dpo, "_check_collator", lambda *given: pytest.fail("nothing was refused"))
+    monkeypatch.setattr(run.Setup, "screen", lambda *given: pytest.fail("Stop") if len(seen) == 2 else None)
+    options = {"model": checkpoint(family), "data": tmp_path / "pairs.jsonl", "scorer": "box_iou"}
+    known = written is not None
+    with pytest.raises(
+        pytest.fail.Exception if known else HarnessError, match="Stop" if known else "nothing says"
+    ):
+        STAGES["train dpo"](tmp_path / "out", **options)
+    assert seen == (["It is at [100, 100, 500, 500].", written] if known else [])

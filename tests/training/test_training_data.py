@@ -143,6 +143,14 @@ def test_the_digest_of_an_open_set_changes_with_texts_and_pictures():
     assert len({of(), of(images=[picture(color="blue")]), of(messages=row(answer="no")["messages"])}) == 3
 
 
+@pytest.mark.parametrize("column", ["item_id", "rejected", "weight", "box"])
+def test_the_digest_of_an_open_set_changes_with_what_its_answers_are_judged_by(column):
+    values = {"item_id": "ab", "rejected": "ab", "weight": (1.0, 2.0), "box": ([1.0], [2.0])}[column]
+    rows = Dataset.from_list([row()], FEATURES).select_columns(["messages", "images"])
+    digests = {data.digest(rows.add_column(column, [value])) for value in values}
+    assert len(digests | {data.digest(rows)}) == 3
+
+
 def test_a_curated_set_that_was_changed_by_hand_is_refused(tmp_path):
     with manifest.writing("curated set", tmp_path / "set", {}) as draft:
         save(draft.folder, [row(), row(answer="B")])

@@ -212,6 +212,21 @@ def test_both_responses_follow_the_prompt_and_models_begin_equal(base, tmp_path,
 
 
 @pytest.mark.slow
+def test_each_pair_of_an_epochs_last_batch_counts_alike(base, tmp_path):  # noqa: F811
+    """Of seven pairs, four to a batch, the second has three: passes of two and of one."""
+    folder = digits(tmp_path / "rollouts", 7)
+    options = {"model": str(base), "data": str(folder), **FEW, "max_steps": 2}
+    options |= {"learning_rate": 0.1, "extra": {"optim": "sgd"}}  # AdamW makes much of the smallest gradients
+    for micro in (4, 2):
+        DPO(tmp_path / str(micro), **options, micro_batch_size=micro)
+    ours, theirs = (load_file(tmp_path / micro / "adapter_model.safetensors") for micro in "42")
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+    for one, other in zip(log(tmp_path / "4"), log(tmp_path / "2"), strict=True):
+        assert one | {"entropy": 0} == pytest.approx(other | {"entropy": 0}, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.slow
 def test_an_adapter_learns_prefers_right_responses_and_says_what_it_is_made_from(base, tmp_path):  # noqa: F811
     folder, out = digits(tmp_path / "rollouts"), tmp_path / "out"
     options = {**FEW, "max_steps": 12, "batch_size": 8, "learning_rate": 5e-3}

@@ -344,6 +344,20 @@ def test_dpo_refuses_responses_to_prompts_of_other_arguments(model, sampled, tra
         assert "Give --chat-template-kwargs '{" in str(caught.value)
 
 
+@pytest.mark.parametrize("role", ["model", "adapter"])
+def test_dpo_finds_the_folders_of_its_rollouts_wherever_it_runs(role, tmp_path, monkeypatch):
+    (tmp_path / "trained").mkdir()
+    chat_template.record(tmp_path / "trained", NO)
+    named = {"pretrained": "trained"} if role == "model" else {"pretrained": "digits", "adapter": "trained"}
+    config = {"model": "dcsft_hf", "model_args": reading.joined(named)}
+    with manifest.writing("rollouts", tmp_path / "out", config, {role: tmp_path / "trained"}):
+        pass
+    monkeypatch.chdir("/")
+    train_dpo._refuse_other_prompts(tmp_path / "out", "digits", NO, None)
+    with pytest.raises(HarnessError, match="was sampled with chat_template_kwargs"):
+        train_dpo._refuse_other_prompts(tmp_path / "out", "digits", None, None)
+
+
 def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatch):
     pairs = digits(tmp_path / "rollouts", 2)
     file = pairs / manifest.NAME

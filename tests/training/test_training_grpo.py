@@ -260,6 +260,53 @@ def test_the_reward_is_what_labelling_says():
     assert judge.scorers == {"exact_word": SCORERS["exact_word"].version}
 
 
+@pytest.mark.parametrize(
+    ("images", "refused"), [((1, 2, 1), None), ((0, 0, 0), None), ((1, 0, 0), "2 of 3 rows")]
+)
+def test_rows_of_which_some_have_images_are_refused(images, refused):
+    turns = [data.Turns([], "one", count) for count in images]
+    ids = [f"item{number}" for number in range(3)]
+    rows = data.Conversations("set", turns, None, ids, None, [0, 1, 2], {})
+    config = GrpoConfig(batch_size=2, num_generations=2)
+    said = f"set: {refused} have no image.*Give all rows an image or none"
+    with pytest.raises(HarnessError, match=said) if refused else contextlib.nullcontext():
+        grpo.check_prompts(rows, Parity(3), config)
+
+
+def test_a_run_whose_scorer_has_changed_is_not_resumed(base, tmp_path, monkeypatch):  # noqa: F811
+    config = CONFIG.changed(batch_size=4)
+    with pytest.raises(Stop):
+        grpo.train_grpo(base, prompts_of(2), Parity(2), tmp_path / "out", config, progress=stopping(2))
+    monkeypatch.setattr(Parity, "scorers", {"parity": 4})
+    with pytest.raises(HarnessError, match="other settings: scorers: .*3.* -> .*4"):
+        grpo.train_grpo(base, prompts_of(2), Parity(2), tmp_path / "out", config)
+
+
+@pytest.mark.parametrize(
+    ("given", "response", "scored", "truncated"),
+    [
+        ({"until": ["\n"]}, "dog\nQuestion: next", "dog", False),
+        ({"until": "\n", "stop": ["|"]}, "dog|cat\n", "dog", False),
+        ({"stop_sequences": ["."]}, "dog", "dog", True),
+        ({"until": ["\n\n"]}, "dog\n\ncat", "dog\n\ncat", True),  # filled in by lmms-eval, which means none
+        (None, "dog\ncat", "dog\ncat", True),
+    ],
+)
+def test_the_reward_is_of_a_response_up_to_the_tasks_stop_texts(
+    given, response, scored, truncated, monkeypatch
+):
+    seen = []
+    task = types.SimpleNamespace(
+        config=types.SimpleNamespace(task="pool", generation_kwargs=given),
+        eval_docs_no_media=[{}],
+        process_results=lambda doc, results: seen.extend(results) or {},
+    )
+    monkeypatch.setattr(lmms, "filtered", lambda task, text: text)
+    monkeypatch.setattr(lmms, "score_of", lambda task, metrics: (1.0, None))
+    assert Judge(task, {"item": 0}).reward("item", response, truncated=True) == 1.0
+    assert [(str(one), one.truncated) for one in seen] == [(scored, truncated)]
+
+
 def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"problem": "Two?", "solution": "2"}\n')
     asked = []

@@ -71,20 +71,20 @@ def both(base, folder):  # noqa: F811
     words = [*forked.TORCHRUN, HERE, "runs", base, folder, *several.RUNS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     running = forked.Popen(words, env=environment)
-    several.runs(base, folder, ["lora", "weighted", "full", "grpo", "grpo-full"])
+    several.runs(base, folder, ["lora", "weighted", "full", "grpo", "grpo-full", "dpo"])
     assert running.wait(600) == 0
     return folder
 
 
 @pytest.mark.slow
 class TestTwoProcesses:
-    @pytest.mark.parametrize("name", ["lora", "weighted", "full", "grpo", "grpo-full"])
+    @pytest.mark.parametrize("name", ["lora", "weighted", "full", "grpo", "grpo-full", "dpo"])
     def test_train_as_one_does(self, both, name):
         one, two = both / "1" / name, both / "2" / name
         same(one, two, rtol=1e-4, atol=2e-5)
         histories = log(one), log(two)
         for ours, theirs in zip(*histories, strict=True):
-            if "full" in name:  # TRL's mean over forward passes, however many tokens each has
+            if "full" in name or name == "dpo":  # TRL's mean over passes, however many tokens each has
                 ours |= {figure: theirs[figure] for figure in ("entropy", "kl") if figure in theirs}
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
         notes = [manifest.read(folder).notes for folder in (one, two)]

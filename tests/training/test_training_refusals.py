@@ -244,7 +244,12 @@ def test_weights_that_were_gathered_get_the_bases_type(tmp_path):
     names = {"model-00001.safetensors": torch.float32, "adapter_model.safetensors": torch.float32}
     for name in names:
         save_file({"weight": torch.ones(2), "count": torch.ones(1, dtype=torch.int64)}, tmp_path / name)
+    config = {"dtype": "float32", "text_config": {"dtype": "float32", "width": 8}, "rope": {"theta": 1.5}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     run.recast(tmp_path, torch.bfloat16)
+    told = json.loads((tmp_path / "config.json").read_text())
+    text = {"dtype": "bfloat16", "width": 8}
+    assert told == {"dtype": "bfloat16", "text_config": text, "rope": {"theta": 1.5}}
     found = [load_file(tmp_path / name) for name in names]
     assert [one["weight"].dtype for one in found] == [torch.bfloat16, torch.float32]
     assert [one["count"].dtype for one in found] == [torch.int64, torch.int64]

@@ -5,16 +5,23 @@ import os
 import shutil
 import signal
 import time
+import types
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
+from dcsft_harness import interrupts
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.training import run_folder, sft
-from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from dcsft_harness.stages import train_dpo
+from dcsft_harness.training import grpo, run, run_folder, sft
+from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
+from dcsft_harness.training.run import Job
+from dcsft_harness.training.trainer import Accounted, Watch
 from tests.fixtures import forked
+from tests.fixtures.several import Parity
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 CONFIG = SftConfig(max_steps=7, batch_size=4, save_steps=2, learning_rate=1e-3, warmup_ratio=0.3)
@@ -77,7 +84,97 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
         sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1))
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG)
-    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3))["steps"] == 7
+    # As where memory ran out.
+    assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3, micro_batch_size=2))["steps"] == 7
+
+
+@pytest.mark.parametrize(
+    ("extra", "decides"),
+    [
+        ({}, False),
+        ({"loss_type": "ipo"}, False),
+        ({"loss_type": ["sigmoid", "aot"]}, True),
+        ({"loss_type": "bnpo"}, True),
+        ({"steps_per_generation": 2}, True),
+    ],
+)
+def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(extra, decides):
+    made = [
+        Job("grpo", "someone/base", conversations(1), None, GrpoConfig(extra=extra, micro_batch_size=micro))
+        for micro in (8, 16)
+    ]
+    assert (made[0].identity() != made[1].identity()) == decides
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
+def test_a_run_that_resumes_from_its_last_step_takes_none(base, tmp_path, monkeypatch, method):  # noqa: F811
+    """Three steps of two an epoch; the disk is full when the result is saved."""
+    rows = conversations(2)
+    rows = rows.add_column("item_id", ["item0", "item1"]).add_column("rejected", ["seven", "two"])
+    given = {"max_steps": 3, "batch_size": 1, "learning_rate": 1e-3, "lora_rank": 2}
+
+    def train(output):
+        if method == "sft":
+            return sft.train_sft(base, rows, output, SftConfig(**given))
+        if method == "grpo":
+            more = {"batch_size": 2, "num_generations": 2, "max_completion_length": 2}
+            return grpo.train_grpo(base, rows, Parity(2), output, GrpoConfig(**given | more))
+        counts = dict.fromkeys(("items", "items_with_pairs", "pairs", "truncated", "unscored"), 2)
+        job = Job("dpo", base, rows, output, train_dpo.DpoConfig(**given))
+        return run.perform(job, lambda setup: train_dpo._make(setup, rows, counts))
+
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    whole, save = train(tmp_path / "whole"), run._save
+    monkeypatch.setattr(run, "_save", full)
+    with pytest.raises(HarnessError, match="No space left"):
+        train(tmp_path / "cut")
+    monkeypatch.setattr(run, "_save", save)
+    cut = train(tmp_path / "cut")
+    same_weights(tmp_path / "whole", tmp_path / "cut")
+    assert log(tmp_path / "whole") == log(tmp_path / "cut")
+    counts = [
+        {name: notes["ledger"][name] for name in ("steps", "prompts", "flops")} for notes in (whole, cut)
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("each", "step", "saves"), [(1, 1, True), (2, 1, False), (2, 2, True), (2, 3, False), (2, 5, True)]
+)
+def test_a_signal_saves_where_a_run_can_resume(each, step, saves, monkeypatch):
+    """Not between steps that share their completions; behind the last of 5 steps nothing is drawn."""
+    monkeypatch.setattr(interrupts, "pending", lambda: signal.SIGTERM)
+    watch = Watch(types.SimpleNamespace(steps_per_draw=each), None, None, None, None)
+    control = TrainerControl()
+    watch.on_step_end(None, TrainerState(global_step=step, max_steps=5), control)
+    assert control.should_save == saves
+
+
+@pytest.mark.parametrize(
+    ("steps", "ratio", "warm"), [(1, 0.1, 0), (1, 0, 0), (2, 0.1, 1), (10, 0.1, 1), (11, 0.1, 2), (4, 0.9, 3)]
+)
+def test_a_warm_up_leaves_a_step(steps, ratio, warm):
+    class Plain(Accounted, Trainer):
+        def __init__(self):
+            self.args = TrainingArguments(warmup_steps=ratio, lr_scheduler_type="cosine", use_cpu=True)
+            self.lr_scheduler = None
+            self.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+
+    def rates(scheduler, optimizer):
+        found = []
+        for _ in range(steps):
+            found += scheduler.get_last_lr()
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    trainer, other = Plain(), Plain().optimizer
+    found = rates(trainer.create_scheduler(steps), trainer.optimizer)
+    assert found == rates(get_scheduler("cosine", other, warm, steps), other)
+    assert max(found) == 1
 
 
 @pytest.mark.slow
