@@ -233,7 +233,9 @@ def test_recipes(tmp_path, capsys, kind):
     assert not (tmp_path / "out").exists()
 
 
-def test_recipes_that_double_at_each_level(tmp_path, capsys):
+def test_recipes_that_double_at_each_level(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()  # the rollouts
     for level in range(40):
         put(
             tmp_path / f"{level}.yaml", f"include: [{tmp_path}/{level + 1}.yaml, {tmp_path}/{level + 1}.yaml]"
