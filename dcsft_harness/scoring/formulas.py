@@ -33,7 +33,12 @@ class Unreadable(ValueError):
     """The text is no expression that `parse` knows."""
 
 
-_COMMANDS = COMMANDS | {
+_ENGLISH = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda nu xi rho sigma tau phi chi psi omega Gamma"
+    " Delta Theta Lambda Sigma Phi Psi varepsilon vartheta varphi triangle ell"
+)
+GREEK = dict(zip(_ENGLISH.split(), "αβγδεζηθκλνξρστφχψωΓΔΘΛΣΦΨεθφ△l", strict=True))
+_COMMANDS = COMMANDS | GREEK | {
     "ast": "·", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
     "percent": "%",
     "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "{": "⦃", "}": "⦄",
@@ -56,11 +61,14 @@ _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
+_ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
+_SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
 
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
+    text = _SUBSCRIPT.sub(r"_{\g<0>}", text) if not text.isascii() else text
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     text = WIDE.sub(" ", text) if "  " in text else text
     if "\\" in text:
@@ -74,6 +82,7 @@ def clean(text: str) -> str:
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
     text = _BRACED_UNIT.sub(r"⟦\1⟧", text) if "{" in text else text
+    text = _ONE_BELOW.sub(r"_\1", text) if "_" in text else text
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
         text = _DEGREE.sub("°", text)
@@ -96,28 +105,24 @@ def _word(match: "re.Match[str]") -> str:
 Node = str
 """The source of an expression; a name is "v" and its hexadecimal code."""
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt"
-_GREEK = (
-    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|kappa|lambda|nu|xi|rho|sigma|tau|phi|varphi|chi"
-    "|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|triangle|ell"
-)
 _PROSE = re.compile(
     r"(?<![A-Za-z])(?:[A-Za-z]*[a-z]{4}|[A-Z][a-z]{2}|(?i:yes|not?|the|and|are|for|get|has|was|can|but|its|our|one|two"
     r"|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
 )
 _NO_PROSE = re.compile(rf"\\[A-Za-z]+|⟨[^⟩]*⟩|{_FUNCTIONS}")
 _MIXED = re.compile(r"(?<![\d.^{}\\/])(\d+)(?: *\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+)(?![\d.]))")
-_DIGIT_ABOVE = re.compile(r"\\frac\s*(\d|[a-z])")
-_DIGIT_BELOW = re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-z])")
+_DIGIT_ABOVE = re.compile(r"\\frac\s*(\d|[a-zα-ω])")
+_DIGIT_BELOW = re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zα-ω])")
 _INNERMOST = re.compile(
-    r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|(?:\\sqrt|√)\s*(?:\[([^\[\]{}]*)\])?\s*(?:\{([^{}]*)\}|(\d+|[a-z]))"
+    r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|(?:\\sqrt|√)\s*(?:\[([^\[\]{}]*)\])?\s*(?:\{([^{}]*)\}|(\d+|[a-zα-ω]))"
     r"|_\s*\{([^{}]*)\}|(?<!frac)(?<!frac )(?<!\})\{([^{}]*)\}"
 )
 _CALL = re.compile(
-    rf"\\({_FUNCTIONS})\s*(?:_\s*(\d|⟨\d+⟩))?\s*(?:\^\s*\(?(-?\d)\)?)?\s*(?:(?=\()|((?:[\dπ.]|[A-Za-zα-ω](?!\()|\\(?:{_GREEK}))+°?))"
+    rf"\\({_FUNCTIONS})\s*(?:_\s*(\d|⟨\d+⟩))?\s*(?:\^\s*\(?(-?\d)\)?)?\s*(?:(?=\()|((?:[\dπ.]|[A-Za-zα-ωΑ-Ω](?!\())+°?))"
 )
 _TOKEN = re.compile(
     rf"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![A-Za-z\d]))?|\.\d+)|(?P<call>(?:{_FUNCTIONS}|abs|root)\d*(?:__\d+)?(?=\())"
-    rf"|(?P<name>(?:[∠△]\s*(?:[A-Z\dα-ω]+|\\[a-z]+)|⟦[A-Za-z]⟧|[A-Za-zα-ωΑ-Ωπ∞]'*|⟨[^⟩]*⟩|\\(?:{_GREEK})(?![a-z]))(?:_(?:\w|⟨[^⟩]*⟩))?)"
+    rf"|(?P<name>(?:[∠△]\s*[A-Z\dα-ω]+|⟦[A-Za-z]⟧|[A-Za-zα-ωΑ-Ωπ∞△]'*|⟨[^⟩]*⟩)(?:_(?:\w|⟨[^⟩]*⟩))?)"
     r"|(?P<other>\S))"
 )
 _OTHER = {"·": "*", "×": "*", "*": "*", "/": "/", "+": "+", "-": "-", "^": "**", "(": "(", ")": ")", "[": "(",

@@ -20,6 +20,7 @@ from typing import Any
 
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.formulas import (
+    GREEK,
     INFINITE,
     PI,
     Node,
@@ -93,10 +94,12 @@ _CLOCK = re.compile(r"0\d")
 _HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
-    r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
+    r"\|?(?:[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
-_VARIABLE = re.compile(r"[a-zA-Z](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
+_OF_NAMES = re.compile(r"\(?(?:[A-Za-zα-ω]{1,3}(?:_\w)?(?:\s*[,:]\s*)?){2,4}\)?")
+"""What is named before a point or a ratio: "(x, y)" or "a:b"."""
+_VARIABLE = re.compile(r"[a-zA-Zα-ωΑ-Ω](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
 _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
@@ -117,7 +120,7 @@ _PREFIX = re.compile(
     r"^(?:⟦(?:\([A-H]\)|[A-H][.)]|(?:final )?answer:)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
     re.IGNORECASE,
 )
-_NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
+_NAMES = frozenset(["π", *GREEK.values(), *"x y a b n m k t sin cos tan log ln".split()]) - {"l"}
 _FACTORS = frozenset("hundred thousand million billion".split())
 _DIGIT_LAST = re.compile(r"\d\s*$")
 _INFINITE = Part("value", "∞", (INFINITE,))
@@ -221,10 +224,11 @@ def _part(text: str) -> Part:
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
-    listed = re.fullmatch(r"(?:[A-Z]'?\s*)?([(\[])(.*)([)\]])", text, re.DOTALL)
-    items = _cut(listed[2], "[,;]")[0] if listed else []
+    listed = re.fullmatch(r"([A-Z]'?(?:_\w)?\s*)?([(\[])(.*)([)\]])", text, re.DOTALL)
+    items = _cut(listed[3], "[,;]")[0] if listed else []
     if listed and len(items) > 1:
-        return Part("tuple", text, items=tuple(map(_item, items)), marks=(listed[1], listed[3]))
+        marks, label = (listed[2], listed[4]), (listed[1] or "").strip()
+        return Part("tuple", text, items=tuple(map(_item, items)), marks=marks, label=label)
     members = _cut(text, ":")[0]
     if len(members) == 2 and _CLOCK.fullmatch(members[1]):
         return Part("tuple", text, items=tuple(map(_part, members)), marks=(":",))
@@ -269,6 +273,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
 def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     """An equation, an inequality, or a name with its value; of one name, an interval."""
     named = _NAME.fullmatch(sides[0]) is not None
+    label = re.sub(r"[\s{}⟦⟧|△]", "", sides[0]) if named else ""
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
     if set(signs) <= set("=≈∈"):
@@ -276,13 +281,13 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
             last_side = _part(sides[-1])
         except Unreadable:
             last_side = Part("relation", "")
-        if last_side.kind in ("tuple", "ratio") and named:
-            return last_side
+        if last_side.kind in ("tuple", "ratio") and (named or _OF_NAMES.fullmatch(sides[0])):
+            return replace(last_side, label=label)
         if last_side.kind == "value" and "∈" not in signs:
             if not names(last_side.trees[0]) and (
                 named or not re.search("[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", "".join(sides[:-1])))
             ):
-                return replace(last_side, label=sides[0]) if named else last_side
+                return replace(last_side, label=label)
             if signs == ("=",) and _VARIABLE.fullmatch(sides[0]):
                 return Part("value", text, last_side.trees, last_side.unit, name=parse(sides[0]))
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
@@ -322,10 +327,10 @@ def number_of(answer: Answer) -> tuple[Any, Unit | None] | None:
 def equal(gold: Answer, found: Answer) -> bool:
     """Whether an answer is the gold: as many parts, each equal; in order, where the gold has one."""
     waiting = list(found.parts)
-    if len(gold.parts) == 1 < len(waiting):  # "7/2 or 3.5"
-        return all(_equal(gold.parts[0], one) for one in waiting)
     if len(gold.parts) != len(waiting):
-        return False
+        one, other = _point(gold), _point(found)
+        said_twice = len(gold.parts) == 1 and all(_equal(gold.parts[0], one) for one in waiting)  # 7/2 or 3.5
+        return said_twice or one is not None and other is not None and _equal(one, other)
     labels = sorted(part.label for part in gold.parts)
     if all(labels) and len(set(labels)) == len(labels) > 1 and labels == sorted(one.label for one in waiting):
         return all(_equal(part, one) for part in gold.parts for one in waiting if part.label == one.label)
@@ -337,6 +342,14 @@ def equal(gold: Answer, found: Answer) -> bool:
             return False
         waiting.remove(match)
     return True
+
+
+def _point(answer: Answer) -> Part | None:
+    """An answer that is one part, or named coordinates, as a point: x = 2, y = 3."""
+    named = {part.label: part for part in answer.parts}
+    if len(named) == len(answer.parts) and "".join(sorted(named)) in ("xy", "xyz"):
+        return Part("tuple", answer.text, items=tuple(named[one] for one in sorted(named)), marks=("(", ")"))
+    return answer.parts[0] if len(answer.parts) == 1 else None
 
 
 def _equal(gold: Part, found: Part) -> bool:
@@ -462,7 +475,7 @@ _CUE = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Z]_\d|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
 _MEASURED = re.compile(
@@ -492,7 +505,7 @@ _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
-_MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
+_MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
 
 
 def stated(part: str) -> Iterator[str]:
@@ -565,7 +578,9 @@ def _in_sentence(sentence: str) -> list[Answer]:
     run, is_behind, is_near, is_joined, denied = "", False, False, False, 0
     for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
         is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
-        if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
+        if token and (
+            is_factor or not (token[0].isalpha() and token not in _NAMES and "_" not in token or token == '"')
+        ):
             run += token
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
