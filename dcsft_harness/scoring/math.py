@@ -505,6 +505,9 @@ _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
+_BEHIND_VALUE = re.compile(r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=[.!]?\s*$)")
+_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
+"""What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
 
 
@@ -671,7 +674,10 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
 def judged(part: str, is_right: Callable[[Answer], bool]) -> Verdict:
     """The verdict on the first text that may be the answer and is mathematics, or on a box that is none."""
     for text in stated(part):
-        found = readings(text)
+        remark = None if "oxed" in part else _BEHIND_VALUE.search(text)
+        is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
+        found = readings(_BEHIND_VALUE.sub(r"\1", text)) if is_remark else []
+        found = found or readings(text)
         if found:
             said = _UPRIGHT.sub(r" \1", found[0].text).strip() or text.strip()
             return Verdict(float(any(map(is_right, found))), said)
