@@ -473,7 +473,7 @@ _CUE = re.compile(
     r"(?:\b(?:[Aa]nswer|ANSWER)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
     r"|\s*[:：])|####|答案[]是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
+_SENTENCES = re.compile(r"(?<=[.!?])(?!(?<=i\.e\.) [\d.]+ [A-Za-z])\s+|[\n。]+")
 _RUN = re.compile(
     r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Z]_\d|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
@@ -491,6 +491,15 @@ _VERB = re.compile(
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
+_SECOND = re.compile(
+    r",? (?:when\b|i\.e\.,?(?= [\d.]+ [A-Za-z]))|, (?:which is|while)\b|: (?=\d+ [a-z]+(?:,| and) \d)"
+)
+_VALUED = re.compile(
+    r"(?:^|\b(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
+    r"(?: ?(?:about|approximately|only)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*\d[^\s,;]*(?: [^\s\d]+){0,2}$"
+)
+"""A value behind a verb, behind which another number does not replace it: "It is 12, which is half of 24"."""
+_CHECK = re.compile(r"(?:\n|(?<=[.!$] ))[^\n:]{0,10}\b(?:[Cc]heck|[Vv]erif)[^\n:]{0,20}:[^\n=]*=[^\n]*$")
 _CONCLUSION = re.compile(
     r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|(?-i:\\(?:Rightarrow|implies|therefore))\b"
     r"|^(?:since|because|as|if|when)\b(?!.* (?:so|thus|hence|therefore)\b).*,(?=[^,]*(?:=|\b(?:is|are)\b)))"
@@ -521,6 +530,7 @@ def stated(part: str) -> Iterator[str]:
     text = part.strip() if _NEGATIVE.fullmatch(part) else _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "NSWER" in text or "答案" in text or "####" in text else None
     said = text[cue.end() :].strip() if cue else ""
+    text = _CHECK.sub("", text).strip() or text
     lines = said or text
     if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines) and _readable(lines):
         yield lines
@@ -564,13 +574,17 @@ def readings(text: str) -> list[Answer]:
         return [read(text)]
     except Unreadable:
         pass
-    aside = _ASIDE.search(text)
-    for sentence in [text[: aside.start()], text] if aside and aside.start() else [text]:
-        for attempt in (sentence, in_figures(sentence)):
-            found = _in_sentence(attempt)
-            if found:
-                return found
-    return []
+    ends = ((one, one.start()) for one in _SECOND.finditer(text))
+    second = next((one for one, end in ends if _VALUED.search(text, max(0, end - 100), end)), None)
+    for aside in (second, _ASIDE.search(text)):
+        found = _in_words(text[: aside.start()]) if aside else []
+        if found and not (aside is second and any(names(tree) for tree in found[0].parts[-1].trees)):
+            return found
+    return _in_words(text)
+
+
+def _in_words(sentence: str) -> list[Answer]:
+    return _in_sentence(sentence) or _in_sentence(in_figures(sentence))
 
 
 def _in_sentence(sentence: str) -> list[Answer]:
