@@ -66,13 +66,31 @@ _SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
 
 
+_SYSTEM = re.compile(
+    r"(?:(?:\\left\s*)?\\\{\s*)?\\begin\s*\{(cases|array|aligned|align\*?|split|gathered)\}"
+    r"(?:\s*\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}(?:\s*\\right\s*\.)?",
+    re.DOTALL,
+)
+_ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\[a-z\\]|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
+
+
+def laid_out(text: str) -> str:
+    """A text whose systems of equations are lists, and whose derivations are lines."""
+    return _SYSTEM.sub(_listed, text) if "\\begin" in text else text
+
+
+def _listed(match: "re.Match[str]") -> str:
+    lines = (" ".join(line.split()).strip(" ,;") for line in _ALIGNMENT.sub("", match[2]).split("\\\\"))
+    return (", " if match[1] in ("cases", "array") else "\n").join(filter(None, lines))
+
+
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
     text = _SUBSCRIPT.sub(r"_{\g<0>}", text) if not text.isascii() else text
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     text = WIDE.sub(" ", text) if "  " in text else text
     if "\\" in text:
-        text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
+        text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", laid_out(text))))
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)

@@ -27,6 +27,7 @@ from dcsft_harness.scoring.formulas import (
     Unreadable,
     clean,
     is_name,
+    laid_out,
     names,
     parse,
     proportion,
@@ -470,7 +471,7 @@ _LISTED = re.compile(
     r"(?:\(\d\)|\d\.|[A-Za-z](?:_\d)?\s*=|\((?:i+|[a-e])\))?\s*(?:\$|\\\(|\\\[|\*\*)*\s*\\?"
 )
 _CUE = re.compile(
-    r"(?:\b(?:[Aa]nswer|ANSWER)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
+    r"(?:\b(?:[Aa]nswers?|ANSWERS?)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|are|would be|should be|=)\b"
     r"|\s*[:：])|####|答案[]是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
 _SENTENCES = re.compile(r"(?<=[.!?])(?!(?<=i\.e\.) [\d.]+ [A-Za-z])\s+|[\n。]+")
@@ -512,6 +513,7 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_NUMBERED_NAME = re.compile(r"^\s*\(?\d[.)]\s+\$?[A-Za-z](?:_\w)?\s*=", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=[.!]?\s*$)")
@@ -522,6 +524,7 @@ _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=
 
 def stated(part: str) -> Iterator[str]:
     """The texts that may be the answer of a response, likeliest first; each is to be read as a whole."""
+    part = laid_out(part)
     boxed = _boxed(part) if "oxed" in part else json_answer(part)
     is_option = "oxed" not in part and boxed in set("ABCDEFGHIJ")
     if boxed is not None and not is_option:
@@ -532,9 +535,10 @@ def stated(part: str) -> Iterator[str]:
     said = text[cue.end() :].strip() if cue else ""
     text = _CHECK.sub("", text).strip() or text
     lines = said or text
-    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines) and _readable(lines):
-        yield lines
-        return
+    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(_NUMBERED_NAME.sub("", lines)):
+        if _readable(lines):
+            yield lines
+            return
     if said:
         line = said.split("\n")[0]
         yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
