@@ -18,10 +18,12 @@ import zlib
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
+from unicodedata import normalize
 
 from mpmath.ctx_mp import MPContext
 
 from dcsft_harness.scoring.normalize import COMMANDS, WIDE, in_signs
+from dcsft_harness.scoring.units import unit
 
 _LONGEST, _DEEPEST = 600, 24
 """Characters, and pairs of braces one in another, of one expression."""
@@ -52,7 +54,7 @@ _UNWRAPPED = re.compile(
     rf"\\(?:boxed|fbox|underline|number|num|mathbf|boldsymbol|bm|mathbb|mathcal|textcolor\s*\{{\w*\}}|emph"
     rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
-_COUNTED = re.compile(r"([-+]?\d[\d.,]*)\s+(\D+)")
+_COUNTED = re.compile(r"([-+]?\d[\d.,]*)(\s*)(\D+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
@@ -62,6 +64,9 @@ _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
 _ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
+_POWER = re.compile("⁻[⁰¹²³⁴-⁹]+|[⁰¹²³⁴-⁹]{2,}")
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+_LIMIT = re.compile(r"\\lim(?![a-z])\s*_\s*\{[^{}]*\}[^=.,;\n]*=")
 _SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
 
@@ -71,7 +76,9 @@ _SYSTEM = re.compile(
     r"(?:\s*\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}(?:\s*\\right\s*\.)?",
     re.DOTALL,
 )
-_ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\[a-z\\]|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
+_ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\(?:[lg]e|approx|\\)|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
+
+_RELATED = re.compile(r"[=<>≤≥]|\\[lg]e")
 
 
 def laid_out(text: str) -> str:
@@ -80,16 +87,24 @@ def laid_out(text: str) -> str:
 
 
 def _listed(match: "re.Match[str]") -> str:
-    lines = (" ".join(line.split()).strip(" ,;") for line in _ALIGNMENT.sub("", match[2]).split("\\\\"))
-    return (", " if match[1] in ("cases", "array") else "\n").join(filter(None, lines))
+    lines = [" ".join(line.split()).strip(" ,;") for line in _ALIGNMENT.sub("", match[2]).split("\\\\")]
+    lines = [line for line in lines if line]
+    if match[1] not in ("cases", "array"):
+        return "\n".join(lines)
+    is_system = all("," not in line and _RELATED.search(line) for line in lines)
+    return ", ".join(lines) if is_system else match[0]  # pieces of a function, or a matrix
 
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
-    text = _SUBSCRIPT.sub(r"_{\g<0>}", text) if not text.isascii() else text
+    if not text.isascii():
+        text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
+        text = _POWER.sub(lambda match: f"^{{{normalize('NFKC', match[0])}}}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     text = WIDE.sub(" ", text) if "  " in text else text
+    text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
+        text = _LIMIT.sub("", text) if "\\lim" in text else text
         text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", laid_out(text))))
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
@@ -114,8 +129,8 @@ def _word(match: "re.Match[str]") -> str:
     if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")):
         return f"{spaced}{inner}"  # figures, signs, Euler's number
     counted = _COUNTED.fullmatch(inner)
-    if counted:
-        spaced, inner = f"{spaced}{counted[1]}", counted[2]
+    if counted and (counted[2] or unit(counted[3])):
+        spaced, inner = f"{spaced}{counted[1]}", counted[3]
     joined = re.sub(r" *\b(and|or)\b *", r"⟧⟦\1⟧⟦", inner)
     return f"{spaced}⟦{joined}⟧".replace("⟦⟧", " ")
 

@@ -105,7 +105,7 @@ _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
     r"|(?<=[\d}\)π])(?P<glued>[A-Za-zμ]{2,}(?:\s?\^\s?\{?-?\d\}?)?"
-    r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?\d\}?)?\)?)$"
+    r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?-?\d\}?)?\)?)$"
     r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|[kM]?Ω|°\s?[CF]?|%))$"
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
@@ -482,7 +482,8 @@ _RUN = re.compile(
 _MEASURED = re.compile(
     r"(?<=[\d}])(?:\s|(?=[A-Za-z]{2}|[\u4e00-\u9fff]))"
     r"((?:(?:square|cubic) )?(?:[A-Za-zμΩ]{1,12}|[\u4e00-\u9fff]{1,4})(?:\^\{?[23]\}?)?"
-    r"(?:\s?/\s?[A-Za-z]{1,6}(?:\^\{?2\}?)?| per [a-z]{1,8})?)(?!\s?[-+*/^=(]|\w)"
+    r"(?:\s?/\s?[A-Za-z]{1,6}(?:\^\{?2\}?)?|[ ·][A-Za-z]{1,3}\^\{?-\d\}?| per [a-z]{1,8})?)"
+    r"(?!\s?[-+*/^=(]|\w)"
 )
 _UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
@@ -493,10 +494,11 @@ _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
 _SECOND = re.compile(
-    r",? (?:when\b|i\.e\.,?(?= [\d.]+ [A-Za-z]))|, (?:which is|while)\b|: (?=\d+ [a-z]+(?:,| and) \d)"
+    r",? (?:when\b(?!.* and (?:is|are|was|has) )|i\.e\.,?(?= [\d.]+ [A-Za-z]))|, while\b"
+    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
 )
 _VALUED = re.compile(
-    r"(?:^|\b(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
+    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
     r"(?: ?(?:about|approximately|only)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*\d[^\s,;]*(?: [^\s\d]+){0,2}$"
 )
 """A value behind a verb, behind which another number does not replace it: "It is 12, which is half of 24"."""
@@ -727,4 +729,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=10)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=11)

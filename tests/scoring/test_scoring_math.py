@@ -348,6 +348,7 @@ KINDS = {
         ("The next one is 36 (6²).", "36", 1),
         ("12 (m)", "12 cm", 0),
         ("The answer is 2 (x + 3).", "2x+6", 1),
+        ("14 cm (140 mm)", "14 cm", 1),
         ("3 (π + 2)", r"3\pi + 6", 1),
         (r"\boxed{14 (6 + 8)}", "14", 0),
         ("(1) (4)", "(1)(4)", 1),
@@ -368,6 +369,10 @@ KINDS = {
         ("The perimeter is 2a + 4, which is 12.", "12", 1),
         ("The value of 3x when x = 4 is 12.", "12", 1),
         ("Subtract 8 from 20, which is 12.", "12", 1),
+        ("The perimeter is 4 times 3, which is 12.", "12", 1),
+        ("There are 4 sides, which is 12 in total.", "12", 1),
+        ("The price was 10 when it opened and is 12 now.", "12", 1),
+        ("The cost is $12, which is $3 more than last year.", "12", 1),
         ("The area of 3 squares when the side is 2 is 12.", "12", 1),
         ("The sum is 5 + 7, which is 12.", "12", 1),
         ("The value of the digit is 7 tens, i.e. 70", "70", 1),
@@ -392,6 +397,32 @@ KINDS = {
         ("x=15, y=8", r"$\left\{\begin{array}{l}x=8\\y=15\end{array}\right.$", 0),
         ("\\[\n\\begin{aligned}\nx + 5 &= 17 \\\\\nx &= 12\n\\end{aligned}\n\\]", "12", 1),
         (r"$$\begin{aligned} S &= 3 \cdot 4 \\[2pt] &= 12 \end{aligned}$$", "12", 1),
+    ],
+    "units with powers, and signs behind figures": [
+        *(
+            (written, gold, 1)
+            for written in (
+                r"\boxed{10\,\mathrm{m\,s^{-2}}}",
+                r"\boxed{10\ \text{m s}^{-2}}",
+                "10 m·s⁻²",
+                r"\boxed{10\ m\cdot s^{-2}}",
+                r"The acceleration is $10\,\mathrm{m\,s^{-2}}$.",
+                "The acceleration is 10 m s^-2.",
+                "The acceleration is 10 m·s⁻² at first.",
+            )
+            for gold in ("10 m/s^2", "10")
+        ),
+        ("10 m·s⁻¹", "10 m/s^2", 0),
+        (r"\boxed{10\,\mathrm{m\,s^{-1}}}", "10 m/s^2", 0),
+        ("2x¹⁰", "2x^{10}", 1),
+        (r"\boxed{\text{3.5kg}}", "3.5", 1),
+        (r"\boxed{\text{3.5kg}}", "3.5 cm", 0),
+        ("3 x 10^2", "300", 1),
+        ("It is about 3.2 x 10⁻² m.", "0.032", 1),
+        (r"\boxed{3x}", "3x", 1),
+        (r"$\lim_{x \to 2} f(x) = 5$", "5", 1),
+        (r"\boxed{\lim_{x \to 2} (x + 3) = 5}", "5", 1),
+        (r"\boxed{\lim_{x \to 2} (x + 3) = 5}", "2", 0),
     ],
     "one name written in two ways": [
         ("a_{n}-2", "a_n-2", 1),
@@ -452,7 +483,9 @@ REFUSED = [
         "Because a = 3, the area is 9.",
         "square\ncircle",
         r"\begin{cases} x & x>0 \\ -x & x<0 \end{cases}",
+        r"\begin{cases} x, x>0 \\ -x, x<0 \end{cases}",
         r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}",
+        r"\left[\begin{array}{c} 1 \\ 2 \end{array}\right]",
     ),
     *("\\frac{" * 3000, "(" * 2000, "1," * 900, "{" * 700),
 ]
