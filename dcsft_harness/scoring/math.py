@@ -95,10 +95,10 @@ _CLOCK = re.compile(r"0\d")
 _HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
-    r"\|?(?:[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
+    r"\|?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
-_OF_NAMES = re.compile(r"\(?(?:[A-Za-zα-ω]{1,3}(?:_\w)?(?:\s*[,:]\s*)?){2,4}\)?")
+_OF_NAMES = re.compile(r"\(?[A-Za-zα-ω]{1,3}(?:_\w)?(?:\s*[,:]\s*[A-Za-zα-ω]{1,3}(?:_\w)?){1,3}\)?")
 """What is named before a point or a ratio: "(x, y)" or "a:b"."""
 _VARIABLE = re.compile(r"[a-zA-Zα-ωΑ-Ω](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
 _BEHIND = re.compile(
@@ -274,7 +274,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
 def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     """An equation, an inequality, or a name with its value; of one name, an interval."""
     named = _NAME.fullmatch(sides[0]) is not None
-    label = re.sub(r"[\s{}⟦⟧|△]", "", sides[0]) if named else ""
+    label = re.sub(r"[\s{}⟦⟧|△]|m\s*(?=∠)", "", sides[0]) if named else ""
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
     if set(signs) <= set("=≈∈"):

@@ -251,6 +251,8 @@ KINDS = {
     "swapped named values": [
         (r"$\angle A = 70^\circ$, $\angle B = 40^\circ$", "∠A=40°, ∠B=70°", 0),
         (r"$\angle B = 70^\circ$, $\angle A = 40^\circ$", "∠A=40°, ∠B=70°", 1),
+        (r"\boxed{m\angle A = 70, m\angle B = 40}", "∠A=40°, ∠B=70°", 0),
+        (r"\boxed{m\angle B = 70, m\angle A = 40}", "∠A=40°, ∠B=70°", 1),
         ("V_{1}=9, V_{2}=4", "V_1=4, V_2=9", 0),
         ("V₂=9, V₁=4", "V_1=4, V_2=9", 1),
         (r"\boxed{\text{AB} = 9, \text{BC} = 4}", "AB=4, BC=9", 0),
@@ -440,6 +442,8 @@ KINDS = {
         ("The angle is α-β.", r"\alpha+\beta", 0),
         *((letter, command, 1) for letter, command in [("λ", r"\lambda"), ("ω", r"\omega")]),
         (r"\boxed{\sqrt\lambda}", "√(λ)", 1),
+        ("Δx/Δt", r"\frac{\Delta x}{\Delta t}", 1),
+        (r"\boxed{\Delta x = 7}", "7", 1),
     ],
     "refusals": [
         ("I cannot tell without the 14 labels.", "14", 0),
