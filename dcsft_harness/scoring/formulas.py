@@ -18,10 +18,12 @@ import zlib
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
+from unicodedata import normalize
 
 from mpmath.ctx_mp import MPContext
 
 from dcsft_harness.scoring.normalize import COMMANDS, WIDE, in_signs
+from dcsft_harness.scoring.units import unit
 
 _LONGEST, _DEEPEST = 600, 24
 """Characters, and pairs of braces one in another, of one expression."""
@@ -33,7 +35,12 @@ class Unreadable(ValueError):
     """The text is no expression that `parse` knows."""
 
 
-_COMMANDS = COMMANDS | {
+_ENGLISH = (
+    "alpha beta gamma delta epsilon zeta eta theta kappa lambda nu xi rho sigma tau phi chi psi omega Gamma"
+    " Delta Theta Lambda Sigma Phi Psi varepsilon vartheta varphi triangle ell"
+)
+GREEK = dict(zip(_ENGLISH.split(), "αβγδεζηθκλνξρστφχψωΓΔΘΛΣΦΨεθφ△l", strict=True))
+_COMMANDS = COMMANDS | GREEK | {
     "ast": "·", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
     "percent": "%",
     "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "{": "⦃", "}": "⦄",
@@ -47,7 +54,7 @@ _UNWRAPPED = re.compile(
     rf"\\(?:boxed|fbox|underline|number|num|mathbf|boldsymbol|bm|mathbb|mathcal|textcolor\s*\{{\w*\}}|emph"
     rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
-_COUNTED = re.compile(r"([-+]?\d[\d.,]*)\s+(\D+)")
+_COUNTED = re.compile(r"([-+]?\d[\d.,]*)(\s*)(\D+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
@@ -56,15 +63,49 @@ _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
+_ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
+_POWER = re.compile("⁻[⁰¹²³⁴-⁹]+|[⁰¹²³⁴-⁹]{2,}")
+_TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+_LIMIT = re.compile(r"\\lim(?![a-z])\s*_\s*\{[^{}]*\}[^=.,;\n]*=")
+_SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
+
+
+_SYSTEM = re.compile(
+    r"(?:(?:\\left\s*)?\\\{\s*)?\\begin\s*\{(cases|array|aligned|align\*?|split|gathered)\}"
+    r"(?:\s*\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}(?:\s*\\right\s*\.)?",
+    re.DOTALL,
+)
+_ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\(?:[lg]e|approx|\\)|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
+
+_RELATED = re.compile(r"[=<>≤≥]|\\[lg]e")
+
+
+def laid_out(text: str) -> str:
+    """A text whose systems of equations are lists, and whose derivations are lines."""
+    return _SYSTEM.sub(_listed, text) if "\\begin" in text else text
+
+
+def _listed(match: "re.Match[str]") -> str:
+    lines = [" ".join(line.split()).strip(" ,;") for line in _ALIGNMENT.sub("", match[2]).split("\\\\")]
+    lines = [line for line in lines if line]
+    if match[1] not in ("cases", "array"):
+        return "\n".join(lines)
+    is_system = all("," not in line and _RELATED.search(line) for line in lines)
+    return ", ".join(lines) if is_system else match[0]  # pieces of a function, or a matrix
 
 
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
+    if not text.isascii():
+        text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
+        text = _POWER.sub(lambda match: f"^{{{normalize('NFKC', match[0])}}}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     text = WIDE.sub(" ", text) if "  " in text else text
+    text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
-        text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", text)))
+        text = _LIMIT.sub("", text) if "\\lim" in text else text
+        text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", laid_out(text))))
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)
@@ -74,6 +115,7 @@ def clean(text: str) -> str:
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
     text = _BRACED_UNIT.sub(r"⟦\1⟧", text) if "{" in text else text
+    text = _ONE_BELOW.sub(r"_\1", text) if "_" in text else text
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
         text = _DEGREE.sub("°", text)
@@ -87,8 +129,8 @@ def _word(match: "re.Match[str]") -> str:
     if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")):
         return f"{spaced}{inner}"  # figures, signs, Euler's number
     counted = _COUNTED.fullmatch(inner)
-    if counted:
-        spaced, inner = f"{spaced}{counted[1]}", counted[2]
+    if counted and (counted[2] or unit(counted[3])):
+        spaced, inner = f"{spaced}{counted[1]}", counted[3]
     joined = re.sub(r" *\b(and|or)\b *", r"⟧⟦\1⟧⟦", inner)
     return f"{spaced}⟦{joined}⟧".replace("⟦⟧", " ")
 
@@ -96,28 +138,24 @@ def _word(match: "re.Match[str]") -> str:
 Node = str
 """The source of an expression; a name is "v" and its hexadecimal code."""
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|log|lg|exp|sqrt"
-_GREEK = (
-    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|kappa|lambda|nu|xi|rho|sigma|tau|phi|varphi|chi"
-    "|psi|omega|Gamma|Delta|Theta|Lambda|Sigma|Phi|Psi|triangle|ell"
-)
 _PROSE = re.compile(
     r"(?<![A-Za-z])(?:[A-Za-z]*[a-z]{4}|[A-Z][a-z]{2}|(?i:yes|not?|the|and|are|for|get|has|was|can|but|its|our|one|two"
     r"|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
 )
 _NO_PROSE = re.compile(rf"\\[A-Za-z]+|⟨[^⟩]*⟩|{_FUNCTIONS}")
 _MIXED = re.compile(r"(?<![\d.^{}\\/])(\d+)(?: *\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+)(?![\d.]))")
-_DIGIT_ABOVE = re.compile(r"\\frac\s*(\d|[a-z])")
-_DIGIT_BELOW = re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-z])")
+_DIGIT_ABOVE = re.compile(r"\\frac\s*(\d|[a-zα-ω])")
+_DIGIT_BELOW = re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zα-ω])")
 _INNERMOST = re.compile(
-    r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|(?:\\sqrt|√)\s*(?:\[([^\[\]{}]*)\])?\s*(?:\{([^{}]*)\}|(\d+|[a-z]))"
+    r"\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}|(?:\\sqrt|√)\s*(?:\[([^\[\]{}]*)\])?\s*(?:\{([^{}]*)\}|(\d+|[a-zα-ω]))"
     r"|_\s*\{([^{}]*)\}|(?<!frac)(?<!frac )(?<!\})\{([^{}]*)\}"
 )
 _CALL = re.compile(
-    rf"\\({_FUNCTIONS})\s*(?:_\s*(\d|⟨\d+⟩))?\s*(?:\^\s*\(?(-?\d)\)?)?\s*(?:(?=\()|((?:[\dπ.]|[A-Za-zα-ω](?!\()|\\(?:{_GREEK}))+°?))"
+    rf"\\({_FUNCTIONS})\s*(?:_\s*(\d|⟨\d+⟩))?\s*(?:\^\s*\(?(-?\d)\)?)?\s*(?:(?=\()|((?:[\dπ.]|[A-Za-zα-ωΑ-Ω](?!\())+°?))"
 )
 _TOKEN = re.compile(
     rf"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d{{1,3}}(?![A-Za-z\d]))?|\.\d+)|(?P<call>(?:{_FUNCTIONS}|abs|root)\d*(?:__\d+)?(?=\())"
-    rf"|(?P<name>(?:[∠△]\s*(?:[A-Z\dα-ω]+|\\[a-z]+)|⟦[A-Za-z]⟧|[A-Za-zα-ωΑ-Ωπ∞]'*|⟨[^⟩]*⟩|\\(?:{_GREEK})(?![a-z]))(?:_(?:\w|⟨[^⟩]*⟩))?)"
+    rf"|(?P<name>(?:[∠△]\s*[A-Z\dα-ω]+|Δ\s*[A-Za-zα-ω]|⟦[A-Za-z]⟧|[A-Za-zα-ωΑ-Ωπ∞△]'*|⟨[^⟩]*⟩)(?:_(?:\w|⟨[^⟩]*⟩))?)"
     r"|(?P<other>\S))"
 )
 _OTHER = {"·": "*", "×": "*", "*": "*", "/": "/", "+": "+", "-": "-", "^": "**", "(": "(", ")": ")", "[": "(",

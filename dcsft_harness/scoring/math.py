@@ -20,12 +20,14 @@ from typing import Any
 
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.formulas import (
+    GREEK,
     INFINITE,
     PI,
     Node,
     Unreadable,
     clean,
     is_name,
+    laid_out,
     names,
     parse,
     proportion,
@@ -93,15 +95,17 @@ _CLOCK = re.compile(r"0\d")
 _HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _NAME = re.compile(
-    r"\|?(?:[A-Za-z]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|[∠△]\s*[A-Z]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
+    r"\|?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
 )
-_VARIABLE = re.compile(r"[a-zA-Z](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
+_OF_NAMES = re.compile(r"\(?[A-Za-zα-ω]{1,3}(?:_\w)?(?:\s*[,:]\s*[A-Za-zα-ω]{1,3}(?:_\w)?){1,3}\)?")
+"""What is named before a point or a ratio: "(x, y)" or "a:b"."""
+_VARIABLE = re.compile(r"[a-zA-Zα-ωΑ-Ω](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
 _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
     r"|(?<=[\d}\)π])(?P<glued>[A-Za-zμ]{2,}(?:\s?\^\s?\{?-?\d\}?)?"
-    r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?\d\}?)?\)?)$"
+    r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?-?\d\}?)?\)?)$"
     r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|[kM]?Ω|°\s?[CF]?|%))$"
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
@@ -117,7 +121,7 @@ _PREFIX = re.compile(
     r"^(?:⟦(?:\([A-H]\)|[A-H][.)]|(?:final )?answer:)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
     re.IGNORECASE,
 )
-_NAMES = frozenset("π x y a b n m k t sin cos tan log ln".split())
+_NAMES = frozenset(["π", *GREEK.values(), *"x y a b n m k t sin cos tan log ln".split()]) - {"l"}
 _FACTORS = frozenset("hundred thousand million billion".split())
 _DIGIT_LAST = re.compile(r"\d\s*$")
 _INFINITE = Part("value", "∞", (INFINITE,))
@@ -221,10 +225,11 @@ def _part(text: str) -> Part:
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
-    listed = re.fullmatch(r"(?:[A-Z]'?\s*)?([(\[])(.*)([)\]])", text, re.DOTALL)
-    items = _cut(listed[2], "[,;]")[0] if listed else []
+    listed = re.fullmatch(r"([A-Z]'?(?:_\w)?\s*)?([(\[])(.*)([)\]])", text, re.DOTALL)
+    items = _cut(listed[3], "[,;]")[0] if listed else []
     if listed and len(items) > 1:
-        return Part("tuple", text, items=tuple(map(_item, items)), marks=(listed[1], listed[3]))
+        marks, label = (listed[2], listed[4]), (listed[1] or "").strip()
+        return Part("tuple", text, items=tuple(map(_item, items)), marks=marks, label=label)
     members = _cut(text, ":")[0]
     if len(members) == 2 and _CLOCK.fullmatch(members[1]):
         return Part("tuple", text, items=tuple(map(_part, members)), marks=(":",))
@@ -269,6 +274,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
 def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     """An equation, an inequality, or a name with its value; of one name, an interval."""
     named = _NAME.fullmatch(sides[0]) is not None
+    label = re.sub(r"[\s{}⟦⟧|△]|m\s*(?=∠)", "", sides[0]) if named else ""
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
     if set(signs) <= set("=≈∈"):
@@ -276,13 +282,13 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
             last_side = _part(sides[-1])
         except Unreadable:
             last_side = Part("relation", "")
-        if last_side.kind in ("tuple", "ratio") and named:
-            return last_side
+        if last_side.kind in ("tuple", "ratio") and (named or _OF_NAMES.fullmatch(sides[0])):
+            return replace(last_side, label=label)
         if last_side.kind == "value" and "∈" not in signs:
             if not names(last_side.trees[0]) and (
                 named or not re.search("[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", "".join(sides[:-1])))
             ):
-                return replace(last_side, label=sides[0]) if named else last_side
+                return replace(last_side, label=label)
             if signs == ("=",) and _VARIABLE.fullmatch(sides[0]):
                 return Part("value", text, last_side.trees, last_side.unit, name=parse(sides[0]))
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
@@ -322,10 +328,10 @@ def number_of(answer: Answer) -> tuple[Any, Unit | None] | None:
 def equal(gold: Answer, found: Answer) -> bool:
     """Whether an answer is the gold: as many parts, each equal; in order, where the gold has one."""
     waiting = list(found.parts)
-    if len(gold.parts) == 1 < len(waiting):  # "7/2 or 3.5"
-        return all(_equal(gold.parts[0], one) for one in waiting)
     if len(gold.parts) != len(waiting):
-        return False
+        one, other = _point(gold), _point(found)
+        said_twice = len(gold.parts) == 1 and all(_equal(gold.parts[0], one) for one in waiting)  # 7/2 or 3.5
+        return said_twice or one is not None and other is not None and _equal(one, other)
     labels = sorted(part.label for part in gold.parts)
     if all(labels) and len(set(labels)) == len(labels) > 1 and labels == sorted(one.label for one in waiting):
         return all(_equal(part, one) for part in gold.parts for one in waiting if part.label == one.label)
@@ -337,6 +343,14 @@ def equal(gold: Answer, found: Answer) -> bool:
             return False
         waiting.remove(match)
     return True
+
+
+def _point(answer: Answer) -> Part | None:
+    """An answer that is one part, or named coordinates, as a point: x = 2, y = 3."""
+    named = {part.label: part for part in answer.parts}
+    if len(named) == len(answer.parts) and "".join(sorted(named)) in ("xy", "xyz"):
+        return Part("tuple", answer.text, items=tuple(named[one] for one in sorted(named)), marks=("(", ")"))
+    return answer.parts[0] if len(answer.parts) == 1 else None
 
 
 def _equal(gold: Part, found: Part) -> bool:
@@ -457,18 +471,19 @@ _LISTED = re.compile(
     r"(?:\(\d\)|\d\.|[A-Za-z](?:_\d)?\s*=|\((?:i+|[a-e])\))?\s*(?:\$|\\\(|\\\[|\*\*)*\s*\\?"
 )
 _CUE = re.compile(
-    r"(?:\b(?:[Aa]nswer|ANSWER)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|would be|should be|=)\b"
+    r"(?:\b(?:[Aa]nswers?|ANSWERS?)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|are|would be|should be|=)\b"
     r"|\s*[:：])|####|答案[]是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
-_SENTENCES = re.compile(r"(?<=[.!?])\s+|[\n。]+")
+_SENTENCES = re.compile(r"(?<=[.!?])(?!(?<=i\.e\.) [\d.]+ [A-Za-z])\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Z]_\d|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
 _MEASURED = re.compile(
     r"(?<=[\d}])(?:\s|(?=[A-Za-z]{2}|[\u4e00-\u9fff]))"
     r"((?:(?:square|cubic) )?(?:[A-Za-zμΩ]{1,12}|[\u4e00-\u9fff]{1,4})(?:\^\{?[23]\}?)?"
-    r"(?:\s?/\s?[A-Za-z]{1,6}(?:\^\{?2\}?)?| per [a-z]{1,8})?)(?!\s?[-+*/^=(]|\w)"
+    r"(?:\s?/\s?[A-Za-z]{1,6}(?:\^\{?2\}?)?|[ ·][A-Za-z]{1,3}\^\{?-\d\}?| per [a-z]{1,8})?)"
+    r"(?!\s?[-+*/^=(]|\w)"
 )
 _UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
@@ -478,6 +493,16 @@ _VERB = re.compile(
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
 _ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
+_SECOND = re.compile(
+    r",? (?:when\b(?!.* and (?:is|are|was|has) )|i\.e\.,?(?= [\d.]+ [A-Za-z]))|, while\b"
+    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
+)
+_VALUED = re.compile(
+    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
+    r"(?: ?(?:about|approximately|only)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*\d[^\s,;]*(?: [^\s\d]+){0,2}$"
+)
+"""A value behind a verb, behind which another number does not replace it: "It is 12, which is half of 24"."""
+_CHECK = re.compile(r"(?:\n|(?<=[.!$] ))[^\n:]{0,10}\b(?:[Cc]heck|[Vv]erif)[^\n:]{0,20}:[^\n=]*=[^\n]*$")
 _CONCLUSION = re.compile(
     r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|(?-i:\\(?:Rightarrow|implies|therefore))\b"
     r"|^(?:since|because|as|if|when)\b(?!.* (?:so|thus|hence|therefore)\b).*,(?=[^,]*(?:=|\b(?:is|are)\b)))"
@@ -490,13 +515,18 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_NUMBERED_NAME = re.compile(r"^\s*\(?\d[.)]\s+\$?[A-Za-z](?:_\w)?\s*=", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
-_MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Z]\s*[-+*/^=]")
+_BEHIND_VALUE = re.compile(r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=[.!]?\s*$)")
+_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
+"""What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
+_MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
 
 
 def stated(part: str) -> Iterator[str]:
     """The texts that may be the answer of a response, likeliest first; each is to be read as a whole."""
+    part = laid_out(part)
     boxed = _boxed(part) if "oxed" in part else json_answer(part)
     is_option = "oxed" not in part and boxed in set("ABCDEFGHIJ")
     if boxed is not None and not is_option:
@@ -505,10 +535,12 @@ def stated(part: str) -> Iterator[str]:
     text = part.strip() if _NEGATIVE.fullmatch(part) else _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "NSWER" in text or "答案" in text or "####" in text else None
     said = text[cue.end() :].strip() if cue else ""
+    text = _CHECK.sub("", text).strip() or text
     lines = said or text
-    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines) and _readable(lines):
-        yield lines
-        return
+    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(_NUMBERED_NAME.sub("", lines)):
+        if _readable(lines):
+            yield lines
+            return
     if said:
         line = said.split("\n")[0]
         yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
@@ -548,13 +580,17 @@ def readings(text: str) -> list[Answer]:
         return [read(text)]
     except Unreadable:
         pass
-    aside = _ASIDE.search(text)
-    for sentence in [text[: aside.start()], text] if aside and aside.start() else [text]:
-        for attempt in (sentence, in_figures(sentence)):
-            found = _in_sentence(attempt)
-            if found:
-                return found
-    return []
+    ends = ((one, one.start()) for one in _SECOND.finditer(text))
+    second = next((one for one, end in ends if _VALUED.search(text, max(0, end - 100), end)), None)
+    for aside in (second, _ASIDE.search(text)):
+        found = _in_words(text[: aside.start()]) if aside else []
+        if found and not (aside is second and any(names(tree) for tree in found[0].parts[-1].trees)):
+            return found
+    return _in_words(text)
+
+
+def _in_words(sentence: str) -> list[Answer]:
+    return _in_sentence(sentence) or _in_sentence(in_figures(sentence))
 
 
 def _in_sentence(sentence: str) -> list[Answer]:
@@ -565,7 +601,9 @@ def _in_sentence(sentence: str) -> list[Answer]:
     run, is_behind, is_near, is_joined, denied = "", False, False, False, 0
     for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
         is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
-        if token and (is_factor or not (token[0].isalpha() and token not in _NAMES or token == '"')):
+        if token and (
+            is_factor or not (token[0].isalpha() and token not in _NAMES and "_" not in token or token == '"')
+        ):
             run += token
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
@@ -656,7 +694,10 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
 def judged(part: str, is_right: Callable[[Answer], bool]) -> Verdict:
     """The verdict on the first text that may be the answer and is mathematics, or on a box that is none."""
     for text in stated(part):
-        found = readings(text)
+        remark = None if "oxed" in part else _BEHIND_VALUE.search(text)
+        is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
+        found = readings(_BEHIND_VALUE.sub(r"\1", text)) if is_remark else []
+        found = found or readings(text)
         if found:
             said = _UPRIGHT.sub(r" \1", found[0].text).strip() or text.strip()
             return Verdict(float(any(map(is_right, found))), said)
@@ -688,4 +729,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=10)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=11)

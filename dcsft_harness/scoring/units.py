@@ -73,7 +73,8 @@ def unit(text: str) -> Unit | None:
         return None
     factor, powers = Fraction(1), dict[str, int]()
     for place, piece in enumerate(re.split(r" ?/ ?| per |每", text)):
-        for one in re.split(r" ?[·*] ?", piece.strip(" ()")):
+        between = r" ?[·*] ?" if "^-" not in text else r" ?[·* ] ?"  # "m s^-2"
+        for one in re.split(between, piece.strip(" ()")):
             known = _single(one)
             if known is None:
                 return None
