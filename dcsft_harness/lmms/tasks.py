@@ -370,13 +370,39 @@ def make_cache() -> None:
 def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) -> None:
     """Requests G responses per document from a task and passes all of them to its scorer.
 
-    `repeats` alone keeps one of the G; the `take_first_k` filter keeps them all.
+    `repeats` alone keeps one of the G; the `take_first_k` filter keeps them all. The task's own filters
+    of texts come before it.
     """
     from lmms_eval.filters import build_filter_ensemble
 
+    own = text_filters(task)
     task.set_config(key="repeats", value=samples)
     _set_arguments(task, arguments)
-    task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
+    ensemble = build_filter_ensemble("all", [["take_first_k", {"k": samples}]])
+    ensemble.filters[:0] = own
+    task._filters = [ensemble]
+
+
+def text_filters(task: Task) -> list[Any]:
+    """A task's own filters, in order, without those that select among the responses to a document.
+
+    Raises:
+        HarnessError: it has several lists of filters, each of which makes other responses.
+    """
+    from lmms_eval.filters import selection
+
+    from dcsft_harness.tasks.verdicts import KeepAll
+
+    if len(task._filters) != 1:
+        raise HarnessError(
+            f"task {task.config.task} has {len(task._filters)} lists of filters in its filter_list: "
+            f"{', '.join(str(one.name) for one in task._filters)}",
+            "Keep one of them, or make a task of each: a response has one score",
+        )
+    choosing = (
+        selection.TakeFirstFilter, selection.TakeKFilter, selection.MajorityVoteFilter, KeepAll
+    )  # fmt: skip
+    return [one for one in task._filters[0].filters if not isinstance(one, choosing)]
 
 
 _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_agentic")
@@ -384,10 +410,11 @@ _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_ag
 
 
 def refuse_unfit(tasks: Iterable[Task], model: str = "") -> None:
-    """Refuses error rates, and tasks without generated text or with several rounds of a model of ours."""
+    """Refuses error rates, and tasks without generated text, with several rounds or lists of filters."""
     for task in tasks:
         _refuse_ungenerated(task.config.task, task.config.output_type, model)
         refuse_reversed(task)
+        text_filters(task)
 
 
 def refuse_ungenerated_names(names: Sequence[str], model: str, folders: Sequence[Path] = ()) -> None:
