@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
     """The score, the extracted answer and the cluster in the result of `process_results`.
 
-    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, the
-    only one that holds a number under this key, or the only number there is.
+    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, else
+    `acc`, the only one that holds a number under this key, or the only number there is.
 
     Raises:
         HarnessError: no metric can be identified as the score; lower values are better; or the score is not a
@@ -69,7 +69,8 @@ def refuse_reversed(task: Task) -> None:
 def _chosen(task: Task, names: Sequence[str], key: str, inside: Sequence[str] = ()) -> str | None:
     """The score among metrics that are numbers, of which those `inside` hold one under the key."""
     only = [*inside, *names][0] if 1 in (len(names), len(inside)) else None
-    chosen = "acc" if "acc" in names else key if key in names else only
+    order = ("acc", key) if key == "score" else (key, "acc")  # lmms-eval fills in "score" where none is set
+    chosen = next((name for name in order if name in names), only)
     if chosen is not None and task.higher_is_better().get(chosen) is False:
         raise HarnessError(
             f"task {task.config.task}: lower values of its metric {chosen} are better (higher_is_better: "

@@ -245,6 +245,9 @@ class TestScores:
             ({}, {"hit": {"score": 1.0}, "length": 4}, 1.0),
             ({"score_key": "ok"}, {"hit": {"ok": True}, "length": 4}, 1.0),
             ({"score_key": "hit"}, {"hit": 0.5, "length": 4}, 0.5),
+            ({"score_key": "hit"}, {"hit": 0.5, "acc": 80.0}, 0.5),
+            ({"score_key": "miss"}, {"hit": 0.5, "acc": 1.0}, 1.0),
+            ({"score_key": "score"}, {"score": 0.5, "acc": 1.0}, 1.0),
         ],
     )
     def test_a_number_that_is_no_fraction_is_no_score(self, tmp_path, more, metrics, score):
