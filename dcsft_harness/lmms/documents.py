@@ -221,9 +221,13 @@ def _item(
     gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
     if own := said.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
-        contents = [*contents, str(doc[own]).encode()]
+        contents = [*contents, _own_id(doc, own)]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))
+
+
+def _own_id(doc: Mapping[str, Any], column: str) -> bytes:
+    return str(doc[column]).encode()
 
 
 def _box(gold: object) -> list[float] | None:
@@ -254,11 +258,14 @@ def stored_images(
         HarnessError: an image cannot be read, or has changed since the item was described.
     """
     held, known_by = _held_files(task.eval_docs)
+    own = metadata(task).get("id_column")
     for item in items:
         files = [(file, _picture(file)) for file in held(item.doc_id)]
         contents = [known_by(picture) for _, picture in files if picture is not None]
+        if own:
+            contents.append(_own_id(task.eval_docs_no_media[item.doc_id], own))
         same = records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
-        if len(contents) == len(files) and same:
+        if same and all(picture is not None for _, picture in files):
             yield [file for file, _ in files]
             continue
         try:

@@ -16,6 +16,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import tasks
 from dcsft_harness.lmms.tasks import groups, listing, members
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.pictures import is_plain
 from dcsft_harness.tasks import path
 from tests.fixtures import forked, published
 from tests.fixtures import reasoning as reasoning_fixtures
@@ -114,11 +115,20 @@ def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
 
 
 def test_rollouts_keep_the_pictures_that_were_shown(opened):
+    unchanged = set()
     for name, task in opened.items():
         item, images = lmms.describe(task, 0)
         (stored,) = lmms.stored_images(task, [item])
         kept = [Image.open(io.BytesIO(file["bytes"])) for file in stored]
         assert [records.pixels(image) for image in kept] == [records.pixels(image) for image in images], name
+        doc = task.eval_docs[0]
+        files = [prepared.encoded(doc["source"], index) for index in doc["images"]]
+        if all(
+            is_plain(Image.open(io.BytesIO(file))) for file in files
+        ):  # the file itself, and no larger PNG
+            assert [file["bytes"] for file in stored] == files, name
+            unchanged.add(name)
+    assert {"dcsft_mmk12_pool", "dcsft_mathverse", "dcsft_refcoco_pool"} <= unchanged
 
 
 def test_a_picture_that_changed_after_it_was_prepared_is_told(root, tmp_path, monkeypatch):
