@@ -12,7 +12,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.lmms.protocols import Documents, Model, Task
-from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, reason, to_rgb
+from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, opened, reason, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,8 +119,8 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         messages = task.doc_to_messages(doc)
         turns = [_parts(message["content"]) for message in messages]
         parts = [part for turn in turns for part in turn]
-        images = [part["url"] for part in parts if part["type"] == "image"]
-        # Images that a task opened by path are first read here.
+        images = [opened(part.get("url", part.get("image"))) for part in parts if part["type"] == "image"]
+        # Images that were opened by path are first read here.
         contents = [_content(image) for image in images]
     except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(

@@ -190,6 +190,37 @@ class TestImages:
         with pytest.raises(HarnessError, match="task theirs, doc_id 1: an image cannot be read"):
             lmms.describe(task, 1)
 
+    @pytest.mark.parametrize("key", ["url", "image"])
+    def test_they_may_be_opened_or_paths_or_bytes(self, tmp_path, key):
+        """As the engines read them; a path or the bytes ended in a traceback."""
+        path = tmp_path / "0.jpg"
+        Image.effect_noise((28, 28), 90).convert("RGB").save(path)
+        kinds = {
+            "image": (Image.open(path), path.read_bytes()),
+            "path": (path, path.read_bytes()),
+            "text": (str(path), path.read_bytes()),
+            "address": (f"file://{path}", path.read_bytes()),
+            "bytes": (path.read_bytes(), None),  # a PNG
+            "web": ("https://there.is/no.jpg", "web address; download it first"),
+            "missing": (str(tmp_path / "no.jpg"), "no.jpg does not exist"),
+            "none": (None, "a NoneType is neither an image nor a path"),
+        }
+        found = set()
+        for image, kept in kinds.values():
+            task = own_task(tmp_path, [path])
+            part = {"type": "image", key: image}
+            said = [{"role": "user", "content": [part, {"type": "text", "text": "?"}]}]
+            task.config.doc_to_messages = lambda doc, said=said: said
+            if isinstance(kept, str):
+                with pytest.raises(HarnessError, match=f"task theirs, doc_id 0: an image .*{kept}"):
+                    lmms.describe(task, 0)
+                continue
+            item, (shown,) = lmms.describe(task, 0)
+            (stored,) = lmms.stored_images(task, [item])
+            assert stored[0]["bytes"] == kept or kept is None and stored[0]["bytes"][:4] == b"\x89PNG"
+            found.add((item.item_id, records.pixels(shown)))
+        assert len(found) == 1
+
     def test_one_that_breaks_only_when_its_pixels_are_read_is_named_too(self, tmp_path, monkeypatch):
         # By default lmms-eval has Pillow pass pictures that were cut short, for the whole process.
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
