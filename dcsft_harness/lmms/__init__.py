@@ -19,6 +19,7 @@ from typing import Any
 from dcsft_harness import coordinates, ranks, reading
 from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name
 from dcsft_harness.lmms.documents import (
+    data_name,
     describe,
     describe_item,
     describe_without_images,
@@ -62,6 +63,7 @@ __all__ = [
     "check_model",
     "checkpoint_argument",
     "command_line",
+    "data_name",
     "describe",
     "describe_item",
     "describe_without_images",
@@ -399,9 +401,10 @@ def command_line(arguments: Sequence[str]) -> int:
         try:
             names = list(filter(None, (args.tasks or "").split(",")))
             make_cache()
-            refuse_unprepared(names)
+            folders = [Path(one).resolve() for one in theirs]
+            refuse_unprepared(names, folders)
             if str(model := getattr(args, "model", None)).startswith("dcsft_"):
-                refuse_ungenerated_names(names, str(model), [Path(one).resolve() for one in theirs])
+                refuse_ungenerated_names(names, str(model), folders)
             _refuse_unknown_boxes(model, names)
             results = evaluate(args)
         except Exception as error:

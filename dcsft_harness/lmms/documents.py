@@ -207,6 +207,11 @@ def describe_without_images(task: Task, doc_id: int) -> records.Item:
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
 
+def data_name(task: Task) -> str:
+    """The name of a task's rows: also of a user's task that includes the file of one of the suite's."""
+    return str(task.get_config("dataset_name") or task.config.task)
+
+
 def metadata(task: Task) -> dict[str, Any]:
     """What a task's file has as `metadata`; see `reading.merged`."""
     return reading.merged(task.config.metadata)
