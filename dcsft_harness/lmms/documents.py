@@ -56,8 +56,12 @@ def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
         HarnessError: lower values of it are better.
     """
     key = str(task.get_config("score_key") or "score")
-    inner = {name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()}
-    numbers = [name for name, one in inner.items() if isinstance(one, bool | int | float)]
+    inner: dict[str, Any] = {
+        name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()
+    }
+    # Numbers of numpy and torch are arrays of no dimension.
+    values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in inner.values()]
+    numbers = [name for name, one in zip(inner, values, strict=True) if isinstance(one, bool | int | float)]
     return _chosen(task, numbers, key, [name for name in numbers if isinstance(metrics[name], Mapping)])
 
 

@@ -7,9 +7,11 @@ import re
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typing_extensions
 from lmms_eval.api import model as upstream
 from lmms_eval.api import task as upstream_task
@@ -278,6 +280,11 @@ class TestScores:
             ({"score_key": "hit"}, {"hit": 0.5, "length": 4}, 0.5),
             ({"score_key": "hit"}, {"hit": 0.5, "acc": 80.0}, 0.5),
             ({"score_key": "miss"}, {"hit": 0.5, "acc": 1.0}, 1.0),
+            ({}, {"hit": np.float32(0.5)}, 0.5),
+            ({}, {"hit": np.bool_(True), "said": np.str_("x")}, 1.0),
+            ({}, {"hit": {"score": np.array(0.5)}, "length": np.int64(4)}, 0.5),
+            ({}, {"hit": np.float64("nan"), "acc": torch.tensor(1)}, 1.0),
+            ({}, {"length": np.int64(4)}, "a response has the length 4"),
             ({"score_key": "score"}, {"score": 0.5, "acc": 1.0}, 1.0),
         ],
     )
