@@ -110,8 +110,9 @@ class TestArchives:
         ):
             found.image("e/1.jpg")()
 
+    @pytest.mark.parametrize("unpacked", [(), ("internvl",), ("processed",)])
     @pytest.mark.parametrize("folder", ["", "{}/"])
-    def test_annotations_are_those_in_pixels(self, tmp_path, folder):
+    def test_annotations_are_those_in_pixels(self, tmp_path, folder, unpacked):
         """omlab/VLM-R1 has the same files for InternVL, which come first by name."""
         source = published.refcoco_val(tmp_path / "s", packed=True)
         rows = [{**published.vlm_r1_row(number), "solution": [1, 2, 3, 4]} for number in range(6)]
@@ -121,7 +122,10 @@ class TestArchives:
         ):
             (source / f"{stem}.zip").unlink(missing_ok=True)
             name = f"{folder.format(stem)}refcoco_val.json"
-            published.zipped(source / f"{stem}.zip", {name: text.encode()})
+            if stem.endswith(unpacked):
+                published.put(source / stem / "refcoco_val.json", text.encode())
+            else:
+                published.zipped(source / f"{stem}.zip", {name: text.encode()})
         _, found = made("dcsft_refcoco_val", source)
         assert "[1, 2, 3, 4]" not in found["target"] and len(found) == 6
 
