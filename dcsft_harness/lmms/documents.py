@@ -147,6 +147,8 @@ def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]])
 def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """The text of messages; with a mark at each image's position, unless all images come first.
 
+    Parts of a turn follow each other without a space, as the model reads them; turns are lines.
+
     A task's own text may contain marks without an image. Then every image gets a mark too, so that the
     numbers of marks and images differ.
     """
@@ -154,7 +156,8 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     texts = [part["text"] for turn in turns for part in turn if part["type"] == "text"]
     first = kinds.index("text") if texts else len(kinds)
     if "image" not in kinds[first:] and not ("image" in kinds and any(records.MARK in one for one in texts)):
-        return "\n".join(texts)
+        written = [[part["text"] for part in turn if part["type"] == "text"] for turn in turns]
+        return "\n".join("".join(one) for one in written if one)
     marks = {"image": records.MARK}
     return "\n".join(
         "".join(marks.get(part["type"], part.get("text", "")) for part in turn) for turn in turns

@@ -223,6 +223,34 @@ class TestImages:
             found.add((item.item_id, records.pixels(shown)))
         assert len(found) == 1
 
+    @pytest.mark.parametrize(
+        ("turns", "prompt"),
+        [
+            ([["image", "Q?", " Answer:"]], "Q? Answer:"),
+            ([["Q?", " Answer:"]], "Q? Answer:"),
+            ([["Q?", "image", " Answer:"]], f"Q?{records.MARK} Answer:"),
+            ([["image", "Q", "?"], ["A"]], "Q?\nA"),
+            ([["image"], ["Q", "?"]], "Q?"),
+        ],
+    )
+    def test_texts_of_a_turn_are_joined_as_the_model_reads_them(self, tmp_path, turns, prompt):
+        """Training and an item's id had a line end in between."""
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task, image = own_task(tmp_path, [tmp_path / "0.png"]), Image.new("RGB", (28, 28))
+        said = [
+            {"role": "user", "content": [
+                {"type": "image", "url": image} if one == "image" else {"type": "text", "text": one}
+                for one in turn
+            ]}
+            for turn in turns
+        ]  # fmt: skip
+        task.config.doc_to_messages = lambda doc: said
+        item = lmms.describe_item(task, 0)
+        assert item.prompt == prompt
+        if len(turns) > 1:
+            content = [one["content"].replace(records.MARK, "") for one in json.loads(item.turns)]
+            assert "\n".join(filter(None, content)) == prompt
+
     def test_one_that_breaks_only_when_its_pixels_are_read_is_named_too(self, tmp_path, monkeypatch):
         # By default lmms-eval has Pillow pass pictures that were cut short, for the whole process.
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
