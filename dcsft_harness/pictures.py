@@ -183,6 +183,32 @@ def read(content: bytes) -> Read:
         raise UnreadableError(reason(error)) from error
 
 
+def opened(source: object) -> "Image":
+    """An image as tasks give it: open, the path of a file, or the content of one.
+
+    Raises:
+        UnreadableError: it is none of these, or there is no such file.
+        OSError, SyntaxError, PIL.Image.DecompressionBombError: the file is damaged.
+    """
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        raise UnreadableError("it is a web address; download it first")
+    if not isinstance(source, str | Path | bytes):
+        raise UnreadableError(f"a {type(source).__name__} is neither an image nor a path")
+    if isinstance(source, bytes):
+        return Image.open(io.BytesIO(source))
+    path = str(source).removeprefix("file://")
+    try:
+        image: Any = Image.open(io.BytesIO(file_bytes(Path(path))))
+    except UnreadableError as error:
+        raise UnreadableError(f"{path} {error}") from error
+    image.filename = path  # for those who store the file
+    return image  # type: ignore[no-any-return]
+
+
 def reason(error: Exception) -> str:
     """The reason why an image file cannot be read, without the address of an object in memory."""
     from PIL import UnidentifiedImageError

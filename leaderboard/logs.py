@@ -228,11 +228,11 @@ class Samples:
             if chosen not in numeric:
                 raise unknown_name(f"metric of {self.task} in {self.path}", chosen, numeric)
             return self._upward(chosen)
-        if "acc" in numeric:
-            return self._upward("acc")
         key = str(self.config.get("score_key") or "score")
-        if key in numeric:
-            return self._upward(key)
+        # lmms-eval fills in "score" where none is set.
+        for name in ("acc", key) if key == "score" else (key, "acc"):
+            if name in numeric:
+                return self._upward(name)
         inside = [name for name in numeric if isinstance(first.get(name), dict)]
         if len(numeric) == 1 or len(inside) == 1:
             return self._upward([*inside, *numeric][0])

@@ -6,11 +6,9 @@ index.
 """
 
 import hashlib
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from lmms_eval.api.instance import Instance
@@ -18,7 +16,7 @@ from PIL import Image
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
-from dcsft_harness.pictures import UnreadableError, file_bytes, reason, strictly, to_rgb
+from dcsft_harness.pictures import opened, reason, strictly, to_rgb
 
 from .arguments import GenerationArguments
 
@@ -144,29 +142,11 @@ def _content(message: Mapping[str, Any], images: list[Image.Image], where: str) 
 def _image(source: object, where: str) -> Image.Image:
     """An image of any usual kind, as `pictures.to_rgb` shows it."""
     try:
-        return _read(lambda: _decode(source), where)
+        return _read(lambda: to_rgb(opened(source)), where)
     except _UNREADABLE as error:
         raise HarnessError(
             f"{where}: an image cannot be read ({reason(error)})", "Replace or remove it"
         ) from error
-
-
-def _decode(source: object) -> Image.Image:
-    """An image, path or file content as `pictures.to_rgb` shows it; errors as Pillow's."""
-    if isinstance(source, Image.Image):
-        return to_rgb(source)
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        raise ValueError("it is a web address; download it first")
-    if not isinstance(source, str | Path | bytes):
-        raise ValueError(f"a {type(source).__name__} is neither an image nor a path")
-    if not isinstance(source, bytes):
-        path = str(source).removeprefix("file://")
-        try:
-            source = file_bytes(Path(path))
-        except UnreadableError as error:
-            raise ValueError(f"{path} {error}") from error
-    with Image.open(io.BytesIO(source)) as opened:
-        return to_rgb(opened)
 
 
 def _read(read: Callable[[], _T], where: str) -> _T:

@@ -132,7 +132,7 @@ def overlap(
         "alike": ALIKE,
         **(described or {}),
     }
-    inputs = prepared.inputs([pool, *others])
+    inputs = prepared.inputs(map(lmms.data_name, [ours[pool], *others.values()]))
     inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in files.items()}
     with manifest.writing(KIND, output, config, inputs) as draft:
         mine = read_images(ours[pool], counter)

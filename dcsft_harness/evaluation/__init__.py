@@ -242,7 +242,7 @@ def _write(
     draft.notes["tasks"] = {
         name: {
             **summary_of(task, rows[name], [(one.item_id, one.prompt) for one in items[name]], limit),
-            "data": prepared.described(task.config.task),
+            "data": prepared.described(lmms.data_name(task)),
             "metric": lmms.metric_of(task, answered[name][0].metrics) if answered[name] else None,
             "generation": task.config.generation_kwargs,
             "scorers": lmms.scorers_of(answered[name]),

@@ -508,8 +508,9 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         item, text = found(one), _response(one)
         value, extracted, cluster, scorers = None, None, None, {}
         if text is not None:
-            shown = Response(lmms.filtered(task, text), text.truncated)
-            metrics = task.process_results(task.eval_docs[item.doc_id], [shown])
+            doc = task.eval_docs[item.doc_id]
+            shown = Response(lmms.filtered(task, text, doc), text.truncated)
+            metrics = task.process_results(doc, [shown])
             value, extracted, cluster = lmms.score_of(task, metrics)
             named = metrics.get("scorer")
             scorers = dict(named) if isinstance(named, Mapping) else {}

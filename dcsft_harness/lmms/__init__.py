@@ -10,8 +10,8 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 from dcsft_harness import coordinates, ranks, reading
 from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name
 from dcsft_harness.lmms.documents import (
+    data_name,
     describe,
     describe_item,
     describe_without_images,
@@ -48,6 +49,7 @@ from dcsft_harness.lmms.tasks import (
     refuse_unprepared,
     set_generation,
     task_index,
+    text_filters,
     unwrapped,
 )
 from dcsft_harness.tasks import path as task_path
@@ -61,6 +63,7 @@ __all__ = [
     "check_model",
     "checkpoint_argument",
     "command_line",
+    "data_name",
     "describe",
     "describe_item",
     "describe_without_images",
@@ -98,8 +101,9 @@ class Answered:
     """A run's result for one document."""
 
     doc_id: int  # its position in the task's documents
-    responses: list[str]  # the generated texts, one or G
+    responses: list[str]  # the texts that were scored, one or G: as the task's filters leave them
     metrics: dict[str, Any]  # the result of the task's `process_results` for all of them
+    generated: list[str] = field(default_factory=list)  # the texts before any filter
 
 
 def open_model(name: str, arguments: str) -> Model:
@@ -188,12 +192,13 @@ def run(
     Raises:
         HarnessError: lmms-eval returned nothing, or fewer documents or responses than expected; or another
             rank ended; or a box task is given a model with unknown coordinates; or a task's score is an error
-            rate; or another's code raises.
+            rate; or it has several lists of filters; or another's code raises.
     """
     from lmms_eval.evaluator import simple_evaluate
 
     for task in tasks.values():
         refuse_reversed(task)
+        text_filters(task)
     coordinates.declare(getattr(model, "box_convention", None))  # not that of an earlier model
     if any(metadata(task).get("family") == "grounding" for task in tasks.values()):
         coordinates.declared()  # refused now, not after hours of generation
@@ -345,23 +350,34 @@ def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]
     standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
     rows = []
     for sample in samples:
-        texts: list[str] = []
-        for response in sample["filtered_resps"]:
-            texts.extend(response if isinstance(response, list) else [response])
         metrics = {key: value for key, value in sample.items() if key not in standing}
-        rows.append(Answered(int(sample["doc_id"]), texts, metrics))
+        scored, generated = _flat(sample["filtered_resps"]), _flat(sample["resps"])
+        rows.append(Answered(int(sample["doc_id"]), scored, metrics, generated))
     return sorted(rows, key=lambda row: row.doc_id)
 
 
-def filtered(task: Task, response: str) -> str:
-    """A response as lmms-eval passes it to the task's scorer: without reasoning, if the task sets that."""
+def _flat(responses: Sequence[Any]) -> list[str]:
+    texts: list[str] = []
+    for response in responses:
+        texts.extend(response if isinstance(response, list) else [response])
+    return texts
+
+
+def filtered(task: Task, response: str, doc: Mapping[str, Any] | None = None) -> str:
+    """A response as lmms-eval passes it to the task's scorer: by its filters and reasoning tags.
+
+    `doc` is its document, which lmms-eval's filter `multi_choice_regex` reads.
+    """
     from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
     from lmms_eval.filters.transformation import StripThinkingFilter
 
     tags = parse_reasoning_tags_config(task_value=task.get_config("reasoning_tags"))
-    if tags is None and task.get_config("auto_strip_thinking"):
-        tags = StripThinkingFilter().tag_pairs
-    return response if tags is None else str(strip_reasoning_tags(response, tags))
+    first = [StripThinkingFilter()] if tags is None and task.get_config("auto_strip_thinking") else []
+    texts: Iterable[Sequence[Any]] = [[response]]
+    for one in (*first, *text_filters(task)):
+        texts = one.apply(texts, [doc or {}])
+    ((text,),) = texts
+    return str(text if tags is None else strip_reasoning_tags(text, tags))
 
 
 # lmms-eval's own command line, with the suite's tasks and a correct exit code.
@@ -385,9 +401,10 @@ def command_line(arguments: Sequence[str]) -> int:
         try:
             names = list(filter(None, (args.tasks or "").split(",")))
             make_cache()
-            refuse_unprepared(names)
+            folders = [Path(one).resolve() for one in theirs]
+            refuse_unprepared(names, folders)
             if str(model := getattr(args, "model", None)).startswith("dcsft_"):
-                refuse_ungenerated_names(names, str(model), [Path(one).resolve() for one in theirs])
+                refuse_ungenerated_names(names, str(model), folders)
             _refuse_unknown_boxes(model, names)
             results = evaluate(args)
         except Exception as error:

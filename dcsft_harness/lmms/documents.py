@@ -12,7 +12,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.lmms.protocols import Documents, Model, Task
-from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, reason, to_rgb
+from dcsft_harness.pictures import UnreadableError, file_bytes, is_plain, opened, reason, to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str | None, str | None]:
     """The score, the extracted answer and the cluster in the result of `process_results`.
 
-    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, the
-    only one that holds a number under this key, or the only number there is.
+    Our tasks return `acc` as {"score", "cluster"}. For other tasks: the metric that `score_key` names, else
+    `acc`, the only one that holds a number under this key, or the only number there is.
 
     Raises:
         HarnessError: no metric can be identified as the score; lower values are better; or the score is not a
@@ -56,8 +56,12 @@ def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
         HarnessError: lower values of it are better.
     """
     key = str(task.get_config("score_key") or "score")
-    inner = {name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()}
-    numbers = [name for name, one in inner.items() if isinstance(one, bool | int | float)]
+    inner: dict[str, Any] = {
+        name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()
+    }
+    # Numbers of numpy and torch are arrays of no dimension.
+    values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in inner.values()]
+    numbers = [name for name, one in zip(inner, values, strict=True) if isinstance(one, bool | int | float)]
     return _chosen(task, numbers, key, [name for name in numbers if isinstance(metrics[name], Mapping)])
 
 
@@ -69,7 +73,8 @@ def refuse_reversed(task: Task) -> None:
 def _chosen(task: Task, names: Sequence[str], key: str, inside: Sequence[str] = ()) -> str | None:
     """The score among metrics that are numbers, of which those `inside` hold one under the key."""
     only = [*inside, *names][0] if 1 in (len(names), len(inside)) else None
-    chosen = "acc" if "acc" in names else key if key in names else only
+    order = ("acc", key) if key == "score" else (key, "acc")  # lmms-eval fills in "score" where none is set
+    chosen = next((name for name in order if name in names), only)
     if chosen is not None and task.higher_is_better().get(chosen) is False:
         raise HarnessError(
             f"task {task.config.task}: lower values of its metric {chosen} are better (higher_is_better: "
@@ -118,8 +123,8 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         messages = task.doc_to_messages(doc)
         turns = [_parts(message["content"]) for message in messages]
         parts = [part for turn in turns for part in turn]
-        images = [part["url"] for part in parts if part["type"] == "image"]
-        # Images that a task opened by path are first read here.
+        images = [opened(part.get("url", part.get("image"))) for part in parts if part["type"] == "image"]
+        # Images that were opened by path are first read here.
         contents = [_content(image) for image in images]
     except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(
@@ -142,6 +147,8 @@ def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]])
 def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """The text of messages; with a mark at each image's position, unless all images come first.
 
+    Parts of a turn follow each other without a space, as the model reads them; turns are lines.
+
     A task's own text may contain marks without an image. Then every image gets a mark too, so that the
     numbers of marks and images differ.
     """
@@ -149,7 +156,8 @@ def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     texts = [part["text"] for turn in turns for part in turn if part["type"] == "text"]
     first = kinds.index("text") if texts else len(kinds)
     if "image" not in kinds[first:] and not ("image" in kinds and any(records.MARK in one for one in texts)):
-        return "\n".join(texts)
+        written = [[part["text"] for part in turn if part["type"] == "text"] for turn in turns]
+        return "\n".join("".join(one) for one in written if one)
     marks = {"image": records.MARK}
     return "\n".join(
         "".join(marks.get(part["type"], part.get("text", "")) for part in turn) for turn in turns
@@ -206,6 +214,11 @@ def describe_without_images(task: Task, doc_id: int) -> records.Item:
     return _item(task, doc_id, doc, str(task.doc_to_text(doc)), [f"unreadable, doc_id {doc_id}".encode()])
 
 
+def data_name(task: Task) -> str:
+    """The name of a task's rows: also of a user's task that includes the file of one of the suite's."""
+    return str(task.get_config("dataset_name") or task.config.task)
+
+
 def metadata(task: Task) -> dict[str, Any]:
     """What a task's file has as `metadata`; see `reading.merged`."""
     return reading.merged(task.config.metadata)
@@ -220,9 +233,13 @@ def _item(
     gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
     if own := said.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
-        contents = [*contents, str(doc[own]).encode()]
+        contents = [*contents, _own_id(doc, own)]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))
+
+
+def _own_id(doc: Mapping[str, Any], column: str) -> bytes:
+    return str(doc[column]).encode()
 
 
 def _box(gold: object) -> list[float] | None:
@@ -253,11 +270,14 @@ def stored_images(
         HarnessError: an image cannot be read, or has changed since the item was described.
     """
     held, known_by = _held_files(task.eval_docs)
+    own = metadata(task).get("id_column")
     for item in items:
         files = [(file, _picture(file)) for file in held(item.doc_id)]
         contents = [known_by(picture) for _, picture in files if picture is not None]
+        if own:
+            contents.append(_own_id(task.eval_docs_no_media[item.doc_id], own))
         same = records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
-        if len(contents) == len(files) and same:
+        if same and all(picture is not None for _, picture in files):
             yield [file for file, _ in files]
             continue
         try:

@@ -231,7 +231,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     by_name = [name for name in names if not is_file(name)]
     known = refuse_unknown(by_name)
     tasks: dict[str, Task] = {}
-    refuse_unprepared(by_name)
+    refuse_unprepared(names)
     make_cache()
     for name in names:
         try:
@@ -305,13 +305,16 @@ def _of_file(path: Path) -> dict[str, Task]:
     return {config["task"]: make_task(config)}
 
 
-def refuse_unprepared(names: Iterable[str]) -> None:
+def refuse_unprepared(names: Iterable[str], folders: Sequence[Path] = ()) -> None:
     """Refuses tasks whose data is not prepared; lmms-eval would try to load them five times first.
 
-    The error names the command that prepares each one.
+    The error names the command that prepares each one. A task of others, in `folders` too, may read the rows
+    of one of the suite's, whose file it includes.
     """
     refused: dict[str, HarnessError] = {}
-    for task in dict.fromkeys(task for name in names for task in members(name)):
+    tasks = list(dict.fromkeys(task for name in names for task in members(name)))
+    others = [task for task in tasks if not prepared.has_source(task)]
+    for task in dict.fromkeys([*tasks, *map(_dataset_name, _files(others, folders).values())]):
         if prepared.has_source(task):
             try:
                 prepared.describe(task)
@@ -325,6 +328,30 @@ def refuse_unprepared(names: Iterable[str]) -> None:
             f"the data of {len(refused)} tasks is not prepared: {', '.join(refused)}",
             f"Run {', '.join(commands)}; `dcsft tasks check {' '.join(refused)}` says what each needs",
         )
+
+
+def _files(names: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, Path]:
+    """The YAML file of each task that names stand for, also in groups; an unknown name has none."""
+    found = {name: Path(name) for name in names if is_file(name)}
+    waiting = [name for name in names if name not in found]
+    index = manager(waiting, folders).task_index
+    while waiting:
+        entry = index.get(name := waiting.pop(), {})
+        if isinstance(parts := entry.get("task"), list):
+            waiting += [part for part in parts if isinstance(part, str) and part != name]
+        elif entry.get("type") == "task" and entry.get("yaml_path") != -1:
+            found[name] = Path(entry["yaml_path"])
+    return found
+
+
+def _dataset_name(file: Path) -> str:
+    """The rows that a task's YAML file names, or one that it includes; empty if none does."""
+    for path in filter(lambda one: is_file(one.name), sources(file)):
+        with suppress(yaml.YAMLError, UnicodeDecodeError):  # `open_tasks` says why
+            config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - the user's
+            if isinstance(config, dict) and "dataset_name" in config:
+                return str(config["dataset_name"])
+    return ""
 
 
 def unwrapped(error: BaseException) -> BaseException:
@@ -370,13 +397,39 @@ def make_cache() -> None:
 def set_generation(task: Task, samples: int, arguments: Mapping[str, object]) -> None:
     """Requests G responses per document from a task and passes all of them to its scorer.
 
-    `repeats` alone keeps one of the G; the `take_first_k` filter keeps them all.
+    `repeats` alone keeps one of the G; the `take_first_k` filter keeps them all. The task's own filters
+    of texts come before it.
     """
     from lmms_eval.filters import build_filter_ensemble
 
+    own = text_filters(task)
     task.set_config(key="repeats", value=samples)
     _set_arguments(task, arguments)
-    task._filters = [build_filter_ensemble("all", [["take_first_k", {"k": samples}]])]
+    ensemble = build_filter_ensemble("all", [["take_first_k", {"k": samples}]])
+    ensemble.filters[:0] = own
+    task._filters = [ensemble]
+
+
+def text_filters(task: Task) -> list[Any]:
+    """A task's own filters, in order, without those that select among the responses to a document.
+
+    Raises:
+        HarnessError: it has several lists of filters, each of which makes other responses.
+    """
+    from lmms_eval.filters import selection
+
+    from dcsft_harness.tasks.verdicts import KeepAll
+
+    if len(task._filters) != 1:
+        raise HarnessError(
+            f"task {task.config.task} has {len(task._filters)} lists of filters in its filter_list: "
+            f"{', '.join(str(one.name) for one in task._filters)}",
+            "Keep one of them, or make a task of each: a response has one score",
+        )
+    choosing = (
+        selection.TakeFirstFilter, selection.TakeKFilter, selection.MajorityVoteFilter, KeepAll
+    )  # fmt: skip
+    return [one for one in task._filters[0].filters if not isinstance(one, choosing)]
 
 
 _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_agentic")
@@ -384,24 +437,20 @@ _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_ag
 
 
 def refuse_unfit(tasks: Iterable[Task], model: str = "") -> None:
-    """Refuses error rates, and tasks without generated text or with several rounds of a model of ours."""
+    """Refuses error rates, and tasks without generated text, with several rounds or lists of filters."""
     for task in tasks:
         _refuse_ungenerated(task.config.task, task.config.output_type, model)
         refuse_reversed(task)
+        text_filters(task)
 
 
 def refuse_ungenerated_names(names: Sequence[str], model: str, folders: Sequence[Path] = ()) -> None:
     """As `refuse_unfit` refuses what writes no text, by the YAML files of names; some are in `folders`."""
     from lmms_eval.utils import load_yaml_config
 
-    index, waiting = manager(names, folders).task_index, list(names)
-    while waiting:
-        entry = index.get(name := waiting.pop(), {})
-        if isinstance(parts := entry.get("task"), list):
-            waiting += [part for part in parts if isinstance(part, str) and part != name]
-        elif entry.get("type") == "task" and entry.get("yaml_path") != -1:
-            config = load_yaml_config(entry["yaml_path"], mode="simple")
-            _refuse_ungenerated(name, str(config.get("output_type") or _GENERATED[0]), model)
+    for name, file in _files(names, folders).items():
+        config = load_yaml_config(str(file), mode="simple")
+        _refuse_ungenerated(name, str(config.get("output_type") or _GENERATED[0]), model)
 
 
 def _refuse_ungenerated(task: str, kind: str, model: str) -> None:

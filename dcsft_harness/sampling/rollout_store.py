@@ -305,8 +305,9 @@ class Pool:
 
     def settled(self, item: "Item", generations: Sequence["Generation"]) -> bool:
         """Whether the label can no longer change: one response is right and one wrong, so it is medium."""
+        doc = self._task.eval_docs_no_media[item.doc_id]
         scores = [
-            self._verdict(item.doc_id, lmms.filtered(self._task, one.response))[0] for one in generations
+            self._verdict(item.doc_id, lmms.filtered(self._task, one.response, doc))[0] for one in generations
         ]
         return len({score >= records.RIGHT for score in scores if score is not None}) == 2
 
@@ -337,18 +338,17 @@ class Pool:
                     f" {self._samples}",
                     "The model or the task's filters drop repeated generations",
                 )
-            rows += self._rows_of(item, got.responses, store)
+            rows += self._rows_of(item, got, store)
         return rows
 
-    def _rows_of(
-        self, item: records.Item, responses: Sequence[str], store: RolloutStore
-    ) -> list[records.Rollout]:
+    def _rows_of(self, item: records.Item, got: lmms.Answered, store: RolloutStore) -> list[records.Rollout]:
         reason = self.refused.get((item.task, item.doc_id))
         draws = [store.kept.get((item.item_id, index)) for index in range(self._samples)]
         # A response in lmms-eval's list but not in the store is a placeholder for one that was not drawn.
         drawn = [draw is not None or not store.kept for draw in draws]
         rows = []
-        for index, (response, draw) in enumerate(zip(responses, draws, strict=True)):
+        texts = got.generated or got.responses  # what a filter makes of a text is scored, and not kept
+        for index, (response, text, draw) in enumerate(zip(got.responses, texts, draws, strict=True)):
             if not drawn[index] and reason is None:
                 continue
             score, extracted = self._verdict(item.doc_id, response) if drawn[index] else (None, None)
@@ -356,7 +356,7 @@ class Pool:
                 records.Rollout(
                     item_id=item.item_id,
                     sample_index=index,
-                    response=response,
+                    response=draw.response if draw else text,
                     score=score,
                     extracted=extracted,
                     n_tokens=draw.n_tokens if draw else 0,

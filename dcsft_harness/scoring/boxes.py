@@ -10,7 +10,7 @@ resized input; Qwen2-VL, Qwen3-VL, InternVL: 0-1000) and is stated by the caller
 guessed from the numbers: the best of several readings is an oracle, not a score.
 
 IoU is the plain one, (intersection area) / (union area). VLM-R1 and DC-SFT add one pixel to the
-sides of the intersection only; the difference matters on tiny boxes and makes IoU exceed 1.
+sides of the intersection only; the difference matters on tiny boxes.
 """
 
 import ast

@@ -146,7 +146,7 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         rows = [name for name in options.tasks if opening.is_own(name) and not lmms.is_file(name)]
         names = [name for name in options.tasks if name not in rows]
         opened = lmms.open_tasks(names) if names else {}
-        inputs = prepared.inputs(opened) | opening.task_files(names)
+        inputs = prepared.inputs(map(lmms.data_name, opened.values())) | opening.task_files(names)
         own = [*([] if options.data is None else [options.data]), *map(Path, rows)]
         described, noted = _add_own(opened, inputs, own, options)
         longest = options.max_new_tokens

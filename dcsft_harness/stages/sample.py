@@ -47,7 +47,7 @@ def run(options: SampleOptions, output: Path, progress: Progress | None) -> Note
         pool, described, files = opening.pool(options, options.task, options.data, skip)
         tasks, tokens = {pool.config.task: pool}, config.max_new_tokens
         opener, settings, folders = options.checked(tasks, config.samples, tokens, config.limit)
-        folders |= prepared.inputs(tasks)
+        folders |= prepared.inputs([lmms.data_name(pool)])
     return sampling.sample(opener, pool, output, config, settings | described, progress, folders | files)
 
 

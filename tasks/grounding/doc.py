@@ -106,7 +106,8 @@ def _overlaps(
         space = str(convention.space) if convert else "pixel"
         return to_pixels(stated, image_size=size, box_space=space, resized_size=resized, clip=clip)
 
-    stated = [parse_box(text) for text in responses(results)]
+    texts = responses(results)
+    stated = [parse_box(text, truncated=bool(getattr(text, "truncated", False))) for text in texts]
     return [0.0 if box is None else overlap(placed(box), gold) for box in stated]
 
 

@@ -52,7 +52,8 @@ INSPECTED = {"count": 1, "refused": 0, "scorer": "choice"}
 
 def settles(score):
     """Whether a response of that score and one of 0 settle a label for `--stop-when-labelled`."""
-    pool = rollout_store.Pool(SimpleNamespace(config=SimpleNamespace(task="pool")), [], 2, 0, {})
+    task = SimpleNamespace(config=SimpleNamespace(task="pool"), eval_docs_no_media=[{}])
+    pool = rollout_store.Pool(task, [], 2, 0, {})
     pool._verdicts = {(0, "said"): (score, "x"), (0, "wrong"): (0.0, "x")}
     return pool.settled(
         SimpleNamespace(doc_id=0), [SimpleNamespace(response=text) for text in ("said", "wrong")]
@@ -82,7 +83,7 @@ def paired(score):
     ids=["labels", "stopping", "pairs", "pass@k", "the page", "the gallery", "data inspect"],
 )
 def test_half_a_score_is_right_for_all_that_judge_responses(judge, monkeypatch):
-    monkeypatch.setattr(lmms, "filtered", lambda _task, response: response)
+    monkeypatch.setattr(lmms, "filtered", lambda _task, response, _doc: response)
     assert [judge(score) for score in (0.0, 0.49, 0.5, 1.0)] == [False, False, True, True]
 
 

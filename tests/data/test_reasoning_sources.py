@@ -152,6 +152,26 @@ NAMED = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("gold", "target"),
+    [
+        ("$6\\sqrt{3}$.", "\\boxed{6\\sqrt{3}}"),
+        ("4$\\sqrt{3}$", "\\boxed{4\\sqrt{3}}"),
+        ("$50{}^\\circ $.", "\\boxed{50{}^\\circ}"),
+        ("$\\frac{4}{3}.$", "\\boxed{\\frac{4}{3}}"),
+        ("9.", "\\boxed{9}"),
+        ("$$36$$", "\\boxed{36}"),
+        ("$\\sqrt{2}$π+4$\\sqrt{2}$", "\\boxed{\\sqrt{2}π+4\\sqrt{2}}"),
+        ("(1)$$0.04$$ (2)$$440$$", "\\boxed{(1)0.04 (2)440}"),
+    ],
+)
+def test_targets_are_boxed_where_math_reads_the_gold_in_a_box(monkeypatch, gold, target):
+    assert reasoning._target({"answer": gold}) == target
+    assert reasoning._verifies({"answer": gold})
+    monkeypatch.setattr(reasoning, "_is_right", lambda *given: False)
+    assert reasoning._target({"answer": gold}) == (target if gold == "$$36$$" else gold)
+
+
 @pytest.mark.parametrize(("question", "choices", "held", "shown"), NAMED)
 def test_mmmu_shows_the_pictures_that_the_text_names_in_its_order(elsewhere, question, choices, held, shown):
     first, *_ = fixtures.mmmu()

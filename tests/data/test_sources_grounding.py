@@ -47,8 +47,21 @@ def test_validation_rows_are_vlm_r1s(tmp_path, packed):
     assert json.loads(row["answer"]) == [7.0, 6.0, 28.5, 23.25]
     assert row["target"] == "[7, 6, 28.5, 23.25]"
     assert (row["width"], row["height"]) == (64, 48)
-    assert row["cluster"] == "train2014/COCO_train2014_000000000001.jpg"
+    assert row["cluster"] == "COCO_train2014_000000000001.jpg"
     assert prepared.encoded("dcsft_refcoco_val", row["images"][0]) == published.encoded(5001, (64, 48))
+
+
+def test_sets_of_one_coco_image_share_its_cluster(tmp_path):
+    """Rows of one image in two tasks are not independent."""
+    found = [
+        set(made(task, source)[1]["cluster"])
+        for task, source in (
+            ("dcsft_refcoco_val", published.refcoco_val(tmp_path / "val")),
+            ("dcsft_refcoco_testa", published.refcoco_hub(tmp_path / "a")),
+            ("dcsft_ref_l4", published.ref_l4(tmp_path / "l4")),
+        )
+    ]
+    assert set.intersection(*found) == {"COCO_train2014_000000000001.jpg"}
 
 
 def test_lisa_has_its_images_in_an_archive(tmp_path):
@@ -110,8 +123,9 @@ class TestArchives:
         ):
             found.image("e/1.jpg")()
 
+    @pytest.mark.parametrize("unpacked", [(), ("internvl",), ("processed",)])
     @pytest.mark.parametrize("folder", ["", "{}/"])
-    def test_annotations_are_those_in_pixels(self, tmp_path, folder):
+    def test_annotations_are_those_in_pixels(self, tmp_path, folder, unpacked):
         """omlab/VLM-R1 has the same files for InternVL, which come first by name."""
         source = published.refcoco_val(tmp_path / "s", packed=True)
         rows = [{**published.vlm_r1_row(number), "solution": [1, 2, 3, 4]} for number in range(6)]
@@ -121,7 +135,10 @@ class TestArchives:
         ):
             (source / f"{stem}.zip").unlink(missing_ok=True)
             name = f"{folder.format(stem)}refcoco_val.json"
-            published.zipped(source / f"{stem}.zip", {name: text.encode()})
+            if stem.endswith(unpacked):
+                published.put(source / stem / "refcoco_val.json", text.encode())
+            else:
+                published.zipped(source / f"{stem}.zip", {name: text.encode()})
         _, found = made("dcsft_refcoco_val", source)
         assert "[1, 2, 3, 4]" not in found["target"] and len(found) == 6
 
@@ -289,7 +306,7 @@ def test_sizes_that_no_document_has_are_nan(tmp_path):
 
 def test_rows_of_an_image_are_one_cluster_of_the_standard_error(tmp_path):
     made("dcsft_refcoco_val", published.refcoco_val(tmp_path / "s"))
-    right = {"train2014/COCO_train2014_000000000000.jpg"}
+    right = {"COCO_train2014_000000000000.jpg"}
     scores = answered("dcsft_refcoco_val", lambda doc: doc["target"] if doc["cluster"] in right else "none")
     assert scores["acc,none"] == pytest.approx(1 / 3)
     # Two rows of each image that agree always: three independent observations, not six.

@@ -302,7 +302,7 @@ def test_a_row_that_cannot_be_used_stops_or_is_told_in_the_result(tmp_path, refu
     # The picture that only the bad row had is not kept either.
     assert len(prepared.album("dcsft_refcoco_val")) == 3
     assert main(["tasks", "check", "dcsft_refcoco_val"]) == 0
-    assert "5 documents, version 1, of 10,834 published rows, 1 rows skipped" in capsys.readouterr().out
+    assert "5 documents, version 2, of 10,834 published rows, 1 rows skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["dcsft_imagenet", "dcsft_imagenet_pool"])
@@ -413,9 +413,9 @@ class TestUnprepared:
     def test_a_folder_of_another_version(self, tmp_path, monkeypatch):
         prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
         source = prepared.SOURCES["dcsft_lisa"]
-        newer = source.__class__(**{**source.__dict__, "version": 2})
+        newer = source.__class__(**{**source.__dict__, "version": 9})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_lisa", newer)
-        with pytest.raises(HarnessError, match="was prepared in version 1, and dcsft_lisa reads version 2"):
+        with pytest.raises(HarnessError, match="was prepared in version 2, and dcsft_lisa reads version 9"):
             lmms.open_tasks(["dcsft_lisa"])
 
     def test_the_data_root_is_an_option_of_every_reader(self, tmp_path, monkeypatch, capsys):
@@ -440,7 +440,7 @@ def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, 
     assert main(["tasks", "check"]) == 0
     said = capsys.readouterr().out
     assert "1 tasks load; 8 have no data yet" in said
-    assert "dcsft_lisa: 4 documents, version 1, of 1,658 published rows" in said
+    assert "dcsft_lisa: 4 documents, version 2, of 1,658 published rows" in said
     assert "dcsft_ref_l4: not prepared. Run `dcsft data prepare dcsft_ref_l4`." in said
     assert main(["tasks", "check", "dcsft_grounding"]) == 1
     told = capsys.readouterr()

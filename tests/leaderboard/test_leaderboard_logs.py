@@ -202,6 +202,12 @@ class TestReading:
         assert "unknown metric of vqa" in refusal([folder], choices=Choices({"vqa": "f"}, {}))
         assert "unknown task 'vqq'" in refusal([folder], choices=Choices({"vqq": "f1", "vqa": "f1"}, {}))
 
+    @pytest.mark.parametrize(("key", "score"), [("hit", 0.5), ("miss", 0.25), ("score", 0.25)])
+    def test_a_metric_that_score_key_names_goes_before_acc(self, tmp_path, key, score):
+        lines = [{**line(n, 0.25, cluster=None), "score": 0.75, "hit": 0.5} for n in range(4)]
+        folder = log_folder(tmp_path / "o", {"vqa": lines}, run={"configs": {"vqa": {"score_key": key}}})
+        assert accuracies(load([folder]))["o", "vqa"] == score
+
     def test_an_error_rate_is_not_ranked_with_its_worst_row_first(self, tmp_path):
         bare = [line(n, n / 4, cluster=None, metric="wer") for n in range(4)]
         stated = {"higher_is_better": {"asr": {"wer": False, "hit": True}}}

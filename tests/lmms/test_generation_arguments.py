@@ -1,14 +1,16 @@
 """A limit of tokens takes the place of a task's own, whatever the task calls it."""
 
 import json
+from functools import partial
 
 import pytest
 
-from dcsft_harness import lmms
+from dcsft_harness import evaluation, lmms, records, sampling
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import responses
 from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArguments, token_limit
+from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import SamplingConfig, own_data
 from dcsft_harness.stages import STAGES
 from dcsft_harness.training import grpo
@@ -77,6 +79,60 @@ def test_so_do_estimates(task, tmp_path):
         for more in ({}, {"max_new_tokens": 700}, {"max_new_tokens": 7})
     )
     assert own == other != less
+
+
+TAKE, STRIP = {"function": "take_first"}, {"function": "strip_thinking"}
+CHOICE = {"function": "multi_choice_regex", "regex_pattern": "is (A|B)"}
+
+
+@pytest.mark.parametrize(
+    ("given", "response", "score"),
+    [
+        ({"filter_list": [{"name": "x", "filter": [STRIP, TAKE]}]}, "<think>b</think>a", 1.0),
+        ({"filter_list": [{"name": "x", "filter": [{"function": "lowercase"}, TAKE]}]}, "A", 1.0),
+        ({"filter_list": [{"name": "x", "filter": [
+            {"function": "regex", "regex_pattern": "is (\\w)"}, {"function": "majority_vote"}, TAKE
+        ]}]}, "it is a", 1.0),
+        ({"filter_list": [{"name": "x", "filter": [CHOICE, TAKE]}], "doc_to_target": "(B)"}, ": B", 1.0),
+        ({"filter_list": [{"name": "x", "filter": [TAKE]}]}, "it is a", 0.0),
+        ({"auto_strip_thinking": True}, "<think>b</think>a", 1.0),
+        ({"reasoning_tags": [["<t>", "</t>"]]}, "<t>b</t>a", 1.0),
+        ({}, "<think>b</think>a", 0.0),
+    ],
+)  # fmt: skip
+def test_a_tasks_own_filters_hold_for_labels_rewards_and_every_evaluation(
+    task, tmp_path, given, response, score
+):
+    """Labels are not those of the bare text, and curated sets keep it as the model wrote it."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": "a", "choices": ["a", "b"]}\n')
+    model = DcsftStub(answers=lambda question: response)
+    open_own = partial(task, generation_kwargs={"until": ["END"]}, **given)
+    evaluation.evaluate(model, {"mine": open_own()}, tmp_path / "greedy", "m", {})
+    config = SamplingConfig(samples=2)
+    evaluation.evaluate_samples(model, {"mine": open_own()}, tmp_path / "several", "m", {}, config)
+    for folder in ("greedy", "several"):
+        (row,) = records.read_table(tmp_path / folder / evaluation.SCORES, records.Score).to_pylist()
+        assert row["score"] == score, folder
+    sampling.sample(model, open_own(), tmp_path / "pool", config, {})
+    rows = records.read_table(tmp_path / "pool" / sampling.ROLLOUTS, records.Rollout).to_pylist()
+    assert [(row["score"], row["response"]) for row in rows] == [(score, response)] * 2
+    made = open_own()
+    doc = made.eval_docs[0]
+    shown = lmms.filtered(made, response, doc)
+    assert lmms.score_of(made, made.process_results(doc, [shown]))[0] == score
+
+
+def test_a_task_with_two_lists_of_filters_is_refused_before_a_model_answers(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is opened"))
+    made = task(filter_list=[{"name": name, "filter": [TAKE]} for name in ("strict", "loose")])
+    told = "task mine has 2 lists of filters in its filter_list: strict, loose"
+    for refused in (
+        lambda: lmms.refuse_unfit([made]),
+        lambda: lmms.set_generation(made, 2, {}),
+        lambda: lmms.run(DcsftStub(default="a"), {"mine": made}),
+    ):
+        with pytest.raises(HarnessError, match=told):
+            refused()
 
 
 MULTIPLE = {"output_type": "multiple_choice", "doc_to_choice": ["a", "b"], "metric_list": [{"metric": "acc"}]}

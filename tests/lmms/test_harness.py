@@ -7,9 +7,11 @@ import re
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typing_extensions
 from lmms_eval.api import model as upstream
 from lmms_eval.api import task as upstream_task
@@ -190,6 +192,65 @@ class TestImages:
         with pytest.raises(HarnessError, match="task theirs, doc_id 1: an image cannot be read"):
             lmms.describe(task, 1)
 
+    @pytest.mark.parametrize("key", ["url", "image"])
+    def test_they_may_be_opened_or_paths_or_bytes(self, tmp_path, key):
+        """As the engines read them; a path or the bytes ended in a traceback."""
+        path = tmp_path / "0.jpg"
+        Image.effect_noise((28, 28), 90).convert("RGB").save(path)
+        kinds = {
+            "image": (Image.open(path), path.read_bytes()),
+            "path": (path, path.read_bytes()),
+            "text": (str(path), path.read_bytes()),
+            "address": (f"file://{path}", path.read_bytes()),
+            "bytes": (path.read_bytes(), None),  # a PNG
+            "web": ("https://there.is/no.jpg", "web address; download it first"),
+            "missing": (str(tmp_path / "no.jpg"), "no.jpg does not exist"),
+            "none": (None, "a NoneType is neither an image nor a path"),
+        }
+        found = set()
+        for image, kept in kinds.values():
+            task = own_task(tmp_path, [path])
+            part = {"type": "image", key: image}
+            said = [{"role": "user", "content": [part, {"type": "text", "text": "?"}]}]
+            task.config.doc_to_messages = lambda doc, said=said: said
+            if isinstance(kept, str):
+                with pytest.raises(HarnessError, match=f"task theirs, doc_id 0: an image .*{kept}"):
+                    lmms.describe(task, 0)
+                continue
+            item, (shown,) = lmms.describe(task, 0)
+            (stored,) = lmms.stored_images(task, [item])
+            assert stored[0]["bytes"] == kept or kept is None and stored[0]["bytes"][:4] == b"\x89PNG"
+            found.add((item.item_id, records.pixels(shown)))
+        assert len(found) == 1
+
+    @pytest.mark.parametrize(
+        ("turns", "prompt"),
+        [
+            ([["image", "Q?", " Answer:"]], "Q? Answer:"),
+            ([["Q?", " Answer:"]], "Q? Answer:"),
+            ([["Q?", "image", " Answer:"]], f"Q?{records.MARK} Answer:"),
+            ([["image", "Q", "?"], ["A"]], "Q?\nA"),
+            ([["image"], ["Q", "?"]], "Q?"),
+        ],
+    )
+    def test_texts_of_a_turn_are_joined_as_the_model_reads_them(self, tmp_path, turns, prompt):
+        """Training and an item's id had a line end in between."""
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        task, image = own_task(tmp_path, [tmp_path / "0.png"]), Image.new("RGB", (28, 28))
+        said = [
+            {"role": "user", "content": [
+                {"type": "image", "url": image} if one == "image" else {"type": "text", "text": one}
+                for one in turn
+            ]}
+            for turn in turns
+        ]  # fmt: skip
+        task.config.doc_to_messages = lambda doc: said
+        item = lmms.describe_item(task, 0)
+        assert item.prompt == prompt
+        if len(turns) > 1:
+            content = [one["content"].replace(records.MARK, "") for one in json.loads(item.turns)]
+            assert "\n".join(filter(None, content)) == prompt
+
     def test_one_that_breaks_only_when_its_pixels_are_read_is_named_too(self, tmp_path, monkeypatch):
         # By default lmms-eval has Pillow pass pictures that were cut short, for the whole process.
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
@@ -245,6 +306,14 @@ class TestScores:
             ({}, {"hit": {"score": 1.0}, "length": 4}, 1.0),
             ({"score_key": "ok"}, {"hit": {"ok": True}, "length": 4}, 1.0),
             ({"score_key": "hit"}, {"hit": 0.5, "length": 4}, 0.5),
+            ({"score_key": "hit"}, {"hit": 0.5, "acc": 80.0}, 0.5),
+            ({"score_key": "miss"}, {"hit": 0.5, "acc": 1.0}, 1.0),
+            ({}, {"hit": np.float32(0.5)}, 0.5),
+            ({}, {"hit": np.bool_(True), "said": np.str_("x")}, 1.0),
+            ({}, {"hit": {"score": np.array(0.5)}, "length": np.int64(4)}, 0.5),
+            ({}, {"hit": np.float64("nan"), "acc": torch.tensor(1)}, 1.0),
+            ({}, {"length": np.int64(4)}, "a response has the length 4"),
+            ({"score_key": "score"}, {"score": 0.5, "acc": 1.0}, 1.0),
         ],
     )
     def test_a_number_that_is_no_fraction_is_no_score(self, tmp_path, more, metrics, score):

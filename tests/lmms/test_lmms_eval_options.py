@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dcsft_harness import lmms, pictures
 from dcsft_harness.models import base
+from dcsft_harness.models.stub import DcsftStub
 from tests.fixtures.tiny_checkpoints import checkpoint
 from tests.models.test_models_adapter import adapters  # noqa: F401 - a fixture
 from tests.models.test_models_evaluator import tasks  # noqa: F401 - a fixture
@@ -49,6 +50,19 @@ def script(path, *texts):
 def stub(output, answers, *more):
     words = ("--model", "dcsft_stub", "--model_args", f"answers={answers}", "--tasks", TASK)
     return run(output, *words, "--limit", LIMIT, *more)[TASK]
+
+
+@pytest.mark.slow
+def test_a_thought_before_the_word_is_wrong_as_in_evaluate(tmp_path):
+    """`exact_word` judges the whole response; lmms-eval's default would cut the thought out first."""
+    golds = [doc["answer"] for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))]
+    words = [json.loads(gold) for gold in golds]
+    said = [*words[:2], *(f"<think>It is round.</think>\n{word}" for word in words[2:])]
+    found = stub(tmp_path / "out", script(tmp_path / "answers.jsonl", *said))
+    assert [line["acc"]["score"] for line in found] == [1.0, 1.0, 0.0, 0.0]
+    task = lmms.open_tasks([TASK])[TASK]
+    evaluated, _ = lmms.run(DcsftStub(answers=lambda asked: said[asked.doc_id]), {TASK: task}, LIMIT)
+    assert [one.metrics["acc"]["score"] for one in evaluated[TASK]] == [1.0, 1.0, 0.0, 0.0]
 
 
 class TestCache:

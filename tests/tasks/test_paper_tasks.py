@@ -11,11 +11,13 @@ import yaml
 from PIL import Image
 
 from dcsft_harness import lmms, records, sampling
+from dcsft_harness.cli import main
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import tasks
 from dcsft_harness.lmms.tasks import groups, listing, members
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.pictures import is_plain
 from dcsft_harness.tasks import path
 from tests.fixtures import forked, published
 from tests.fixtures import reasoning as reasoning_fixtures
@@ -114,11 +116,20 @@ def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
 
 
 def test_rollouts_keep_the_pictures_that_were_shown(opened):
+    unchanged = set()
     for name, task in opened.items():
         item, images = lmms.describe(task, 0)
         (stored,) = lmms.stored_images(task, [item])
         kept = [Image.open(io.BytesIO(file["bytes"])) for file in stored]
         assert [records.pixels(image) for image in kept] == [records.pixels(image) for image in images], name
+        doc = task.eval_docs[0]
+        files = [prepared.encoded(doc["source"], index) for index in doc["images"]]
+        if all(
+            is_plain(Image.open(io.BytesIO(file))) for file in files
+        ):  # the file itself, and no larger PNG
+            assert [file["bytes"] for file in stored] == files, name
+            unchanged.add(name)
+    assert {"dcsft_mmk12_pool", "dcsft_mathverse", "dcsft_refcoco_pool"} <= unchanged
 
 
 def test_a_picture_that_changed_after_it_was_prepared_is_told(root, tmp_path, monkeypatch):
@@ -193,6 +204,26 @@ def test_every_task_lets_the_model_end_its_answer_itself(opened):
             assert arguments["max_new_tokens"] == 128 and "repetition_penalty" not in arguments, name
 
 
+@pytest.mark.slow
+def test_a_task_that_includes_one_of_the_suites_is_recorded_with_its_data(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "_INCLUDED", [])
+    given = f"include: {path() / 'reasoning' / 'mmmu.yaml'}\ntask: my_mmmu\n"
+    (tmp_path / "mine.yaml").write_text(given)
+    (tmp_path / "group.yaml").write_text("group: mine\ntask: [my_mmmu]\n")
+    ways = [["--tasks", str(tmp_path / "mine.yaml")]]
+    ways += [["--tasks", "mine", "--include-path", str(tmp_path)]]
+    words = ["evaluate", "--model", "dcsft_stub", "--model-args", "default=A", "--limit", "2", "--output"]
+    for number, more in enumerate(ways):
+        monkeypatch.setenv(prepared.VARIABLE, str(root))
+        assert main([*words, str(tmp_path / f"{number}"), *more]) == 0
+        told = json.loads((tmp_path / f"{number}" / "manifest.json").read_text())
+        assert told["notes"]["tasks"]["my_mmmu"]["data"] == prepared.described("dcsft_mmmu") is not None
+        assert f"{prepared.ROLE}dcsft_mmmu" in json.dumps(told["inputs"])
+        monkeypatch.setenv(prepared.VARIABLE, str(tmp_path / "none"))
+        with pytest.raises(HarnessError, match="the data of dcsft_mmmu is not prepared"):
+            lmms.open_tasks([more[1]])
+
+
 def test_groups_have_the_papers_tasks():
     known = groups()
     distributions = {row["task"]: row["distribution"] for row in PAPER}
@@ -232,8 +263,6 @@ def test_lmms_eval_runs_every_task_with_a_limit(root, opened, tmp_path):
 
 @pytest.mark.slow
 def test_a_group_runs_through_our_own_command(root, tmp_path):
-    from dcsft_harness.cli import main
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(prepared.VARIABLE, str(root))
         stub = ["--model", "dcsft_stub", "--model-args", "default=[1 2 3 4]"]

@@ -13,6 +13,7 @@ from dcsft_harness import coordinates
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring.boxes import iou
+from dcsft_harness.scoring.verdict import Response
 from dcsft_harness.tasks.grounding.doc import mean_over_classes, process_box, process_ref_l4
 
 SIDE = st.integers(56, 1400)
@@ -233,6 +234,19 @@ def test_accuracy_at_a_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene
         return
     right = scores(coordinates.PIXEL, (2000, 2000), gold, said)[0]
     assert right == float(papers_iou(said, gold) >= 0.5)
+
+
+@pytest.mark.usefixtures("pixels")
+@pytest.mark.parametrize("said", ["It is at [10, 20, 110, 220], and next to", "[10, 20, 110, 220]"])
+@pytest.mark.parametrize("truncated", [True, False])
+def test_all_metrics_read_the_same_answer_of_a_response_that_ran_out_of_tokens(said, truncated):
+    metrics = process_ref_l4(document((640, 480), [10, 20, 110, 220]), [Response(said, truncated)])
+    read = float(metrics["answered"])
+    assert (metrics["acc"]["score"], metrics["extracted"] is not None) == (read, bool(read))
+    assert read == 1.0 or truncated
+    found = {name: one for name, one in metrics.items() if isinstance(one, dict) and "cluster" in one}
+    assert {name: one.get("score", read) for name, one in found.items()} == dict.fromkeys(found, read)
+    assert metrics["acc_class"]["value"] == metrics["macc_class"]["value"] == read
 
 
 @pytest.mark.usefixtures("pixels")

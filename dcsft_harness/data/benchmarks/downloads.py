@@ -63,22 +63,21 @@ class Files:
         return read
 
     def find(self, *names: str) -> tuple[Path, str | None] | None:
-        """The first existing file of some names: in the root, in one of its folders, or in a zip."""
+        """The first existing file of some names: each in the root, in one of its folders, or in a zip."""
         for name in names:
             for place in (self.root / name, *sorted(self.root.glob(f"*/{name}"))):
                 if place.is_file():
                     return place, None
-        for name in names:
-            packed = self._packed(name)
+            packed = self._packed(name, exact=True)
             if packed is not None:
                 return packed[0], packed[2]
         return None
 
-    def _packed(self, name: str) -> tuple[Path, zipfile.ZipFile, str] | None:
+    def _packed(self, name: str, exact: bool = False) -> tuple[Path, zipfile.ZipFile, str] | None:
         """The archive with a file of this path, or else of this base name, and the file's path in it.
 
-        Paths may begin with a folder that has the archive's own name. Several files with different contents
-        are an error.
+        With `exact`, a path's folders must agree. Paths may begin with a folder that has the archive's own
+        name. Several files with different contents are an error.
         """
         if self._archives is None:
             self._archives = []
@@ -95,7 +94,8 @@ class Files:
             for path, archive, members in self._archives
             for member in members.get(base, ())
         ]
-        found = [one for one in found if f"/{one[0].stem}/{one[2]}".endswith(f"/{name}")] or found
+        agreeing = [one for one in found if f"/{one[0].stem}/{one[2]}".endswith(f"/{name}")]
+        found = agreeing if exact else agreeing or found
         if len({(file.CRC, file.file_size) for file in (one[1].getinfo(one[2]) for one in found)}) > 1:
             raise HarnessError(
                 f"{name} can be {' or '.join(f'{path.name}: {member}' for path, _, member in found)}",

@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dcsft_harness import reading
@@ -50,7 +50,8 @@ def box_row(
 ) -> Row:
     """The row that asks for a box.
 
-    `name` is unique in the set; rows that share an image are one cluster. `box` is [x1, y1, x2, y2] in pixels
+    `name` is unique in the set. Rows that share an image are one cluster, called by its file name without a
+    folder, so that sets of the same COCO images share clusters. `box` is [x1, y1, x2, y2] in pixels
     of the image as encoded; `size` is (width, height) in the annotation. If only the upright image has this
     size, the box is in its pixels.
 
@@ -72,7 +73,7 @@ def box_row(
         "prompt": prompt,
         "answer": json.dumps([float(value) for value in box]),
         "target": f"[{', '.join(f'{round(float(value), 2):g}' for value in box)}]",
-        "cluster": name,
+        "cluster": PurePosixPath(name).name,
         "images": [picture.index],
         "width": width,
         "height": height,
@@ -253,7 +254,8 @@ def _refuse_thousandths(box: Sequence[float], thousandths: Sequence[float], size
 def _vlm_r1_source(task: str, count: int, entries: Any, hub: Hub, names: str, **more: Any) -> Source:  # noqa: ANN401
     return Source(
         task=task,
-        version=1,
+        version=2,
+        changed="names clusters as the other sets of COCO images do",
         count=count,
         columns=COLUMNS,
         entries=partial(entries, hub=hub),

@@ -207,7 +207,10 @@ def describe(task: str) -> manifest.Manifest:
 
 
 def inputs(tasks: Iterable[str]) -> dict[str, Path]:
-    """Role -> the prepared folder of each task that reads one, as inputs of an artifact."""
+    """Role -> the prepared folder of each task that reads one, as inputs of an artifact.
+
+    A user's task that reads the rows of one of the suite's goes by the name of these (`lmms.data_name`).
+    """
     return {f"{ROLE}{task}": folder_of(task) for task in tasks if has_source(task) and exists(task)}
 
 

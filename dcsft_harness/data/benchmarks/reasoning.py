@@ -324,19 +324,25 @@ def _key(id: object) -> str:
 def _verifies(raw: Mapping[str, Any]) -> bool:
     if not isinstance(raw["answer"], str) or not raw["answer"].strip():
         return False
+    return _is_right(_target(raw), raw["answer"].strip())
+
+
+def _is_right(target: str, gold: str) -> bool:
     try:
-        return SCORERS["math"](_target(raw), answer=raw["answer"].strip()).score == 1.0
+        return SCORERS["math"](target, answer=gold).score == 1.0
     except HarnessError:  # the gold is not mathematics
         return False
 
 
 def _target(raw: Mapping[str, Any]) -> str:
-    """The target of SFT: the user's solution, else the gold in a box."""
+    """The target of SFT: the user's solution, else the gold in a box, as far as `math` reads it there."""
     solution = raw.get("solution")
     if isinstance(solution, str) and solution.strip():
         return solution.strip()
-    bare = str(raw["answer"]).strip().strip("$").strip()
-    return str(raw["answer"]).strip() if "$" in bare else f"\\boxed{{{bare}}}"
+    gold = str(raw["answer"]).strip()
+    whole = gold.strip("$").strip()
+    bare = gold.replace("$", "").strip().removesuffix(".").strip()
+    return f"\\boxed{{{bare}}}" if bare == whole or _is_right(f"\\boxed{{{bare}}}", gold) else gold
 
 
 def _train_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
@@ -368,12 +374,13 @@ _MMK12 = (
     *(
         Source(
             task=task,
-            version=2,
+            version=3,
             count=count,
             columns={**questions.COLUMNS, "subject": "string"},
             entries=partial(_drawn_entries, cold=cold),
             row=_train_row,
             hub=_MMK12_TRAIN,
+            changed="boxes golds that hold a $ or end with a full stop",
         )
         for task, count, cold in (
             ("dcsft_mmk12_pool", MMK12_DRAWN - COLD, False),
