@@ -21,6 +21,7 @@ from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, prefilled, unknown
 from dcsft_harness.errors import HarnessError, cut, reporting_refusals
 from dcsft_harness.models.arguments import indifferent
+from dcsft_harness.scoring.verdict import Response
 
 if TYPE_CHECKING:
     from dcsft_harness.lmms.protocols import Generation
@@ -301,23 +302,26 @@ class Pool:
         """A run's pool; `unreadable` is doc_id -> the reason, for items whose image cannot be read."""
         self.items, self._task, self._samples, self._seed = items, task, samples, seed
         self.refused = {(task.config.task, doc_id): reason for doc_id, reason in unreadable.items()}
-        self._verdicts: dict[tuple[int, str], Verdict] = {}
+        self._verdicts: dict[tuple[int, str, bool], Verdict] = {}
 
     def settled(self, item: "Item", generations: Sequence["Generation"]) -> bool:
         """Whether the label can no longer change: one response is right and one wrong, so it is medium."""
         doc = self._task.eval_docs_no_media[item.doc_id]
-        scores = [
-            self._verdict(item.doc_id, lmms.filtered(self._task, one.response, doc))[0] for one in generations
+        texts = [
+            Response(lmms.filtered(self._task, one.response, doc), one.finish_reason == "length")
+            for one in generations
         ]
+        scores = [self._verdict(item.doc_id, text)[0] for text in texts]
         return len({score >= records.RIGHT for score in scores if score is not None}) == 2
 
     def _verdict(self, doc_id: int, response: str) -> Verdict:
         """The task's score of a response; each response is scored once, during a round or at the end."""
-        if (doc_id, response) not in self._verdicts:
+        key = (doc_id, response, bool(getattr(response, "truncated", False)))
+        if key not in self._verdicts:
             doc = self._task.eval_docs_no_media[doc_id]
             score, extracted, _ = lmms.score_of(self._task, self._task.process_results(doc, [response]))
-            self._verdicts[doc_id, response] = (score, extracted)
-        return self._verdicts[doc_id, response]
+            self._verdicts[key] = (score, extracted)
+        return self._verdicts[key]
 
     def rows(self, answered: Sequence[lmms.Answered], store: RolloutStore) -> list[records.Rollout]:
         """Every response as a row, scored by the task; and a row with the reason for each refused item.

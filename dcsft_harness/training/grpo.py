@@ -66,7 +66,7 @@ class Judge:
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
         response, stopped = cut_at(response, stop_texts(self.task.config.generation_kwargs))
-        text = Response(lmms.filtered(self.task, response), truncated and not stopped)
+        text = Response(lmms.filtered(self.task, response, doc), truncated and not stopped)
         metrics = self.task.process_results(doc, [text])
         return lmms.score_of(self.task, metrics)[0]
 

@@ -12,8 +12,9 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.curation import labels
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.sampling import own_data
+from dcsft_harness.sampling import own_data, rollout_store
 from tests.fixtures import fake_vllm
 from tests.lmms.test_harness import own_task
 
@@ -60,6 +61,28 @@ def full(tmp_path_factory, script):
 @pytest.fixture(scope="module")
 def short(tmp_path_factory, script):
     return draw(tmp_path_factory.mktemp("short"), script, "--stop-when-labelled")
+
+
+def test_a_response_that_ran_out_of_tokens_settles_what_it_is_scored_as(tmp_path):
+    """The same text, whole and cut off, has two verdicts; neither takes the other's place."""
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"question": "Which?\nA. cat\nB. dog", "answer": "A"}) + "\n")
+    task = own_data.open_file(file, "choice", tmp_path)
+    pool = rollout_store.Pool(task, sampling.read_items(task, 1), 2, 0, {})
+    (item,) = pool.items
+
+    def settled(*ends):
+        return pool.settled(
+            item,
+            [
+                Generation(item.task, 0, index, "The answer is A.", 1, 1, end, 0)
+                for index, end in enumerate(ends)
+            ],
+        )
+
+    assert not settled("stop", "stop")
+    assert settled("stop", "length")
+    assert not settled("length", "length")
 
 
 class TestStoppingWhenLabelled:
