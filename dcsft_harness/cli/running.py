@@ -470,7 +470,10 @@ def _callback(stage: Stage) -> Callable[..., None]:
                 raise problem
             return
         if stage.show is not None and (text := stage.show(notes)):
-            bar.show(text, form)
+            if stage.markdown:
+                bar.show(text, form)
+            else:
+                bar.write(text)
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
         if problem is not None:

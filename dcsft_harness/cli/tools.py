@@ -38,7 +38,7 @@ def run_recipe(
 
     chosen = recipes.load(names, scale, given)
     if dry_run:
-        bar.show(chain.described(chosen, output))
+        bar.write(chain.described(chosen, output))
     chain.refuse_missing(chosen, unprepared=not dry_run)
     if dry_run:
         return
@@ -224,9 +224,9 @@ def tasks_list() -> None:
     from dcsft_harness.lmms.tasks import groups, listing
 
     listed = [{name: visible(str(cell)) for name, cell in row.items()} for row in listing()]
-    bar.show(tabulate(listed, headers="keys", tablefmt="plain"))
+    bar.write(tabulate(listed, headers="keys", tablefmt="plain"))
     rows = [{"group": visible(name), "tasks": visible(", ".join(names))} for name, names in groups().items()]
-    bar.show("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
+    bar.write("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
 
 
 @tasks.command("check")
@@ -244,11 +244,11 @@ def tasks_check(names: tuple[str, ...]) -> None:
     absent: list[str] = []
     for found in check_tasks(wanted):
         if found.state == "present":
-            bar.show(visible(f"{found.task}: {found.said}"))
+            bar.write(visible(f"{found.task}: {found.said}"))
             continue
         (absent if found.state == "absent" else failed).append(found.task)
         line = f"{found.task}: {found.said}"
-        (bar.say if found.state == "broken" or names else bar.show)(visible(line))
+        (bar.say if found.state == "broken" or names else bar.write)(visible(line))
     if absent and not names:
         click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} have no data yet")
     failed += absent if names else []
@@ -306,7 +306,7 @@ def env() -> None:
 
     rows = {**environment.packages(), **environment.hardware()}
     width = max(map(len, rows))
-    bar.show("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
+    bar.write("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
 
 class _Asked(click.Option):
@@ -532,7 +532,7 @@ def init(output: Path, device: str, **given: str) -> None:
     }
     made = recipes.load("paradigms", given=chosen)
     write_text(output, yaml.safe_dump(written, sort_keys=False))
-    bar.show("\n".join(chain.estimated(made)))
+    bar.write("\n".join(chain.estimated(made)))
     for remark in chain.too_large(made):
         bar.say(f"dcsft: {remark}")
     bar.say(f"init: {len(made.stages)} stages -> {output}")

@@ -99,6 +99,7 @@ class Stage:
     pushes: bool = False  # whether the command line can upload the result to a model hub
     passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
     show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
+    markdown: bool = True  # whether that text is Markdown; otherwise it is printed as it is
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks  # notes -> text for stderr after that
     # notes -> an error with which the command ends after all that; None for success
     failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
@@ -253,13 +254,13 @@ class Stage:
         self,
         bar: Callable[[str, bool], AbstractContextManager[Progress]],
         say: Callable[[str], None],
-        show: Callable[[str], None],
+        show: Callable[[str, bool], None],
     ) -> Callable[..., Artifact | None]:
         """The Python function: options by name, after those that the command line takes without a name.
 
         `bar` shows the progress of the stage that it is called with, if its second argument says so; `say`
         prints a remark, and `show` the text of a stage that `shows`, whose function returns None without an
-        output.
+        output; its second argument is `markdown`.
         """
         first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
         if "model" in self.options.model_fields and not first:
@@ -300,7 +301,7 @@ class Stage:
                     else:
                         notes = self(output, progress, **plain)
             if output is None and self.show is not None:
-                show(self.show(notes))
+                show(self.show(notes), self.markdown)
             if DONE not in notes and ranks.rank() == 0 and not ranks.watched():
                 for remark in self.remarks(notes):
                     say(f"dcsft: {remark}")
