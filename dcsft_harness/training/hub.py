@@ -410,6 +410,20 @@ def _licence_section(made: manifest.Manifest) -> list[str]:
 
 _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
+_ENDINGS = (
+    ".safetensors",
+    ".bin",
+    "-*-of-*.safetensors",
+    "-*-of-*.bin",
+    ".safetensors.index.json",
+    ".bin.index.json",
+)
+_LOADED = [
+    *(*_CONFIGS, "generation_config.json"),
+    *(name + ending for name in ("adapter_model", "model", "pytorch_model") for ending in _ENDINGS),
+]
+"""Weights and configurations that PEFT and transformers look for. Those of an earlier upload would be loaded
+in place of the new ones, as an adapter beside a merged checkpoint is."""
 _CHECKPOINT = "checkpoint-"
 """Prefix of the folders of a run's earlier steps, which are not uploaded."""
 _CURVES = "runs"
@@ -451,7 +465,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
 
     Checkpoints of a run's earlier steps are not uploaded. In the uploaded copies of JSON files, local paths
     are cut to their last name; the folder itself does not change. A repository that does not exist is
-    created.
+    created; of one that does, weights and configurations of an earlier upload are removed if not replaced.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, files changed since it was written, or the hub
@@ -461,7 +475,12 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     api = HfApi()
     with _hub_errors(repo), _copy(folder) as copy:
         created = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=created.repo_id, folder_path=copy, commit_message="Upload by dcsft_harness")
+        api.upload_folder(
+            repo_id=created.repo_id,
+            folder_path=copy,
+            commit_message="Upload by dcsft_harness",
+            delete_patterns=_LOADED,
+        )
     return str(created)
 
 
