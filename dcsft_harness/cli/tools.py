@@ -39,7 +39,7 @@ def run_recipe(
     chosen = recipes.load(names, scale, given)
     if dry_run:
         bar.write(chain.described(chosen, output))
-    chain.refuse_missing(chosen, unprepared=not dry_run)
+    chain.refuse_missing(chosen, output, unprepared=not dry_run)
     if dry_run:
         return
     clock = bar.Clock()

@@ -51,10 +51,7 @@ class Subject:
         """The model arguments to load it; a comma in its path is an error, as it separates arguments."""
         named = {"pretrained": self.pretrained, "adapter": self.adapter}
         for value in named.values():
-            if value is not None and "," in str(value):
-                raise HarnessError(
-                    f"the path {value} has a comma, which separates model arguments", "Rename the folder"
-                )
+            reading.refuse_comma(value)
         parts = [f"{key}={value}" for key, value in named.items() if value is not None]
         return ",".join([*parts, *([further] if further else [])])
 

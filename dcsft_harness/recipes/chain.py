@@ -248,10 +248,11 @@ def _brought(stage: Stage) -> list[str]:
     return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
 
 
-def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
+def refuse_missing(recipe: Recipe, output: Path, unprepared: bool) -> None:
     """Refuses files, scorers and tasks that do not exist, whose stages may be hours away.
 
-    With `unprepared`, it also refuses tasks whose data is not prepared.
+    So are an output and a checkpoint that model arguments cannot name; with `unprepared`, tasks whose data is
+    not prepared.
     """
     tasks: dict[str, None] = {}
     for stage in recipe.stages:
@@ -259,8 +260,13 @@ def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
             get_scorer(scorer)
         if (folder := stage.options.get("include_path")) is not None:
             include(Path(str(folder)))
+        kinds = {extra(one, "reads") for one in STAGES[stage.verb].options.model_fields.values()}
         for name, value, kind in STAGES[stage.verb].reading(stage.options):
             texts = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+            if kind in ("checkpoint", "model_args") and "model_args" in kinds:
+                folders = [output / found for one in texts for found in REFERENCE.findall(one)]
+                for path in (*folders, *(texts if kind == "checkpoint" else ())):
+                    reading.refuse_comma(path)
             for one in texts:
                 if REFERENCE.search(one) or Path(one).exists():
                     continue

@@ -128,6 +128,7 @@ def rehearse(
         HarnessError: the folder belongs to something else, a stage failed, there is no such device, or the
             template does not use an argument. What is refused before the base exists leaves no file.
     """
+    reading.refuse_comma(output)  # before the base is written
     asked: dict[str, Any] = {"shape": shape, "layers": layers, "device": device, "side": side}
     asked[TEMPLATE] = dict(template) if template else None
     was_there = output.exists()
