@@ -67,6 +67,21 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
 
 
+def place_of(name: str, given: object) -> Path:
+    """The path of an option's input; of a board's results that of NAME=FOLDER, or a file of FOLDER/RUN.
+
+    Raises:
+        HarnessError: there are no such results.
+    """
+    path = Path(str(given))
+    if name != "results" or path.exists():
+        return path
+    from dcsft_harness.leaderboard.collect import find, named
+
+    place = named(path)[1]
+    return place if place.exists() else find(place)[0]
+
+
 def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
     """The hash of each file that makes a user's own task, by its path: YAML, included YAML, functions."""
     is_file = name.endswith((".yaml", ".yml"))
@@ -165,7 +180,7 @@ class Stage:
             {name: getattr(given, name) for name in given.model_fields_set}
         ):
             for one in value if isinstance(value, list | tuple) else [value]:
-                path = Path(str(one).rpartition("=")[2])
+                path = place_of(name, one)
                 if kind == "artifact" and not path.exists():
                     raise HarnessError(f"{name} {path} does not exist", "Check the path")
                 size += usage.bytes_of(path)
