@@ -63,7 +63,7 @@ dcsft.Samples = (() => {
       any: (i) => one.scores[i] !== two.scores[i] && !(Number.isNaN(one.scores[i]) || Number.isNaN(two.scores[i])),
       a: (i) => one.scores[i] > two.scores[i],
       b: (i) => one.scores[i] < two.scores[i],
-      neither: (i) => !right(one.scores[i]) && !right(two.scores[i]),
+      neither: (i) => one.scores[i] < RIGHT && two.scores[i] < RIGHT,
     };
     const differ = two ? chosen(differs, state.differ, differs.all) : differs.all;
     const verdicts = {
@@ -208,5 +208,5 @@ dcsft.Samples = (() => {
     </section>`;
   }
 
-  return Object.assign(Samples, { taskOptions, DIFFICULTIES, SIZE });
+  return Object.assign(Samples, { kept, taskOptions, DIFFICULTIES, SIZE });
 })();

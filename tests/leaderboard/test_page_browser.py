@@ -378,6 +378,25 @@ class TestSamples:
         page.get_by_label("Text contains").fill("cannot tell")
         until(page, f"document.querySelectorAll('ol.items li').length < {ITEMS}")
 
+    @pytest.mark.parametrize(
+        ("differ", "items"),
+        [("all", [0, 1, 2, 3, 4, 5]), ("any", [2, 3]), ("a", [3]), ("b", [2]), ("neither", [0, 2])],
+    )
+    def test_what_was_not_scored_is_neither_right_nor_wrong(self, visit, differ, items):
+        one, two = [0, 1, 0, 1, 0, None], [0, 1, 0.25, 0.5, None, None]
+        found = visit().evaluate(
+            """([differ, ...scores]) => {
+              const none = () => null;
+              const rows = scores.map((some) => ({
+                scores: some.map((one) => one ?? NaN), extracted: none, response: none,
+              }));
+              const loaded = { n: 6, rows, documents: [0, 1, 2, 3, 4, 5], gold: none, prompts: none };
+              return dcsft.Samples.kept(loaded, { find: "", verdict: "all", difficulty: "all", differ });
+            }""",
+            [differ, one, two],
+        )
+        assert found == items
+
     def test_next_and_back(self, visit):
         page = visit(SAMPLES)
         first = page.locator("#item").inner_text()
