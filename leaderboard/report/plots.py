@@ -147,9 +147,9 @@ CURVES = 12
 
 
 def label(name: str) -> str:
-    """A name for a plot: on one line, and cut if long."""
+    """A name for a plot: on one line, without its middle if long, since names of variants begin alike."""
     shown = visible(name)
-    return shown if len(shown) <= 32 else f"{shown[:31]}…"
+    return shown if len(shown) <= 32 else f"{shown[:16]}…{shown[-15:]}"
 
 
 def _main(summary: Summary) -> list[Line]:

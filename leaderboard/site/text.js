@@ -8,17 +8,23 @@ dcsft.text = (() => {
   const CUT = 2000;
   const DIRECTIONS = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
-  // Names in attributes, options and titles, where nothing isolates them: direction marks are spelt out.
-  function plain(text, most = 80) {
-    const said = String(text).replace(DIRECTIONS, (mark) => `‹U+${mark.codePointAt(0).toString(16).toUpperCase()}›`);
-    const marks = Array.from(said.slice(0, 2 * most));
-    return marks.length > most || said.length > 2 * most ? marks.slice(0, most - 1).join("") + "…" : said;
+  // At most so many characters: of a longer text the middle is left out, since names of variants begin alike.
+  function cut(text, most) {
+    if (text.length <= most) return text;
+    const marks = Array.from(text.length > 4 * most ? text.slice(0, 2 * most) + text.slice(-2 * most) : text);
+    if (marks.length <= most) return text;
+    const end = Math.floor((most - 1) / 2);
+    return marks.slice(0, most - 1 - end).join("") + "…" + marks.slice(-end).join("");
   }
 
-  // A name in running text: isolated, and cut in the middle of nowhere rather than breaking the page.
+  // Names in attributes, options and titles, where nothing isolates them: direction marks are spelt out.
+  function plain(text, most = 80) {
+    return cut(String(text).replace(DIRECTIONS, (mark) => `‹U+${mark.codePointAt(0).toString(16).toUpperCase()}›`), most);
+  }
+
+  // A name in running text: isolated, and cut rather than breaking the page.
   function Name({ text, most = 200 }) {
-    const said = String(text);
-    return html`<bdi class="name">${said.length > most ? said.slice(0, most) + "…" : said}</bdi>`;
+    return html`<bdi class="name">${cut(String(text), most)}</bdi>`;
   }
 
   // A label in a narrow place: it may break after an underscore, a slash or a dash, into parts of some length.

@@ -99,6 +99,18 @@ class TestStudy:
         assert training["folder"] == rows["SFT-EM"]["provenance"][0]["training"]["folder"]
         assert training["steps_logged"] == 10
 
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("SFT", "SFT"),
+            ("x" * 32, "x" * 32),
+            ("Qwen2.5-VL-3B-Instruct + sft-em-lr1e-5-r16", "Qwen2.5-VL-3B-In…t-em-lr1e-5-r16"),
+            ("Qwen2.5-VL-3B-Instruct + sft-em-lr1e-5-r32", "Qwen2.5-VL-3B-In…t-em-lr1e-5-r32"),
+        ],
+    )
+    def test_a_long_name_loses_its_middle(self, name, shown):
+        assert plots.label(name) == shown and len(shown) <= 32
+
     def test_a_run_goes_by_its_rows_name_and_ends_with_its_own_row(self, tmp_path):
         data, made = curated(tmp_path / "set", 50, 50, 0), []
         for seed in (0, 1):

@@ -293,6 +293,21 @@ class TestComparison:
         page.get_by_role("heading", name="Document").wait_for()
         assert "view=samples" in page.url and "item=" in page.url
 
+    @pytest.mark.parametrize(
+        ("text", "most", "shown"),
+        [
+            ("abcdef", 6, "abcdef"),
+            ("abcdefg", 6, "abc…fg"),
+            ("model-lr1e-5-r16", 10, "model…-r16"),
+            ("model-lr1e-5-r32", 10, "model…-r32"),
+            ("\U0001f600" * 4, 4, "\U0001f600" * 4),
+            ("\U0001f600" * 5, 4, "\U0001f600\U0001f600…\U0001f600"),
+            ("a" * 99 + "\U0001f600" * 99, 4, "aa…\U0001f600"),
+        ],
+    )
+    def test_names_are_cut_in_their_middle(self, visit, text, most, shown):
+        assert visit().evaluate("([text, most]) => dcsft.text.plain(text, most)", [text, most]) == shown
+
     def test_swapping_turns_the_signs(self, visit):
         page = visit(COMPARE)
         first = page.locator("table.compare tbody tr").first.locator("td")
@@ -462,7 +477,10 @@ class TestHostileText:
             page.evaluate("(a) => (location.hash = '#view=compare&b=base&' + new URLSearchParams({a}))", text)
             until(page, f"document.querySelector('select[aria-label=Row]').value === {json.dumps(text)}")
             settled(page)
-            assert page.locator("table.compare thead .name").first.text_content() in (text, text[:40] + "…")
+            assert page.locator("table.compare thead .name").first.text_content() in (
+                text,
+                f"{text[:20]}…{text[-19:]}",
+            )
 
     def test_responses_are_text(self, visit):
         page = visit(f"#view=samples&task={CLASSIFY}&a=__proto__")
