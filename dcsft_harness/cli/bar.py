@@ -210,7 +210,7 @@ def show(text: str, form: str | None = None) -> None:
 
     `form` is one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
     """
-    if form == "markdown" or (form is None and not sys.stdout.isatty()):
+    if form == "markdown" or sys.stdout is None or (form is None and not sys.stdout.isatty()):
         write(text)
         return
     from rich.console import Console

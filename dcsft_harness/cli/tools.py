@@ -423,6 +423,9 @@ def _check_device(_: click.Context, value: str) -> None:
 def _check_output(_: click.Context, value: str) -> None:
     if Path(value).exists():
         raise HarnessError(f"{value} exists", "Name another file, or remove it")
+    above = next((one for one in Path(value).absolute().parents if one.exists()), None)
+    if above is not None and not above.is_dir():
+        raise HarnessError(f"--output {value}: {above.name} is a file", "Name a file in a folder")
 
 
 def _held_out_by_default() -> str:
@@ -531,6 +534,7 @@ def init(output: Path, device: str, **given: str) -> None:
         "set": chosen,
     }
     made = recipes.load("paradigms", given=chosen)
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, yaml.safe_dump(written, sort_keys=False))
     bar.write("\n".join(chain.estimated(made)))
     for remark in chain.too_large(made):
