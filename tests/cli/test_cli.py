@@ -701,3 +701,29 @@ def test_a_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, mon
     options = ["--model", "digits", "--data", "any", "--output", str(tmp_path / "out")]
     main(["train", "sft", *options, "--config", str(config)])
     assert seen == [free]
+
+
+CONFIGS = {  # options in the file, and on the command line -> what the stage is given, or the error
+    "all in the file": ({"model": "digits", "data": "set"}, [], {"model": "digits", "data": "set"}),
+    "one in each": ({"data": "set"}, ["--model", "digits"], {"model": "digits", "data": "set"}),
+    "the command line counts": ({"model": "no", "data": "set"}, ["--model", "digits"], {"model": "digits"}),
+    "missing in both": ({"model": "digits"}, [], "--data is missing. Give it a value: "),
+    "no file": (None, ["--data", "set"], "missing option '--model'"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("verb", ["train sft", "train grpo", "train dpo", "train cold-start"])
+def test_a_file_of_options_may_hold_the_required_ones(tmp_path, monkeypatch, capsys, verb, kind):
+    written, options, wanted = CONFIGS[kind]
+    if written is not None:
+        (tmp_path / "own.yaml").write_text(json.dumps(written))
+        options = [*options, "--config", str(tmp_path / "own.yaml")]
+    seen = []
+    if not isinstance(wanted, str):
+        monkeypatch.setattr(running, "run_stage", lambda *given: seen.append(given[2]) or {DONE: True})
+    code = main([*verb.split(), *options, "--output", str(tmp_path / "out")])
+    if isinstance(wanted, str):
+        assert code in (1, 2) and wanted in capsys.readouterr().err
+        return
+    assert code == 0 and {name: seen[0][name] for name in wanted} == wanted
