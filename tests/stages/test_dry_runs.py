@@ -329,6 +329,25 @@ def test_gradients_count_where_they_are():
         assert step.parts(micro, accumulates)["gradients"] == gradients
 
 
+@pytest.mark.parametrize(
+    ("device", "listed", "visible"),
+    [
+        ("cpu", None, ""),
+        ("cpu", "3,5", ""),
+        ("cuda", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda", "3,5", "3"),
+        ("cuda:1", "3, 5", "5"),
+        ("cuda:1", "GPU-8f,GPU-a1", "GPU-a1"),
+        ("cuda:2", "3,5", ""),
+        ("cuda:x", "3,5", ""),
+        ("cuda", "", ""),
+    ],
+)
+def test_a_rehearsals_device_is_counted_among_the_visible_ones(device, listed, visible):
+    assert rehearsal._visible(device, listed) == visible
+
+
 def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):
     for verb, options in rehearsal.chain(tmp_path).values():
         STAGES[verb].options.from_options(options)
