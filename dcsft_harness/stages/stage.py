@@ -562,9 +562,9 @@ def _plain(value: object, rows: bool = False) -> object:
     With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
-        if not value.path.exists():
+        if not Path(value).exists():
             raise HarnessError(f"{value!r} is no longer there", "Make it again, or give another one")
-        return str(value.path)
+        return os.fspath(value)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
     if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):
