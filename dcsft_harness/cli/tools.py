@@ -1,6 +1,7 @@
 """Commands that are not stages: quickstart, run, score, results, tasks, a board's page, lmms-eval."""
 
 import fnmatch
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -540,7 +541,7 @@ def init(output: Path, device: str, **given: str) -> None:
     for remark in chain.too_large(made):
         bar.say(f"dcsft: {remark}")
     bar.say(f"init: {len(made.stages)} stages -> {output}")
-    bar.say(f"next: dcsft run {output} --output runs/{output.stem}")
+    bar.say(f"next: {shlex.join(['dcsft', 'run', str(output), '--output', f'runs/{output.stem}'])}")
 
 
 early = (quickstart, init, run, rehearse, results)

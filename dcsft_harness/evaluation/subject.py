@@ -1,6 +1,7 @@
 """What to score: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +70,8 @@ class Subject:
         if self.adapter is not None:
             raise HarnessError(
                 f"--engine {engine} takes no adapter, and {self.adapter} is one",
-                f"Merge it with `dcsft merge {self.adapter} --output DIR`, or use --engine dcsft_hf or"
-                " dcsft_vllm",
+                f"Merge it with `dcsft merge {shlex.quote(str(self.adapter))} --output DIR`, or use"
+                " --engine dcsft_hf or dcsft_vllm",
             )
         return self.arguments(further).replace("pretrained=", f"{name}=", 1)
 

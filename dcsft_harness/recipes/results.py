@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 from tabulate import tabulate
@@ -594,7 +595,7 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
         if source.is_file():
             target = pictures / f"{name}-{plot}.png"
             shutil.copyfile(source, target)
-            shown.append(f"![{name}, {plot}]({pictures.name}/{target.name})")
+            shown.append(f"![{name}, {plot}]({quote(f'{pictures.name}/{target.name}')})")
     kept = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
     notes = [f"- {markdown_text(remark)}." for remark in kept]
     seeds = max(len(line.rows) for line in lines)

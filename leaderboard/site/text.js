@@ -106,10 +106,13 @@ dcsft.text = (() => {
     </label>`;
   }
 
+  // "1 row", "12 rows"
+  const counted = (count, what) => `${count.toLocaleString("en")} ${count === 1 ? what.replace(/s$/, "") : what}`;
+
   // Steps through a list that is shown in pieces.
   function Pages({ at, size, total, what, go }) {
     const last = Math.max(0, Math.ceil(total / size) - 1);
-    if (!last) return html`<p class="pages">${total.toLocaleString("en")} ${what}</p>`;
+    if (!last) return html`<p class="pages">${counted(total, what)}</p>`;
     const first = at * size + 1;
     return html`<nav class="pages" aria-label=${`Pages of ${what}`}>
       <button type="button" disabled=${at <= 0} onClick=${() => go(at - 1)}>Previous</button>
@@ -128,5 +131,5 @@ dcsft.text = (() => {
   const chosen = (choices, name, otherwise) => (Object.hasOwn(choices, name) ? choices[name] : otherwise);
   const clamp = (text, most) => Math.min(Math.max(0, Number.parseInt(text, 10) || 0), Math.max(0, most));
 
-  return { plain, Name, Label, Some, Long, fixed, percent, points, interval, chance, Pick, Find, Pages, Waiting, chosen, clamp };
+  return { plain, Name, Label, Some, Long, fixed, percent, points, interval, chance, Pick, Find, counted, Pages, Waiting, chosen, clamp };
 })();

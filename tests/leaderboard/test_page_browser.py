@@ -308,6 +308,12 @@ class TestComparison:
     def test_names_are_cut_in_their_middle(self, visit, text, most, shown):
         assert visit().evaluate("([text, most]) => dcsft.text.plain(text, most)", [text, most]) == shown
 
+    @pytest.mark.parametrize(
+        ("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")]
+    )
+    def test_one_is_singular(self, visit, count, said):
+        assert visit().evaluate("(count) => dcsft.text.counted(count, 'rows')", count) == said
+
     def test_swapping_turns_the_signs(self, visit):
         page = visit(COMPARE)
         first = page.locator("table.compare tbody tr").first.locator("td")

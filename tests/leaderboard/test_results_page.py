@@ -4,9 +4,11 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from scipy.stats import t, ttest_1samp, ttest_rel
 
 from benchmarks import claims as design
@@ -200,6 +202,15 @@ def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
     assert str(run) not in text
     told = json.loads((tmp_path / "results-digits" / "claims.json").read_text())
     assert {one["verdict"] for one in told} >= {"supported", "inconclusive"}
+
+
+@pytest.mark.parametrize("name", ["my results (1)", "é%20", "results-digits"])
+def test_a_link_to_a_picture_holds_any_name(run, tmp_path, name):
+    results.write([run], tmp_path / f"{name}.md")
+    tokens = MarkdownIt().parse((tmp_path / f"{name}.md").read_text())
+    parts = [part for token in tokens for part in token.children or ()]
+    links = [part.attrs["src"] for part in parts if part.type == "image"]
+    assert links and all((tmp_path / unquote(link)).is_file() for link in links)
 
 
 def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path):
