@@ -8,7 +8,7 @@ dcsft.text = (() => {
   const CUT = 2000;
   const DIRECTIONS = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
-  // At most so many characters: of a longer text the middle is left out, since names of variants begin alike.
+  // A text in `most` characters. Its middle is left out, since names of variants begin alike.
   function cut(text, most) {
     if (text.length <= most) return text;
     const marks = Array.from(text.length > 4 * most ? text.slice(0, 2 * most) + text.slice(-2 * most) : text);
