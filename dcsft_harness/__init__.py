@@ -78,7 +78,7 @@ def _function(name: str) -> Any:  # noqa: ANN401 - as the stage's options are
     return import_module(f"{__name__}.stages.{name}").STAGE.as_function(
         lambda title, shown: terminal().stage(title, shown),
         lambda remark: terminal().say(remark),
-        lambda text: terminal().show(text),
+        lambda text, markdown: (terminal().show if markdown else terminal().write)(text),
     )
 
 

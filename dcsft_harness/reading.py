@@ -353,6 +353,14 @@ def separated(arguments: str) -> list[str]:
     return [part.strip() for part in (*parts, arguments[start:]) if part.strip()]
 
 
+def refuse_comma(path: object) -> None:
+    """Refuses weights whose path has a comma: no model arguments can name it."""
+    if "," in str(path):
+        raise HarnessError(
+            f"the path {path} has a comma, which separates model arguments", "Rename the folder"
+        )
+
+
 def refuse_malformed(option: str, arguments: str) -> None:
     """Refuses model arguments with a part that is no `key=value`, or that give a name twice."""
     found = set()

@@ -118,3 +118,15 @@ def test_the_release_workflow_uses_files_that_are_there():
     for name in re.findall(r"-c (\S+)", commands):
         assert (ROOT / name).is_file()
     assert "*.whl" in commands and "*.tar.gz" in commands  # both are tried before they are published
+
+
+def test_every_hook_is_a_check_of_make():
+    """A hook that repeats mypy's call without its target fails on every commit."""
+    made = (ROOT / "Makefile").read_text()
+    (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    for hook in hooks["hooks"]:
+        program, *words = hook["entry"].split()
+        if program == "make":
+            assert all(f"\n{word}:" in made for word in words)
+        else:
+            assert f"$(BIN)/{Path(program).name} {words[0] if words else '.'}" in made, hook["id"]

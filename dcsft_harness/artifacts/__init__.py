@@ -27,10 +27,12 @@ class Artifact:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """An artifact in this folder; its manifest is read on first use."""
         self.path = Path(path)
+        self._start = "" if self.path.is_absolute() else os.getcwd()
 
     def __fspath__(self) -> str:
-        """The folder, so that an artifact can be used as a path."""
-        return str(self.path)
+        """The folder, so that an artifact can be used as a path; absolute where Python runs elsewhere now."""
+        moved = self._start and os.getcwd() != self._start
+        return os.path.join(self._start, self.path) if moved else str(self.path)
 
     def __repr__(self) -> str:
         """The Python expression for it."""
@@ -39,7 +41,7 @@ class Artifact:
     @property
     def manifest(self) -> manifest.Manifest:
         """Its manifest: kind, settings, inputs, notes, hashes; an error if it is missing or damaged."""
-        return manifest.read(self.path)
+        return manifest.read(Path(self))
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Artifact:
             )
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.path / self.TABLE)
+        return pq.read_table(Path(self) / self.TABLE)
 
 
 class Rollouts(Artifact):
@@ -81,7 +83,7 @@ class CuratedSet(Artifact):
         """Its rows, as a `datasets.Dataset`."""
         from dcsft_harness.artifacts import storage
 
-        return storage.load(self.path / "data")
+        return storage.load(Path(self) / "data")
 
 
 class Checkpoint(Artifact):
@@ -101,7 +103,7 @@ class Scores(Artifact):
 
         parts = []
         for row in self.notes["rows"]:
-            part = Scores(self.path / row["folder"]).table()
+            part = Scores(Path(self) / row["folder"]).table()
             parts.append(part.append_column("row", pa.repeat(row["name"], part.num_rows)))
         return pa.concat_tables(parts)
 

@@ -1,6 +1,7 @@
 """The `dcsft` command: one verb per arrow of the data flow. Heavy packages are imported inside commands."""
 
 import difflib
+import io
 import logging
 import os
 import re
@@ -213,8 +214,19 @@ def _traceback(kind: type[BaseException], error: BaseException, trace: Traceback
         bar.say(line)
 
 
+def _streams() -> None:
+    """Makes every character printable, and closed streams (`dcsft tasks list >&-`) such that can be used."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the end
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def entry() -> None:
     """The console script."""
+    _streams()
     sys.excepthook = _traceback
     code = main()
     ranks.ending()

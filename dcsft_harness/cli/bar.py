@@ -200,13 +200,18 @@ FORMATS = ("table", "markdown")
 """The output formats of tables: drawn for a terminal, or Markdown."""
 
 
+def write(text: str) -> None:
+    """Prints text on stdout as it is, made safe as in `say`."""
+    click.echo(visible_lines(text))
+
+
 def show(text: str, form: str | None = None) -> None:
-    """Prints Markdown on stdout, made safe as in `say`.
+    """Prints Markdown on stdout, made safe as in `say`; text that is none belongs to `write`.
 
     `form` is one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
     """
-    if form == "markdown" or (form is None and not sys.stdout.isatty()):
-        click.echo(visible_lines(text))
+    if form == "markdown" or sys.stdout is None or (form is None and not sys.stdout.isatty()):
+        write(text)
         return
     from rich.console import Console
     from rich.text import Text

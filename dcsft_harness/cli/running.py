@@ -251,6 +251,19 @@ def command_of(verb: str) -> click.Command:
     )
 
 
+class _Option(click.Option):
+    """An option that a file of `--config` may give, too; if neither does, the settings' own error says so."""
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:  # noqa: ANN401 - click's own
+        """The checked value. Given options, such as `--config`, are processed before missing ones."""
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter:
+            if ctx.params.get("config") is None:
+                raise
+            return None
+
+
 def parameters(settings: type[Settings]) -> list[click.Parameter]:
     """The arguments and options of settings: arguments first, then options without a default."""
     first: list[click.Parameter] = []
@@ -293,7 +306,7 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
             given["shell_complete"] = complete
         choices = () if is_sequence(field.annotation) else get_choices(field.annotation)
         kind = click.Choice(choices) if choices else str
-        one = click.Option(names, required=field.is_required(), type=kind, **given)
+        one = _Option(names, required=field.is_required(), type=kind, **given)
         (required if field.is_required() else others).append(one)
     return [*first, *required, *others]
 
@@ -470,7 +483,10 @@ def _callback(stage: Stage) -> Callable[..., None]:
                 raise problem
             return
         if stage.show is not None and (text := stage.show(notes)):
-            bar.show(text, form)
+            if stage.markdown:
+                bar.show(text, form)
+            else:
+                bar.write(text)
         for remark in stage.remarks(notes):
             bar.say(f"dcsft: {remark}")
         if problem is not None:

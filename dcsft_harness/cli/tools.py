@@ -1,6 +1,7 @@
 """Commands that are not stages: quickstart, run, score, results, tasks, a board's page, lmms-eval."""
 
 import fnmatch
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -38,8 +39,8 @@ def run_recipe(
 
     chosen = recipes.load(names, scale, given)
     if dry_run:
-        bar.show(chain.described(chosen, output))
-    chain.refuse_missing(chosen, unprepared=not dry_run)
+        bar.write(chain.described(chosen, output))
+    chain.refuse_missing(chosen, output, unprepared=not dry_run)
     if dry_run:
         return
     clock = bar.Clock()
@@ -224,9 +225,9 @@ def tasks_list() -> None:
     from dcsft_harness.lmms.tasks import groups, listing
 
     listed = [{name: visible(str(cell)) for name, cell in row.items()} for row in listing()]
-    bar.show(tabulate(listed, headers="keys", tablefmt="plain"))
+    bar.write(tabulate(listed, headers="keys", tablefmt="plain"))
     rows = [{"group": visible(name), "tasks": visible(", ".join(names))} for name, names in groups().items()]
-    bar.show("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
+    bar.write("\n" + tabulate(rows, headers="keys", tablefmt="plain"))
 
 
 @tasks.command("check")
@@ -244,11 +245,11 @@ def tasks_check(names: tuple[str, ...]) -> None:
     absent: list[str] = []
     for found in check_tasks(wanted):
         if found.state == "present":
-            bar.show(visible(f"{found.task}: {found.said}"))
+            bar.write(visible(f"{found.task}: {found.said}"))
             continue
         (absent if found.state == "absent" else failed).append(found.task)
         line = f"{found.task}: {found.said}"
-        (bar.say if found.state == "broken" or names else bar.show)(visible(line))
+        (bar.say if found.state == "broken" or names else bar.write)(visible(line))
     if absent and not names:
         click.echo(f"{len(wanted) - len(absent) - len(failed)} tasks load; {len(absent)} have no data yet")
     failed += absent if names else []
@@ -306,7 +307,7 @@ def env() -> None:
 
     rows = {**environment.packages(), **environment.hardware()}
     width = max(map(len, rows))
-    bar.show("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
+    bar.write("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
 
 
 class _Asked(click.Option):
@@ -423,6 +424,9 @@ def _check_device(_: click.Context, value: str) -> None:
 def _check_output(_: click.Context, value: str) -> None:
     if Path(value).exists():
         raise HarnessError(f"{value} exists", "Name another file, or remove it")
+    above = next((one for one in Path(value).absolute().parents if one.exists()), None)
+    if above is not None and not above.is_dir():
+        raise HarnessError(f"--output {value}: {above.name} is a file", "Name a file in a folder")
 
 
 def _held_out_by_default() -> str:
@@ -531,12 +535,13 @@ def init(output: Path, device: str, **given: str) -> None:
         "set": chosen,
     }
     made = recipes.load("paradigms", given=chosen)
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, yaml.safe_dump(written, sort_keys=False))
-    bar.show("\n".join(chain.estimated(made)))
+    bar.write("\n".join(chain.estimated(made)))
     for remark in chain.too_large(made):
         bar.say(f"dcsft: {remark}")
     bar.say(f"init: {len(made.stages)} stages -> {output}")
-    bar.say(f"next: dcsft run {output} --output runs/{output.stem}")
+    bar.say(f"next: {shlex.join(['dcsft', 'run', str(output), '--output', f'runs/{output.stem}'])}")
 
 
 early = (quickstart, init, run, rehearse, results)

@@ -89,10 +89,14 @@ class BoardFolder:
 
     def results(self) -> list[Path]:
         """The leaderboard's inputs: results from elsewhere first."""
+        from dcsft_harness.leaderboard.collect import named
+
         elsewhere = []
         for one in self.given:
-            name, sign_, place = one.rpartition("=")
-            elsewhere.append(Path(f"{name}{sign_}{os.path.normpath(self.folder / place)}"))
+            whole = Path(os.path.normpath(self.folder / one))
+            name, place = (None, one) if whole.exists() else named(Path(one))
+            found = os.path.normpath(self.folder / place)
+            elsewhere.append(Path(found if name is None else f"{name}={found}"))
         return [*elsewhere, *(path for name in self.names() for path in self.tasks_of(name))]
 
     @contextlib.contextmanager
@@ -157,15 +161,17 @@ def open_board(
     Raises:
         HarnessError: the folder holds something else, or its settings cannot be read.
     """
+    from dcsft_harness.leaderboard.collect import named
+
     board = BoardFolder(folder, **_remembered(folder))
     board.baseline = baseline or board.baseline
     board.apart = apart or board.apart
     known = dict.fromkeys(board.given)
     for one in given:
-        name, sign_, place = ("", "", str(one)) if one.exists() else str(one).rpartition("=")
-        if not Path(place).is_dir():
+        name, place = named(one)
+        if not place.is_dir():
             raise HarnessError(f"--results {one}: there is no such folder", "Check the path")
-        known[f"{name}{sign_}{manifest.relative(Path(place), folder)}"] = None
+        known[f"{name}=" * (name is not None) + manifest.relative(place, folder)] = None
     board.given = list(known)
     return board
 

@@ -1,6 +1,7 @@
 """What to score: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
 
 import difflib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,10 +52,7 @@ class Subject:
         """The model arguments to load it; a comma in its path is an error, as it separates arguments."""
         named = {"pretrained": self.pretrained, "adapter": self.adapter}
         for value in named.values():
-            if value is not None and "," in str(value):
-                raise HarnessError(
-                    f"the path {value} has a comma, which separates model arguments", "Rename the folder"
-                )
+            reading.refuse_comma(value)
         parts = [f"{key}={value}" for key, value in named.items() if value is not None]
         return ",".join([*parts, *([further] if further else [])])
 
@@ -72,8 +70,8 @@ class Subject:
         if self.adapter is not None:
             raise HarnessError(
                 f"--engine {engine} takes no adapter, and {self.adapter} is one",
-                f"Merge it with `dcsft merge {self.adapter} --output DIR`, or use --engine dcsft_hf or"
-                " dcsft_vllm",
+                f"Merge it with `dcsft merge {shlex.quote(str(self.adapter))} --output DIR`, or use"
+                " --engine dcsft_hf or dcsft_vllm",
             )
         return self.arguments(further).replace("pretrained=", f"{name}=", 1)
 

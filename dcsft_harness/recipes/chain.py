@@ -35,6 +35,7 @@ from dcsft_harness.sampling import own_files
 from dcsft_harness.scoring import get_scorer
 from dcsft_harness.settings import extra, flag
 from dcsft_harness.stages import STAGES
+from dcsft_harness.stages.stage import place_of
 
 # The estimated cost of a recipe's stages, from the assumptions of its scale.
 #
@@ -238,20 +239,25 @@ def _tasks(stage: Stage) -> list[str]:
 def _brought(stage: Stage) -> list[str]:
     """Files and folders in the options that no stage made: your own data, or a checkpoint."""
     texts: list[str] = []
-    for _, value, kind in STAGES[stage.verb].reading(stage.options):
+    for option, value, kind in STAGES[stage.verb].reading(stage.options):
         if kind == "model_args":
             given = reading.joined(value) if isinstance(value, Mapping) else str(value)
             texts += reading.named(given).values()
         else:
-            named = map(str, value if isinstance(value, list | tuple) else [value])
+            named = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+            if option == "results":  # NAME=FOLDER
+                from dcsft_harness.leaderboard.collect import named as name_and_place
+
+                named = [str(name_and_place(Path(one))[1]) for one in named]
             texts += named if kind != "tasks" else (name for name in named if Path(name).is_file())
     return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
 
 
-def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
+def refuse_missing(recipe: Recipe, output: Path, unprepared: bool) -> None:
     """Refuses files, scorers and tasks that do not exist, whose stages may be hours away.
 
-    With `unprepared`, it also refuses tasks whose data is not prepared.
+    So are an output and a checkpoint that model arguments cannot name; with `unprepared`, tasks whose data is
+    not prepared.
     """
     tasks: dict[str, None] = {}
     for stage in recipe.stages:
@@ -259,10 +265,15 @@ def refuse_missing(recipe: Recipe, unprepared: bool) -> None:
             get_scorer(scorer)
         if (folder := stage.options.get("include_path")) is not None:
             include(Path(str(folder)))
+        kinds = {extra(one, "reads") for one in STAGES[stage.verb].options.model_fields.values()}
         for name, value, kind in STAGES[stage.verb].reading(stage.options):
             texts = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+            if kind in ("checkpoint", "model_args") and "model_args" in kinds:
+                folders = [output / found for one in texts for found in REFERENCE.findall(one)]
+                for path in (*folders, *(texts if kind == "checkpoint" else ())):
+                    reading.refuse_comma(path)
             for one in texts:
-                if REFERENCE.search(one) or Path(one).exists():
+                if REFERENCE.search(one) or place_of(name, one).exists():
                     continue
                 if kind in ("file", "artifact"):
                     raise HarnessError(f"{flag(name)} {one} does not exist", "Check the path")

@@ -128,6 +128,7 @@ def rehearse(
         HarnessError: the folder belongs to something else, a stage failed, there is no such device, or the
             template does not use an argument. What is refused before the base exists leaves no file.
     """
+    reading.refuse_comma(output)  # before the base is written
     asked: dict[str, Any] = {"shape": shape, "layers": layers, "device": device, "side": side}
     asked[TEMPLATE] = dict(template) if template else None
     was_there = output.exists()
@@ -208,7 +209,7 @@ def _work(output: Path, device: str | None, job: Mapping[str, Any], name: str) -
     answer.unlink(missing_ok=True)
     environ = {**os.environ, "HF_HUB_OFFLINE": "1"}
     if device is not None:
-        environ["CUDA_VISIBLE_DEVICES"] = {"cpu": "", "cuda": "0"}.get(device, device.partition(":")[2])
+        environ["CUDA_VISIBLE_DEVICES"] = _visible(device, environ.get("CUDA_VISIBLE_DEVICES"))
     words = [
         sys.executable,
         "-m",
@@ -230,6 +231,15 @@ def _work(output: Path, device: str | None, job: Mapping[str, Any], name: str) -
             f"{name} failed with exit code {code}: {' '.join(lines)[-600:]}", f"{log} has everything"
         )
     return dict(reading.json_file(answer))
+
+
+def _visible(device: str, listed: str | None) -> str:
+    """CUDA_VISIBLE_DEVICES for "cpu", "cuda" or "cuda:N"; N counts the devices `listed` there now."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu" or listed is None:
+        return "" if kind == "cpu" else number or "0"
+    names = dict(enumerate(one.strip() for one in listed.split(",")))
+    return names.get(int(number or 0), "") if (number or "0").isdecimal() else ""
 
 
 def _worker(answer: Path, job: dict[str, Any]) -> int:

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 from tabulate import tabulate
@@ -17,9 +19,10 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import cost_report
 from dcsft_harness.evaluation.cost_report import added, cost_of
+from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.compare import compare, difference_of_rows, summarize
 from dcsft_harness.leaderboard.load import load
-from dcsft_harness.leaderboard.logs import Choices
+from dcsft_harness.leaderboard.logs import Choices, is_run
 from dcsft_harness.leaderboard.report.table import markdown_text, p_text, share
 from dcsft_harness.leaderboard.stats import Estimate, holm
 from dcsft_harness.leaderboard.summary import Line, Summary, overall
@@ -401,12 +404,28 @@ def read_boards(run: Path) -> dict[str, Summary]:
         made = manifest.read(folder)
         if made.kind != "leaderboard":
             continue
-        scores = [made.input_folder(role) for role in made.inputs if role.startswith("scores")]
-        choices = Choices({}, {}, made.config.get("at_k"))
-        found[folder.name] = summarize(load(scores, made.config["baseline"], choices=choices), pairs=0)
+        found[folder.name] = summarize(_loaded(made), pairs=0)
     if not found:
         raise HarnessError(f"{run} has no finished leaderboard", "Run a recipe that ends in one")
     return found
+
+
+def _loaded(made: manifest.Manifest) -> Board:
+    """A leaderboard's results with its own settings: tasks' metrics and sides, rows' names."""
+    places: list[Path] = []
+    names: dict[str, str] = {}
+    for role in (role for role in made.inputs if role.startswith("scores")):
+        place = made.input_folder(role)
+        if place.is_file() and not is_run(place):  # samples of a log, which its results file finds
+            continue
+        places.append(place)
+        # See `build._inputs`: the name that the user gave, by NAME=FOLDER or by --names.
+        if given := re.fullmatch(r"scores \d+ \((.*)\)", role.removesuffix(f": {place.name}"), re.DOTALL):
+            names[str(place)] = given[1]
+    config = made.config
+    choices = Choices(config.get("metrics") or {}, config.get("distributions") or {}, config.get("at_k"))
+    apart = bool(config.get("apart"))
+    return load(places, config["baseline"], apart=apart, choices=choices, names=names)
 
 
 def _state(run: Path) -> dict[str, Any]:
@@ -576,7 +595,7 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
         if source.is_file():
             target = pictures / f"{name}-{plot}.png"
             shutil.copyfile(source, target)
-            shown.append(f"![{name}, {plot}]({pictures.name}/{target.name})")
+            shown.append(f"![{name}, {plot}]({quote(f'{pictures.name}/{target.name}')})")
     kept = [remark for remark in summary.remarks if "the seed being a random effect" not in remark]
     notes = [f"- {markdown_text(remark)}." for remark in kept]
     seeds = max(len(line.rows) for line in lines)

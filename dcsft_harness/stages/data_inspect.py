@@ -283,6 +283,7 @@ STAGE = Stage(
     example="""dcsft data inspect mine.jsonl
 dcsft data inspect mine.jsonl --scorer exact_word --model digits""",
     show=show,
+    markdown=False,
     remarks=remarks,
     failing=failing,
     light=(0.6e9, 0.5),

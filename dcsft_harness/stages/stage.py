@@ -67,6 +67,21 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
 
 
+def place_of(name: str, given: object) -> Path:
+    """The path of an option's input; of a board's results that of NAME=FOLDER, or a file of FOLDER/RUN.
+
+    Raises:
+        HarnessError: there are no such results.
+    """
+    path = Path(str(given))
+    if name != "results" or path.exists():
+        return path
+    from dcsft_harness.leaderboard.collect import find, named
+
+    place = named(path)[1]
+    return place if place.exists() else find(place)[0]
+
+
 def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
     """The hash of each file that makes a user's own task, by its path: YAML, included YAML, functions."""
     is_file = name.endswith((".yaml", ".yml"))
@@ -99,6 +114,7 @@ class Stage:
     pushes: bool = False  # whether the command line can upload the result to a model hub
     passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
     show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
+    markdown: bool = True  # whether that text is Markdown; otherwise it is printed as it is
     remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks  # notes -> text for stderr after that
     # notes -> an error with which the command ends after all that; None for success
     failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
@@ -164,7 +180,7 @@ class Stage:
             {name: getattr(given, name) for name in given.model_fields_set}
         ):
             for one in value if isinstance(value, list | tuple) else [value]:
-                path = Path(str(one).rpartition("=")[2])
+                path = place_of(name, one)
                 if kind == "artifact" and not path.exists():
                     raise HarnessError(f"{name} {path} does not exist", "Check the path")
                 size += usage.bytes_of(path)
@@ -253,13 +269,13 @@ class Stage:
         self,
         bar: Callable[[str, bool], AbstractContextManager[Progress]],
         say: Callable[[str], None],
-        show: Callable[[str], None],
+        show: Callable[[str, bool], None],
     ) -> Callable[..., Artifact | None]:
         """The Python function: options by name, after those that the command line takes without a name.
 
         `bar` shows the progress of the stage that it is called with, if its second argument says so; `say`
         prints a remark, and `show` the text of a stage that `shows`, whose function returns None without an
-        output.
+        output; its second argument is `markdown`.
         """
         first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
         if "model" in self.options.model_fields and not first:
@@ -300,7 +316,7 @@ class Stage:
                     else:
                         notes = self(output, progress, **plain)
             if output is None and self.show is not None:
-                show(self.show(notes))
+                show(self.show(notes), self.markdown)
             if DONE not in notes and ranks.rank() == 0 and not ranks.watched():
                 for remark in self.remarks(notes):
                     say(f"dcsft: {remark}")
@@ -546,9 +562,9 @@ def _plain(value: object, rows: bool = False) -> object:
     With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
-        if not value.path.exists():
+        if not Path(value).exists():
             raise HarnessError(f"{value!r} is no longer there", "Make it again, or give another one")
-        return str(value.path)
+        return os.fspath(value)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
     if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):

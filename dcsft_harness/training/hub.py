@@ -121,6 +121,7 @@ class Scored:
     accuracy: float | None  # in [0, 1]; None if no item was scored
     n: int  # items scored
     limit: int | None  # the number of items that the run was limited to; None if all were evaluated
+    metric: str = "accuracy"  # what the accuracy is the mean of, such as "f1"
 
 
 def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
@@ -140,7 +141,13 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
                     f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
                 )
             where, limit = said.get("distribution"), said.get("limit")
-            found[task, of_base] = folder, Scored(task, where, of_base, said["accuracy"], said["n"], limit)
+            metric = str(said.get("metric") or "acc")
+            found[task, of_base] = (
+                folder,
+                Scored(
+                    task, where, of_base, said["accuracy"], said["n"], limit, _METRICS.get(metric, metric)
+                ),
+            )
     rows = [row for _, row in found.values()]
     return sorted(rows, key=lambda row: (row.task, not row.of_base))
 
@@ -161,6 +168,8 @@ def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     )
 
 
+_METRICS = {"acc": "accuracy"}
+"""lmms-eval's name of a metric -> the hub's, where they differ."""
 KINDS = ("adapter", "checkpoint")
 _LICENSE = ("license", "license_name", "license_link")
 _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledger", "parity")
@@ -222,7 +231,7 @@ def _metadata(made: manifest.Manifest, scored: Sequence[Scored]) -> ModelCardDat
             task_type="image-text-to-text",
             dataset_type=row.task,
             dataset_name=row.task,
-            metric_type="accuracy",
+            metric_type=row.metric,
             metric_value=row.accuracy,
         )
         for row in scored
@@ -350,13 +359,17 @@ def _scores(scored: Sequence[Scored]) -> list[str]:
             row.task,
             row.distribution,
             "base" if row.of_base else "this",
-            "-" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
+            "-" if row.accuracy is None else f"{100 * row.accuracy:.1f} %" + _of_metric(row),
             row.n,
             row.limit,
         )
         for row in scored
     ]
     return _section("Scores", ("task", "distribution", "of", "accuracy", "items", "first items only"), rows)
+
+
+def _of_metric(row: Scored) -> str:
+    return "" if row.metric == "accuracy" else f" ({row.metric})"
 
 
 _USE = {
@@ -410,6 +423,20 @@ def _licence_section(made: manifest.Manifest) -> list[str]:
 
 _REPORTS = (manifest.NAME, REPORT)
 _CONFIGS = ("adapter_config.json", "config.json")
+_ENDINGS = (
+    ".safetensors",
+    ".bin",
+    "-*-of-*.safetensors",
+    "-*-of-*.bin",
+    ".safetensors.index.json",
+    ".bin.index.json",
+)
+_LOADED = [
+    *(*_CONFIGS, "generation_config.json"),
+    *(name + ending for name in ("adapter_model", "model", "pytorch_model") for ending in _ENDINGS),
+]
+"""Weights and configurations that PEFT and transformers look for. Those of an earlier upload would be loaded
+in place of the new ones, as an adapter beside a merged checkpoint is."""
 _CHECKPOINT = "checkpoint-"
 """Prefix of the folders of a run's earlier steps, which are not uploaded."""
 _CURVES = "runs"
@@ -451,7 +478,7 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
 
     Checkpoints of a run's earlier steps are not uploaded. In the uploaded copies of JSON files, local paths
     are cut to their last name; the folder itself does not change. A repository that does not exist is
-    created.
+    created; of one that does, weights and configurations of an earlier upload are removed if not replaced.
 
     Raises:
         HarnessError: neither an adapter nor a checkpoint, files changed since it was written, or the hub
@@ -461,7 +488,12 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     api = HfApi()
     with _hub_errors(repo), _copy(folder) as copy:
         created = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=created.repo_id, folder_path=copy, commit_message="Upload by dcsft_harness")
+        api.upload_folder(
+            repo_id=created.repo_id,
+            folder_path=copy,
+            commit_message="Upload by dcsft_harness",
+            delete_patterns=_LOADED,
+        )
     return str(created)
 
 

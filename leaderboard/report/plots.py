@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from dcsft_harness.errors import visible
 from dcsft_harness.leaderboard.board import UNNAMED, Row, Training, cost_of, step_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
+_T = TypeVar("_T")
 Ends = list[list[float]] | None
 """Distances to an interval's ends, below and above, as errorbar takes them."""
 
@@ -138,6 +140,8 @@ def _curve_point(summary: Summary, step: float, line: Line, index: int) -> Point
 # The colors of Okabe and Ito, which color-blind readers can distinguish; black last.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*X"
+LINES = ("-", "--", ":", "-.")
+"""Styles of curves: the next one each time that the colors begin again."""
 LABELED = 14
 """Up to this number of rows a plot names every one; beyond it, only those on the Pareto front."""
 MARKED = 12
@@ -147,9 +151,21 @@ CURVES = 12
 
 
 def label(name: str) -> str:
-    """A name for a plot: on one line, and cut if long."""
+    """A name for a plot: on one line, without its middle if long, since names of variants begin alike."""
     shown = visible(name)
-    return shown if len(shown) <= 32 else f"{shown[:31]}…"
+    return shown if len(shown) <= 32 else f"{shown[:16]}…{shown[-15:]}"
+
+
+def _line(number: int) -> str:
+    return LINES[number // len(COLORS) % len(LINES)]
+
+
+def _first(axes: "Axes", found: Sequence[_T], most: int, what: str) -> Sequence[_T]:
+    """The first of what there is to draw; the title says how many there are."""
+    if len(found) > most:
+        said = (axes.get_title("right"), f"first {most} of {len(found)} {what}")
+        axes.set_title(", ".join(filter(None, said)), loc="right", fontsize=8)
+    return found[:most]
 
 
 def _main(summary: Summary) -> list[Line]:
@@ -231,10 +247,11 @@ def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:
         some.sort(key=lambda one: one[0])
         names = {_run_name(line) for _, (_, line, _, _) in some}
         name = label(names.pop() if len(names) == 1 else run.name)
-        color = COLORS[some[0][1][0] % len(COLORS)]
+        number = some[0][1][0]
+        color = COLORS[number % len(COLORS)]
         ends = f"steps {some[0][0]:.0f} to {some[-1][0]:.0f}"
         axes.plot(
-            [x for _, (_, _, x, _) in some], [100 * y.value for _, (_, _, _, y) in some], "-o",
+            [x for _, (_, _, x, _) in some], [100 * y.value for _, (_, _, _, y) in some], f"{_line(number)}o",
             color=color, markersize=3, linewidth=1, alpha=0.8, label=f"{name}, {ends}",
         )  # fmt: skip
         for step, (_, _, x, y) in (some[0], some[-1]):
@@ -277,7 +294,8 @@ def id_against_ood(summary: Summary, axes: "Axes") -> bool:
 
 def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
     """Accuracy on easy, medium and hard items, with intervals."""
-    known = [(number, line) for number, line in _numbered(summary) if line.by_difficulty][:CURVES]
+    known = [(number, line) for number, line in _numbered(summary) if line.by_difficulty]
+    known = list(_first(axes, known, CURVES, "rows"))
     kinds = [kind for kind in DIFFICULTIES if any(kind in (line.by_difficulty or {}) for _, line in known)]
     if not known or not kinds:
         return False
@@ -300,7 +318,8 @@ def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
 
 def label_mix(summary: Summary, axes: "Axes") -> bool:
     """The share of easy, medium and hard items in each row's training data."""
-    known = [(line, mix) for line in _results(summary) if (mix := _mix(line))][: 2 * CURVES]
+    known = [(line, mix) for line in _results(summary) if (mix := _mix(line))]
+    known = list(_first(axes, known, 2 * CURVES, "rows"))
     if not known:
         return False
     left = [0.0] * len(known)
@@ -328,7 +347,9 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
     A single run has the intervals of its accuracies; several seeds have their mean, and a band from the
     lowest to the highest.
     """
-    found = [curve for curve in curves(summary) if curve.points][:CURVES]
+    found = _first(axes, [curve for curve in curves(summary) if curve.points], CURVES, "runs")
+    if not {"ood", "id"} & _followed(summary).keys():
+        _first(axes, summary.columns, FOLLOWED, "tasks")
     baseline = next((line for line in summary.lines if line.is_baseline), None)
     drawn = set()
     for number, curve in enumerate(found):
@@ -396,20 +417,33 @@ def hard_ratio(summary: Summary, axes: "Axes") -> bool:
 
 
 def gradient_norms(summary: Summary, axes: "Axes") -> bool:
-    """The gradient norm of each training step, one curve per run."""
-    norms: dict[Path, tuple[str, list[tuple[float, float]]]] = {}
+    """The gradient norm of each training step: a curve per row, of several seeds their mean."""
+    norms: list[tuple[str, dict[float, list[float]]]] = []
+    drawn: set[Path] = set()
     for line in _results(summary):
-        for row in line.rows:
-            for run in _runs(row):
-                steps = [(at["step"], at["grad_norm"]) for at in run.history if "grad_norm" in at]
-                if steps:
-                    norms.setdefault(run.folder, (row.name, steps))
-    for number, (name, steps) in enumerate(list(norms.values())[:CURVES]):
-        color = COLORS[number % len(COLORS)]
-        axes.plot(*zip(*steps, strict=True), color=color, linewidth=1.1, label=label(name))
+        runs = {run.folder: run.history for run in _runs(*line.rows) if run.folder not in drawn}
+        logged = {
+            folder: {at["step"]: at["grad_norm"] for at in history if "grad_norm" in at}
+            for folder, history in runs.items()
+        }
+        logged = {folder: steps for folder, steps in logged.items() if steps}
+        if not logged:
+            continue
+        drawn |= logged.keys()
+        found: dict[float, list[float]] = {}
+        for steps in logged.values():
+            for step, norm in steps.items():
+                found.setdefault(step, []).append(norm)
+        seeds = f" ({len(logged)} seeds)" if line.is_group else ""
+        norms.append((label(line.name) + seeds, dict(sorted(found.items()))))
+    for number, (name, found) in enumerate(_first(axes, norms, CURVES, "rows")):
+        axes.plot(
+            [*found], [*map(fmean, found.values())], _line(number), color=COLORS[number % len(COLORS)],
+            linewidth=1.1, label=name,
+        )  # fmt: skip
     axes.set_xlabel("training step")
     axes.set_ylabel("gradient norm before clipping")
-    if norms and all(norm > 0 for _, steps in norms.values() for _, norm in steps):
+    if norms and all(norm > 0 for _, found in norms for some in found.values() for norm in some):
         axes.set_yscale("log")
         _plain_log(axes.yaxis)
     _legend(axes, len(norms))
@@ -462,7 +496,8 @@ STYLES = {"pass": "--", "maj": "-", "avg": ":"}
 
 def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | None]) -> bool:
     drawn = False
-    for number, budget in enumerate(summary.budgets[:CURVES]):
+    for number, budget in enumerate(_first(axes, summary.budgets, CURVES, "rows")):
+        again = number // len(COLORS)  # the styles say the metric
         color = COLORS[number % len(COLORS)]
         for metric, style in STYLES.items():
             points = [
@@ -475,7 +510,10 @@ def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | No
             drawn = True
             steps, values = [x for x, _ in points], [100 * one.value for _, one in points]
             name = f"{label(budget.row)}, {metric}@k"
-            axes.plot(steps, values, style, color=color, label=name, linewidth=1.2)
+            axes.plot(
+                steps, values, style, color=color, label=name, linewidth=1.2, markersize=4,
+                marker=MARKERS[again - 1] if again else None,
+            )  # fmt: skip
             down, up = _bars([one for _, one in points]) or ([], [])
             low = [value - part for value, part in zip(values, down, strict=True)]
             high = [value + part for value, part in zip(values, up, strict=True)]

@@ -3,7 +3,7 @@
 
 dcsft.Board = (() => {
   const { html } = dcsft;
-  const { plain, Name, Label, percent, points, interval, chance, Pick, Find, Pages, clamp } = dcsft.text;
+  const { plain, Name, Label, counted, percent, points, interval, chance, Pick, Find, Pages, clamp } = dcsft.text;
   const { cell, group } = dcsft.figures;
   const SIZE = 50;
   const GROUPS = [
@@ -111,7 +111,7 @@ dcsft.Board = (() => {
     if (!entry || !entry.accuracy) return [...said, ["", entry ? "nothing could be scored" : "not evaluated"]];
     const { value, low, high } = entry.accuracy;
     said.push(["accuracy", `${percent(value, 2)} %`], ["95 % interval", interval(low, high, (x) => percent(x, 2))]);
-    said.push(["n", `${entry.n.toLocaleString("en")} scored items`]);
+    said.push(["n", counted(entry.n, "scored items")]);
     if (entry.unscored) said.push(["not scored", `${entry.unscored}`]);
     if (entry.unanswered) said.push(["no answer found", `${entry.unanswered}, counted as wrong`]);
     if (entry.deviation !== null) said.push(["deviation of seeds", `${percent(entry.deviation, 2)} points`]);
@@ -130,7 +130,7 @@ dcsft.Board = (() => {
 
   function standing(entry, field) {
     if (field === "rank") {
-      return entry.rank ? [`${entry.rank.rank}`, `95 % interval ${entry.rank.low}–${entry.rank.high}, of ${entry.rank.of} rows`] : null;
+      return entry.rank ? [`${entry.rank.rank}`, `95 % interval ${entry.rank.low}–${entry.rank.high}, of ${counted(entry.rank.of, "rows")}`] : null;
     }
     if (field === "retention") {
       if (!entry.retention) return null;

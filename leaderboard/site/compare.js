@@ -3,7 +3,7 @@
 
 dcsft.Compare = (() => {
   const { html } = dcsft;
-  const { plain, Name, percent, points, interval, chance, Pick, Pages, Waiting, clamp, chosen: choice } = dcsft.text;
+  const { plain, Name, counted, percent, points, interval, chance, Pick, Pages, Waiting, clamp, chosen: choice } = dcsft.text;
   const { cell, paired, Verdict } = dcsft.figures;
   const SIZE = 25;
 
@@ -62,7 +62,7 @@ dcsft.Compare = (() => {
       if (value === null || value === undefined) return "–";
       if (column.is_mean || !value) return String(value);
       const name = board.tasks[column.tasks[0]].name;
-      return html`<a href=${link({ task: name, changed, page: "0" })} aria-label=${`${value} items ${changed} in ${plain(column.label)}`}>${value}</a>`;
+      return html`<a href=${link({ task: name, changed, page: "0" })} aria-label=${`${counted(value, "items")} ${changed} in ${plain(column.label)}`}>${value}</a>`;
     };
     return html`<div class="scroll"><table class="compare" aria-label="Paired differences">
       <thead><tr>

@@ -3,7 +3,7 @@
 
 (() => {
   const { html } = dcsft;
-  const { plain, Name, Label, Some, percent, Pick, Waiting, clamp } = dcsft.text;
+  const { plain, Name, Label, Some, counted, percent, Pick, Waiting, clamp } = dcsft.text;
   const VIEWS = [["board", "Board", dcsft.Board], ["compare", "Compare", dcsft.Compare], ["samples", "Samples", dcsft.Samples]];
   const FEW = 10;
   const THEMES = { auto: "System", light: "Light", dark: "Dark" };
@@ -48,7 +48,7 @@
     const [first, ...more] = headline.models.map((one) => plain(one, 60));
     const models = first === undefined ? "" : more.length ? `${first} and ${more.length} more model${more.length > 1 ? "s" : ""}` : first;
     const rows = boards.reduce((total, board) => total + board.rows.length, 0);
-    return [`${rows.toLocaleString("en")} rows`, models, headline.date].filter(Boolean).join(" · ");
+    return [counted(rows, "rows"), models, headline.date].filter(Boolean).join(" · ");
   }
 
   function Downloads({ files }) {

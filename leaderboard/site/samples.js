@@ -3,7 +3,7 @@
 
 dcsft.Samples = (() => {
   const { html } = dcsft;
-  const { plain, Name, Long, percent, Pick, Find, Pages, Waiting, chosen, clamp } = dcsft.text;
+  const { plain, Name, Long, counted, percent, Pick, Find, Pages, Waiting, chosen, clamp } = dcsft.text;
   const { cell, verdict, Verdict, RIGHT } = dcsft.figures;
   const SIZE = 40;
   const DIFFICULTIES = ["easy", "medium", "hard"];
@@ -63,7 +63,7 @@ dcsft.Samples = (() => {
       any: (i) => one.scores[i] !== two.scores[i] && !(Number.isNaN(one.scores[i]) || Number.isNaN(two.scores[i])),
       a: (i) => one.scores[i] > two.scores[i],
       b: (i) => one.scores[i] < two.scores[i],
-      neither: (i) => !right(one.scores[i]) && !right(two.scores[i]),
+      neither: (i) => one.scores[i] < RIGHT && two.scores[i] < RIGHT,
     };
     const differ = two ? chosen(differs, state.differ, differs.all) : differs.all;
     const verdicts = {
@@ -146,7 +146,7 @@ dcsft.Samples = (() => {
         <button type="button" disabled=${place <= 0} onClick=${() => step(-1)}>Previous item</button>
         <button type="button" disabled=${place < 0 || place >= list.length - 1} onClick=${() => step(1)}>Next item</button>
       </div>
-      <p class="facts"><span>solved by ${solved} of ${rows.length} rows</span>
+      <p class="facts"><span>solved by ${solved} of ${counted(rows.length, "rows")}</span>
         ${loaded.difficulties && loaded.difficulties[i] >= 0 && html`<span>difficulty <strong>${DIFFICULTIES[loaded.difficulties[i]]}</strong></span>`}
         <span>item <code>${loaded.ids[i].slice(0, 12)}</code></span></p>
       ${pictures
@@ -208,5 +208,5 @@ dcsft.Samples = (() => {
     </section>`;
   }
 
-  return Object.assign(Samples, { taskOptions, DIFFICULTIES, SIZE });
+  return Object.assign(Samples, { kept, taskOptions, DIFFICULTIES, SIZE });
 })();

@@ -8,17 +8,23 @@ dcsft.text = (() => {
   const CUT = 2000;
   const DIRECTIONS = /[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
 
-  // Names in attributes, options and titles, where nothing isolates them: direction marks are spelt out.
-  function plain(text, most = 80) {
-    const said = String(text).replace(DIRECTIONS, (mark) => `‹U+${mark.codePointAt(0).toString(16).toUpperCase()}›`);
-    const marks = Array.from(said.slice(0, 2 * most));
-    return marks.length > most || said.length > 2 * most ? marks.slice(0, most - 1).join("") + "…" : said;
+  // A text in `most` characters. Its middle is left out, since names of variants begin alike.
+  function cut(text, most) {
+    if (text.length <= most) return text;
+    const marks = Array.from(text.length > 4 * most ? text.slice(0, 2 * most) + text.slice(-2 * most) : text);
+    if (marks.length <= most) return text;
+    const end = Math.floor((most - 1) / 2);
+    return marks.slice(0, most - 1 - end).join("") + "…" + marks.slice(-end).join("");
   }
 
-  // A name in running text: isolated, and cut in the middle of nowhere rather than breaking the page.
+  // Names in attributes, options and titles, where nothing isolates them: direction marks are spelt out.
+  function plain(text, most = 80) {
+    return cut(String(text).replace(DIRECTIONS, (mark) => `‹U+${mark.codePointAt(0).toString(16).toUpperCase()}›`), most);
+  }
+
+  // A name in running text: isolated, and cut rather than breaking the page.
   function Name({ text, most = 200 }) {
-    const said = String(text);
-    return html`<bdi class="name">${said.length > most ? said.slice(0, most) + "…" : said}</bdi>`;
+    return html`<bdi class="name">${cut(String(text), most)}</bdi>`;
   }
 
   // A label in a narrow place: it may break after an underscore, a slash or a dash, into parts of some length.
@@ -100,10 +106,13 @@ dcsft.text = (() => {
     </label>`;
   }
 
+  // "1 row", "12 rows"
+  const counted = (count, what) => `${count.toLocaleString("en")} ${count === 1 ? what.replace(/s$/, "") : what}`;
+
   // Steps through a list that is shown in pieces.
   function Pages({ at, size, total, what, go }) {
     const last = Math.max(0, Math.ceil(total / size) - 1);
-    if (!last) return html`<p class="pages">${total.toLocaleString("en")} ${what}</p>`;
+    if (!last) return html`<p class="pages">${counted(total, what)}</p>`;
     const first = at * size + 1;
     return html`<nav class="pages" aria-label=${`Pages of ${what}`}>
       <button type="button" disabled=${at <= 0} onClick=${() => go(at - 1)}>Previous</button>
@@ -122,5 +131,5 @@ dcsft.text = (() => {
   const chosen = (choices, name, otherwise) => (Object.hasOwn(choices, name) ? choices[name] : otherwise);
   const clamp = (text, most) => Math.min(Math.max(0, Number.parseInt(text, 10) || 0), Math.max(0, most));
 
-  return { plain, Name, Label, Some, Long, fixed, percent, points, interval, chance, Pick, Find, Pages, Waiting, chosen, clamp };
+  return { plain, Name, Label, Some, Long, fixed, percent, points, interval, chance, Pick, Find, counted, Pages, Waiting, chosen, clamp };
 })();

@@ -1,6 +1,7 @@
 """What a user's mistakes look like: one sentence, a non-zero exit code, nothing left behind."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from PIL import Image
 
 from dcsft_harness import lmms, records, sampling, stages
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.cli import dcsft, main, running
+from dcsft_harness.cli import dcsft, entry, main, running
 from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.stages import DONE
 from tests.fixtures import forked
@@ -399,6 +400,32 @@ def test_inputs_and_named_values_given_twice_are_refused(tmp_path, monkeypatch, 
     assert said in capsys.readouterr().err
 
 
+STREAMS = {  # arguments, stream, what replaces it -> exit code, what is printed there
+    "stdout closed": (["env"], "stdout", None, 0, None),
+    "stdout closed, a table": (["label", "rollouts", "--output", "o", "--dry-run"], "stdout", None, 0, None),
+    "stderr closed": (["label", "nowhere", "--output", "o"], "stderr", None, 1, None),
+    "stdin closed": (["init", "--model", "digits"], "stdin", None, 1, None),
+    "latin-1": (["data", "inspect", "rows.jsonl"], "stdout", "latin-1", 0, b"\\u4e00\xe9"),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_closed_stream_and_one_of_few_characters_can_be_written(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("rollouts").mkdir()
+    Path("rows.jsonl").write_text(json.dumps({"question": "Which \u4e00\u00e9?", "answer": "1"}))
+    words, name, encoding, code, said = STREAMS[kind]
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, name, None if encoding is None else io.TextIOWrapper(raw, encoding))
+    monkeypatch.setattr(sys, "argv", ["dcsft", *words])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as ended:
+        entry()
+    getattr(sys, name).flush()
+    assert ended.value.code == code
+    assert said is None or said in raw.getvalue()
+
+
 def test_a_missing_option_is_described(capsys):
     assert main(["score", "adapter"]) == 2 and "missing option '--board'" in capsys.readouterr().err
     with pytest.raises(HarnessError, match="is missing. Give it a value: The checkpoint to train"):
@@ -674,3 +701,29 @@ def test_a_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, mon
     options = ["--model", "digits", "--data", "any", "--output", str(tmp_path / "out")]
     main(["train", "sft", *options, "--config", str(config)])
     assert seen == [free]
+
+
+CONFIGS = {  # options in the file, and on the command line -> what the stage is given, or the error
+    "all in the file": ({"model": "digits", "data": "set"}, [], {"model": "digits", "data": "set"}),
+    "one in each": ({"data": "set"}, ["--model", "digits"], {"model": "digits", "data": "set"}),
+    "the command line counts": ({"model": "no", "data": "set"}, ["--model", "digits"], {"model": "digits"}),
+    "missing in both": ({"model": "digits"}, [], "--data is missing. Give it a value: "),
+    "no file": (None, ["--data", "set"], "missing option '--model'"),
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("verb", ["train sft", "train grpo", "train dpo", "train cold-start"])
+def test_a_file_of_options_may_hold_the_required_ones(tmp_path, monkeypatch, capsys, verb, kind):
+    written, options, wanted = CONFIGS[kind]
+    if written is not None:
+        (tmp_path / "own.yaml").write_text(json.dumps(written))
+        options = [*options, "--config", str(tmp_path / "own.yaml")]
+    seen = []
+    if not isinstance(wanted, str):
+        monkeypatch.setattr(running, "run_stage", lambda *given: seen.append(given[2]) or {DONE: True})
+    code = main([*verb.split(), *options, "--output", str(tmp_path / "out")])
+    if isinstance(wanted, str):
+        assert code in (1, 2) and wanted in capsys.readouterr().err
+        return
+    assert code == 0 and {name: seen[0][name] for name in wanted} == wanted

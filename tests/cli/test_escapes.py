@@ -15,7 +15,7 @@ import pytest
 import rich.progress
 from PIL import Image
 
-from dcsft_harness import cli, errors
+from dcsft_harness import cli, environment, errors
 from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.cli import main
 from dcsft_harness.curation import suspects
@@ -357,3 +357,31 @@ def test_so_does_a_stage_that_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(own_data, "examined", slow)
     assert cli.main(["data", "inspect", str(tmp_path / "rows.jsonl")]) == 0
     assert re.search(r"^data inspect: reading, 240 of 300", capsys.readouterr().err, re.MULTILINE)
+
+
+LITERAL = {
+    "data inspect": ["data", "inspect", "ROWS", "--scorer", "exact_word"],
+    "run": ["run", "RECIPE", "--output", "out", "--dry-run"],
+    "tasks list": ["tasks", "list"],
+    "env": ["env"],
+}
+
+
+@pytest.mark.parametrize("kind", LITERAL)
+def test_a_terminal_shows_the_same_text_as_a_file(tmp_path, monkeypatch, capsys, kind):
+    """Text that is no Markdown keeps its backslashes, entities and stars."""
+    monkeypatch.chdir(tmp_path)
+    said = r"What is \[x\], 3 *x* 4, &lt;b&gt; or \|?"
+    rows = file(tmp_path / "rows.jsonl", json.dumps({"question": said, "answer": r"\[x\]"}))
+    stage = {"stage": "one", "verb": "train sft", "model": "digits", "data": str(rows)}
+    stage |= {"lora_target": r".*\[qv\]_*x*\$"}
+    made = file(tmp_path / "own.yaml", json.dumps({"name": "own", "about": "x", "stages": [stage]}))
+    monkeypatch.setattr(environment, "packages", lambda: {"torch": r"\[2\]"})
+    words = [{"ROWS": str(rows), "RECIPE": str(made)}.get(word, word) for word in LITERAL[kind]]
+    told = []
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal, raising=False)
+        assert main(words) == 0
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1]
+    assert r"\[" in told[0] or kind == "tasks list"

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace as N
 
 import jsonschema
 import numpy as np
@@ -26,6 +28,7 @@ from dcsft_harness.leaderboard.compare import read_labels
 from dcsft_harness.leaderboard.report import plots
 from dcsft_harness.leaderboard.report.plots import curves
 from dcsft_harness.leaderboard.report.table import escape, latex, p_text, report
+from dcsft_harness.leaderboard.stats import Estimate
 from dcsft_harness.leaderboard.summary import Quoted, published
 from dcsft_harness.records import Label, write_table
 from dcsft_harness.stages import STAGES
@@ -98,6 +101,18 @@ class TestStudy:
         training = rows["SFT-EM @10"]["provenance"][0]["training"]
         assert training["folder"] == rows["SFT-EM"]["provenance"][0]["training"]["folder"]
         assert training["steps_logged"] == 10
+
+    @pytest.mark.parametrize(
+        ("name", "shown"),
+        [
+            ("SFT", "SFT"),
+            ("x" * 32, "x" * 32),
+            ("Qwen2.5-VL-3B-Instruct + sft-em-lr1e-5-r16", "Qwen2.5-VL-3B-In…t-em-lr1e-5-r16"),
+            ("Qwen2.5-VL-3B-Instruct + sft-em-lr1e-5-r32", "Qwen2.5-VL-3B-In…t-em-lr1e-5-r32"),
+        ],
+    )
+    def test_a_long_name_loses_its_middle(self, name, shown):
+        assert plots.label(name) == shown and len(shown) <= 32
 
     def test_a_run_goes_by_its_rows_name_and_ends_with_its_own_row(self, tmp_path):
         data, made = curated(tmp_path / "set", 50, 50, 0), []
@@ -196,6 +211,71 @@ class TestStudy:
         made = [scores_folder(tmp_path / f"{n}", f"step-{n}", {"other": [1, 0, n > 1]}) for n in (1, 2, 3)]
         (curve,) = curves(summarize(load(made)))
         assert list(curve.points) == ["other"] and len(curve.points["other"]) == 3
+
+    @pytest.mark.parametrize(
+        ("plot", "count", "title"),
+        [
+            (plots.accuracy_by_difficulty, 13, "first 12 of 13 rows"),
+            (plots.label_mix, 25, "first 24 of 25 rows"),
+            (plots.performance_over_steps, 13, "first 12 of 13 runs, first 5 of 6 tasks"),
+            (plots.gradient_norms, 13, "first 12 of 13 rows"),
+            (plots.over_k, 13, "first 12 of 13 rows"),
+            (plots.over_tokens, 12, ""),
+            (plots.gradient_norms, 12, ""),
+        ],
+    )
+    def test_a_figure_says_what_it_leaves_out_and_no_two_curves_look_alike(
+        self, monkeypatch, plot, count, title
+    ):
+        half = Estimate(0.5, 0.4, 0.6, 9)
+        lines, budgets, runs = [], [], []
+        for number in range(count):
+            history = [{"step": step, "grad_norm": 1.0} for step in (1, 2)]
+            training = N(folder=Path(f"{number}"), history=history, ledger={"steps": 2}, mix={"easy": 1})
+            row = N(name=f"{number}", provenance=[N(training=training)])
+            kinds = {"easy": half}
+            lines.append(
+                N(
+                    name=row.name,
+                    rows=[row],
+                    group=None,
+                    by_difficulty=kinds,
+                    is_group=False,
+                    is_baseline=False,
+                )
+            )
+            points = [N(metric="avg", k=k, cap=None, tokens=k, accuracy=half) for k in (1, 2)]
+            budgets.append(N(row=row.name, over="x", points=points))
+            runs.append(
+                plots.Curve(row.name, 1, {"x": [plots.Point(step, 0.5, 0.4, 0.6) for step in (1, 2)]})
+            )
+        columns = [N(label=f"task {n}") for n in range(6)]
+        summary = N(lines=lines, budgets=budgets, columns=columns, overall=lambda _: None)
+        monkeypatch.setattr(plots, "curves", lambda _: runs)
+        axes = Figure().add_subplot()
+        assert plot(summary, axes)
+        assert axes.get_title("right") == title
+        if plot is not plots.accuracy_by_difficulty:
+            looks = [
+                (one.get_color(), one.get_linestyle(), one.get_marker())
+                for one in axes.lines
+                if one.get_linestyle() != "None"
+            ]
+            assert len(set(looks)) == len(looks)
+
+    def test_gradient_norms_of_seeds_are_one_curve_their_mean(self, tmp_path):
+        data, made = curated(tmp_path / "set", 50, 50, 0), []
+        for seed in range(3):
+            run = adapter(tmp_path / f"run-{seed}", data, steps=4, scale=1 + seed)
+            name = f"SFT (seed {seed})"
+            made.append(scores_folder(tmp_path / name, name, {ID: [1, 0] * 9}, inputs={"adapter": run}))
+        axes = Figure().add_subplot()
+        assert plots.gradient_norms(summarize(load(made)), axes)
+        (curve,) = axes.lines
+        logs = [(tmp_path / f"run-{seed}" / "training_log.jsonl").read_text() for seed in range(3)]
+        norms = [[json.loads(line)["grad_norm"] for line in log.splitlines()] for log in logs]
+        assert curve.get_label() == "SFT (3 seeds)" and list(curve.get_xdata()) == [1, 2, 3, 4]
+        assert list(curve.get_ydata()) == pytest.approx(np.mean(norms, axis=0))
 
     @pytest.mark.usefixtures("drawn")
     def test_plots_are_pictures(self, board, tmp_path):

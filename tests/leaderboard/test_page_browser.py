@@ -293,6 +293,27 @@ class TestComparison:
         page.get_by_role("heading", name="Document").wait_for()
         assert "view=samples" in page.url and "item=" in page.url
 
+    @pytest.mark.parametrize(
+        ("text", "most", "shown"),
+        [
+            ("abcdef", 6, "abcdef"),
+            ("abcdefg", 6, "abc…fg"),
+            ("model-lr1e-5-r16", 10, "model…-r16"),
+            ("model-lr1e-5-r32", 10, "model…-r32"),
+            ("\U0001f600" * 4, 4, "\U0001f600" * 4),
+            ("\U0001f600" * 5, 4, "\U0001f600\U0001f600…\U0001f600"),
+            ("a" * 99 + "\U0001f600" * 99, 4, "aa…\U0001f600"),
+        ],
+    )
+    def test_names_are_cut_in_their_middle(self, visit, text, most, shown):
+        assert visit().evaluate("([text, most]) => dcsft.text.plain(text, most)", [text, most]) == shown
+
+    @pytest.mark.parametrize(
+        ("count", "said"), [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1234, "1,234 rows")]
+    )
+    def test_one_is_singular(self, visit, count, said):
+        assert visit().evaluate("(count) => dcsft.text.counted(count, 'rows')", count) == said
+
     def test_swapping_turns_the_signs(self, visit):
         page = visit(COMPARE)
         first = page.locator("table.compare tbody tr").first.locator("td")
@@ -378,6 +399,25 @@ class TestSamples:
         page.get_by_label("Text contains").fill("cannot tell")
         until(page, f"document.querySelectorAll('ol.items li').length < {ITEMS}")
 
+    @pytest.mark.parametrize(
+        ("differ", "items"),
+        [("all", [0, 1, 2, 3, 4, 5]), ("any", [2, 3]), ("a", [3]), ("b", [2]), ("neither", [0, 2])],
+    )
+    def test_what_was_not_scored_is_neither_right_nor_wrong(self, visit, differ, items):
+        one, two = [0, 1, 0, 1, 0, None], [0, 1, 0.25, 0.5, None, None]
+        found = visit().evaluate(
+            """([differ, ...scores]) => {
+              const none = () => null;
+              const rows = scores.map((some) => ({
+                scores: some.map((one) => one ?? NaN), extracted: none, response: none,
+              }));
+              const loaded = { n: 6, rows, documents: [0, 1, 2, 3, 4, 5], gold: none, prompts: none };
+              return dcsft.Samples.kept(loaded, { find: "", verdict: "all", difficulty: "all", differ });
+            }""",
+            [differ, one, two],
+        )
+        assert found == items
+
     def test_next_and_back(self, visit):
         page = visit(SAMPLES)
         first = page.locator("#item").inner_text()
@@ -443,7 +483,10 @@ class TestHostileText:
             page.evaluate("(a) => (location.hash = '#view=compare&b=base&' + new URLSearchParams({a}))", text)
             until(page, f"document.querySelector('select[aria-label=Row]').value === {json.dumps(text)}")
             settled(page)
-            assert page.locator("table.compare thead .name").first.text_content() in (text, text[:40] + "…")
+            assert page.locator("table.compare thead .name").first.text_content() in (
+                text,
+                f"{text[:20]}…{text[-19:]}",
+            )
 
     def test_responses_are_text(self, visit):
         page = visit(f"#view=samples&task={CLASSIFY}&a=__proto__")

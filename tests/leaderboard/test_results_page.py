@@ -3,15 +3,18 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from scipy.stats import t, ttest_1samp, ttest_rel
 
 from benchmarks import claims as design
 from dcsft_harness import recipes
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import build
+from dcsft_harness.leaderboard import Options, build
 from dcsft_harness.leaderboard.stats import Estimate
 from dcsft_harness.recipes import results
 from dcsft_harness.recipes.results import (
@@ -201,6 +204,15 @@ def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
     assert {one["verdict"] for one in told} >= {"supported", "inconclusive"}
 
 
+@pytest.mark.parametrize("name", ["my results (1)", "é%20", "results-digits"])
+def test_a_link_to_a_picture_holds_any_name(run, tmp_path, name):
+    results.write([run], tmp_path / f"{name}.md")
+    tokens = MarkdownIt().parse((tmp_path / f"{name}.md").read_text())
+    parts = [part for token in tokens for part in token.children or ()]
+    links = [part.attrs["src"] for part in parts if part.type == "image"]
+    assert links and all((tmp_path / unquote(link)).is_file() for link in links)
+
+
 def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "manifest.json").write_text("{}")
@@ -302,3 +314,36 @@ def test_every_claim_is_about_rows_that_a_shipped_recipe_makes():
         # All that is about classification is run on both pools.
         if claim.board.startswith(("classification", "large", "qwen3")):
             assert board_of(claim.board, "noisy") in rows
+
+
+SETTINGS = {
+    "sides": {"distributions": {OOD_R: "id"}},
+    "names": {"names": {"SFT": "ours, lr=1e-3 (seed 1)", "base (x)": "SFT"}},
+    "metrics": {"metrics": {ID: "acc"}},
+    "apart": {"apart": True},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_the_page_has_the_boards_own_settings(kind, tmp_path):
+    rng = np.random.default_rng(0)
+    made = []
+    for name, other in (("SFT", {}), ("base", {}), ("third", {"apart": "another"})):
+        tasks = {task: answers(rng, 20, 0.5) for task in (ID, OOD_R, OOD_A)}
+        notes = {task: {"prompt_sha256": other.get(kind, "p")} for task in tasks}
+        made.append(scores_folder(tmp_path / f"scores-{name}", name, tasks, notes=notes))
+    made[1] = f"base (x)={made[1]}"
+    given = dict(SETTINGS[kind])
+    if "names" in given:
+        given["names"] = tmp_path / "names.yaml"
+        given["names"].write_text(json.dumps(SETTINGS[kind]["names"]))
+    chosen = Options(baseline="SFT", strict=True, page=False, plots=False, items=False, **given)
+    built = build([Path(one) for one in made], tmp_path / "x-paradigms", options=chosen).summary
+    (tmp_path / "recipe.json").write_text("{}")
+    read = results.read_boards(tmp_path)["x-paradigms"]
+    assert [line.name for line in read.lines] == [line.name for line in built.lines]
+    assert [line.entries for line in read.lines] == [line.entries for line in built.lines]
+    assert [(one.label, one.distribution) for one in read.columns] == [
+        (one.label, one.distribution) for one in built.columns
+    ]

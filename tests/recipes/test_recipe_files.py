@@ -495,6 +495,18 @@ def test_init_without_an_answer_names_the_option(tmp_path, monkeypatch, capsys):
     assert "--pool is missing, and nothing answers the prompt. Give --pool" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("output", "code"), [("a/b/my own.yaml", 0), ("mine.jsonl/mine.yaml", 1)])
+def test_init_makes_the_folder_of_its_file(tmp_path, monkeypatch, capsys, output, code):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text("{}\n")
+    words = ["--model", "digits", "--test", "0.5", "--device", "cpu", *INIT[1:-1], output]
+    assert main(["init", *words]) == code
+    assert (tmp_path / output).is_file() == (code == 0)
+    refused = "dcsft: --output mine.jsonl/mine.yaml: mine.jsonl is a file. Name a file in a folder."
+    done = "next: dcsft run 'a/b/my own.yaml' --output 'runs/my own'"
+    assert (refused if code else done) in capsys.readouterr().err
+
+
 def test_init_asks_for_no_scorer_of_a_task(tmp_path, monkeypatch):
     from click.testing import CliRunner
 

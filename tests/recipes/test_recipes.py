@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,7 +14,7 @@ from dcsft_harness import reading, recipes
 from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
-from dcsft_harness.recipes import chain
+from dcsft_harness.recipes import chain, rehearsal
 from dcsft_harness.stages import DONE, STAGES
 
 TEXT = """
@@ -522,3 +523,36 @@ def test_every_shipped_recipe_loads():
 def test_all_experiments_share_an_output_folder(scale):
     experiments = [name for name in recipes.shipped() if name != "digits"]
     assert len(recipes.load(experiments, scale).stages) > 100
+
+
+COMMAS = {  # options of a stage that reads a checkpoint, the recipe's folder -> the path that is refused
+    "arguments": ('verb: evaluate, model_args: "pretrained=@cold,batch_size=8"', "a,b", "a,b/cold"),
+    "mapping": ('verb: evaluate, model_args: {pretrained: digits, adapter: "@cold"}', "a,b", "a,b/cold"),
+    "model": ('verb: evaluate, model: "@cold"', "a,b", "a,b/cold"),
+    "checkpoint": ('verb: evaluate, model: "my,model"', "ab", "my,model"),
+    "no comma": ('verb: evaluate, model: "@cold"', "ab", None),
+    "no checkpoint of the recipe": ("verb: evaluate, model: digits", "a,b", None),
+}
+
+
+@pytest.mark.parametrize("kind", COMMAS)
+def test_a_comma_that_model_arguments_cannot_hold_is_refused_before_the_first_stage(
+    kind, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    options, output, refused = COMMAS[kind]
+    cold = "{stage: cold, verb: train cold-start, model: digits, data: dcsft_digits_cold}"
+    scores = f"{{stage: scores, {options}, tasks: [dcsft_digits]}}"
+    (tmp_path / "own.yaml").write_text(f"name: own\nabout: x\nstages:\n  - {cold}\n  - {scores}\n")
+    made = recipes.load("own.yaml")
+    if refused is None:
+        chain.refuse_missing(made, Path(output), unprepared=False)
+        return
+    with pytest.raises(HarnessError, match=f"the path {refused} has a comma"):
+        chain.refuse_missing(made, Path(output), unprepared=False)
+
+
+def test_a_rehearsal_in_a_folder_with_a_comma_begins_nothing(tmp_path):
+    with pytest.raises(HarnessError, match=r"the path .*/a,b has a comma"):
+        rehearsal.rehearse("internvl3-2b", tmp_path / "a,b", layers=1, side=56)
+    assert not (tmp_path / "a,b").exists()

@@ -11,16 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from dcsft_harness import reading
+from dcsft_harness import reading, recipes
 from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.cli import main
 from dcsft_harness.cli.running import command_of
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.evaluation.autoeval import open_board
 from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import estimates, published
 from dcsft_harness.models.arguments import ModelSettings
-from dcsft_harness.recipes import rehearsal
+from dcsft_harness.recipes import chain, rehearsal
 from dcsft_harness.stages import STAGES
+from dcsft_harness.stages.stage import place_of
 from dcsft_harness.training import data, lora, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.artifacts.test_manifest import FIRST_ENGINES, FIRST_READERS, first_edition  # noqa: F401
@@ -147,6 +149,47 @@ def test_arguments_stand_in_a_command_in_their_own_order(tmp_path):
     """A recipe may name them in another."""
     words = STAGES["data overlap"].command({"tasks": ["t", "u"], "pool": "p"}, tmp_path)
     assert words[:6] == ["dcsft", "data", "overlap", "p", "t", "u"]
+
+
+PLACES = {  # option, its value -> where it is; None: it is not there
+    "a path with an equals sign": ("rollouts", "lr=1e-3/rollouts", "lr=1e-3/rollouts"),
+    "no name in another option": ("rollouts", "name=apart", "name=apart"),
+    "a board's": ("results", "lr=1e-3/rollouts", "lr=1e-3/rollouts"),
+    "a board's with a name": ("results", "name=lr=1e-3/rollouts", "lr=1e-3/rollouts"),
+    "a run": ("results", "logs/1", "logs/1_results.json"),
+    "a run with a name": ("results", "name=logs/1", "logs/1_results.json"),
+    "nowhere": ("results", "name=nowhere", None),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_a_name_before_a_path_is_no_part_of_it(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("lr=1e-3/rollouts", "apart", "logs"):
+        Path(folder).mkdir(parents=True)
+    Path("logs/1_results.json").write_text("{}")
+    option, value, place = PLACES[kind]
+    if place is None:
+        with pytest.raises(HarnessError, match="^nowhere does not exist"):
+            place_of(option, value)
+        return
+    assert place_of(option, value) == Path(place)
+    verb = {"results": "leaderboard build", "rollouts": "label"}[option]
+    options = {option: [value] if option == "results" else value}
+    stage = recipes.Stage("one", verb, options)
+    if Path(place).exists():
+        STAGES[verb].plan("out", **options)
+        chain.refuse_missing(recipes.Recipe("own", "x", (stage,)), Path("out"), unprepared=False)
+
+
+def test_a_boards_results_are_named_at_the_first_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("lr=1e-3/scores", "apart"):
+        Path(folder).mkdir(parents=True)
+    given = [Path("lr=1e-3/scores"), Path("SFT=lr=1e-3/scores"), Path("base=apart")]
+    board = open_board(Path("board"), None, False, given)
+    assert board.given == ["../lr=1e-3/scores", "SFT=../lr=1e-3/scores", "base=../apart"]
+    assert list(map(str, board.results())) == ["lr=1e-3/scores", "SFT=lr=1e-3/scores", "base=apart"]
 
 
 def test_a_limit_of_memory_for_a_batch_is_planned_with():
@@ -327,6 +370,25 @@ def test_gradients_count_where_they_are():
     ):
         assert step.total(micro, accumulates) == peak, (micro, accumulates)
         assert step.parts(micro, accumulates)["gradients"] == gradients
+
+
+@pytest.mark.parametrize(
+    ("device", "listed", "visible"),
+    [
+        ("cpu", None, ""),
+        ("cpu", "3,5", ""),
+        ("cuda", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda", "3,5", "3"),
+        ("cuda:1", "3, 5", "5"),
+        ("cuda:1", "GPU-8f,GPU-a1", "GPU-a1"),
+        ("cuda:2", "3,5", ""),
+        ("cuda:x", "3,5", ""),
+        ("cuda", "", ""),
+    ],
+)
+def test_a_rehearsals_device_is_counted_among_the_visible_ones(device, listed, visible):
+    assert rehearsal._visible(device, listed) == visible
 
 
 def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):

@@ -21,7 +21,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.settings import as_arguments
 from dcsft_harness.stages import STAGES
-from dcsft_harness.stages.stage import DONE
+from dcsft_harness.stages.stage import DONE, _plain
 from tests.fixtures.artifacts import rollouts
 
 TOY = '''"""`dcsft toy`: Write a greeting."""
@@ -152,6 +152,27 @@ def test_artifacts_go_where_paths_do(tmp_path):
         dcsft.curate(labels, keep="meduim", output=tmp_path / "other")
     with pytest.raises(HarnessError, match="size=large is not a whole number"):
         dcsft.curate(labels, keep="easy", size="large", output=tmp_path / "other")
+
+
+USES = {
+    "notes": lambda labels, _: labels.notes["items"],
+    "table": lambda labels, _: labels.table().num_rows,
+    "path": lambda labels, _: len(Path(labels).joinpath("labels.parquet").read_bytes()),
+    "stage": lambda labels, folder: dcsft.curate(labels, keep="easy", output=folder / "set").notes["items"],
+    "several": lambda labels, folder: _plain([labels]) == [str(folder / "labels")],
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_an_artifact_stays_where_it_is_when_python_goes_elsewhere(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rollouts(tmp_path / "rollouts", ["easy", "medium", "hard"], with_items=True)
+    labels = dcsft.label("rollouts", output="labels")
+    assert os.fspath(labels) == "labels"
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    assert USES[use](labels, tmp_path)
+    assert labels.path == Path("labels") and repr(labels) == "Labels('labels')"
 
 
 def test_a_notebook_lists_the_functions_alone_and_hints_at_a_wrong_name():

@@ -131,6 +131,27 @@ def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
     assert manifest.read(chain / "after").input_folder("adapter") == adapter.resolve()
 
 
+@pytest.mark.parametrize(
+    ("noted", "told", "shown"),
+    [
+        ({}, "accuracy", "75.0 %"),
+        ({"metric": None}, "accuracy", "75.0 %"),
+        ({"metric": "acc"}, "accuracy", "75.0 %"),
+        ({"metric": "f1"}, "f1", "75.0 % (f1)"),
+    ],
+)
+def test_a_score_is_named_by_its_metric(chain, noted, told, shown):
+    folder = scores_of(chain / "after", {"model": chain / "base", "adapter": chain / "adapter"}, vqa=0.75)
+    path = folder / "manifest.json"
+    made = json.loads(path.read_text())
+    made["notes"]["tasks"]["vqa"] |= noted
+    path.write_text(json.dumps(made))
+    hub.write_card(chain / "adapter", [folder])
+    data, text = read(chain / "adapter")
+    assert data["model-index"][0]["results"][0]["metrics"] == [{"type": told, "value": 0.75}]
+    assert f"| vqa | ood | this | {shown} | 64 | - |" in text
+
+
 @pytest.mark.parametrize("changed", ["adapter", "after"])
 def test_what_was_changed_after_it_was_written_gets_no_card(chain, changed):
     scores_of(chain / "after", {"model": chain / "base", "adapter": chain / "adapter"}, dcsft_digits=0.75)

@@ -64,6 +64,27 @@ def test_everything_arrives_and_nothing_says_where_it_was(fake, adapter, tmp_pat
     assert manifest.is_intact(copy)
 
 
+CHECKPOINT = (
+    "config.json generation_config.json model.safetensors model-00001-of-00002.safetensors "
+    "model.safetensors.index.json pytorch_model.bin"
+).split()
+ADAPTER = ["adapter_config.json", "adapter_model.safetensors"]
+OTHERS = ["logo.png", "chat_template.jinja", "old/config.json", "old/model.safetensors", "my_config.json"]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "checkpoint"])
+def test_weights_of_an_earlier_upload_go(fake, adapter, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "_refuse_damaged", lambda *_: None)
+    if kind == "checkpoint":
+        with manifest.writing("checkpoint", tmp_path / "merged", {}, finish=hub.write_card) as draft:
+            for name in ("config.json", "model.safetensors"):
+                (draft.folder / name).write_text("{}")
+    fake.files = dict.fromkeys([*CHECKPOINT, *ADAPTER, *OTHERS], b"earlier")
+    hub.push(adapter if kind == "adapter" else tmp_path / "merged", "jane/digits")
+    mine = ADAPTER if kind == "adapter" else ["config.json", "model.safetensors"]
+    assert sorted(fake.removed) == sorted({*CHECKPOINT, *ADAPTER} - {*mine})
+
+
 def test_repositories_are_public_unless_asked_otherwise(fake, adapter):
     hub.push(adapter, "jane/digits")
     assert fake.created[0].get("private") is not True
