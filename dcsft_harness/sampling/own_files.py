@@ -319,7 +319,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
 
 
 def _split(stem: str) -> str | None:
-    """The split that a file's name tells; None where it tells none."""
+    """The split that a file is named after; None where it is named after none."""
     if shard := _SHARD.fullmatch(stem):
         return shard[1]
     begun = _SPLIT.match(stem)
