@@ -54,10 +54,9 @@ def settles(score):
     """Whether a response of that score and one of 0 settle a label for `--stop-when-labelled`."""
     task = SimpleNamespace(config=SimpleNamespace(task="pool"), eval_docs_no_media=[{}])
     pool = rollout_store.Pool(task, [], 2, 0, {})
-    pool._verdicts = {(0, "said"): (score, "x"), (0, "wrong"): (0.0, "x")}
-    return pool.settled(
-        SimpleNamespace(doc_id=0), [SimpleNamespace(response=text) for text in ("said", "wrong")]
-    )
+    pool._verdicts = {(0, "said", False): (score, "x"), (0, "wrong", False): (0.0, "x")}
+    said = [SimpleNamespace(response=text, finish_reason="stop") for text in ("said", "wrong")]
+    return pool.settled(SimpleNamespace(doc_id=0), said)
 
 
 def paired(score):

@@ -301,7 +301,7 @@ def test_the_reward_is_of_a_response_up_to_the_tasks_stop_texts(
         eval_docs_no_media=[{}],
         process_results=lambda doc, results: seen.extend(results) or {},
     )
-    monkeypatch.setattr(lmms, "filtered", lambda task, text: text)
+    monkeypatch.setattr(lmms, "filtered", lambda task, text, doc: text)
     monkeypatch.setattr(lmms, "score_of", lambda task, metrics: (1.0, None))
     assert Judge(task, {"item": 0}).reward("item", response, truncated=True) == 1.0
     assert [(str(one), one.truncated) for one in seen] == [(scored, truncated)]
