@@ -256,11 +256,7 @@ class Scoring(OwnPart):
     @property
     def own(self) -> str | None:
         """The task that the user's own rows become; None without them."""
-        return None if self.data is None else own_data.task_name(self.data, self._part)
-
-    @property
-    def _part(self) -> own_data.Part | None:
-        return None if self.held_out is None else own_data.Part(self.held_out, held=True)
+        return None if self.data is None else own_data.task_name(self.data, own_data.part_of(self, held=True))
 
     @property
     def tasks(self) -> list[str]:
@@ -280,9 +276,10 @@ class Scoring(OwnPart):
         known = [name for name in names if name != own]
         found = lmms.open_tasks(known) if known else {}
         if self.data is not None and own is not None and own in names:
-            root, outside = self.image_root, self.allow_outside_root
-            known_by = (manifest.fingerprint(self.data), str(self.described(own)))
-            found[own] = _own_task(self.data, self.scorer, root, outside, self._part, known_by)
+            options = OwnPart.from_options({name: getattr(self, name) for name in OwnPart.model_fields})
+            found[own] = _own_task(
+                self.data, options, manifest.fingerprint(self.data), str(self.described(own))
+            )
         return found
 
     def scorers(self, task: str) -> Mapping[str, int]:
@@ -298,11 +295,7 @@ class Scoring(OwnPart):
 
     def described(self, task: str) -> dict[str, Any]:
         """What the configuration in a manifest says of the user's own rows; as of `dcsft evaluate`."""
-        if self.data is None or task != self.own:
-            return {}
-        images = own_data.images_sha256(self.data, self.image_root, self.allow_outside_root)
-        held = {} if self.held_out is None else {"held_out": self.held_out}
-        return {"scorer": self.scorer, "images_sha256": images, **held}
+        return {} if self.data is None or task != self.own else own_data.described(self.data, self)
 
     def check(self) -> None:
         """Refuses unusable settings, without loading anything."""
@@ -358,16 +351,10 @@ class Scoring(OwnPart):
 
 
 @lru_cache(maxsize=1)
-def _own_task(
-    data: Path,
-    scorer: str | None,
-    root: Path | None,
-    outside: bool,
-    part: own_data.Part | None,
-    content: tuple[str, str],
-) -> lmms.Task:
+def _own_task(data: Path, options: OwnPart, *content: str) -> lmms.Task:
     """The task of rows with this content; a watched run's checkpoints share it, as its rows are copied."""
-    return own_data.open_file(data, scorer, root, False, outside, keep_unreadable=False, part=part)
+    root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options, held=True)
+    return own_data.open_file(data, options.scorer, root, False, outside, keep_unreadable=False, part=part)
 
 
 class ScoreOptions(Scoring):

@@ -17,6 +17,7 @@ from dcsft_harness.artifacts import manifest, storage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.artifacts.storage import AT_ONCE
+from dcsft_harness.data import OwnPart, OwnRows
 from dcsft_harness.errors import (
     LISTED,
     HarnessError,
@@ -339,6 +340,22 @@ def refuse_former(rollouts: manifest.Manifest) -> None:
         for item in table.to_pylist():
             if any(pictures.differs_in_former(image.get("bytes") or b"") for image in item["images"] or ()):
                 raise HarnessError(f"{former} item {item['item_id']} {SHOWN}", "Sample and label again")
+
+
+def part_of(options: OwnPart, held: bool = False) -> Part | None:
+    """The part of the rows that `--held-out` leaves, or holds out; None for all rows."""
+    return None if options.held_out is None else Part(options.held_out, held)
+
+
+def described(path: Path, options: OwnRows) -> dict[str, Any]:
+    """What a manifest says of a file of rows: besides their content, it decides the items and their ids."""
+    images = images_sha256(path, options.image_root, options.allow_outside_root)
+    share = getattr(options, "held_out", None)
+    return {
+        "scorer": options.scorer,
+        "images_sha256": images,
+        **({} if share is None else {"held_out": share}),
+    }
 
 
 def images_sha256(path: Path, image_root: Path | None, outside: bool = False) -> str:

@@ -57,11 +57,7 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
         return own_data.open_file(files[name], scorer, root, skip, outside, keep_unreadable=False)
 
     opened = {name: read(name) for name in own}
-    described = {}
-    if options.pool in own:
-        root, outside = options.image_root, options.allow_outside_root
-        images = own_data.images_sha256(files[options.pool], root, outside)
-        described = {"scorer": options.scorer, "images_sha256": images}
+    described = own_data.described(files[options.pool], options) if options.pool in own else {}
     return overlap.overlap(
         options.pool, list(options.tasks), output, options.distance, progress, opened, files, described
     )

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from dcsft_harness.artifacts.usage import Estimate
     from dcsft_harness.lmms import Model, Task
-    from dcsft_harness.sampling.own_data import Part
     from dcsft_harness.stages.stage import Notes, Stage
     from dcsft_harness.training.config import TrainingConfig
     from dcsft_harness.training.launching import Launch
@@ -172,19 +171,13 @@ def refuse_own(options: OwnRows, instead: str) -> None:
             raise HarnessError(f"{flag(name)}{value} goes with {instead}", "Leave it out")
 
 
-def part_of(options: OwnPart, held: bool = False) -> "Part | None":
-    """The part of the rows that `--held-out` leaves, or holds out; None for all rows."""
-    from dcsft_harness.sampling import own_data
-
-    return None if options.held_out is None else own_data.Part(options.held_out, held)
-
-
 def own_training_rows(data: str, options: OwnPart, pairs: bool = False) -> "Dataset":
     """A user's own rows as training data; see `conversations.from_rows`."""
     from dcsft_harness.curation import conversations
+    from dcsft_harness.sampling import own_data
 
-    root, outside = options.image_root, options.allow_outside_root
-    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs, part_of(options))
+    root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options)
+    return conversations.from_rows(Path(data), options.scorer, root, outside, pairs, part)
 
 
 def pool(
@@ -212,15 +205,9 @@ def pool(
         if is_own(str(task)) and not lmms.is_file(str(task)):
             raise HarnessError(f"--task {task} is a file or folder of rows", f"Give it as --data {task}")
         return own_data.open_task(str(task), "--task"), {}, task_files([str(task)])
-    root, outside, part = options.image_root, options.allow_outside_root, part_of(options, held)
+    root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options, held)
     opened = own_data.open_file(data, options.scorer, root, skip, outside, keep_unreadable, part)
-    described: dict[str, Any] = {
-        "scorer": options.scorer,
-        "images_sha256": own_data.images_sha256(data, root, outside),
-    }
-    if part is not None:
-        described["held_out"] = part.share
-    return opened, described, {"data": data}
+    return opened, own_data.described(data, options), {"data": data}
 
 
 def task_files(names: Sequence[str]) -> dict[str, Path]:

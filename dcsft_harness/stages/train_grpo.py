@@ -6,7 +6,6 @@ from statistics import fmean
 from typing import Any
 
 from dcsft_harness import ranks
-from dcsft_harness.stages import opening
 from dcsft_harness.stages.opening import Numbers, forward_seconds
 from dcsft_harness.stages.stage import Notes, Progress, Stage, percent
 from dcsft_harness.stages.training import AdapterInputs, estimate, length_of, start, summary
@@ -22,6 +21,7 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
 
     def train(base: str, config: GrpoConfig, more: dict[str, Any]) -> Notes:
+        from dcsft_harness.sampling import own_data
         from dcsft_harness.training import grpo
 
         settings = {} if options.scorer is None else {"scorer": options.scorer}
@@ -31,7 +31,7 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
                 options.scorer,
                 options.image_root,
                 options.allow_outside_root,
-                opening.part_of(options),
+                own_data.part_of(options),
             )
         return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
 

@@ -728,6 +728,17 @@ class TestSavedMessages:
         assert opening.training_data(str(path), SftOptions(model="digits", data=str(path))) == path
 
 
+READERS = (
+    "sample --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
+    "evaluate --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
+    "train sft --model=digits --max-steps=1 --data FILE",
+    "train cold-start --model=digits --max-steps=1 --data FILE",
+    "train grpo --model=digits --scorer=exact_word --max-steps=1 --data FILE",
+    "data overlap --scorer=exact_word FILE dcsft_digits",
+)
+"""The commands that read rows which are no pairs."""
+
+
 class TestRejectedAlone:
     """Rows that differ in `rejected` alone are several for preference training, and one item elsewhere."""
 
@@ -738,17 +749,7 @@ class TestRejectedAlone:
         return tmp_path / "mine.jsonl"
 
     @pytest.mark.parametrize(
-        "words",
-        [
-            "sample --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
-            "evaluate --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
-            "train sft --model=digits --max-steps=1 --data FILE",
-            "train cold-start --model=digits --max-steps=1 --data FILE",
-            "train grpo --model=digits --scorer=exact_word --max-steps=1 --data FILE",
-            "data overlap --scorer=exact_word FILE dcsft_digits",
-            "data inspect FILE",
-        ],
-        ids=lambda words: words.partition(" --")[0],
+        "words", [*READERS, "data inspect FILE"], ids=lambda words: words.partition(" --")[0]
     )
     def test_the_second_is_refused_by_line(self, path, tmp_path, capsys, words):
         given = [str(path) if word == "FILE" else word for word in words.split()]
@@ -783,15 +784,7 @@ class TestBadRows:
 
     @pytest.mark.parametrize(
         "words",
-        [
-            "sample --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
-            "evaluate --model=dcsft_stub --model-args=default=goose --scorer=exact_word --data FILE",
-            "train sft --model=digits --max-steps=1 --data FILE",
-            "train cold-start --model=digits --max-steps=1 --data FILE",
-            "train grpo --model=digits --scorer=exact_word --max-steps=1 --data FILE",
-            "train dpo --model=digits --max-steps=1 --data FILE",
-            "data overlap --scorer=exact_word FILE dcsft_digits",
-        ],
+        [*READERS, "train dpo --model=digits --max-steps=1 --data FILE"],
         ids=lambda words: words.partition(" --")[0],
     )
     def test_all_are_listed_at_once(self, bad, tmp_path, capsys, words):
