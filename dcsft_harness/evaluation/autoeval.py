@@ -289,9 +289,11 @@ class Scoring(OwnPart):
         judge = get_scorer(self.scorer)
         return {judge.name: judge.version}
 
-    def inputs(self, task: str) -> dict[str, Path]:
+    def inputs(self, task: lmms.Task) -> dict[str, Path]:
         """The data that a task reads, by its role in a manifest."""
-        return {"data": self.data} if self.data is not None and task == self.own else prepared.inputs([task])
+        if self.data is not None and task.config.task == self.own:
+            return {"data": self.data}
+        return prepared.inputs([lmms.data_name(task)])
 
     def described(self, task: str) -> dict[str, Any]:
         """What the configuration in a manifest says of the user's own rows; as of `dcsft evaluate`."""
@@ -519,9 +521,15 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> N
         for one, version in scorers.items()
         if one in versions and versions[one] != version
     ]
-    for role, path in settings.inputs(task).items():
-        if role in found.inputs and manifest.fingerprint(path) != found.inputs[role]["sha256"]:
-            differing.append(f"{role} has {'changed' if task == settings.own else 'been prepared again'}")
+    for role, entry in found.inputs.items():
+        path, what = None, "been prepared again"
+        rows = role.removeprefix(prepared.ROLE)
+        if role != rows and prepared.has_source(rows):
+            path = prepared.folder_of(rows)
+        elif role == "data" and task == settings.own:
+            path, what = settings.data, "changed"
+        if path is not None and path.exists() and manifest.fingerprint(path) != entry["sha256"]:
+            differing.append(f"{role} has {what}")
     described = settings.described(task)
     differing += differences({key: found.config.get(key) for key in described}, described)
     if differing:
@@ -625,7 +633,7 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
                     recorded | work.settings.described(task),
                     work.settings.limit,
                     report,
-                    work.subject.inputs() | work.settings.inputs(task),
+                    work.subject.inputs() | work.settings.inputs(loaded),
                     {} if origin is None else {"checkpoint": origin.as_note(output)},
                 )
             if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -248,6 +249,15 @@ def test_other_rows_or_another_scorer_are_refused_before_a_model_is_loaded(held,
         given = ["score", f"{name}{digit}", "--data", "held.jsonl", "--scorer", "own_judge:judge", *more]
         assert main(given) == 1
         assert said in capsys.readouterr().err, said
+
+
+def test_a_task_that_includes_one_of_the_suites_is_recorded_with_its_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("DCSFT_DATA", str(tmp_path))
+    (tmp_path / "dcsft_wemath").mkdir()
+    (tmp_path / "dcsft_wemath" / manifest.NAME).write_text("{}")
+    for name, rows in (("dcsft_wemath", None), ("my_wemath", "dcsft_wemath")):
+        task = SimpleNamespace(config=SimpleNamespace(task=name), get_config={"dataset_name": rows}.get)
+        assert Scoring(suite=name).inputs(task) == {"data of dcsft_wemath": tmp_path / "dcsft_wemath"}
 
 
 def test_checkpoints_of_a_watched_run_share_the_rows(held):
