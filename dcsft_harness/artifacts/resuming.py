@@ -30,6 +30,10 @@ _ITEMS = (
 )
 
 
+class OtherRunError(HarnessError):
+    """An output folder holds an unfinished run with other settings."""
+
+
 @contextlib.contextmanager
 def resumed(
     output: Path,
@@ -143,7 +147,7 @@ def _compare(output: Path, identity: Mapping[str, Any], dropped: Collection[str]
     if differing:
         if before.get("items") != identity.get("items"):
             differing.append(_ITEMS)
-        raise HarnessError(
+        raise OtherRunError(
             f"--output {output} holds an unfinished run with other settings: {'; '.join(differing)}",
             "Name another folder, go back to those settings, or remove this folder",
         )

@@ -1,13 +1,12 @@
 """adapter -> scores: a checkpoint's answers to evaluation tasks, item by item, through lmms-eval."""
 
-import contextlib
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dcsft_harness import lmms, ranks, records
 from dcsft_harness.artifacts import manifest, usage
@@ -19,104 +18,60 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import SamplingConfig, identify, observed, rollout_store
 from dcsft_harness.scoring import at_k
 
-if TYPE_CHECKING:
-    from dcsft_harness.lmms.protocols import Generation
-
 SCORES, RESPONSES = "scores.parquet", "responses.parquet"
 DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 """Settings of `SamplingConfig` that a manifest records for an evaluation of K responses."""
 _DESCRIBED: dict[tuple[str, int], tuple[records.Item, ...]] = {}
 """The items of the embedded suite's tasks, by their configuration and number."""
-Spent = tuple[int, int, float | None, str, int | None]
-"""The cost of a response: prompt tokens, tokens generated, operations if known, finish reason, and tokens
-prefilled if known."""
 
 
 def evaluate(
-    model: lmms.Model,
-    tasks: Mapping[str, lmms.Task],
-    output: Path,
-    name: str,
-    settings: dict[str, Any],
-    limit: int | None = None,
-    progress: lmms.Progress | None = None,
-    inputs: dict[str, Path] | None = None,
-    noted: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Evaluates one checkpoint and writes a scores folder.
-
-    `output` gets scores.parquet, lmms_eval.json and manifest.json; `name` is the row's name in a leaderboard.
-    `settings` (model name and arguments), `inputs` (folders that the model was loaded from) and `noted` go
-    into the manifest. With `limit`, only the first documents of each task are evaluated. `progress` is called
-    with (items done, total items).
-
-    Returns:
-        The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts. In a launch of
-        several processes only rank 0 writes the artifact, and the others return nothing.
-
-    Raises:
-        HarnessError: an unreadable image, a failed run, or an occupied output folder.
-    """
-    recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": limit}
-    with contextlib.ExitStack() as stack:
-        with ranks.agreed():
-            manifest.refuse_occupied(output)
-            items = {task_name: _items(task, limit) for task_name, task in tasks.items()}
-            for task_name, task in tasks.items():
-                lmms.refuse_marked(model, task, items[task_name])
-            draft = None
-            if ranks.rank() == 0:
-                draft = stack.enter_context(manifest.writing("scores", output, recorded, inputs))
-        meter = Meter()
-        tokens = _followed(model, items)
-        answered, results = lmms.run(model, tasks, limit, progress)
-        for others in ranks.gathered(tokens):
-            tokens.update(others)
-        peak = max(ranks.gathered(meter.peak_memory_bytes))
-        with ranks.agreed(), stack.pop_all():
-            if draft is None:
-                return {}
-            rows = {one: _scores(task, items[one], answered[one], tokens) for one, task in tasks.items()}
-            _write(draft, model, tasks, limit, items, answered, rows, results)
-            draft.notes |= dict(noted or {})
-            draft.notes |= _ledger(sum(map(len, rows.values())), tokens, meter.seconds, peak)
-        return draft.notes
-
-
-def evaluate_samples(
     model: lmms.Model | Callable[[], lmms.Model],
     tasks: Mapping[str, lmms.Task],
     output: Path,
     name: str,
     settings: dict[str, Any],
-    config: SamplingConfig,
+    sampling: SamplingConfig | None = None,
+    limit: int | None = None,
     progress: lmms.Progress | None = None,
     inputs: dict[str, Path] | None = None,
     noted: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Draws K responses per item, as `sampling.sample` does, and writes a scores folder.
+    """Evaluates one checkpoint and writes a scores folder; an interrupted run resumes.
 
-    An interrupted run resumes. An item's score is the mean over its responses; responses.parquet has each
-    one. `config` says how to sample, and its `samples` is K; the other arguments are those of `evaluate`.
+    Without `sampling`, each item gets one response by its task's own generation arguments. With it, K are
+    drawn as `sampling.sample` does, where its `samples` is K: an item's score is the mean over them, and
+    responses.parquet has each one.
 
-    Returns the manifest's notes; each task has `samples` (K) and `at_k`: metric -> its means at k = 1 to K.
-    The output folder may also hold an interrupted run of equal settings.
+    `model` may be a function that loads it, which is called when the output folder is locked. `output` gets
+    scores.parquet, lmms_eval.json and manifest.json; `name` is the row's name in a leaderboard. `settings`
+    (model name and arguments), `inputs` (folders that the model was loaded from) and `noted` go into the
+    manifest. With `limit`, only the first documents of each task are evaluated; `sampling` has its own.
+    `progress` is called with (items done, total items).
+
+    Returns:
+        The manifest's notes; `tasks` holds each task's accuracy in [0, 1] and its counts, and with `sampling`
+        `samples` (K) and `at_k`: metric -> its means at k = 1 to K. In a launch of several processes only
+        rank 0 writes the artifact, and the others return nothing.
 
     Raises:
-        HarnessError: an unreadable image, a failed run, an output folder that is occupied, being
-            written or of other settings, or a full disk.
+        HarnessError: an unreadable image, a failed run, an output folder that is occupied, being written or
+            of other settings, or a full disk.
     """
     inputs = inputs or {}
-    drawn = {key: value for key, value in config.as_dict().items() if key in DRAWN_BY}
-    recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": config.limit, **drawn}
+    limit = limit if sampling is None else sampling.limit
+    drawn = {} if sampling is None else {k: v for k, v in sampling.as_dict().items() if k in DRAWN_BY}
+    recorded = {"name": name, **settings, "tasks": sorted(tasks), "limit": limit, **drawn}
     with ranks.agreed():
         manifest.refuse_occupied(output, resumes=True)
-        items = {task_name: _items(task, config.limit) for task_name, task in tasks.items()}
+        items = {task_name: _items(task, limit) for task_name, task in tasks.items()}
         asked = [item for some in items.values() for item in some]
         deciding = {"stage": "evaluate", **{key: one for key, one in settings.items() if key != "group"}}
-        identity = identify(list(tasks.values()), asked, config, deciding, inputs)
-        for task in tasks.values():
-            lmms.set_generation(task, config.samples, config.generation())
+        decided_by = {"limit": limit} if sampling is None else sampling.as_dict()
+        identity = identify(list(tasks.values()), asked, decided_by, deciding, inputs)
+        if sampling is not None:
+            for task in tasks.values():
+                lmms.set_generation(task, sampling.samples, sampling.generation())
     meter = Meter()
     with rollout_store.opened(output, identity, "scores") as store:
         with ranks.agreed():
@@ -124,39 +79,31 @@ def evaluate_samples(
             for task_name, task in tasks.items():
                 lmms.refuse_marked(running, task, items[task_name])
         with observed(running, asked, store):
-            answered, results = lmms.run(running, tasks, config.limit, progress)
+            answered, results = lmms.run(running, tasks, limit, progress)
         peak = max(ranks.gathered(meter.peak_memory_bytes))
         with ranks.agreed():
             if ranks.rank() > 0:
                 return {}
             store.collect()
             with store.finishing(recorded, inputs) as draft:
-                drawn_by = {
-                    one: _responses(task, items[one], answered[one], store, config.samples)
-                    for one, task in tasks.items()
-                }
-                rows = {
-                    one: _of_samples(task, items[one], answered[one], drawn_by[one])
-                    for one, task in tasks.items()
-                }
-                _write(draft, running, tasks, config.limit, items, answered, rows, results)
+                rows = {one: _scores(task, items[one], answered[one], store) for one, task in tasks.items()}
+                drawn_by: dict[str, list[list[records.Response]]] = {}
+                if sampling is not None:
+                    for one, task in tasks.items():
+                        some = _responses(task, items[one], answered[one], store, sampling.samples)
+                        rows[one] = _of_samples(task, items[one], answered[one], some)
+                        drawn_by[one] = some
+                    every = [one for some in drawn_by.values() for each in some for one in each]
+                    records.write_table(draft.folder / RESPONSES, records.Response, every)
+                _write(draft, running, tasks, limit, items, answered, rows, results)
                 for one, some in drawn_by.items():
                     said = draft.notes["tasks"][one]
-                    said |= {"samples": config.samples, "at_k": _at_k(some, said["unanswered"] is not None)}
-                responses = [one for some in drawn_by.values() for each in some for one in each]
-                records.write_table(draft.folder / RESPONSES, records.Response, responses)
-                first = [draw for (_, index), draw in store.kept.items() if index == 0]
-                spent = {
-                    place: (0, draw.n_tokens, draw.flops, "", draw.n_prefilled)
-                    for place, draw in store.kept.items()
-                }
-                notes = _ledger(len(asked), spent, store.seconds, peak)
-                notes[NOTE] |= {
-                    "generated": len(responses),
-                    "prompt_tokens": sum(draw.n_prompt_tokens for draw in first),
-                }
-                draft.notes |= {"resumed": store.resumed, "damaged": store.damaged}
-                draft.notes |= {**dict(noted or {}), **notes}
+                    said |= {
+                        "samples": recorded["samples"],
+                        "at_k": _at_k(some, said["unanswered"] is not None),
+                    }
+                draft.notes |= {"resumed": store.resumed, "damaged": store.damaged, **dict(noted or {})}
+                draft.notes |= _ledger(len(asked), 1 if sampling is None else sampling.samples, store, peak)
             return draft.notes
 
 
@@ -257,48 +204,26 @@ def _write(
     (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _followed(model: lmms.Model, items: Mapping[str, Sequence[records.Item]]) -> dict[tuple[str, int], Spent]:
-    """Passes item ids to a model of ours; returns (task, doc_id) -> costs, filled during the evaluation.
-
-    For other models it stays empty.
-    """
-    spent: dict[tuple[str, int], Spent] = {}
-    if lmms.is_observed(model):
-        for name, some in items.items():
-            model.item_ids.update({(name, item.doc_id): item.item_id for item in some})
-
-        def follow(batch: "Sequence[Generation]") -> None:
-            for one in batch:
-                place, cost = (one.task, one.doc_id), _spent(one)
-                earlier = spent[place][4] if place in spent else None  # of a task's own repeats
-                if earlier is not None and cost[4] is not None:
-                    cost = (*cost[:4], earlier + cost[4])
-                spent[place] = cost
-
-        model.on_batch = follow
-    return spent
-
-
-def _spent(one: "Generation") -> Spent:
-    return one.n_prompt_tokens, one.n_tokens, one.flops, one.finish_reason, one.n_prefilled
-
-
 def _ledger(
-    answered: int, spent: Mapping[tuple[str, int], Spent], seconds: float, peak_memory_bytes: int
+    prompts: int, samples: int, store: rollout_store.RolloutStore, peak_memory_bytes: int
 ) -> dict[str, Any]:
-    """The notes on an evaluation's cost, from the loaded model to the last score."""
-    operations = [one[2] for one in spent.values()]
+    """The notes on an evaluation's cost, from the loaded model to the last score.
+
+    `samples` is the number of responses per item; a pool's repeats of a greedy one are that one.
+    """
+    draws = [one for one in store.kept.values() if one.sample_index < samples]
+    operations = [one.flops for one in draws]
     ledger = Ledger(
-        prompts=answered,
-        generated=answered,
-        prompt_tokens=sum(one[0] for one in spent.values()),
-        completion_tokens=sum(one[1] for one in spent.values()),
+        prompts=prompts,
+        generated=prompts * samples,
+        prompt_tokens=sum(one.n_prompt_tokens for one in draws if one.sample_index == 0),
+        completion_tokens=sum(one.n_tokens for one in draws),
         flops=sum(flops or 0.0 for flops in operations),
-        seconds=round(seconds, 3),
+        seconds=round(store.seconds, 3),
         peak_memory_bytes=peak_memory_bytes,
     )
     return {
-        NOTE: ledger.as_dict() | prefilled(one[4] for one in spent.values()),
+        NOTE: ledger.as_dict() | prefilled(one.n_prefilled for one in draws),
         UNKNOWN: unknown(operations),
     }
 
@@ -329,12 +254,13 @@ def _scores(
     task: lmms.Task,
     items: Sequence[records.Item],
     answered: Sequence[lmms.Answered],
-    tokens: Mapping[tuple[str, int], Spent],
+    store: rollout_store.RolloutStore,
 ) -> list[records.Score]:
+    """Each item's row, of its first response."""
     rows = []
     for item, got in zip(items, answered, strict=True):
         score, extracted, cluster = lmms.score_of(task, got.metrics)
-        cost = tokens.get((item.task, item.doc_id))
+        draw = store.kept.get((item.item_id, 0))
         rows.append(
             records.Score(
                 task=item.task,
@@ -344,9 +270,9 @@ def _scores(
                 extracted=extracted,
                 response=got.responses[0],
                 answer=item.answer,
-                n_tokens=cost[1] if cost else None,
+                n_tokens=draw.n_tokens if draw else None,
                 cluster=cluster,
-                finish_reason=cost[3] if cost else None,
+                finish_reason=draw.finish_reason if draw else None,
             )
         )
     return rows

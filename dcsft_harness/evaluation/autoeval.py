@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dcsft_harness import evaluation, lmms, reading
-from dcsft_harness.artifacts import disk, manifest
+from dcsft_harness.artifacts import disk, manifest, resuming
 from dcsft_harness.artifacts.lock import RUN, locked
+from dcsft_harness.artifacts.resuming import OtherRunError
 from dcsft_harness.data import OwnPart
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, differences, json_text, unknown_name
@@ -625,17 +626,23 @@ def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
             output = work.home / task
             with show.stage(f"{task} {number}/{len(opened)}") as report:
                 model = model or work.open(opened)
-                evaluation.evaluate(
+                again = partial(
+                    evaluation.evaluate,
                     model,
                     {task: loaded},
                     output,
                     name,
                     recorded | work.settings.described(task),
-                    work.settings.limit,
-                    report,
-                    work.subject.inputs() | work.settings.inputs(loaded),
-                    {} if origin is None else {"checkpoint": origin.as_note(output)},
+                    limit=work.settings.limit,
+                    progress=report,
+                    inputs=work.subject.inputs() | work.settings.inputs(loaded),
+                    noted={} if origin is None else {"checkpoint": origin.as_note(output)},
                 )
+                try:
+                    again()
+                except OtherRunError:  # interrupted with another checkpoint or other settings
+                    resuming.discard(output)
+                    again()
             if not hasattr(model, "keep_loaded"):  # lmms-eval has released its weights
                 model = None
     finally:

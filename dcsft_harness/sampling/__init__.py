@@ -103,7 +103,7 @@ def sample(
         items = read_items(task, count, refused if config.on_error == "skip" else None)
         for reason in refused.values():
             _LOG.warning("skipped: %s", reason)
-        identity = identify([task], items, config, settings, inputs or {})
+        identity = identify([task], items, config.as_dict(), settings, inputs or {})
         lmms.set_generation(task, config.samples, config.generation())
     meter = Meter()
     with rollout_store.opened(output, identity) as store:
@@ -164,11 +164,13 @@ def _finished(
 def identify(
     tasks: Sequence[lmms.Task],
     items: Sequence[records.Item],
-    config: SamplingConfig,
+    config: Mapping[str, Any],
     settings: Mapping[str, Any],
     inputs: Mapping[str, Path],
 ) -> dict[str, Any]:
     """Everything that decides a run's responses, by name: a run can only resume one with equal values.
+
+    `config` says how they are drawn, and of how many items.
 
     Weights and data are identified by content, independent of their paths. The batch size is not included.
     """
@@ -194,7 +196,7 @@ def identify(
         "task's generation arguments": " ".join(generations),
         "prompts": json_sha256([item.prompt for item in items])[:16],
         "items": f"{len(items)} ({json_sha256([item.item_id for item in items])[:16]})",
-        **{name: value for name, value in config.as_dict().items() if name != "on_error"},
+        **{name: value for name, value in config.items() if name != "on_error"},
     }
 
 

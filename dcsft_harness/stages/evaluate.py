@@ -139,7 +139,7 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
     ranks.join()
     with ranks.agreed():
         sampled = options.sampling()
-        manifest.refuse_occupied(output, resumes=sampled is not None)
+        manifest.refuse_occupied(output, resumes=True)
         lmms.include(options.include_path)
         if not options.tasks and options.data is None:
             raise HarnessError("--tasks and --data are missing", "Give one of them, or both")
@@ -156,17 +156,12 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
             settings["max_new_tokens"] = longest
             for task in opened.values():
                 lmms.limit_tokens(task, longest)
-        if sampled is None:
-            running = opener()
     if options.group is not None:
         settings["group"] = options.group
     name = options.name or output.name
-    if sampled is not None:
-        return evaluation.evaluate_samples(
-            opener, opened, output, name, settings, sampled, progress, inputs, noted
-        )
-    limit = options.limit
-    return evaluation.evaluate(running, opened, output, name, settings, limit, progress, inputs, noted)
+    return evaluation.evaluate(
+        opener, opened, output, name, settings, sampled, options.limit, progress, inputs, noted
+    )
 
 
 def _add_own(
@@ -243,7 +238,12 @@ def summary(notes: Mapping[str, Any]) -> str:
     for name, task in notes["tasks"].items():
         sizes = ", ".join([f"n {task['n']}", *counted(task, {"unscored": "unscored"})])
         parts.append(f"{name} {_figures(task)} ({sizes})")
-    return ", ".join([*parts, *counted(notes, {"left_out": "rows left out"})])
+    words = {
+        "left_out": "rows left out",
+        "resumed": "responses from the interrupted run",
+        "damaged": "damaged and generated again",
+    }
+    return ", ".join([*parts, *counted(notes, words)])
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:

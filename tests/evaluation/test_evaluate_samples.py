@@ -28,7 +28,7 @@ def draw(output, answers=words, tasks=(TASK,), batch_size=2, **config):
     opened = lmms.open_tasks(list(tasks))
     options = SamplingConfig(**{"samples": 4, "limit": 6, **config})
     model = DcsftStub(answers=answers, batch_size=batch_size)
-    return evaluation.evaluate_samples(model, opened, output, "row", {"model": "dcsft_stub"}, options)
+    return evaluation.evaluate(model, opened, output, "row", {"model": "dcsft_stub"}, options)
 
 
 def responses(output):
@@ -120,7 +120,7 @@ class TestWhatIsKept:
         task = lmms.make_task(config)
         model = DcsftStub(answers=lambda question: str(question.sample_index))
         options = SamplingConfig(samples=3)
-        notes = evaluation.evaluate_samples(model, {"theirs": task}, tmp_path / "out", "row", {}, options)
+        notes = evaluation.evaluate(model, {"theirs": task}, tmp_path / "out", "row", {}, options)
         assert set(notes["tasks"]["theirs"]["at_k"]) == {"avg", "pass"}
         assert notes["tasks"]["theirs"]["accuracy"] == pytest.approx(1 / 3)
 
@@ -149,6 +149,22 @@ class TestDurability:
         assert responses(tmp_path / "out") == responses(drawn)
         assert scores(tmp_path / "out") == scores(drawn)
         assert manifest.read(tmp_path / "out").notes["resumed"] == 24
+        assert manifest.is_intact(tmp_path / "out")
+
+    def test_a_greedy_run_resumes_too(self, tmp_path):
+        def answer(output, answers):
+            model, tasks = DcsftStub(answers=answers, batch_size=2), lmms.open_tasks([TASK, SUMS])
+            return evaluation.evaluate(model, tasks, output, "row", {"model": "dcsft_stub"}, limit=6)
+
+        undisturbed = answer(tmp_path / "whole", words)
+        with pytest.raises(KeyboardInterrupt):
+            answer(tmp_path / "out", Interrupted(9))
+        rest = Interrupted()
+        notes = answer(tmp_path / "out", rest)
+        assert (notes["resumed"], len(rest.asked)) == (8, 12 - 8)  # whole batches of two items are kept
+        assert scores(tmp_path / "out") == scores(tmp_path / "whole")
+        for name in ("prompts", "generated", "prompt_tokens", "completion_tokens"):
+            assert notes["ledger"][name] == undisturbed["ledger"][name]
         assert manifest.is_intact(tmp_path / "out")
 
     def test_other_settings_are_refused_with_the_difference(self, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from dcsft_harness import lmms
 from dcsft_harness.artifacts import manifest
+from dcsft_harness.artifacts.resuming import OtherRunError
 from dcsft_harness.cli import main
 from dcsft_harness.data import digits
 from dcsft_harness.data.digits import suite
@@ -384,6 +385,21 @@ def test_a_killed_process_leaves_nothing_in_the_way(bench, place):  # noqa: F811
     (home / f".{ID}.unfinished-123").mkdir()
     scored(board, "one")
     assert sorted(path.name for path in home.iterdir()) == [ID, OOD]
+
+
+def test_work_of_another_checkpoint_that_was_interrupted_is_dropped(bench, place):  # noqa: F811
+    board = open_board(place / "board")
+    left = board.of("one") / ID / "unfinished" / "run.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")
+
+    def refuse(row, task):
+        if left.exists():
+            raise OtherRunError("an unfinished run with other settings")
+
+    bench.before = refuse
+    assert scored(board, "one").made == [ID, OOD]
+    assert not left.exists()
 
 
 def test_a_leaderboard_that_cannot_be_made_leaves_the_one_that_is_there(bench, place, monkeypatch):  # noqa: F811

@@ -53,7 +53,7 @@ def sampled(folder, name, golds, share, samples=6, seed=0, limit=24, **config):
     options = SamplingConfig(samples=samples, limit=limit, **config)
     model = DcsftStub(answers=teller(golds, share, seed), batch_size=8)
     settings = {"model": "dcsft_stub", "model_args": f"pretrained={name}"}
-    evaluation.evaluate_samples(model, lmms.open_tasks([ID, OOD]), folder, name, settings, options)
+    evaluation.evaluate(model, lmms.open_tasks([ID, OOD]), folder, name, settings, options)
     return folder
 
 

@@ -109,7 +109,7 @@ def test_a_tasks_own_filters_hold_for_labels_rewards_and_every_evaluation(
     open_own = partial(task, generation_kwargs={"until": ["END"]}, **given)
     evaluation.evaluate(model, {"mine": open_own()}, tmp_path / "greedy", "m", {})
     config = SamplingConfig(samples=2)
-    evaluation.evaluate_samples(model, {"mine": open_own()}, tmp_path / "several", "m", {}, config)
+    evaluation.evaluate(model, {"mine": open_own()}, tmp_path / "several", "m", {}, config)
     for folder in ("greedy", "several"):
         (row,) = records.read_table(tmp_path / folder / evaluation.SCORES, records.Score).to_pylist()
         assert row["score"] == score, folder

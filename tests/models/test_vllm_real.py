@@ -151,9 +151,7 @@ def test_k_responses_per_item_are_kept_and_summarized(model, tasks, tmp_path):
     config = SamplingConfig(samples=8, limit=12, temperature=1.5, seed=3)
     one = {"dcsft_digits": tasks["dcsft_digits"]}
     for output in ("scores", "again"):
-        notes = evaluation.evaluate_samples(
-            model, one, tmp_path / output, "row", {"model": "dcsft_vllm"}, config
-        )
+        notes = evaluation.evaluate(model, one, tmp_path / output, "row", {"model": "dcsft_vllm"}, config)
     found, again = (
         records.read_table(tmp_path / name / evaluation.RESPONSES, records.Response).to_pylist()
         for name in ("scores", "again")
@@ -257,7 +255,7 @@ def test_two_processes_draw_what_one_draws(model, tasks, tmp_path, monkeypatch):
     """`--num-processes 2`: an engine each, in interpreters that vLLM starts."""
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND")
     one, config = {"dcsft_digits": tasks["dcsft_digits"]}, SamplingConfig(samples=3, limit=7, temperature=1.5)
-    evaluation.evaluate_samples(model, one, tmp_path / "1", "row", {"model": "dcsft_vllm"}, config)
+    evaluation.evaluate(model, one, tmp_path / "1", "row", {"model": "dcsft_vllm"}, config)
     command = ["evaluate", "--model", "digits", "--engine", "dcsft_vllm", "--tasks", "dcsft_digits"]
     command += ["--model-args", "dtype=float32,enforce_eager=true,max_model_len=1024,max_images=1"]
     command += ["--samples", "3", "--temperature", "1.5", "--limit", "7", "--num-processes", "2"]

@@ -103,7 +103,7 @@ def test_what_vllm_prefilled_is_in_every_ledger_through_an_interruption(tmp_path
     model = lmms.open_model("dcsft_vllm", f"pretrained={digits()}")
     tasks = lmms.open_tasks([POOL])
     config = sampling.SamplingConfig(samples=2, limit=4, max_new_tokens=4)
-    notes = evaluation.evaluate_samples(model, tasks, tmp_path / "k", "row", {"model": "dcsft_vllm"}, config)
+    notes = evaluation.evaluate(model, tasks, tmp_path / "k", "row", {"model": "dcsft_vllm"}, config)
     assert notes["ledger"]["prefilled_tokens"] == whole["prefilled_tokens"]
     tasks = lmms.open_tasks([POOL])  # its own eight repeats are one greedy response
     notes = evaluation.evaluate(model, tasks, tmp_path / "scores", "row", {"model": "dcsft_vllm"}, limit=4)
@@ -119,9 +119,8 @@ def test_what_a_model_does_not_say_is_told(tmp_path):
     assert notes["ledger"]["flops"] == 0 and notes["ledger"]["prefilled_tokens"] is None
     assert notes["ledger_unknown"] == {"flops": "the model does not say what a token costs"}
     assert notes["ledger"]["completion_tokens"] == notes["generated_tokens"] > 0
-    notes = evaluation.evaluate(
-        DcsftStub(default="one"), {POOL: task}, tmp_path / "scores", "stub", {}, limit=3
-    )
+    greedy = lmms.open_tasks([POOL])
+    notes = evaluation.evaluate(DcsftStub(default="one"), greedy, tmp_path / "scores", "stub", {}, limit=3)
     assert (notes["ledger"]["prompts"], notes["ledger"]["generated"]) == (3, 3)
     assert notes["ledger"]["completion_tokens"] == 3 * len(("one", "end token"))
     assert list(notes["ledger_unknown"]) == ["flops"] and notes["ledger"]["prefilled_tokens"] is None
