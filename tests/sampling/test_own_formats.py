@@ -1597,6 +1597,38 @@ class TestOrdinaryDefects:
         with pytest.raises(HarnessError, match=re.escape(said)):
             own_data.open_file(path, "exact_word", None)
 
+    @pytest.mark.parametrize("end", ["csv", "tsv", "semicolons.csv"])
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            (
+                'tall?,"5\nbird?,goose\nfish?,eel\n',
+                "row 1: a cell cannot be read, nor the rows behind it: unexp",
+            ),
+            ('tall?,5\nbird?,"a gray goo', "row 2: a cell cannot be read"),
+            ('"Shop" sign?,yes\n', "row 1: a cell cannot be read"),
+            ('"5 inch?,yes\nbird?,goose\n"6 inch?,no\n', "row 1: a cell cannot be read"),
+            ('say?,"he said \\"hi\\""\n', "row 1: a cell cannot be read"),
+            ('tall?,5"\na 6" pipe?,"7"""\n', [("tall?", '5"'), ('a 6" pipe?', '7"')]),
+            ('"two\nlines",a\n', [("two\nlines", "a")]),
+        ],
+    )
+    def test_quotes_in_tables_of_text_are_closed(self, folder, end, text, wanted):
+        path = folder / f"quotes.{end}"
+        delimiter = {"tsv": "\t", "semicolons.csv": ";"}.get(end, ",")
+        path.write_text(f"question,answer\n{text}".replace(",", delimiter))
+        if isinstance(wanted, list):
+            assert [tuple(row.values()) for _, row in own_files.rows(path)] == wanted
+            return
+        with pytest.raises(HarnessError, match=wanted) as error:
+            own_data.open_file(path, "exact_word", None, skip=True)
+        assert "Put cells that hold quotes into quotes" in str(error.value)
+
+    def test_a_header_with_an_open_quote(self, folder):
+        (folder / "quotes.csv").write_text('"question,answer\na,b\n')
+        with pytest.raises(HarnessError, match=r"quotes\.csv, its header: a cell cannot be read"):
+            list(own_files.rows(folder / "quotes.csv"))
+
     @pytest.mark.parametrize(
         ("name", "content", "said"),
         [
