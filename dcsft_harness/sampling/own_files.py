@@ -539,7 +539,7 @@ def unpacked(value: object) -> object:
     """A list that a table's cell holds as JSON; anything else as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         with contextlib.suppress(ValueError):
-            return reading.from_json(value)
+            return reading.from_json(value, whole=True)
     return value
 
 

@@ -239,7 +239,7 @@ def _filled(
     """
     if isinstance(objects, str):  # a cell of a table
         with contextlib.suppress(ValueError):
-            objects = reading.from_json(objects)
+            objects = reading.from_json(objects, whole=True)
     if not isinstance(objects, Mapping):
         raise HarnessError(f"`objects` is {type(objects).__name__}, not a mapping", "Write ref and bbox")
     names, boxes = as_list(objects.get("ref")), as_list(objects.get("bbox"))

@@ -937,6 +937,35 @@ class TestHostileFiles:
         found = list(own_data.examined(path, own_data.ANY, own_data.Root(tmp_path)))
         assert [made["target"] for _, made, _ in found] == ["[10, 20, 30, 40]", "[10.1, 20, 30.5, 40]"]
 
+    @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "dictionaries", "frame"])
+    def test_whole_numbers_are_whole_in_every_format(self, tmp_path, kind):
+        """Into JSON, too, pandas writes 3 as 3.0 where another row has a fraction or nothing."""
+        rows = [{"question": "a\nb", "answer": 3.0, "choices": [1.0, 3.0, 2.5]}]
+        rows += [{"question": "c", "answer": 2.5, "choices": [2.5, 1e3, -0.0]}]
+        path = tmp_path / f"data.{kind}"
+        if kind in ("dictionaries", "frame"):
+            path, _ = own_files.keep(
+                rows if kind == "dictionaries" else pa.Table.from_pylist(rows).to_pandas()
+            )
+        elif kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif kind == "csv":  # a list is JSON there, and any other text stays a text
+            cells = [
+                {**row, "answer": f"{row['answer']:g}", "choices": json.dumps(row["choices"])} for row in rows
+            ]
+            with path.open("w", newline="") as file:
+                table = csv.DictWriter(file, ("question", "answer", "choices"))
+                table.writeheader()
+                table.writerows(cells)
+        else:
+            path.write_text(lines(rows) if kind == "jsonl" else json.dumps(rows))
+        found = [
+            made for _, made, _ in own_data.examined(path, get_scorer("choice"), own_data.Root(tmp_path))
+        ]
+        shown = [(one["prompt"], one["answer"], one["target"], one["choices"]) for one in found]
+        wanted = [("a\nb", '"3"', "3", ["1", "3", "2.5"]), ("c", '"2.5"', "2.5", ["2.5", "1000", "0"])]
+        assert shown == wanted
+
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
     def test_numbers_of_classes_are_read_as_their_names(self, tmp_path, kind):
         features = Features({"question": Value("string"), "answer": ClassLabel(names=["goose", "swan"])})
@@ -1397,8 +1426,8 @@ DEFECTS = {
             ),
             (
                 "an image by a fraction",
-                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.0]},
-                "`objects` has the image_id [0.0]: boxes 1, images 1. Number the image of each box by a",
+                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.5]},
+                "`objects` has the image_id [0.5]: boxes 1, images 1. Number the image of each box by a",
             ),
             (
                 "an image by a truth",
