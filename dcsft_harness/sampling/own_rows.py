@@ -21,7 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dcsft_harness import pictures, reading
+from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import disk, storage
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.records import MARK
@@ -365,9 +365,7 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
 
 def _prompt(turns: Sequence[Turn]) -> str:
     """The text of turns as an item has it; with marks unless all pictures come first."""
-    joined = "\n".join(turn["content"] for turn in turns)
-    in_front = IN_FRONT.sub("", joined)
-    return joined if MARK in in_front else in_front
+    return lmms.prompt_of([records.parts(turn["content"]) for turn in turns])
 
 
 def image_entries(data: Mapping[str, Any]) -> list[Any]:

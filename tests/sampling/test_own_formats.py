@@ -620,6 +620,32 @@ class TestConversations:
         judged = grpo.open_data(str(tmp_path / "curated"), None, None)[1]
         assert judged is not None
 
+    @pytest.mark.parametrize(
+        ("texts", "prompt"),
+        [
+            (["<image>", "What of it?", "Name it"], "What of it?\nName it"),
+            (["<image>", None, "Name it"], "Name it"),
+            (["Hi", "", "<image>Name it"], "Hi\n\n<image>Name it"),
+            (["<image>Hi", "", "Name it"], "Hi\nName it"),
+            (["<image>\n<image>\nHi", "Yes", "Name it"], "<image>\n<image>\nHi\nYes\nName it"),
+            (["", "Yes", "Name it"], "Yes\nName it"),
+        ],
+    )
+    def test_training_and_sampling_read_the_same_item(self, tmp_path, folder, texts, prompt):
+        roles = ("user", "assistant", "user")
+        turns = [
+            {"role": role, "content": text}
+            for role, text in zip(roles, texts, strict=True)
+            if text is not None
+        ]
+        path = tmp_path / "data.jsonl"
+        images = ["0.png", "1.jpg"][: sum((text or "").count("<image>") for text in texts)]
+        path.write_text(lines([{"messages": [*turns, GIVEN], "images": images}]))
+        root = own_rows.Root(folder)
+        ((_, row, reason),) = own_data.examined(path, get_scorer("exact_word"), root)
+        (item,) = sampling.read_items(own_data.open_file(path, "exact_word", folder), 1)
+        assert (reason, row["item_id"], row["prompt"], item.prompt) == (None, item.item_id, prompt, prompt)
+
     def test_the_gold_beside_a_conversation_counts_and_its_last_turn_is_the_target(self, tmp_path):
         path = tmp_path / "data.jsonl"
         said = {"role": "assistant", "content": "It honks, so it is a goose."}
