@@ -293,7 +293,7 @@ def _target(answer: object) -> str:
     """An answer as what training teaches: of several accepted texts the first one."""
     if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
         answer = answer[0]
-    return answer if isinstance(answer, str) else json.dumps(answer)
+    return records.as_text(answer)
 
 
 UNSEEN = {

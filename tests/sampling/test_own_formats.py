@@ -1596,6 +1596,13 @@ class TestOrdinaryDefects:
         [(_, made, _)] = own_data.examined(path, judge("open_answer"), own_data.Root(folder))
         assert (json.loads(made["answer"]), made["target"]) == (["goose", "a goose"], "goose")
 
+    @pytest.mark.parametrize(
+        ("answer", "target"), [({"city": "Zürich"}, '{"city": "Zürich"}'), (["é", 1], '["é", 1]')]
+    )
+    def test_structured_answers_are_taught_in_their_letters(self, folder, answer, target):
+        found, _, _ = own_rows.checked({**BIRD_ROW, "answer": answer}, None, own_rows.Root(folder))
+        assert found["target"] == target
+
     def test_options_by_letter_are_a_list(self, folder):
         path = folder / "options.jsonl"
         asked = {"question": "A. one\nB. two", "answer": "B"}
