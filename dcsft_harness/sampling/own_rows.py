@@ -34,7 +34,7 @@ _ROLES = {
     **{"assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"},
     **{"system": "system", "developer": "system"},
 }
-_OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[.):](.*)$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
 _INSIDE = re.compile(r"<img>\s*[^<>\n]{1,1000}</img>", re.IGNORECASE)
@@ -729,12 +729,13 @@ def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
                     f"an option is {kind}, not text or a number", "Write its options as text or numbers"
                 )
         return [str(text) for text in given]
-    found: list[str] = []
-    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
+    lists: list[list[str]] = []
+    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement
         if letter == "A":
-            found = [text]
-        elif found and ord(letter) == ord("A") + len(found):
-            found.append(text)
-    if len(found) < 2:
+            lists.append([])
+        if lists and ord(letter) == ord("A") + len(lists[-1]):
+            lists[-1].append(text.strip())
+    found = [one for one in lists if len(one) > 1]  # a line "A:" alone is where the answer belongs
+    if not found:
         raise HarnessError("no options found", "Give `choices`, or write them as lines 'A. ...'")
-    return found
+    return found[-1]
