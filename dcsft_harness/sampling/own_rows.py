@@ -422,6 +422,7 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     rejected = next((_said(name, given[name], turns, images) for name in REJECTED if name in given), None)
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
+    rejected = rejected if rejected and rejected.strip() else None  # an empty cell of a table is none
     filled, others = [*(turn["content"] for turn in turns), answer], [rejected]
     objects = _objects(given, filled, others if gold is answer else [*others, gold])
     return Exchange(turns, answer, gold, images, rejected, objects)

@@ -681,6 +681,35 @@ PAIRS = {
 }
 
 
+PAIR = {"question": "Which?", "answer": "goose"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (PAIR, "no `rejected` answer"),
+        ({**PAIR, "rejected": ""}, "no `rejected` answer"),
+        ({**PAIR, "rejected_response": " \n"}, "no `rejected` answer"),
+        (
+            {"prompt": [ASKED], "chosen": [BETTER], "rejected": [{**WORSE, "content": ""}]},
+            "no `rejected` answer",
+        ),
+        ({**PAIR, "rejected": "goose"}, "`rejected` is the right answer again"),
+        (
+            {"prompt": [ASKED], "chosen": [BETTER], "rejected": [BETTER]},
+            "`rejected` is the right answer again",
+        ),
+    ],
+)
+def test_what_is_no_pair_is_refused_by_preference_training_alone(tmp_path, folder, row, said):
+    path = tmp_path / "data.jsonl"
+    path.write_text(lines([row | ({"image": "0.png"} if "prompt" in row else {})]))
+    options = DpoOptions(model="digits", data=str(path), image_root=folder)
+    (found,) = opening.own_training_rows(str(path), options, pairs=True)
+    assert found["row_name"] == "line 1" and found["refused"].startswith(said)
+    assert len(own_data.open_file(path, "exact_word", folder).eval_docs) == 1
+
+
 @pytest.mark.parametrize("kind", PAIRS)
 def test_pairs_of_every_shape_are_the_same(tmp_path, folder, kind):
     path = tmp_path / "data.jsonl"
