@@ -57,12 +57,14 @@ def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON'
     return from_json(read_text(path, most), once=False)
 
 
-def from_json(text: str | bytes, finite: bool = False, halves: bool = False, once: bool = True) -> Any:  # noqa: ANN401 - JSON's
+def from_json(
+    text: str | bytes, finite: bool = False, halves: bool = False, once: bool = True, whole: bool = False
+) -> Any:  # noqa: ANN401 - JSON's
     """A JSON text's value; all JSON from outside is read here.
 
     Bytes are UTF-8. `finite` refuses numbers beyond float64, NaN and infinity included; `halves` accepts
     texts with half of a surrogate pair, which cannot be written as UTF-8; `once` refuses an object with a
-    repeated key.
+    repeated key; `whole` reads 3.0 as 3, and refuses decimals beyond float64.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `DEEPEST`.
@@ -70,6 +72,8 @@ def from_json(text: str | bytes, finite: bool = False, halves: bool = False, onc
     hooks: dict[str, Any] = {"object_pairs_hook": _once} if once else {}
     if finite:
         hooks |= {"parse_constant": _finite, "parse_float": _finite, "parse_int": _integer}
+    if whole:
+        hooks["parse_float"] = _whole
     try:
         value = json.loads(text, **hooks)  # noqa: TID251 - bounded here
     except RecursionError:
@@ -101,9 +105,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_object(line: str | bytes) -> dict[str, Any]:
-    """A line of JSONL from outside: an object of finite numbers and valid Unicode; else ValueError."""
+    """A line of JSONL from outside: an object of finite numbers and valid Unicode; else ValueError.
+
+    Numbers are those of tables: 3.0 is 3.
+    """
     try:
-        found = from_json(line.decode("utf-8-sig") if isinstance(line, bytes) else line, finite=True)
+        text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
+        found = from_json(text, finite=True, whole=True)
     except RepeatedKeyError:
         raise
     except json.JSONDecodeError as error:  # whose "line 1" would stand beside the line's number in its file
@@ -186,6 +194,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{cut(text, 60)} is not a finite number")
     return value
+
+
+def _whole(text: str) -> int | float:
+    value = _finite(text)
+    return int(value) if value.is_integer() else value
 
 
 def _integer(text: str) -> int:

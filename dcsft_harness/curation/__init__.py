@@ -172,7 +172,7 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
     """The label rows of the curated set, in training order; with a column weight if weights are asked for.
 
     Raises:
-        HarnessError: a difficulty has fewer items than asked for, or nothing qualifies.
+        HarnessError: a difficulty has fewer items than asked for, a mix takes all, or nothing qualifies.
     """
     ids, names = labels["item_id"].combine_chunks(), labels["difficulty"]
     rows = pc.sort_indices(ids).to_numpy()  # independent of the order of the labels
@@ -198,6 +198,12 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
                 f"Give a share of at least {1 / total:.2g}, or leave it out",
             )
     plain = len(kept) if config.size is None else config.size - sum(mixed.values())
+    if plain < 1:
+        shares = ", ".join(f"{name}={share:g}" for name, share in config.mix.items())
+        raise HarnessError(
+            f"--mix {shares} of {total} items leaves no item that {config.asked()}",
+            "Give a larger --size, or smaller shares",
+        )
     rng = np.random.Generator(np.random.PCG64(config.seed))
     drawn = [_draw(rng, kept, plain, "+".join(config.keep) or "fitting")]
     for name, number in mixed.items():

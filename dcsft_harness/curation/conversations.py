@@ -220,8 +220,8 @@ def from_rows(
     def rows() -> Iterator[dict[str, Any]]:
         root = own_rows.Root(image_root or own_files.root_of(path), outside)
         for where, row, reason in own_data.examined(path, judge, root, part, pairs):
-            if reason is None and pairs and row is not None and row[REJECTED] is None:
-                reason = HarnessError("no `rejected` answer", "Add one to each row")
+            if reason is None and pairs and row is not None:
+                reason = _unfit(row)
             if row is None or reason is not None:
                 blank: dict[str, Any] = {"messages": [], "images": [], BOX: None, "item_id": "", REJECTED: ""}
                 assert reason is not None
@@ -233,6 +233,15 @@ def from_rows(
 
     made = ({name: row[name] for name in columns} for row in rows())
     return stored(own_files.name_of(path), columns, made)
+
+
+def _unfit(row: Mapping[str, Any]) -> HarnessError | None:
+    """Why a row is no preference pair; None if it is one."""
+    if row[REJECTED] is None:
+        return HarnessError("no `rejected` answer", "Add one to each row")
+    if row[REJECTED].strip() == row["target"].strip():
+        return HarnessError("`rejected` is the right answer again", "Correct or remove the row")
+    return None
 
 
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":

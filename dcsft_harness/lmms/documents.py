@@ -130,7 +130,7 @@ def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({reason(error)})", "Replace it"
         ) from error
-    item = _item(task, doc_id, doc, _prompt(turns), contents)
+    item = _item(task, doc_id, doc, prompt_of(turns), contents)
     return replace(item, turns=_written([message["role"] for message in messages], turns)), images
 
 
@@ -144,7 +144,7 @@ def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]])
     )
 
 
-def _prompt(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+def prompt_of(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """The text of messages; with a mark at each image's position, unless all images come first.
 
     Parts of a turn follow each other without a space, as the model reads them; turns are lines.

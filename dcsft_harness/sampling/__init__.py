@@ -272,7 +272,8 @@ def read_items(task: lmms.Task, count: int, refused: dict[int, str] | None = Non
             item = lmms.describe_item(task, doc_id)
         except HarnessError as error:
             if refused is None:
-                failed.append(error)
+                # Another error: the trace of this one would keep the item's images.
+                failed.append(HarnessError(error.problem, error.remedy))
                 continue
             refused[doc_id] = str(error)
             item = lmms.describe_without_images(task, doc_id)

@@ -234,6 +234,7 @@ def examined(
     name, where = task_name(path, part), None
     elsewhere = given = 0
     for where, data in own_files.rows(path):
+        row: dict[str, Any] | None
         try:
             if isinstance(data, HarnessError):
                 raise data
@@ -259,11 +260,10 @@ def examined(
                     elsewhere += 1
                     continue
         except HarnessError as error:
-            given += 1
-            yield where, None, error
-            continue
+            row, reason = None, error
         given += 1
-        yield where, row, reason
+        # Another error: the trace of this one, and of its causes, would keep the row's pictures.
+        yield where, row, None if reason is None else HarnessError(reason.problem, reason.remedy)
     if where is None:
         raise HarnessError(f"{own_files.called(path)} holds no rows", "Give a file with rows")
     if part is not None and not given:

@@ -18,6 +18,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -246,15 +247,15 @@ def _of_json(file: IO[bytes]) -> Iterator[dict[str, Any] | HarnessError]:
 
 def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
     """The rows of a CSV or TSV file; an empty cell is none. Line ends in cells are those of JSON rows."""
-    before = csv.field_size_limit(MOST_ROW)
+    before, number = csv.field_size_limit(MOST_ROW), 0
     try:
         text = io.TextIOWrapper(file, "utf-8-sig", newline=None)
-        reader = csv.DictReader(text, delimiter=delimiter)
+        head = text.readline()
+        if delimiter not in head:  # spreadsheets save so in countries where numbers have a decimal comma
+            delimiter = next((one for one in ";\t" if one in head), delimiter)
+        # Without `strict`, the cell of a quote that is not closed has all rows behind it.
+        reader = csv.DictReader(chain([head], text), delimiter=delimiter, strict=True)
         names = list(reader.fieldnames or ())
-        other = next((one for one in ";\t" if len(names) == 1 and one in names[0]), None)
-        if other is not None:  # as spreadsheets save in countries where numbers have a decimal comma
-            reader.reader = csv.reader(text, delimiter=other)
-            names = reader.fieldnames = next(csv.reader(names, delimiter=other))
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise HarnessError(f"{path} has two columns `{twice}`", "Rename or remove one of them")
         _refuse_columns(path, [name.strip().lower() for name in names])
@@ -269,8 +270,14 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
                 )
                 continue
             yield f"row {number}", {name: cell for name, cell in row.items() if cell}
-    except (csv.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise HarnessError(f"{path} cannot be read: {cut(str(error))}", "Save it as UTF-8") from error
+    except csv.Error as error:
+        where = f"row {number + 1}" if reader.line_num else "its header"
+        raise HarnessError(
+            f"{path}, {where}: a cell cannot be read, nor the rows behind it: {error}",
+            "Put cells that hold quotes into quotes, with each quote inside them twice, and close them",
+        ) from error
     finally:
         csv.field_size_limit(before)
 
@@ -532,7 +539,7 @@ def unpacked(value: object) -> object:
     """A list that a table's cell holds as JSON; anything else as it is."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         with contextlib.suppress(ValueError):
-            return reading.from_json(value)
+            return reading.from_json(value, whole=True)
     return value
 
 

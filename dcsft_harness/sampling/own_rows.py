@@ -21,7 +21,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dcsft_harness import pictures, reading
+from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import disk, storage
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.records import MARK
@@ -34,7 +34,7 @@ _ROLES = {
     **{"assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"},
     **{"system": "system", "developer": "system"},
 }
-_OPTION = re.compile(r"^\s*\(?([A-Z])[.):]\s*(.+?)\s*$", re.MULTILINE)
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-Z])[.):](.*)$", re.MULTILINE)
 _OTHER_MARK = re.compile(r"<\s*(?-i:(?!image>))(?:image|img|picture)[ _-]?\d*\s*/?>", re.IGNORECASE)
 """Marks of other programs, which models would read as words."""
 _INSIDE = re.compile(r"<img>\s*[^<>\n]{1,1000}</img>", re.IGNORECASE)
@@ -239,7 +239,7 @@ def _filled(
     """
     if isinstance(objects, str):  # a cell of a table
         with contextlib.suppress(ValueError):
-            objects = reading.from_json(objects)
+            objects = reading.from_json(objects, whole=True)
     if not isinstance(objects, Mapping):
         raise HarnessError(f"`objects` is {type(objects).__name__}, not a mapping", "Write ref and bbox")
     names, boxes = as_list(objects.get("ref")), as_list(objects.get("bbox"))
@@ -293,7 +293,7 @@ def _target(answer: object) -> str:
     """An answer as what training teaches: of several accepted texts the first one."""
     if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
         answer = answer[0]
-    return answer if isinstance(answer, str) else json.dumps(answer)
+    return records.as_text(answer)
 
 
 UNSEEN = {
@@ -365,9 +365,7 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
 
 def _prompt(turns: Sequence[Turn]) -> str:
     """The text of turns as an item has it; with marks unless all pictures come first."""
-    joined = "\n".join(turn["content"] for turn in turns)
-    in_front = IN_FRONT.sub("", joined)
-    return joined if MARK in in_front else in_front
+    return lmms.prompt_of([records.parts(turn["content"]) for turn in turns])
 
 
 def image_entries(data: Mapping[str, Any]) -> list[Any]:
@@ -424,6 +422,7 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     rejected = next((_said(name, given[name], turns, images) for name in REJECTED if name in given), None)
     if not isinstance(rejected, str | None):
         raise HarnessError(f"`rejected` is {type(rejected).__name__}, not text", "Correct or remove the row")
+    rejected = rejected if rejected and rejected.strip() else None  # an empty cell of a table is none
     filled, others = [*(turn["content"] for turn in turns), answer], [rejected]
     objects = _objects(given, filled, others if gold is answer else [*others, gold])
     return Exchange(turns, answer, gold, images, rejected, objects)
@@ -731,12 +730,13 @@ def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
                     f"an option is {kind}, not text or a number", "Write its options as text or numbers"
                 )
         return [str(text) for text in given]
-    found: list[str] = []
-    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement, and the last list counts
+    lists: list[list[str]] = []
+    for letter, text in _OPTION.findall(prompt):  # "I. ..." numbers a statement
         if letter == "A":
-            found = [text]
-        elif found and ord(letter) == ord("A") + len(found):
-            found.append(text)
-    if len(found) < 2:
+            lists.append([])
+        if lists and ord(letter) == ord("A") + len(lists[-1]):
+            lists[-1].append(text.strip())
+    found = [one for one in lists if len(one) > 1]  # a line "A:" alone is where the answer belongs
+    if not found:
         raise HarnessError("no options found", "Give `choices`, or write them as lines 'A. ...'")
-    return found
+    return found[-1]

@@ -184,6 +184,17 @@ class TestRefusals:
             curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.04})
         assert len(curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.1})) == 10
 
+    @pytest.mark.parametrize(
+        ("size", "mix", "said"),
+        [
+            (1, {"hard": 0.6}, "--mix hard=0.6 of 1 items leaves no item that is easy. Give a larger --size"),
+            (3, {"hard": 0.5, "medium": 0.49}, "--mix hard=0.5, medium=0.49 of 3 items leaves no item"),
+        ],
+    )
+    def test_a_mix_that_takes_all(self, source, tmp_path, size, mix, said):
+        with pytest.raises(HarnessError, match=said):
+            curated(source, tmp_path / "out", "easy", size=size, mix=mix)
+
     def test_a_mix_of_what_the_band_has_taken(self, source, tmp_path):
         with pytest.raises(HarnessError, match=r"hard \(outside the band\) items are asked for"):
             curated(source, tmp_path / "out", band=(0.0, 0.5), mix={"hard": 0.3})

@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 
 from dcsft_harness import cli, errors, lmms, pictures, sampling
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.sampling import own_data
+from dcsft_harness.sampling import own_data, own_rows
 from tests.fixtures.artifacts import small_disk
 
 QUESTION = "Which bird is it?"
@@ -180,6 +180,19 @@ class TestOptions:
         asked = "I. It swims.\nII. It flies.\nWhich is true?\nA. I only\nB. II only\nC. both"
         task = own_data.open_file(file(folder, old(problem=asked, solution="B")), "choice", None)
         assert task.eval_docs_no_media[0]["choices"] == ["I only", "II only", "both"]
+
+    @pytest.mark.parametrize(
+        ("asked", "choices"),
+        [
+            ("Pick\nA. one\nB.\nC. three\nD. four", ["one", "", "three", "four"]),
+            ("Pick\n\n(A) one \n\n (B)  \n\n(C) three\n", ["one", "", "three"]),
+            ("Which is drawn?\nA.\nB.\nC.\nD.", ["", "", "", ""]),
+            ("Pick\nA. one\nB. two\nA:", ["one", "two"]),
+            ("Pick\nA. one\nB. two\nor\nA. three\nB. four\nC. five", ["three", "four", "five"]),
+        ],
+    )
+    def test_a_line_without_text_is_an_option_without_text(self, asked, choices):
+        assert own_rows._choices({}, asked) == choices
 
 
 BAD = {

@@ -620,6 +620,32 @@ class TestConversations:
         judged = grpo.open_data(str(tmp_path / "curated"), None, None)[1]
         assert judged is not None
 
+    @pytest.mark.parametrize(
+        ("texts", "prompt"),
+        [
+            (["<image>", "What of it?", "Name it"], "What of it?\nName it"),
+            (["<image>", None, "Name it"], "Name it"),
+            (["Hi", "", "<image>Name it"], "Hi\n\n<image>Name it"),
+            (["<image>Hi", "", "Name it"], "Hi\nName it"),
+            (["<image>\n<image>\nHi", "Yes", "Name it"], "<image>\n<image>\nHi\nYes\nName it"),
+            (["", "Yes", "Name it"], "Yes\nName it"),
+        ],
+    )
+    def test_training_and_sampling_read_the_same_item(self, tmp_path, folder, texts, prompt):
+        roles = ("user", "assistant", "user")
+        turns = [
+            {"role": role, "content": text}
+            for role, text in zip(roles, texts, strict=True)
+            if text is not None
+        ]
+        path = tmp_path / "data.jsonl"
+        images = ["0.png", "1.jpg"][: sum((text or "").count("<image>") for text in texts)]
+        path.write_text(lines([{"messages": [*turns, GIVEN], "images": images}]))
+        root = own_rows.Root(folder)
+        ((_, row, reason),) = own_data.examined(path, get_scorer("exact_word"), root)
+        (item,) = sampling.read_items(own_data.open_file(path, "exact_word", folder), 1)
+        assert (reason, row["item_id"], row["prompt"], item.prompt) == (None, item.item_id, prompt, prompt)
+
     def test_the_gold_beside_a_conversation_counts_and_its_last_turn_is_the_target(self, tmp_path):
         path = tmp_path / "data.jsonl"
         said = {"role": "assistant", "content": "It honks, so it is a goose."}
@@ -653,6 +679,35 @@ PAIRS = {
         "rejected": json.dumps([ASKED, WORSE]),
     },
 }
+
+
+PAIR = {"question": "Which?", "answer": "goose"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (PAIR, "no `rejected` answer"),
+        ({**PAIR, "rejected": ""}, "no `rejected` answer"),
+        ({**PAIR, "rejected_response": " \n"}, "no `rejected` answer"),
+        (
+            {"prompt": [ASKED], "chosen": [BETTER], "rejected": [{**WORSE, "content": ""}]},
+            "no `rejected` answer",
+        ),
+        ({**PAIR, "rejected": "goose"}, "`rejected` is the right answer again"),
+        (
+            {"prompt": [ASKED], "chosen": [BETTER], "rejected": [BETTER]},
+            "`rejected` is the right answer again",
+        ),
+    ],
+)
+def test_what_is_no_pair_is_refused_by_preference_training_alone(tmp_path, folder, row, said):
+    path = tmp_path / "data.jsonl"
+    path.write_text(lines([row | ({"image": "0.png"} if "prompt" in row else {})]))
+    options = DpoOptions(model="digits", data=str(path), image_root=folder)
+    (found,) = opening.own_training_rows(str(path), options, pairs=True)
+    assert found["row_name"] == "line 1" and found["refused"].startswith(said)
+    assert len(own_data.open_file(path, "exact_word", folder).eval_docs) == 1
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -936,6 +991,35 @@ class TestHostileFiles:
             path, _ = own_files.keep(Dataset(table) if kind == "memory" else pq.read_table(path).to_pandas())
         found = list(own_data.examined(path, own_data.ANY, own_data.Root(tmp_path)))
         assert [made["target"] for _, made, _ in found] == ["[10, 20, 30, 40]", "[10.1, 20, 30.5, 40]"]
+
+    @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "dictionaries", "frame"])
+    def test_whole_numbers_are_whole_in_every_format(self, tmp_path, kind):
+        """Into JSON, too, pandas writes 3 as 3.0 where another row has a fraction or nothing."""
+        rows = [{"question": "a\nb", "answer": 3.0, "choices": [1.0, 3.0, 2.5]}]
+        rows += [{"question": "c", "answer": 2.5, "choices": [2.5, 1e3, -0.0]}]
+        path = tmp_path / f"data.{kind}"
+        if kind in ("dictionaries", "frame"):
+            path, _ = own_files.keep(
+                rows if kind == "dictionaries" else pa.Table.from_pylist(rows).to_pandas()
+            )
+        elif kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        elif kind == "csv":  # a list is JSON there, and any other text stays a text
+            cells = [
+                {**row, "answer": f"{row['answer']:g}", "choices": json.dumps(row["choices"])} for row in rows
+            ]
+            with path.open("w", newline="") as file:
+                table = csv.DictWriter(file, ("question", "answer", "choices"))
+                table.writeheader()
+                table.writerows(cells)
+        else:
+            path.write_text(lines(rows) if kind == "jsonl" else json.dumps(rows))
+        found = [
+            made for _, made, _ in own_data.examined(path, get_scorer("choice"), own_data.Root(tmp_path))
+        ]
+        shown = [(one["prompt"], one["answer"], one["target"], one["choices"]) for one in found]
+        wanted = [("a\nb", '"3"', "3", ["1", "3", "2.5"]), ("c", '"2.5"', "2.5", ["2.5", "1000", "0"])]
+        assert shown == wanted
 
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
     def test_numbers_of_classes_are_read_as_their_names(self, tmp_path, kind):
@@ -1397,8 +1481,8 @@ DEFECTS = {
             ),
             (
                 "an image by a fraction",
-                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.0]},
-                "`objects` has the image_id [0.0]: boxes 1, images 1. Number the image of each box by a",
+                {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.5]},
+                "`objects` has the image_id [0.5]: boxes 1, images 1. Number the image of each box by a",
             ),
             (
                 "an image by a truth",
@@ -1541,6 +1625,13 @@ class TestOrdinaryDefects:
         [(_, made, _)] = own_data.examined(path, judge("open_answer"), own_data.Root(folder))
         assert (json.loads(made["answer"]), made["target"]) == (["goose", "a goose"], "goose")
 
+    @pytest.mark.parametrize(
+        ("answer", "target"), [({"city": "Zürich"}, '{"city": "Zürich"}'), (["é", 1], '["é", 1]')]
+    )
+    def test_structured_answers_are_taught_in_their_letters(self, folder, answer, target):
+        found, _, _ = own_rows.checked({**BIRD_ROW, "answer": answer}, None, own_rows.Root(folder))
+        assert found["target"] == target
+
     def test_options_by_letter_are_a_list(self, folder):
         path = folder / "options.jsonl"
         asked = {"question": "A. one\nB. two", "answer": "B"}
@@ -1596,6 +1687,38 @@ class TestOrdinaryDefects:
         path.write_text(text)
         with pytest.raises(HarnessError, match=re.escape(said)):
             own_data.open_file(path, "exact_word", None)
+
+    @pytest.mark.parametrize("end", ["csv", "tsv", "semicolons.csv"])
+    @pytest.mark.parametrize(
+        ("text", "wanted"),
+        [
+            (
+                'tall?,"5\nbird?,goose\nfish?,eel\n',
+                "row 1: a cell cannot be read, nor the rows behind it: unexp",
+            ),
+            ('tall?,5\nbird?,"a gray goo', "row 2: a cell cannot be read"),
+            ('"Shop" sign?,yes\n', "row 1: a cell cannot be read"),
+            ('"5 inch?,yes\nbird?,goose\n"6 inch?,no\n', "row 1: a cell cannot be read"),
+            ('say?,"he said \\"hi\\""\n', "row 1: a cell cannot be read"),
+            ('tall?,5"\na 6" pipe?,"7"""\n', [("tall?", '5"'), ('a 6" pipe?', '7"')]),
+            ('"two\nlines",a\n', [("two\nlines", "a")]),
+        ],
+    )
+    def test_quotes_in_tables_of_text_are_closed(self, folder, end, text, wanted):
+        path = folder / f"quotes.{end}"
+        delimiter = {"tsv": "\t", "semicolons.csv": ";"}.get(end, ",")
+        path.write_text(f"question,answer\n{text}".replace(",", delimiter))
+        if isinstance(wanted, list):
+            assert [tuple(row.values()) for _, row in own_files.rows(path)] == wanted
+            return
+        with pytest.raises(HarnessError, match=wanted) as error:
+            own_data.open_file(path, "exact_word", None, skip=True)
+        assert "Put cells that hold quotes into quotes" in str(error.value)
+
+    def test_a_header_with_an_open_quote(self, folder):
+        (folder / "quotes.csv").write_text('"question,answer\na,b\n')
+        with pytest.raises(HarnessError, match=r"quotes\.csv, its header: a cell cannot be read"):
+            list(own_files.rows(folder / "quotes.csv"))
 
     @pytest.mark.parametrize(
         ("name", "content", "said"),

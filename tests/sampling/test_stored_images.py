@@ -16,6 +16,7 @@ from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import own_data, own_rows
+from dcsft_harness.scoring import get_scorer
 from tests.fixtures.artifacts import item
 
 
@@ -259,4 +260,28 @@ class TestMemory:
         image, counts = self.alive(task.doc_to_visual)
         monkeypatch.setattr(task, "doc_to_visual", image)
         assert len(sampling.read_items(task, 9)) == 9
+        assert counts()[0] == 9 and counts()[1] <= 2
+
+    @pytest.mark.parametrize("name", ["0.png", "cut.png"])
+    def test_rows_that_are_refused_keep_no_picture(self, tmp_path, monkeypatch, name):
+        image, counts = self.alive(own_rows._image)
+        monkeypatch.setattr(own_rows, "_image", image)
+        (tmp_path / "0.png").write_bytes(stored(noise()))
+        (tmp_path / "cut.png").write_bytes(stored(noise())[:500])
+        rows = [{"question": f"{n}", "answer": [0, 0, 99, 99], "images": ["0.png", name]} for n in range(9)]
+        path = tmp_path / "mine.jsonl"
+        path.write_text("\n".join(json.dumps({**row, "question": "<image><image>?"}) for row in rows))
+        found = list(own_data.examined(path, get_scorer("box_iou"), own_rows.Root(tmp_path)))
+        assert counts()[0] >= 9 and counts()[1] <= 3
+        for _, _, reason in found:  # whose frames hold the files
+            assert (reason.__traceback__, reason.__cause__, reason.__context__) == (None, None, None)
+
+    def test_documents_that_are_refused_keep_no_picture(self, tmp_path, monkeypatch):
+        rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(9)]
+        shown = lambda doc: [doc["image"].rotate(180), str(tmp_path / "gone.png")]  # noqa: E731
+        task = task_of(tmp_path, rows, shown, WITH_IMAGE)
+        image, counts = self.alive(task.doc_to_visual)
+        monkeypatch.setattr(task, "doc_to_visual", image)
+        with pytest.raises(HarnessError, match="9 of 9 documents cannot be used"):
+            sampling.read_items(task, 9)
         assert counts()[0] == 9 and counts()[1] <= 2
