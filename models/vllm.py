@@ -253,7 +253,7 @@ class DcsftVLLM(CheckpointModel):
         checkpoint = self.settings.checkpoint()
         config, self._room = self._open_checkpoint(self.settings, checkpoint)
         self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
-        self._tokens = SpecialTokens.of(self.tokenizer, self._generation_config)
+        self._tokens = SpecialTokens.of(self.tokenizer, self._generation_config, config)
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
         if local:  # a server has weights of its own
             check_weights(checkpoint, config)
