@@ -403,7 +403,7 @@ class CheckpointModel(ObservedModel):
         """Opens all but the weights; returns the configuration, and the most tokens of a sequence, or 0."""
         self.seed, self.batch_size, self.keep_loaded = settings.seed, settings.batch_size, False
         prompt = settings.system_prompt
-        self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
+        self._system_prompt = self._system_prompt_of(prompt.replace("\\n", "\n")) if prompt else None
         check_intact(checkpoint)
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
@@ -449,6 +449,21 @@ class CheckpointModel(ObservedModel):
         return [
             Generation(
                 task=item.task,
+    def _system_prompt_of(self, value: str) -> str:
+        """The system prompt, or the content of its file.
+
+        Raises:
+            HarnessError: the value looks like a file's name, and there is no such file.
+        """
+        # "/no_think" is a prompt.
+        named = "/" in value[1:] or value.endswith((".txt", ".md"))
+        if named and len(value.split()) == 1 and not Path(value).is_file():
+            raise HarnessError(
+                f"system_prompt={value}: there is no such file",
+                "Check the path; a text with a space in it is taken as the prompt itself",
+            )
+        return str(self._resolve_system_prompt(value))
+
                 doc_id=item.doc_id,
                 sample_index=index,
                 response=completion.text,

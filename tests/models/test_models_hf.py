@@ -272,6 +272,17 @@ def test_a_system_prompt_is_part_of_the_prompt():
     assert counts[0] < counts[1]
 
 
+@pytest.mark.parametrize("value", ["prompts/system", "/data/prompts/system", "system.txt", "system.md"])
+def test_a_system_prompt_that_looks_like_a_missing_file_is_refused(value):
+    with pytest.raises(HarnessError, match=f"system_prompt={value}: there is no such file"):
+        load(system_prompt=value)
+
+
+@pytest.mark.parametrize("value", ["/no_think", "Think.", "Write yes/no.", r"yes/no\nor.txt"])
+def test_other_system_prompts_are_taken_as_they_are(value):
+    assert load(system_prompt=value)._system_prompt == value.replace("\\n", "\n")
+
+
 def test_weights_come_back_after_lmms_eval_cleaned_them_away():
     model = load()
     before = texts(model, documents()[:1], GREEDY)
