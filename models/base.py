@@ -201,14 +201,15 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """Creates a model from its arguments as text, `key=value,key=value`.
 
         When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
-        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one.
+        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one, and what
+        they name comes first. `--max_batch_size` is for batch sizes that a model finds itself.
         """
         refuse_malformed("--model_args", arg_string)
         given = dict(utils.simple_parse_args_string(arg_string))
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if additional_config is not None and is_unset(given.get("seed")):
             given["seed"] = torch.initial_seed() % _SEEDS
-        return cls(**given, **more)
+        return cls(**{**more, **given})
 
     @property
     def box_convention(self) -> BoxConvention:
@@ -238,6 +239,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
 
         For models that answer in batches.
         """
+        more.pop("max_batch_size", None)
         raise NotImplementedError(f"{type(self).__name__} has neither `_answer` nor `_stream`")
 
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
