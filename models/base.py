@@ -21,6 +21,7 @@ from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared, taught
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.lmms.tasks import fix_examples, grounding
 from dcsft_harness.reading import is_unset, refuse_malformed
 from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
@@ -133,8 +134,6 @@ _SEEDS = 1 << 62
 
 def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
     """Refuses grounding tasks before generation, not after it, if the box coordinates are unknown."""
-    from dcsft_harness.lmms.tasks import grounding
-
     if grounding() & {request.task_name for request in requests}:
         declared()
 
@@ -183,6 +182,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """A model without observers, content ids or kept responses."""
         super().__init__()
         key_by_content()
+        fix_examples()  # before lmms-eval's command opens its tasks
         self.item_ids: dict[tuple[str, int], str] = {}
         self.kept: Mapping[tuple[str, int, int], Generation] = {}
         self.on_batch: Callable[[list[Generation]], None] | None = None
