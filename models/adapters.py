@@ -140,9 +140,8 @@ def _of_today(
     """
     modules = {name for name, _ in model.named_modules()}
     names = {name: name.removeprefix(_INSIDE) for name in stored}
-    parts = {
-        name: re.split(r"\.(?=lora_|bias$|weight$|base_layer)", inner)[0] for name, inner in names.items()
-    }
+    ends = re.compile(r"\.(?=lora_|bias$|weight$|base_layer|token_adapter)")
+    parts = {name: ends.split(inner)[0] for name, inner in names.items()}
     if modules.issuperset(parts.values()):
         return None
     renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
@@ -157,7 +156,10 @@ def _of_today(
         given = getattr(config, pattern, None)
         if given:
             setattr(config, pattern, {renamed(name): value for name, value in given.items()})
-    config.target_modules = sorted(set(today.values()))
+    # Others are trained whole (`modules_to_save`) or by token (`trainable_token_indices`).
+    config.target_modules = sorted(
+        {today[name] for name, inner in names.items() if inner.startswith(f"{parts[name]}.lora_")}
+    )
     return {
         f"{_INSIDE}{today[name]}{inner.removeprefix(parts[name])}": stored[name]
         for name, inner in names.items()
@@ -180,9 +182,10 @@ def _lost(peft_model: PeftModel, stored: dict[str, torch.Tensor]) -> list[str]:
     """Names of tensors in the file whose values are not in the model.
 
     Names are compared first. PEFT renames tensors of adapters that an older transformers wrote, so a tensor
-    also counts as found under another name.
+    also counts as found under another name. It leaves out the base's own embedding, which it may have saved.
     """
-    inside = get_peft_model_state_dict(peft_model)
+    own = {name: weight for name, weight in peft_model.named_parameters() if ".base_layer." in name}
+    inside = own | get_peft_model_state_dict(peft_model)
     return [
         name
         for name, tensor in stored.items()

@@ -20,7 +20,9 @@ from dcsft_harness import __version__, pictures
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared, taught
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.lmms.documents import data_fingerprint
 from dcsft_harness.lmms.protocols import Generation
+from dcsft_harness.lmms.tasks import fix_examples, grounding, leaves
 from dcsft_harness.reading import is_unset, refuse_malformed
 from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
@@ -40,14 +42,18 @@ from .checkpoint import (
 from .decoding import Completion
 from .requests import Asked, Drawing, Item, Prompt, Settled, content_key, plan, read_prompt
 
-# The key of lmms-eval's response cache (`--use_cache`) includes the content of our models.
+# lmms-eval's response cache (`--use_cache`) knows our models by content, and how their responses ended.
 #
-# lmms-eval's keys hold the model arguments as text: a retrained adapter in the same folder would get its
-# predecessor's answers. For our models the key also holds the content of every file that decides a response,
-# this package's version, and how it shows images.
+# lmms-eval's keys hold the model arguments and the task's configuration as text: a retrained adapter in the
+# same folder would get its predecessor's answers, and other images under the same questions theirs. For our
+# models the key also holds the content of every file that decides a response, that of each task's data, this
+# package's version, and how it shows images. lmms-eval stores plain text: a response that ran out of tokens
+# would come back as one that had ended.
 
 _TEXTS = (".jinja", ".txt", ".model")
 """Suffixes of other checkpoint files (not configuration or weights) that decide its prompts."""
+_TRUNCATED = "truncated"
+"""Key of a stored response that ran out of tokens."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -62,12 +68,37 @@ def key_by_content() -> None:
     if getattr(make, "keyed_by_content", False):
         return
 
+    class Marked(ResponseCache):  # type: ignore[misc]
+        """Stores which responses ran out of tokens, and has the model expect no other rank."""
+
+        @staticmethod
+        def _extract_cacheable(response: object) -> object:
+            text = ResponseCache._extract_cacheable(response)
+            return {_TRUNCATED: text} if getattr(text, "truncated", False) else text
+
+        def execute(self, lm: ObservedModel, reqtype: str, requests: list[Instance]) -> list[object]:
+            lm.alone = True
+            return list(super().execute(lm, reqtype, requests))
+
+        def _lookup(self, cache_key: str) -> object:
+            found = super()._lookup(cache_key)
+            return Response(found[_TRUNCATED], truncated=True) if isinstance(found, dict) else found
+
     def create(
-        cache_root: str, *, model: object = "", model_args: str | dict[str, Any] = "", **more: object
+        cache_root: str,
+        *,
+        model: object = "",
+        model_args: str | dict[str, Any] = "",
+        task_dict: Mapping[str, Any] | None = None,
+        **more: object,
     ) -> ResponseCache:
-        if model in MODELS:
-            model = f"{model}|{fingerprint(model_args)}"
-        return make(cache_root, model=model, model_args=model_args, **more)
+        given = {"model_args": model_args, "task_dict": task_dict, **more}
+        if model not in MODELS:
+            return make(cache_root, model=model, **given)
+        found = make.__func__(Marked, cache_root, model=f"{model}|{fingerprint(model_args)}", **given)
+        for name, task in leaves(task_dict or {}).items():
+            found._task_fingerprints[name] += data_fingerprint(task)
+        return found
 
     create.keyed_by_content = True  # type: ignore[attr-defined]
     ResponseCache.create = staticmethod(create)
@@ -133,8 +164,6 @@ _SEEDS = 1 << 62
 
 def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
     """Refuses grounding tasks before generation, not after it, if the box coordinates are unknown."""
-    from dcsft_harness.lmms.tasks import grounding
-
     if grounding() & {request.task_name for request in requests}:
         declared()
 
@@ -172,6 +201,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
             model, and those that `_answer` refuses are added. None raises instead.
         seed: the seed of draws where a task sets none.
         batch_size: most items answered at once.
+        alone: whether other ranks may not be asked: lmms-eval's cache has their responses.
         media_marks: texts in a prompt that the model reads as its own marks of images, videos and sounds.
         checkpoint_generation: settings from the checkpoint's generation config for requests that leave them
             unset; empty unless `generation_config=checkpoint`.
@@ -183,6 +213,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """A model without observers, content ids or kept responses."""
         super().__init__()
         key_by_content()
+        fix_examples()  # before lmms-eval's command opens its tasks
         self.item_ids: dict[tuple[str, int], str] = {}
         self.kept: Mapping[tuple[str, int, int], Generation] = {}
         self.on_batch: Callable[[list[Generation]], None] | None = None
@@ -191,6 +222,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         self.refused: dict[tuple[str, int], str] | None = None
         self.seed = 0
         self.batch_size = 1
+        self.alone = False
         self.media_marks: Sequence[str] = ()
         self.checkpoint_generation: Mapping[str, object] = {}
 
@@ -201,14 +233,16 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """Creates a model from its arguments as text, `key=value,key=value`.
 
         When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
-        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one.
+        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one, and what
+        they name comes first. `--max_batch_size` is for batch sizes that a model finds itself.
         """
         refuse_malformed("--model_args", arg_string)
         given = dict(utils.simple_parse_args_string(arg_string))
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        more.pop("max_batch_size", None)
         if additional_config is not None and is_unset(given.get("seed")):
             given["seed"] = torch.initial_seed() % _SEEDS
-        return cls(**given, **more)
+        return cls(**{**more, **given})
 
     @property
     def box_convention(self) -> BoxConvention:
@@ -403,7 +437,7 @@ class CheckpointModel(ObservedModel):
         """Opens all but the weights; returns the configuration, and the most tokens of a sequence, or 0."""
         self.seed, self.batch_size, self.keep_loaded = settings.seed, settings.batch_size, False
         prompt = settings.system_prompt
-        self._system_prompt = self._resolve_system_prompt(prompt.replace("\\n", "\n")) if prompt else None
+        self._system_prompt = self._system_prompt_of(prompt.replace("\\n", "\n")) if prompt else None
         check_intact(checkpoint)
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
@@ -414,6 +448,21 @@ class CheckpointModel(ObservedModel):
         self._generation_config = open_generation(checkpoint)
         self.checkpoint_generation = checkpoint_generation(checkpoint)
         return config, int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
+
+    def _system_prompt_of(self, value: str) -> str:
+        """The system prompt, or the content of its file.
+
+        Raises:
+            HarnessError: the value looks like a file's name, and there is no such file.
+        """
+        # "/no_think" is a prompt.
+        named = "/" in value[1:] or value.endswith((".txt", ".md"))
+        if named and len(value.split()) == 1 and not Path(value).is_file():
+            raise HarnessError(
+                f"system_prompt={value}: there is no such file",
+                "Check the path; a text with a space in it is taken as the prompt itself",
+            )
+        return str(self._resolve_system_prompt(value))
 
     @property
     def box_convention(self) -> BoxConvention:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     MinPLogitsWarper,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
@@ -149,18 +150,29 @@ class SpecialTokens:
     eos: tuple[int, ...]  # end a response; every id that the checkpoint names, in any of its files
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig) -> "SpecialTokens":
-        """The union of what a checkpoint's tokenizer and generation config name."""
-        configured = generation_config.eos_token_id
-        ids = configured if isinstance(configured, list) else [configured]
-        eos = tuple(dict.fromkeys(token for token in [*ids, tokenizer.eos_token_id] if token is not None))
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        generation_config: GenerationConfig,
+        config: PreTrainedConfig | None = None,
+    ) -> "SpecialTokens":
+        """The union of what a checkpoint's tokenizer, generation config and configuration name.
+
+        An id that a class of configurations has by default may be an ordinary token of this vocabulary: only
+        special tokens count there.
+        """
+        found = [*_ids(generation_config.eos_token_id), *_ids(tokenizer.eos_token_id)]
+        special = set(_special(tokenizer).values())
+        for part in () if config is None else (config, config.get_text_config()):
+            found += [token for token in _ids(getattr(part, "eos_token_id", None)) if token in special]
+        eos = tuple(dict.fromkeys(found))
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else generation_config.pad_token_id
         return cls(pad if pad is not None else (eos[0] if eos else 0), tokenizer.bos_token_id, eos)
 
     def stopping_at(self, tokenizer: PreTrainedTokenizerBase, stops: tuple[str, ...]) -> "SpecialTokens":
         """With the ids of stop texts that are special tokens, which decoded text never shows."""
-        special = set(tokenizer.all_special_tokens)
-        extra = [tokenizer.convert_tokens_to_ids(stop) for stop in stops if stop in special]
+        special = _special(tokenizer)
+        extra = [special[stop] for stop in stops if stop in special]
         return SpecialTokens(self.pad, self.bos, tuple(dict.fromkeys((*self.eos, *extra))))
 
     def neutral_config(self) -> GenerationConfig:
@@ -168,6 +180,16 @@ class SpecialTokens:
         return GenerationConfig(
             pad_token_id=self.pad, bos_token_id=self.bos, eos_token_id=list(self.eos) or None
         )
+
+
+def _ids(given: int | list[int] | None) -> list[int]:
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Text -> id of the tokens that decoding leaves out: `all_special_tokens` has only those with a role."""
+    added = {str(one): token for token, one in tokenizer.added_tokens_decoder.items() if one.special}
+    return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
 
 @dataclass(frozen=True)

@@ -284,7 +284,7 @@ class RunningItems:
                     self._keep([place for place, row in enumerate(self._rows) if not row.ended])
                 if enough or self._draw is None:
                     break
-                self._chosen = self._draw(self._decoder.step(self._chosen))
+                self._chosen = self._draw(self._decoder.step(_fed(self._chosen)))
                 going_on -= _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
         ended = [ticket for ticket, rows in self._of_ticket.items() if all(row.ended for row in rows)]
         found = [
@@ -359,6 +359,11 @@ def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], sto
     return ended
 
 
+def _fed(chosen: Tensor) -> Tensor:
+    """Tokens as a model takes them: a finished row goes idle with logits that are not finite, too."""
+    return chosen.clamp_min(0)
+
+
 @torch.inference_mode()
 def decode(
     forked: ForkedRows,
@@ -384,7 +389,7 @@ def decode(
             forked.keep(kept)
             draw.keep_rows(kept)
             chosen, rows = chosen[kept], [rows[place] for place in places]
-        chosen = draw(forked.step(chosen))
+        chosen = draw(forked.step(_fed(chosen)))
         left -= _note(rows, chosen.tolist(), eos, stops)
 
 

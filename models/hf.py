@@ -34,7 +34,7 @@ class DcsftHF(CheckpointModel):
     Only the request decides generation (`arguments.GenerationArguments`): unset arguments are neutral
     (greedy, no penalty, everything kept, at most `arguments.DEFAULT_MAX_NEW_TOKENS` tokens). Sampling
     settings, penalties and suppressed tokens in the checkpoint's `generation_config.json` are not used; its
-    token ids are: a response ends at any end token that the tokenizer or that file names. With
+    token ids are: a response ends at any end token that the tokenizer, that file or `config.json` names. With
     `generation_config=checkpoint` its penalties and sampling settings apply to what a request leaves unset,
     and a setting that cannot be applied is refused.
 
@@ -66,7 +66,7 @@ class DcsftHF(CheckpointModel):
     def _load(self) -> None:
         self._model = load_model(self.settings, self.device)
         self._costs = self._arithmetic()
-        self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config)
+        self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config, self._model.config)
         # `generate` fills unset arguments from here, so nothing but token ids may remain.
         self._model.generation_config = self._tokens.neutral_config()
         self._engine = Engine(self._model, self.processor, self._tokens, self.settings.memory_gb)

@@ -446,15 +446,19 @@ def _merged(peft_model: PeftModel) -> PreTrainedModel:
     """The base with the adapter in its weights.
 
     An adapter on a tied embedding or output layer changes one of two layers that share weights, so the layers
-    are untied first.
+    are untied first. With PEFT's `ensure_weight_tying` they end as one again.
     """
     base = peft_model.get_base_model()
-    if _splits_tied(base, adapted(peft_model)):
+    split = _splits_tied(base, adapted(peft_model))
+    if split:
         layer: Any = original(base.get_output_embeddings())
         layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
         for config in (base.config, base.config.get_text_config()):
             config.tie_word_embeddings = False
     merged: PreTrainedModel = peft_model.merge_and_unload()
+    if split and merged.get_output_embeddings().weight is merged.get_input_embeddings().weight:
+        for config in (merged.config, merged.config.get_text_config()):
+            config.tie_word_embeddings = True
     _refuse_unfinite(merged.state_dict())
     return merged
 

@@ -86,13 +86,14 @@ class Adapted:
         self._merged: Scratch | None = None
         self._folder: str | None = None
 
-    def checkpoint(self, features: Callable[[], Features]) -> str:
+    def checkpoint(self, features: Callable[[], Features], alone: bool = False) -> str:
         """The base, or its merge with the adapter, created on first use, once per machine.
 
-        Every rank of a launch must call it.
+        Every rank of a launch must call it, unless each is `alone` and merges for itself.
 
         Args:
             features: returns the processor's output for a prompt, on which the merge is compared.
+            alone: whether other ranks may not call it.
 
         Raises:
             HarnessError: the merge does not behave like the adapter.
@@ -100,6 +101,9 @@ class Adapted:
         settings = self._settings
         if settings.adapter is None or self.rank is not None:
             return settings.pretrained
+        if self._folder is None and alone:
+            self._merged = self._merge(settings.adapter, features())
+            self._folder = str(self._merged.folder)
         if self._folder is None:
             with ranks.agreed():
                 if ranks.world_size() == 1 or os.environ.get("LOCAL_RANK", "0") == "0":
@@ -253,7 +257,7 @@ class DcsftVLLM(CheckpointModel):
         checkpoint = self.settings.checkpoint()
         config, self._room = self._open_checkpoint(self.settings, checkpoint)
         self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
-        self._tokens = SpecialTokens.of(self.tokenizer, self._generation_config)
+        self._tokens = SpecialTokens.of(self.tokenizer, self._generation_config, config)
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
         if local:  # a server has weights of its own
             check_weights(checkpoint, config)
@@ -279,9 +283,10 @@ class DcsftVLLM(CheckpointModel):
         for arguments, task in dict.fromkeys((item.arguments, item.task) for item in items):
             check(arguments, task)
         left = [item for item in items if not self._all_kept(item)]
-        if self.settings.base_url is None and any(ranks.gathered(bool(left))):
+        local = self.settings.base_url is None
+        if local and any([bool(left)] if self.alone else ranks.gathered(bool(left))):
             limits = self._needed(left) if left else None
-            checkpoint = self._adapted.checkpoint(lambda: self._first_features(items))
+            checkpoint = self._adapted.checkpoint(lambda: self._first_features(items), self.alone)
             if limits is not None:
                 self._open(checkpoint, limits)
         return super().generate_until(requests)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcsft_harness import reading, records
-from dcsft_harness.artifacts import storage
+from dcsft_harness.artifacts import manifest, storage
+from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, listed
 from dcsft_harness.lmms.protocols import Documents, Model, Task
@@ -217,6 +218,13 @@ def describe_without_images(task: Task, doc_id: int) -> records.Item:
 def data_name(task: Task) -> str:
     """The name of a task's rows: also of a user's task that includes the file of one of the suite's."""
     return str(task.get_config("dataset_name") or task.config.task)
+
+
+def data_fingerprint(task: Task) -> str:
+    """A hash of the rows that a task asks, with their images; files that rows only name are not read."""
+    folders = prepared.inputs([data_name(task)])
+    rows = getattr(task.eval_docs, "_fingerprint", "")
+    return json_sha256([rows, *map(manifest.fingerprint, folders.values())])
 
 
 def metadata(task: Task) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Tasks by name, from this suite and from lmms-eval: listed, opened, changed and checked."""
 
 import fnmatch
+import random
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -233,6 +234,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
     tasks: dict[str, Task] = {}
     refuse_unprepared(names)
     make_cache()
+    fix_examples()
     for name in names:
         try:
             if is_file(name):
@@ -256,7 +258,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
                 f"task {name!r} does not load: {type(why).__name__}: {why}",
                 room(reason, full) if reason else "`dcsft tasks check` says what it needs",
             ) from error
-        tasks.update(_leaves(loaded))
+        tasks.update(leaves(loaded))
     return tasks
 
 
@@ -361,14 +363,39 @@ def unwrapped(error: BaseException) -> BaseException:
     return inner or error
 
 
-def _leaves(loaded: Mapping[Any, Any]) -> dict[str, Task]:
+def leaves(loaded: Mapping[Any, Any]) -> dict[str, Task]:
+    """The tasks in what lmms-eval loads, by name; those of its nested groups too."""
     found: dict[str, Task] = {}
     for name, value in loaded.items():
         if isinstance(value, Mapping):
-            found.update(_leaves(value))
+            found.update(leaves(value))
         else:
             found[str(name)] = value[1] if isinstance(value, tuple) else value
     return found
+
+
+def fix_examples() -> None:
+    """Makes few-shot examples a function of their seed and the question; a second call changes nothing.
+
+    lmms-eval draws other examples at every call, so that an item would be described with some and asked with
+    others, and a resumed run or another rank would see yet others.
+    """
+    from lmms_eval.api.samplers import ContextSampler
+
+    drawn = ContextSampler.get_context
+    if getattr(drawn, "fixed", False):
+        return
+
+    def get_context(self: Any, doc: Mapping[str, Any], count: int) -> str:  # noqa: ANN401 - lmms-eval's own
+        seeded = self.rnd  # never drawn from, so that its state stays that of the seed
+        self.rnd = random.Random(f"{seeded.getstate()}{self.doc_to_text(doc)}")
+        try:
+            return str(drawn(self, doc, count))
+        finally:
+            self.rnd = seeded
+
+    get_context.fixed = True  # type: ignore[attr-defined]
+    ContextSampler.get_context = get_context
 
 
 def make_task(config: Mapping[str, Any]) -> Task:
@@ -377,6 +404,7 @@ def make_task(config: Mapping[str, Any]) -> Task:
 
     quiet()
     make_cache()
+    fix_examples()
     task: Task = ConfigurableMessagesTask(config=dict(config))
     return task
 

@@ -183,6 +183,37 @@ def own_task(folder, images, higher_is_better=True, **more):
     )
 
 
+def test_few_shot_examples_are_those_of_the_seed_and_the_question(tmp_path):
+    """Whatever was asked before: by another rank, before an interruption, or to describe the items."""
+    rows = [{"text": f"{n}?", "answer": f"number {n}"} for n in range(60)]
+    splits = {"train": datasets.Dataset.from_list(rows[:50]), "test": datasets.Dataset.from_list(rows[50:])}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
+    shots = {"num_fewshot": 2, "fewshot_config": {"sampler": "default"}, "fewshot_split": "train"}
+
+    def asked(order, seed=None):
+        task = lmms.make_task(
+            {
+                "task": "shots",
+                "dataset_path": str(tmp_path / "data"),
+                "dataset_kwargs": {"load_from_disk": True},
+                "test_split": "test",
+                "output_type": "generate_until",
+                "doc_to_text": "text",
+                "doc_to_target": "answer",
+                "process_results": lambda doc, results: {"acc": 1.0},
+                **shots,
+            }
+        )
+        if seed is not None:
+            task.set_fewshot_seed(seed)
+        return {doc_id: lmms.describe_item(task, doc_id).prompt for doc_id in order}
+
+    found = asked([0, 1, 2])
+    assert asked([2, 0, 0, 1], 1234) == found != asked([0, 1, 2], 1)
+    assert len({text.rpartition("\n\n")[0] for text in found.values()}) == 3
+    assert all(text.count("number") == 2 for text in found.values())
+
+
 class TestImages:
     def test_an_unreadable_one_is_named_by_task_and_document(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")

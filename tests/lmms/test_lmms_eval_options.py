@@ -1,17 +1,27 @@
 """Options of lmms-eval's own command with our models and tasks: --use_cache, --seed and --baseline."""
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import datasets
 import pytest
+from lmms_eval.api.instance import GenerationResult, Instance
 from safetensors.torch import load_file, save_file
 
 from dcsft_harness import lmms, pictures
+from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.data.benchmarks.prepared import prepare
+from dcsft_harness.lmms.documents import data_fingerprint
 from dcsft_harness.models import base
 from dcsft_harness.models.stub import DcsftStub
+from dcsft_harness.scoring import Response
+from tests.fixtures import published
 from tests.fixtures.tiny_checkpoints import checkpoint
 from tests.models.test_models_adapter import adapters  # noqa: F401 - a fixture
 from tests.models.test_models_evaluator import tasks  # noqa: F401 - a fixture
@@ -45,6 +55,13 @@ def script(path, *texts):
     rows = [{"task": TASK, "doc_id": n, "responses": [text]} for n, text in enumerate(texts)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def opened_cache(folder):
+    from lmms_eval.caching.response_cache import ResponseCache
+
+    base.key_by_content()
+    return ResponseCache.create(str(folder), model="dcsft_stub", model_args="default=x")
 
 
 def stub(output, answers, *more):
@@ -112,6 +129,64 @@ class TestCache:
     def test_a_servers_answers_are_not_used_again(self):
         arguments = "pretrained=owner/name,base_url=http://localhost:1/v1"
         assert base.fingerprint(arguments) != base.fingerprint(arguments)
+
+    @pytest.mark.parametrize("stored", ["database", "log"])
+    def test_a_response_that_ran_out_of_tokens_comes_back_as_such(self, tmp_path, monkeypatch, stored):
+        monkeypatch.setenv("LMMS_CACHE_RUN_ID", "mine")
+        said = [Response("so B is", truncated=True), Response("B")]
+        texts = iter(said)
+        model = SimpleNamespace(generate_until=lambda some: [GenerationResult(next(texts)) for _ in some])
+        metadata = [{"task": TASK, "doc_id": doc_id, "repeats": 1} for doc_id in range(2)]
+        asked = [Instance("generate_until", ("text", {"max_new_tokens": 3}), 0, one) for one in metadata]
+        cache = opened_cache(tmp_path)
+        cache.execute(model, "generate_until", asked)
+        cache.close()
+        if stored == "log":
+            next(tmp_path.rglob("*.db")).unlink()
+        cache = opened_cache(tmp_path)
+        again = cache.execute(model, "generate_until", asked)
+        cache.close()
+        assert again == said and model.alone
+        assert [getattr(text, "truncated", False) for text in again] == [True, False]
+
+    def test_an_edited_picture_of_a_task_of_ones_own_is_asked_again(self, tmp_path, tasks):  # noqa: F811
+        folder = tmp_path / "tasks"
+        shutil.copytree(tasks, folder)
+        yaml = folder / "tiny_greedy.yaml"
+        yaml.write_text(yaml.read_text().replace(str(tasks), str(folder)))
+        answers = tmp_path / "answers.jsonl"
+        words = ["--include_path", folder, "--model", "dcsft_stub", "--model_args", f"answers={answers}"]
+        words += ["--tasks", "tiny_greedy", "--use_cache", tmp_path / "cache"]
+
+        def asked():
+            run(tmp_path / "out", *words)
+            with contextlib.closing(sqlite3.connect(tmp_path / "cache/cache.db")) as cache:
+                return cache.execute("select count(*) from responses").fetchone()[0]
+
+        rows = [{"task": "tiny_greedy", "doc_id": n, "responses": ["goose"]} for n in range(5)]
+        answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert [asked(), asked()] == [5, 5]
+        edited = datasets.load_from_disk(folder / "data")["test"].to_list()
+        edited[0]["image"] = edited[1]["image"]
+        shutil.rmtree(folder / "data")
+        features = datasets.load_from_disk(tasks / "data")["test"].features
+        rows = datasets.Dataset.from_list(edited, features=features)
+        datasets.DatasetDict({"test": rows}).save_to_disk(folder / "data")
+        assert asked() == 10
+
+    def test_rows_that_were_prepared_again_are_asked_again(self, tmp_path, monkeypatch):
+        monkeypatch.setenv(prepared.VARIABLE, str(tmp_path / "prepared"))
+        prepare("dcsft_imagenet_r", published.imagenet_r(tmp_path / "published"), any_count=True)
+        fresh = lambda: lmms.open_tasks(["dcsft_imagenet_r"])["dcsft_imagenet_r"]  # noqa: E731
+        before = data_fingerprint(fresh())
+        assert data_fingerprint(fresh()) == before
+        file = prepared.folder_of("dcsft_imagenet_r") / "manifest.json"
+        file.write_text(file.read_text().replace('"images.arrow": "', '"images.arrow": "0'))
+        assert data_fingerprint(fresh()) != before
+
+    @pytest.mark.parametrize("task", ["dcsft_digits", "dcsft_digits_pool"])
+    def test_rows_that_are_read_again_are_the_same(self, task):
+        assert len({data_fingerprint(lmms.open_tasks([task])[task]) for _ in range(2)}) == 1
 
     def test_models_of_others_keep_their_keys(self, tmp_path):
         from lmms_eval.caching.response_cache import ResponseCache

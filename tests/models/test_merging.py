@@ -171,6 +171,7 @@ def test_updates_below_the_rounding_of_the_bases_type_are_named(tmp_path):
         ({"use_dora": True}, False),
         ({"modules_to_save": ["lm_head"]}, True),
         ({"modules_to_save": ["embed_tokens"]}, True),
+        ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
         ({"modules_to_save": ["patch_embed", "merger"]}, False),
         ({"bias": "lora_only"}, False),
         ({"target": r".*embed_tokens|.*lm_head|.*q_proj"}, True),
@@ -194,7 +195,7 @@ def test_other_adapters_of_peft_are_merged_too(options, tied, tmp_path):
     merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
     shared = merged.get_output_embeddings().weight is merged.get_input_embeddings().weight
     ends = "lm_head" in str(options) or "embed_tokens" in str(options)
-    assert shared is (tied and not ends)
+    assert shared is (tied and (not ends or "ensure_weight_tying" in options))
 
 
 @pytest.mark.parametrize("family", ONE_FAST)

@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.adapters import attach
+from dcsft_harness.models.arguments import ModelSettings
+from dcsft_harness.models.checkpoint import check_adapter, open_config
 from dcsft_harness.models.hf import DcsftHF
 from tests.fixtures.tiny_checkpoints import checkpoint, documents, qwen2_5_vl
 from tests.models.test_models_hf import GREEDY, load, texts
@@ -63,6 +66,36 @@ def test_a_batch_with_an_adapter_gives_what_single_items_give(adapters):
     docs = documents()
     given = {"adapter": str(adapters["qwen2_5_vl"])}
     assert texts(load(**given, batch_size=8), docs, GREEDY) == texts(load(**given), docs, GREEDY)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [3, 4]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    ],
+)
+def test_an_adapter_with_the_names_of_transformers_4_is_attached(options, tmp_path):
+    base = checkpoint("qwen2_5_vl")
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    trained = get_peft_model(model, LoraConfig(r=4, **options)).eval()
+    for weight in trained.parameters():
+        if weight.requires_grad:
+            weight.data += 0.1 * torch.randn(weight.shape)
+    trained.save_pretrained(tmp_path)
+    file = tmp_path / "adapter_model.safetensors"
+    stored = load_file(file)
+    old = {name.replace("model.model.language_model.", "model.model."): one for name, one in stored.items()}
+    assert old.keys() != stored.keys()
+    save_file(old, file)
+    settings = ModelSettings(pretrained=base, adapter=str(tmp_path))
+    check_adapter(settings, open_config(settings))
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    found = attach(model, str(tmp_path), base).eval()
+    tokens = {"input_ids": torch.tensor([[3, 4, 5, 6]])}
+    assert torch.equal(found(**tokens).logits, trained(**tokens).logits)
 
 
 def altered(adapters, tmp_path, change):

@@ -212,6 +212,17 @@ def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
 
 
 @pytest.mark.parametrize(
+    ("given", "more", "size"),
+    [
+        ("default=x", {"batch_size": 1, "max_batch_size": None, "device": None}, 1),
+        ("default=x,batch_size=4", {"batch_size": 1, "max_batch_size": 8, "device": None}, 4),
+    ],
+)
+def test_model_arguments_come_before_lmms_evals_own_options(given, more, size):
+    assert DcsftStub.create_from_arg_string(given, more).batch_size == size
+
+
+@pytest.mark.parametrize(
     ("given", "said"),
     [
         ("default=x,nonsense", "'nonsense' is not key=value"),

@@ -1,13 +1,18 @@
 """Batches of `dcsft_hf` against transformers itself, and what it does with its arguments."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AddedToken, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models.arguments import GenerationArguments
+from dcsft_harness.models.decoding import SpecialTokens, StopTexts
+from dcsft_harness.models.engine import Row, decode
 from dcsft_harness.models.hf import DcsftHF
 from tests.fixtures.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages
 
@@ -146,6 +151,39 @@ def test_a_special_token_as_stop_text_ends_a_row():
     model = load()
     stop = model._tokens.stopping_at(model.tokenizer, ("<|im_start|>", "plain"))
     assert stop.eos == (*model._tokens.eos, model.tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    model.tokenizer.add_tokens([AddedToken("<|mine|>", special=True)])
+    assert "<|mine|>" not in model.tokenizer.all_special_tokens
+    stop = model._tokens.stopping_at(model.tokenizer, ("<|mine|>",))
+    assert stop.eos == (*model._tokens.eos, model.tokenizer.convert_tokens_to_ids("<|mine|>"))
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_an_end_token_that_only_the_configuration_names_ends_a_row(inside):
+    """An ordinary token there is a default of its class, from another vocabulary."""
+    tokenizer = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl")).tokenizer
+    start, ordinary = tokenizer.convert_tokens_to_ids("<|im_start|>"), tokenizer.encode("a")[0]
+    named = SimpleNamespace(eos_token_id=[start, ordinary])
+    outer = SimpleNamespace(get_text_config=lambda: named) if inside else named
+    named.get_text_config = lambda: SimpleNamespace()
+    without = SpecialTokens.of(tokenizer, GenerationConfig(eos_token_id=2)).eos
+    assert SpecialTokens.of(tokenizer, GenerationConfig(eos_token_id=2), outer).eos == (*without, start)
+
+
+def test_an_idle_row_whose_logits_are_not_finite_ends_nothing():
+    """It has finished, and its last token is no token."""
+    rows = [Row(n, n, 1 if n == 0 else 4) for n in range(8)]
+    table = torch.eye(16)
+
+    def step(chosen):
+        logits = torch.nn.functional.embedding(chosen, table)
+        logits[0] = torch.nan
+        return logits
+
+    prompts = SimpleNamespace(tokens=torch.zeros((8, 1), dtype=torch.int64))
+    forked = SimpleNamespace(prompts=prompts, item_of_row=torch.arange(8), logits=table[1:9], step=step)
+    arguments = GenerationArguments(max_new_tokens=4)
+    decode(forked, rows, arguments, (), StopTexts(None, arguments, (), 8))
+    assert [row.tokens for row in rows] == [[1], *([n] * 4 for n in range(2, 9))]
 
 
 def test_results_carry_tokens_and_progress_counts_items():
@@ -232,6 +270,17 @@ def test_a_system_prompt_is_part_of_the_prompt():
         m.generate_until(requests_for(m, docs, GREEDY))[0].token_counts.input_tokens for m in (plain, told)
     ]
     assert counts[0] < counts[1]
+
+
+@pytest.mark.parametrize("value", ["prompts/system", "/data/prompts/system", "system.txt", "system.md"])
+def test_a_system_prompt_that_looks_like_a_missing_file_is_refused(value):
+    with pytest.raises(HarnessError, match=f"system_prompt={value}: there is no such file"):
+        load(system_prompt=value)
+
+
+@pytest.mark.parametrize("value", ["/no_think", "Think.", "Write yes/no.", r"yes/no\nor.txt"])
+def test_other_system_prompts_are_taken_as_they_are(value):
+    assert load(system_prompt=value)._system_prompt == value.replace("\\n", "\n")
 
 
 def test_weights_come_back_after_lmms_eval_cleaned_them_away():

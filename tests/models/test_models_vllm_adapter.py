@@ -118,6 +118,19 @@ def test_ranks_of_a_machine_share_one_merge(rank, machine, made, adapter, fake, 
     assert not list(temporary.iterdir())
 
 
+def test_a_rank_beside_lmms_evals_cache_waits_for_no_other(adapter, fake, temporary, monkeypatch):
+    """The other's responses may all be stored; then it is not asked."""
+    one = model(adapter=adapter(), merge_adapter=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("agreed", "gathered"):
+        monkeypatch.setattr(ranks, name, lambda *given: pytest.fail("waits"))
+    one.alone = True
+    drawn(one, documents()[:1], SAMPLED)
+    assert str(temporary) in fake.opened[0]["model"]
+    one.clean()
+    assert not list(temporary.iterdir())
+
+
 def test_one_merge_serves_engines_of_several_sizes(adapter, fake, temporary):
     one = model(adapter=adapter(), merge_adapter=True)
     drawn(one, documents()[:1], SAMPLED)
