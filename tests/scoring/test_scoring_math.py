@@ -445,6 +445,18 @@ KINDS = {
         ("Δx/Δt", r"\frac{\Delta x}{\Delta t}", 1),
         (r"\boxed{\Delta x = 7}", "7", 1),
     ],
+    "signs of order": [
+        ("i <= 10", r"i \le 10", 1),
+        (r"\boxed{x>=2}", r"x \ge 2", 1),
+        (r"\boxed{x>=2}", "x > 2", 0),
+        ("1<=x<3", "[1,3)", 1),
+    ],
+    "letters in other type": [
+        (r"\boxed{\frac{1}{4(2n-1)}}", r"\frac{1}{4(2\text{n}-1)}", 1),
+        (r"\boxed{2\mathrm{x}+1}", "2x+1", 1),
+        (r"\boxed{2\vec a-\vec{b}}", r"2\boldsymbol{a}-\mathbf{b}", 1),
+        (r"\boxed{\vec{b}-2\vec{a}}", r"2\boldsymbol{a}-\mathbf{b}", 0),
+    ],
     "refusals": [
         ("I cannot tell without the 14 labels.", "14", 0),
         ("Without the figure I am unable to find f(0).", "0", 0),
