@@ -98,9 +98,11 @@ def _listed(match: "re.Match[str]") -> str:
 def clean(text: str) -> str:
     """LaTeX and Unicode in one form: signs as characters, words in ⟦⟧, sets in ⦃⦄, vectors in ⟨⟩."""
     if not text.isascii():
+        text = text.replace("，", ", ").replace("根号", "√")
         text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
         text = _POWER.sub(lambda match: f"^{{{normalize('NFKC', match[0])}}}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
+    text = text.replace("<=", "≤").replace(">=", "≥") if "=" in text else text
     text = WIDE.sub(" ", text) if "  " in text else text
     text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
@@ -110,7 +112,7 @@ def clean(text: str) -> str:
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)
         text = text.replace("\\overrightarrow", "\\vec")
-        text = _NAMED.sub(lambda match: f"⟨{match[1][-3:]} {match[2] or match[3]}⟩", text)
+        text = _NAMED.sub(_named, text)
         text = _COMMAND.sub(
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
@@ -121,6 +123,12 @@ def clean(text: str) -> str:
         text = _DEGREE.sub("°", text)
         text = _MINUTES.sub(lambda match: f"({Fraction(match[1]) + Fraction(match[2]) / 60})°", text)
     return text.replace("{,}", "").replace("~", " ")
+
+
+def _named(match: "re.Match[str]") -> str:
+    """A name with a mark in ⟨⟩; a vector of one letter is printed bold as well, and then has no mark."""
+    inner = (match[2] or match[3]).strip()
+    return inner if match[1] == "vec" and len(inner) == 1 else f"⟨{match[1][-3:]} {inner}⟩"
 
 
 def _word(match: "re.Match[str]") -> str:
@@ -189,10 +197,10 @@ def parse(text: str) -> Node:
         if kind == "number":
             number = str(Fraction(token))
             source += f"({number})" if "/" in number else number
+        elif kind == "name":
+            source += "v" + re.sub("[ ⟦⟧]", "", token).encode().hex()
         else:
-            source += (
-                "v" + token.replace(" ", "").encode().hex() if kind == "name" else _OTHER.get(token, token)
-            )
+            source += _OTHER.get(token, token)
         before = ")" if kind == "other" and token in ")]!%°" else kind
     try:
         ast.parse(source, mode="eval")

@@ -20,7 +20,6 @@ from typing import Any
 
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.formulas import (
-    GREEK,
     INFINITE,
     PI,
     Node,
@@ -94,13 +93,14 @@ _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
 _HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
+_BELOW = r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?"
+"""What may follow a letter in a name: primes and a subscript."""
 _NAME = re.compile(
     r"\|?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
-    r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?(?:\([A-Za-z,\d ]{1,8}\))?\|?"
+    rf"{_BELOW}(?:\(-?[^()+*/^-]{{1,20}}\))?\|?"
 )
-_OF_NAMES = re.compile(r"\(?[A-Za-zα-ω]{1,3}(?:_\w)?(?:\s*[,:]\s*[A-Za-zα-ω]{1,3}(?:_\w)?){1,3}\)?")
+_OF_NAMES = re.compile(rf"\(?[A-Za-zα-ω]{{1,3}}{_BELOW}(?:\s*[,:]\s*[A-Za-zα-ω]{{1,3}}{_BELOW}){{1,3}}\)?")
 """What is named before a point or a ratio: "(x, y)" or "a:b"."""
-_VARIABLE = re.compile(r"[a-zA-Zα-ωΑ-Ω](?:_(?:\w|\{\w+\})|\([a-z]\))?|⟨hat \w⟩")
 _BEHIND = re.compile(
     r"(?P<upright>\s*(?:[/·]?\s*⟦[^⟧]+⟧(?:\s*\^\s*\{?-?\d\}?)?\s*)+(?:/\s*[A-Za-z]+)?)$"
     r"|(?<=[\d}\)π%°])(?P<spaced>\s+[A-Za-zΩμ][A-Za-z. ]{1,30}(?:\s?\^\s?\{?-?\d\}?)?)$"
@@ -115,15 +115,18 @@ _NO_UNIT = re.compile(
 )
 _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
-_REMARK = re.compile(r"(?<=\S)\s*⟦\([^⟧]*\)⟧$|(?<=[\d}π%°])\s+\([A-H]\)$")
-"""A remark behind a value: "3 \\text{(cm)}", or the option that has it: "5 + 6 = 11 (B)"."""
+_REMARK = re.compile(
+    r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or)[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
+)
+"""A remark behind a value: "3 \\text{(cm)}", "2x (x > 0)", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
     r"^(?:⟦(?:\([A-H]\)|[A-H][.)]|(?:final )?answer:)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
     re.IGNORECASE,
 )
-_NAMES = frozenset(["π", *GREEK.values(), *"x y a b n m k t sin cos tan log ln".split()]) - {"l"}
 _FACTORS = frozenset("hundred thousand million billion".split())
 _DIGIT_LAST = re.compile(r"\d\s*$")
+_SIGNS = frozenset("=<>≤≥≠≈")
+"""Golds of items that ask for the sign between two quantities."""
 _INFINITE = Part("value", "∞", (INFINITE,))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
@@ -225,7 +228,7 @@ def _part(text: str) -> Part:
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
-    listed = re.fullmatch(r"([A-Z]'?(?:_\w)?\s*)?([(\[])(.*)([)\]])", text, re.DOTALL)
+    listed = re.fullmatch(rf"([A-Z]{_BELOW}\s*)?([(\[])(.*)([)\]])", text, re.DOTALL)
     items = _cut(listed[3], "[,;]")[0] if listed else []
     if listed and len(items) > 1:
         marks, label = (listed[2], listed[4]), (listed[1] or "").strip()
@@ -289,8 +292,11 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
                 named or not re.search("[A-Za-z⟦]", re.sub(r"\\[a-z]+", "", "".join(sides[:-1])))
             ):
                 return replace(last_side, label=label)
-            if signs == ("=",) and _VARIABLE.fullmatch(sides[0]):
-                return Part("value", text, last_side.trees, last_side.unit, name=parse(sides[0]))
+            if set(signs) == {"="} and named:
+                try:
+                    return replace(last_side, text=text, name=parse(sides[0]), label=label)
+                except Unreadable:  # words, as in \\text{Area} = 2ab
+                    return replace(last_side, label=label)
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
     return _interval(text, trees, signs) or Part("relation", text, trees, marks=signs)
 
@@ -305,7 +311,9 @@ def _interval(text: str, trees: tuple[Node, ...], signs: tuple[str, ...]) -> Par
         trees, signs = (*_INFINITE.trees, *trees), ("<", *signs)
     elif len(trees) == 2:
         trees, signs = (*trees, *_INFINITE.trees), (*signs, "<")
-    if len(trees) != 3 or not is_name(trees[1]) or names(trees[1]) & (names(trees[0]) | names(trees[2])):
+    if len(trees) != 3 or not (is_name(trees[1]) or len(names(trees[1])) > 1):
+        return None
+    if names(trees[1]) & (names(trees[0]) | names(trees[2])):
         return None
     ends = Part("value", text, trees[:1]), Part("value", text, trees[2:])
     marks = "(" if signs[0] == "<" else "[", ")" if signs[1] == "<" else "]"
@@ -354,9 +362,11 @@ def _point(answer: Answer) -> Part | None:
 
 
 def _equal(gold: Part, found: Part) -> bool:
-    if gold.name and found.name and gold.name != found.name:
-        return False
+    if gold.text in _SIGNS:
+        return tuple(_cut(found.text, _RELATION)[1]) == gold.marks
     kinds = {gold.kind, found.kind}
+    if gold.name and found.name and gold.name != found.name:
+        return kinds == {"value"} and _equal_relations(_relation(gold), _relation(found))
     if kinds == {"value"}:
         return _equal_values(gold, found)
     if kinds == {"tuple"}:
@@ -377,10 +387,10 @@ def _equal(gold: Part, found: Part) -> bool:
 
 
 def _states_value(gold: Part, found: Part) -> bool:
-    """Whether an equation gives a quantity of several names that value, as in "m + n = 7"."""
+    """Whether an equation gives a quantity that value, as in "m + n = 7" and "3 + 2(n - 1) = 2n + 1"."""
     first, *_, last_side = found.trees or ("", "")
-    is_named = set(found.marks) == {"="} and len(names(first)) > 1 and not names(last_side)
-    return is_named and not gold.name and same(gold.trees[0], last_side)
+    is_quantity = len(names(first)) > 1 or frozenset() < names(first) <= names(last_side)
+    return set(found.marks) == {"="} and is_quantity and not gold.name and same(gold.trees[0], last_side)
 
 
 def _equal_values(gold: Part, found: Part) -> bool:
@@ -467,18 +477,22 @@ def _other_values(text: str) -> Iterator[Answer]:
 
 
 _LISTED = re.compile(
-    r"(?:\$|\\\)|\\\]|\*\*)*\s*(?:[,;，；、]|\band\b|\bor\b|和|或)?\s*(?:\$|\\\(|\\\[|\*\*)*\s*"
-    r"(?:\(\d\)|\d\.|[A-Za-z](?:_\d)?\s*=|\((?:i+|[a-e])\))?\s*(?:\$|\\\(|\\\[|\*\*)*\s*\\?"
+    r"(?:[$*\s,;，；、和或]|\\[()\[\] ,;\\]|\\q?quad|\\text\s*\{\s*(?:and|or)\s*\}|\band\b|\bor\b|\(\d\)|\d\."
+    r"|\((?:i+|[a-e])\)|[A-Za-z]{1,3}(?:_\w)?\s*=)*\\?"
 )
+"""What may stand between the boxes of one list."""
 _CUE = re.compile(
     r"(?:\b(?:[Aa]nswers?|ANSWERS?)(?:\s*\*\*)?(?: (?:to [^.\n]{1,60} )?(?:is|are|would be|should be|=)\b"
     r"|\s*[:：])|####|答案[]是为:：]+)(?:\s*\*\*)?[:：]?\s*"
 )
-_SENTENCES = re.compile(r"(?<=[.!?])(?!(?<=i\.e\.) [\d.]+ [A-Za-z])\s+|[\n。]+")
+_SENTENCES = re.compile(r"(?<=[.!?])(?<!i\.e\.)\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\\[A-Za-z]+|[A-Z]_\d|[A-Za-z\u4e00-\u9fff]+'*|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln|[xyabnmkt])(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
+    r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
+"""Words, and what formulas are of: a whole one in dollars, common names, figures, signs."""
+_DOLLARS = re.compile(r" ?\$([^$]{1,300})\$ ?")
 _MEASURED = re.compile(
     r"(?<=[\d}])(?:\s|(?=[A-Za-z]{2}|[\u4e00-\u9fff]))"
     r"((?:(?:square|cubic) )?(?:[A-Za-zμΩ]{1,12}|[\u4e00-\u9fff]{1,4})(?:\^\{?[23]\}?)?"
@@ -488,13 +502,16 @@ _MEASURED = re.compile(
 _UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
-    r"|approximately|about|.{0,9}[为是得有]|等于"
+    r"|approximately|about|.{0,9}(?:[为是得有]|等于)"
 )
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
-_POINT_NAME = re.compile(r"\b[A-Z]'?(?=\s?\([-\d\\])")
-_ASIDE = re.compile(r",? (?:since|because|as|of which|so that|not)\b|(?<=[\w.])\s?\((?=[a-z])|: (?=[a-z])")
+_POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
+_ASIDE = re.compile(
+    r",? (?:since|because|as|of which|so that|not)\b|: (?=[a-z])"
+    r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
+)
 _SECOND = re.compile(
-    r",? (?:when\b(?!.* and (?:is|are|was|has) )|i\.e\.,?(?= [\d.]+ [A-Za-z]))|, while\b"
+    r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
 )
 _VALUED = re.compile(
@@ -515,13 +532,16 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
-_NUMBERED_NAME = re.compile(r"^\s*\(?\d[.)]\s+\$?[A-Za-z](?:_\w)?\s*=", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
-_BEHIND_VALUE = re.compile(r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=[.!]?\s*$)")
+_BEHIND_VALUE = re.compile(
+    r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=(?: [a-z]+){0,2}[.!]?\s*$)"
+)
 _REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
 """What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
+_LABEL = re.compile(r"^(?:\(?\d[.)]\s+)?[A-Za-z\u4e00-\u9fff][^:=\d\n]{1,40}: *", re.MULTILINE)
+"""Words in front of a value on a line of its own, "Perimeter: 14 m"."""
 
 
 def stated(part: str) -> Iterator[str]:
@@ -537,7 +557,7 @@ def stated(part: str) -> Iterator[str]:
     said = text[cue.end() :].strip() if cue else ""
     text = _CHECK.sub("", text).strip() or text
     lines = said or text
-    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(_NUMBERED_NAME.sub("", lines)):
+    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines):
         if _readable(lines):
             yield lines
             return
@@ -573,7 +593,7 @@ def readings(text: str) -> list[Answer]:
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
         text = text[conclusion.end() :]
-    whole = re.split(r"≈|\\approx|,? or (?:about|approximately|roughly)", text)
+    whole = re.split(r"≈|\\approx|,? or (?:about|approximately|roughly)|,? i\.e\.,?(?= \W{0,2}\d)", text)
     if len(whole) > 1 and whole[0].strip(" $"):
         return [one for piece in (whole[0], whole[-1]) for one in readings(piece)]
     try:
@@ -585,7 +605,7 @@ def readings(text: str) -> list[Answer]:
     for aside in (second, _ASIDE.search(text)):
         found = _in_words(text[: aside.start()]) if aside else []
         if found and not (aside is second and any(names(tree) for tree in found[0].parts[-1].trees)):
-            return found
+            return [*found, *_in_words(text)[1:]]
     return _in_words(text)
 
 
@@ -594,16 +614,15 @@ def _in_words(sentence: str) -> list[Answer]:
 
 
 def _in_sentence(sentence: str) -> list[Answer]:
-    """The last mathematics of a sentence, or of it what stands behind verbs: the last, and all together."""
-    text = clean(re.sub(r"\$|\\[()\[\]]", " ", _CURRENCY.sub("", _POINT_NAME.sub("", sentence))))
+    """The last mathematics of a sentence, or of it what stands behind verbs; then these and all together."""
+    text = re.sub(r"\\[()\[\]]|\$\$", "$", _CURRENCY.sub("", _POINT_NAME.sub("", sentence)))
+    text = _DOLLARS.sub(_whole, clean(text)) if "$" in text else clean(text)
     text = _MEASURED.sub(_measured, _COMPOUND.sub(_compound, text))
     runs = list[tuple[Answer, bool]]()
     run, is_behind, is_near, is_joined, denied = "", False, False, False, 0
-    for token in [*(match[0] for match in _RUN.finditer(text)), ""]:
-        is_factor = token in _FACTORS and _DIGIT_LAST.search(run)
-        if token and (
-            is_factor or not (token[0].isalpha() and token not in _NAMES and "_" not in token or token == '"')
-        ):
+    for match in [*_RUN.finditer(text), None]:
+        token = match[0] if match else ""
+        if match and (not match["word"] or token in _FACTORS and _DIGIT_LAST.search(run)):
             run += token
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
@@ -618,9 +637,22 @@ def _in_sentence(sentence: str) -> list[Answer]:
         is_near = is_joined or is_near and unit(token) is not None
         is_behind = _VERB.fullmatch(token) is not None or is_behind and found is None
         run = ""
+    anywhere = [found for found, _ in runs]
     behind = [found for found, is_behind in runs if is_behind]
-    every = _readable("\n".join(one.text for one in behind)) if len(behind) > 1 else None
-    return [one for one in (*(behind or [found for found, _ in runs])[-1:], every) if one]
+    lists = ("\n".join(one.text for one in some) for some in (behind, anywhere) if len(some) > 1)
+    return [one for one in (*(behind or anywhere)[-1:], *map(_readable, lists)) if one]
+
+
+def _whole(match: "re.Match[str]") -> str:
+    """A formula in dollars that ends in names, of which some are words elsewhere, stays whole: $2a + c$."""
+    formula = match[1]
+    if re.search(r"(?<![\\A-Za-z])[A-Za-z]", re.split(_RELATION, formula)[-1]) and any(
+        one["word"] for one in _RUN.finditer(formula)
+    ):
+        found = _readable(formula)
+        if found and not all(map(is_name, found.parts[0].trees)):
+            return f'"{match[0].strip()}"'
+    return f" {formula.strip()} "
 
 
 def _measured(match: "re.Match[str]") -> str:
@@ -670,8 +702,8 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     """Score 1.0 if the answer that a response states equals the gold, else 0.0.
 
     Args:
-        response: what the model wrote. Its last box counts, or those in one list; without a box what follows
-            "the answer is", else the mathematics of its last sentence.
+        response: what the model wrote. Its last box counts, or those in one list, or all as the gold's parts;
+            without a box what follows "the answer is", else the mathematics of its last sentence.
         answer: the gold; several parts are in lines, numbered, with commas or in blocks of dollars.
         truncated: whether the response ran out of tokens: then only a closed box or answer tag counts.
 
@@ -688,22 +720,35 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     if len(response) > 2 * TAIL and "<" not in response and "◁" not in response and "[/" not in response:
         response = response[-TAIL:]
     part = answer_part(response, truncated=truncated)[-TAIL:]
-    return judged(part, lambda found: equal(gold, found))
+    return judged(part, gold, lambda found: equal(gold, found))
 
 
-def judged(part: str, is_right: Callable[[Answer], bool]) -> Verdict:
-    """The verdict on the first text that may be the answer and is mathematics, or on a box that is none."""
+def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdict:
+    """The verdict on the first text that may be the answer and is mathematics, or on a box that is none.
+
+    Where the gold has several parts in order, all boxes or lines of a response are one more reading of it.
+    """
     for text in stated(part):
         remark = None if "oxed" in part else _BEHIND_VALUE.search(text)
         is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
         found = readings(_BEHIND_VALUE.sub(r"\1", text)) if is_remark else []
         found = found or readings(text)
+        every = _readable(_each(part)) if gold.is_ordered else None
+        found += [every] if every else []
         if found:
-            said = _UPRIGHT.sub(r" \1", found[0].text).strip() or text.strip()
+            first = next((one for one in found if len(one.parts) == len(gold.parts)), found[0])
+            said = _UPRIGHT.sub(r" \1", first.text).strip() or text.strip()
             return Verdict(float(any(map(is_right, found))), said)
         if "oxed" in part:
             return Verdict(0.0, text.strip()) if last_box(part) else NOT_FOUND
     return NOT_FOUND
+
+
+def _each(part: str) -> str:
+    """The contents of all boxes as lines; without boxes the lines without labels such as "Area:"."""
+    if "oxed" in part:
+        return "\n".join([content for *_, content in boxes(part) if content.strip()][::-1])
+    return _LABEL.sub("", _MARKDOWN.sub("", part))
 
 
 _read = lru_cache(maxsize=1024)(readings)
@@ -729,4 +774,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=11)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=12)

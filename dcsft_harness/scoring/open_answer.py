@@ -97,7 +97,7 @@ def _judge(part: str, gold: str) -> Verdict:
                 said, found, wanted = number
                 return Verdict(float(found == wanted or _rounds_to(found, gold)), said)
             parsed = parse_gold(gold)
-            verdict = judged(part, lambda answer: equal(parsed, answer) or _rounds(answer, gold))
+            verdict = judged(part, parsed, lambda answer: equal(parsed, answer) or _rounds(answer, gold))
             if verdict.extracted is not None or " " not in gold.strip():
                 return verdict
         except HarnessError:  # "trans-1-Chloro-4-methylcyclohexane" has digits and is no mathematics
@@ -151,4 +151,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=11)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=12)
