@@ -294,9 +294,8 @@ def _checkpoints(job: Job, rows: int) -> int:
 
 
 def _steps(config: TrainingConfig, rows: int) -> float:
-    return config.max_steps or math.ceil(rows * config.samples_per_row / config.batch_size) * (
-        config.epochs or 1
-    )
+    samples = rows * config.samples_per_row
+    return config.max_steps or config.steps_per_epoch(samples, config.batch_size) * (config.epochs or 1)
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:
@@ -506,6 +505,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 
 def _prepare(job: Job) -> Setup:
+    if job.adapter is not None and job.kind != "adapter":
+        raise HarnessError(f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that")
     dtype, base = compute_dtype(job.config.dtype), str(job.model)
     check_intact(job.base)
     if isinstance(job.data, Path):
@@ -579,10 +580,6 @@ def _network(
     """
     base, config = str(job.model), job.config
     if not isinstance(config, AdapterConfig) or config.full:
-        if job.adapter is not None:
-            raise HarnessError(
-                f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that"
-            )
         # bfloat16 weights would lose updates of a learning rate like 1e-5 to rounding.
         network = open_weights(str(last or base), torch.float32)
         # Where a trainer finds the initial model, the reference of the divergence.
