@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from dcsft_harness import coordinates, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.artifacts.resuming import PRECISION
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, reporting_refusals
@@ -59,6 +60,11 @@ if TYPE_CHECKING:
 
 TOGETHER = frozenset(("aot", "aot_unpaired", "bnpo", "sft"))
 """TRL's losses that are no mean over samples, but of a forward pass as a whole."""
+PASSES = frozenset(
+    ("entropy_coef", "router_aux_loss_coef", "steps_per_generation", "top_entropy_quantile")
+    + ("use_adaptive_entropy",)
+)
+"""TRL's arguments that count forward passes, or whose term of the loss is of one as a whole."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -105,6 +111,8 @@ class Job:
         settings = {"method": self.method, **self.config.as_dict(), **self.settings}
         if self.adapter is not None:
             settings |= lora.lora_shape(str(self.adapter), str(self.model))
+            if isinstance(self.config, AdapterConfig) and not self.config.lora_dropout:
+                settings["lora_dropout"] = 0.0  # DPO turns off the adapter's own
         sources = dict(self.inputs)
         if Path(self.model).is_dir():
             sources["model"] = Path(self.model)
@@ -126,7 +134,7 @@ class Job:
         extra = self.config.extra
         losses = extra.get("loss_type") or ()
         losses = {losses} if isinstance(losses, str) else set(losses)
-        if losses & TOGETHER or "steps_per_generation" in extra:  # which counts forward passes
+        if losses & TOGETHER or PASSES & extra.keys():
             kept["micro_batch_size"] = self.config.micro_batch_size
         divided = {} if sharding() is None else {"sharding": sharding()}
         return {**kept, **contents, "processes": ranks.world_size(), **divided}
@@ -201,9 +209,10 @@ class Setup:
         )
 
     def found(self) -> dict[str, Any]:
-        """Skipped rows and the reward's scorers, if any, as part of the settings that decide the result."""
+        """What decides the result besides the settings: precision, skipped rows, and the reward's scorers."""
         refused, scorers = self.conversations.refused, self.notes.get("scorers")
-        found = {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+        found: dict[str, Any] = {PRECISION: _DTYPE_NAMES[self.dtype]}
+        found |= {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
         return found | ({"scorers": scorers} if scorers else {})
 
     def box_convention(self, has_boxes: bool) -> BoxConvention:

@@ -9,6 +9,7 @@ import types
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
@@ -96,6 +97,10 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
         ({"loss_type": ["sigmoid", "aot"]}, True),
         ({"loss_type": "bnpo"}, True),
         ({"steps_per_generation": 2}, True),
+        ({"top_entropy_quantile": 0.2}, True),
+        ({"entropy_coef": 0.01}, True),
+        ({"use_adaptive_entropy": True}, True),
+        ({"router_aux_loss_coef": 0.01}, True),
     ],
 )
 def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(extra, decides):
@@ -104,6 +109,39 @@ def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(e
         for micro in (8, 16)
     ]
     assert (made[0].identity() != made[1].identity()) == decides
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "applied"),
+    [
+        (SftConfig, {}, 0.1),
+        (train_dpo.DpoConfig, {}, 0.0),
+        (train_dpo.DpoConfig, {"lora_dropout": 0.1}, 0.1),
+    ],
+)
+def test_the_dropout_of_an_adapter_to_continue_is_recorded_as_applied(tmp_path, kind, given, applied):
+    LoraConfig(r=2, lora_dropout=0.1).save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").touch()
+    job = Job("train", "someone/base", conversations(1), None, kind(**given), adapter=tmp_path)
+    assert job.recorded()[0]["lora_dropout"] == job.identity()["lora_dropout"] == applied
+
+
+def test_a_run_resumes_in_the_precision_that_it_began_in(base, tmp_path, monkeypatch):  # noqa: F811
+    """As on a CPU what began on a GPU; runs of older versions have no entry."""
+    rows, output, config = conversations(6), tmp_path / "out", CONFIG.changed(dtype="float32")
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, config, progress=stopping(3))
+    unfinished = run_folder.identity(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "compute_dtype", lambda asked: torch.bfloat16)
+        with pytest.raises(HarnessError, match="precision of the weights: float32 -> bfloat16"):
+            sft.train_sft(base, rows, output, config)
+    path = output / "unfinished" / "run.json"
+    older = json.loads(path.read_text())
+    assert older.pop("precision of the weights") == "float32"
+    path.write_text(json.dumps(older))
+    assert sft.train_sft(base, rows, output, config)["steps"] == 7
+    assert run_folder.identity(output) == unfinished
 
 
 @pytest.mark.slow
