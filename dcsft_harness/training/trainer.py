@@ -246,6 +246,10 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+_ALONE = "_use_triton"
+"""TRL's function of a device: whether its output layer scores the positions with a label alone there."""
+
+
 @contextlib.contextmanager
 def answers_alone() -> Iterator[None]:
     """Lets TRL's output layer score the positions with a label alone on a CPU, too, as it does on CUDA.
@@ -254,15 +258,15 @@ def answers_alone() -> Iterator[None]:
     change. Nothing is compiled on a CPU, where most positions of a prompt are images: scoring them took half
     of a step's time with two layers of a width of 2,048, and its gradients set the peak of memory.
     """
-    on_triton = getattr(trl.trainer.utils, "_use_triton", None)
+    on_triton = getattr(trl.trainer.utils, _ALONE, None)
     if on_triton is None:
         yield
         return
-    trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or on_triton(device)
+    setattr(trl.trainer.utils, _ALONE, lambda device: device.type == "cpu" or on_triton(device))
     try:
         yield
     finally:
-        trl.trainer.utils._use_triton = on_triton
+        setattr(trl.trainer.utils, _ALONE, on_triton)
 
 
 ROWS = "rows"
@@ -366,9 +370,10 @@ class Accounted:
         return {**counts, "flops": flops}
 
     def scored(self, tokens: int, learned: int) -> int:
-        """The tokens that go through the output layer: where TRL has Triton, those that are learned."""
-        device = self.accelerator.device.type  # type: ignore[attr-defined]
-        return learned if device == "cuda" else tokens
+        """The tokens that go through the output layer: those learned, where TRL scores them alone."""
+        device = self.accelerator.device  # type: ignore[attr-defined]
+        alone = getattr(trl.trainer.utils, _ALONE, None)
+        return learned if (device.type == "cuda" if alone is None else alone(device)) else tokens
 
     def items(self) -> list[str]:
         """The items of the current batch: their ids, or their rows if they have none."""
