@@ -14,7 +14,15 @@ import torch
 import trl
 import trl.trainer.utils
 from peft import PeftModel
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+)
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
@@ -115,6 +123,9 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         HarnessError: the launch's processes do not divide a batch.
     """
     micro, accumulated = config.share(ranks.world_size())
+    schedule = config.lr_scheduler_type
+    if schedule == "constant" and config.warmup_ratio:  # transformers' own knows no warm-up
+        schedule = "constant_with_warmup"
     if MIXED in os.environ:
         # Set by `accelerate launch`; it overrides `bf16` below if that is false.
         os.environ[MIXED] = "bf16" if dtype == torch.bfloat16 else "no"
@@ -126,7 +137,7 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         "max_steps": config.max_steps or -1,
         "num_train_epochs": config.epochs or 1,
         "warmup_steps": config.warmup_ratio,  # below 1, transformers 5 reads it as a ratio
-        "lr_scheduler_type": config.lr_scheduler_type,
+        "lr_scheduler_type": schedule,
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
         "seed": config.seed,
@@ -205,6 +216,8 @@ def arguments(
             "Give 1e9 to clip none",
         )
     _check_trackers(made.report_to or [])
+    _check_optimizer(made)
+    _check_schedule(made)
     return made
 
 
@@ -218,6 +231,43 @@ def _numbered(name: str, kind: object, value: object) -> object:
             with contextlib.suppress(ValueError):
                 return number(value)
     raise HarnessError(f"extra: {name}={value!r} is not a number", "Give one")
+
+
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError)
+"""What transformers and torch raise at arguments that they do not take."""
+
+
+def _check_optimizer(args: TrainingArguments) -> None:
+    """Refuses an optimizer without its package or with unusable arguments, before weights are read."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
+    except ImportError as error:
+        raise HarnessError(
+            f"optim={args.optim.value} needs a package that is not installed: {error}",
+            "Install it, or give another --set optim=NAME",
+        ) from error
+    except _FAULTS as error:
+        if args.optim_target_modules is None:  # else it may miss layers that the real model has
+            raise HarnessError(
+                f"optim={args.optim.value} cannot be made: {error}", "Correct --set optim, optim_args"
+            ) from error
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    """Refuses a schedule of the learning rate that cannot be made or stepped, before weights are read."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    name, steps = args.lr_scheduler_type, 20  # of which some are the warm-up
+    warm = min(args.get_warmup_steps(steps), steps - 1)
+    try:
+        made = get_scheduler(name, optimizer, warm, steps, args.lr_scheduler_kwargs)
+        for _ in range(steps):
+            optimizer.step()
+            made.step()
+    except _FAULTS as error:
+        raise HarnessError(
+            f"--lr-scheduler-type {name.value} cannot be made: {error}",
+            "Give what it lacks as --set 'lr_scheduler_kwargs={\"NAME\": VALUE}', or take another",
+        ) from error
 
 
 def _check_trackers(names: Sequence[str]) -> None:
