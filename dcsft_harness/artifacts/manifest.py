@@ -564,7 +564,7 @@ def drafted(
 
 
 def _carded(write: Callable[..., object], folder: Path, output: Path) -> None:
-    """Writes a draft's card. An error other than of the disk is a warning: hours of work do without a card."""
+    """Writes a draft's card; an error other than of the disk is a warning, as hours of work do without it."""
     try:
         write(folder, place=output.resolve())
     except OSError:

@@ -1,6 +1,5 @@
 """One training run, with any trainer: its job, disk space, training and artifact."""
 
-import contextlib
 import json
 import math
 import re
@@ -606,8 +605,7 @@ def _network(
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
     try:
-        # Ranks could stop at different steps, so a launch ends at once.
-        saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
+        saving = interrupts.deferring(launched=ranks.world_size() > 1)
         with ranks.reporting_losses(), answers_alone(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:

@@ -500,9 +500,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> TrainerControl:
         """Called by the trainer after each step; if a signal is pending, saves a step to resume from."""
         whole = state.global_step % self._trainer.steps_per_draw == 0 or state.global_step >= state.max_steps
-        if whole and interrupts.pending() is not None:
+        if whole and self._pending() is not None:
             control.should_save = True
         return control
+
+    def _pending(self) -> int | None:
+        """The signal that is pending in one of the launch's ranks, the same answer in each; None if none is.
+
+        Ranks get a signal at different times, and can only save the same step.
+        """
+        return next((number for number in ranks.gathered(interrupts.pending()) if number is not None), None)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
@@ -512,7 +519,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
             self._run.complete(state.global_step, self._trainer.account.state(), self._keep)
-        interrupts.raise_pending()
+        if (number := self._pending()) is not None:
+            raise interrupts.Interrupted(number)
 
 
 class Diverged(HarnessError):

@@ -1,5 +1,6 @@
 """An interrupted run goes on from its last complete checkpoint and ends as an undisturbed one does."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
-from dcsft_harness import interrupts
+from dcsft_harness import interrupts, ranks
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.stages import train_dpo
@@ -189,6 +190,19 @@ def test_a_signal_saves_where_a_run_can_resume(each, step, saves, monkeypatch):
     control = TrainerControl()
     watch.on_step_end(None, TrainerState(global_step=step, max_steps=5), control)
     assert control.should_save == saves
+
+
+@pytest.mark.parametrize("pending", [[None, signal.SIGTERM], [signal.SIGTERM, None], [None, None]])
+def test_ranks_save_the_same_step_for_a_signal_that_reached_one_of_them(pending, monkeypatch):
+    monkeypatch.setattr(ranks, "gathered", lambda value: pending)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    watch = Watch(types.SimpleNamespace(steps_per_draw=1), None, None, None, None)
+    control, state = TrainerControl(), TrainerState(global_step=1, max_steps=5)
+    watch.on_step_end(None, state, control)
+    assert control.should_save == any(pending)
+    with pytest.raises(interrupts.Interrupted) if any(pending) else contextlib.nullcontext() as raised:
+        watch.on_save(None, state, control)
+    assert not any(pending) or raised.value.number == signal.SIGTERM
 
 
 @pytest.mark.parametrize(
