@@ -68,16 +68,6 @@ def pending() -> int | None:
     return _pending
 
 
-def raise_pending() -> None:
-    """Ends the command by `Interrupted` if a signal is pending; call it just after work has been saved.
-
-    Raises:
-        Interrupted: a signal is pending.
-    """
-    if _pending is not None:
-        raise Interrupted(_pending)
-
-
 def install() -> None:
     """Makes SIGTERM and SIGHUP raise `Interrupted`, unless they are already handled or ignored."""
     if threading.current_thread() is threading.main_thread():
@@ -104,10 +94,12 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def deferring(seconds: float = GRACE) -> Iterator[None]:
+def deferring(seconds: float = GRACE, launched: bool = False) -> Iterator[None]:
     """Defers signals to `pending` in the block; a second signal, or `seconds` later, ends it immediately.
 
-    Only signals that already raise an exception are deferred, and only in the main thread.
+    Only signals that already raise an exception are deferred, and only in the main thread. With `launched`,
+    in a rank of a launch, SIGTERM has a handler of its own, and a second signal changes nothing: the launcher
+    passes on what the rank may have received itself. Ctrl-C is not deferred there.
     """
     global _pending
     if threading.current_thread() is not threading.main_thread():
@@ -119,6 +111,8 @@ def deferring(seconds: float = GRACE) -> Iterator[None]:
     def wait(number: int, frame: FrameType | None) -> None:
         global _pending
         if _pending is not None:
+            if launched:
+                return
             raise Interrupted(number)
         _pending = number
         signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -132,7 +126,8 @@ def deferring(seconds: float = GRACE) -> Iterator[None]:
 
     try:
         for number, handler in before.items():
-            if handler in (_raise, signal.default_int_handler):
+            own = launched and number == signal.SIGTERM and callable(handler)
+            if own or handler in (_raise, signal.default_int_handler):
                 signal.signal(number, wait)
         signal.signal(signal.SIGALRM, give_up)
         yield

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from dcsft_harness import interrupts
+from dcsft_harness import interrupts, ranks
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from tests.fixtures import forked
@@ -40,7 +40,7 @@ def test_a_deferred_signal_waits_until_it_is_asked_for(handlers, number):
         os.kill(os.getpid(), number)
         assert interrupts.pending() == number
         with pytest.raises(interrupts.Interrupted) as raised, interrupts.noting(lambda: True):
-            interrupts.raise_pending()
+            raise interrupts.Interrupted(interrupts.pending())
     assert "finished work is saved" in str(raised.value)  # all that a notebook shows
     assert interrupts.pending() is None
     with pytest.raises(KeyboardInterrupt):  # as before
@@ -56,6 +56,23 @@ def test_a_second_signal_and_a_time_without_an_answer_end_it(handlers):
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(30)
     assert raised.value.number == signal.SIGHUP
+
+
+def test_a_rank_defers_the_launchers_signal_also_if_it_comes_twice(handlers):
+    """Ctrl-C, which ranks get twice, ends a launch at once."""
+    signal.signal(signal.SIGTERM, ranks._end)
+    signal.signal(signal.SIGINT, ranks._interrupted)
+    with interrupts.deferring(launched=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.pending() == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(interrupts.Interrupted), interrupts.deferring(0.05, launched=True):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    with pytest.raises(SystemExit):  # as before
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize(

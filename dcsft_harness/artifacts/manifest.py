@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -21,6 +22,7 @@ from dcsft_harness.artifacts import disk, lock
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, hashed, json_sha256
 from dcsft_harness.errors import HarnessError, differences, json_text, reporting_refusals
 
+_LOG = logging.getLogger(__name__)
 NAME = "manifest.json"
 CARD = "README.md"
 """An artifact's card, the one file without a hash in a manifest: it repeats the manifest's content and is
@@ -552,13 +554,26 @@ def drafted(
         sources = {role: path.resolve() for role, path in inputs.items()}
         seal(kind, draft, output.resolve(), dict(config), sources, seconds())
         if finish is not None:
-            finish(draft.folder, place=output.resolve())
+            _carded(finish, draft.folder, output)
         refuse_occupied(output, resumes=True)  # by files that somebody else put there meanwhile
         names = sorted(path.name for path in draft.folder.iterdir())
         disk.write_text(folder / MOVING, json.dumps(names))
         disk.move_up(draft.folder, output, last=NAME)
     finally:
         shutil.rmtree(draft.folder, ignore_errors=True)
+
+
+def _carded(write: Callable[..., object], folder: Path, output: Path) -> None:
+    """Writes a draft's card; an error other than of the disk is a warning, as hours of work do without it."""
+    try:
+        write(folder, place=output.resolve())
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - of the hub's package and its parsers, too
+        _LOG.warning(
+            "%s: its card cannot be written (%s: %s). Run `dcsft card %s` later",
+            *(output, type(error).__name__, " ".join(str(error).split()), output),
+        )
 
 
 @contextlib.contextmanager
@@ -573,7 +588,8 @@ def writing(
 
     If the block fails, the output folder is not created. `config` is JSON-serializable; `inputs` are the
     folders or files that the work reads, by role. `finish` is called with the folder once its manifest is
-    written, before the move, and with the final folder as the keyword `place`: for `CARD`.
+    written, before the move, and with the final folder as the keyword `place`: for `CARD`. Its errors are
+    warnings, but for those of the disk.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.

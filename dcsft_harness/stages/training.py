@@ -3,7 +3,6 @@
 Imports neither torch nor TRL.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -154,7 +153,7 @@ def length_of(kind: type[TrainingConfig], options: Mapping[str, Any], rows: floa
     epochs = options.get("epochs") or (None if options.get("max_steps") else known["epochs"])
     if epochs:
         samples = rows * float(options.get("num_generations") or known.get("num_generations", 1))
-        return math.ceil(samples / batch) * float(epochs), batch
+        return kind.steps_per_epoch(samples, batch) * float(epochs), batch
     return float(options.get("max_steps") or known["max_steps"]), batch
 
 

@@ -1,5 +1,6 @@
 """The settings of training runs, checked before anything is loaded; defaults are the paper's."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
@@ -9,7 +10,7 @@ from pydantic import field_validator, model_validator
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.settings import Settings, flag, option, shown
+from dcsft_harness.settings import Settings, flag, option, read_text, shown
 
 TARGETS = ("all", "language", "vision")
 
@@ -151,7 +152,8 @@ class TrainingConfig(Settings):
         """Removes the default of `epochs` if `max_steps` is given, and the other way round."""
         given = dict(values)
         for one, other in EITHER:
-            if given.get(one) is not None:
+            # A command line's "none" is text here still.
+            if read_text(cls.model_fields[one].annotation, given.get(one)) is not None:
                 given.setdefault(other, None)
         return given
 
@@ -214,6 +216,11 @@ class TrainingConfig(Settings):
     def samples_per_row(self) -> int:
         """Samples, as `batch_size` counts them, per row of the training set and epoch."""
         return 1
+
+    @classmethod
+    def steps_per_epoch(cls, samples: float, batch_size: float) -> int:
+        """Optimizer steps of a pass over the data; the last batch may be smaller."""
+        return math.ceil(samples / batch_size)
 
     @property
     def sequences_per_sample(self) -> int:
@@ -311,6 +318,11 @@ class GrpoConfig(AdapterConfig):
     def samples_per_row(self) -> int:
         """Completions of a prompt."""
         return self.num_generations
+
+    @classmethod
+    def steps_per_epoch(cls, samples: float, batch_size: float) -> int:
+        """Optimizer steps of a pass over the data: TRL leaves out a last batch that is not whole."""
+        return math.floor(samples / batch_size)
 
     @property
     def has_reference(self) -> bool:

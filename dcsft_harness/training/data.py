@@ -7,6 +7,7 @@ that are boxes in original-image pixels; see `in_space`.
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -543,9 +544,11 @@ class Template:
 
         Refused if the two differ in something else, or only the answer has a thought.
         """
-        before = render(self.processor, turns.prompt, where, False, self.arguments)
-        at = whole.find(turns.answer.strip(), len(before)) if whole.startswith(before) else -1
-        thought = _thought(prompt[at:]) if at >= 0 and prompt.startswith(whole[:at]) else None
+        answer, common = turns.answer.strip(), len(os.path.commonprefix([prompt, whole]))
+        at, thought = common + 1, None
+        # From the end: the turn's header may have the answer's text, too, as "assistant" has "ant".
+        while thought is None and (at := whole.rfind(answer, 0, at + len(answer) - 1)) >= 0:
+            thought = _thought(prompt[at:])
         if thought is None:
             raise HarnessError(
                 f"{where}: the chat template asks for answers by {prompt[-40:]!r} but begins them otherwise",

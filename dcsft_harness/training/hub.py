@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
@@ -270,7 +271,7 @@ def _licence(made: manifest.Manifest) -> dict[str, str]:
         return {"license": "unknown"}
     try:
         data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, OSError):
+    except (ValueError, OSError, yaml.YAMLError):
         return {"license": "unknown"}
     found = {name: str(data[name]) for name in _LICENSE if isinstance(data.get(name), str)}
     return found if "license" in found else {"license": "unknown"}

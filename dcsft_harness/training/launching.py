@@ -228,6 +228,8 @@ def _report(codes: Mapping[int, int], error: Exception, batch: str, output: Path
     causes = {rank: code for rank, code in codes.items() if code not in ended}
     if 128 + signal.SIGINT in causes.values():
         raise KeyboardInterrupt from error
+    if set(codes.values()) == {128 + signal.SIGTERM}:  # which somebody sent to the processes themselves
+        raise interrupts.Interrupted(signal.SIGTERM) from error
     rank, code = next(iter(causes.items()), (0, 1))
     if code < 0:
         again = " to resume" if manifest.unfinished(output) else ""

@@ -1,6 +1,5 @@
 """One training run, with any trainer: its job, disk space, training and artifact."""
 
-import contextlib
 import json
 import math
 import re
@@ -21,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from dcsft_harness import coordinates, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.artifacts.resuming import PRECISION
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, reporting_refusals
@@ -59,6 +59,11 @@ if TYPE_CHECKING:
 
 TOGETHER = frozenset(("aot", "aot_unpaired", "bnpo", "sft"))
 """TRL's losses that are no mean over samples, but of a forward pass as a whole."""
+PASSES = frozenset(
+    ("entropy_coef", "router_aux_loss_coef", "steps_per_generation", "top_entropy_quantile")
+    + ("use_adaptive_entropy",)
+)
+"""TRL's arguments that count forward passes, or whose term of the loss is of one as a whole."""
 
 
 class JobOptions(TypedDict, total=False):
@@ -105,6 +110,8 @@ class Job:
         settings = {"method": self.method, **self.config.as_dict(), **self.settings}
         if self.adapter is not None:
             settings |= lora.lora_shape(str(self.adapter), str(self.model))
+            if isinstance(self.config, AdapterConfig) and not self.config.lora_dropout:
+                settings["lora_dropout"] = 0.0  # DPO turns off the adapter's own
         sources = dict(self.inputs)
         if Path(self.model).is_dir():
             sources["model"] = Path(self.model)
@@ -126,7 +133,7 @@ class Job:
         extra = self.config.extra
         losses = extra.get("loss_type") or ()
         losses = {losses} if isinstance(losses, str) else set(losses)
-        if losses & TOGETHER or "steps_per_generation" in extra:  # which counts forward passes
+        if losses & TOGETHER or PASSES & extra.keys():
             kept["micro_batch_size"] = self.config.micro_batch_size
         divided = {} if sharding() is None else {"sharding": sharding()}
         return {**kept, **contents, "processes": ranks.world_size(), **divided}
@@ -201,9 +208,10 @@ class Setup:
         )
 
     def found(self) -> dict[str, Any]:
-        """Skipped rows and the reward's scorers, if any, as part of the settings that decide the result."""
+        """What decides the result besides the settings: precision, skipped rows, and the reward's scorers."""
         refused, scorers = self.conversations.refused, self.notes.get("scorers")
-        found = {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
+        found: dict[str, Any] = {PRECISION: _DTYPE_NAMES[self.dtype]}
+        found |= {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
         return found | ({"scorers": scorers} if scorers else {})
 
     def box_convention(self, has_boxes: bool) -> BoxConvention:
@@ -294,9 +302,8 @@ def _checkpoints(job: Job, rows: int) -> int:
 
 
 def _steps(config: TrainingConfig, rows: int) -> float:
-    return config.max_steps or math.ceil(rows * config.samples_per_row / config.batch_size) * (
-        config.epochs or 1
-    )
+    samples = rows * config.samples_per_row
+    return config.max_steps or config.steps_per_epoch(samples, config.batch_size) * (config.epochs or 1)
 
 
 def _result(job: Job, base: PreTrainedConfig) -> int:
@@ -506,6 +513,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 
 def _prepare(job: Job) -> Setup:
+    if job.adapter is not None and job.kind != "adapter":
+        raise HarnessError(f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that")
     dtype, base = compute_dtype(job.config.dtype), str(job.model)
     check_intact(job.base)
     if isinstance(job.data, Path):
@@ -579,10 +588,6 @@ def _network(
     """
     base, config = str(job.model), job.config
     if not isinstance(config, AdapterConfig) or config.full:
-        if job.adapter is not None:
-            raise HarnessError(
-                f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that"
-            )
         # bfloat16 weights would lose updates of a learning rate like 1e-5 to rounding.
         network = open_weights(str(last or base), torch.float32)
         # Where a trainer finds the initial model, the reference of the divergence.
@@ -600,8 +605,7 @@ def _network(
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
     try:
-        # Ranks could stop at different steps, so a launch ends at once.
-        saving = interrupts.deferring() if ranks.world_size() == 1 else contextlib.nullcontext()
+        saving = interrupts.deferring(launched=ranks.world_size() > 1)
         with ranks.reporting_losses(), answers_alone(), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:

@@ -29,7 +29,7 @@ INDIFFERENT = ("save_steps", "keep", "on_error", "micro_batch_size")
 
 Only the masks of dropout depend on `micro_batch_size`.
 """
-FOUND = ("skipped", "scorers")
+FOUND = ("skipped", "scorers", resuming.PRECISION)
 """What a run finds out besides its settings; once it has finished, its notes have it."""
 _FILES, _END = "files", 2**20
 _LAUNCH = ("processes", "sharding")

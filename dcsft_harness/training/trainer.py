@@ -14,7 +14,15 @@ import torch
 import trl
 import trl.trainer.utils
 from peft import PeftModel
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    get_scheduler,
+)
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
 
@@ -115,6 +123,9 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         HarnessError: the launch's processes do not divide a batch.
     """
     micro, accumulated = config.share(ranks.world_size())
+    schedule = config.lr_scheduler_type
+    if schedule == "constant" and config.warmup_ratio:  # transformers' own knows no warm-up
+        schedule = "constant_with_warmup"
     if MIXED in os.environ:
         # Set by `accelerate launch`; it overrides `bf16` below if that is false.
         os.environ[MIXED] = "bf16" if dtype == torch.bfloat16 else "no"
@@ -126,7 +137,7 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         "max_steps": config.max_steps or -1,
         "num_train_epochs": config.epochs or 1,
         "warmup_steps": config.warmup_ratio,  # below 1, transformers 5 reads it as a ratio
-        "lr_scheduler_type": config.lr_scheduler_type,
+        "lr_scheduler_type": schedule,
         "weight_decay": config.weight_decay,
         "adam_beta2": config.adam_beta2,
         "seed": config.seed,
@@ -205,6 +216,8 @@ def arguments(
             "Give 1e9 to clip none",
         )
     _check_trackers(made.report_to or [])
+    _check_optimizer(made)
+    _check_schedule(made)
     return made
 
 
@@ -218,6 +231,43 @@ def _numbered(name: str, kind: object, value: object) -> object:
             with contextlib.suppress(ValueError):
                 return number(value)
     raise HarnessError(f"extra: {name}={value!r} is not a number", "Give one")
+
+
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError)
+"""What transformers and torch raise at arguments that they do not take."""
+
+
+def _check_optimizer(args: TrainingArguments) -> None:
+    """Refuses an optimizer without its package or with unusable arguments, before weights are read."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
+    except ImportError as error:
+        raise HarnessError(
+            f"optim={args.optim.value} needs a package that is not installed: {error}",
+            "Install it, or give another --set optim=NAME",
+        ) from error
+    except _FAULTS as error:
+        if args.optim_target_modules is None:  # else it may miss layers that the real model has
+            raise HarnessError(
+                f"optim={args.optim.value} cannot be made: {error}", "Correct --set optim, optim_args"
+            ) from error
+
+
+def _check_schedule(args: TrainingArguments) -> None:
+    """Refuses a schedule of the learning rate that cannot be made or stepped, before weights are read."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
+    name, steps = args.lr_scheduler_type, 20  # of which some are the warm-up
+    warm = min(args.get_warmup_steps(steps), steps - 1)
+    try:
+        made = get_scheduler(name, optimizer, warm, steps, args.lr_scheduler_kwargs)
+        for _ in range(steps):
+            optimizer.step()
+            made.step()
+    except _FAULTS as error:
+        raise HarnessError(
+            f"--lr-scheduler-type {name.value} cannot be made: {error}",
+            "Give what it lacks as --set 'lr_scheduler_kwargs={\"NAME\": VALUE}', or take another",
+        ) from error
 
 
 def _check_trackers(names: Sequence[str]) -> None:
@@ -246,6 +296,10 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+_ALONE = "_use_triton"
+"""TRL's function of a device: whether its output layer scores the positions with a label alone there."""
+
+
 @contextlib.contextmanager
 def answers_alone() -> Iterator[None]:
     """Lets TRL's output layer score the positions with a label alone on a CPU, too, as it does on CUDA.
@@ -254,15 +308,15 @@ def answers_alone() -> Iterator[None]:
     change. Nothing is compiled on a CPU, where most positions of a prompt are images: scoring them took half
     of a step's time with two layers of a width of 2,048, and its gradients set the peak of memory.
     """
-    on_triton = getattr(trl.trainer.utils, "_use_triton", None)
+    on_triton = getattr(trl.trainer.utils, _ALONE, None)
     if on_triton is None:
         yield
         return
-    trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or on_triton(device)
+    setattr(trl.trainer.utils, _ALONE, lambda device: device.type == "cpu" or on_triton(device))
     try:
         yield
     finally:
-        trl.trainer.utils._use_triton = on_triton
+        setattr(trl.trainer.utils, _ALONE, on_triton)
 
 
 ROWS = "rows"
@@ -366,9 +420,10 @@ class Accounted:
         return {**counts, "flops": flops}
 
     def scored(self, tokens: int, learned: int) -> int:
-        """The tokens that go through the output layer: where TRL has Triton, those that are learned."""
-        device = self.accelerator.device.type  # type: ignore[attr-defined]
-        return learned if device == "cuda" else tokens
+        """The tokens that go through the output layer: those learned, where TRL scores them alone."""
+        device = self.accelerator.device  # type: ignore[attr-defined]
+        alone = getattr(trl.trainer.utils, _ALONE, None)
+        return learned if (device.type == "cuda" if alone is None else alone(device)) else tokens
 
     def items(self) -> list[str]:
         """The items of the current batch: their ids, or their rows if they have none."""
@@ -445,9 +500,16 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     ) -> TrainerControl:
         """Called by the trainer after each step; if a signal is pending, saves a step to resume from."""
         whole = state.global_step % self._trainer.steps_per_draw == 0 or state.global_step >= state.max_steps
-        if whole and interrupts.pending() is not None:
+        if whole and self._pending() is not None:
             control.should_save = True
         return control
+
+    def _pending(self) -> int | None:
+        """The signal that is pending in one of the launch's ranks, the same answer in each; None if none is.
+
+        Ranks get a signal at different times, and can only save the same step.
+        """
+        return next((number for number in ranks.gathered(interrupts.pending()) if number is not None), None)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
@@ -457,7 +519,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         if ranks.rank() == 0:
             self._finish(self._run.folder / f"checkpoint-{state.global_step}")
             self._run.complete(state.global_step, self._trainer.account.state(), self._keep)
-        interrupts.raise_pending()
+        if (number := self._pending()) is not None:
+            raise interrupts.Interrupted(number)
 
 
 class Diverged(HarnessError):

@@ -229,12 +229,15 @@ def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
             (ColdStartConfig, {}, 400),
             (SftConfig, {}, 1000),
             (SftConfig, {"epochs": 2, "batch_size": 10}, 1000),
+            (SftConfig, {"epochs": 1}, 100),
             (GrpoConfig, {}, 1000),
             (GrpoConfig, {"epochs": 1}, 1600),
+            (GrpoConfig, {"epochs": 1}, 100),
             (GrpoConfig, {"epochs": 2, "batch_size": 64, "num_generations": 4}, 1600),
         )
     ]
-    assert said == [(25, 16), (600, 16), (200, 10), (600, 128), (100, 128), (200, 64)]
+    expected = [(25, 16), (600, 16), (200, 10), (7, 16), (600, 128), (100, 128), (6, 128), (200, 64)]
+    assert said == expected
 
 
 def test_estimates_grow_with_the_work():

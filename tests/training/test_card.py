@@ -111,6 +111,34 @@ def test_inputs_that_are_gone_or_changed_are_said_and_not_fatal(chain):
     assert data["license"] == "unknown" and "license is not known" in text
 
 
+@pytest.mark.parametrize(
+    "front",
+    [
+        "license: mit\ntitle: My model: v2\n",
+        "license:\tmit\n\ttags: x\n",
+        "- mit\n",
+        "license: [mit]\n",
+        "Some text\n",
+    ],
+)
+def test_a_base_whose_card_has_no_metadata_has_an_unknown_license(tmp_path, front):
+    data, text = read(adapter_of(tmp_path / "adapter", {"model": base_of(tmp_path / "base", front)}))
+    assert data["license"] == "unknown" and "license is not known" in text
+
+
+def test_an_artifact_whose_card_cannot_be_written_stands(tmp_path, monkeypatch, caplog):
+    def broken(*given):
+        raise TypeError("no such metadata")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hub, "_metadata", broken)
+        adapter = adapter_of(tmp_path / "adapter", {"model": base_of(tmp_path / "base")})
+    assert manifest.is_intact(adapter) and not (adapter / "README.md").exists()
+    assert "TypeError: no such metadata" in caplog.text and f"dcsft card {adapter}" in caplog.text
+    hub.write_card(adapter)
+    read(adapter)
+
+
 def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
     adapter, base = chain / "adapter", chain / "base"
     scores_of(chain / "after", {"model": base, "adapter": adapter}, dcsft_digits=0.75, other=None)

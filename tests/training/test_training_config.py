@@ -72,6 +72,21 @@ def test_giving_epochs_takes_back_the_default_steps_and_the_other_way_round():
         SftConfig.from_options({"max_steps": 10, "epochs": 2})
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "length"),
+    [
+        (ColdStartConfig, {"max_steps": "none"}, (None, 1)),
+        (ColdStartConfig, {"max_steps": None}, (None, 1)),
+        (SftConfig, {"epochs": "none"}, (600, None)),
+        (SftConfig, {"epochs": "null", "max_steps": "30"}, (30, None)),
+        (SftConfig, {"max_steps": "none", "epochs": "2"}, (None, 2)),
+    ],
+)
+def test_a_length_may_be_given_as_none(config, given, length):
+    made = config.from_options(given)
+    assert (made.max_steps, made.epochs) == length
+
+
 @pytest.mark.parametrize("config", [ColdStartConfig, SftConfig])
 def test_an_unknown_option_brings_near_matches(config):
     with pytest.raises(HarnessError, match="unknown option 'learning_rat'.*learning_rate"):

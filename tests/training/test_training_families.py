@@ -228,6 +228,20 @@ def test_the_loss_begins_where_the_prompt_of_evaluation_ends(kind, arguments, an
     assert rendered == (asked, completion + "<|im_end|>")
 
 
+@pytest.mark.parametrize("answer", ["ant", "a", "star", "assistant", "im", "|>"])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "closed"),
+    [
+        ("in the prompt alone", {}, "\n</think>\n\n"),
+        ("in the prompt alone", NO, ""),
+        ("gemma 4", {}, ""),
+    ],
+)
+def test_an_answer_may_be_a_part_of_its_turns_header(kind, arguments, closed, answer):
+    made = replace(template(THINKING[kind]), arguments=arguments)
+    assert made.render(replace(TURNS, answer=answer), "row 0").completion == f"{closed}{answer}<|im_end|>"
+
+
 def test_an_answer_with_a_thought_is_refused_where_the_prompt_has_an_empty_one():
     made = replace(template(THINKING["in the prompt alone"]), arguments=NO)
     with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, and the prompt already"):

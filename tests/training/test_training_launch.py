@@ -189,6 +189,26 @@ class TestTheCommand:
         assert code == 0, said
         same(output, undisturbed[0], rtol=0, atol=0)
 
+    def test_sigterm_saves_the_step_and_the_same_command_ends_as_undisturbed(
+        self,
+        base,  # noqa: F811
+        folder,
+        undisturbed,
+        tmp_path,
+    ):
+        output = tmp_path / "out"
+        running = start(command(base, folder, output), BREAK="slow")
+        wait_for_checkpoint(output, running, 2)
+        running.send_signal(signal.SIGTERM)
+        code, said = ended(running)
+        assert (code, len(said)) == (143, 1), said
+        assert "interrupted; finished work is saved" in said[0]
+        (saved,) = (output / "unfinished").glob("checkpoint-*/complete.json")
+        assert saved.parent.name in ("checkpoint-3", "checkpoint-4", "checkpoint-5")
+        code, said = ended(start(command(base, folder, output)))
+        assert code == 0, said
+        same(output, undisturbed[0], rtol=0, atol=0)
+
     def test_an_infinite_loss_of_one_process_ends_all_with_one_sentence(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
         code, said = ended(start(command(base, folder, output, "--save-steps=1"), BREAK="nan"))

@@ -124,6 +124,13 @@ def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, mess
     refused(message, base, tmp_path, SftConfig(max_steps=1, extra=extra))
 
 
+def test_an_adapter_to_continue_does_not_go_with_full_training(base, tmp_path):
+    """A dry run says so, too."""
+    job = run.Job("sft", base, conversations(2), tmp_path / "out", SftConfig(full=True), adapter=tmp_path)
+    with pytest.raises(HarnessError, match="goes with LoRA. Merge it into the base"):
+        run._prepare(job)
+
+
 def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
@@ -135,9 +142,62 @@ def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(ba
 
 def test_numbers_that_yaml_reads_as_text_are_numbers():
     ours = {**trainer.managed(SftConfig(), torch.float32, Path("out")), **trainer.SFT_MANAGED}
-    given = {"adam_epsilon": "1e-7", "optim_args": "1e-7", "dataloader_num_workers": "2"}
+    given = {"adam_epsilon": "1e-7", "optim_args": "eps=1e-7", "dataloader_num_workers": "2"}
     made = trainer.arguments(trl.SFTConfig, ours, given)
-    assert (made.adam_epsilon, made.optim_args, made.dataloader_num_workers) == (1e-7, "1e-7", 2)
+    assert (made.adam_epsilon, made.optim_args, made.dataloader_num_workers) == (1e-7, "eps=1e-7", 2)
+
+
+def arguments(schedule="cosine", warmup_ratio=0.1, **extra):
+    config = SftConfig(lr_scheduler_type=schedule, warmup_ratio=warmup_ratio, extra=extra)
+    ours = {**trainer.managed(config, torch.float32, Path("out")), **trainer.SFT_MANAGED}
+    return trainer.arguments(trl.SFTConfig, ours, config.extra)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "extra", "message"),
+    [
+        ("cosine_with_min_lr", {}, "--lr-scheduler-type cosine_with_min_lr .*min_lr.*--set 'lr_scheduler_kw"),
+        ("warmup_stable_decay", {}, "--lr-scheduler-type warmup_stable_decay .*num_decay_steps"),
+        ("polynomial", {"lr_scheduler_kwargs": {"lr_end": 1}}, "--lr-scheduler-type polynomial .*lr_end"),
+        ("cosine", {"lr_scheduler_kwargs": {"num_cycles": "half"}}, "--lr-scheduler-type cosine "),
+        (
+            "cosine",
+            {"optim": "adamw_bnb_8bit"},
+            "optim=adamw_bnb_8bit needs .*bitsandbytes.*Install",
+        ),
+        (
+            "cosine",
+            {"optim": "galore_adamw", "optim_target_modules": "all-linear"},
+            "galore_adamw needs",
+        ),
+        ("cosine", {"optim_args": "1e-7"}, "optim=adamw_torch.* cannot be made"),
+    ],
+)
+def test_an_optimizer_or_schedule_that_cannot_be_made_is_refused_with_the_arguments(
+    monkeypatch, schedule, extra, message
+):
+    for name in ("bitsandbytes", "galore_torch"):
+        monkeypatch.setattr(f"transformers.trainer_optimizer.is_{name}_available", lambda: False)
+    with pytest.raises(HarnessError, match=message):
+        arguments(schedule, **extra)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ratio", "extra", "made"),
+    [
+        ("constant", 0.1, {}, "constant_with_warmup"),
+        ("constant", 0, {}, "constant"),
+        ("linear", 0.99, {}, "linear"),
+        ("cosine_with_min_lr", 0.1, {"lr_scheduler_kwargs": {"min_lr": 1e-6}}, "cosine_with_min_lr"),
+        ("warmup_stable_decay", 0.1, {"lr_scheduler_kwargs": {"num_decay_steps": 50}}, "warmup_stable_decay"),
+        ("inverse_sqrt", 0.1, {"optim": "sgd"}, "inverse_sqrt"),
+        ("cosine", 0.1, {"optim": "adafactor"}, "cosine"),
+    ],
+)
+def test_a_schedule_has_the_warm_up_that_is_asked_for(schedule, ratio, extra, made):
+    state = torch.get_rng_state()
+    assert arguments(schedule, ratio, **extra).lr_scheduler_type == made
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """An interrupted run goes on from its last complete checkpoint and ends as an undisturbed one does."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,10 +10,11 @@ import types
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
-from dcsft_harness import interrupts
+from dcsft_harness import interrupts, ranks
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.stages import train_dpo
@@ -96,6 +98,10 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
         ({"loss_type": ["sigmoid", "aot"]}, True),
         ({"loss_type": "bnpo"}, True),
         ({"steps_per_generation": 2}, True),
+        ({"top_entropy_quantile": 0.2}, True),
+        ({"entropy_coef": 0.01}, True),
+        ({"use_adaptive_entropy": True}, True),
+        ({"router_aux_loss_coef": 0.01}, True),
     ],
 )
 def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(extra, decides):
@@ -104,6 +110,39 @@ def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(e
         for micro in (8, 16)
     ]
     assert (made[0].identity() != made[1].identity()) == decides
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "applied"),
+    [
+        (SftConfig, {}, 0.1),
+        (train_dpo.DpoConfig, {}, 0.0),
+        (train_dpo.DpoConfig, {"lora_dropout": 0.1}, 0.1),
+    ],
+)
+def test_the_dropout_of_an_adapter_to_continue_is_recorded_as_applied(tmp_path, kind, given, applied):
+    LoraConfig(r=2, lora_dropout=0.1).save_pretrained(tmp_path)
+    (tmp_path / "adapter_model.safetensors").touch()
+    job = Job("train", "someone/base", conversations(1), None, kind(**given), adapter=tmp_path)
+    assert job.recorded()[0]["lora_dropout"] == job.identity()["lora_dropout"] == applied
+
+
+def test_a_run_resumes_in_the_precision_that_it_began_in(base, tmp_path, monkeypatch):  # noqa: F811
+    """As on a CPU what began on a GPU; runs of older versions have no entry."""
+    rows, output, config = conversations(6), tmp_path / "out", CONFIG.changed(dtype="float32")
+    with pytest.raises(Stop):
+        sft.train_sft(base, rows, output, config, progress=stopping(3))
+    unfinished = run_folder.identity(output)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "compute_dtype", lambda asked: torch.bfloat16)
+        with pytest.raises(HarnessError, match="precision of the weights: float32 -> bfloat16"):
+            sft.train_sft(base, rows, output, config)
+    path = output / "unfinished" / "run.json"
+    older = json.loads(path.read_text())
+    assert older.pop("precision of the weights") == "float32"
+    path.write_text(json.dumps(older))
+    assert sft.train_sft(base, rows, output, config)["steps"] == 7
+    assert run_folder.identity(output) == unfinished
 
 
 @pytest.mark.slow
@@ -151,6 +190,19 @@ def test_a_signal_saves_where_a_run_can_resume(each, step, saves, monkeypatch):
     control = TrainerControl()
     watch.on_step_end(None, TrainerState(global_step=step, max_steps=5), control)
     assert control.should_save == saves
+
+
+@pytest.mark.parametrize("pending", [[None, signal.SIGTERM], [signal.SIGTERM, None], [None, None]])
+def test_ranks_save_the_same_step_for_a_signal_that_reached_one_of_them(pending, monkeypatch):
+    monkeypatch.setattr(ranks, "gathered", lambda value: pending)
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    watch = Watch(types.SimpleNamespace(steps_per_draw=1), None, None, None, None)
+    control, state = TrainerControl(), TrainerState(global_step=1, max_steps=5)
+    watch.on_step_end(None, state, control)
+    assert control.should_save == any(pending)
+    with pytest.raises(interrupts.Interrupted) if any(pending) else contextlib.nullcontext() as raised:
+        watch.on_save(None, state, control)
+    assert not any(pending) or raised.value.number == signal.SIGTERM
 
 
 @pytest.mark.parametrize(

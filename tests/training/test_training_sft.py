@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import types
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from dcsft_harness.training import run, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.run import Job
 from dcsft_harness.training.sft import SftTrainer
+from dcsft_harness.training.trainer import Accounted, answers_alone
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PROMPT = "Which digit is this? Answer with one word."
@@ -349,6 +351,23 @@ def test_nothing_is_printed_and_nothing_reported(base, tmp_path, capfd, monkeypa
     sft.train_sft(base, conversations(2), tmp_path / "a", SftConfig(max_steps=1, batch_size=2))
     sft.train_cold_start(base, conversations(2), tmp_path / "b", ColdStartConfig(batch_size=2))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("device", "known", "inside", "outside"),
+    [("cpu", True, 2, 42), ("cuda", True, 2, 2), ("cpu", False, 42, 42), ("cuda", False, 2, 2)],
+)
+def test_the_ledger_counts_the_output_layer_as_trl_runs_it(monkeypatch, device, known, inside, outside):
+    name = "_use_triton"
+    if known:
+        monkeypatch.setattr(trl.trainer.utils, name, lambda device: device.type == "cuda")
+    else:
+        monkeypatch.delattr(trl.trainer.utils, name)
+    trainer = Accounted()
+    trainer.accelerator = types.SimpleNamespace(device=torch.device(device))
+    with answers_alone():
+        assert trainer.scored(42, 2) == inside
+    assert trainer.scored(42, 2) == outside
 
 
 def test_trls_own_arguments_pass_through(base, tmp_path):
