@@ -391,6 +391,7 @@ class LeftOut:
     folder: Path
     reason: str  # why, in one sentence, with the remedy
     kind: str = "damaged or incomplete"  # a short reason shared by many runs, such as "other prompts"
+    files: tuple[Path, ...] = ()  # those of its files that exist; a board is built again if one changes
 
 
 class Unusable(HarnessError):

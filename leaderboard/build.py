@@ -171,13 +171,18 @@ def _write(
 
 
 def _inputs(board: Board) -> dict[str, Path]:
-    """The board's inputs; the order of the rows is part of the result, so the roles include it."""
+    """The board's inputs; the order of the rows is part of the result, so the roles include it.
+
+    The files of results that were left out are inputs too: the board is another one once they are repaired.
+    """
     found: dict[str, Path] = {}
     results = sorted((result for one in board.boards for result in one.results), key=lambda one: one.number)
     for number, result in enumerate(results, start=1):
-        role = f"scores {number}" + ("" if result.given is None else f" ({result.given})")
+        role = f"scores {number} ({result.name})"
         if result.files:
             found |= {f"{role}: {file.name}": file for file in result.files}
         else:
             found[role] = result.folder
+    for number, left in enumerate(board.left_out, start=1):
+        found |= {f"left out {number}: {file.name}": file for file in left.files}
     return found

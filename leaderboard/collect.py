@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -47,9 +47,12 @@ from dcsft_harness.leaderboard.logs import (
     Choices,
     is_other_layout,
     is_run,
+    load_run,
     lost_samples,
     pairs,
     read_run,
+    samples_of_run,
+    tasks_of_run,
 )
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
 from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
@@ -388,19 +391,51 @@ def find(place: Path) -> list[Path]:
             raise HarnessError(f"{place} does not exist", "Check the path")
         return runs or [place]
     found: list[Path] = []
-    for folder, inner, names in os.walk(place):
+    seen: set[str] = set()
+    places = [place]
+    for folder, inner, names in (one for start in places for one in os.walk(start)):
         here = Path(folder)
+        if (real := os.path.realpath(folder)) in seen:
+            inner.clear()
+            continue
+        seen.add(real)
         kind = _kind(here) if manifest.NAME in names else None
         if kind is not None and kind != SCORES_SET:  # no results lie in artifacts of other kinds
             found += [here] if kind == "scores" or here == place else []
             inner.clear()
             continue
         inner[:] = [name for name in inner if not name.startswith(".")]
+        # Links come last, in an order of their own: what they lead to may lie in this folder, too.
+        places += sorted((here / name for name in inner if (here / name).is_symlink()), key=natural)
         files = [here / name for name in names if is_run(Path(name)) or SAMPLES in name]
         found += [file for file in files if is_run(file)]
         found += lost_samples(files)
         found += [here / name for name in names if is_other_layout(here / name)]
     return sorted(found, key=lambda one: natural(one.relative_to(place))) or [place]
+
+
+def files_of(run: Path | Result) -> list[Path]:
+    """The readable files of a run, from `find` or read: of a log its results and samples."""
+    if isinstance(run, Result):
+        files: Iterable[Path] = run.files or files_of(run.folder)
+    elif run.is_dir():
+        files = (run / name for name in (manifest.NAME, FILE, RESPONSES))
+    else:
+        files = [run, *(samples_of_run(run).values() if is_run(run) else ())]
+    return [file for file in files if file.is_file() and os.access(file, os.R_OK)]
+
+
+def incomplete(run: Path) -> list[str]:
+    """The names of the files that a run, from `find`, lacks: its table of scores, results or samples."""
+    if run.is_dir():
+        return [] if (run / FILE).is_file() else [FILE]
+    if not is_run(run):
+        return [RESULTS] if SAMPLES in run.name else []
+    samples = samples_of_run(run)
+    try:
+        return [f"{SAMPLES}{task}" for task in tasks_of_run(load_run(run), samples) if task not in samples]
+    except HarnessError:
+        return []
 
 
 def _kind(folder: Path) -> object:

@@ -57,8 +57,6 @@ def summarize(
     figures to show beside the board's; `labels` is item id -> difficulty.
     """
     columns = tuple(_columns(board.tasks))
-    # The tasks with the metric that decides ranks.
-    main = [one.tasks[0] for one in columns if not one.is_mean and one.metric == headline(columns)]
     sides = _sides(board)
     baseline = next((side for name, side in sides if name == board.baseline), None)
     combined = {row.name for _, side in sides if len(side) > 1 for row in side}
@@ -69,11 +67,20 @@ def summarize(
             tuple(_entry(side, baseline, column) for column in columns),
             side,
             side[0].group if len(side) == 1 and side[0].name in combined else None,
-            by_difficulty=by_difficulty(side, main, labels or {}),
         )
         for name, side in sides
     )
-    lines, ranked_by = standings(columns, tuple(_with_worst(line, columns) for line in lines))
+    metric = headline(columns, lines)
+    main = [one.tasks[0] for one in columns if not one.is_mean and one.metric == metric]
+    lines = tuple(
+        replace(
+            line,
+            worst=_worst(line, columns, metric),
+            by_difficulty=by_difficulty(line.rows, main, labels or {}),
+        )
+        for line in lines
+    )
+    lines, ranked_by = standings(columns, lines)
     return Summary(
         columns,
         lines,
@@ -223,14 +230,14 @@ def scores_of(row: Row, column: Column) -> list[Floats]:
     return [row.cells[task.name].scores for task in column.tasks]
 
 
-def _with_worst(line: Line, columns: Sequence[Column]) -> Line:
-    """The line with its lowest accuracy, among those that it shows of single tasks."""
+def _worst(line: Line, columns: Sequence[Column], metric: str | None) -> Worst | None:
+    """A line's lowest accuracy, among those that it shows of single tasks by a metric."""
     found = [
         Worst(column.label, entry.accuracy.value)
         for column, entry in zip(columns, line.entries, strict=True)
-        if column.metric == headline(columns) and not column.is_mean and entry and entry.accuracy
+        if column.metric == metric and not column.is_mean and entry and entry.accuracy
     ]
-    return replace(line, worst=min(found, key=lambda one: one.accuracy, default=None))
+    return min(found, key=lambda one: one.accuracy, default=None)
 
 
 def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str]:
@@ -247,13 +254,33 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
 
 def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
     """Rows without a mean, with the reason."""
+    alike: dict[str, set[str]] = {}  # a task -> its columns, one per metric
+    for column in columns:
+        for task in column.tasks:
+            alike.setdefault(_plain(task), set()).add(task.name)
     for line in lines:
         for column in columns:
-            missing = [t.name for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
+            missing = [t for t in column.tasks if any(t.name not in row.cells for row in line.rows)]
             if column.is_mean and missing:
-                why = f"not evaluated on {', '.join(missing)}, and a mean is never taken over fewer tasks"
-                what = f"no {column.label}"
-                yield line.name, f" has {what}: it was {why}", f" have {what}: they were {why}"
+                what, few = f"no {column.label}", "and a mean is never taken over fewer tasks"
+                others = [alike[_plain(task)] for task in missing]
+                never = [
+                    _plain(task)
+                    for task, names in zip(missing, others, strict=True)
+                    if any(names.isdisjoint(row.cells) for row in line.rows)
+                ]
+                if never:
+                    why = f"not evaluated on {', '.join(never)}, {few}"
+                    yield line.name, f" has {what}: it was {why}", f" have {what}: they were {why}"
+                else:
+                    known = f"{column.metric or 'one-response'} results on {', '.join(map(_plain, missing))}"
+                    why = f"no {known}, {few}"
+                    yield line.name, f" has {what}: it has {why}", f" have {what}: they have {why}"
+
+
+def _plain(task: Task) -> str:
+    """A task's name without the metric of K responses per item."""
+    return task.name if task.metric is None else task.name.removesuffix(f" {task.metric}")
 
 
 def _unscored(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
@@ -409,34 +436,41 @@ def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tup
     """The lines with retention, rank and front, and the index of the ranking column.
 
     Ranks use the OOD figure, the ID one if there is none, or the only task. A line that lacks the figure has
-    no rank; neither do seeds that another line combines.
+    no rank; neither do seeds that another line combines. A line that lacks the ID figure alone is ranked, and
+    has no retention and no place on the front.
     """
-    chosen = [index for index in (overall(columns, "id"), overall(columns, "ood")) if index is not None]
+    metric = headline(columns, lines)
+    both = [overall(columns, side, metric) for side in ("id", "ood")]
+    chosen = [index for index in both if index is not None]
     if not chosen and len(columns) == 1:
         chosen = [0]
     if not chosen:
         return lines, None
     codes = [task.clusters.max(initial=0) for index in chosen for task in columns[index].tasks]
     size = int(max(codes)) + 1
-    placed = [line for line in lines if line.group is None and _complete(line, chosen)]
+    placed = [line for line in lines if line.group is None and _complete(line, chosen[-1:])]
     if not placed:
         return lines, chosen[-1]
     values, sums = _prepared(placed, columns, chosen, size)
     draws = stats.bootstrap(values, sums)
     means = np.stack([one.mean(axis=0) for one in values])
     ranks = dict(zip(placed, stats.ranks(means[:, -1], draws[:, :, -1]), strict=True))
-    both = len(chosen) == 2
-    fronts = (
-        dict(zip(placed, zip(stats.front(means), stats.front_shares(draws), strict=True), strict=True))
-        if both
-        else {}
-    )
+    fronts: dict[Line, Front] = {}
+    whole = [at for at, line in enumerate(placed) if len(chosen) == 2 and _complete(line, chosen)]
+    if whole:
+        on, shares = stats.front(means[whole]), stats.front_shares(draws[:, whole])
+        fronts = {
+            placed[at]: Front(bool(is_on), float(share))
+            for at, is_on, share in zip(whole, on, shares, strict=True)
+        }
     made = [
         replace(
             line,
             rank=ranks.get(line),
-            front=Front(bool(fronts[line][0]), float(fronts[line][1])) if line in fronts else None,
-            retention=_retention(line, columns, chosen) if both and _complete(line, chosen) else None,
+            front=fronts.get(line),
+            retention=_retention(line, columns, chosen)
+            if len(chosen) == 2 and _complete(line, chosen)
+            else None,
         )
         for line in lines
     ]
@@ -451,18 +485,25 @@ def _complete(line: Line, chosen: Sequence[int]) -> bool:
 def _prepared(
     lines: Sequence[Line], columns: Sequence[Column], chosen: Sequence[int], size: int
 ) -> tuple[list[Floats], np.ndarray]:
-    """Each line's seeds' means, shape (S, M), and all contributions, shape (sum of S * M, size)."""
+    """Each line's seeds' means, shape (S, M), and all contributions, shape (sum of S * M, size).
+
+    The means of a figure that a line lacks are NaN.
+    """
     rows = [row for line in lines for row in line.rows]
     sums = np.zeros((len(rows) * len(chosen), size), dtype=np.float32)
-    means = np.empty((len(rows), len(chosen)))
+    means = np.full((len(rows), len(chosen)), np.nan)
     for number, index in enumerate(chosen):
         column = columns[index]
         clusters = [task.clusters for task in column.tasks]
-        # As in the cells: of several seeds, the items that were scored with each.
-        sides = (stats.scored_by_all([scores_of(row, column) for row in line.rows]) for line in lines)
-        for at, scores in enumerate(seed for side in sides for seed in side):
-            stats.dense_sums(scores, clusters, sums[at * len(chosen) + number])
-            means[at, number] = np.mean([np.nanmean(task) for task in scores])
+        at = 0
+        for line in lines:
+            # As in the cells: of several seeds, the items that were scored with each.
+            known = _complete(line, [index])
+            seeds = stats.scored_by_all([scores_of(row, column) for row in line.rows]) if known else []
+            for place, scores in enumerate(seeds, start=at):
+                stats.dense_sums(scores, clusters, sums[place * len(chosen) + number])
+                means[place, number] = np.mean([np.nanmean(task) for task in scores])
+            at += len(line.rows)
     edges = np.cumsum([len(line.rows) for line in lines])[:-1]
     return list(np.split(means, edges)), sums
 

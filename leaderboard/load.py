@@ -40,7 +40,7 @@ from dcsft_harness.leaderboard.board import (
     Unusable,
     said_once,
 )
-from dcsft_harness.leaderboard.collect import Progress, read_all, renamed
+from dcsft_harness.leaderboard.collect import Progress, files_of, read_all, renamed
 from dcsft_harness.leaderboard.logs import LIMITS, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
 from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
@@ -106,8 +106,9 @@ def _with_sides(result: Result, sides: Mapping[str, str], chosen: Mapping[str, s
     return replace(result, tasks=tasks)
 
 
-def _left_out(folder: Path, error: HarnessError) -> LeftOut:
-    return LeftOut(folder, str(error), error.kind if isinstance(error, Unusable) else LeftOut.kind)
+def _left_out(folder: Path, error: HarnessError, files: Iterable[Path] | None = None) -> LeftOut:
+    kind = error.kind if isinstance(error, Unusable) else LeftOut.kind
+    return LeftOut(folder, str(error), kind, tuple(files_of(folder) if files is None else files))
 
 
 def counted(left_out: Sequence[LeftOut], rows: int) -> str:
@@ -164,10 +165,7 @@ def assemble(
     first = _Draft("")
     drafts, left_out = [first], []
     numbered = [replace(result, number=number) for number, result in enumerate(results)]
-    other = [baseline is None or baseline not in (one.name, one.group) for one in numbered]
-    # Logs after scores: their items get the content ids of the scores.
-    order = [(one.provenance.kind != "scores", other[one.number]) for one in numbered]
-    for result in sorted(numbered, key=lambda one: order[one.number]):
+    for result in _in_order(numbered, baseline):
         refusal = first.take(result)
         if refusal is None or any(draft.take(result) is None for draft in drafts[1:]):
             continue
@@ -177,7 +175,7 @@ def assemble(
         elif strict:
             raise refusal
         else:
-            left_out.append(_left_out(result.folder, refusal))
+            left_out.append(_left_out(result.folder, refusal, files_of(result)))
     boards = [draft.board(baseline) for draft in drafts]
     names = list(dict.fromkeys(name for row in boards[0].rows for name in (row.name, row.group) if name))
     if baseline is not None and baseline not in names:
@@ -187,6 +185,29 @@ def assemble(
         raise unknown_name("row", baseline, names)
     others = tuple(Apart(draft.reason, board) for draft, board in zip(drafts[1:], boards[1:], strict=True))
     return replace(boards[0], apart=others, left_out=tuple(left_out))
+
+
+def _in_order(results: Sequence[Result], baseline: str | None) -> list[Result]:
+    """The results in the order in which they join a board: the conditions are the first one's.
+
+    The baseline's go first, and logs after scores, because their items get the content ids of the scores. So
+    a log that is the baseline comes behind the scores that it can be compared with, and before the others.
+    """
+    own = [baseline is not None and baseline in (one.name, one.group) for one in results]
+    logs = [one.provenance.kind != "scores" for one in results]
+    leading = [one for one, is_own, is_log in zip(results, own, logs, strict=True) if is_own and is_log]
+
+    def place(result: Result, is_own: bool, is_log: bool) -> int:
+        if is_log:
+            return 2 if is_own else 4
+        if is_own or not leading:
+            return 0 if is_own else 1
+        draft = _Draft("")
+        draft.take(result)
+        return 1 if all(draft.take(one) is None for one in leading) else 3
+
+    order = [place(*one) for one in zip(results, own, logs, strict=True)]
+    return [results[at] for at in sorted(range(len(order)), key=order.__getitem__)]
 
 
 class _Draft:

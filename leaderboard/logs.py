@@ -13,7 +13,7 @@ Limitations of upstream's logs, and their consequences:
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -99,12 +99,16 @@ class Samples:
                 identified as the score, or a score is not a fraction.
         """
         lines = self.counted()
-        metric = self._metric(lines)
-        values = [self._score(number, line, metric) for number, line in lines]
+        metrics = self._metrics(lines)
+        values = [
+            self._score(number, line, name) for (number, line), name in zip(lines, metrics, strict=True)
+        ]
+        # As `dcsft evaluate` records it: the first document's.
+        metric = min(zip(lines, metrics, strict=True), key=lambda one: one[0][1]["doc_id"])[1]
         documents = _documents(self.task, [line for _, line in lines])
         order = sorted(range(len(lines)), key=documents.ids.__getitem__)
         scores = np.array([math.nan if value is None else value for value in values])[order]
-        kept = [lines[at][1] for at in order]
+        kept, metrics = [lines[at][1] for at in order], [metrics[at] for at in order]
         documents = documents.reordered(order)
         answered = [line.get("answered") for line in kept]
         knows = all(isinstance(value, int | float) for value in answered)
@@ -120,7 +124,7 @@ class Samples:
             family=self.metadata.get("family"),
             conditions={METRIC: metric, **self._conditions(documents, kept)},
             item_ids=documents.ids,
-            clusters=tuple(self._cluster(line, metric) for line in kept),
+            clusters=tuple(map(self._cluster, kept, metrics)),
             scores=scores,
             unanswered=sum(
                 value == 0 and not math.isnan(score) for value, score in zip(answered, scores, strict=True)
@@ -128,8 +132,8 @@ class Samples:
             if knows
             else None,
             documents=lambda: documents,
-            unknown=tuple(self._unknown(kept, metric)),
-            remarks=tuple(self._remarks(scores, metric)),
+            unknown=tuple(self._unknown(kept, metrics)),
+            remarks=tuple(self._remarks(scores, metrics)),
             draws=draws,
             responses=None if draws is None else self.responses,
         )
@@ -195,6 +199,14 @@ class Samples:
 
         `keep` names what is kept of each line, everything if it is empty.
         """
+        filters = self.config.get("filter_list")
+        if isinstance(filters, list) and len(filters) > 1:
+            raise Unusable(
+                f"{self.path}: its task has {len(filters)} lists of filters, and lmms-eval logs each "
+                "document once for each of them, without its name",
+                "Evaluate it with one list of filters",
+                "with several lists of filters",
+            )
         lines = [
             (number, {key: line[key] for key in keep if key in line} if keep else line)
             for number, line in usage.counted(self._lines(), lambda: None)
@@ -219,23 +231,34 @@ class Samples:
                 )
         return lines
 
-    def _metric(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> str:
-        first = lines[0][1]
-        names = [key for key in first if key not in STANDING]
+    def _metrics(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> list[str]:
+        """Each line's metric that is its score: documents of one task may have different ones, as MME's."""
+        names = list(dict.fromkeys(key for _, line in lines for key in line if key not in STANDING))
         numeric = [key for key in names if any(self._number(line.get(key)) is not None for _, line in lines)]
         chosen = self.choices.metrics.get(self.task)
         if chosen is not None:
             if chosen not in numeric:
                 raise unknown_name(f"metric of {self.task} in {self.path}", chosen, numeric)
-            return self._upward(chosen)
+            return [self._upward(chosen)] * len(lines)
+        inside = [key for key in numeric if any(isinstance(line.get(key), dict) for _, line in lines)]
+        found: dict[tuple[str, ...], str] = {}
+        of_lines = [tuple(key for key in numeric if key in line) for _, line in lines]
+        for own in dict.fromkeys(of_lines):
+            if own or not numeric:
+                found[own] = self._chosen(own, inside, names)
+        # A line without any has no score.
+        return [found.get(own) or next(iter(found.values())) for own in of_lines]
+
+    def _chosen(self, numeric: Sequence[str], inside: Sequence[str], names: Sequence[str]) -> str:
+        """The score among metrics that are numbers, of which those `inside` are tables; `names` are all."""
         key = str(self.config.get("score_key") or "score")
         # lmms-eval fills in "score" where none is set.
         for name in ("acc", key) if key == "score" else (key, "acc"):
             if name in numeric:
                 return self._upward(name)
-        inside = [name for name in numeric if isinstance(first.get(name), dict)]
-        if len(numeric) == 1 or len(inside) == 1:
-            return self._upward([*inside, *numeric][0])
+        tables = [name for name in numeric if name in inside]
+        if 1 in (len(numeric), len(tables)):
+            return self._upward([*tables, *numeric][0])
         raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
             f"Say which with --metric {self.task}=NAME" if numeric else "",
@@ -285,7 +308,7 @@ class Samples:
         chosen = self.choices.distributions.get(self.task, self.metadata.get("distribution"))
         return chosen if chosen in DISTRIBUTIONS else None
 
-    def _unknown(self, lines: Sequence[Mapping[str, Any]], metric: str) -> Iterator[str]:
+    def _unknown(self, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterator[str]:
         """Conditions that the log does not record, by name or prefix."""
         config, key = self.run.get("config") or {}, str(self.config.get("cluster_key") or "cluster")
         ours = str(config.get("model")).startswith("dcsft_")
@@ -300,7 +323,10 @@ class Samples:
             SHOTS: self.task not in (self.run.get("n-shot") or {}),
             SYSTEM: "system_instruction_sha" not in self.run,
             PROMPTS: not any("input" in line for line in lines),
-            CLUSTERS: not any(isinstance(line.get(metric), dict) and key in line[metric] for line in lines),
+            CLUSTERS: not any(
+                isinstance(line.get(metric), dict) and key in line[metric]
+                for line, metric in zip(lines, metrics, strict=True)
+            ),
         }
         return (name for name, is_unknown in unrecorded.items() if is_unknown)
 
@@ -344,7 +370,7 @@ class Samples:
         for line in lines:
             scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
         config = self.run.get("config") or {}
-        limit = config.get("limit")
+        limit = None if config.get("limit") == -1 else config.get("limit")  # -1: all documents
         generation = self.config.get("generation_kwargs")
         shots = (self.run.get("n-shot") or {}).get(self.task)
         return {
@@ -366,13 +392,15 @@ class Samples:
             ITEMS: json_sha256(list(documents.ids)),
         }
 
-    def _remarks(self, scores: Any, metric: str) -> Iterator[str]:  # noqa: ANN401
+    def _remarks(self, scores: NDArray[np.float64], metrics: Sequence[str]) -> Iterator[str]:
         """Figures in the results file that do not follow from the samples."""
-        scored = scores[~np.isnan(scores)]
         for key, quoted in self.run["results"][self.task].items():
             figure = None if isinstance(quoted, bool) else _real(quoted)
-            if key.split(",")[0] != metric or figure is None:
+            metric = key.split(",")[0]
+            if metric not in metrics or figure is None:
                 continue
+            own = scores[[name == metric for name in metrics]]
+            scored = own[~np.isnan(own)]
             found = float(scored.mean()) if len(scored) else math.nan
             if any(math.isclose(figure, scale * found, abs_tol=1e-6 * scale) for scale in (1, 100)):
                 continue
@@ -384,7 +412,7 @@ class Samples:
     def table(self) -> pa.Table:
         """The samples as a table of `records.Score`, read again."""
         lines = [line for _, line in self._lines()]
-        metric = self._metric(list(enumerate(lines, start=1)))
+        metrics = self._metrics(list(enumerate(lines, start=1)))
         documents = _documents(self.task, lines)
         rows = [
             {
@@ -398,8 +426,8 @@ class Samples:
                 "n_tokens": tokens,
                 "cluster": self._cluster(line, metric),
             }
-            for number, (item, line, answer) in enumerate(
-                zip(documents.ids, lines, documents.answers, strict=True), start=1
+            for number, (item, line, answer, metric) in enumerate(
+                zip(documents.ids, lines, documents.answers, metrics, strict=True), start=1
             )
             for response, found, tokens in [_shown(line)]
         ]
@@ -598,19 +626,23 @@ def samples_of_run(file: Path) -> dict[str, Path]:
     }
 
 
+def tasks_of_run(run: Mapping[str, Any], samples: Collection[str]) -> list[str]:
+    """The tasks of a run that should have samples: not the groups of tasks among its results."""
+    configs, counts = run.get("configs") or {}, run.get("n-samples") or {}
+    return [task for task in run["results"] if task in configs or task in counts or task in samples]
+
+
 def _model(run: Mapping[str, Any]) -> dict[str, object]:
     return {"the engine": str((run.get("config") or {}).get("model")), **_weights(run)}
 
 
 def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Result:
-    samples, counts = samples_of_run(file), run.get("n-samples") or {}
-    configs = run.get("configs") or {}
-    measured = [task for task in run["results"] if task in configs or task in counts or task in samples]
+    samples = samples_of_run(file)
     for task in samples:
         if task not in run["results"]:
             raise HarnessError(f"{samples[task]}: {file.name} knows no task {task!r}", AGAIN)
     logs = []
-    for task in measured:
+    for task in tasks_of_run(run, samples):
         if task not in samples:
             wanted = f"{file.name.removesuffix(RESULTS)}{SAMPLES}{task}.jsonl"
             raise Unusable(
@@ -627,6 +659,8 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
             refused[log.task] = error
     if not tasks:
         raise next(iter(refused.values()))
+    # Without the tasks themselves: the board would keep every log's prompts and golds in memory.
+    kept = frozenset(tasks)
     # The other tasks can be compared.
     why = {task: str(one).removeprefix(str(samples[task])).rstrip(".") for task, one in refused.items()}
     model = _model(run)
@@ -649,7 +683,7 @@ def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Res
         model,
         tasks,
         provenance,
-        lambda: (log.table() for log in logs if log.task in tasks),
+        lambda: (log.table() for log in logs if log.task in kept),
         group_of(name),
         files=tuple(sorted([file, *samples.values()])),
         left_out=why,

@@ -8,12 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Literal
 
 import yaml
 
 from dcsft_harness.leaderboard.board import LeftOut, Row, Task
-from dcsft_harness.leaderboard.sampled import Crossing, Spent
+from dcsft_harness.leaderboard.sampled import Crossing, Spent, place_of
 from dcsft_harness.leaderboard.stats import Estimate, Rank
 
 
@@ -241,8 +240,8 @@ class Summary:
     overtakings: tuple[Overtaking, ...] = ()  # the crossings of those curves
 
     def overall(self, distribution: str) -> int | None:
-        """The index of the column for "id" or "ood": its mean, else its only task."""
-        return overall(self.columns, distribution)
+        """The index of the column for "id" or "ood": its mean, else its only task; by the `headline`."""
+        return overall(self.columns, distribution, headline(self.columns, self.lines))
 
     def tested(self, family: str) -> list[Comparison]:
         """The comparisons of one family, including those with metrics of K responses."""
@@ -250,15 +249,24 @@ class Summary:
         return [one for one in self.comparisons if one.family in names]
 
 
-def headline(columns: Sequence[Column]) -> str | None:
-    """The metric for ranks and plots: that of one response per item if there is one, else avg@k."""
-    return None if any(one.metric is None for one in columns) else columns[0].metric
+def headline(columns: Sequence[Column], lines: Sequence[Line]) -> str | None:
+    """The metric for ranks, differences and plots: the first that the baseline, else every line, has.
+
+    One response per item (None) comes first, then avg@k. If no metric is shared, it is the first of all.
+    """
+    metrics = sorted(dict.fromkeys(one.metric for one in columns), key=place_of)
+    baseline = [line for line in lines if line.is_baseline]
+    wanted = baseline or [line for line in lines if line.group is None]
+
+    def has(line: Line, metric: str | None) -> bool:
+        places = [overall(columns, side, metric) for side in ("ood", "id")]
+        main = [at for at in places if at is not None][:1]
+        return any(line.entries[at] for at in main or range(len(columns)) if columns[at].metric == metric)
+
+    return next((one for one in metrics if all(has(line, one) for line in wanted)), metrics[0])
 
 
-def overall(
-    columns: Sequence[Column], distribution: str, metric: str | None | Literal[True] = True
-) -> int | None:
-    """The column's index for "id" or "ood": its mean, else its only task; `metric` True is the `headline`."""
-    wanted = headline(columns) if metric is True else metric
-    found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == wanted]
+def overall(columns: Sequence[Column], distribution: str, metric: str | None) -> int | None:
+    """The index of the column of a metric for "id" or "ood": its mean, else its only task."""
+    found = [i for i, one in enumerate(columns) if one.distribution == distribution and one.metric == metric]
     return found[-1] if found else None  # a mean follows its tasks

@@ -31,7 +31,7 @@ from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
 from dcsft_harness.evaluation.autoeval import at_step
-from dcsft_harness.leaderboard.board import group_of
+from dcsft_harness.leaderboard.board import group_of, step_of
 from dcsft_harness.leaderboard.collect import find
 from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
@@ -577,12 +577,15 @@ def _runs(
 ) -> list[_Run]:
     """The rows by model and step, in order of the file."""
     run = name or own_files.name_of(file)
+    # One model per step: the checkpoints of one run. Else each model is a run.
+    several = max(Counter(step for _, step in kept if step is not None).values(), default=0) > 1
     made = []
     for (model, step), some in kept.items():
         own = _named(model, step, name if len(kept) == 1 or model is None else None, run)
         if judging.items is not None:
             _refuse_gaps(file, own, some, judging.items)
-        made.append(_Run(own, run, step, _counted(some), judging.task))
+        of_run = f"{run} {model}" if several and model is not None else run
+        made.append(_Run(own, of_run, step, _counted(some), judging.task))
     twice = [one for one, count in Counter(run.name for run in made).items() if count > 1]
     if twice:
         raise HarnessError(
@@ -611,7 +614,8 @@ def _named(model: str | None, step: int | None, name: str | None, run: str) -> s
         return own
     if group_of(own) is not None:  # "SFT (seed 1)": its steps are no seeds
         return at_step(own, step)
-    return own if re.search(rf"(?<!\d){step}(?!\d)", own) else f"{own} @{step}"
+    stated = step_of(own)
+    return own if stated is not None and stated[1] == step else f"{own} @{step}"
 
 
 def _step(one: Given) -> int | None:

@@ -280,6 +280,8 @@ def _cost(unit: str) -> Figure:
             run = cost_report.read_run(trainings[0].folder, line.name)
         except HarnessError:  # merged, or made by another tool: its cost is unknown
             return None
+        if run.lost:
+            return None
         total = added([run.training, *map(cost_of, run.labeling)])
         return None if unit in total.partial else total.values.get(unit)
 
@@ -419,7 +421,7 @@ def _loaded(made: manifest.Manifest) -> Board:
         if place.is_file() and not is_run(place):  # samples of a log, which its results file finds
             continue
         places.append(place)
-        # See `build._inputs`: the name that the user gave, by NAME=FOLDER or by --names.
+        # See `build._inputs`: the row's name. In older boards only one that the user gave.
         if given := re.fullmatch(r"scores \d+ \((.*)\)", role.removesuffix(f": {place.name}"), re.DOTALL):
             names[str(place)] = given[1]
     config = made.config
@@ -575,8 +577,9 @@ def _value(finding: Finding) -> str:
     if finding.unit == "ratio":
         ends = "" if found.low is None else f" [{math.exp(found.low):.2f}, {math.exp(found.high or 0):.2f}]"
         return f"{math.exp(found.value):.2f} times{ends}"
-    ends = "" if found.low is None else f" [{100 * found.low:+.1f}, {100 * (found.high or 0):+.1f}]"
-    return f"{100 * found.value:+.1f}{ends} points"
+    # "z" keeps a rounded zero from printing as -0.0.
+    ends = "" if found.low is None else f" [{100 * found.low:+z.1f}, {100 * (found.high or 0):+z.1f}]"
+    return f"{100 * found.value:+z.1f}{ends} points"
 
 
 def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:

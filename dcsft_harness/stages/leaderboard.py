@@ -42,11 +42,16 @@ class LeaderboardOptions(Options):
         return {**given, "distributions": found}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings, the content of the file of names, and the number of runs."""
-        from dcsft_harness.leaderboard.collect import find, named, read_names
+        """The settings, the content of the file of names, the number of runs and the files that they lack.
 
-        runs = sum(len(find(named(one)[1])) for one in self.results)
-        found = super().deciding() | ({} if runs == len(self.results) else {"runs": runs})
+        The files that they have are inputs of the board, those of runs that it leaves out included.
+        """
+        from dcsft_harness.leaderboard.collect import find, incomplete, named, read_names
+
+        runs = [run for one in self.results for run in find(named(one)[1])]
+        lacking = {str(run): names for run in runs if (names := incomplete(run))}
+        found = super().deciding() | ({} if len(runs) == len(self.results) else {"runs": len(runs)})
+        found |= {"incomplete": lacking} if lacking else {}
         return found if self.names is None else found | {"names": read_names(self.names)}
 
     @field_validator("results", mode="before")

@@ -441,10 +441,11 @@ def write_tasks(
 
     `labels` is item id -> difficulty; `shown` is task -> item id -> content to show beside the responses.
     """
+    codes, sizes = np.unique(np.concatenate([one.clusters for one in part.tasks]), return_counts=True)
+    joined = codes[sizes > 1]
     for number, task in enumerate(part.tasks):
-        write_script(
-            folder, f"{part.name(number)}items", _items(part, task, labels, shown.get(task.name, {}))
-        )
+        content = _items(part, task, labels, shown.get(task.name, {}), joined)
+        write_script(folder, f"{part.name(number)}items", content)
         rows = [_scores(line, task.name) for line in part.lines]
         write_script(folder, f"{part.name(number)}scores", pack_scores(rows))
 
@@ -464,10 +465,17 @@ def changed_items(part: Part, task: Task) -> set[str]:
     return {task.item_ids[at] for at in np.flatnonzero(lowest < highest).tolist()}
 
 
-def _items(part: Part, task: Task, labels: Mapping[str, str], shown: Mapping[str, Shown]) -> Json:
+def _items(
+    part: Part,
+    task: Task,
+    labels: Mapping[str, str],
+    shown: Mapping[str, Shown],
+    joined: NDArray[np.int64],
+) -> Json:
+    """A task's items; `joined` are the clusters of several items, over all tasks of the board."""
     measured = next(result.tasks[task.name] for result in part.board.results if task.name in result.tasks)
     documents = measured.documents()
-    alone = len(set(task.clusters.tolist())) == len(task.clusters)
+    alone = not np.isin(task.clusters, joined).any()
     found: Json = {
         "ids": list(task.item_ids),
         "documents": pack_numbers(np.array(documents.numbers, dtype=np.int64)),

@@ -25,15 +25,16 @@ dcsft.figures = (() => {
     const all = board.comparisons;
     all.row.forEach((row, at) => {
       const key = `${row} ${all.other[at]} ${all.column[at]}`;
-      // The family of all pairs is what a reader of any two rows looks at; that to the baseline is smaller.
+      // Of several families the first: that to the baseline, which the table prints, before all pairs.
       if (!found.has(key)) found.set(key, at);
     });
     return (row, other, column) => {
       const straight = found.get(`${row} ${other} ${column}`);
       const turned = found.get(`${other} ${row} ${column}`);
-      const at = straight === undefined ? turned : straight;
-      if (at === undefined) return null;
-      const sign = straight === undefined ? -1 : 1;
+      const places = [straight, turned].filter((at) => at !== undefined);
+      if (!places.length) return null;
+      const at = Math.min(...places);
+      const sign = at === straight ? 1 : -1;
       const [value, low, high] = [all.value[at], all.low[at], all.high[at]];
       return {
         value: sign * value,

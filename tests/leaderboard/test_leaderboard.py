@@ -291,6 +291,20 @@ class TestBuild:
             assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
+def test_a_row_without_an_ID_figure_has_a_rank_among_the_others(tmp_path):
+    tasks = {
+        "a": {ID: [1, 0, 1, 1], OOD_R: [1, 0, 0, 0]},
+        "b": {ID: [1, 0, 1, 0], OOD_R: [0, 0, 0, 0]},
+        "best": {OOD_R: [1, 1, 1, 1]},
+        "unscored": {ID: [None] * 4, OOD_R: [1, 1, 0, 0]},
+    }
+    lines = summarize(load([scores_folder(tmp_path / n, n, some) for n, some in tasks.items()])).lines
+    assert [(line.rank.rank, line.rank.of) for line in lines] == [(3, 4), (4, 4), (1, 4), (2, 4)]
+    assert [line.front is None for line in lines] == [False, False, True, True]
+    assert lines[0].front == (True, 1.0) or lines[0].front.on
+    assert [line.retention is None for line in lines] == [False, False, True, True]
+
+
 @pytest.mark.parametrize("baseline", ["base", None])
 def test_what_a_task_can_show_is_of_single_rows(tmp_path, baseline):
     """The seeds' mean would have a smaller error than each seed."""

@@ -1,5 +1,6 @@
 """Plain lmms-eval logs: read, matched with scores, refused where they are not what they say."""
 
+import gc
 import json
 import math
 import shutil
@@ -12,7 +13,8 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load, markdown, summarize
-from dcsft_harness.leaderboard.collect import named
+from dcsft_harness.leaderboard.board import Documents
+from dcsft_harness.leaderboard.collect import find, named
 from dcsft_harness.leaderboard.logs import Choices
 from dcsft_harness.leaderboard.report.table import report
 from tests.fixtures.lmms_eval_logs import line, log_folder
@@ -28,6 +30,12 @@ def refusal(folders, **options):
         load(folders, **options)
     assert caught.value.remedy
     return str(caught.value)
+
+
+def as_logged(task, count):
+    """Notes on the prompts and items of scores that were made on a log's documents."""
+    ids = [f"{task}-{number:03}" for number in range(count)]
+    return {"prompt_sha256": json_sha256(["Which digit?"] * count), "items_sha256": json_sha256(ids)}
 
 
 def accuracies(board):
@@ -228,6 +236,23 @@ class TestReading:
         board = load([ours, one], strict=False)
         assert len(board.rows) == 1 and board.left_out
 
+    def test_each_document_is_scored_by_its_own_metric_as_by_evaluate(self, tmp_path):
+        """MME's documents have one of two metrics; `dcsft evaluate` records the first document's."""
+        names = ["cognition", "cognition", "perception", "perception"]
+        values = [1.0, 0.0, 1.0, 1.0]
+        lines = [line(n, values[n], metric=names[n]) for n in (2, 0, 1, 3)]
+        figures = {"perception,none": 1.0, "cognition,none": 0.5}
+        folder = log_folder(tmp_path / "o", {"mme": lines}, entry=figures)
+        notes = {"mme": {**as_logged("mme", 4), "metric": "cognition"}}
+        ours = scores_folder(tmp_path / "s", "s", {"mme": values}, notes=notes)
+        board = load([ours, folder])
+        assert set(accuracies(board).values()) == {0.75}
+        assert not any("quotes" in one or "could not be scored" in one for one in summarize(board).remarks)
+        table = next(board.results[1].tables()).sort_by("doc_id")
+        assert table["score"].to_pylist() == values
+        board = load([folder], choices=Choices({"mme": "perception"}, {}))
+        assert accuracies(board)["o", "mme"] == 1.0 and board.rows[0].cells["mme"].unscored == 2
+
     @pytest.mark.parametrize("argument", ["pretrained", "model_version", "model", "lora_path", "peft"])
     def test_one_name_is_of_one_model_whatever_names_its_weights(self, tmp_path, argument):
         folders = [
@@ -252,6 +277,47 @@ class TestReading:
         for (row,) in (table.to_pylist() for table in result.tables()):
             found = row["response"], row["extracted"], row["n_tokens"]
             assert found == (texts[shown or 0], None if shown is None else votes[shown], None)
+
+    @pytest.mark.parametrize("baseline", ["before", None])
+    def test_figures_go_by_what_the_baseline_else_every_row_has(self, tmp_path, baseline):
+        """One row with greedy results beside K responses makes no blank differences and ranks."""
+
+        def drawn(name, share):
+            texts = [["3" if (n + at) % 4 < share else "4" for at in range(4)] for n in range(8)]
+            judged = [[float(one == "3") for one in some] for some in texts]
+            some = [
+                line(
+                    n,
+                    sum(scores) / 4,
+                    filtered_resps=texts[n],
+                    extracted=texts[n],
+                    votes=texts[n],
+                    scores=scores,
+                )
+                for n, scores in enumerate(judged)
+            ]
+            sides = {ID: "id", OOD_R: "ood"}
+            args = f"pretrained=org/{name}"
+            return log_folder(
+                tmp_path / name, dict.fromkeys(sides, some), model_args=args, distribution=sides
+            )
+
+        folders = [drawn("before", 1), drawn("after", 3)]
+        greedy = {ID: [line(n, 1.0) for n in range(8)], OOD_R: [line(n, 0.0) for n in range(8)]}
+        made = log_folder(
+            tmp_path / "greedy",
+            greedy,
+            model_args="pretrained=org/after",
+            distribution={ID: "id", OOD_R: "ood"},
+        )
+        summary = summarize(load([*folders, type(tmp_path)(f"after={made}")], baseline=baseline))
+        assert summary.columns[summary.overall("ood")].label == "OOD mean avg@4"
+        assert summary.ranked_by == summary.overall("ood")
+        assert {line.name: line.rank.rank for line in summary.lines} == {"before": 2, "after": 1}
+        assert baseline is None or summary.lines[1].entries[summary.ranked_by].difference.value == 0.5
+        said = "Row before has no OOD mean: it has no one-response results on digits_r, and a mean is never"
+        assert any(one.startswith(said) for one in summary.remarks)
+        assert not any("not evaluated" in one for one in summary.remarks)
 
     def test_a_metric_that_is_named_is_shown_whatever_the_responses_scores_are(self, tmp_path):
         """Those are of `acc`, and made the columns avg@K of it under the other metric's name."""
@@ -322,6 +388,19 @@ class TestMatching:
         parts = [result.tasks[ID] for result in load(scores).results]
         assert len({id(part.item_ids) for part in parts}) == 1
 
+    def test_a_board_of_logs_keeps_prompts_and_golds_once(self, tmp_path):
+        """Of hundreds of logs they would fill the memory."""
+        folders = [
+            log_folder(tmp_path / str(n), {ID: [line(0, 1.0), line(1, 0.0)]}, model_args=f"pretrained={n}")
+            for n in range(5)
+        ]
+        gc.collect()
+        before = sum(isinstance(one, Documents) for one in gc.get_objects())
+        board = load(folders)
+        gc.collect()
+        assert len(board.rows) == 5
+        assert sum(isinstance(one, Documents) for one in gc.get_objects()) == before + 1
+
     def test_golds_or_prompts_that_differ_are_not_matched(self, tmp_path):
         ids = [f"digits-{n:03}" for n in range(2)]
         said = {ID: {"prompt_sha256": json_sha256(["p", "p"]), "items_sha256": json_sha256(ids)}}
@@ -362,6 +441,18 @@ class TestBadLogs:
         assert load([log_folder(tmp_path / "o", {ID: lines}, run=counted)]).rows[0].cells[ID].scores.size == 4
         short = log_folder(tmp_path / "p", {ID: lines[:-1]}, run=counted)
         assert "it has 3 of 4 documents" in refusal([short])
+
+    def test_a_task_of_several_lists_of_filters_leaves_the_others_of_its_run(self, tmp_path):
+        """lmms-eval logs each document once per list."""
+        filters = [{"name": "strict", "filter": []}, {"name": "loose", "filter": []}]
+        run = {"configs": {"gsm8k": {"filter_list": filters}, ID: {"filter_list": filters[:1]}}}
+        folder = log_folder(tmp_path / "o", {ID: self.lines(), "gsm8k": self.lines() * 2}, run=run)
+        path = next(folder.glob("*/*_results.json"))
+        path.write_text(path.read_text().replace('"effective": 8', '"effective": 4'))
+        board = load([folder])
+        assert [task.name for task in board.tasks] == [ID]
+        (said,) = [one for one in board.remarks if "gsm8k" in one]
+        assert "its task has 2 lists of filters, and lmms-eval logs each document once for each" in said
 
     def test_a_document_twice(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0), line(0, 1.0)]})
@@ -409,6 +500,15 @@ class TestBadLogs:
         ).replace("\\", "")
         same = log_folder(tmp_path / "p", {ID: self.lines()}, entry={"acc,none": 50.0})
         assert "quotes" not in markdown(load([same]))
+
+    @pytest.mark.parametrize(("limit", "fits"), [(-1.0, True), (-1, True), (4.0, False), (0.5, False)])
+    def test_a_limit_of_minus_one_is_none(self, tmp_path, limit, fits):
+        config = {"config": {"model": "dcsft_hf", "model_args": "pretrained=org/tiny", "limit": limit}}
+        folders = [
+            log_folder(tmp_path / name, {ID: self.lines()}, run=run)
+            for name, run in (("a", None), ("b", config))
+        ]
+        assert len(load(folders, strict=False).rows) == 1 + fits
 
     def test_other_conditions(self, tmp_path):
         a = log_folder(
@@ -485,6 +585,26 @@ class TestBadFoldersAmongGoodOnes:
         board = load([*good, base], "base", strict=False)
         assert [row.name for row in board.rows] == ["base"]
         assert len(board.left_out) == 2
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0)])
+    def test_the_conditions_of_a_log_that_is_the_baseline_hold_in_any_order(self, tmp_path, order):
+        base = log_folder(tmp_path / "base", {ID: [line(n, n % 2.0) for n in range(4)]})
+        others = [
+            scores_folder(
+                tmp_path / name,
+                name,
+                {ID: [1.0] * count},
+                notes={ID: {**as_logged(ID, count), "limit": limit, "distribution": None}},
+            )
+            for name, count, limit in (("few", 2, 2), ("full", 4, None))
+        ]
+        given = [base, *others]
+        board = load([given[at] for at in order], "base", strict=False)
+        assert [row.name for row in board.rows] == ["base", "full"]
+        assert [left.folder for left in board.left_out] == [others[0]]
+        assert board.results[0].tasks[ID].item_ids[0] == f"{ID}-000"
+        board = load([base, others[0]], "base", strict=False)  # nothing fits it
+        assert [row.name for row in board.rows] == ["base"]
 
     def test_seeds_make_a_group_that_can_be_the_baseline(self, tmp_path):
         folders = [
@@ -579,6 +699,14 @@ class TestOldFolders:
         found = self.names(tmp_path / "all")
         assert found == ["a/step-10", "a/step-90", "a/step-100", "tuned-9", "tuned-20"]
         assert self.names(*sorted((tmp_path / "all").glob("out-*"))) == ["out-10", "out-90", "out-100"]
+
+    def test_linked_folders_are_searched_once_each(self, tmp_path):
+        scores_folder(tmp_path / "all/two", "two", {ID: [1, 0]})
+        (tmp_path / "all/one").symlink_to(scores_folder(tmp_path / "elsewhere/s", "one", {ID: [1, 0]}).parent)
+        (tmp_path / "all/again").symlink_to(tmp_path / "all/two")
+        (tmp_path / "all/up").symlink_to(tmp_path / "all")
+        assert sorted(self.names(tmp_path / "all")) == ["one", "two"]
+        assert find(tmp_path / "all") == [tmp_path / "all/one/s", tmp_path / "all/two"]
 
     def test_a_folder_given_beside_its_parent_is_one_row(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -692,6 +820,39 @@ class TestOldFolders:
         self.logged(tmp_path / "out", "20261102_100000", [1, 0], "pretrained=b")
         assert self.run(*again) == 1
         assert "already holds a leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("kind", ["without samples", "without results", "damaged", "scores", "limit"])
+    def test_a_board_is_not_already_done_once_what_it_left_out_is_repaired(self, tmp_path, capsys, kind):
+        for name in ("a", "b", "c"):
+            self.logged(tmp_path / "out" / name, "20261101_100000", [1, 0], f"pretrained={name}")
+        given = [tmp_path / "out" / name for name in ("a", "b", "c")]
+        if kind == "scores":
+            given[2] = scores_folder(tmp_path / "out/d", "d", {ID: [1, math.nan]})
+        place = next(
+            given[2].rglob(
+                {"scores": "manifest.json", "without samples": "*_samples_*"}.get(kind, "*_results.json")
+            )
+        )
+        whole = place.read_bytes()
+        if kind.startswith("without"):
+            place.unlink()
+        elif kind == "damaged":
+            place.write_bytes(whole[:-9])
+        elif kind == "limit":
+            place.write_bytes(whole.replace(b'"limit": null', b'"limit": 1000'))
+        again = (*given, "--output", tmp_path / "board")
+        assert self.run(*again) == 0 and self.run(*again) == 0
+        said = capsys.readouterr().err
+        assert "1 left out" in said and "already done" in said
+        if kind == "scores":
+            shutil.rmtree(given[2])
+            scores_folder(given[2], "d", {ID: [1, 0]})
+        else:
+            place.write_bytes(whole)
+        assert self.run(*again) == 1
+        said = capsys.readouterr().err
+        assert "already holds a leaderboard, of another run: " in said
+        assert ("incomplete: " if kind.startswith("without") else "left out 1: ") in said
 
     def test_equal_remarks_are_said_once(self, tmp_path):
         for n in range(36):

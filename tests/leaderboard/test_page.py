@@ -17,7 +17,7 @@ from dcsft_harness.leaderboard.page import data
 from dcsft_harness.leaderboard.page.data import rounded
 from tests.fixtures.page_unpacking import content, numbers, scores, texts
 from tests.fixtures.study import labels, study
-from tests.leaderboard.test_leaderboard import ID, OOD_R, scores_folder
+from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 
 SITE = files("dcsft_harness.leaderboard") / "site"
 
@@ -140,6 +140,20 @@ class TestFiles:
             ",", 1
         )[1]
         assert numbers(content((data / "b0t0items.js").read_text())["documents"]) == [0, 1, 2, 3]
+
+    def test_clusters_that_only_tasks_share_are_there(self, tmp_path):
+        """The same pictures once in each of two tasks: the interval of their mean needs them."""
+        pictures = {task: {n: f"picture {n}" for n in range(3)} for task in (OOD_R, OOD_A)}
+        tasks = {task: [1.0, 0.0, 1.0] for task in (ID, OOD_R, OOD_A)}
+        made = [scores_folder(tmp_path / "a", "a", tasks, clusters=pictures)]
+        build(made, tmp_path / "board", options=Options(plots=False, items=False))
+        found = [
+            content((tmp_path / f"board/page/data/b0t{task}items.js").read_text())["clusters"]
+            for task in range(3)
+        ]
+        assert (
+            found[0] is None and numbers(found[1]) == numbers(found[2]) and len(set(numbers(found[1]))) == 3
+        )
 
     def test_no_page_where_none_is_wanted(self, tmp_path):
         made = [scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]})]

@@ -323,6 +323,7 @@ class TestComparison:
         until(page, "location.hash.includes('a=base')")
         after = first.all_inner_texts()
         assert (after[4], after[5]) == (before[5], before[4])
+        assert after[6:8] == before[6:8]  # p, and after Holm over the same family
         assert after[2].startswith("−" if before[2].startswith("+") else "+")
 
 

@@ -16,7 +16,9 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import SCORES, responses
-from dcsft_harness.leaderboard import load
+from dcsft_harness.leaderboard import load, summarize
+from dcsft_harness.leaderboard.logs import Choices
+from dcsft_harness.leaderboard.report.plots import curves
 from dcsft_harness.scoring import VERSIONS
 from tests.fixtures.lmms_eval_logs import line, log_folder
 
@@ -185,6 +187,35 @@ class TestAFile:
         assert [row.cells["web"].scores.mean() for row in board.rows] == [0.5, 0.5, 1.0]
         assert harness.artifacts.Scores(tmp_path / "plain").table().num_rows == 6
         assert load([tmp_path / "plain"], choices=None).tasks[0].distribution is None
+
+    @pytest.mark.parametrize(
+        ("model", "steps", "names"),
+        [
+            ("Qwen2.5-VL-3B", (1, 2, 3), ["Qwen2.5-VL-3B @1", "Qwen2.5-VL-3B @2", "Qwen2.5-VL-3B @3"]),
+            ("SFT @10", (10, 20), ["SFT @10", "SFT @10 @20"]),
+            ("checkpoint-10", (10,), ["checkpoint-10"]),
+        ],
+    )
+    def test_a_models_name_has_its_step_only_where_a_board_reads_it_there(
+        self, tmp_path, model, steps, names
+    ):
+        rows = [row for step in steps for row in of(RIGHT, WRONG, model=model, step=step, task="t")]
+        scored(jsonl(tmp_path / "run.jsonl", rows), tmp_path / "scores")
+        assert [row.name for row in load([tmp_path / "scores"]).rows] == names
+
+    def test_models_that_have_the_same_steps_are_runs_of_their_own(self, tmp_path):
+        rows = [
+            row
+            for model in ("grpo", "sft")
+            for step in (10, 20)
+            for row in of(RIGHT, WRONG, model=model, step=step, task="t")
+        ]
+        scored(jsonl(tmp_path / "both.jsonl", rows), tmp_path / "scores")
+        found = curves(summarize(load([tmp_path / "scores"], choices=Choices({}, {"t": "ood"}))))
+        assert [(one.name, [point.step for point in one.points["ood"]]) for one in found] == [
+            ("grpo", [10, 20]),
+            ("sft", [10, 20]),
+        ]
 
     def test_steps_of_a_seed_are_no_seeds(self, tmp_path):
         """Rows of one seed at several steps are combined with those of other seeds, step by step."""

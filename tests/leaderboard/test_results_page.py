@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,8 +14,9 @@ from scipy.stats import t, ttest_1samp, ttest_rel
 
 from benchmarks import claims as design
 from dcsft_harness import recipes
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard import Options, build
+from dcsft_harness.leaderboard import Options, build, load, summarize
 from dcsft_harness.leaderboard.stats import Estimate
 from dcsft_harness.recipes import results
 from dcsft_harness.recipes.results import (
@@ -29,6 +31,8 @@ from dcsft_harness.recipes.results import (
     over_seeds,
     verdict_of,
 )
+from dcsft_harness.records import DIFFICULTIES
+from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.fixtures.study import adapter, answers, curated
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, scores_folder
 
@@ -42,7 +46,7 @@ def run(tmp_path_factory):
     shares = {"SFT": (0.9, 0.4, 0.4), "GRPO": (0.9, 0.4, 0.4), "SFT-EM": (0.9, 0.8, 0.8)}
     made = []
     for seed in range(3):
-        data = curated(folder / f"set-{seed}", 50, 50, 0)
+        data = curated(folder / f"set-{seed}", 50, 50, 0, keep=DIFFICULTIES)  # no labels, whose cost counts
         for name, wanted in shares.items():
             rng = np.random.default_rng([seed, len(name)])
             tasks = {t: answers(rng, 150, p) for t, p in zip((ID, OOD_R, OOD_A), wanted, strict=True)}
@@ -190,6 +194,50 @@ def test_costs_are_compared_from_the_runs_ledgers(run):
     for what in ("operations", "wall-clock time"):
         finding = found[f"GRPO takes more {what} than SFT-EM with its labeling"]
         assert np.exp(finding.value.value) == pytest.approx(20)
+
+
+def test_a_cost_without_its_lost_labeling_is_unknown(tmp_path):
+    with manifest.writing("rollouts", tmp_path / "rollouts", {}) as draft:
+        draft.notes["ledger"] = {"flops": 9e12, "seconds": 1.0, "prompts": 1, "generated": 8}
+    with manifest.writing("labels", tmp_path / "labels", {}, {"rollouts": tmp_path / "rollouts"}):
+        pass
+    data = curated(tmp_path / "set", 5, 5, 0, inputs={"labels": tmp_path / "labels"})
+    trained = adapter(tmp_path / "run", data, flops=1e12)
+    scores = scores_folder(tmp_path / "scores", "SFT-EM", {ID: [1, 0]}, inputs={"adapter": trained})
+    (line,) = summarize(load([scores])).lines
+    assert results._cost("flops")(line, 0) == 1e13
+    shutil.rmtree(tmp_path / "rollouts")
+    assert results._cost("flops")(line, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ((-0.0004, -0.005, 0.004), "+0.0 [-0.5, +0.4] points"),
+        ((0.0, -0.0001, None), "+0.0 [+0.0, +0.0] points"),
+    ],
+)
+def test_a_figure_that_rounds_to_zero_has_no_minus_sign(ends, said):
+    assert results._value(replace(finding("Table 2", 0.5), value=Estimate(*ends, 9))) == said
+
+
+@pytest.mark.parametrize("kind", ["logs", "scores"])
+def test_rows_of_a_board_keep_their_names(kind, tmp_path):
+    """A log alone has its model's name, and not its folder's; equal names have what parts them."""
+    for name in ("base", "tuned"):
+        if kind == "logs":
+            log_folder(tmp_path / "in" / name, {ID: [line(0, 1.0), line(1, 0.0)]})
+        else:
+            config = {"model": "dcsft_hf", "model_args": f"pretrained={name}"}
+            scores_folder(tmp_path / "in" / name, "same", {ID: [1, 0]}, config=config)
+    below = sorted((tmp_path / "in").iterdir()) if kind == "logs" else [tmp_path / "in"]
+    baseline = "base" if kind == "logs" else "same (pretrained=base)"
+    chosen = Options(baseline=baseline, page=False, plots=False)
+    built = build(below, tmp_path / "x-arms", options=chosen).summary
+    (tmp_path / "recipe.json").write_text("{}")
+    read = results.read_boards(tmp_path)["x-arms"]
+    assert [line.name for line in read.lines] == [line.name for line in built.lines]
+    assert read.lines[0].name == baseline
 
 
 def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):

@@ -167,7 +167,7 @@ class TestOtherSettings:
         def identity(folder):
             settings = {"model": "dcsft_hf", "model_args": f"pretrained={folder}"}
             config = sampling.SamplingConfig()
-            return sampling.identify([task], items, config, settings, {"model": folder})
+            return sampling.identify([task], items, config.as_dict(), settings, {"model": folder})
 
         for name, weights in (("one", "w"), ("moved", "w"), ("trained", "v")):
             (tmp_path / name).mkdir()
@@ -190,7 +190,7 @@ class TestOtherSettings:
     def test_the_device_decides_the_precision_where_nothing_else_does(self, arguments, precision):
         task = lmms.open_tasks([POOL])[POOL]
         settings = {"model": "dcsft_hf", "model_args": f"pretrained=digits,{arguments}"}
-        found = sampling.identify([task], [], sampling.SamplingConfig(), settings, {})
+        found = sampling.identify([task], [], sampling.SamplingConfig().as_dict(), settings, {})
         assert found.get(resuming.PRECISION) == precision
 
     def test_another_precision_is_refused_and_one_that_was_not_recorded_is_not(self, tmp_path):

@@ -179,8 +179,8 @@ class TestRefusals:
         }
         with pytest.raises(HarnessError, match="an unfinished run.*Rerun the same command"):
             stages.STAGES[verb](tmp_path / "next", **given)
-        with pytest.raises(HarnessError, match="an unfinished run.*Rerun the same command"):
-            stages.STAGES["evaluate"](output, tasks=["dcsft_digits"])
+        with pytest.raises(HarnessError, match="an unfinished run with other settings: .*stage"):
+            stages.STAGES["evaluate"](output, model="dcsft_stub", tasks=["dcsft_digits"])
 
     def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):
         said = (
