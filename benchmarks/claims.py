@@ -165,10 +165,8 @@ def power(design: Design, parts: Components, rounds: int, seed: int, family: int
 
 def papers(claims: Sequence[Claim] = CLAIMS) -> list[Claim]:
     """The paper's claims about classification, which recipe `core` tests on each pool."""
-    boards = ("classification-", "large-difficulty")
-    return [
-        one for one in claims if one.source.startswith(("Table", "Figure")) and one.board.startswith(boards)
-    ]
+    boards = ("classification-paradigms", "classification-hard-ratio", "large-difficulty")
+    return [one for one in claims if one.source.startswith(("Table", "Figure")) and one.board in boards]
 
 
 def family_size() -> int:

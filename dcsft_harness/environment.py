@@ -57,7 +57,7 @@ def processor() -> str:
 
 EXTRAS = {"trl": "train", "ray": "ray", "vllm": "vllm"}
 """Package -> the extra of this one that installs it."""
-TESTED = "pip install -c constraints.txt ."
+TESTED = "pip install -c constraints.txt '.[train]'"
 
 
 def broken_import(error: BaseException) -> HarnessError | None:
@@ -74,7 +74,7 @@ def broken_import(error: BaseException) -> HarnessError | None:
     if importer is None and missing in EXTRAS and _installed(missing) is None:
         return HarnessError(
             f"this command needs {missing}, which is not installed",
-            f"Run `{TESTED.removesuffix('.')}'.[{EXTRAS[missing]}]'` in a clone of dcsft-harness",
+            f"Run `{TESTED.replace('train', EXTRAS[missing])}` in a clone of dcsft-harness",
         )
     package = importer or missing or "a package"
     there = _installed(missing) if missing != importer else None

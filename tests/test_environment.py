@@ -55,7 +55,7 @@ def test_a_package_that_lmms_eval_does_not_go_with(tmp_path, moved, capsys, verb
     assert said[0].startswith(
         f"dcsft: lmms-eval {version('lmms-eval')} cannot be imported: No module named 'filelock._api' "
         f"(filelock {version('filelock')} is installed). Install the versions that were tested together: "
-        "`pip install -c constraints.txt .`"
+        "`pip install -c constraints.txt '.[train]'`"
     )
 
 

@@ -105,6 +105,7 @@ def test_a_second_quickstart_finds_everything_done(workplace, capsys):
 DOCUMENTS = (
     "README.md",
     "docs/tutorial.md",
+    "docs/how-to/data.md",
     *(
         f"docs/how-to/{name}.md"
         for name in ("tasks", "training", "curation", "leaderboards", "test-time", "paper", "exchange")

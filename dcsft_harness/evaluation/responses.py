@@ -11,8 +11,9 @@ A row is one response. Each of its fields is read from the first of these column
     step       step, global_step               training steps of that model; null for none
     task       task, set, dataset              the task, if one file holds several
 
-and, if the scorer needs them, `choices`, `width` and `height` (pixels), `cluster`, `finish_reason` or
-`truncated`. Rows with the same model and step are one row of a leaderboard.
+and, if the scorer needs them, `choices` (else the lines "A. ...", "B. ..." of the question), `width` and
+`height` (pixels), `cluster`, `finish_reason` or `truncated`. Rows with the same model and step are one row of
+a leaderboard.
 """
 
 import gzip
@@ -34,6 +35,7 @@ from dcsft_harness.evaluation.autoeval import at_step
 from dcsft_harness.leaderboard.board import group_of, step_of
 from dcsft_harness.leaderboard.collect import find
 from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
+from dcsft_harness.lmms.tasks import defined_in
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_files, own_rows, write_items
 from dcsft_harness.scoring import Scorer, get_scorer
@@ -364,12 +366,7 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         task, named = str(one.fields.get("task") or name), _pictures(one)
         given: dict[str, Any] = {"answer": answer}
         if "choices" in judge.fields:
-            choices = one.row.get("choices", one.row.get("options"))
-            if not isinstance(choices, list) or not choices:
-                raise HarnessError(
-                    f"no choices, which {judge.name} needs", "Give `choices` as a list of texts"
-                )
-            given["choices"] = [str(choice) for choice in choices]
+            given["choices"] = own_rows.choices(one.row, question)
         if "image_size" in judge.fields:
             given["image_size"] = _size(one, box_space)
             if judge.check is not None and given["image_size"] != _NO_LIMIT:
@@ -653,6 +650,7 @@ def rollouts_of_logs(
     task: str | None = None,
     scorer: str | None = None,
     box_space: str | None = None,
+    include_path: Path | None = None,
     progress: Callable[..., None] | None = None,
 ) -> None:
     """Writes rollouts from a run of `lmms-eval -n G --log_samples`; scores each response separately.
@@ -660,7 +658,7 @@ def rollouts_of_logs(
     lmms-eval logs all G responses of a document with `--reasoning_tags none`, or if the task keeps them, but
     only the score of the first one. `place` is the folder of one run, or FOLDER/RUN. With a task, the output
     also holds the items and their images. `scorer` scores the responses against the logged gold; None uses
-    the task itself.
+    the task itself, which `include_path` may define.
 
     Raises:
         HarnessError: there is not exactly one run or task; a document has a single response, or another
@@ -669,6 +667,9 @@ def rollouts_of_logs(
     """
     file, samples, name = _one_log(place, task)
     inputs = {"results": file, "samples": samples}
+    lmms.include(include_path)
+    if include_path is not None and scorer is None:
+        inputs |= {f"task {path}": path for path in defined_in(include_path, [name])}
     config = {"task": name, "scorer": scorer, "box_space": box_space}
     if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
         return

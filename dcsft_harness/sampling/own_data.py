@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,11 +177,13 @@ class Part:
 
 
 def _cluster(row: Mapping[str, Any], shown: Sequence[bytes]) -> str:
-    """16 hex digits by the first image's pixels (`records.pixels`), or by prompt and answer without one.
+    """16 hex digits by the first image's pixels (`records.pixels`), or by prompt and target without one.
 
-    Rows that share an image are not independent.
+    Rows that share an image are not independent. The target, not the gold: each scorer makes its own gold of
+    an answer, and every command must find the same part of the rows (`Part`).
     """
-    content = hashlib.sha256(shown[0]).digest() if shown else f"{row['prompt']}\0{row['answer']}".encode()
+    said = f"{row['prompt']}\0{json.dumps(row['target'])}".encode()
+    content = hashlib.sha256(shown[0]).digest() if shown else said
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -217,7 +217,7 @@ def checked(
         "answer": json.dumps(gold),
         "target": target,
         "images": [stored for _, stored, _ in shown],
-        "choices": _choices(data, prompt) if scorer is not None and "choices" in scorer.fields else [],
+        "choices": choices(data, prompt) if scorer is not None and "choices" in scorer.fields else [],
         "width": first.width if first else 0,
         "height": first.height if first else 0,
         "rejected": found.rejected,
@@ -719,8 +719,12 @@ def _options(data: Mapping[str, Any]) -> list[Any]:
     return given
 
 
-def _choices(data: Mapping[str, Any], prompt: str) -> list[str]:
-    """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt."""
+def choices(data: Mapping[str, Any], prompt: str) -> list[str]:
+    """The options: the row's own `choices` or `options`, else the lines "A. ...", "B. ..." of its prompt.
+
+    Raises:
+        HarnessError: it has none, or they are no texts or numbers.
+    """
     given = _options(data)
     if given:
         for text in given:

@@ -9,6 +9,7 @@ from dcsft_harness.coordinates import BoxSpace
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import ScorerName
 from dcsft_harness.settings import Settings, option
+from dcsft_harness.stages.opening import OwnTasks
 from dcsft_harness.stages.stage import (
     Notes,
     Progress,
@@ -21,8 +22,10 @@ from dcsft_harness.stages.stage import (
 )
 
 
-class LabelOptions(Settings):
+class LabelOptions(OwnTasks):
     """What to label."""
+
+    SECTION = Settings.SECTION
 
     rollouts: Path = option(
         about="The rollouts; or one run of `lmms-eval -n G --log_samples`, as FOLDER or FOLDER/RUN.",
@@ -46,7 +49,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
     from dcsft_harness.artifacts import manifest
     from dcsft_harness.curation import labels
 
-    given = options.task, options.scorer, options.box_space
+    given = options.task, options.scorer, options.box_space, options.include_path
     rollouts, is_log = options.rollouts, False
     if not (rollouts / manifest.NAME).is_file():
         from dcsft_harness.evaluation import responses
@@ -62,7 +65,8 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         responses.rollouts_of_logs(options.rollouts, rollouts, *given, progress=progress)
     elif any(given):
         raise HarnessError(
-            f"--task, --scorer and --box-space are of logs of lmms-eval, and {rollouts} holds none",
+            f"--task, --scorer, --box-space and --include-path are of logs of lmms-eval, and {rollouts} holds"
+            " none",
             "Leave them out, or check the path",
         )
     with interrupts.noting(lambda: is_log):  # whose rollouts are finished
@@ -159,8 +163,9 @@ dcsft label rollouts --exact --output labels
 dcsft label lmms-eval-output --output labels""",
     about="Prints pass@g of the pool, what labels of fewer responses would be, over all subsets of g, and how"
     " many items another labeling would place in another class."
-    " Every response in a run of `lmms-eval -n G --reasoning_tags none --log_samples` is scored again:"
-    " its log has the first one's score alone. The scored responses go into the folder OUTPUT-rollouts.",
+    " Every response in a run of `lmms-eval -n G --log_samples` is scored again. Of tasks of others, such a"
+    " run needs --reasoning_tags none too, or its log has the first response alone. The scored responses go"
+    " into the folder OUTPUT-rollouts. Labels by --scorer cannot be curated: a log holds no images.",
     show=shown,
     remarks=remarks,
     then="dcsft curate {output} --keep easy,medium --output curated",

@@ -345,10 +345,26 @@ class TestAFile:
             file, tmp_path / "x", scorer="math", columns={"golt": "label"}
         )
 
-    def test_choices_are_the_rows_own(self, tmp_path):
-        row = {"question": "Which?", "gold": "B", "response": "The answer is (B).", "choices": ["3", "5"]}
-        file = jsonl(tmp_path / "a.jsonl", [row])
-        assert responses.evaluate(file, tmp_path / "s", scorer="choice")["tasks"]["a"]["accuracy"] == 1.0
+    @pytest.mark.parametrize(
+        "row",
+        [
+            {"question": "Which?", "choices": ["3", "5"]},
+            {"question": "Which?", "options": ["3", "5"]},
+            {"question": "Which?", "options": {"A": "3", "B": "5"}},
+            {"question": "Which?", "choices": '["3", "5"]'},
+            {"question": "Which?\nA. 3\nB. 5"},  # as rows of a user's own
+        ],
+    )
+    def test_choices_are_the_rows_own_or_lines_of_the_question(self, tmp_path, row):
+        rows = [{**row, "gold": "B", "response": said} for said in ("The answer is (B).", "5", "3")]
+        file = jsonl(tmp_path / "a.jsonl", rows)
+        notes = responses.evaluate(file, tmp_path / "s", scorer="choice")
+        assert notes["tasks"]["a"]["accuracy"] == pytest.approx(2 / 3)
+
+    def test_choices_that_are_none_are_refused(self, tmp_path):
+        row = {"question": "Which? A. 3 B. 5", "gold": "B", "response": "B"}
+        said = refusal(jsonl(tmp_path / "a.jsonl", [row]), tmp_path / "x", scorer="choice")
+        assert "row 1: no options found. Give `choices`, or write them as lines" in said
 
 
 class TestRefusals:

@@ -140,6 +140,13 @@ def test_a_match_is_tested_one_sided_against_the_margin(run):
     assert better.alone < 0.01 and worse.alone > 0.99
 
 
+def test_the_design_simulates_the_claims_of_core_alone():
+    made = {stage.name for stage in recipes.load("core").stages if stage.verb == "leaderboard build"}
+    tested = [(one, pool) for one in CLAIMS for pool in POOLS if board_of(one.board, pool) in made]
+    papers = {one for one, _ in tested if one.source.startswith(("Table", "Figure"))}
+    assert papers == set(design.papers())
+
+
 @pytest.mark.slow
 def test_of_claims_that_are_all_untrue_one_run_in_twenty_decides_one():
     """The whole procedure on the design of recipe `core`: paired seeds, one- and two-sided tests, Holm."""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness import lmms, records, stages
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.data import digits
 from dcsft_harness.data.digits import resolve
@@ -21,6 +22,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation.subject import as_engine, open_subject
 from dcsft_harness.models import adapters, batching
 from dcsft_harness.models.stub import DcsftStub
+from tests.fixtures.lmms_eval_logs import line, log_folder
 
 
 class Simple(Lmms):
@@ -338,6 +340,27 @@ class TestOwnTasks:
             include_path=folder,
         )
         assert notes["responses"] == 2
+
+    def test_judge_their_logs(self, tmp_path, capsys):
+        """`label` finds a task of the user's own as `sample` does, and its labels can be curated."""
+        folder, name = tmp_path / "tasks", "own_logged_task"
+        folder.mkdir()
+        (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
+        own = TASK.format(file=tmp_path / "rows.json").replace("own_yaml_task", name)
+        (folder / "own.yaml").write_text(own)
+        said = line(0, 1.0, target="goose", prompt="Say goose", resps=[["goose", "swan"]])
+        given = ["label", str(log_folder(tmp_path / "log", {name: [said]}))]
+        assert main([*given, f"--output={tmp_path / 'none'}"]) == 1
+        assert f"unknown task {name!r}" in capsys.readouterr().err
+        assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'labels'}"]) == 0
+        assert manifest.read(tmp_path / "labels").notes["medium"] == 1
+        read = manifest.read(tmp_path / "labels-rollouts").inputs
+        assert f"task {folder / 'own.yaml'}" in read
+        curated = ["curate", str(tmp_path / "labels"), "--keep=medium", f"--output={tmp_path / 'set'}"]
+        assert main(curated) == 0
+        given[1] = str(tmp_path / "labels-rollouts")
+        assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'none'}"]) == 1
+        assert "--include-path are of logs of lmms-eval" in capsys.readouterr().err
 
     def test_are_named_by_their_files(self, own_rows, tmp_path, capsys):
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))

@@ -14,6 +14,8 @@ from PIL import Image, ImageFile
 from dcsft_harness import cli, errors, lmms, pictures, sampling
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import own_data, own_rows
+from dcsft_harness.sampling.own_rows import Root
+from dcsft_harness.scoring import get_scorer
 from tests.fixtures.artifacts import small_disk
 
 QUESTION = "Which bird is it?"
@@ -619,6 +621,29 @@ class TestHeldOut:
             train, _ = self.parts(file(folder, *self.rows()), share)
             for rows in ((0, 2), (1, 3)):
                 assert len({f"{QUESTION} {n}" in train for n in rows}) == 1
+
+    @pytest.mark.parametrize(
+        ("scorer", "row"),
+        [
+            ("math", {"answer": "We add. <answer>{n}</answer>"}),
+            ("open_answer", {"answer": "{n}"}),
+            ("open_answer", {"completion": "so {n}", "answer": "{n}"}),
+            ("exact_word", {"completion": "so", "answer": "goose"}),
+            ("choice", {"answer": "B", "choices": ["one", "two"]}),
+        ],
+    )
+    def test_a_scorer_moves_no_row(self, folder, scorer, row):
+        """Supervised training needs none, and must leave out what is evaluated with one."""
+        rows = [
+            {"question": f"{n}?"}
+            | {name: value.format(n=n) if isinstance(value, str) else value for name, value in row.items()}
+            for n in range(40)
+        ]
+        path, parts = file(folder, *rows), []
+        for judge in (own_data.ANY, get_scorer(scorer)):
+            found = own_data.examined(path, judge, Root(folder), own_data.Part(0.4))
+            parts.append([where for where, _, _ in found])
+        assert parts[0] == parts[1] and 0 < len(parts[0]) < 40
 
     def test_every_verb_takes_the_same_part(self, folder):
         from dcsft_harness import records, stages
