@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -177,13 +176,12 @@ class Part:
 
 
 def _cluster(row: Mapping[str, Any], shown: Sequence[bytes]) -> str:
-    """16 hex digits by the first image's pixels (`records.pixels`), or by prompt and target without one.
+    """16 hex digits by the first image's pixels (`records.pixels`), or by the prompt without one.
 
-    Rows that share an image are not independent. The target, not the gold: each scorer makes its own gold of
-    an answer, and every command must find the same part of the rows (`Part`).
+    Rows that share an image, or of those without images a prompt (as several preferences of one question do),
+    are not independent. No scorer changes either, so every command finds the same part of the rows (`Part`).
     """
-    said = f"{row['prompt']}\0{json.dumps(row['target'])}".encode()
-    content = hashlib.sha256(shown[0]).digest() if shown else said
+    content = hashlib.sha256(shown[0]).digest() if shown else str(row["prompt"]).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -194,7 +194,7 @@ class TestOptions:
         ],
     )
     def test_a_line_without_text_is_an_option_without_text(self, asked, choices):
-        assert own_rows._choices({}, asked) == choices
+        assert own_rows.choices({}, asked) == choices
 
 
 BAD = {
@@ -644,6 +644,14 @@ class TestHeldOut:
             found = own_data.examined(path, judge, Root(folder), own_data.Part(0.4))
             parts.append([where for where, _, _ in found])
         assert parts[0] == parts[1] and 0 < len(parts[0]) < 40
+
+    def test_rows_that_share_a_prompt_and_have_no_image_stay_together(self, folder):
+        rows = [{"question": f"{n // 2}?", "answer": str(n)} for n in range(40)]
+        for share in (0.2, 0.5):
+            part = own_data.Part(share)
+            found = own_data.examined(file(folder, *rows), own_data.ANY, Root(folder), part)
+            prompts = [made["prompt"] for _, made, _ in found]
+            assert 0 < len(prompts) < 40 and all(prompts.count(one) == 2 for one in prompts)
 
     def test_every_verb_takes_the_same_part(self, folder):
         from dcsft_harness import records, stages
