@@ -81,7 +81,8 @@ def _named(name: str, text: str, kind: str) -> list[Path]:
         from dcsft_harness.leaderboard import collect
 
         with contextlib.suppress(HarnessError):  # it does not exist
-            return collect.find(collect.named(path)[1])  # runs of lmms-eval, or a folder of any kind
+            # runs of lmms-eval, or a folder of any kind
+            return collect.find(collect.named(path)[1] if name == "results" else path)
         return []
     if kind in ("pool", "tasks"):
         from dcsft_harness.sampling import own_files

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import dcsft_harness as dcsft
-from dcsft_harness import recipes, stages
+from dcsft_harness import reading, recipes, stages
 from dcsft_harness.artifacts import Artifact, Labels, Rollouts, manifest
 from dcsft_harness.cli import bar, main
 from dcsft_harness.errors import HarnessError
@@ -679,6 +679,29 @@ def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp
             stage("out", **options)
     else:
         assert stage("out", **options)[DONE]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-6", 1e-06),
+        ("1.0e-6", 1e-06),
+        ("+1E6", 1e6),
+        (".5e-3", 5e-4),
+        ("0.00001", 1e-05),
+        ("{min_lr: 1e-7, steps: [1e3]}", {"min_lr": 1e-07, "steps": [1000.0]}),
+        ("1e", "1e"),
+        ("e5", "e5"),
+        ("1e5x", "1e5x"),
+        ("'1e-6'", "1e-6"),
+        ("0x1e5", 0x1E5),
+    ],
+)
+def test_a_number_is_the_same_number_in_the_processes_of_a_launch(text, value):
+    assert reading.from_yaml(text) == value
+    words = STAGES["train sft"].command({"extra": {"name": value}}, Path("out"), joined=True)
+    (passed,) = [word for word in words if word.startswith("--set=")]
+    assert reading.from_yaml(passed.removeprefix("--set=name=")) == value
 
 
 PLACED = {
