@@ -467,8 +467,8 @@ def _differing(
 ) -> tuple[list[str], list[str]]:
     """The options in which a call differs from an artifact's; and those whose paths now name something else.
 
-    A path differs by its last name and by what is there. Of an artifact without the hashes of what its
-    options named, its inputs tell, by their last names; where they do not, the whole path decides.
+    A path differs by its last name and by what is there. An artifact that lacks the hashes of what its
+    options named has those of its inputs, found by last names; where there is none, the whole path decides.
     """
     now, recorded = contents(places), found.call.get("content")
     inputs: dict[str, set[str]] = {}

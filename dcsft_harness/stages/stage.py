@@ -256,7 +256,7 @@ class Stage:
     def places(self, options: Mapping[str, Any], output: Path) -> manifest.Places:
         """The files and folders that the options name, besides the output; see `manifest.Places`.
 
-        Of images and of a folder of tasks the hashes of `content` tell what is there, so these name nothing.
+        The hashes of `content` cover images and a folder of tasks, so the options of these name nothing here.
         """
         found: dict[str, dict[str, list[Path]]] = {}
         for name in ("image_root", "include_path"):
