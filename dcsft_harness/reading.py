@@ -215,7 +215,7 @@ def yaml_file(path: Path) -> Any:  # noqa: ANN401 - YAML's own types
 def from_yaml(text: str) -> Any:  # noqa: ANN401 - YAML's own types
     """A YAML text's value: null, booleans, numbers, texts, lists, and mappings with text keys.
 
-    Dates are texts, as in YAML 1.2.
+    Dates are texts and 1e-6 is a number, as in YAML 1.2, whose numbers are those of JSON.
 
     Raises:
         ValueError: it is not YAML, or holds other types, a number that is not finite, a repeated key, or more
@@ -315,6 +315,9 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     return found
 
 
+# YAML 1.1 wants a point and a sign: its 1e-6 is text, which is how JSON writes 0.000001.
+_EXPONENT = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from dcsft_harness import environment, reading
 from dcsft_harness.artifacts import disk, lock
-from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, hashed, json_sha256
+from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, hashed, json_sha256, settled_sha256
 from dcsft_harness.errors import HarnessError, differences, json_text, reporting_refusals
 
 _LOG = logging.getLogger(__name__)
@@ -37,6 +37,10 @@ FORMAT = 1
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
 """The verb, options and hashes of own rows of the artifact being written; a stage sets it."""
+Places = Mapping[str, Mapping[str, Sequence[Path]]]
+"""What a call's options name: option -> each text in it that names files or folders -> these."""
+PLACES: ContextVar[Places | None] = ContextVar("what the stage's call names", default=None)
+"""Those of `CALL`, whose hashes are recorded beside its options."""
 
 
 class NewerFormatError(HarnessError):
@@ -259,7 +263,7 @@ def fingerprint(path: Path) -> str:
     refuse_newer(path)
     if (path / NAME).is_file():
         return file_sha256(path / NAME)
-    return file_sha256(path) if path.is_file() else folder_sha256(path)
+    return settled_sha256(path) if path.is_file() else folder_sha256(path)
 
 
 def relative(path: Path, output: Path) -> str:
@@ -428,11 +432,76 @@ def unfinished(output: Path) -> bool:
     return (output / UNFINISHED / lock.RUN).is_file() and not (output / NAME).is_file()
 
 
-def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> Manifest | None:
+def contents(places: Places) -> dict[str, dict[str, str]]:
+    """Option -> each text in it that names files or folders -> their hash, where they can be read."""
+    found: dict[str, dict[str, str]] = {name: {} for name in places}
+    for name, texts in places.items():
+        for text, paths in texts.items():
+            with contextlib.suppress(HarnessError, OSError):  # the stage says why
+                prints = [fingerprint(path) for path in paths]
+                found[name][text] = prints[0] if len(prints) == 1 else json_sha256(prints)
+    return found
+
+
+def _texts(value: object) -> list[str]:
+    """The texts in an option's value that may be paths: itself, those of a list, and of model arguments."""
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    return [value, *reading.named(value).values()] if isinstance(value, str) else []
+
+
+def _by_content(value: object, hashes: Mapping[str, str]) -> object:
+    """An option's value with each path as its last name and the hash of what is there."""
+    if isinstance(value, list):
+        return [_by_content(one, hashes) for one in value]
+    if not isinstance(value, str):
+        return value
+    if value in hashes:
+        name, sign, place = value.rpartition("=")  # of a board's NAME=FOLDER
+        return f"{name}{sign}{Path(place).name} {hashes[value]}"
+    if hashes.keys().isdisjoint(_texts(value)):
+        return value
+    return {name: _by_content(one, hashes) for name, one in reading.named(value).items()}
+
+
+def _differing(
+    found: Manifest, before: Mapping[str, Any], wanted: Mapping[str, Any], places: Places
+) -> tuple[list[str], list[str]]:
+    """The options in which a call differs from an artifact's; and those whose paths now name something else.
+
+    A path differs by its last name and by what is there. An artifact that lacks the hashes of what its
+    options named has those of its inputs, found by last names; where there is none, the whole path decides.
+    """
+    now, recorded = contents(places), found.call.get("content")
+    inputs: dict[str, set[str]] = {}
+    for entry in found.inputs.values():
+        inputs.setdefault(Path(entry["path"]).name, set()).add(entry["sha256"])
+    only = {name: next(iter(hashes)) for name, hashes in inputs.items() if len(hashes) == 1}
+    options, others = [], []
+    for name in dict.fromkeys([*before, *wanted]):
+        theirs, ours, today = before.get(name), wanted.get(name), now.get(name, {})
+        if recorded is None:
+            today = {text: digest for text, digest in today.items() if Path(text).name in only}
+            last = {Path(text).name for text in today}
+            then = {text: only[Path(text).name] for text in _texts(theirs) if Path(text).name in last}
+        else:
+            then = recorded.get(name, {})
+        if _by_content(theirs, then) == _by_content(ours, today):
+            continue
+        if theirs != ours:
+            options += differences({name: theirs}, {name: ours})
+        changed = [text for text in {**then, **today} if then.get(text) != today.get(text)]
+        others += [f"{name}: {text} is not the one that it was made from" for text in changed]
+    return options, others
+
+
+def done(
+    output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any], places: Places | None = None
+) -> Manifest | None:
     """The artifact in a folder if a stage's call would make the same: equal settings, unchanged inputs.
 
-    `call` is that of `CALL`; `defaults` fill in options that are newer than the artifact. None if the folder
-    holds no finished artifact.
+    `call` is that of `CALL`, and `places` that of `PLACES`; `defaults` fill in options that are newer than
+    the artifact. None if the folder holds no finished artifact.
 
     Raises:
         HarnessError: it holds another artifact; names the differences.
@@ -441,6 +510,7 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         return None
     found = read(output)
     wanted = call["options"]
+    others: list[str] = []
     known = {name: value for name, value in defaults.items() if name in wanted}
     given = found.call.get("options", {})
     # An option that no longer decides the artifact may have any value in an older one.
@@ -450,23 +520,24 @@ def done(output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     }
     if not found.call:
         differing = ["it does not record the options that it was made with"]
+    elif found.call.get("verb") != call["verb"]:
+        differing = differences({"verb": found.call.get("verb")}, {"verb": call["verb"]}, absent=None)
     else:
-        theirs, ours = {"verb": found.call.get("verb")}, {"verb": call["verb"]}
-        if theirs == ours:
-            theirs, ours = before, wanted
-        differing = differences(theirs, ours, absent=None)
+        differing, others = _differing(found, before, wanted, places or {})
     for role in () if differing else found.inputs:
         try:
             found.input_folder(role)
         except HarnessError:
             differing.append(f"{role}: changed since, or no longer there")
     read_now = call.get("read", {})
+    last_names = {(Path(name).name, digest) for name, digest in read_now.items()}
     for name, digest in ({} if differing else found.call.get("read", {})).items():
-        if read_now.get(name) != digest:
+        again = read_now[name] == digest if name in read_now else (Path(name).name, digest) in last_names
+        if not again:
             which = "code has" if name == wanted.get("scorer") else "content or its images have"
             gone = "is" if which == "code has" else "are"
             differing.append(f"{name}: its {which} changed since, or {gone} no longer there")
-    if not differing:
+    if not (differing := differing or others):
         refuse_changed(output)
         return found
     raise HarnessError(
@@ -619,7 +690,8 @@ def seal(
         "artefact": kind,
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "call": CALL.get() or {},
+        "call": (CALL.get() or {})
+        | ({} if (places := PLACES.get()) is None else {"content": contents(places)}),
         "config": config,
         "inputs": {
             role: {"path": os.path.relpath(path, output), "sha256": prints[role]}

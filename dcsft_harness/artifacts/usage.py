@@ -104,7 +104,9 @@ class Meter:
         with contextlib.suppress(OSError):  # only on Linux, and not in every container
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         if (cuda := _cuda()) is not None:
-            cuda.reset_peak_memory_stats()
+            cuda.init()
+            for device in range(cuda.device_count()):  # the stage's own is not known yet
+                cuda.reset_peak_memory_stats(device)
 
     @property
     def seconds(self) -> float:
@@ -118,9 +120,9 @@ class Meter:
 
 
 def peak_memory_bytes() -> int:
-    """The peak so far: of the CUDA device if this process uses one, else of the process."""
+    """The peak so far: of the CUDA device that this process uses most, else of the process."""
     if (cuda := _cuda()) is not None and cuda.is_initialized():
-        return int(cuda.max_memory_allocated())
+        return max(int(cuda.max_memory_allocated(device)) for device in range(cuda.device_count()))
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
@@ -149,6 +151,7 @@ class Device:
     free: float  # what a stage can use of it, in bytes
     # operations that it carries out in a second, as matrix products reach them; 0 if unknown
     flops: float = 0.0
+    index: int | None = None  # of several CUDA devices here; None is the current one
 
     @classmethod
     def assumed(cls, text: str) -> "Device":
@@ -172,15 +175,26 @@ class Device:
 
     @classmethod
     def here(cls, name: str | None = None) -> "Device":
-        """This process's device: CUDA if there is any and `name` is not "cpu"; else the machine."""
+        """This process's device: CUDA if there is any and `name` is not "cpu"; else the machine.
+
+        Raises:
+            HarnessError: `name` is no CUDA device of this machine.
+        """
         import torch
 
         from dcsft_harness.environment import processor
 
         if name != "cpu" and torch.cuda.is_available():
-            free, total = torch.cuda.mem_get_info()
-            known = torch.cuda.get_device_name()
-            return cls(known, "cuda", float(total), 0.95 * free - (5e8 if free == total else 0))
+            number, count = (name or "cuda").partition(":")[2], torch.cuda.device_count()
+            if number and not (number.isdecimal() and int(number) < count):
+                last = f" to cuda:{count - 1}" * (count > 1)
+                raise HarnessError(
+                    f"device {cut(name, 40)} is none of this machine's CUDA devices", f"Give cuda:0{last}"
+                )
+            index = int(number) if number else None
+            free, total = torch.cuda.mem_get_info(index)
+            known, left = torch.cuda.get_device_name(index), 0.95 * free - (5e8 if free == total else 0)
+            return cls(known, "cuda", float(total), left, index=index)
         whole, left = machine_memory()
         return cls(processor(), "cpu", whole, left)
 
@@ -191,7 +205,8 @@ class Device:
         import torch
 
         size, kind = (4096, torch.bfloat16) if self.kind == "cuda" else (1024, torch.float32)
-        matrix = torch.ones((size, size), dtype=kind, device=self.kind)
+        where = self.kind if self.index is None else f"{self.kind}:{self.index}"
+        matrix = torch.ones((size, size), dtype=kind, device=where)
         best = float("inf")
         for _ in range(4):
             started = time.perf_counter()

@@ -173,9 +173,14 @@ def run_stage(verb: str, output: Path, options: Mapping[str, Any]) -> dict[str, 
     launches = options.get("num_processes") not in (None, 1, "1")
     with bar.stage(verb, shown=not launches) as report:
         notes = stage(output, report, **options)
-    if ranks.rank() == 0 and not ranks.watched():
+    if _reports():
         bar.closing(verb, "already done" if DONE in notes else stage.summary(notes), clock, output)
     return notes
+
+
+def _reports() -> bool:
+    """Whether this process shows the result: of a launch, the process that waits for it, or else rank 0."""
+    return ranks.rank() == 0 and not ranks.watched()
 
 
 FIRST = ("Required", "Options", "Model", "Pool", "Model and pool", "What to train, and where")
@@ -478,7 +483,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
             else:
                 notes = run_stage(stage.verb, output, given)
         problem = stage.failing(notes)
-        if DONE in notes:
+        if DONE in notes or not _reports():
             if problem is not None:
                 raise problem
             return
@@ -491,13 +496,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
             bar.say(f"dcsft: {remark}")
         if problem is not None:
             raise problem
-        if (
-            stage.then
-            and stage.leads(notes)
-            and output is not None
-            and ranks.rank() == 0
-            and not ranks.watched()
-        ):
+        if stage.then and stage.leads(notes) and output is not None:
             bar.say(f"next: {stage.next(output, given)}")
 
     return call

@@ -424,6 +424,10 @@ def _check_device(_: click.Context, value: str) -> None:
 def _check_output(_: click.Context, value: str) -> None:
     if Path(value).exists():
         raise HarnessError(f"{value} exists", "Name another file, or remove it")
+    if Path(value).suffix not in (".yaml", ".yml"):
+        raise HarnessError(
+            f"--output {value} is no recipe's file, which ends in .yaml", f"Give --output {value}.yaml"
+        )
     above = next((one for one in Path(value).absolute().parents if one.exists()), None)
     if above is not None and not above.is_dir():
         raise HarnessError(f"--output {value}: {above.name} is a file", "Name a file in a folder")

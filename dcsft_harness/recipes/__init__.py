@@ -22,6 +22,9 @@ A recipe file: read at a scale, expanded over seeds and variants into a chain of
         otherwise: ${model}              # then `@cold-0` refers to this
     set: {steps: 20}                     # variables, as `dcsft run --set steps=20` sets them
 
+An option that is null has its default, or is none where the default is another: `save_steps: null` saves no
+checkpoints.
+
 Stages under `first` come before those of included recipes. A list under `recipes`, beside name and about
 alone, means these recipes one after another, each with its own variables.
 
@@ -40,15 +43,19 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut, unknown_name
-from dcsft_harness.settings import flag
+from dcsft_harness.settings import flag, members
+
+if TYPE_CHECKING:
+    from dcsft_harness.training.config import TrainingConfig
 
 REFERENCE = re.compile(r"@([\w-]+)")
+_CHECKPOINT = re.compile(r"@([\w-]+)/checkpoint-(\d+)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _LOOK = "Look at a shipped recipe"
 SCALES = ("digits", "paper")
@@ -286,7 +293,7 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
             changed[name] = _typed(name, value, values[name])
     changed |= families
     if given.get("pool") is not None and OWN in families:
-        family = families[OWN] | _own(families[OWN], str(given["pool"]))
+        family = families[OWN] | _own(families[OWN], str(given["pool"]), changed)
         if family["assume"] is None:  # then the scale's hold
             del family["assume"]
         changed["families"] = [family]
@@ -294,8 +301,11 @@ def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
     return changed
 
 
-def _own(own: Variables, pool: str) -> dict[str, Any]:
-    """The variables of the user's own family that follow from a pool, a file or a task."""
+def _own(own: Variables, pool: str, values: Variables) -> dict[str, Any]:
+    """The variables of the user's own family that follow from a pool, a file or a task.
+
+    `values` are those of the scale.
+    """
     as_file = Path(pool).exists() or Path(pool).suffix != ""
     share, test = own["held_out"], own["test"]
     if as_file and own["scorer"] is None:
@@ -322,10 +332,26 @@ def _own(own: Variables, pool: str) -> dict[str, Any]:
     found["scorer"] = own["scorer"] if as_file else None
     found["tasks"] = own["tasks"] or None
     found["tokens"] = _counted(own, pool, found)
-    for name in ("num_processes", "sampling_processes"):
-        if own.get(name) == "all":
-            found[name] = _gpus()
+    gpus = _gpus()
+    if own.get("sampling_processes") == "all":
+        found["sampling_processes"] = gpus
+    if own.get("num_processes") == "all":
+        found["num_processes"] = gpus and _sharing(gpus, {**values, **own})
     return found
+
+
+def _sharing(gpus: int, values: Variables) -> int:
+    """The most of these GPUs that can share the batches of every training; see `TrainingConfig.share`."""
+    from dcsft_harness.training.config import TrainingConfig
+
+    usual = TrainingConfig.model_fields["batch_size"].default
+    batches = [(usual, 1), (usual, values.get("sft_micro")), (values.get("completions"), values.get("micro"))]
+    sizes = [
+        size // (micro if isinstance(micro, int) and micro > 0 else 1)
+        for size, micro in batches
+        if isinstance(size, int)  # else the stage refuses it
+    ]
+    return max(count for count in range(1, gpus + 1) if all(size % count == 0 for size in sizes))
 
 
 def _counted(own: Variables, pool: str, found: Variables) -> Any:  # noqa: ANN401 - as a recipe has it
@@ -374,9 +400,18 @@ def _expand(
     recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str], replaced: dict[str, str]
 ) -> Iterator[Stage]:
     """The stages of an entry; `replaced` maps omitted stages to their replacements."""
+    from dcsft_harness.stages import STAGES
+
     options = dict(entry)
     when, otherwise = options.pop("when", True), options.pop("otherwise", None)
     name, verb = str(options.pop("stage")), str(options.pop("verb"))
+    fields = STAGES[verb].options.model_fields if verb in STAGES else {}
+    # Null is an option's value where it has another default (no checkpoints); elsewhere it gives none.
+    nullable = {
+        key
+        for key, one in fields.items()
+        if type(None) in members(one.annotation) and not one.is_required() and one.default is not None
+    }
     each = _filled(recipe, options.pop("each", {}), values)
     for combination in _combinations(recipe, name, each):
         here = {**values, **combination}
@@ -388,7 +423,7 @@ def _expand(
             continue
         made = {key: _replaced(value, replaced) for key, value in made.items()}
         listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
-        given = {key: value for key, value in listed.items() if value is not None}
+        given = {key: value for key, value in listed.items() if value is not None or key in nullable}
         yield Stage(stage_name, verb, given, here)
 
 
@@ -503,6 +538,7 @@ def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> o
 def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str, Stage]) -> None:
     """Adds a checked stage of an entry to the chain; an existing one of that name must be equal."""
     from dcsft_harness.stages import STAGES
+    from dcsft_harness.training.config import TrainingConfig
 
     path = recipe.path
     if stage.verb not in STAGES:
@@ -512,7 +548,9 @@ def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str
             f"recipe {path}: stage name {stage.name!r} is no folder name", "Use letters, digits and dashes"
         )
     try:
-        STAGES[stage.verb].options.from_options(stage.options)
+        read = STAGES[stage.verb].options.from_options(stage.options)
+        if (processes := getattr(read, "num_processes", None)) and isinstance(read, TrainingConfig):
+            read.share(processes)
     except HarnessError as error:
         variables = [
             found[1]
@@ -530,9 +568,31 @@ def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str
                 f"recipe {path}: stage {stage.name!r} refers to @{reference}, which is no earlier stage",
                 f"Earlier stages: {', '.join(stages) or 'none'}",
             )
+    for name, step in _CHECKPOINT.findall(json.dumps(stage.options)):
+        options = STAGES[stages[name].verb].options.from_options(stages[name].options)
+        if isinstance(options, TrainingConfig):
+            _refuse_unkept(f"recipe {path}: stage {stage.name!r}", name, int(step), options)
     if stage.name in stages and stages[stage.name] != stage:
         raise HarnessError(f"recipe {path}: two different stages are called {stage.name!r}", "Rename one")
     stages[stage.name] = stage
+
+
+def _refuse_unkept(reader: str, name: str, step: int, training: "TrainingConfig") -> None:
+    """Refuses a checkpoint that the finished stage `name` does not hold; `reader` is who reads it."""
+    last, every, kept = training.max_steps, training.save_steps, training.keep
+    if last is None:
+        return  # the number of rows decides
+    if every is not None and kept is not None and step <= last and (step == last or step % every == 0):
+        later = last // every - step // every + (step < last and last % every > 0)
+        if later < kept:
+            return
+    saved = "saves none" if every is None else f"saves every {every} steps"
+    held = f"of {last} steps {saved} and keeps the newest {kept}" if kept else "keeps none"
+    raise HarnessError(
+        f"{reader} reads checkpoint-{step} of {name!r}, which {held}",
+        "Name checkpoints that it keeps (in recipe curves by --set scored_steps=STEP,...), or change its"
+        " max_steps, save_steps or keep",
+    )
 
 
 def filled(options: Mapping[str, Any], output: Path) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def assumed(model: str, device: str) -> dict[str, Any]:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers among some values; YAML reads 1e9 as text."""
+    """The numbers among some values, also as texts."""
     found = {}
     for name, value in values.items():
         try:

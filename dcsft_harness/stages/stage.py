@@ -29,6 +29,7 @@ from pydantic.fields import FieldInfo
 from dcsft_harness import interrupts, ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
+from dcsft_harness.data.digits import DIGITS
 from dcsft_harness.environment import broken_import
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import Settings, as_arguments, extra, flag, read_text
@@ -65,6 +66,31 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     from dcsft_harness.sampling import own_data
 
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
+
+
+def _files_of_arguments(given: object) -> list[str]:
+    """The values of model arguments that may name files or folders."""
+    found = reading.named(reading.joined(given) if isinstance(given, Mapping) else str(given))
+    return [found[one] for one in ("pretrained", "adapter", "system_prompt") if found.get(one)]
+
+
+def _named(name: str, text: str, kind: str) -> list[Path]:
+    """What an option's text names, of a kind of `settings.Reads`: files and folders, or none."""
+    path = Path(text)
+    if kind == "artifact" and not (path / manifest.NAME).is_file():
+        from dcsft_harness.leaderboard import collect
+
+        with contextlib.suppress(HarnessError):  # it does not exist
+            # runs of lmms-eval, or a folder of any kind
+            return collect.find(collect.named(path)[1] if name == "results" else path)
+        return []
+    if kind in ("pool", "tasks"):
+        from dcsft_harness.sampling import own_files
+
+        is_there = own_files.is_data(text) or (name == "data" and path.is_dir())  # else a task's name
+    else:
+        is_there = path.is_file() or (path.is_dir() and kind != "file" and text != DIGITS)
+    return [path] if is_there else []
 
 
 def place_of(name: str, given: object) -> Path:
@@ -205,16 +231,20 @@ class Stage:
         call: dict[str, Any] = {"verb": self.verb, "options": given.deciding()}
         if read := self.content(call["options"]):
             call["read"] = read
+        places = self.places(call["options"], folder)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(interrupts.noting(lambda: manifest.unfinished(folder)))
-            if ranks.world_size() == 1 and getattr(given, "num_processes", None) in (None, 1):
-                stack.enter_context(manifest.taken(folder))
-            found = manifest.done(folder, call, self._defaults())
+            # Before the lock: a finished artifact may lie where nothing can be written, or be read by others.
+            found = manifest.done(folder, call, self._defaults(), places)
+            if found is None:
+                stack.enter_context(interrupts.noting(lambda: manifest.unfinished(folder)))
+                if ranks.world_size() == 1 and getattr(given, "num_processes", None) in (None, 1):
+                    stack.enter_context(manifest.taken(folder))
+                found = manifest.done(folder, call, self._defaults(), places)  # by another process meanwhile
             if found is not None:
                 manifest.sweep(folder)
                 return {**found.notes, DONE: True}
-            reset = manifest.CALL.set(call)
-            stack.callback(manifest.CALL.reset, reset)
+            stack.callback(manifest.CALL.reset, manifest.CALL.set(call))
+            stack.callback(manifest.PLACES.reset, manifest.PLACES.set(places))
             try:
                 return self.run(given, folder, progress)
             except Exception as error:
@@ -222,6 +252,25 @@ class Stage:
                 if problem is None:
                     raise
                 raise problem from error
+
+    def places(self, options: Mapping[str, Any], output: Path) -> manifest.Places:
+        """The files and folders that the options name, besides the output; see `manifest.Places`.
+
+        The hashes of `content` cover images and a folder of tasks, so the options of these name nothing here.
+        """
+        found: dict[str, dict[str, list[Path]]] = {}
+        for name in ("image_root", "include_path"):
+            if options.get(name) is not None:
+                found[name] = {str(options[name]): []}
+        for name, value, kind in self.reading(options):
+            texts = [] if isinstance(value, Mapping) else [value] if isinstance(value, str) else value
+            if kind == "model_args":
+                texts = _files_of_arguments(value)
+            for text in texts:
+                paths = _named(name, text, kind)
+                if paths and output.resolve() not in [path.resolve() for path in paths]:
+                    found.setdefault(name, {})[text] = paths
+        return found
 
     def content(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A hash of each thing in the options that no input covers, by its name there.
@@ -233,8 +282,7 @@ class Stage:
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
         for name, value, kind in self.reading(options):
             if kind == "model_args":
-                given = reading.named(reading.joined(value) if isinstance(value, Mapping) else str(value))
-                value = [given[one] for one in ("pretrained", "adapter", "system_prompt") if given.get(one)]
+                value = _files_of_arguments(value)
             for one in [value] if isinstance(value, str) else value:
                 path = Path(one)
                 with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why

@@ -703,6 +703,32 @@ def test_a_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, mon
     assert seen == [free]
 
 
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 1),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, 1),  # of a launcher that is not ours
+        ({"WORLD_SIZE": "2", "RANK": "1"}, 0),
+        ({"WORLD_SIZE": "2", "RANK": "0", "DCSFT_WATCHED": "1"}, 0),
+        ({"WORLD_SIZE": "2", "RANK": "1", "DCSFT_WATCHED": "1"}, 0),
+    ],
+)
+def test_one_process_of_a_launch_tells_of_its_result(tmp_path, monkeypatch, capsys, environment, count):
+    toy = replace(
+        stages.STAGES["label"],
+        remarks=lambda notes: ["a remark"],
+        show=lambda notes: "a table",
+        markdown=False,
+        leads=lambda notes: True,
+    )
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(running, "run_stage", lambda *given: {})
+    running._callback(toy)(output=tmp_path / "out", rollouts="r")
+    shown = capsys.readouterr()
+    assert [(shown.out + shown.err).count(text) for text in ("a remark", "a table", "next: ")] == [count] * 3
+
+
 CONFIGS = {  # options in the file, and on the command line -> what the stage is given, or the error
     "all in the file": ({"model": "digits", "data": "set"}, [], {"model": "digits", "data": "set"}),
     "one in each": ({"data": "set"}, ["--model", "digits"], {"model": "digits", "data": "set"}),

@@ -16,7 +16,7 @@ from dcsft_harness import recipes
 from dcsft_harness.cli import dcsft, main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
-from dcsft_harness.stages import training
+from dcsft_harness.stages import STAGES, training
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 
 BASE = """
@@ -310,6 +310,68 @@ def test_rows_of_the_pool_are_held_out_from_all_that_trains_on_it(tmp_path):
     assert (tokens["pool"], tokens["evaluated"]) == (180, 20)
 
 
+@pytest.mark.parametrize("name", sorted(set(recipes.shipped()) - {"digits", "extended"}))
+def test_the_baseline_of_a_board_of_ones_own_pool_is_one_of_its_rows(tmp_path, name):
+    (tmp_path / "mine.jsonl").write_text("{}\n" * 200)
+    given = {**OWN, "pool": str(tmp_path / "mine.jsonl")}
+    stages = {stage.name: stage for stage in recipes.load(name, given=given).stages}
+    for stage in stages.values():
+        if stage.verb == "leaderboard build":
+            rows = {stages[one].options["name"].partition(" (seed")[0] for one in stage.references()}
+            assert stage.options["baseline"] in rows and "cold start" not in rows, stage.name
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"steps": "60", "save_steps": "20", "keep": "3", "scored_steps": "20,40,60"}, ""),
+        ({"steps": "65", "save_steps": "20", "keep": "3", "scored_steps": "40,60,65"}, ""),
+        ({"steps": "30"}, "reads checkpoint-40 of 'classification-all-0', which of 30 steps saves every 10"),
+        ({"steps": "100"}, "reads checkpoint-10 .* of 100 steps saves every 10 steps and keeps the newest 5"),
+        ({"steps": "65", "save_steps": "20", "keep": "3", "scored_steps": "20"}, "reads checkpoint-20"),
+        ({"scored_steps": "15"}, "reads checkpoint-15"),
+        ({"keep": "null"}, "reads checkpoint-10 .*, which keeps none"),
+        ({"save_steps": "null"}, "which of 50 steps saves none"),
+        ({"save_steps": "none"}, "which of 50 steps saves none"),
+    ],
+)
+def test_a_checkpoint_that_is_scored_is_one_that_training_keeps(given, said):
+    if not said:
+        recipes.load("curves", given={"seeds": "0", **given})
+        return
+    with pytest.raises(HarnessError, match=said):
+        recipes.load("curves", given={"seeds": "0", **given})
+
+
+@pytest.mark.parametrize(
+    ("text", "every"), [("", 100), ("    save_steps: null\n", None), ("    save_steps: ${steps}\n", 20)]
+)
+def test_an_option_that_is_null_is_none_where_that_is_not_its_default(write, text, every):
+    head = "name: own\nvariables: {steps: 20}\nstages:\n  - stage: a\n    verb: train sft\n"
+    (stage,) = recipes.load(write(f"{head}    model: digits\n    data: x\n    seed: null\n{text}")).stages
+    read = STAGES["train sft"].options.from_options(stage.options)
+    assert (read.save_steps, read.seed, read.max_steps) == (every, 0, 600)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "given", "shared"),
+    [(count, {}, shared) for count, shared in enumerate([None, None, 2, 2, 4, 4, 4, 4, 8, 8])]
+    + [(6, {"micro": "8", "sft_micro": "8"}, 2), (3, {"completions": "96"}, 2), (12, {"steps": "7"}, 8)],
+)
+def test_as_many_gpus_train_as_can_share_every_batch(tmp_path, monkeypatch, gpus, given, shared):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    for stage in own(tmp_path, **given).stages:
+        if stage.verb.startswith("train "):
+            assert stage.options.get("num_processes") == shared, stage.name
+        if stage.verb == "sample":
+            assert stage.options.get("num_processes") == (gpus if gpus > 1 else None)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(HarnessError, match="stage 'own-all-0': --batch-size 16 cannot be shared by 3 proc"):
+        own(tmp_path, num_processes="3")
+
+
 def test_a_cold_start_of_ones_own_data_comes_first(tmp_path):
     stages = {stage.name: stage for stage in own(tmp_path, cold="cold.jsonl").stages}
     assert stages["own-cold-0"].options["data"] == "cold.jsonl"
@@ -425,6 +487,7 @@ def test_init_writes_a_recipe_that_runs(
         (["--tasks", "dcsft_digits,none.yaml"], "--tasks none.yaml does not exist"),
         (["--device", "gpu"], "--device gpu is neither cpu nor NUMBERxGIGABYTES"),
         (["--device", "0x24"], "--device 0x24 is neither"),
+        (["--output", "mine"], "--output mine is no recipe's file, which ends in .yaml"),
     ],
 )
 def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, given, told):
@@ -432,7 +495,7 @@ def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, g
     (tmp_path / "mine.jsonl").write_text("{}\n")
     defaults = ["--model", "own/er", "--test", "0.1", "--device", "cpu"]
     assert main([*INIT, *defaults, *given]) == 1
-    assert told in capsys.readouterr().err and not (tmp_path / "mine.yaml").exists()
+    assert told in capsys.readouterr().err and [one.name for one in tmp_path.glob("mine*")] == ["mine.jsonl"]
 
 
 def test_init_takes_patterns_and_files_as_evaluate_does(tmp_path, monkeypatch):

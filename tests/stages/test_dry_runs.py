@@ -139,6 +139,50 @@ def test_processes_that_share_the_items_are_planned_for(capsys):
     assert shared.seconds < alone.seconds and shared.memory == alone.memory
 
 
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """The first is nearly full."""
+    peaks = {0: 10**9, 1: 5 * 10**9}
+    found = {
+        "is_available": lambda: True,
+        "is_initialized": lambda: True,
+        "init": lambda: None,
+        "device_count": lambda: 2,
+        "mem_get_info": lambda index=None: ((2 + 76 * (index or 0)) * 10**9, 80 * 10**9),
+        "get_device_name": lambda index=None: f"GPU {index or 0}",
+        "max_memory_allocated": lambda index=None: peaks[index or 0],
+        "reset_peak_memory_stats": lambda index=None: peaks.update({index or 0: 0}),
+    }
+    for name, function in found.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "free"),
+    [
+        (None, "GPU 0", 1.9e9),
+        ("cuda", "GPU 0", 1.9e9),
+        ("cuda:0", "GPU 0", 1.9e9),
+        ("cuda:1", "GPU 1", 74.1e9),
+    ],
+)
+def test_a_device_is_judged_by_its_own_memory(two_gpus, given, name, free):
+    device = usage.planned_device(given)
+    assert (device.name, device.free) == (name, pytest.approx(free))
+    assert usage.Device.named(given) == device
+
+
+@pytest.mark.parametrize("given", ["cuda:2", "cuda:x", "cuda:-1"])
+def test_a_device_that_is_not_there_is_refused(two_gpus, given):
+    with pytest.raises(HarnessError, match=f"device {given} is none of this .* Give cuda:0 to cuda:1"):
+        usage.Device.named(given)
+
+
+def test_the_peak_is_that_of_the_device_that_is_used(two_gpus):
+    assert usage.peak_memory_bytes() == 5 * 10**9
+    assert usage.Meter().peak_memory_bytes == 0
+
+
 @pytest.mark.parametrize("given", [{"max_new_tokens": 10**8, "samples": 2}, {"samples": 10**8}])
 def test_responses_that_do_not_fit_are_told_by_their_length_and_number(given):
     plan = STAGES["sample"].plan("never", "24 GB", model="digits", task="dcsft_digits_pool", limit=1, **given)

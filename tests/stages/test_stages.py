@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import dcsft_harness as dcsft
-from dcsft_harness import recipes, stages
+from dcsft_harness import reading, recipes, stages
 from dcsft_harness.artifacts import Artifact, Labels, Rollouts, manifest
 from dcsft_harness.cli import bar, main
 from dcsft_harness.errors import HarnessError
@@ -679,6 +679,211 @@ def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp
             stage("out", **options)
     else:
         assert stage("out", **options)[DONE]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-6", 1e-06),
+        ("1.0e-6", 1e-06),
+        ("+1E6", 1e6),
+        (".5e-3", 5e-4),
+        ("0.00001", 1e-05),
+        ("{min_lr: 1e-7, steps: [1e3]}", {"min_lr": 1e-07, "steps": [1000.0]}),
+        ("1e", "1e"),
+        ("e5", "e5"),
+        ("1e5x", "1e5x"),
+        ("'1e-6'", "1e-6"),
+        ("0x1e5", 0x1E5),
+    ],
+)
+def test_a_number_is_the_same_number_in_the_processes_of_a_launch(text, value):
+    assert reading.from_yaml(text) == value
+    words = STAGES["train sft"].command({"extra": {"name": value}}, Path("out"), joined=True)
+    (passed,) = [word for word in words if word.startswith("--set=")]
+    assert reading.from_yaml(passed.removeprefix("--set=name=")) == value
+
+
+PLACED = {
+    # verb, options in the folder `a`, options in the folder `b`, and what differs; "" for nothing
+    "another folder of that name": (
+        "label", {"rollouts": "r"}, {"rollouts": "r"}, "rollouts: r is not the one",
+    ),
+    "its whole path": ("label", {"rollouts": "r"}, {"rollouts": "{a}/r"}, ""),
+    "another path to it": ("label", {"rollouts": "{a}/r/"}, {"rollouts": "../a/../a/r"}, ""),
+    "another folder's path": ("label", {"rollouts": "r"}, {"rollouts": "{b}/r"}, "rollouts: r -> /"),
+    "another checkpoint of that name": (
+        "merge", {"adapter": "r", "base": "m"}, {"adapter": "{a}/r", "base": "m"}, "base: m is not the one",
+    ),
+    "the checkpoint's whole path": (
+        "merge", {"adapter": "r", "base": "m"}, {"adapter": "{a}/r", "base": "{a}/m"}, "",
+    ),
+    "a checkpoint in model arguments": (
+        "sample",
+        {"model_args": "pretrained=m,batch_size=8", "task": "dcsft_digits_pool"},
+        {"model_args": "pretrained={a}/m,batch_size=8", "task": "dcsft_digits_pool"},
+        "",
+    ),
+    "another one there": (
+        "sample",
+        {"model_args": "pretrained=m,batch_size=8", "task": "dcsft_digits_pool"},
+        {"model_args": "pretrained={b}/m,batch_size=8", "task": "dcsft_digits_pool"},
+        "model_args: pretrained=m",
+    ),
+    "other model arguments": (
+        "sample",
+        {"model_args": "pretrained=m,batch_size=8", "task": "dcsft_digits_pool"},
+        {"model_args": "pretrained={a}/m,batch_size=4", "task": "dcsft_digits_pool"},
+        "model_args: pretrained=m",
+    ),
+    "rows and their images by whole paths": (
+        "train sft",
+        {"model": "m", "data": "rows.jsonl", "image_root": "images"},
+        {"model": "{a}/m", "data": "{a}/rows.jsonl", "image_root": "{a}/images"},
+        "",
+    ),
+    "other rows of that name": (
+        "train sft",
+        {"model": "m", "data": "rows.jsonl"},
+        {"model": "{a}/m", "data": "rows.jsonl"},
+        "rows.jsonl: its content",
+    ),
+    "a task's file by its whole path": (
+        "sample", {"model": "m", "task": "own.yaml"}, {"model": "{a}/m", "task": "{a}/own.yaml"}, "",
+    ),
+    "a board's results by whole paths": (
+        "leaderboard build", {"results": ["r", "x=s"]}, {"results": ["{a}/r", "x={a}/s"]}, "",
+    ),
+    "results in another order": (
+        "leaderboard build", {"results": ["r", "s"]}, {"results": ["{a}/s", "{a}/r"]}, "results: ",
+    ),
+    "results under another name": (
+        "leaderboard build", {"results": ["x=r"]}, {"results": ["y={a}/r"]}, "results: ",
+    ),
+    "a model of the hub": (
+        "train sft", {"model": "org/name", "data": "r"}, {"model": "org/name", "data": "{a}/r"}, ""
+    ),
+    "a model of the hub, and a folder": (
+        "train sft", {"model": "org/local", "data": "r"}, {"model": "org/local", "data": "{a}/r"},
+        "model: org/local is not the one",
+    ),
+}  # fmt: skip
+
+
+def _two_projects(folder):
+    """Folders a and b, whose things have equal names and other contents; b has org/local too."""
+    for name in ("a", "b"):
+        place = folder / name
+        for one in ("r", "s"):
+            with manifest.writing("scores", place / one, {"name": f"{one} of {name}"}, {}) as draft:
+                draft.notes["tasks"] = {}
+        (place / "m").mkdir()
+        (place / "m" / "config.json").write_text(json.dumps({"of": name}))
+        (place / "images").mkdir()
+        (place / "images" / "1.png").write_bytes(b"image")
+        (place / "rows.jsonl").write_text(
+            json.dumps({"question": name, "answer": "a", "image": "1.png"}) + "\n"
+        )
+        (place / "own.yaml").write_text("task: own\n")
+    (folder / "b" / "org" / "local").mkdir(parents=True)
+    (folder / "b" / "org" / "local" / "config.json").write_text("{}")
+
+
+def _filled(options, folder):
+    def fill(value):
+        if isinstance(value, list):
+            return [fill(one) for one in value]
+        return value.replace("{a}", str(folder / "a")).replace("{b}", str(folder / "b"))
+
+    return {name: fill(value) for name, value in options.items()}
+
+
+@pytest.mark.parametrize("case", PLACED)
+def test_an_input_is_what_is_there_and_not_its_path(tmp_path, monkeypatch, case):
+    verb, first, second, said = PLACED[case]
+    _two_projects(tmp_path)
+
+    def run(options, output, progress):
+        with manifest.writing(STAGES[verb].writes, output, {}) as draft:
+            return draft.notes
+
+    stage = replace(STAGES[verb], run=run)
+    monkeypatch.chdir(tmp_path / "a")
+    stage(tmp_path / "out", **_filled(first, tmp_path))
+    assert stage(tmp_path / "out", **_filled(first, tmp_path))[DONE]
+    monkeypatch.chdir(tmp_path / "b")
+    if said:
+        with pytest.raises(HarnessError, match=f"of another run: {re.escape(said)}"):
+            stage(tmp_path / "out", **_filled(second, tmp_path))
+    else:
+        assert stage(tmp_path / "out", **_filled(second, tmp_path))[DONE]
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "said"),
+    [
+        ("a", "r", ""),
+        ("a", "{a}/r", ""),
+        ("b", "{a}/r", ""),
+        ("b", "r", "rollouts: r is not the one"),
+        ("b", "{b}/r", "rollouts: r -> "),
+        (".", "r", ""),  # nothing is there, and no hash says otherwise
+    ],
+)
+def test_of_an_older_artifact_the_inputs_tell_what_its_paths_named(tmp_path, monkeypatch, where, given, said):
+    _two_projects(tmp_path)
+
+    def run(options, output, progress):
+        with manifest.writing("labels", output, {}, {"rollouts": options.rollouts}) as draft:
+            return draft.notes
+
+    stage, out = replace(STAGES["label"], run=run), tmp_path / "out"
+    monkeypatch.chdir(tmp_path / "a")
+    stage(out, rollouts="r")
+    made = json.loads((out / "manifest.json").read_text())
+    assert list(made["call"].pop("content")["rollouts"]) == ["r"]
+    (out / "manifest.json").write_text(json.dumps(made))
+    monkeypatch.chdir(tmp_path / where)
+    if said:
+        with pytest.raises(HarnessError, match=f"of another run: {said}"):
+            stage(out, **_filled({"rollouts": given}, tmp_path))
+    else:
+        assert stage(out, **_filled({"rollouts": given}, tmp_path))[DONE]
+
+
+def test_what_is_done_needs_no_lock(tmp_path, monkeypatch):
+    """Another process may hold it to see the same, and a folder that is read-only has none."""
+    _two_projects(tmp_path)
+
+    def run(options, output, progress):
+        with manifest.writing("labels", output, {}) as draft:
+            return draft.notes
+
+    stage, out = replace(STAGES["label"], run=run), tmp_path / "out"
+    stage(out, rollouts=tmp_path / "a" / "r")
+    with manifest.taken(out, grant=False):
+        assert stage(out, rollouts=tmp_path / "a" / "r")[DONE]
+        with pytest.raises(HarnessError, match="of another run: rollouts"):
+            stage(out, rollouts=tmp_path / "b" / "r")
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("change", ["a moved project", "an output called like its model"])
+def test_what_is_done_stays_done(tmp_path, monkeypatch, change):
+    _two_projects(tmp_path)
+
+    def run(options, output, progress):
+        with manifest.writing("adapter", output, {}, {"data": Path(options.data)}) as draft:
+            return draft.notes
+
+    stage = replace(STAGES["train sft"], run=run)
+    monkeypatch.chdir(tmp_path / "a")
+    output = "org/name" if change == "an output called like its model" else "out"
+    stage(output, model="org/name", data="r")
+    if change == "a moved project":
+        (tmp_path / "a").rename(tmp_path / "c")
+        monkeypatch.chdir(tmp_path / "c")
+    assert stage(output, model="org/name", data="r")[DONE]
 
 
 @pytest.mark.parametrize(
