@@ -1,5 +1,6 @@
 """`dcsft leaderboard build`: Compare checkpoints: scores -> leaderboard."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,12 @@ class LeaderboardOptions(Options):
         """
         from dcsft_harness.leaderboard.collect import find, incomplete, named, read_names
 
-        runs = [run for one in self.results for run in find(named(one)[1])]
-        lacking = {str(run): names for run in runs if (names := incomplete(run))}
+        places = [named(one)[1] for one in self.results]
+        runs = [(place, run) for place in places for run in find(place)]
+        # By names below the places, whose own content decides: see `manifest.done`.
+        lacking = [
+            f"{os.path.relpath(run, place.parent)}: {name}" for place, run in runs for name in incomplete(run)
+        ]
         found = super().deciding() | ({} if len(runs) == len(self.results) else {"runs": len(runs)})
         found |= {"incomplete": lacking} if lacking else {}
         return found if self.names is None else found | {"names": read_names(self.names)}
