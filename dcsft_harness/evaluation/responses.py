@@ -278,8 +278,8 @@ def judged_rows(
         try:
             yield judge(one)
         except HarnessError as error:
-            # Without the trace, which would keep the row.
-            bad.setdefault(one.number, error.with_traceback(None))
+            # A new one, without the traces of its causes, which would keep the row.
+            bad.setdefault(one.number, HarnessError(error.problem, error.remedy))
         if progress is not None and done % 100 == 0:
             progress(done, total)
     if progress is not None:

@@ -222,7 +222,7 @@ def arguments(
 
 
 def _numbered(name: str, kind: object, value: object) -> object:
-    """A number that arrived as text, as YAML reads 1e-5; anything else unchanged."""
+    """A number that arrived as text, as in `extra: {lr: "1e-5"}`; anything else unchanged."""
     kinds = get_args(kind) or (kind,)
     if not isinstance(value, str) or str in kinds or not {int, float} & set(kinds):
         return value
