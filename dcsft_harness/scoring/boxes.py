@@ -47,9 +47,7 @@ _NO_CORNER = re.compile(
     r"(?:cent(?:er|re)|size|resolution|dimensions?|image)[\"']?\s?(?:is|of|at|:)?\s{0,3}$", re.I
 )
 """Before a pair of numbers that is no corner."""
-_APART = re.compile(
-    r"(?i:(?!.{0,40}(?:corner|right|bottom|lower)).*\b(?:is|are) at\b|.*[\"']size[\"'])", re.DOTALL
-)
+_APART = re.compile(r"(?i:(?!.{0,40}(?:corner|right|bottom|lower)).*\b(?:is|are) at\b|.*\bsize\b)", re.DOTALL)
 """Between two pairs of numbers that are of two things."""
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>, "x": 10, "y": 20, "width": 100
 _NAMES_OF_SIDES = (
@@ -413,5 +411,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=8,
+    version=9,
 )

@@ -27,13 +27,13 @@ _LABEL = re.compile(
     r"(?i:option|choice|letter|letra|answer|image|picture|point|box|选项)s?:?\s?)?"
     r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]|['’+*/^°√<{]|-\w)"
 )
-_SECOND = re.compile(r"\s?(?:,|and|or|&|/|和|或)\s?\(?(?:(?!I [a-z])[A-J](?![\w'])|[b-j](?:[,.]|$))")
+_SECOND = re.compile(r"\s?(?:and|or|[,&/和与及或])\s?\(?(?:(?!I [a-z])[A-J](?a:(?![\w']))|[b-j](?:[,.]|$))")
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
     r"|satisf\w+|match\w*|meets|works|remains|instead|rather|in|on|here|the|by|\d+)\b)"
 )
-_QUOTED = re.compile(r"[\"']([A-Ja-j])[\"']")
+_QUOTED = re.compile(r"[\"']([A-Ja-j][.,]?)(?:[\"']|$)")
 _CLAUSE = re.compile(r",? (?:so|but|and|thus|meaning|suggesting|indicating|that)\b")
 _BARE_SUBJECT = re.compile(
     r"(?:^\s?|[,:;] |\b(?:think|believe|that|[Ss]o) (?!I\b))(?:[Oo]nly )?([A-J])(?: must| should| has to)? $"
@@ -43,7 +43,8 @@ _FINAL = re.compile(
     r"(?:[.!]?$|, (?!(?:and|or)\b|.{0,20}\([A-J]\)))"
 )
 _LINK = re.compile(
-    r"\b(?:is|are|be|was|equals|to|so|hence|thus|therefore|es|est|ist|è|é)\b|[Ii]t's\b|[=≈是为は은는]|:(?!\d)"
+    r"\b(?:is|are|be|was|equals|(?<!next )to|so|hence|thus|therefore|es|est|ist|è|é)\b|[Ii]t's\b"
+    r"|[=≈是为は은는]|(?<!\b[A-J])(?<!\b[A-J]\)):(?!\d)"
 )
 _REMARK = re.compile(r",? (?:which (?:is|are)|when|whereas|while|i\.e\.|(?:up|down) from)\b")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
@@ -53,6 +54,12 @@ _MAY_LIST = re.compile(r"A\*{0,2}[).:]")
 _LINE = re.compile(r"[-\s]*([(\[])?([A-J])[)\].:](?: (.{1,100}))?")
 _LINE_MARKS = frozenset(").:]")
 _LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b(?! [a-z])(?:(?!\W[A-J]\b).)*")
+_ITEM = re.compile(r"\W{0,3}[A-J][).:] ?[^:\n]{0,40}:")
+"""At the start of an entry in a list, as of ratings: it compares, but states no answer."""
+_ALONE = re.compile(
+    r":(?<= is:| be:|hat:)\s?\n\s{0,4}\**\(?([A-J])[).][^\n]{0,80}\n(?!\s*\**(?:\(?[A-J][).]|Please|Which))"
+)
+"""An option alone on a line, with a reason behind it; neither a list nor a question follows."""
 _MARKS = (*"✅✓✔☑❌✗✘", "[x]", "[X]")
 _TICK = re.compile(r"[✅✓✔☑]|\[[xX]\]")
 _CROSS = re.compile(r"[❌✗✘☐]|\[ \]")
@@ -64,6 +71,8 @@ _NO_TEXT = re.compile(r"[ \n*#>`$\\\[-]*")
 _LISTED_LINES = re.compile(
     "{0}A{1}.{{0,150}}\n{0}B{1}".format(r"[\s*>(-]{0,20}(?:Option )?", r"\*{0,2}[).:]")
 )
+_NEXT_QUESTION = re.compile(r"\n(?:Question|Hint|Human|User|Q):")
+"""A question that a model makes up behind its answer."""
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
 HEAD, TAIL = 250, 500
@@ -136,7 +145,14 @@ def find(response: str, options: OptionSet, *, truncated: bool) -> int | None:
     letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None
     if letter:
         return options.index(letter[1].upper())
-    found = _find(bounded(part), options)
+    part = bounded(part)
+    question, found = _NEXT_QUESTION.search(part), None
+    if question:
+        before = part[: question.start()]
+        is_boxed_alike = (last_box(before) is None) == (last_box(part) is None)
+        found = _find(before, options) if is_boxed_alike else None
+    if found is None or found == NO_OPTION:
+        found = _find(part, options)
     return None if found == NO_OPTION else found
 
 
@@ -285,6 +301,8 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     """The option that the last phrase of a plain sentence states, and whether as an answer."""
     if sentence.endswith("?") or " if " in sentence and phrases.UNSEEN.search(sentence):
         return None
+    if sentence.startswith(phrases.OF_OTHERS) and not phrases.CONCLUDES.search(sentence):
+        return None
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
@@ -329,7 +347,7 @@ def _phrase_states(
     if row.side != "before" and (found is None or not found[1]):
         behind = _read(sentence[match.end() :], options)
         found = behind if found is None or behind and behind[1] else found
-    if found is None or not row.strong and found[0] == NO_OPTION:
+    if found is None or not row.strong and (found[0] == NO_OPTION or _ITEM.match(sentence)):
         return None
     return found[0], row.strong or found[1]
 
@@ -361,7 +379,7 @@ def _only(mentions: list[Mention], options: OptionSet) -> int | None:
 def _subject(text: str, options: OptionSet) -> tuple[int, bool] | None:
     """The one option that is mentioned in front of a phrase, and whether by its letter."""
     whole, text = text, _CLAUSE.split(text)[-1]
-    mentions = options.mentions(text)
+    mentions = [one for one in options.mentions(whole) if one.start >= len(whole) - len(text)]
     found = _only(mentions, options)
     if found is not None:
         return found, any(one.by_letter for one in mentions)
@@ -436,6 +454,8 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         is_list = _LISTED_LINES.match(part) or _LISTING.match(opening)
         found = None if is_list else _beginning(opening, options)
     found = weak if found is None else found
+    if found is None and (alone := _ALONE.search(part[-TAIL:])):
+        found = options.index(alone[1])
     if found is not None:
         return found
     if options.undecided is not None and phrases.UNDECIDED.search(part[-HEAD:].lower()):
@@ -508,4 +528,4 @@ def _before_remark(sentence: str, options: OptionSet) -> int | None:
     return options.named(head[link.end() :])
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=13)
+SCORER = Scorer("choice", choice, fields=("choices",), version=14)

@@ -12,6 +12,7 @@ import re
 import string
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dcsft_harness.scoring.formulas import Unreadable, same_value
@@ -26,6 +27,7 @@ DRAWN = tuple(string.ascii_uppercase[:10])
 _LABELED = re.compile(r"(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、）]\s*|:\s+))(?=\S)")
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
 """They answer a question only where they stand alone: "no" is also a determiner."""
 _NUMBER = re.compile(r"[-+\d(√π](?!.*\([A-J]\)|[A-J]\))")
@@ -34,6 +36,8 @@ _FIGURE = re.compile(
     r"(?![\d√π^(/:]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-z]?\^)"
     r"(?:\s?(?:°\s?[CF]?|%|(?:square |cubic )?(?!(?:and|or|is|are|was|not|but|than|the|a)\b)[A-Za-z]{1,12}))?"
 )
+_BESIDE = re.compile(r"[ (.:,]*(?:the |an? )?")
+_AND = re.compile(r"\)?,? (?:and|or|nor) (?:the |an? )?")
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
 
 
@@ -110,6 +114,10 @@ class OptionSet:
         if len(nouns) == 1 < len(words):  # "the right one" of "the left image" and "the right image"
             for word, index in list(words.items()):
                 words.setdefault(f"{word.rpartition(' ')[0]} one", index)
+        for word, index in list(words.items()):
+            ordinal, _, noun = word.partition(" ")
+            if noun and ordinal in _ORDINALS:  # "image 2" for "the second image"
+                words.setdefault(f"{noun} {_ORDINALS.index(ordinal) + 1}", index)
         return tuple(sorted(words.items(), key=lambda one: -len(one[0])))
 
     @cached_property
@@ -184,26 +192,26 @@ class OptionSet:
 
     def mentions(self, sentence: str) -> list[Mention]:
         """Where a plain sentence affirms options, in order, those in pairs ("A or B") left out."""
-        found = []
+        found: list[Mention] = []
+
+        def add(start: int, end: int, index: int | None, *, by_letter: bool = False) -> None:
+            if index is not None and not any([one.start < end and start < one.end for one in found]):
+                found.append(Mention(start, end, index, by_letter))
+
         for pattern in (LETTER, DRAWN_LETTER) if _CAPITAL.search(sentence) else ():  # only to save time
             for match in pattern.finditer(sentence):
-                index = self.index(next(filter(None, match.groups())).upper())
-                if index is not None:
-                    found.append(Mention(*match.span(), index, True))
+                letter = next(filter(None, match.groups())).upper()
+                add(*match.span(), self.index(letter), by_letter=True)
         lowered = sentence.lower()
         for word, index in self._words if len(lowered) == len(sentence) else ():
             start = lowered.find(word)
             while start >= 0:
                 end = start + len(word)
-                is_free = not any(one.start < end and start < one.end for one in found)
-                if is_free and _is_whole(lowered, start, end):
-                    found.append(Mention(start, end, index, False))
+                if _is_whole(lowered, start, end):
+                    add(start, end, index)
                 start = lowered.find(word, end)
         for match in _FIGURE.finditer(sentence) if self.numeric else ():
-            index = self.named(match[0])
-            start, end = match.span()
-            if index is not None and not any([one.start < end and start < one.end for one in found]):
-                found.append(Mention(start, end, index, False))
+            add(*match.span(), self.named(match[0]))
         pairs = [match.span() for match in PAIR.finditer(sentence)] if found else []
         # "not (A) Point A" denies both.
         denied = {
@@ -215,7 +223,25 @@ class OptionSet:
             if one.option not in denied
             and not any([start < one.end and one.start < end for start, end in pairs])
         ]
-        return sorted(found) if len(found) > 1 else found
+        return _unpaired(sentence, sorted(found)) if len(found) > 1 else found
+
+
+def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
+    """The mentions, those of one option side by side as one, without "(A) the dog and the cat (B)"."""
+    joined = mentions[:1]
+    for one in mentions[1:]:
+        last = joined[-1]
+        if last.option == one.option and _BESIDE.fullmatch(sentence, last.end, one.start):
+            joined[-1] = Mention(last.start, one.end, one.option, last.by_letter or one.by_letter)
+        else:
+            joined.append(one)
+    paired = {
+        one
+        for pair in pairwise(joined)
+        if pair[0].option != pair[1].option and _AND.fullmatch(sentence, pair[0].end, pair[1].start)
+        for one in pair
+    }
+    return [one for one in joined if one not in paired]
 
 
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:

@@ -48,7 +48,8 @@ PHRASES = (
     _row(True, "after", "answer answers", False,
          rf"answers?\b(?:{_TO_LINK}|\s*$)", "The answer is {}."),
     _row(True, "after", "correct best final only most corresponding missing", False,
-         rf"\w+\s(?:\w+\s){{0,2}}?(?:option|choice|letter|label|point|statement|number|image|part)s?\b{_TO_LINK}",
+         r"\w+\s(?:\w+\s){0,2}?(?:option|choice|letter|label|point|statement|number|image|part|one)s?\b"
+         rf"{_TO_LINK}",
          "The most likely number is {}."),
     _row(True, "after", "choose chose select pick go say guess believe lean leaning", False,
          r"(?:go (?:with|for)|lean(?:ing)? towards?|(?!go|lean)\w+)(?: that)?(?=[ \n:])", "I choose {}."),
@@ -75,7 +76,7 @@ PHRASES = (
 
 LETTER = re.compile(
     r"[(\[<]([A-J])[)\]>]|\b(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)s?\s\(?([A-J])\b\)?"
-    r"|选项?\s?([A-J])(?![A-Za-z])|(?<![A-Za-z和与及])([A-J])(?:选?项)?是?正确"
+    r"|选项?\s?([A-J])(?![A-Za-z])|(?<![A-Za-z和与及])([A-J])(?:选?项)?(?:是?正确|符合|最(?!不))"
 )
 """An option by its letter."""
 DRAWN_LETTER = re.compile(
@@ -84,12 +85,13 @@ DRAWN_LETTER = re.compile(
 """A thing in the figure by its letter."""
 _ORDINAL = r"(?:first|second|third|fourth|fifth)(?: images?)?"
 PAIR = re.compile(
-    r"(?<![A-Za-z])[(\[]?[A-J][)\]]?(?:(?:,? (?:and|or|nor) |, |/|、)[(\[]?[A-J](?![A-Za-z'’])[)\]]?)+"
+    r"(?<![A-Za-z])[(\[]?[A-J][)\]]?"
+    r"(?:(?:,? (?:and|or|nor) |, |/|[和与及或])[(\[]?[A-J](?![A-Za-z'’])[)\]]?)+"
     rf"|\b{_ORDINAL}(?:(?:, (?:and |or )?| and | or | nor )(?:the )?{_ORDINAL}\b)+"
 )
 """Several options at once: "A and B", "neither the second nor the third image"."""
 
-_NOT = r"(?:\b(?:not|no|neither|nor|less|least|cannot|none)|n't)"
+_NOT = r"(?:\b(?=[nlc])(?<!with )(?<!with the )(?:not|no|neither|nor|less|least|cannot|none)|n't)"
 DENIED = re.compile(rf"{_NOT}\b[^,;.:]{{0,30}}$|(?:不|并非)[是选为]?\s?$")
 """Before a phrase: what it states is denied."""
 DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the))*\s*$")
@@ -97,7 +99,7 @@ DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the))*\s*$")
 REJECTED = re.compile(
     r"(?:\s(?!because\b|since\b|as\b|for\b|so\b|which\b|but\b|and\b)[\w(),.°-]+){0,6}?\s"
     r"(?:(?:does|is|are|can|would|has)(?:\s?not|n't)\b|(?:is|are)\s(?:incorrect|wrong|false|ruled out)\b)"
-    r"|\s?[:|]\s(?i:incorrect|wrong|false|no)\b|项?(?:错误|不正确)"
+    r"|\s?[:|]\s(?i:incorrect|wrong|false|no)\b|:?项?(?:错误|不正确|不符合)"
 )
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(r"(?:\w+,?\s){0,3}?(?:if|assuming)\b(?!.{0,60}\bchoose\b)")
@@ -109,6 +111,9 @@ HYPOTHETICAL = re.compile(
     r"(?:think|say|choose|select|pick|assume)\b"
 )
 """In a lower-case sentence: what others may choose, or what would be right elsewhere; it states nothing."""
+OF_OTHERS = ("The other", "Similarly,")
+CONCLUDES = re.compile(r"\b(?:so(?! on)|thus|therefore|answer|best|choose|correct|leav(?:es|ing)|select)\b")
+"""At the start of a sentence on other options; and what one has that states an answer nevertheless."""
 CONCEDED = re.compile(r",? (?:(?:al|even )?though|while) (?:some|many|others|one|people|students)\b.*")
 """Behind a statement: what others may choose."""
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
@@ -119,7 +124,7 @@ ASIDE = re.compile(
 )
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
-CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|while|lacks?)\b")
+CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|while|lacks?|differ\w*|diverge\w*)\b")
 """In a last sentence: it rejects rather than chooses."""
 REASON = re.compile(r",?\s(?:because|since|as|which|given|not|for|that is)\b")
 """Ends what a phrase states; a reason follows."""
@@ -138,8 +143,8 @@ COURTESY = re.compile(
     r"|thank you|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
 )
 """At the end of a response: nothing of the answer."""
-CHINESE_WORDS = "答案", "选", "正确", "정답", "答え", "正解"
+CHINESE_WORDS = "答案", "选", "正确", "只有", "정답", "答え", "正解"
 CHINESE = re.compile(
-    r"(?:答案\]?|选[项择]?|正确的?|정답|答え|正解)(?:应该?)?有?\s?(?:是|为|选(?![项择])|은|は|:)*\s?"
+    r"(?:答案\]?|选[项择]?|正确的?|只有|정답|答え|正解)(?:应该?)?有?\s?(?:是|为|选(?![项择])|은|は|:)*\s?"
 )
 """What states a choice in Chinese, Korean or Japanese, in front of the option. Each has one of the words."""

@@ -310,6 +310,8 @@ BOX = [10.0, 20.0, 110.0, 220.0]
         ("The image is (640, 480). The box is (10, 20), (110, 220).", BOX),
         ("The dog is at (60, 120) and the cat is at (30, 40).", None),
         ('{"center": [60, 120], "size": [100, 200]}', None),
+        ("It is at (10, 20) with a size of (100, 200).", None),
+        ("The dog is at [10, 20] in the image, whose size is [640, 480].", None),
         (
             "Top-left: (10, 20), Top-right: (110, 20), Bottom-left: (10, 220), Bottom-right: (110, 220)",
             BOX,

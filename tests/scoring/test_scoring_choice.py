@@ -53,8 +53,8 @@ def test_options_that_begin_with_their_own_letters_are_their_texts(form: str) ->
 
 @given(st.sampled_from(CASES), st.sampled_from("ABCD"))
 def test_a_final_box_decides(case: dict, letter: str) -> None:
-    """Whatever stands before it."""
-    if "</think>" not in case["response"] and "<" not in case["response"]:
+    """Whatever stands before it, but for a boxed answer to the question."""
+    if "<" not in case["response"] and "\nHuman: Which is next?" not in case["response"]:
         assert choice(f"{case['response']}\n\\boxed{{{letter}}}", answer=letter, choices=CEREALS).score == 1.0
 
 
@@ -220,7 +220,7 @@ HOSTILE = (
     ),
     *("matches ", "1 ", "1/", "1,", "√2", "((", "if ", "答案", "than ", "not ", "not a ", "B. 3 ", "1.5 cm "),
     *("best part ", "\\boxed{", "Wait ", "while a", "(A", "closer is ", "<answer>", '"answer": '),
-    *("[ ]✅", "x, but "),
+    *("[ ]✅", "x, but ", "\nQ: ", " be:\n(A) x\n", "wheat and the barley, "),
 )
 
 
