@@ -257,14 +257,22 @@ class TestAFailure:
         assert code == 0 and len(rows(tmp_path / "out")) == 36, said
         assert [path.name for path in (tmp_path / "tmp").glob("torchelastic*")] == []
 
-    def test_in_an_evaluation_leaves_no_folder(self, tmp_path):
+    def test_in_an_evaluation_leaves_what_the_same_command_completes(self, tmp_path):
         script = scripted(tmp_path / "out", tmp_path, leave_out=[3])[4].replace(POOL, "dcsft_digits")
-        lines = (tmp_path / "out.jsonl").read_text().replace(POOL, "dcsft_digits")
-        (tmp_path / "out.jsonl").write_text(lines)
+        answers = tmp_path / "out.jsonl"
+        answers.write_text(answers.read_text().replace(POOL, "dcsft_digits"))
         options = ["--tasks", "dcsft_digits", "--limit", 8, "--output", tmp_path / "out"]
-        code, _ = finished(launch(["evaluate", "--model", "dcsft_stub", "--model-args", script, *options]))
-        assert code == 1
-        assert os.listdir(tmp_path) == ["out.jsonl"]
+        command = ["evaluate", "--model", "dcsft_stub", "--model-args", script, *options]
+        assert finished(launch(command))[0] == 1
+        assert os.listdir(tmp_path / "out") == [UNFINISHED]
+        with answers.open("a") as file:
+            file.write("\n" + json.dumps({"task": "dcsft_digits", "doc_id": 3, "responses": ["three"] * 3}))
+        assert finished(launch(command))[0] == 0
+        scores = records.read_table(tmp_path / "out" / evaluation.SCORES, records.Score).to_pylist()
+        assert [row["response"] for row in scores] == [
+            "three" if at == 3 else f"it is {at}" for at in range(8)
+        ]
+        assert manifest.read(tmp_path / "out").notes["resumed"] > 0
 
     def test_of_an_item_is_skipped_on_every_rank(self, tmp_path):
         skip = ("--on-error", "skip")
