@@ -100,6 +100,7 @@ def test_a_function_shows_the_progress_that_its_command_shows(toy, monkeypatch):
     assert shown == [("toy", 2, 2)]
 
 
+@pytest.mark.slow
 def test_a_function_that_launches_processes_leaves_the_bar_to_the_first_of_them(tmp_path, monkeypatch):
     shown = []
 

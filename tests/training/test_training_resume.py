@@ -127,6 +127,7 @@ def test_the_dropout_of_an_adapter_to_continue_is_recorded_as_applied(tmp_path, 
     assert job.recorded()[0]["lora_dropout"] == job.identity()["lora_dropout"] == applied
 
 
+@pytest.mark.slow
 def test_a_run_resumes_in_the_precision_that_it_began_in(base, tmp_path, monkeypatch):  # noqa: F811
     """As on a CPU what began on a GPU; runs of older versions have no entry."""
     rows, output, config = conversations(6), tmp_path / "out", CONFIG.changed(dtype="float32")
