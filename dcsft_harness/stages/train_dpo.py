@@ -14,6 +14,7 @@ from dcsft_harness.artifacts.storage import AT_ONCE, scan
 from dcsft_harness.curation import conversations
 from dcsft_harness.errors import HarnessError, json_text, unknown_name
 from dcsft_harness.sampling import own_data, own_files
+from dcsft_harness.scoring.boxes import parse_box
 from dcsft_harness.settings import option
 from dcsft_harness.stages import opening
 from dcsft_harness.stages.opening import Numbers
@@ -43,6 +44,7 @@ class DpoConfig(AdapterConfig):
 
     SECTION = "Method"
     WITHOUT_TARGETS: ClassVar[str] = "DPO"
+    SEQUENCES: ClassVar[int] = 2  # the right response and the wrong one
 
     learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
@@ -57,16 +59,6 @@ class DpoConfig(AdapterConfig):
     pairs_per_item: int = option(
         1, "Most pairs of an item, of distinct texts; `seed` decides which, among more.", ge=1
     )
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether the loss compares with the initial model."""
-        return True
-
-    @property
-    def sequences_per_sample(self) -> int:
-        """The right response and the wrong one."""
-        return 2
 
 
 class DpoOptions(DpoConfig, AdapterInputs):
@@ -84,9 +76,8 @@ class DpoOptions(DpoConfig, AdapterInputs):
 class Responses:
     """The responses of an item, for making pairs."""
 
-    # right, wrong: distinct texts, in order of their first appearance
-    right: dict[str, None] = field(default_factory=dict)
-    wrong: dict[str, None] = field(default_factory=dict)
+    right: set[str] = field(default_factory=set)
+    wrong: set[str] = field(default_factory=set)
     # truncated, unscored: the numbers of responses left out
     truncated: int = 0
     unscored: int = 0
@@ -98,7 +89,7 @@ class Responses:
         elif finish_reason == "length":
             self.truncated += 1
         else:
-            (self.right if score >= records.RIGHT else self.wrong)[text] = None
+            (self.right if score >= records.RIGHT else self.wrong).add(text)
 
     def pairs(self, item_id: str, most: int, seed: int) -> list[tuple[str, str]]:
         """At most `most` pairs of a right and a wrong text of an item, no two equal; the seed decides which.
@@ -107,8 +98,6 @@ class Responses:
         share no text as long as possible.
         """
         right, wrong = (_shuffled(texts, item_id, seed) for texts in (self.right, self.wrong))
-        if not right or not wrong:
-            return []
         # Along the diagonals of the table of all pairs: after this number of steps a pair would repeat.
         turn = math.lcm(len(right), len(wrong))
         return [
@@ -302,8 +291,12 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     for wrong in (False, True):
         known = setup.conversations
         if wrong:
-            numbered = zip(known.turns, known.numbers, strict=True)
-            answers = [_rejecting(turns, rejected[number]) for turns, number in numbered]
+            numbered = zip(known.turns, (rejected[number] for number in known.numbers), strict=True)
+            # Its own box takes the place of the right one's.
+            answers = [
+                replace(turns, answer=text, box=None if turns.box is None else parse_box(text))
+                for turns, text in numbered
+            ]
             known = replace(known, turns=answers)
         known, written = rendered(known, template, convention)
         for number, text in zip(known.numbers, written, strict=True):
@@ -312,16 +305,9 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     kept = setup.conversations
     setup.notes["pairs"] = {**counts, "pairs": len(kept.turns)}
     prompts, right, wrongs = zip(*(texts[number] for number in kept.numbers), strict=True)
-    dataset = kept.dataset({"prompt": prompts, "chosen": right, REJECTED: wrongs})
+    dataset = kept.dataset(prompt=prompts, chosen=right, rejected=wrongs)
     _check_collator(setup, dataset[0])
     return setup.trainer(_trainer(), args, dataset)  # type: ignore[no-any-return]
-
-
-def _rejecting(turns: Any, text: str) -> Any:  # noqa: ANN401 - Turns
-    """A conversation with its rejected answer, whose own box takes the place of a right one's."""
-    from dcsft_harness.scoring.boxes import parse_box
-
-    return replace(turns, answer=text, box=None if turns.box is None else parse_box(text))
 
 
 def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig

@@ -70,6 +70,8 @@ class TrainingConfig(Settings):
     SECTION = "Training"
     WITHOUT_TARGETS: ClassVar[str] = ""
     """The name of a method that writes no answers to learn."""
+    SEQUENCES: ClassVar[int] = 1
+    """Sequences that a forward pass has of a sample."""
 
     learning_rate: float = option(1e-5, "Peak of the schedule.", gt=0)
     batch_size: int = option(
@@ -215,7 +217,7 @@ class TrainingConfig(Settings):
     @property
     def samples_per_row(self) -> int:
         """Samples, as `batch_size` counts them, per row of the training set and epoch."""
-        return 1
+        return int(getattr(self, "num_generations", 1))
 
     @classmethod
     def steps_per_epoch(cls, samples: float, batch_size: float) -> int:
@@ -223,14 +225,9 @@ class TrainingConfig(Settings):
         return math.ceil(samples / batch_size)
 
     @property
-    def sequences_per_sample(self) -> int:
-        """Sequences that a forward pass has of a sample."""
-        return 1
-
-    @property
     def has_reference(self) -> bool:
-        """Whether the loss compares with the initial model, which is then kept."""
-        return False
+        """Whether the loss compares with the initial model, which is then kept: where `beta` weighs that."""
+        return bool(getattr(self, "beta", 0.0) > 0)
 
     def share(self, processes: int) -> tuple[int, int]:
         """Samples per forward pass of one process of a launch, and the number of accumulated passes.
@@ -314,20 +311,10 @@ class GrpoConfig(AdapterConfig):
         None, "The longest completion in tokens; by default the task's own limit.", ge=1
     )
 
-    @property
-    def samples_per_row(self) -> int:
-        """Completions of a prompt."""
-        return self.num_generations
-
     @classmethod
     def steps_per_epoch(cls, samples: float, batch_size: float) -> int:
         """Optimizer steps of a pass over the data: TRL leaves out a last batch that is not whole."""
         return math.floor(samples / batch_size)
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether the divergence term has a nonzero weight."""
-        return self.beta > 0
 
     @model_validator(mode="after")
     def _check_groups(self) -> Self:

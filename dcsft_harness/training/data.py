@@ -106,20 +106,15 @@ class Conversations:
                 refused[position] = error
         return self.without(refused), made
 
-    def dataset(
-        self, columns: Mapping[str, Sequence[Any]], held: Mapping[str, Sequence[Any]] | None = None
-    ) -> Dataset:
-        """A trainer's set: `columns`, `row` (the position), and images, which are read row by row.
+    def dataset(self, **columns: Sequence[Any]) -> Dataset:
+        """A trainer's set: `columns`, `row` (the position), and images, which are read row by row."""
 
-        `held` columns are none that Arrow could hold.
-        """
-        rows = {**{name: list(values) for name, values in columns.items()}, "row": range(len(self.turns))}
+        def filled(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
+            rows = batch["row"]
+            more = {name: [values[row] for row in rows] for name, values in columns.items()}
+            return {"row": rows, **more, "images": [self.images(row) for row in rows]}
 
-        def filled(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-            more = {name: [values[row] for row in batch["row"]] for name, values in (held or {}).items()}
-            return {**batch, **more, "images": [self.images(row) for row in batch["row"]]}
-
-        return Dataset.from_dict(rows).with_transform(filled)
+        return Dataset.from_dict({"row": range(len(self.turns))}).with_transform(filled)
 
     def refuse(self, skip: bool = False) -> None:
         """Refuses a set with unusable rows, listing the first ones with their reasons and the total number.
@@ -173,10 +168,12 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
         )
     # `cast_column` to undecoded images would write a cache file into the set's own folder.
     rows = found.select_columns(list(COLUMNS)).with_format("arrow")
-    boxes = found["box"][:] if "box" in found.column_names else [None] * len(found)
-    weights = list(found["weight"]) if "weight" in found.column_names else None
-    reasons = found[REFUSED][:] if REFUSED in found.column_names else [None] * len(found)
-    row_names = found[ROW][:] if ROW in found.column_names else None
+
+    def column(name: str) -> list[Any] | None:
+        return found[name][:] if name in found.column_names else None
+
+    weights, ids, row_names = column("weight"), column("item_id"), column(ROW)
+    boxes, reasons = (column(name) or [None] * len(found) for name in ("box", REFUSED))
     turns, numbers, refused = [], [], {}
     for number, (row, box) in enumerate(zip(_rows(rows), boxes, strict=True)):
         where, images = f"{name}, {row_names[number] if row_names else f'row {number}'}", _images(row)
@@ -196,7 +193,6 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
             continue
         turns.append(one)
         numbers.append(number)
-    ids = list(found["item_id"]) if "item_id" in found.column_names else None
     item_ids = ids and [ids[number] for number in numbers]
     weights = weights and [weights[number] for number in numbers]
     return Conversations(name, turns, rows, item_ids, weights, numbers, refused, row_names)
@@ -251,7 +247,6 @@ def _rows(source: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _images(row: Mapping[str, Any]) -> list[Any]:
-    """A row's images as stored; a missing list means none."""
     return row["images"] or []
 
 
@@ -274,7 +269,6 @@ def _open(folder: Path) -> Dataset:
 
 
 def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Turns:
-    """A row's messages as prompt and answer."""
     if not messages or messages[-1].get("role") != "assistant":
         last = repr(messages[-1].get("role")) if messages else "missing"
         raise HarnessError(
@@ -368,8 +362,7 @@ def screened(
         found = _mark(turns, marks) or sizes.refusal(turns.sizes)
         if found is not None:
             refused[position] = HarnessError(f"{conversations.where(position)}: {found}", "Remove the row")
-    for position, error in _refused_whole(conversations, texts, processor, refused).items():
-        refused[position] = error
+    refused |= _refused_whole(conversations, texts, processor, refused)
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     lengths = _lengths(conversations.turns, texts, processor, sizes)
     for position, tokens in enumerate(lengths):
@@ -394,12 +387,12 @@ def screened(
 
 def _mark(turns: Turns, marks: Sequence[str]) -> str | None:
     """The error for a conversation whose text contains an image token."""
-    texts = [part.get("text", "") for message in turns.prompt for part in message["content"]]
+    texts = [("prompt", part.get("text", "")) for message in turns.prompt for part in message["content"]]
     for mark in marks:
-        if any(mark in text for text in texts):
-            return f"the prompt has {mark!r} in its text, which the model reads as its own mark of pictures"
-        if mark in turns.answer:
-            return f"the answer has {mark!r} in its text, which the model reads as its own mark of pictures"
+        for name, text in [*texts, ("answer", turns.answer)]:
+            if mark in text:
+                why = "which the model reads as its own mark of pictures"
+                return f"the {name} has {mark!r} in its text, {why}"
     return None
 
 
@@ -604,34 +597,26 @@ def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: boo
     """
     if turns.box is None or turns.size is None:
         return turns
-    if convention.space == "pixel":
-        return _truncated(turns, turns.box, where) if truncated else turns
-    resized = None
-    if convention.space == "resized":
-        try:
-            resized = convention.resized_size(turns.size)
-        except ValueError as error:
-            raise HarnessError(f"{where}: {error}", "Remove the row") from error
-        if resized is None or resized == turns.size:
+    space, resized = convention.space, None
+    assert space is not None  # `Setup.box_convention` refuses boxes without
+    if space == "pixel":
+        if not truncated:
             return turns
-    assert convention.space is not None  # `Setup.box_convention` refuses boxes without
-    numbers = from_pixels(turns.box, image_size=turns.size, box_space=convention.space, resized_size=resized)
-    return _stating(turns, numbers, where)
-
-
-def _truncated(turns: Turns, box: Sequence[float], where: str) -> Turns:
-    """A conversation whose answer has its box without decimals."""
-    numbers = [math.trunc(end) for end in box]
-    if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
-        raise HarnessError(
-            f"{where}: the box {list(box)} truncated to whole pixels is {numbers}, which has no area",
-            "Remove the row, or leave out --box-rounding",
-        )
-    return _stating(turns, numbers, where)
-
-
-def _stating(turns: Turns, numbers: Sequence[int], where: str) -> Turns:
-    """A conversation whose answer has these numbers as its box."""
+        numbers = [math.trunc(end) for end in turns.box]
+        if numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
+            raise HarnessError(
+                f"{where}: the box {turns.box} truncated to whole pixels is {numbers}, which has no area",
+                "Remove the row, or leave out --box-rounding",
+            )
+    else:
+        if space == "resized":
+            try:
+                resized = convention.resized_size(turns.size)
+            except ValueError as error:
+                raise HarnessError(f"{where}: {error}", "Remove the row") from error
+            if resized is None or resized == turns.size:
+                return turns
+        numbers = from_pixels(turns.box, image_size=turns.size, box_space=space, resized_size=resized)
     answer = rewritten(turns.answer, numbers)
     if answer is None:
         raise HarnessError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
@@ -35,7 +35,7 @@ from dcsft_harness.sampling import ITEMS, own_data, own_files
 from dcsft_harness.scoring import Response
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
-from dcsft_harness.training.run import Job, JobOptions, Setup, perform
+from dcsft_harness.training.run import Job, Setup, perform
 from dcsft_harness.training.trainer import Accounted, arguments, managed, not_finite
 
 if TYPE_CHECKING:
@@ -164,7 +164,6 @@ def _task_of(
 
 
 def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outside: bool) -> None:
-    """Refuses options that only apply to your own rows."""
     given = {"--scorer": scorer, "--image-root": image_root, "--allow-outside-root": outside}
     for option, value in given.items():
         if value:
@@ -344,9 +343,19 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         """The number of steps that share completions."""
         return steps_per_draw(self.args)
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> "_Order":
-        given = super()._get_train_sampler(dataset)
-        return _Order(given, self.args.seed, lambda: int(self.state.epoch or 0))
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> "RepeatSampler":
+        self._order: RepeatSampler = super()._get_train_sampler(dataset)
+        return self._order
+
+    def _run_epoch(self, *given: object, **named: object) -> None:
+        """An epoch whose order depends on its number.
+
+        TRL's generator keeps its state from epoch to epoch, so a run that resumes in its second epoch would
+        repeat the first one's order.
+        """
+        if self._order.shuffle:
+            self._order.generator.manual_seed(self.args.seed * 1_000_003 + int(self.state.epoch or 0))
+        super()._run_epoch(*given, **named)
 
     def _generate_single_turn(
         self,
@@ -415,25 +424,6 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         return rewards
 
 
-class _Order(torch.utils.data.Sampler[int]):
-    """TRL's sampler, with an order that depends on the epoch's number.
-
-    TRL's generator keeps its state from epoch to epoch, so a run that resumes in its second epoch would
-    repeat the first one's order.
-    """
-
-    def __init__(self, inner: "RepeatSampler", seed: int, epoch: Callable[[], int]) -> None:
-        self._inner, self._seed, self._epoch = inner, seed, epoch
-
-    def __iter__(self) -> Iterator[int]:
-        if self._inner.shuffle:
-            self._inner.generator.manual_seed(self._seed * 1_000_003 + self._epoch())
-        return iter(self._inner)
-
-    def __len__(self) -> int:
-        return len(self._inner)
-
-
 def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
     """Token ids in which each run of `token`, one per image, is a single one.
 
@@ -481,7 +471,7 @@ def train_grpo(
     judge: Judge,
     output: Path,
     config: GrpoConfig | None = None,
-    **more: Unpack[JobOptions],
+    **more: Any,  # noqa: ANN401 - of `Job`
 ) -> dict[str, Any]:
     """Trains by GRPO and writes an adapter, or with `config.full` a checkpoint.
 
@@ -536,5 +526,5 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], Any]:
         cut = [len(tokens) >= longest and tokens[-1] not in ends for tokens in completion_ids]
         return [judge.reward(ids[number], *one) for number, *one in zip(row, texts, cut, strict=True)]
 
-    dataset = setup.conversations.dataset({}, {"prompt": [one.prompt for one in setup.conversations.turns]})
+    dataset = setup.conversations.dataset(prompt=[one.prompt for one in setup.conversations.turns])
     return setup.trainer(GrpoTrainer, args, dataset, reward_funcs=reward)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from accelerate.commands.config.config_args import ClusterConfig
 
 DEFAULT = "ddp"
-BATCH = "micro_batch_size"
 
 
 def shipped() -> dict[str, Path]:
@@ -175,7 +174,7 @@ def run(launch: Launch, config: TrainingConfig | None, words: list[str], output:
         KeyboardInterrupt: they were interrupted.
     """
     found = launch.check(config)
-    batch = "batch_size in --model-args" if config is None else BATCH
+    batch = "batch_size in --model-args" if config is None else "micro_batch_size"
     _start(arguments(launch, found, words), batch, output)
     return manifest.read(output).notes
 
@@ -200,19 +199,14 @@ def _start(given: list[str], batch: str, output: Path) -> None:
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    parsed = launch.launch_command_parser().parse_args(given)
     try:
         with _watching():
-            launch.launch_command(parsed)
+            launch.launch_command(launch.launch_command_parser().parse_args(given))
     except SignalException as error:
         raise interrupts.Interrupted(error.sigval) from error
     except ChildFailedError as error:
-        _report(
-            {failure.local_rank: failure.exitcode for failure in error.failures.values()},
-            error,
-            batch,
-            output,
-        )
+        codes = {failure.local_rank: failure.exitcode for failure in error.failures.values()}
+        _report(codes, error, batch, output)
     except (ValueError, OSError, ImportError) as error:
         raise HarnessError(f"`accelerate launch` refuses: {error}", "Correct the file of --launch") from error
 

@@ -1,16 +1,16 @@
-"""LoRA adapters: the layers that get one, its settings, and an adapter to continue."""
+"""LoRA adapters: the layers that get one, and the shape of one to continue."""
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.adapters import read_config, wrap
+from dcsft_harness.models.adapters import read_config
 from dcsft_harness.training.config import AdapterConfig
 
 Part = Literal["language", "vision", "aligner"]
@@ -64,17 +64,12 @@ def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
 
 
 def adapted(model: PeftModel) -> dict[str, Part]:
-    """The layers that already have an adapter."""
-    inner = model.get_base_model()
-    layers = linear_layers(inner)
-    return {
-        name: layers[f"{name}.base_layer"]
-        for name, module in inner.named_modules()
-        if isinstance(module, BaseTunerLayer) and f"{name}.base_layer" in layers
-    }
+    """The layers that have an adapter, by PEFT's name of what it wraps."""
+    layers = linear_layers(model.get_base_model())
+    return {name: part for name, part in layers.items() if name.endswith(".base_layer")}
 
 
-def count_by_part(chosen: dict[str, Part]) -> dict[str, int]:
+def count_by_part(chosen: Mapping[str, str]) -> dict[str, int]:
     """The number of layers of each part, for all three parts."""
     found = Counter(chosen.values())
     return {part: found[part] for part in ("language", "vision", "aligner")}
@@ -97,26 +92,3 @@ def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
                 f"{name}={value!r} goes with a new adapter, and adapter {adapter} has a shape of its own",
                 f"Leave {name} out",
             )
-
-
-def lora_config(config: AdapterConfig, chosen: dict[str, Part]) -> LoraConfig:
-    """PEFT's configuration of the adapter."""
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=list(chosen),
-    )
-
-
-def go_on_from(network: PreTrainedModel, adapter: str, base: str) -> PeftModel:
-    """Attaches an adapter to its base for further training.
-
-    Raises:
-        HarnessError: the folder is not an adapter, or does not fit the base.
-    """
-    model = wrap(network, adapter, base)
-    model.peft_config["default"].inference_mode = False
-    model.set_adapter("default")
-    return model

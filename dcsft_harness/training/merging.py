@@ -1,8 +1,8 @@
 """adapter -> checkpoint: one model that behaves like the base with the adapter."""
 
 import json
+import math
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -44,7 +44,7 @@ def read_probes(
     processor: "ProcessorMixin",
     generation: "GenerationConfig",
     count: int,
-    pixels: int | None = None,
+    pixels: float = math.inf,
     arguments: Mapping[str, Any] | None = None,
 ) -> Probes:
     """Short prompts from an adapter's training set: the shortest of some that are evenly spaced.
@@ -78,10 +78,8 @@ def read_probes(
     return Probes(source, features)
 
 
-def _small(image: "Image", pixels: int | None) -> "Image":
-    """An image with its sides in proportion, scaled down to at most this many pixels, if there is a limit."""
-    if pixels is None:
-        return image
+def _small(image: "Image", pixels: float) -> "Image":
+    """An image with its sides in proportion, scaled down to at most this many pixels."""
     scale = (pixels / (image.width * image.height)) ** 0.5
     if scale >= 1:
         return image
@@ -116,7 +114,6 @@ def _digits() -> "Dataset":
 
 
 REPORT = "parity.json"
-PARTS = ("language", "vision", "aligner")
 _ADAPTER = "adapter_config.json"
 
 
@@ -305,7 +302,6 @@ def _is_own(made: manifest.Manifest | None, base: str) -> bool | None:
 
 
 def _pixels(made: manifest.Manifest | None) -> dict[str, Any]:
-    """The pixel limits of the adapter's training."""
     limits = (made.notes.get("pixel_limits") if made is not None else None) or {}
     return {f"{name}_pixels": limits[end] for name, end in (("min", "low"), ("max", "high")) if end in limits}
 
@@ -381,14 +377,13 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
 
 def _by_part(parity: "Parity", parts: Mapping[str, str]) -> dict[str, Any]:
     """The number of adapted modules of each part, the number that changed, and the names of the others."""
-    adapted, changed = Counter[str](), Counter[str]()
-    for name, moved in parity.modules.items():
-        adapted[parts[name]] += 1
-        changed[parts[name]] += moved
+    from dcsft_harness.training.lora import count_by_part
+
+    changed = {name: parts[name] for name, moved in parity.modules.items() if moved}
     return {
-        "adapted": {part: adapted[part] for part in PARTS},
-        "changed": {part: changed[part] for part in PARTS},
-        "unchanged": [name for name, moved in parity.modules.items() if not moved],
+        "adapted": count_by_part({name: parts[name] for name in parity.modules}),
+        "changed": count_by_part(changed),
+        "unchanged": [name for name in parity.modules if name not in changed],
     }
 
 

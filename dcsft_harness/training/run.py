@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
@@ -21,11 +21,11 @@ from dcsft_harness import coordinates, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.resuming import PRECISION
-from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, planned_device
+from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, bytes_of, planned_device
 from dcsft_harness.coordinates import BoxConvention
 from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.models import chat_template
-from dcsft_harness.models.adapters import WEIGHTS
+from dcsft_harness.models.adapters import WEIGHTS, wrap
 from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.checkpoint import (
     check_adapter,
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
 
 # A training job, the part of it that an artifact records, and the inputs of a trainer.
 
-
 TOGETHER = frozenset(("aot", "aot_unpaired", "bnpo", "sft"))
 """TRL's losses that are no mean over samples, but of a forward pass as a whole."""
 PASSES = frozenset(
@@ -64,16 +63,6 @@ PASSES = frozenset(
     + ("use_adaptive_entropy",)
 )
 """TRL's arguments that count forward passes, or whose term of the loss is of one as a whole."""
-
-
-class JobOptions(TypedDict, total=False):
-    """Further arguments of a method's function: see `Job`."""
-
-    adapter: Path | None
-    inputs: Mapping[str, Path]
-    progress: Progress | None
-    source: str | None
-    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -149,7 +138,6 @@ class Setup:
     processor: ProcessorMixin  # the base's, with the pixel limits of training
     limits: PixelLimits | None  # those limits; None for a processor without
     dtype: torch.dtype  # the dtype of forward passes
-    room: int  # the most bytes that the run may have on disk at a time
     # the weights to train; set after all checks that do not need them
     network: PreTrainedModel | PeftModel = None
     # the new adapter to attach; None if there is none, or it is already attached
@@ -235,8 +223,6 @@ class Setup:
 # Whether the disk can hold a run's files, checked before any weights are read.
 
 _FLOAT32 = torch.float32.itemsize
-_STATE = 3
-"""A checkpoint has the trained weights and their two AdamW moments, all in float32."""
 
 
 def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
@@ -248,21 +234,25 @@ def bytes_needed(job: Job, base: PreTrainedConfig, rows: int) -> int:
     Raises:
         HarnessError: `lora_target` matches none of the base's layers.
     """
-    # AdamW keeps two moments in float32; other optimizers keep less, or unknown sizes.
-    state = _STATE if str(job.config.extra.get("optim", "adamw_torch")).startswith("adamw_torch") else 1
+    config, checkpoints = job.config, 0
+    # The weights, and AdamW's two moments, in float32; other optimizers keep less, or unknown sizes.
+    state = 3 if str(config.extra.get("optim", "adamw_torch")).startswith("adamw_torch") else 1
     # The reference is a copy of the adapter to continue.
-    state += job.config.has_reference and job.adapter is not None
-    return trained(job, base) * (state * _FLOAT32 * _checkpoints(job, rows) + _result(job, base))
+    state += config.has_reference and job.adapter is not None
+    if config.save_steps is not None:
+        # One more than are kept, because a new one is complete before the oldest is removed.
+        most = (config.keep or 1) + 1
+        checkpoints = min(most, math.ceil(_steps(config, rows) / config.save_steps))
+    return trained(job, base) * (state * _FLOAT32 * checkpoints + _result(job, base))
 
 
 def check_disk(job: Job, needed: int) -> None:
     """Refuses a disk that cannot hold a run's files, naming the bytes needed; the output folder exists."""
     # A resumed run already has some of that on disk.
     for there in run_folder.checkpoints(job.output / manifest.UNFINISHED):
-        needed -= sum(path.stat().st_size for path in there.rglob("*") if path.is_file())
-    disk = shutil.disk_usage(job.output)
-    free = disk.free
-    if free >= needed or not disk.total:  # some network file systems report nothing
+        needed -= bytes_of(there)
+    total, _, free = shutil.disk_usage(job.output)
+    if free >= needed or not total:  # some network file systems report nothing
         return
     written = job.config.save_steps is not None
     what = "the adapter" if job.kind == "adapter" else "all parameters"
@@ -291,16 +281,6 @@ def trained(job: Job, base: PreTrainedConfig) -> int:
     return sum(job.config.lora_rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
-def _checkpoints(job: Job, rows: int) -> int:
-    """The most checkpoints on disk at a time."""
-    config = job.config
-    if config.save_steps is None:
-        return 0
-    # One more than are kept, because a new one is complete before the oldest is removed.
-    most = (config.keep or 1) + 1
-    return min(most, math.ceil(_steps(config, rows) / config.save_steps))
-
-
 def _steps(config: TrainingConfig, rows: int) -> float:
     samples = rows * config.samples_per_row
     return config.max_steps or config.steps_per_epoch(samples, config.batch_size) * (config.epochs or 1)
@@ -314,7 +294,6 @@ def _result(job: Job, base: PreTrainedConfig) -> int:
 
 
 def _size(number: float) -> str:
-    """Bytes in readable units."""
     number /= 2**20
     return f"{number / 1024:.1f} GiB" if number >= 1024 else f"{number:.1f} MiB"
 
@@ -364,12 +343,11 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
     full = not isinstance(config, AdapterConfig) or config.full
     cuda = device.kind == "cuda"
     dtype = torch.bfloat16 if cuda and config.dtype == "auto" and PLANNING.get() else setup.dtype
-    linear = lora.linear_layers(outline(base))
-    chosen, dropout = linear, False
+    chosen, dropout = lora.linear_layers(outline(base)), False
     if isinstance(config, AdapterConfig) and not config.full:
         dropout = config.lora_dropout > 0
         if job.adapter is None:
-            chosen = lora.lora_targets(linear, config.lora_target)
+            chosen = lora.lora_targets(chosen, config.lora_target)
     count = trained(job, base)
     return Training(
         trained=count,
@@ -380,7 +358,7 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
         checkpointing=bool(config.extra.get("gradient_checkpointing", cuda or setup.recomputes)),
         tokens=setup.conversations.tokens + setup.completion,
         image_tokens=setup.conversations.image_tokens,
-        rows=config.sequences_per_sample,
+        rows=config.SEQUENCES,
         processes=shared,
         reference=count if full and config.has_reference else 0,
     )
@@ -470,6 +448,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
     with ranks.agreed():
         manifest.refuse_occupied(job.output, resumes=True)
         setup = _prepare(job)
+        examined = setup.conversations
         make_trainer = make(setup)
         needed = plan(setup)
         admit(needed)
@@ -479,8 +458,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
     micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))
     with ranks.agreed():
         if job.config.micro_batch_size is None and micro < job.config.batch_size:
-            settings = job.config.model_copy(update={"micro_batch_size": micro})
-            setup = _prepare(replace(job, config=settings))
+            setup.job = replace(job, config=job.config.model_copy(update={"micro_batch_size": micro}))
+            setup.conversations = examined
             make_trainer = make(setup)
             setup.notes["micro_batch_size"] = micro
     with (
@@ -490,7 +469,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
     ):
         account = Account()
         with ranks.agreed():
-            check_disk(job, setup.room)
+            check_disk(job, bytes_needed(job, open_config(job.base), len(setup.conversations.turns)))
             last = run.last
             if last is not None:
                 account.resume(run.state())
@@ -546,8 +525,8 @@ def _prepare(job: Job) -> Setup:
     }
     if rendered_with is not None:
         notes[chat_template.NAME] = rendered_with
-    folder, needed = job.output / manifest.UNFINISHED, bytes_needed(job, config, len(conversations.turns))
-    return Setup(job, folder, conversations, processor, limits, dtype, needed, notes=notes)
+    folder = job.output / manifest.UNFINISHED
+    return Setup(job, folder, conversations, processor, limits, dtype, notes=notes)
 
 
 def compute_dtype(asked: str) -> torch.dtype:
@@ -595,12 +574,20 @@ def _network(
         return network, None
     network = open_weights(base, dtype)
     if job.adapter is not None:
-        network = lora.go_on_from(network, str(job.adapter), base)
-        notes["adapted"] = lora.count_by_part(lora.adapted(network))
-        return network, None
+        continued = wrap(network, str(job.adapter), base)
+        continued.peft_config["default"].inference_mode = False
+        continued.set_adapter("default")
+        notes["adapted"] = lora.count_by_part(lora.adapted(continued))
+        return continued, None
     chosen = lora.lora_targets(lora.linear_layers(network), config.lora_target)
     notes["adapted"] = lora.count_by_part(chosen)
-    return network, lora.lora_config(config, chosen)
+    return network, LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(chosen),
+    )
 
 
 def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:

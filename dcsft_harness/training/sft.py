@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
@@ -16,8 +16,8 @@ from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.data import rendered
-from dcsft_harness.training.run import Job, JobOptions, Setup, perform
-from dcsft_harness.training.trainer import ROWS, SFT_MANAGED, Accounted, WithRows, arguments, managed
+from dcsft_harness.training.run import Job, Setup, perform
+from dcsft_harness.training.trainer import ROWS, Accounted, WithRows, arguments, managed
 
 if TYPE_CHECKING:
     from datasets import Dataset as Rows
@@ -58,13 +58,7 @@ class Shares(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         """Lists of rows; a negative number -1 - row fills a missing place."""
-        batch: list[int] = []
-        for row in self.sampler:
-            batch.append(row)
-            if len(batch) == self._batch:
-                yield from self._passes(batch)
-                batch = []
-        if batch and not self.drop_last:
+        for batch in BatchSampler(self.sampler, self._batch, self.drop_last):
             yield from self._passes(batch)
 
     def __len__(self) -> int:
@@ -208,7 +202,7 @@ def train_sft(
     data: Path | Dataset,
     output: Path,
     config: SftConfig | None = None,
-    **more: Unpack[JobOptions],
+    **more: Any,  # noqa: ANN401 - of `Job`
 ) -> dict[str, Any]:
     """Trains a LoRA adapter and writes it as a PEFT folder with a manifest; a checkpoint with `config.full`.
 
@@ -228,7 +222,7 @@ def train_cold_start(
     data: Path | Dataset,
     output: Path,
     config: ColdStartConfig | None = None,
-    **more: Unpack[JobOptions],
+    **more: Any,  # noqa: ANN401 - of `Job`
 ) -> dict[str, Any]:
     """Trains all parameters and writes a checkpoint with processor, tokenizer and chat template.
 
@@ -240,7 +234,8 @@ def train_cold_start(
 
 def _make(setup: Setup) -> Callable[[], Any]:
     job = setup.job
-    ours = {**managed(job.config, setup.dtype, setup.folder), **SFT_MANAGED}
+    # TRL truncates samples at 1,024 tokens, inside a large image's tokens or the answer.
+    ours = {**managed(job.config, setup.dtype, setup.folder), "max_length": None}
     args = arguments(trl.SFTConfig, ours, job.config.extra, {"gradient_checkpointing": setup.recomputes})
     check_order(args)
     if setup.conversations.weights is not None and (args.loss_type != "nll" or args.label_smoothing_factor):
@@ -254,12 +249,12 @@ def _make(setup: Setup) -> Callable[[], Any]:
     conversations, texts = rendered(
         setup.conversations, setup.template, convention, job.config.box_rounding == "truncate"
     )
-    whole = {number: text for number, text in zip(conversations.numbers, texts, strict=True)}
+    whole = dict(zip(conversations.numbers, texts, strict=True))
     setup.screen(conversations, [text.prompt + text.completion for text in texts])
     kept = setup.conversations
-    written = [whole[number] for number in kept.numbers]
-    columns = {name: [getattr(text, name) for text in written] for name in ("prompt", "completion")}
-    return setup.trainer(SftTrainer, args, kept.dataset(columns), weights=kept.weights)
+    prompts, completions = zip(*(whole[number] for number in kept.numbers), strict=True)
+    dataset = kept.dataset(prompt=prompts, completion=completions)
+    return setup.trainer(SftTrainer, args, dataset, weights=kept.weights)
 
 
 def check_processor(setup: Setup, method: str) -> None:

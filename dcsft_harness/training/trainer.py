@@ -40,7 +40,6 @@ LOGGED = {name: name for name in ("loss", "grad_norm", "learning_rate", "entropy
 
 COUNTED = ("prompts", "generated", "prompt_tokens", "completion_tokens", "flops")
 """The metrics that each process of a launch counts for itself."""
-Sum = Callable[[list[float]], list[float]]
 
 
 class Account:
@@ -84,11 +83,12 @@ class Account:
         for name, value in more.items():
             self._counted[name] += value
 
-    def step(self, number: int, logs: Mapping[str, Any], over_processes: Sum) -> dict[str, float | None]:
-        """Adds a step's metrics and returns them; `over_processes` sums the counts of all processes."""
+    def step(self, number: int, logs: Mapping[str, Any]) -> dict[str, float | None]:
+        """Adds a step's metrics, with the counts of all processes, and returns them."""
         self.ledger.steps = number
-        for name, more in zip(COUNTED, over_processes(list(self._counted.values())), strict=True):
-            now = getattr(self.ledger, name) + more
+        everyones = ranks.gathered(self._counted)
+        for name in COUNTED:
+            now = getattr(self.ledger, name) + sum(counted[name] for counted in everyones)
             # A prompt of GRPO may be split among the processes that have its group.
             setattr(self.ledger, name, now if name == "flops" else round(now))
         self._counted = dict.fromkeys(COUNTED, 0.0)
@@ -149,26 +149,10 @@ def managed(config: TrainingConfig, dtype: torch.dtype, output: Path) -> dict[st
         # True would log the average of earlier losses instead of a NaN.
         "logging_nan_inf_filter": False,
         "logging_steps": 1,
-        "logging_strategy": "steps",
         "save_strategy": "no" if config.save_steps is None else "steps",
         "save_steps": config.save_steps or 500,
-        # A resumed run needs the optimizer's state, and the position in the data's order.
-        "save_only_model": False,
-        "save_total_limit": None,
-        "ignore_data_skip": False,
-        "auto_find_batch_size": False,
-        "fp16": False,
-        "eval_strategy": "no",
         "disable_tqdm": True,
     }
-
-
-SFT_MANAGED: Mapping[str, Any] = {
-    # TRL truncates samples at 1,024 tokens, inside a large image's tokens or the answer.
-    "max_length": None,
-    "completion_only_loss": True,
-    "packing": False,
-}
 
 
 def arguments(
@@ -197,7 +181,6 @@ def arguments(
     kinds = get_type_hints(kind)
     given = {name: _numbered(name, kinds[name], value) for name, value in extra.items()}
     general = {
-        "gradient_checkpointing": torch.cuda.is_available(),  # `Setup.recomputes` decides in runs
         "report_to": "none",
         "log_level": "error",
         "dataloader_pin_memory": torch.cuda.is_available(),
@@ -215,6 +198,7 @@ def arguments(
             "finite unseen",
             "Give 1e9 to clip none",
         )
+    # What transformers would refuse only after weights are read.
     _check_trackers(made.report_to or [])
     _check_optimizer(made)
     _check_schedule(made)
@@ -238,7 +222,6 @@ _FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, Run
 
 
 def _check_optimizer(args: TrainingArguments) -> None:
-    """Refuses an optimizer without its package or with unusable arguments, before weights are read."""
     try:
         Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
     except ImportError as error:
@@ -254,7 +237,6 @@ def _check_optimizer(args: TrainingArguments) -> None:
 
 
 def _check_schedule(args: TrainingArguments) -> None:
-    """Refuses a schedule of the learning rate that cannot be made or stepped, before weights are read."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=args.learning_rate)
     name, steps = args.lr_scheduler_type, 20  # of which some are the warm-up
     warm = min(args.get_warmup_steps(steps), steps - 1)
@@ -271,7 +253,6 @@ def _check_schedule(args: TrainingArguments) -> None:
 
 
 def _check_trackers(names: Sequence[str]) -> None:
-    """Refuses trackers that are not installed, before weights are read."""
     for name in names:
         try:
             INTEGRATION_TO_CALLBACK[name]()
@@ -479,21 +460,12 @@ class Watch(TrainerCallback):  # type: ignore[misc]
             items = [item for part in ranks.gathered(self._trainer.items()) for item in part]
             with ranks.agreed():
                 raise not_finite("gradient norm", norm, state.global_step, items)
-        account = self._trainer.account
-        row = account.step(state.global_step, logs, self._sum)
+        row = self._trainer.account.step(state.global_step, logs)
         if self._progress is not None:
             # GRPO's loss is about 0 at every step: advantages of a group add up to 0.
             names = ("reward" if "reward" in row else "loss", "grad_norm")
             shown = {name: value for name in names if (value := row.get(name)) is not None}
             self._progress(state.global_step, state.max_steps, shown)
-
-    def _sum(self, values: list[float]) -> list[float]:
-        """Metrics of this process, summed over the launch."""
-        if ranks.world_size() == 1:
-            return values
-        accelerator = self._trainer.accelerator  # type: ignore[attr-defined]
-        here = torch.tensor(values, dtype=torch.float64, device=accelerator.device)
-        return [float(value) for value in accelerator.reduce(here, "sum")]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object

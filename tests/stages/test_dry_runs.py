@@ -384,7 +384,7 @@ def test_a_given_micro_batch_is_planned_as_one_of_several(config, drawn, accumul
     )
     known = data.Conversations("set", [None], None, None, None, [0], {}, tokens=60, image_tokens=16)
     job = run.Job("grpo", tiny("qwen2_5_vl"), Path("set"), Path("out"), config)
-    setup = run.Setup(job, Path("out"), known, None, None, torch.float32, 0, completion=8 * len(drawn))
+    setup = run.Setup(job, Path("out"), known, None, None, torch.float32, completion=8 * len(drawn))
     run.plan(setup)
     assert rows == drawn
     assert accumulates is None or parts[-1] == (config.micro_batch_size, accumulates)

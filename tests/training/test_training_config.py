@@ -87,20 +87,9 @@ def test_a_length_may_be_given_as_none(config, given, length):
     assert (made.max_steps, made.epochs) == length
 
 
-@pytest.mark.parametrize("config", [ColdStartConfig, SftConfig])
-def test_an_unknown_option_brings_near_matches(config):
-    with pytest.raises(HarnessError, match="unknown option 'learning_rat'.*learning_rate"):
-        config.from_options({"learning_rat": 1e-4})
-
-
 def test_lora_options_are_unknown_to_the_cold_start():
     with pytest.raises(HarnessError, match="unknown option 'lora_rank'"):
         ColdStartConfig.from_options({"lora_rank": 8})
-
-
-def test_text_that_is_no_number_is_refused():
-    with pytest.raises(HarnessError, match="--max-steps many is not a whole number"):
-        SftConfig.from_options({"max_steps": "many"})
 
 
 def test_the_recorded_settings_build_the_same_settings_again():
@@ -120,14 +109,10 @@ def test_the_settings_import_neither_torch_nor_trl():
     ("name", "value", "remedy"),
     [
         ("output_dir", "/tmp", "Give --output"),
-        ("overwrite_output_dir", True, "Give --output"),
         ("resume_from_checkpoint", "out/checkpoint-5", "the same command resumes an interrupted run"),
         ("push_to_hub", True, "Give --push-to-hub OWNER/NAME .* or run `dcsft push`"),
         ("push-to-hub", True, "Give --push-to-hub OWNER/NAME"),
-        ("hub_model_id", "me/mine", "dcsft push"),
         ("hub_token", "hf_secret", "dcsft push"),
-        ("hub_strategy", "every_save", "dcsft push"),
-        ("log_completions_hub_repo", "me/mine", "dcsft push"),
         ("seed", 1, "Give --seed"),
         ("data_seed", 1, "Give --seed"),
         ("learning_rate", 1e-4, "Give --learning-rate"),
@@ -135,25 +120,17 @@ def test_the_settings_import_neither_torch_nor_trl():
         ("num_train_epochs", 3, "Give --epochs"),
         ("max_steps", 3, "Give --max-steps"),
         ("per_device_train_batch_size", 2, "Give --batch-size"),
-        ("gradient_accumulation_steps", 2, "--micro-batch-size"),
         ("warmup_steps", 10, "Give --warmup-ratio"),
         ("bf16", True, "Give --dtype"),
-        ("no_cuda", True, "Give --dtype"),
         ("save_strategy", "epoch", "Give --save-steps"),
         ("save_total_limit", 3, "Give --keep"),
         ("load_best_model_at_end", True, "dcsft score --watch"),
         ("do_eval", True, "dcsft evaluate"),
-        ("eval_strategy", "steps", "dcsft evaluate"),
-        ("evaluation_strategy", "steps", "dcsft evaluate"),
         ("logging_dir", "logs", "runs/"),
-        ("logging_steps", 10, "each step is logged"),
-        ("disable_tqdm", False, "Leave it out"),
         ("max_seq_length", 512, "chat template, uncut"),
         ("chat_template_path", "mine.jinja", "chat template"),
         ("deepspeed", "zero.json", "Give --num-processes and --launch"),
-        ("fsdp", "full_shard", "Give --num-processes and --launch"),
         ("trust_remote_code", True, "code of checkpoints is never run"),
-        ("model_init_kwargs", {}, "Give --model"),
         ("model", "other", "Give --model"),
     ],
 )

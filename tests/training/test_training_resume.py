@@ -265,15 +265,6 @@ def test_a_checkpoint_with_changed_files_is_not_resumed(base, tmp_path, name):  
 
 
 @pytest.mark.slow
-def test_without_a_checkpoint_nothing_stays_and_the_same_command_begins_anew(base, tmp_path):  # noqa: F811
-    rows, output = conversations(6), tmp_path / "out"
-    with pytest.raises(Stop):
-        sft.train_sft(base, rows, output, CONFIG, progress=stopping(1))
-    assert not output.exists()
-    assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
-
-
-@pytest.mark.slow
 def test_kept_checkpoints_are_adapters_without_the_optimizers_state(base, tmp_path):  # noqa: F811
     output = tmp_path / "out"
     sft.train_sft(base, conversations(6), output, CONFIG.changed(keep=2))

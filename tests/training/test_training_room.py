@@ -121,11 +121,12 @@ def test_a_disk_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
             {},
             "of the adapter need up to .* MiB, and 0.0 MiB are free. Free some space, or give --save-steps n",
         ),
+        ({"full": True}, "checkpoints of all parameters need up to .* MiB, and 0.0 MiB are free"),
         ({"keep": 3}, "Free some space, or lower --keep, or give --save-steps none.$"),
         ({"save_steps": None}, "the adapter needs up to .* MiB, and 0.0 MiB are free. Free some space.$"),
     ],
 )
-def test_a_disk_without_room_for_an_adapter_is_refused_before_weights_are_loaded(
+def test_a_disk_without_room_is_refused_before_weights_are_loaded(
     settings, said, base, tmp_path, monkeypatch
 ):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)

@@ -67,8 +67,3 @@ def test_weights_of_one_are_no_weights(base, tmp_path):  # noqa: F811
 def test_a_weight_that_is_none_is_refused_by_row(weight):
     with pytest.raises(HarnessError, match="row 2: weight"):
         data.read(weighted([1, 1, weight, 1]))
-
-
-def test_the_digest_of_an_open_set_changes_with_its_weights():
-    digests = {data.digest(rows) for rows in (conversations(4), weighted([1, 1, 1, 1]), weighted(WEIGHTS))}
-    assert len(digests) == 3
