@@ -1,26 +1,35 @@
 """What goes to a model hub: the card of an adapter or checkpoint, its README.md; and the upload."""
 
+import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import yaml
-from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import (
+    CommitOperation,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    EvalResult,
+    HfApi,
+    ModelCard,
+    ModelCardData,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.disk import file_sha256
-from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError, json_text, last_name, placeless
 from dcsft_harness.training.merging import REPORT
@@ -59,23 +68,15 @@ def parent(artifact: manifest.Manifest, role: str) -> manifest.Manifest | None:
 
 def hub_base(artifact: manifest.Manifest) -> str | None:
     """The hub name of an artifact's original base, traced through checkpoints made here; None if unknown."""
-    current: manifest.Manifest | None = artifact
-    while current is not None:
-        name = current.config.get("model")
-        if isinstance(name, str) and not Path(name).is_absolute():
-            return name
-        current = parent(current, "model")
-    return None
+    above = (one.made for one in manifest.walk(artifact, lambda one: ["model"]) if one.made is not None)
+    names = (made.config.get("model") for made in (artifact, *above))
+    return next((name for name in names if isinstance(name, str) and not Path(name).is_absolute()), None)
 
 
 def base_folder(artifact: manifest.Manifest) -> Path | None:
     """The folder of the original base, if it was a folder and still exists."""
-    current: manifest.Manifest | None = artifact
-    folder = None
-    while current is not None and "model" in current.inputs:
-        folder = (current.folder / current.inputs["model"]["path"]).resolve()
-        current = parent(current, "model")
-    return folder if folder is not None and folder.is_dir() else None
+    folders = [one.folder for one in manifest.walk(artifact, lambda one: ["model"])]
+    return folders[-1] if folders and folders[-1].is_dir() else None
 
 
 def _origin_name(folder: Path) -> str:
@@ -141,14 +142,10 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
                 raise HarnessError(
                     f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
                 )
-            where, limit = said.get("distribution"), said.get("limit")
-            metric = str(said.get("metric") or "acc")
-            found[task, of_base] = (
-                folder,
-                Scored(
-                    task, where, of_base, said["accuracy"], said["n"], limit, _METRICS.get(metric, metric)
-                ),
-            )
+            where, limit, metric = (said.get(name) for name in ("distribution", "limit", "metric"))
+            named = "accuracy" if (metric or "acc") == "acc" else metric  # the hub's name of lmms-eval's
+            row = Scored(task, where, of_base, said["accuracy"], said["n"], limit, named)
+            found[task, of_base] = (folder, row)
     rows = [row for _, row in found.values()]
     return sorted(rows, key=lambda row: (row.task, not row.of_base))
 
@@ -169,8 +166,6 @@ def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     )
 
 
-_METRICS = {"acc": "accuracy"}
-"""lmms-eval's name of a metric -> the hub's, where they differ."""
 KINDS = ("adapter", "checkpoint")
 _LICENSE = ("license", "license_name", "license_link")
 _TOLD = ("base", "data", "adapted", "changed", "unchanged", "trained_on", "ledger", "parity")
@@ -309,7 +304,6 @@ def _name(path: object) -> str:
 
 
 def _data(made: manifest.Manifest) -> list[str]:
-    """All inputs of the artifact, with their hashes."""
     rows: list[tuple[object, ...]] = []
     for one in manifest.walk(made):
         holds = placeless(origin_summary(one.made)) if one.made is not None else one.problem
@@ -323,15 +317,10 @@ def _data(made: manifest.Manifest) -> list[str]:
 
 
 def _modules(made: manifest.Manifest) -> list[str]:
-    adapted, changed = made.notes.get("adapted"), made.notes.get("changed")
-    if not isinstance(adapted, Mapping):
-        return []
-    rows = [
-        (part, count, changed.get(part) if isinstance(changed, Mapping) else None)
-        for part, count in adapted.items()
-    ]
+    adapted, changed = made.notes.get("adapted") or {}, made.notes.get("changed")
     if changed is None:
-        return _section("What was adapted", ("part", "modules"), [row[:2] for row in rows])
+        return _section("What was adapted", ("part", "modules"), list(adapted.items()))
+    rows = [(part, count, changed.get(part)) for part, count in adapted.items()]
     return _section("What was adapted", ("part", "modules adapted", "changed in the merged weights"), rows)
 
 
@@ -355,22 +344,13 @@ def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) 
 def _scores(scored: Sequence[Scored]) -> list[str]:
     if not scored:
         return ["## Scores", "", "Not evaluated yet.", ""]
-    rows = [
-        (
-            row.task,
-            row.distribution,
-            "base" if row.of_base else "this",
-            "-" if row.accuracy is None else f"{100 * row.accuracy:.1f} %" + _of_metric(row),
-            row.n,
-            row.limit,
-        )
-        for row in scored
-    ]
+    rows = []
+    for row in scored:
+        metric = "" if row.metric == "accuracy" else f" ({row.metric})"
+        accuracy = None if row.accuracy is None else f"{100 * row.accuracy:.1f} %{metric}"
+        whose = "base" if row.of_base else "this"
+        rows.append((row.task, row.distribution, whose, accuracy, row.n, row.limit))
     return _section("Scores", ("task", "distribution", "of", "accuracy", "items", "first items only"), rows)
-
-
-def _of_metric(row: Scored) -> str:
-    return "" if row.metric == "accuracy" else f" ({row.metric})"
 
 
 _USE = {
@@ -438,10 +418,8 @@ _LOADED = [
 ]
 """Weights and configurations that PEFT and transformers look for. Those of an earlier upload would be loaded
 in place of the new ones, as an adapter beside a merged checkpoint is."""
-_CHECKPOINT = "checkpoint-"
-"""Prefix of the folders of a run's earlier steps, which are not uploaded."""
-_CURVES = "runs"
-"""TensorBoard's files, whose names contain this machine's name; not uploaded either."""
+_LEFT_OUT = ("checkpoint-", "runs/")
+"""What is not uploaded: a run's earlier steps, and TensorBoard's files, named after this machine."""
 _CLIENTS = ("httpx", "requests")
 _ORIGINS = ("base_model_name_or_path", "_name_or_path")
 """Entries in configurations of PEFT and transformers that may contain local paths."""
@@ -486,15 +464,14 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
             refuses or cannot be reached.
     """
     refuse_unfit(folder)
-    api = HfApi()
-    with _hub_errors(repo), _copy(folder) as copy:
+    api, sent = HfApi(), _sent(folder)
+    changes: list[CommitOperation] = [CommitOperationAdd(name, content) for name, content in sent.items()]
+    with _hub_errors(repo):
         created = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=created.repo_id,
-            folder_path=copy,
-            commit_message="Upload by dcsft_harness",
-            delete_patterns=_LOADED,
-        )
+        earlier = [name for name in api.list_repo_files(created.repo_id) if name not in sent]
+        loaded = [name for name in earlier if any(fnmatch(name, pattern) for pattern in _LOADED)]
+        changes += [CommitOperationDelete(name) for name in loaded]
+        api.create_commit(created.repo_id, changes, commit_message="Upload by dcsft_harness")
     return str(created)
 
 
@@ -556,34 +533,21 @@ def _hub_errors(repo: str) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _copy(folder: Path) -> Iterator[str]:
-    """A folder of links to the artifact's files, with local paths removed from configurations."""
-    scratch = Scratch("dcsft_push")
-    try:
-        copy = scratch.folder
-        rewritten = {}
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            within = path.relative_to(folder)
-            if within.parts[0].startswith(_CHECKPOINT) or within.parts[0] == _CURVES:
-                continue
-            place = copy / within
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if path.parent == folder and path.name in (*_REPORTS, *_CONFIGS):
-                rewritten[path.name] = _placeless(path)
-                place.write_text(_json(rewritten[path.name]), encoding="utf-8")
-            else:
-                os.symlink(path.resolve(), place)
-        made = rewritten[manifest.NAME]
-        made["files"] = {
-            name: file_sha256(copy / name) if name in rewritten else digest
-            for name, digest in made["files"].items()
-            if (copy / name).is_file()
-        }
-        (copy / manifest.NAME).write_text(_json(made), encoding="utf-8")
-        yield str(copy)
-    finally:
-        scratch.remove()
+def _sent(folder: Path) -> dict[str, str | bytes]:
+    """The files to upload, by name: where each is, or its content, if that had local paths."""
+    files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    sent: dict[str, str | bytes] = {
+        name: str(path) for name, path in files.items() if not name.startswith(_LEFT_OUT)
+    }
+    rewritten = {name: _placeless(files[name]) for name in (*_REPORTS, *_CONFIGS) if name in sent}
+    made = rewritten.pop(manifest.NAME)
+    contents = {name: _json(data) for name, data in rewritten.items()}
+    made["files"] = {
+        name: hashlib.sha256(contents[name]).hexdigest() if name in contents else digest
+        for name, digest in made["files"].items()
+        if name in sent
+    }
+    return sent | contents | {manifest.NAME: _json(made)}
 
 
 def _placeless(path: Path) -> dict[str, Any]:
@@ -593,5 +557,5 @@ def _placeless(path: Path) -> dict[str, Any]:
     return data | {name: last_name(data[name]) for name in _ORIGINS if isinstance(data.get(name), str)}
 
 
-def _json(value: object) -> str:
-    return json_text(value, indent=2) + "\n"
+def _json(value: object) -> bytes:
+    return (json_text(value, indent=2) + "\n").encode()
