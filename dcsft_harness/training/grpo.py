@@ -331,11 +331,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         "kl": "kl",
         "completions/mean_length": "completion_length",
         "completions/clipped_ratio": "truncated",
-        "all_right": "all_right",
-        "mixed": "mixed",
-        "all_wrong": "all_wrong",
-        "unscored": "unscored",
-        "zero_advantage": "zero_advantage",
+        **{name: name for name in ("all_right", "mixed", "all_wrong", "unscored", "zero_advantage")},
     }
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset
 from peft import PeftModel
 from PIL import Image as Pillow
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
@@ -27,9 +27,8 @@ from tests.fixtures.several import Parity
 from tests.fixtures.tiny_checkpoints import ONE_FAST, checkpoint, documents, labels_seen, requests_for
 from tests.training.test_training_dpo import digits
 from tests.training.test_training_grpo import drawn  # noqa: F401 - a fixture
+from tests.training.test_training_sft import FEATURES
 
-TEXT = Value("string")
-FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
 END = {"qwen2_5_vl": "<|im_end|>", "qwen3_vl": "<|im_end|>", "idefics3": "<end_of_utterance>"}
 ADAPTED = {
     "qwen2_5_vl": {"language": 14, "vision": 10, "aligner": 2},

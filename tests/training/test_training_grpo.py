@@ -21,7 +21,7 @@ from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Template
 from dcsft_harness.training.grpo import Judge, outcomes
 from tests.fixtures.several import Parity
-from tests.training.test_training_resume import Stop, log, stopping
+from tests.training.test_training_resume import Stop, log, same_weights, stopping
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 CONFIG = GrpoConfig(
@@ -130,8 +130,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
     with pytest.raises(Stop):
         grpo.train_grpo(base, prompts_of(5), Parity(5), tmp_path / "cut", config, progress=stopping(3))
     grpo.train_grpo(base, prompts_of(5), Parity(5), tmp_path / "cut", config)
-    one, other = (load_file(next((tmp_path / name).glob("*model.safetensors"))) for name in ("whole", "cut"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    same_weights(tmp_path / "whole", tmp_path / "cut")
     assert log(tmp_path / "whole") == log(tmp_path / "cut")
     assert manifest.read(tmp_path / "cut").kind == ("checkpoint" if full else "adapter")
 

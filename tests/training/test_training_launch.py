@@ -19,7 +19,6 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 
 from dcsft_harness import ranks, recipes, stages
@@ -35,23 +34,12 @@ from dcsft_harness.training.run import Job
 from dcsft_harness.training.sft import Shares
 from dcsft_harness.training.trainer import managed
 from tests.fixtures import forked, several
-from tests.training.test_training_resume import log
+from tests.training.test_training_resume import log, same_weights
 from tests.training.test_training_sft import base, conversations  # noqa: F401 - a fixture
 
 HERE = Path(several.__file__)
 COUNTS = ("steps", "prompts", "generated", "prompt_tokens", "completion_tokens", "flops")
 CONFIG = SftConfig(max_steps=1)
-
-
-def weights(folder):
-    return load_file(next(folder.glob("*model.safetensors")))
-
-
-def same(one, other, **tolerance):
-    ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
-    for name in ours:
-        torch.testing.assert_close(ours[name].float(), theirs[name].float(), msg=name, **tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +69,7 @@ class TestTwoProcesses:
     @pytest.mark.parametrize("name", ["lora", "weighted", "full", "grpo", "grpo-full", "dpo"])
     def test_train_as_one_does(self, both, name):
         one, two = both / "1" / name, both / "2" / name
-        same(one, two, rtol=1e-4, atol=2e-5)
+        same_weights(one, two, rtol=1e-4, atol=2e-5)
         histories = log(one), log(two)
         for ours, theirs in zip(*histories, strict=True):
             if "full" in name or name == "dpo":  # TRL's mean over passes, however many tokens each has
@@ -109,7 +97,7 @@ class TestTwoProcesses:
     @pytest.mark.parametrize("kind", ["", "grpo-"])
     def test_go_on_from_a_checkpoint_and_end_as_undisturbed(self, both, kind):
         whole, cut = both / "2" / f"{kind}whole", both / "2" / f"{kind}cut"
-        same(whole, cut, rtol=0, atol=0)
+        same_weights(whole, cut)
         assert log(whole) == log(cut)
 
 
@@ -167,7 +155,7 @@ class TestTheCommand:
         assert manifest.read(output).notes["processes"] == 2
 
     def test_writes_what_a_launch_of_ones_own_writes(self, undisturbed, both):
-        same(undisturbed[0], both / "2" / "whole", rtol=0, atol=0)
+        same_weights(undisturbed[0], both / "2" / "whole")
 
     def test_a_killed_process_ends_the_others_and_the_run_is_gone_on_with(
         self,
@@ -187,7 +175,7 @@ class TestTheCommand:
         assert "Rerun the same command to resume" in said[0]
         code, said = ended(start(command(base, folder, output)))
         assert code == 0, said
-        same(output, undisturbed[0], rtol=0, atol=0)
+        same_weights(output, undisturbed[0])
 
     def test_sigterm_saves_the_step_and_the_same_command_ends_as_undisturbed(
         self,
@@ -207,7 +195,7 @@ class TestTheCommand:
         assert saved.parent.name in ("checkpoint-3", "checkpoint-4", "checkpoint-5")
         code, said = ended(start(command(base, folder, output)))
         assert code == 0, said
-        same(output, undisturbed[0], rtol=0, atol=0)
+        same_weights(output, undisturbed[0])
 
     def test_an_infinite_loss_of_one_process_ends_all_with_one_sentence(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"

@@ -8,23 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 import trl
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset
 from PIL import Image as Pillow
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.data.digits import pretrain
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.checkpoint import check_intact
 from dcsft_harness.stages.training import summary
 from dcsft_harness.training import lora, run, sft, trainer
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
+from tests.training import test_training_sft
 
-TEXT = Value("string")
-FEATURES = Features({"messages": List({"role": TEXT, "content": TEXT}), "images": List(Image())})
+FEATURES, base = test_training_sft.FEATURES, test_training_sft.base
 PROMPT = "Which digit is this?"
 
 
@@ -33,16 +32,6 @@ def conversations(count):
     messages = [{"role": "user", "content": "<image>" + PROMPT}, {"role": "assistant", "content": "one"}]
     rows = [{"messages": messages, "images": [Pillow.new("RGB", (56, 56), "red")]} for _ in range(count)]
     return Dataset.from_list(rows, features=FEATURES)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    tokens = pretrain.blank_tokenizer([PROMPT, "one"])
-    torch.manual_seed(0)
-    pretrain.blank_model(tokens).save_pretrained(folder)
-    pretrain.blank_processor(tokens).save_pretrained(folder)
-    return folder
 
 
 def refused(message, base, tmp_path, config, rows=None):

@@ -47,10 +47,11 @@ def log(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def same_weights(one, other):
+def same_weights(one, other, rtol=0, atol=0):
     ours, theirs = (load_file(next(folder.glob("*model.safetensors"))) for folder in (one, other))
     assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=rtol, atol=atol, msg=name)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from dcsft_harness.training import data, grpo, merging, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.fixtures import tiny_checkpoints
 from tests.fixtures.several import Parity
-from tests.training.test_training_refusals import base  # noqa: F401 - a fixture
+from tests.training.test_training_sft import base  # noqa: F401 - a fixture
 
 TEXT = Value("string")
 FEATURES = Features(

@@ -82,6 +82,29 @@ def by_hand(base, image, answer):
     return before + after, [-100] * len(before) + after
 
 
+def loss_by_hand(base, rows, weights=None):
+    """The weighted mean over answer tokens of all rows, its gradient's norm, and the number of tokens."""
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(base)
+    pad = processor.tokenizer.convert_tokens_to_ids(pretrain.IMAGE_PAD)
+    total, count = torch.zeros(()), 0
+    for row, weight in zip(rows, weights or [1.0] * len(rows), strict=True):
+        image = row["images"][0]
+        ids, labels = by_hand(base, image, row["messages"][1]["content"])
+        inputs = processor(text=[pretrain.IMAGE_PAD], images=[image], return_tensors="pt")
+        inputs["input_ids"] = torch.tensor([ids])
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == pad).long()
+        scores = model(**inputs).logits[0, :-1].log_softmax(-1)
+        for position, label in enumerate(labels[1:]):
+            if label != -100:
+                total, count = total - weight * scores[position, label], count + 1
+    loss = total / count
+    loss.backward()
+    norm = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None]).norm()
+    return loss.item(), norm.item(), count
+
+
 def logits(model, base):
     """Of one fixed sample."""
     processor = AutoProcessor.from_pretrained(base)
@@ -112,26 +135,12 @@ def test_the_loss_is_on_answer_and_end_mark_only(base, tmp_path, batches):
 
 def test_the_first_steps_loss_is_the_mean_over_all_answer_tokens(base, tmp_path):
     rows = conversations(8)
-    model, total, count = AutoModelForImageTextToText.from_pretrained(base), 0.0, 0
-    processor = AutoProcessor.from_pretrained(base)
-    for row in rows:
-        image = row["images"][0]
-        ids, labels = by_hand(base, image, row["messages"][1]["content"])
-        inputs = processor(text=["<|image_pad|>"], images=[image], return_tensors="pt")
-        inputs["input_ids"] = torch.tensor([ids])
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        pad = processor.tokenizer.convert_tokens_to_ids(pretrain.IMAGE_PAD)
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == pad).long()
-        with torch.no_grad():
-            scores = model(**inputs).logits[0, :-1].log_softmax(-1)
-        for position, label in enumerate(labels[1:]):
-            if label != -100:
-                total, count = total - float(scores[position, label]), count + 1
+    loss, _, count = loss_by_hand(base, rows)
     # A new LoRA adapter adds nothing, so the first loss is the base's; so it is with accumulation.
     for micro in (None, 2):
         config = SftConfig(max_steps=1, batch_size=8, micro_batch_size=micro)
         notes = sft.train_sft(base, rows, tmp_path / f"out{micro}", config)
-        assert notes["final_loss"] == pytest.approx(total / count, rel=1e-5)
+        assert notes["final_loss"] == pytest.approx(loss, rel=1e-5)
         assert notes["ledger"]["completion_tokens"] == count
 
 

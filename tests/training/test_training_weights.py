@@ -1,14 +1,12 @@
 """Samples with weights: the loss and its gradient, against a computation by hand."""
 
 import pytest
-import torch
 from datasets import Value
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training import data, sft
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
-from tests.training.test_training_sft import base, by_hand, conversations  # noqa: F401 - a fixture
+from tests.training.test_training_sft import base, conversations, loss_by_hand  # noqa: F401 - a fixture
 
 PASS_RATES = (0.125, 0.5, 0.5, 0.875)
 RAW = [rate * (1 - rate) for rate in PASS_RATES]
@@ -19,29 +17,6 @@ def weighted(weights):
     return conversations(4).add_column("weight", list(weights)).cast_column("weight", Value("float64"))
 
 
-def loss_by_hand(base, weights):  # noqa: F811
-    """The weighted mean over answer tokens of a batch of all four samples, and its gradient's norm."""
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(base)
-    pad = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    total, count = torch.zeros(()), 0
-    for row, weight in zip(conversations(4), weights, strict=True):
-        image = row["images"][0]
-        ids, labels = by_hand(base, image, row["messages"][1]["content"])
-        inputs = processor(text=["<|image_pad|>"], images=[image], return_tensors="pt")
-        inputs["input_ids"] = torch.tensor([ids])
-        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == pad).long()
-        scores = model(**inputs).logits[0, :-1].log_softmax(-1)
-        for position, label in enumerate(labels[1:]):
-            if label != -100:
-                total, count = total - weight * scores[position, label], count + 1
-    loss = total / count
-    loss.backward()
-    norm = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None]).norm()
-    return loss.item(), norm.item()
-
-
 @pytest.mark.few(1)
 @pytest.mark.grid
 @pytest.mark.parametrize("micro", [None, 2])
@@ -49,7 +24,7 @@ def loss_by_hand(base, weights):  # noqa: F811
 def test_each_token_counts_by_its_samples_weight(base, tmp_path, weights, micro):  # noqa: F811
     config = ColdStartConfig(batch_size=4, micro_batch_size=micro, learning_rate=1e-9)
     notes = sft.train_cold_start(base, weighted(weights), tmp_path / "out", config)
-    loss, norm = loss_by_hand(base, weights)
+    loss, norm, _ = loss_by_hand(base, conversations(4), weights)
     assert notes["final_loss"] == pytest.approx(loss, rel=1e-5)
     assert notes["mean_grad_norm"] == pytest.approx(norm, rel=1e-3)
 
