@@ -4,7 +4,7 @@ import functools
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
-from .batching import Batcher, Prepared, Way
+from .batching import Batcher, Prepared, Way, continued
 from .decoding import (
     NOT_FINITE,
     Completion,
@@ -22,7 +22,6 @@ from .decoding import (
     NotFiniteError,
     SpecialTokens,
     StopTexts,
-    complete,
     completion,
 )
 from .resources import Footprint, Size, free_bytes, out_of_memory
@@ -254,7 +253,7 @@ class RunningItems:
         of_row = torch.repeat_interleave(
             torch.arange(len(samples), device=device), torch.tensor(samples, device=device)
         )
-        draw = Draw(self._arguments, self._eos, keys, prompts, of_row)
+        draw = Draw(self._arguments, self._eos, keys, prompts.tokens, prompts.attention_mask, of_row)
         chosen = draw(self._decoder.admit(prompts, samples))
         self._tickets.append([one.ticket for one in arrivals])
         for one in arrivals:
@@ -377,9 +376,9 @@ def decode(
     Raises:
         NotFiniteError: the logits of some are not finite; names their tickets.
     """
-    device = forked.prompts.tokens.device
+    prompts, device = forked.prompts, forked.prompts.tokens.device
     keys = torch.tensor([row.key for row in rows], device=device)
-    draw = Draw(arguments, eos, keys, forked.prompts, forked.item_of_row)
+    draw = Draw(arguments, eos, keys, prompts.tokens, prompts.attention_mask, forked.item_of_row)
     chosen = draw(forked.logits)
     left = len(rows) - _note(rows, chosen.tolist(), eos, stops)
     while left:
@@ -391,6 +390,40 @@ def decode(
             chosen, rows = chosen[kept], [rows[place] for place in places]
         chosen = draw(forked.step(_fed(chosen)))
         left -= _note(rows, chosen.tolist(), eos, stops)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    batch: dict[str, Tensor],
+    rows: Sequence[Row],
+    arguments: GenerationArguments,
+    tokens: SpecialTokens,
+    stops: StopTexts,
+) -> None:
+    """`decode` by the model's own `generate`, for prompts of one row each; its config is neutral."""
+    prompts = batch["input_ids"]
+    keys = torch.tensor([row.key for row in rows], device=prompts.device)
+    places = torch.arange(len(rows), device=prompts.device)
+    draw = Draw(arguments, tokens.eos, keys, prompts, batch["attention_mask"], places)
+
+    def chosen(_: Tensor, scores: Tensor) -> Tensor:
+        """Scores by which greedy search takes the tokens that are drawn."""
+        found = draw(scores)
+        _note(rows, found.tolist(), tokens.eos, stops)
+        return torch.full_like(scores, -torch.inf).scatter(1, _fed(found)[:, None], 0.0)
+
+    def ended(*_: object, **__: object) -> Tensor:
+        return torch.tensor([row.ended for row in rows], device=prompts.device)
+
+    config = tokens.neutral_config()
+    config.update(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=arguments.max_new_tokens,
+        use_cache=arguments.use_cache,
+    )
+    model.generate(**batch, generation_config=config, logits_processor=[chosen], stopping_criteria=[ended])
 
 
 # A loaded model: batches, prefills, memory, and decoding without shared prompts.
@@ -543,7 +576,10 @@ class Engine:
         Raises:
             HarnessError: a row does not fit in memory by itself.
         """
-        rows = [self._batcher.extended(one, tokens) for one, tokens in zip(items, responses, strict=True)]
+        rows = [
+            replace(one, features=continued(one.features, tokens, self._batcher.image_names))
+            for one, tokens in zip(items, responses, strict=True)
+        ]
         at_once = len(rows) if self._batcher.way == "joined" else 1
         found: list[Tensor] = []
         while len(found) < len(rows):
@@ -570,49 +606,25 @@ class Engine:
     ) -> list[list[Completion]]:
         """One completion per item and key; each with its own prefill, unless prompts' states are copied.
 
-        Raises `NotFiniteError` with the positions of items whose logits are not finite.
+        Raises `NotFiniteError` with the positions of items whose logits are not finite, as tickets.
         """
-        if self.forks and arguments.use_cache:
-            return self._forked(items, row_keys, arguments)
-        rows = [one for one, keys in zip(items, row_keys, strict=True) for _ in keys]
-        owners = [place for place, keys in enumerate(row_keys) for _ in keys]
-        flat = [key for keys in row_keys for key in keys]
-        at_once = 1 if self._batcher.way == "single" else max(len(rows), 1)
-        done: list[Completion] = []
-        bad: set[int] = set()
-        for start in range(0, len(rows), at_once):
-            some = slice(start, start + at_once)
-            batch = self._batch(rows[some])
-            try:
-                done += complete(self._model, self.tokenizer, self.tokens, batch, arguments, flat[some])
-            except NotFiniteError as error:
-                bad |= {owners[start + row] for row in error.places}
-        if bad:
-            raise NotFiniteError(bad)
-        left = iter(done)
-        return [[next(left) for _ in keys] for keys in row_keys]
-
-    def _forked(
-        self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
-    ) -> list[list[Completion]]:
-        """`row_by_row` with one prefill per item."""
-        done: list[list[Completion]] = []
+        forks = self.forks and arguments.use_cache
         tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
         stops = StopTexts(self.tokenizer, arguments, tokens.eos)
-        at_once = 1 if self._batcher.way == "single" else max(len(items), 1)
-        for start in range(0, len(items), at_once):
-            keys = row_keys[start : start + at_once]
-            batch = self._batch(items[start : start + at_once])
-            forked = ForkedRows(self._model, batch, [len(some) for some in keys])
-            rows = [
-                Row(start + place, key, arguments.max_new_tokens)
-                for place, some in enumerate(keys)
-                for key in some
-            ]
-            decode(forked, list(rows), arguments, tokens.eos, stops)
-            made = iter(completions(rows, self.tokenizer, tokens.eos, arguments))
-            done += [[next(made) for _ in some] for some in keys]
-        return done
+        rows = [[Row(at, key, arguments.max_new_tokens) for key in keys] for at, keys in enumerate(row_keys)]
+        # Rows that one prefill serves.
+        groups = rows if forks else [[row] for some in rows for row in some]
+        at_once = 1 if self._batcher.way == "single" else len(groups)
+        for start in range(0, len(groups), at_once):
+            some = groups[start : start + at_once]
+            batch = self._batch([items[group[0].ticket] for group in some])
+            together = [row for group in some for row in group]
+            if forks:
+                forked = ForkedRows(self._model, batch, [len(group) for group in some])
+                decode(forked, together, arguments, tokens.eos, stops)
+            else:
+                generate(self._model, batch, together, arguments, tokens, stops)
+        return [completions(some, self.tokenizer, tokens.eos, arguments) for some in rows]
 
     def _slices(self, items: Sequence[Prepared]) -> list[list[Prepared]]:
         """Consecutive prompts that share a prefill."""

@@ -18,7 +18,7 @@ from dcsft_harness.lmms.protocols import cut_at
 
 from .arguments import GenerationArguments
 from .batching import Prepared
-from .decoding import StopTexts, distribution
+from .decoding import StopTexts, distribution, text_of
 from .engine import Engine
 from .scheduler import not_finite
 
@@ -143,15 +143,8 @@ class PassRates:
                 break
         return off
 
-    def _text(self, tokens: Sequence[int]) -> str:
-        """Tokens as the text of a response."""
-        return str(
-            self._tokenizer.decode(
-                list(tokens),
-                skip_special_tokens=self.arguments.skip_special_tokens,
-                clean_up_tokenization_spaces=False,
-            )
-        )
+    def _text(self, tokens: list[int]) -> str:
+        return text_of(self._tokenizer, tokens, self.arguments)
 
     def _spelled(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
