@@ -153,8 +153,6 @@ _READERS: Mapping[str, Callable[[str], object]] = {
 }
 """Model arguments that name files -> what to hash of them."""
 
-# The shared base of the suite's models: request list, progress and stopping.
-
 Answered = tuple[Asked, list[Generation]]
 """The item, and a response per sample index; none if the item was refused."""
 

@@ -26,9 +26,8 @@ from transformers import ProcessorMixin
 from dcsft_harness.errors import HarnessError
 
 from .chat_template import render
+from .resources import out_of_memory
 from .weights import error_line
-
-# Batches of prompts with different lengths and image sizes.
 
 _LOG = logging.getLogger(__name__)
 
@@ -149,8 +148,6 @@ def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Ima
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
     """Turns a processor's errors on an unsupported prompt into one that begins with the task and document."""
-    from .resources import out_of_memory
-
     try:
         yield
     except _REFUSALS as error:

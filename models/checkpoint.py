@@ -29,7 +29,7 @@ from dcsft_harness.coordinates import SPACE_FILE, BoxConvention, BoxSpace, box_s
 from dcsft_harness.errors import HarnessError, cut, json_text
 
 from . import chat_template, weights
-from .adapters import attach, read_config
+from .adapters import attach
 from .arguments import ModelSettings, checkpoint_settings
 from .batching import process
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
@@ -399,7 +399,6 @@ def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
     """Tries the adapter on the base's modules, without the base's weights; an error if it does not fit."""
     if settings.adapter is None:
         return
-    read_config(settings.adapter, settings.pretrained)
     attach(skeleton(config, settings.trust_remote_code), settings.adapter, settings.pretrained)
 
 

@@ -6,9 +6,11 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from dcsft_harness import lmms
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
@@ -16,7 +18,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 
 from .base import ObservedModel
-from .requests import Asked, Item, filled, read_prompt
+from .requests import Asked, Item, Messages, filled, read_prompt
 
 # A Ray cluster: connect or start, count slots, and turn its failures into one-sentence errors.
 
@@ -115,6 +117,11 @@ class _Anywhere(dict[str, Any]):
         return self
 
 
+def _always(messages: Messages) -> Callable[[object], Messages]:
+    """Replaces a task's function, which stays with the driver."""
+    return lambda _: messages
+
+
 class Answerer:
     """What an actor runs: one model, loaded on first use and again after a restart."""
 
@@ -179,8 +186,6 @@ class SpreadModel(ObservedModel):
             HarnessError: the cluster cannot be reached or is too small, or the model does not load.
         """
         super().__init__()
-        import torch
-
         self.device = torch.device("cpu")  # where lmms-eval's own tensors go
         self._mine = connect()
         options, self.processes = slots(actors, "device=cpu" in arguments.split(","))
@@ -231,7 +236,7 @@ class SpreadModel(ObservedModel):
                 # Images are read here: an actor may be on another machine.
                 prompt = read_prompt(item, self.task_dict, None)
                 messages = filled(prompt, lambda image: {"type": "image", "url": image})
-                items.append(replace(item, to_messages=lambda _, messages=messages: messages))
+                items.append(replace(item, to_messages=_always(messages)))
             except HarnessError as error:
                 self._refuse(item, error)
         places = [(item.task, item.doc_id) for item in items]

@@ -287,18 +287,14 @@ class PrefixGroup:
         keys, values = self._own[layer].append(key, value)
         prompt_keys, prompt_values = self.prompts.keys[layer], self.prompts.values[layer]
         own = (query * scaling).reshape(rows, kv_heads, heads // kv_heads, width)
-        scores = torch.cat((self._prompt_scores(own, prompt_keys), own @ keys.transpose(2, 3)), dim=-1)
+        grid = self._to_grid(own) @ prompt_keys.transpose(2, 3)
+        if self._padding is not None:
+            grid = grid.masked_fill_(self._padding, -torch.inf)
+        scores = torch.cat((self._to_rows(grid), own @ keys.transpose(2, 3)), dim=-1)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         prompt = prompt_keys.shape[2]
-        on_prompt = self._to_rows(self._to_grid(weights[..., :prompt]) @ prompt_values, rows)
+        on_prompt = self._to_rows(self._to_grid(weights[..., :prompt]) @ prompt_values)
         return (on_prompt + weights[..., prompt:] @ values).reshape(rows, heads, -1)
-
-    def _prompt_scores(self, own: Tensor, prompt_keys: Tensor) -> Tensor:
-        """Scores `(rows, kv_heads, group, prompt)` of queries `(rows, kv_heads, group, width)`."""
-        scores = self._to_grid(own) @ prompt_keys.transpose(2, 3)
-        if self._padding is not None:
-            scores = scores.masked_fill_(self._padding, -torch.inf)
-        return self._to_rows(scores, own.shape[0])
 
     def _to_grid(self, rows: Tensor) -> Tensor:
         """`(rows, kv_heads, group, n)` as `(items, kv_heads, widest * group, n)`."""
@@ -307,7 +303,7 @@ class PrefixGroup:
         grid = placed.reshape(self._items, self._widest, kv_heads, group, last)
         return grid.transpose(1, 2).reshape(self._items, kv_heads, self._widest * group, last)
 
-    def _to_rows(self, grid: Tensor, rows: int) -> Tensor:
+    def _to_rows(self, grid: Tensor) -> Tensor:
         """The inverse of `_to_grid`."""
         _, kv_heads, together, last = grid.shape
         group = together // self._widest

@@ -17,6 +17,8 @@ from transformers.utils import logging
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut
 
+from .resources import out_of_memory
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _COPY_AGAIN = "Copy or download it again"
@@ -289,8 +291,6 @@ def refusals(checkpoint: str) -> Iterator[None]:
     except HarnessError:
         raise
     except Exception as error:  # a damaged configuration fails anywhere in a model's code
-        from .resources import out_of_memory
-
         full = out_of_memory(error)
         remedy = "Use a device with more memory" if full else "Check the checkpoint's files"
         raise HarnessError(f"model {checkpoint} cannot be loaded ({error_line(error)})", remedy) from error

@@ -21,16 +21,15 @@ SAMPLED = {"max_new_tokens": 8, "temperature": 1.0}
 
 
 def load(family="qwen2_5_vl", **given):
-    return DcsftHF(pretrained=checkpoint(family), device="cpu", **given)
+    return DcsftHF(**{"pretrained": checkpoint(family), "device": "cpu", **given})
 
 
 def texts(model, docs, given, repeats=1):
     return [result.text for result in model.generate_until(requests_for(model, docs, given, repeats))]
 
 
-def by_transformers(family, doc, **given):
-    """The tokens that transformers' own generate gives, with the traps of the checkpoint's config off."""
-    folder = checkpoint(family)
+def by_generate(folder, doc, **given):
+    """What transformers' own `generate` makes of a document, with the checkpoint's settings in force."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     messages = to_messages(doc)
@@ -38,9 +37,13 @@ def by_transformers(family, doc, **given):
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    neutral = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 12}
-    output = model.generate(**inputs, **(neutral | given))
+    output = model.generate(**inputs, max_new_tokens=12, do_sample=False, **given)
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def by_transformers(family, doc, **given):
+    """The same with the traps of the checkpoint's config off."""
+    return by_generate(checkpoint(family), doc, **({"repetition_penalty": 1.0} | given))
 
 
 @pytest.mark.few(1)
