@@ -176,41 +176,57 @@ class Completion:
     finish_reason: FinishReason  # "stop" or "length"
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, tokens: list[int], arguments: GenerationArguments) -> str:
-    """Tokens as the text of a response."""
-    return str(
-        tokenizer.decode(
-            tokens,
-            skip_special_tokens=arguments.skip_special_tokens,
-            clean_up_tokenization_spaces=False,
-        )
-    )
+class Endings:
+    """Where a row's tokens end as a response, and what it says.
 
-
-class StopTexts:
-    """Whether the end of a response contains a stop text.
-
-    Only the last tokens are decoded at each step: a byte of a stop text takes at most one
-    token, so a window of that many (and a few for what decoding joins) cannot miss it.
+    A response ends at an end token, or as soon as its text contains a stop text. For that, only the last
+    tokens are decoded at each step: a byte of a stop text takes at most one token, so a window of that many
+    (and a few for what decoding joins) cannot miss it.
 
     Attributes:
-        any: whether there are stop texts.
+        tokens: the special tokens, with stop texts that are special among those that end a response.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, arguments: GenerationArguments, eos: tuple[int, ...]
+        self, tokenizer: PreTrainedTokenizerBase, arguments: GenerationArguments, tokens: SpecialTokens
     ) -> None:
-        """Reads the stop texts; `eos` are the ids that end a response."""
-        self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
-        self.any = bool(arguments.stop)
+        """Reads the stop texts, and whether special tokens are text; `tokens` are the checkpoint's."""
+        self._tokenizer, self._stops = tokenizer, arguments.stop
+        self._skip_special_tokens = arguments.skip_special_tokens
+        self.tokens = tokens.stopping_at(tokenizer, arguments.stop)
+        self._eos = frozenset(self.tokens.eos)
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
 
-    def reached(self, tokens: list[int]) -> bool:
+    def text(self, tokens: list[int]) -> str:
+        """Tokens as the text of a response."""
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=self._skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def stopped(self, tokens: list[int]) -> bool:
         """Whether a row's last token, of those it has generated, completes a stop text."""
-        if not self.any or tokens[-1] in self._eos:
+        if not self._stops or tokens[-1] in self._eos:
             return False
-        text = text_of(self._tokenizer, tokens[-self._window :], self._arguments)
-        return any(stop in text for stop in self._arguments.stop)
+        text = self.text(tokens[-self._window :])
+        return any(stop in text for stop in self._stops)
+
+    def completion(self, row: list[int], stopped_at: int | None) -> Completion:
+        """One row's tokens as a response; `stopped_at` is their number when it reached a stop text."""
+        end = next((at for at, token in enumerate(row) if token in self._eos), None)
+        ended = end is not None and (stopped_at is None or end < stopped_at)
+        content = row[:end] if ended else row[:stopped_at]
+        text, cut = cut_at(self.text(content), self._stops)
+        stopped = ended or cut or stopped_at is not None
+        return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
+
+    def cut(self, row: list[int]) -> Completion:
+        """`completion` of a row that another engine generated, which may go on behind a stop text."""
+        reached = None
+        if self._stops and cut_at(self.text(row), self._stops)[1]:
+            # The token that completed it is found as in rows of this engine, one token at a time.
+            reached = next((at for at in range(1, len(row) + 1) if self.stopped(row[:at])), None)
+        return self.completion(row, reached)
 
 
 def warpers(arguments: GenerationArguments) -> list[Any]:
@@ -223,22 +239,6 @@ def warpers(arguments: GenerationArguments) -> list[Any]:
     if arguments.min_p > 0.0:
         chain.append(MinPLogitsWarper(arguments.min_p))
     return chain
-
-
-def completion(
-    tokenizer: PreTrainedTokenizerBase,
-    row: list[int],
-    eos: tuple[int, ...],
-    arguments: GenerationArguments,
-    stopped_at: int | None,
-) -> Completion:
-    """One row's tokens (trailing padding included) as a response."""
-    end = next((at for at, token in enumerate(row) if token in eos), None)
-    ended = end is not None and (stopped_at is None or end < stopped_at)
-    content = row[:end] if ended else row[:stopped_at]
-    text, cut = cut_at(text_of(tokenizer, content, arguments), arguments.stop)
-    stopped = ended or cut or stopped_at is not None
-    return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
 
 
 # One step's logits in, one token per row out: penalty, least length, warpers, keyed noise.

@@ -19,10 +19,9 @@ from .decoding import (
     NOT_FINITE,
     Completion,
     Draw,
+    Endings,
     NotFiniteError,
     SpecialTokens,
-    StopTexts,
-    completion,
 )
 from .resources import Footprint, Size, free_bytes, out_of_memory
 from .shared_prefix import Decoder, ForkedRows, Prompts, UnsuitedModelError, forced, joined, prefill
@@ -199,16 +198,13 @@ class RunningItems:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        tokens: SpecialTokens,
         arguments: GenerationArguments,
+        endings: Endings,
         hold: bool,
     ) -> None:
         """Starts with nothing in flight; `hold` keeps the prompts of finished items until `release`."""
-        self._tokenizer, self._arguments, self._hold = tokenizer, arguments, hold
-        self._eos, self._ends = tokens.eos, frozenset(tokens.eos)
+        self._arguments, self._endings, self._hold = arguments, endings, hold
         self._decoder = Decoder(model)
-        self._stops = StopTexts(tokenizer, arguments, tokens.eos)
         self._tickets: list[list[int]] = []  # of each cohort's prompts
         self._rows: list[Row] = []  # at each place of the batch
         self._of_ticket: dict[int, list[Row]] = {}
@@ -248,19 +244,18 @@ class RunningItems:
         """
         prompts = joined(parts)
         samples = [len(one.row_keys) for one in arrivals]
-        device = prompts.tokens.device
-        keys = torch.tensor([key for one in arrivals for key in one.row_keys], device=device)
-        of_row = torch.repeat_interleave(
-            torch.arange(len(samples), device=device), torch.tensor(samples, device=device)
-        )
-        draw = Draw(self._arguments, self._eos, keys, prompts.tokens, prompts.attention_mask, of_row)
-        chosen = draw(self._decoder.admit(prompts, samples))
+        keys = torch.tensor([key for one in arrivals for key in one.row_keys], device=prompts.tokens.device)
+        logits = self._decoder.admit(prompts, samples)
+        of_row = self._decoder.cohorts[-1].item_of_row
+        eos = self._endings.tokens.eos
+        draw = Draw(self._arguments, eos, keys, prompts.tokens, prompts.attention_mask, of_row)
+        chosen = draw(logits)
         self._tickets.append([one.ticket for one in arrivals])
         for one in arrivals:
             limit = self._arguments.max_new_tokens
             self._of_ticket[one.ticket] = [Row(one.ticket, key, limit) for key in one.row_keys]
         rows = [row for one in arrivals for row in self._of_ticket[one.ticket]]
-        _note(rows, chosen.tolist(), self._ends, self._stops)
+        _note(rows, chosen.tolist(), self._endings)
         if self._draw is None:
             self._draw, self._chosen = draw, chosen
         else:
@@ -284,12 +279,9 @@ class RunningItems:
                 if enough or self._draw is None:
                     break
                 self._chosen = self._draw(self._decoder.step(_fed(self._chosen)))
-                going_on -= _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
+                going_on -= _note(self._rows, self._chosen.tolist(), self._endings)
         ended = [ticket for ticket, rows in self._of_ticket.items() if all(row.ended for row in rows)]
-        found = [
-            (ticket, completions(self._of_ticket.pop(ticket), self._tokenizer, self._eos, self._arguments))
-            for ticket in ended
-        ]
+        found = [(ticket, completions(self._of_ticket.pop(ticket), self._endings)) for ticket in ended]
         self.held |= set(ended) if self._hold else set()
         self._tidy()
         return found
@@ -326,22 +318,17 @@ class RunningItems:
         self._decoder.cohorts, self._tickets = cohorts, tickets
 
 
-def completions(
-    rows: Iterable[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    eos: tuple[int, ...],
-    arguments: GenerationArguments,
-) -> list[Completion]:
+def completions(rows: Iterable[Row], endings: Endings) -> list[Completion]:
     """The responses of finished rows."""
-    return [completion(tokenizer, row.tokens, eos, arguments, row.stopped_at) for row in rows]
+    return [endings.completion(row.tokens, row.stopped_at) for row in rows]
 
 
-def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
+def _note(rows: Sequence[Row], tokens: Sequence[int], endings: Endings) -> int:
     """Adds a token to each unfinished row; returns the number of rows that finish with it.
 
     Raises `NotFiniteError` with the tickets of rows whose logits are not finite.
     """
-    ended = 0
+    ended, eos = 0, endings.tokens.eos
     bad = [
         row.ticket for row, token in zip(rows, tokens, strict=True) if token == NOT_FINITE and not row.ended
     ]
@@ -350,9 +337,9 @@ def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], sto
     for row, token in zip(rows, tokens, strict=True):
         if not row.ended:
             row.tokens.append(token)
-            if token in ends or len(row.tokens) == row.limit:
+            if token in eos or len(row.tokens) == row.limit:
                 row.ended = True
-            if stops.any and token not in ends and stops.reached(row.tokens):
+            if endings.stopped(row.tokens):
                 row.stopped_at, row.ended = len(row.tokens), True
             ended += row.ended
     return ended
@@ -368,8 +355,7 @@ def decode(
     forked: ForkedRows,
     rows: list[Row],
     arguments: GenerationArguments,
-    eos: tuple[int, ...],
-    stops: StopTexts,
+    endings: Endings,
 ) -> None:
     """Draws tokens for all rows of the prefilled prompts until each has finished.
 
@@ -378,9 +364,10 @@ def decode(
     """
     prompts, device = forked.prompts, forked.prompts.tokens.device
     keys = torch.tensor([row.key for row in rows], device=device)
-    draw = Draw(arguments, eos, keys, prompts.tokens, prompts.attention_mask, forked.item_of_row)
+    eos, mask = endings.tokens.eos, prompts.attention_mask
+    draw = Draw(arguments, eos, keys, prompts.tokens, mask, forked.item_of_row)
     chosen = draw(forked.logits)
-    left = len(rows) - _note(rows, chosen.tolist(), eos, stops)
+    left = len(rows) - _note(rows, chosen.tolist(), endings)
     while left:
         if left <= (1 - _IDLE_FORKS) * len(rows):
             places = [place for place, row in enumerate(rows) if not row.ended]
@@ -389,7 +376,7 @@ def decode(
             draw.keep_rows(kept)
             chosen, rows = chosen[kept], [rows[place] for place in places]
         chosen = draw(forked.step(_fed(chosen)))
-        left -= _note(rows, chosen.tolist(), eos, stops)
+        left -= _note(rows, chosen.tolist(), endings)
 
 
 @torch.inference_mode()
@@ -398,25 +385,24 @@ def generate(
     batch: dict[str, Tensor],
     rows: Sequence[Row],
     arguments: GenerationArguments,
-    tokens: SpecialTokens,
-    stops: StopTexts,
+    endings: Endings,
 ) -> None:
     """`decode` by the model's own `generate`, for prompts of one row each; its config is neutral."""
     prompts = batch["input_ids"]
     keys = torch.tensor([row.key for row in rows], device=prompts.device)
     places = torch.arange(len(rows), device=prompts.device)
-    draw = Draw(arguments, tokens.eos, keys, prompts, batch["attention_mask"], places)
+    draw = Draw(arguments, endings.tokens.eos, keys, prompts, batch["attention_mask"], places)
 
     def chosen(_: Tensor, scores: Tensor) -> Tensor:
         """Scores by which greedy search takes the tokens that are drawn."""
         found = draw(scores)
-        _note(rows, found.tolist(), tokens.eos, stops)
+        _note(rows, found.tolist(), endings)
         return torch.full_like(scores, -torch.inf).scatter(1, _fed(found)[:, None], 0.0)
 
     def ended(*_: object, **__: object) -> Tensor:
         return torch.tensor([row.ended for row in rows], device=prompts.device)
 
-    config = tokens.neutral_config()
+    config = endings.tokens.neutral_config()
     config.update(
         do_sample=False,
         num_beams=1,
@@ -463,8 +449,11 @@ class Engine:
 
     def flight(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
         """Nothing in flight yet; see `RunningItems`."""
-        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
-        return RunningItems(self._model, self.tokenizer, tokens, arguments, hold)
+        return RunningItems(self._model, arguments, self.endings(arguments), hold)
+
+    def endings(self, arguments: GenerationArguments) -> Endings:
+        """Where responses end, under these arguments."""
+        return Endings(self.tokenizer, arguments, self.tokens)
 
     @property
     def way(self) -> Way:
@@ -609,8 +598,7 @@ class Engine:
         Raises `NotFiniteError` with the positions of items whose logits are not finite, as tickets.
         """
         forks = self.forks and arguments.use_cache
-        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
-        stops = StopTexts(self.tokenizer, arguments, tokens.eos)
+        endings = self.endings(arguments)
         rows = [[Row(at, key, arguments.max_new_tokens) for key in keys] for at, keys in enumerate(row_keys)]
         # Rows that one prefill serves.
         groups = rows if forks else [[row] for some in rows for row in some]
@@ -621,10 +609,10 @@ class Engine:
             together = [row for group in some for row in group]
             if forks:
                 forked = ForkedRows(self._model, batch, [len(group) for group in some])
-                decode(forked, together, arguments, tokens.eos, stops)
+                decode(forked, together, arguments, endings)
             else:
-                generate(self._model, batch, together, arguments, tokens, stops)
-        return [completions(some, self.tokenizer, tokens.eos, arguments) for some in rows]
+                generate(self._model, batch, together, arguments, endings)
+        return [completions(some, endings) for some in rows]
 
     def _slices(self, items: Sequence[Prepared]) -> list[list[Prepared]]:
         """Consecutive prompts that share a prefill."""

@@ -108,7 +108,7 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 
 
 def resizes_like_qwen(processor: ProcessorMixin) -> bool:
-    """Whether `conventions.BoxConvention.resized_size` also holds for narrow images."""
+    """Whether `coordinates.BoxConvention.resized_size` also holds for narrow images."""
     images = processor.image_processor
     known = _known(images)
     if known is None or not _obeys(images, *known):

@@ -8,20 +8,20 @@ import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from dcsft_harness import ranks
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError, refusal
-from dcsft_harness.lmms.protocols import Generation, cut_at
+from dcsft_harness.lmms.protocols import Generation
 
 from .adapters import attach, read_config
-from .arguments import GenerationArguments, ModelSettings, VLLMSettings
+from .arguments import ModelSettings, VLLMSettings
 from .base import CheckpointModel, UnavailableError
 from .batching import Features, count_tokens, process, refusals, tokenize
 from .checkpoint import check_adapter, check_weights, skeleton
-from .decoding import Completion, SpecialTokens, StopTexts, completion, text_of
+from .decoding import Endings, SpecialTokens
 from .merging import merge
 from .pixel_limits import call_size
 from .requests import Item, Prompt, plan
@@ -173,25 +173,6 @@ def _plain(adapter: PeftConfig) -> bool:
     )
 
 
-# From a response's token ids to its text, count and finish reason, by the same rules as `dcsft_hf`.
-
-
-def completion_of(
-    tokenizer: PreTrainedTokenizerBase, row: list[int], end: tuple[int, ...], arguments: GenerationArguments
-) -> Completion:
-    """One row's tokens as a response.
-
-    `row` are generated token ids, the end token included, and `end` those that end a response; tokens after a
-    stop text or an end token are dropped.
-    """
-    reached = None
-    if arguments.stop and cut_at(text_of(tokenizer, row, arguments), arguments.stop)[1]:
-        # The token that completed the stop text is found as dcsft_hf finds it, one token at a time.
-        stops = StopTexts(tokenizer, arguments, end)
-        reached = next((at for at in range(1, len(row) + 1) if stops.reached(row[:at])), None)
-    return completion(tokenizer, row, end, arguments, reached)
-
-
 class DcsftVLLM(CheckpointModel):
     """A checkpoint that vLLM generates from.
 
@@ -323,13 +304,14 @@ class DcsftVLLM(CheckpointModel):
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         assert self._backend is not None
         arguments = items[0].arguments
-        end = self._tokens.stopping_at(self.tokenizer, arguments.stop).eos
+        endings = Endings(self.tokenizer, arguments, self._tokens)
         asked = [self._draws(item) for item in items]
-        drawn = iter(self._backend.draw([draw for draws in asked for draw in draws], arguments, end))
+        every = [draw for draws in asked for draw in draws]
+        drawn = iter(self._backend.draw(every, arguments, endings.tokens.eos))
         found = [[next(drawn) for _ in draws] for draws in asked]
         for draws, parts in zip(asked, found, strict=True):
             self._check_limits(draws[0], parts[0])
-        return [self._answered(item, parts, end) for item, parts in zip(items, found, strict=True)]
+        return [self._answered(item, parts, endings) for item, parts in zip(items, found, strict=True)]
 
     def _draws(self, item: Item) -> list[Draw]:
         """What an item needs: one draw for a greedy response, else one per run of sample indices."""
@@ -375,9 +357,8 @@ class DcsftVLLM(CheckpointModel):
                 f"Give max_images={len(prompt.images)}",
             )
 
-    def _answered(self, item: Item, drawn: list[Drawn], end: tuple[int, ...]) -> list[Generation]:
-        rows = [row for one in drawn for row in one.rows]
-        completions = [completion_of(self.tokenizer, row, end, item.arguments) for row in rows]
+    def _answered(self, item: Item, drawn: list[Drawn], endings: Endings) -> list[Generation]:
+        completions = [endings.cut(row) for one in drawn for row in one.rows]
         copies = len(item.sample_indices) if item.arguments.greedy else 1
         known = [one.n_prefilled for one in drawn if one.n_prefilled is not None]
         prefilled = sum(known) if len(known) == len(drawn) else None

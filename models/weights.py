@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from dcsft_harness import reading
@@ -166,22 +166,6 @@ def _settings(config: object, prefix: str = "") -> Iterator[tuple[str, str, Any]
             yield from _settings(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", name, value
-
-
-def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Compares the names and shapes of stored weights with the model's; no weights are read.
-
-    transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and
-    buffers count as in real use. Takes 0.1 s. Quantized checkpoints are compared when they are loaded.
-
-    Raises:
-        HarnessError: tensors are missing, unexpected or of other shapes, or files are damaged.
-    """
-    for file in weight_files(checkpoint):
-        places(file)
-    if getattr(config, "quantization_config", None) is not None:
-        return
-    refuse_incomplete(checkpoint, *loaded(checkpoint, config=config, device_map="meta"))
 
 
 def loaded(

@@ -11,7 +11,7 @@ from transformers import AddedToken, AutoModelForImageTextToText, AutoProcessor,
 from dcsft_harness.coordinates import declared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models.arguments import GenerationArguments
-from dcsft_harness.models.decoding import SpecialTokens, StopTexts
+from dcsft_harness.models.decoding import Endings, SpecialTokens
 from dcsft_harness.models.engine import Row, decode
 from dcsft_harness.models.hf import DcsftHF
 from tests.fixtures.tiny_checkpoints import FAMILIES, checkpoint, documents, requests_for, to_messages
@@ -185,7 +185,8 @@ def test_an_idle_row_whose_logits_are_not_finite_ends_nothing():
     prompts = SimpleNamespace(tokens=torch.zeros((8, 1), dtype=torch.int64), attention_mask=None)
     forked = SimpleNamespace(prompts=prompts, item_of_row=torch.arange(8), logits=table[1:9], step=step)
     arguments = GenerationArguments(max_new_tokens=4)
-    decode(forked, rows, arguments, (), StopTexts(None, arguments, ()))
+    tokenizer = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl")).tokenizer
+    decode(forked, rows, arguments, Endings(tokenizer, arguments, SpecialTokens(0, None, ())))
     assert [row.tokens for row in rows] == [[1], *([n] * 4 for n in range(2, 9))]
 
 
