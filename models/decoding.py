@@ -185,13 +185,14 @@ class Endings:
 
     Attributes:
         tokens: the special tokens, with stop texts that are special among those that end a response.
+        most: the most tokens of a response.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, arguments: GenerationArguments, tokens: SpecialTokens
     ) -> None:
         """Reads the stop texts, and whether special tokens are text; `tokens` are the checkpoint's."""
-        self._tokenizer, self._stops = tokenizer, arguments.stop
+        self._tokenizer, self._stops, self.most = tokenizer, arguments.stop, arguments.max_new_tokens
         self._skip_special_tokens = arguments.skip_special_tokens
         self.tokens = tokens.stopping_at(tokenizer, arguments.stop)
         self._eos = frozenset(self.tokens.eos)

@@ -174,7 +174,6 @@ class Row:
 
     ticket: int  # its item's ticket
     key: int  # the key of its draws
-    limit: int  # the most tokens that it may have
     tokens: list[int] = field(default_factory=list)  # its tokens so far
     stopped_at: int | None = None  # its length when it reached a stop text
     ended: bool = False  # whether it is finished
@@ -252,8 +251,7 @@ class RunningItems:
         chosen = draw(logits)
         self._tickets.append([one.ticket for one in arrivals])
         for one in arrivals:
-            limit = self._arguments.max_new_tokens
-            self._of_ticket[one.ticket] = [Row(one.ticket, key, limit) for key in one.row_keys]
+            self._of_ticket[one.ticket] = [Row(one.ticket, key) for key in one.row_keys]
         rows = [row for one in arrivals for row in self._of_ticket[one.ticket]]
         _note(rows, chosen.tolist(), self._endings)
         if self._draw is None:
@@ -337,7 +335,7 @@ def _note(rows: Sequence[Row], tokens: Sequence[int], endings: Endings) -> int:
     for row, token in zip(rows, tokens, strict=True):
         if not row.ended:
             row.tokens.append(token)
-            if token in eos or len(row.tokens) == row.limit:
+            if token in eos or len(row.tokens) == endings.most:
                 row.ended = True
             if endings.stopped(row.tokens):
                 row.stopped_at, row.ended = len(row.tokens), True
@@ -599,7 +597,7 @@ class Engine:
         """
         forks = self.forks and arguments.use_cache
         endings = self.endings(arguments)
-        rows = [[Row(at, key, arguments.max_new_tokens) for key in keys] for at, keys in enumerate(row_keys)]
+        rows = [[Row(at, key) for key in keys] for at, keys in enumerate(row_keys)]
         # Rows that one prefill serves.
         groups = rows if forks else [[row] for some in rows for row in some]
         at_once = 1 if self._batcher.way == "single" else len(groups)

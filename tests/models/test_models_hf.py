@@ -174,7 +174,7 @@ def test_an_end_token_that_only_the_configuration_names_ends_a_row(inside):
 
 def test_an_idle_row_whose_logits_are_not_finite_ends_nothing():
     """It has finished, and its last token is no token."""
-    rows = [Row(n, n, 1 if n == 0 else 4) for n in range(8)]
+    rows = [Row(n, n) for n in range(8)]
     table = torch.eye(16)
 
     def step(chosen):
@@ -186,7 +186,7 @@ def test_an_idle_row_whose_logits_are_not_finite_ends_nothing():
     forked = SimpleNamespace(prompts=prompts, item_of_row=torch.arange(8), logits=table[1:9], step=step)
     arguments = GenerationArguments(max_new_tokens=4)
     tokenizer = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl")).tokenizer
-    decode(forked, rows, arguments, Endings(tokenizer, arguments, SpecialTokens(0, None, ())))
+    decode(forked, rows, arguments, Endings(tokenizer, arguments, SpecialTokens(0, None, (1,))))
     assert [row.tokens for row in rows] == [[1], *([n] * 4 for n in range(2, 9))]
 
 
