@@ -329,32 +329,29 @@ _EXPERTS = re.compile(r"\bexperts\b")
 """Names of weights of which a token sees those of a few experts."""
 
 
+def _first(parts: Sequence[object], *names: str) -> Any:  # noqa: ANN401 - of any configuration
+    """The first setting of these names in parts of a configuration; None if they are unset everywhere."""
+    return next((value for part in parts for name in names if (value := getattr(part, name, None))), None)
+
+
 def patches_per_token(config: PreTrainedConfig) -> int:
     """The patches of an image that become one token of the prompt."""
-    parts = [part for part in (getattr(config, "vision_config", None), config) if part is not None]
-
-    def first(name: str) -> Any:  # noqa: ANN401 - of any configuration
-        return next((value for part in parts if (value := getattr(part, name, None))), None)
-
+    parts = (getattr(config, "vision_config", None), config)
     merged = 1.0
-    for value in filter(None, map(first, _MERGES)):
+    for value in filter(None, (_first(parts, name) for name in _MERGES)):
         merged *= math.prod(value) if isinstance(value, list | tuple) else value**2
-    if isinstance(ratio := first("downsample_ratio"), float):
+    if isinstance(ratio := _first(parts, "downsample_ratio"), float):
         merged /= ratio**2
-    if tokens := first("mm_tokens_per_image"):  # Gemma 3 pools whatever is left
-        merged = (first("image_size") // first("patch_size")) ** 2 / tokens
+    if tokens := _first(parts, "mm_tokens_per_image"):  # Gemma 3 pools whatever is left
+        merged = (_first(parts, "image_size") // _first(parts, "patch_size")) ** 2 / tokens
     return max(1, round(merged))
 
 
 def _used(config: PreTrainedConfig) -> float:
     """The share of its experts that a token of a mixture goes through."""
-    text = config.get_text_config(decoder=True)
-
-    def first(*names: str) -> int:
-        return next((value for name in names if (value := getattr(text, name, None))), 1)
-
-    every = first("num_experts", "n_routed_experts", "num_local_experts")
-    return first("num_experts_per_tok", "top_k_experts") / every
+    parts = (config.get_text_config(decoder=True),)
+    every = _first(parts, "num_experts", "n_routed_experts", "num_local_experts") or 1
+    return float((_first(parts, "num_experts_per_tok", "top_k_experts") or 1) / every)
 
 
 class Arithmetic:
