@@ -42,8 +42,9 @@ def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
     Test images have up to `_LARGEST` pixels; a larger limit is read from the processor's settings.
     """
     images = processor.image_processor
-    known = _known(images)
-    return known[1] if known is not None and _obeys(images, *known) else None
+    if (rule := _rule(images)) is None or (stated := _stated(images, rule)) is None:
+        return None
+    return stated if _obeys(images, rule, stated) else None
 
 
 def set_limits(
@@ -60,17 +61,17 @@ def set_limits(
             keeps.
     """
     images = processor.image_processor
-    known = _known(images)
+    rule = _rule(images)
+    stated = _stated(images, rule) if rule is not None else None
     asked = ", ".join(
         f"{key}={value}" for key, value in (("min_pixels", low), ("max_pixels", high)) if value is not None
     )
-    if known is None:
+    if rule is None or stated is None:
         if asked:
             raise HarnessError(
                 f"{asked}: the {type(images).__name__} of {name} has no pixel limits", "Leave them out"
             )
         return None
-    rule, stated = known
     wanted = PixelLimits(stated.low if low is None else low, stated.high if high is None else high)
     if wanted.low > wanted.high:
         raise HarnessError(
@@ -99,9 +100,9 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 
     None where the processor has no limits, or those that the checkpoint states in a usable form.
     """
-    if (known := _known(processor.image_processor)) is None:
+    images = processor.image_processor
+    if (rule := _rule(images)) is None or (limits := _stated(images, rule)) is None:
         return None
-    rule, limits = known
     saved = AutoImageProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
     same = _has_edges(saved) and _stated(saved, rule) == limits
     return None if same else _size(rule, limits)
@@ -110,19 +111,11 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 def resizes_like_qwen(processor: ProcessorMixin) -> bool:
     """Whether `coordinates.BoxConvention.resized_size` also holds for narrow images."""
     images = processor.image_processor
-    known = _known(images)
-    if known is None or not _obeys(images, *known):
+    rule, limits = _rule(images), limits_in_force(processor)
+    if rule is None or limits is None:
         return False
-    rule, limits = known
     narrow = (rule.factor * 4, rule.factor // 2)
     return _shown(images, narrow) == _expected(narrow, rule, limits)
-
-
-def _known(images: BaseImageProcessor) -> tuple[_Rule, PixelLimits] | None:
-    """How a processor resizes, and the limits that its settings state; None if it does not resize by area."""
-    rule = _rule(images)
-    stated = None if rule is None else _stated(images, rule)
-    return None if rule is None or stated is None else (rule, stated)
 
 
 def _rule(images: BaseImageProcessor) -> _Rule | None:
