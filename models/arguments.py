@@ -450,12 +450,9 @@ def token_limit(given: Mapping[str, object] | None) -> int | None:
     Raises:
         HarnessError: it is no whole number above 0.
     """
-    for name, value in (given or {}).items():
-        if _NAMES.get(name, name) == "max_new_tokens" and not is_unset(value):
-            read = _Given.read("max_new_tokens", value)
-            assert isinstance(read, int)
-            return read
-    return None
+    found = _read(_named(given, "max_new_tokens")).get("max_new_tokens")
+    assert found is None or isinstance(found, int)
+    return found
 
 
 def stop_texts(given: Mapping[str, object] | None) -> tuple[str, ...]:
@@ -464,12 +461,12 @@ def stop_texts(given: Mapping[str, object] | None) -> tuple[str, ...]:
     Raises:
         HarnessError: they are no texts.
     """
-    values: dict[str, object] = {}
-    for name, value in (given or {}).items():
-        known = _NAMES.get(name, name)
-        if known in ("stop", "until") and not is_unset(value):
-            values[known] = _Given.read(known, [value] if isinstance(value, str) else value)
-    return _stops(values)
+    return _stops(_read(_named(given, "stop", "until")))
+
+
+def _named(given: Mapping[str, object] | None, *names: str) -> dict[str, object]:
+    """Some of the arguments, under any of their names."""
+    return {name: value for name, value in (given or {}).items() if _NAMES.get(name, name) in names}
 
 
 def _stops(values: Mapping[str, object]) -> tuple[str, ...]:

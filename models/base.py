@@ -153,19 +153,11 @@ _READERS: Mapping[str, Callable[[str], object]] = {
 }
 """Model arguments that name files -> what to hash of them."""
 
-# The shared base of the suite's models: request list, progress and stopping.
-
 Answered = tuple[Asked, list[Generation]]
 """The item, and a response per sample index; none if the item was refused."""
 
 _SEEDS = 1 << 62
 """Upper bound of draw seeds; torch's are 64 bits."""
-
-
-def _refuse_unknown_boxes(requests: Sequence[Instance]) -> None:
-    """Refuses grounding tasks before generation, not after it, if the box coordinates are unknown."""
-    if grounding() & {request.task_name for request in requests}:
-        declared()
 
 
 class UnavailableError(HarnessError):
@@ -282,8 +274,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
                 naming the task and the document.
         """
         declare(self.box_convention)
-        if self.box_convention.space is None:
-            _refuse_unknown_boxes(requests)
+        if self.box_convention.space is None and grounding() & {request.task_name for request in requests}:
+            declared()  # refuses the tasks before generation, not after it
         drawings = [Drawing(item, self._kept_of(item)) for item in plan(requests, self.checkpoint_generation)]
         waiting = [(drawing, left) for drawing in drawings if (left := self._next(drawing)) is not None]
         done = len(drawings) - len(waiting)

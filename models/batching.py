@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -26,9 +26,8 @@ from transformers import ProcessorMixin
 from dcsft_harness.errors import HarnessError
 
 from .chat_template import render
+from .resources import out_of_memory
 from .weights import error_line
-
-# Batches of prompts with different lengths and image sizes.
 
 _LOG = logging.getLogger(__name__)
 
@@ -149,8 +148,6 @@ def process_one(processor: ProcessorMixin, text: str, images: Sequence[Image.Ima
 @contextlib.contextmanager
 def refusals(name: str) -> Iterator[None]:
     """Turns a processor's errors on an unsupported prompt into one that begins with the task and document."""
-    from .resources import out_of_memory
-
     try:
         yield
     except _REFUSALS as error:
@@ -201,16 +198,6 @@ class Batcher:
             return dict(process(self._processor, [row.text for row in rows], [row.images for row in rows]))
         assert len(rows) == 1 or self.way == "joined"
         return collate([row.features for row in rows], self._pad, self.image_names)
-
-    def extended(self, one: Prepared, tokens: Sequence[int]) -> Prepared:
-        """A prompt that continues with text tokens; other features per token repeat their last entry."""
-        added = torch.tensor([list(tokens)], dtype=torch.int64)
-        features = dict(one.features)
-        for name, part in one.features.items():
-            if follows_tokens(name, one.features, self.image_names):
-                last = part[:, -1:].expand(1, len(tokens), *part.shape[2:])
-                features[name] = torch.cat([part, added if name == "input_ids" else last], dim=1)
-        return replace(one, features=features)
 
     def _joins(self, rows: Sequence[Prepared]) -> bool:
         """Whether joined features equal what the processor returns for all prompts at once."""
@@ -268,6 +255,19 @@ def follows_tokens(name: str, features: Features, image_names: Collection[str]) 
     return name not in image_names and features[name].shape[:2] == tokens
 
 
+def continued(
+    features: Features, tokens: Sequence[int], image_names: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """A prompt's features with text tokens after it; others per token repeat their last entry."""
+    found = dict(features)
+    for name, part in features.items():
+        if follows_tokens(name, features, image_names):
+            last = part[:, -1:].expand(1, len(tokens), *part.shape[2:])
+            more = part.new_tensor([list(tokens)]) if name == "input_ids" else last
+            found[name] = torch.cat([part, more], dim=1)
+    return found
+
+
 def collate(rows: Sequence[Features], pad_token: int, image_names: Collection[str]) -> dict[str, Tensor]:
     """One batch, token features padded on the left, everything else joined in order.
 
@@ -282,15 +282,12 @@ def collate(rows: Sequence[Features], pad_token: int, image_names: Collection[st
         if follows_tokens(name, rows[0], image_names):
             longest = max(part.shape[1] for part in parts)
             value = pad_token if name == "input_ids" else 0
-            parts = [_pad_left(part, longest - part.shape[1], value) for part in parts]
+            parts = [
+                functional.pad(part, (0, 0) * (part.dim() - 2) + (longest - part.shape[1], 0), value=value)
+                for part in parts
+            ]
         batch[name] = torch.cat(_grow(parts))
     return batch
-
-
-def _pad_left(part: Tensor, columns: int, value: int) -> Tensor:
-    """`part` of shape (1, tokens, ...) with `columns` entries of `value` before its tokens."""
-    padding = part.new_full((part.shape[0], columns, *part.shape[2:]), value)
-    return torch.cat([padding, part], dim=1)
 
 
 def _grow(parts: list[Tensor]) -> list[Tensor]:

@@ -29,7 +29,7 @@ from dcsft_harness.coordinates import SPACE_FILE, BoxConvention, BoxSpace, box_s
 from dcsft_harness.errors import HarnessError, cut, json_text
 
 from . import chat_template, weights
-from .adapters import attach, read_config
+from .adapters import attach
 from .arguments import ModelSettings, checkpoint_settings
 from .batching import process
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
@@ -77,10 +77,17 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     try:
         config = _configuration(name, settings.trust_remote_code)
     except Exception as error:  # every family checks its settings in its own way
-        kind = Unreached if _is_unreached(error) else HarnessError
+        kind, remedy = HarnessError, "Give a checkpoint folder or hub name"
+        if any(said in str(error).lower() for said in ("couldn't connect", "offline")):
+            kind = Unreached
+            remedy = (
+                "Check the network and HF_ENDPOINT, or download it elsewhere "
+                f"(`hf download {name} --local-dir DIR`) and give that folder; HF_HUB_OFFLINE=1 allows only "
+                "what is in the hub's cache"
+            )
         raise kind(
             f"model {name} cannot be opened ({weights.error_line(error)})",
-            _remedy(name, _hub_remedy(name, error), "config.json"),
+            _remedy(name, remedy, "config.json"),
         ) from error
     remote = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
@@ -225,21 +232,6 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
             f"({type(error).__name__}: {weights.error_line(error)})",
             _remedy(name, "Correct its settings", *PROCESSOR),
         ) from error
-
-
-def _is_unreached(error: Exception) -> bool:
-    """Whether transformers failed because the hub was not reached."""
-    return any(said in str(error).lower() for said in ("couldn't connect", "offline"))
-
-
-def _hub_remedy(name: str, error: Exception) -> str:
-    """The remedy for a checkpoint that is no folder, if the hub has none of that name or is not reached."""
-    if not _is_unreached(error):
-        return "Give a checkpoint folder or hub name"
-    return (
-        f"Check the network and HF_ENDPOINT, or download it elsewhere (`hf download {name} --local-dir DIR`)"
-        " and give that folder; HF_HUB_OFFLINE=1 allows only what is in the hub's cache"
-    )
 
 
 def _remedy(name: str, otherwise: str, *files: str) -> str:
@@ -407,7 +399,6 @@ def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
     """Tries the adapter on the base's modules, without the base's weights; an error if it does not fit."""
     if settings.adapter is None:
         return
-    read_config(settings.adapter, settings.pretrained)
     attach(skeleton(config, settings.trust_remote_code), settings.adapter, settings.pretrained)
 
 
@@ -447,9 +438,18 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
 
 
 def check_weights(settings: ModelSettings, config: PreTrainedConfig) -> None:
-    """Refuses missing, damaged, unexpected or reshaped weights of a checkpoint, before any are read."""
-    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:  # others run their own code
-        weights.check_names(settings.pretrained, config)
+    """Refuses missing, damaged, unexpected or reshaped weights of a checkpoint, before any are read.
+
+    transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and
+    buffers count as in real use. Takes 0.1 s. Quantized checkpoints are compared when they are loaded, and
+    those of other families run their own code.
+    """
+    name = settings.pretrained
+    if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return
+    weights.weight_files(name)  # whose headers were read with the configuration
+    if getattr(config, "quantization_config", None) is None:
+        weights.refuse_incomplete(name, *weights.loaded(name, config=config, device_map="meta"))
 
 
 def open_weights(
@@ -468,27 +468,14 @@ def open_weights(
         HarnessError: weights are damaged, missing, unexpected, of another shape or not finite, or the
             attention implementation is missing.
     """
-    with weights.refusals(name), weights.silent():
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            name,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            **options,
-        )
-        model = model if device is None else model.to(device)
-    if not _elsewhere():
+    model, info = weights.loaded(name, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+    if device is not None:
+        with weights.refusals(name):
+            model = model.to(device)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    # Weights of FSDP's other ranks are placeholders, which it fills from the first rank later.
+    if not sharded or os.environ.get("LOCAL_RANK", "0") == "0":
         if not is_deepspeed_zero3_enabled():  # whose loading reports nothing; names were compared before
             weights.refuse_incomplete(name, model, info)
-        weights.check_finite(name, model)
+        weights.refuse_unfinite(f"model {name}", weights.not_finite(model.state_dict().items()))
     return model
-
-
-def _elsewhere() -> bool:
-    """Whether this rank's weights are placeholders, which FSDP fills from the first rank later."""
-    return (
-        os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-        and os.environ.get("LOCAL_RANK", "0") != "0"
-    )

@@ -1,7 +1,7 @@
-"""How tokens are drawn: content-keyed noise, one decoding step, and a whole call of `generate`."""
+"""How tokens are drawn: content-keyed noise, one decoding step, and the response that tokens make."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from transformers import (
     GenerationConfig,
     MinPLogitsWarper,
     PreTrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -21,7 +20,6 @@ from transformers import (
 from dcsft_harness.lmms.protocols import FinishReason, cut_at
 
 from .arguments import GenerationArguments
-from .shared_prefix import Prompts
 
 # Content-keyed sampling: the noise is a function of what is sampled, not of when.
 #
@@ -66,63 +64,40 @@ def _mix(value: torch.Tensor) -> torch.Tensor:
     return value ^ _shift(value, 31)
 
 
-def uniforms(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def uniforms(row_keys: torch.Tensor, steps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Uniform draws in the open interval (0, 1), float64.
 
-    `row_keys` are int64, of any shape that broadcasts with the token ids; `step` is the tokens that the row
-    has generated so far, a number or a tensor shaped as `row_keys`.
+    `row_keys` are int64, of any shape that broadcasts with the token ids; `steps` are the tokens that each
+    row has generated so far.
     """
-    offset = _signed((step + 1) * _GOLDEN) if isinstance(step, int) else (step + 1) * _GOLDEN
-    state = _mix(row_keys + offset)
+    state = _mix(row_keys + (steps + 1) * _GOLDEN)
     bits = _mix(state + (tokens + 1) * _GOLDEN)
     # 52 bits and a half: with 53 the largest value would round to 1, whose Gumbel is infinite.
     return (_shift(bits, 12).double() + 0.5) * 2.0**-52
 
 
-def gumbels(row_keys: torch.Tensor, step: int | torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def gumbels(row_keys: torch.Tensor, steps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel draws, float64, shaped as the arguments broadcast (see `uniforms`)."""
-    return -torch.log(-torch.log(uniforms(row_keys, step, tokens)))
+    return -torch.log(-torch.log(uniforms(row_keys, steps, tokens)))
 
 
-def noisy(
-    scores: torch.Tensor, row_keys: torch.Tensor, step: int | torch.Tensor, sparse: bool
-) -> torch.Tensor:
+def noisy(scores: torch.Tensor, row_keys: torch.Tensor, steps: torch.Tensor, sparse: bool) -> torch.Tensor:
     """Scores with the noise of one step.
 
-    `scores` are float32 `(rows, vocabulary)`, minus infinity where a token is ruled out; `row_keys` int64
-    `(rows,)`; `step` the tokens generated so far, also as int64 `(rows,)`. `sparse`: most tokens are ruled
-    out, and only the others get noise. Returns float64 `(rows, vocabulary)` whose row-wise argmax is the
-    draw.
+    `scores` are float32 `(rows, vocabulary)`, minus infinity where a token is ruled out; `row_keys` and
+    `steps`, the tokens generated so far, int64 `(rows,)`. `sparse`: most tokens are ruled out, and only
+    the others get noise. Returns float64 `(rows, vocabulary)` whose row-wise argmax is the draw.
     """
     summed = scores.double()
     if sparse:
         rows, tokens = torch.nonzero(torch.isfinite(scores), as_tuple=True)
-        summed[rows, tokens] += gumbels(row_keys[rows], step if isinstance(step, int) else step[rows], tokens)
+        summed[rows, tokens] += gumbels(row_keys[rows], steps[rows], tokens)
         return summed
     tokens = torch.arange(scores.shape[1], device=scores.device)
-    return summed + gumbels(row_keys[:, None], step if isinstance(step, int) else step[:, None], tokens)
+    return summed + gumbels(row_keys[:, None], steps[:, None], tokens)
 
 
-class KeyedGumbel:
-    """The last logits processor of a sampled generation: makes greedy search draw."""
-
-    def __init__(self, row_keys: list[int], prompt_length: int, sparse: bool) -> None:
-        """Noise for one call of `generate`, from one key per row of the batch, see `row_key`.
-
-        `prompt_length` columns come before the first generated token. `sparse`: see `noisy`.
-        """
-        self._keys = torch.tensor(row_keys, dtype=torch.int64)
-        self._prompt_length = prompt_length
-        self._sparse = sparse
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Adds this step's noise to float32 `(rows, vocabulary)`; the float64 result's argmax is drawn."""
-        self._keys = self._keys.to(scores.device)
-        return noisy(scores, self._keys, input_ids.shape[1] - self._prompt_length, self._sparse)
-
-
-# One call of transformers' `generate` for a batch of rows, and each row's response.
-
+# A row's response: where it ends, and its text.
 
 NOT_FINITE = -1
 """Replaces a token: the row's logits are not finite, so none could be chosen."""
@@ -132,13 +107,13 @@ class NotFiniteError(Exception):
     """Logits are not finite.
 
     Attributes:
-        places: rows of a batch, items of a batch, or tickets, depending on the raising function.
+        tickets: those of the rows' items.
     """
 
-    def __init__(self, places: Iterable[int]) -> None:
-        """Takes the places."""
+    def __init__(self, tickets: Iterable[int]) -> None:
+        """Takes the tickets."""
         super().__init__("logits are not finite")
-        self.places = set(places)
+        self.tickets = set(tickets)
 
 
 @dataclass(frozen=True)
@@ -201,78 +176,58 @@ class Completion:
     finish_reason: FinishReason  # "stop" or "length"
 
 
-class StopTexts:
-    """A stopping criterion per row: the end of the response contains a stop text.
+class Endings:
+    """Where a row's tokens end as a response, and what it says.
 
-    Only the last tokens are decoded at each step: a byte of a stop text takes at most one
-    token, so a window of that many (and a few for what decoding joins) cannot miss it.
+    A response ends at an end token, or as soon as its text contains a stop text. For that, only the last
+    tokens are decoded at each step: a byte of a stop text takes at most one token, so a window of that many
+    (and a few for what decoding joins) cannot miss it.
 
     Attributes:
-        any: whether there are stop texts.
-        stopped_at: per row, the tokens generated when it reached a stop text; None before.
+        tokens: the special tokens, with stop texts that are special among those that end a response.
+        most: the most tokens of a response.
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: GenerationArguments,
-        eos: tuple[int, ...],
-        rows: int = 0,
-        prompt_length: int = 0,
+        self, tokenizer: PreTrainedTokenizerBase, arguments: GenerationArguments, tokens: SpecialTokens
     ) -> None:
-        """A criterion for `rows` of a `generate` call, whose first `prompt_length` columns are prompts."""
-        self._tokenizer, self._arguments, self._eos = tokenizer, arguments, set(eos)
-        self._prompt_length, self.any = prompt_length, bool(arguments.stop)
+        """Reads the stop texts, and whether special tokens are text; `tokens` are the checkpoint's."""
+        self._tokenizer, self._stops, self.most = tokenizer, arguments.stop, arguments.max_new_tokens
+        self._skip_special_tokens = arguments.skip_special_tokens
+        self.tokens = tokens.stopping_at(tokenizer, arguments.stop)
+        self._eos = frozenset(self.tokens.eos)
         self._window = max((len(stop.encode()) for stop in arguments.stop), default=0) + 4
-        self.stopped_at: list[int | None] = [None] * rows
 
-    def reached(self, tokens: list[int]) -> bool:
-        """Whether a row's last token, of those it has generated, completes a stop text."""
-        if not self.any or tokens[-1] in self._eos:
-            return False
-        text = self._tokenizer.decode(
-            tokens[-self._window :],
-            skip_special_tokens=self._arguments.skip_special_tokens,
-            clean_up_tokenization_spaces=False,
+    def text(self, tokens: list[int]) -> str:
+        """Tokens as the text of a response."""
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=self._skip_special_tokens, clean_up_tokenization_spaces=False
         )
-        return any(stop in text for stop in self._arguments.stop)
+        return text
 
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        """Bool `(rows,)`: which rows have reached a stop text."""
-        generated = input_ids[:, self._prompt_length :]
-        length = generated.shape[1]
-        for row, tail in enumerate(generated[:, -self._window :].tolist()):
-            if self.stopped_at[row] is None and self.reached(tail):
-                self.stopped_at[row] = length
-        done = [stopped is not None for stopped in self.stopped_at]
-        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+    def stopped(self, tokens: list[int]) -> bool:
+        """Whether a row's last token, of those it has generated, completes a stop text."""
+        if not self._stops or tokens[-1] in self._eos:
+            return False
+        text = self.text(tokens[-self._window :])
+        return any(stop in text for stop in self._stops)
 
+    def completion(self, row: list[int], stopped_at: int | None) -> Completion:
+        """One row's tokens as a response; `stopped_at` is their number when it reached a stop text."""
+        end = next((at for at, token in enumerate(row) if token in self._eos), None)
+        ended = end is not None and (stopped_at is None or end < stopped_at)
+        content = row[:end] if ended else row[:stopped_at]
+        text, cut = cut_at(self.text(content), self._stops)
+        stopped = ended or cut or stopped_at is not None
+        return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
 
-class FiniteLogits:
-    """A logits processor that changes nothing and records where a row's logits stop being finite.
-
-    Attributes:
-        first: int64 `(rows,)` on the logits' device, tokens generated before; -1 while they are finite.
-    """
-
-    def __init__(self, prompt_length: int) -> None:
-        """For a batch whose prompts have this length, padding included."""
-        self._prompt_length = prompt_length
-        self.first: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores unchanged; never waits for the device."""
-        bad = ~scores.amax(-1).isfinite()
-        if self.first is None:
-            self.first = torch.full_like(bad, -1, dtype=torch.int64)
-        here = input_ids.shape[1] - self._prompt_length
-        self.first = torch.where(bad & (self.first < 0), here, self.first)
-        return scores
-
-    def rows(self, lengths: Sequence[int]) -> list[int]:
-        """Rows whose logits were not finite before their response of this many tokens had ended."""
-        first = [] if self.first is None else self.first.tolist()
-        return [row for row, (at, length) in enumerate(zip(first, lengths, strict=False)) if 0 <= at < length]
+    def cut(self, row: list[int]) -> Completion:
+        """`completion` of a row that another engine generated, which may go on behind a stop text."""
+        reached = None
+        if self._stops and cut_at(self.text(row), self._stops)[1]:
+            # The token that completed it is found as in rows of this engine, one token at a time.
+            reached = next((at for at in range(1, len(row) + 1) if self.stopped(row[:at])), None)
+        return self.completion(row, reached)
 
 
 def warpers(arguments: GenerationArguments) -> list[Any]:
@@ -285,113 +240,6 @@ def warpers(arguments: GenerationArguments) -> list[Any]:
     if arguments.min_p > 0.0:
         chain.append(MinPLogitsWarper(arguments.min_p))
     return chain
-
-
-class RepetitionPenalty:
-    """transformers' repetition penalty, prompt tokens included, for a padded batch.
-
-    transformers' own processor counts a short prompt's padding as its token, and the padding token often ends
-    responses: rows would depend on the rest of their batch.
-    """
-
-    def __init__(self, penalty: float, attention_mask: Tensor) -> None:
-        """A processor for one batch.
-
-        `penalty` divides positive scores and multiplies negative ones; `attention_mask` is `(rows, prompt
-        length)`, 0 on the left where a row has padding.
-        """
-        self._penalty, self._mask = penalty, attention_mask != 0
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Float `(rows, vocabulary)` scores with the seen tokens' made smaller."""
-        length = self._mask.shape[1]
-        prompt = torch.where(self._mask, input_ids[:, :length], input_ids[:, length - 1 : length])
-        seen = torch.cat((prompt, input_ids[:, length:]), dim=1)
-        found = scores.gather(1, seen)
-        found = torch.where(found < 0, found * self._penalty, found / self._penalty)
-        return scores.scatter(1, seen, found)
-
-
-def processors(
-    arguments: GenerationArguments, row_keys: list[int], prompt_length: int, attention_mask: Tensor
-) -> list[Any]:
-    """The logits processors after `generate`'s own: the penalty, and keyed sampling noise."""
-    penalties: list[Any] = []
-    if arguments.repetition_penalty != 1.0:
-        penalties.append(RepetitionPenalty(arguments.repetition_penalty, attention_mask))
-    if arguments.greedy:
-        return penalties
-    chain = warpers(arguments)
-    return [*penalties, *chain, KeyedGumbel(row_keys, prompt_length, sparse=len(chain) > 1)]
-
-
-def _config(tokens: SpecialTokens, arguments: GenerationArguments) -> GenerationConfig:
-    """The generation config for `generate` itself: greedy search up to a length."""
-    config = tokens.neutral_config()
-    config.update(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=arguments.max_new_tokens,
-        min_new_tokens=arguments.min_new_tokens,
-        use_cache=arguments.use_cache,
-    )
-    return config
-
-
-@torch.inference_mode()
-def complete(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: SpecialTokens,
-    batch: dict[str, Tensor],
-    arguments: GenerationArguments,
-    row_keys: list[int],
-) -> list[Completion]:
-    """Generates one response per row of a left-padded batch on the model's device.
-
-    The model is in evaluation mode, and its own generation config neutral. `row_keys` are the int64 keys of
-    the rows' draws (`row_key`); unused when greedy.
-
-    Raises:
-        NotFiniteError: logits of some rows are not finite.
-    """
-    tokens = tokens.stopping_at(tokenizer, arguments.stop)
-    rows, prompt_length = batch["input_ids"].shape
-    stops = StopTexts(tokenizer, arguments, tokens.eos, rows, prompt_length)
-    finite = FiniteLogits(prompt_length)
-    output = model.generate(
-        **batch,
-        generation_config=_config(tokens, arguments),
-        logits_processor=[finite, *processors(arguments, row_keys, prompt_length, batch["attention_mask"])],
-        stopping_criteria=[stops] if arguments.stop else [],
-    )
-    generated = output[:, prompt_length:].tolist()
-    completions = [
-        completion(tokenizer, row, tokens.eos, arguments, stopped)
-        for row, stopped in zip(generated, stops.stopped_at, strict=True)
-    ]
-    if bad := finite.rows([one.n_tokens for one in completions]):
-        raise NotFiniteError(bad)
-    return completions
-
-
-def completion(
-    tokenizer: PreTrainedTokenizerBase,
-    row: list[int],
-    eos: tuple[int, ...],
-    arguments: GenerationArguments,
-    stopped_at: int | None,
-) -> Completion:
-    """One row's tokens (trailing padding included) as a response."""
-    end = next((at for at, token in enumerate(row) if token in eos), None)
-    ended = end is not None and (stopped_at is None or end < stopped_at)
-    content = row[:end] if ended else row[:stopped_at]
-    text = tokenizer.decode(
-        content, skip_special_tokens=arguments.skip_special_tokens, clean_up_tokenization_spaces=False
-    )
-    text, cut = cut_at(text, arguments.stop)
-    stopped = ended or cut or stopped_at is not None
-    return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
 
 
 # One step's logits in, one token per row out: penalty, least length, warpers, keyed noise.
@@ -445,32 +293,36 @@ def distribution(
 
 
 class Draw:
-    """Chooses the next token of every row in a batch of changing size.
-
-    The same arithmetic, in the same order, as the logits processors of `decoding.complete`.
-    """
+    """Chooses the next token of every row in a batch of changing size."""
 
     def __init__(
         self,
         arguments: GenerationArguments,
         eos: tuple[int, ...],
         row_keys: Tensor,
-        prompts: Prompts,
+        prompts: Tensor,
+        attention_mask: Tensor,
         item_of_row: Tensor,
     ) -> None:
-        """A draw for rows without tokens; keys and numbers of their prompts are int64 `(rows,)`."""
+        """A draw for rows without tokens.
+
+        The token ids and mask of prompts are `(items, prompt)`; the rows' keys, and the items that they
+        continue, int64 `(rows,)`.
+        """
         self._arguments, self._keys, self._steps = arguments, row_keys, torch.zeros_like(row_keys)
         self._eos = torch.tensor(eos, dtype=torch.int64, device=row_keys.device)
         self._warpers = [] if arguments.greedy else warpers(arguments)
-        self._seen = None
-        if arguments.repetition_penalty != 1.0:
-            self._seen = _tokens_of(prompts)[item_of_row]
+        self._prompts = prompts, attention_mask, item_of_row
+        self._seen: Tensor | None = None
 
     def __call__(self, logits: Tensor) -> Tensor:
         """The int64 `(rows,)` next tokens, from `(rows, vocabulary)` logits of any float type.
 
         `NOT_FINITE` for a row whose logits hold NaN or infinity, or -infinity alone.
         """
+        if self._seen is None and self._arguments.repetition_penalty != 1.0:
+            prompts, mask, item_of_row = self._prompts
+            self._seen = _tokens_of(prompts, mask, logits.shape[1])[item_of_row]
         scores = _ruled(logits.float(), self._arguments, self._eos, self._seen, self._steps)
         tokens, likeliest = self._chosen(scores)
         self._steps = self._steps + 1
@@ -531,10 +383,9 @@ class Draw:
         return scores
 
 
-def _tokens_of(prompts: Prompts) -> Tensor:
+def _tokens_of(prompts: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
     """Bool `(items, vocabulary)`: the tokens of each prompt."""
-    shape = (len(prompts), prompts.logits.shape[1])
-    counts = torch.zeros(shape, dtype=torch.int32, device=prompts.tokens.device)
+    counts = torch.zeros((len(prompts), vocabulary), dtype=torch.int32, device=prompts.device)
     # Padding is not part of the prompt, though it has a token id.
-    counts.scatter_add_(1, prompts.tokens, (prompts.attention_mask != 0).int())
+    counts.scatter_add_(1, prompts, (mask != 0).int())
     return counts > 0

@@ -4,7 +4,7 @@ import functools
 import gc
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -14,16 +14,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
-from .batching import Batcher, Prepared, Way
+from .batching import Batcher, Prepared, Way, continued
 from .decoding import (
     NOT_FINITE,
     Completion,
     Draw,
+    Endings,
     NotFiniteError,
     SpecialTokens,
-    StopTexts,
-    complete,
-    completion,
 )
 from .resources import Footprint, Size, free_bytes, out_of_memory
 from .shared_prefix import Decoder, ForkedRows, Prompts, UnsuitedModelError, forced, joined, prefill
@@ -176,7 +174,6 @@ class Row:
 
     ticket: int  # its item's ticket
     key: int  # the key of its draws
-    limit: int  # the most tokens that it may have
     tokens: list[int] = field(default_factory=list)  # its tokens so far
     stopped_at: int | None = None  # its length when it reached a stop text
     ended: bool = False  # whether it is finished
@@ -200,16 +197,13 @@ class RunningItems:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        tokens: SpecialTokens,
         arguments: GenerationArguments,
+        endings: Endings,
         hold: bool,
     ) -> None:
         """Starts with nothing in flight; `hold` keeps the prompts of finished items until `release`."""
-        self._tokenizer, self._arguments, self._hold = tokenizer, arguments, hold
-        self._eos, self._ends = tokens.eos, frozenset(tokens.eos)
+        self._arguments, self._endings, self._hold = arguments, endings, hold
         self._decoder = Decoder(model)
-        self._stops = StopTexts(tokenizer, arguments, tokens.eos)
         self._tickets: list[list[int]] = []  # of each cohort's prompts
         self._rows: list[Row] = []  # at each place of the batch
         self._of_ticket: dict[int, list[Row]] = {}
@@ -249,19 +243,17 @@ class RunningItems:
         """
         prompts = joined(parts)
         samples = [len(one.row_keys) for one in arrivals]
-        device = prompts.tokens.device
-        keys = torch.tensor([key for one in arrivals for key in one.row_keys], device=device)
-        of_row = torch.repeat_interleave(
-            torch.arange(len(samples), device=device), torch.tensor(samples, device=device)
-        )
-        draw = Draw(self._arguments, self._eos, keys, prompts, of_row)
-        chosen = draw(self._decoder.admit(prompts, samples))
+        keys = torch.tensor([key for one in arrivals for key in one.row_keys], device=prompts.tokens.device)
+        logits = self._decoder.admit(prompts, samples)
+        of_row = self._decoder.cohorts[-1].item_of_row
+        eos = self._endings.tokens.eos
+        draw = Draw(self._arguments, eos, keys, prompts.tokens, prompts.attention_mask, of_row)
+        chosen = draw(logits)
         self._tickets.append([one.ticket for one in arrivals])
         for one in arrivals:
-            limit = self._arguments.max_new_tokens
-            self._of_ticket[one.ticket] = [Row(one.ticket, key, limit) for key in one.row_keys]
+            self._of_ticket[one.ticket] = [Row(one.ticket, key) for key in one.row_keys]
         rows = [row for one in arrivals for row in self._of_ticket[one.ticket]]
-        _note(rows, chosen.tolist(), self._ends, self._stops)
+        _note(rows, chosen.tolist(), self._endings)
         if self._draw is None:
             self._draw, self._chosen = draw, chosen
         else:
@@ -285,12 +277,9 @@ class RunningItems:
                 if enough or self._draw is None:
                     break
                 self._chosen = self._draw(self._decoder.step(_fed(self._chosen)))
-                going_on -= _note(self._rows, self._chosen.tolist(), self._ends, self._stops)
+                going_on -= _note(self._rows, self._chosen.tolist(), self._endings)
         ended = [ticket for ticket, rows in self._of_ticket.items() if all(row.ended for row in rows)]
-        found = [
-            (ticket, completions(self._of_ticket.pop(ticket), self._tokenizer, self._eos, self._arguments))
-            for ticket in ended
-        ]
+        found = [(ticket, completions(self._of_ticket.pop(ticket), self._endings)) for ticket in ended]
         self.held |= set(ended) if self._hold else set()
         self._tidy()
         return found
@@ -327,22 +316,17 @@ class RunningItems:
         self._decoder.cohorts, self._tickets = cohorts, tickets
 
 
-def completions(
-    rows: Iterable[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    eos: tuple[int, ...],
-    arguments: GenerationArguments,
-) -> list[Completion]:
+def completions(rows: Iterable[Row], endings: Endings) -> list[Completion]:
     """The responses of finished rows."""
-    return [completion(tokenizer, row.tokens, eos, arguments, row.stopped_at) for row in rows]
+    return [endings.completion(row.tokens, row.stopped_at) for row in rows]
 
 
-def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], stops: StopTexts) -> int:
+def _note(rows: Sequence[Row], tokens: Sequence[int], endings: Endings) -> int:
     """Adds a token to each unfinished row; returns the number of rows that finish with it.
 
     Raises `NotFiniteError` with the tickets of rows whose logits are not finite.
     """
-    ended = 0
+    ended, eos = 0, endings.tokens.eos
     bad = [
         row.ticket for row, token in zip(rows, tokens, strict=True) if token == NOT_FINITE and not row.ended
     ]
@@ -351,9 +335,9 @@ def _note(rows: Sequence[Row], tokens: Sequence[int], ends: Collection[int], sto
     for row, token in zip(rows, tokens, strict=True):
         if not row.ended:
             row.tokens.append(token)
-            if token in ends or len(row.tokens) == row.limit:
+            if token in eos or len(row.tokens) == endings.most:
                 row.ended = True
-            if stops.any and token not in ends and stops.reached(row.tokens):
+            if endings.stopped(row.tokens):
                 row.stopped_at, row.ended = len(row.tokens), True
             ended += row.ended
     return ended
@@ -369,19 +353,19 @@ def decode(
     forked: ForkedRows,
     rows: list[Row],
     arguments: GenerationArguments,
-    eos: tuple[int, ...],
-    stops: StopTexts,
+    endings: Endings,
 ) -> None:
     """Draws tokens for all rows of the prefilled prompts until each has finished.
 
     Raises:
         NotFiniteError: the logits of some are not finite; names their tickets.
     """
-    device = forked.prompts.tokens.device
+    prompts, device = forked.prompts, forked.prompts.tokens.device
     keys = torch.tensor([row.key for row in rows], device=device)
-    draw = Draw(arguments, eos, keys, forked.prompts, forked.item_of_row)
+    eos, mask = endings.tokens.eos, prompts.attention_mask
+    draw = Draw(arguments, eos, keys, prompts.tokens, mask, forked.item_of_row)
     chosen = draw(forked.logits)
-    left = len(rows) - _note(rows, chosen.tolist(), eos, stops)
+    left = len(rows) - _note(rows, chosen.tolist(), endings)
     while left:
         if left <= (1 - _IDLE_FORKS) * len(rows):
             places = [place for place, row in enumerate(rows) if not row.ended]
@@ -390,7 +374,40 @@ def decode(
             draw.keep_rows(kept)
             chosen, rows = chosen[kept], [rows[place] for place in places]
         chosen = draw(forked.step(_fed(chosen)))
-        left -= _note(rows, chosen.tolist(), eos, stops)
+        left -= _note(rows, chosen.tolist(), endings)
+
+
+@torch.inference_mode()
+def generate(
+    model: PreTrainedModel,
+    batch: dict[str, Tensor],
+    rows: Sequence[Row],
+    arguments: GenerationArguments,
+    endings: Endings,
+) -> None:
+    """`decode` by the model's own `generate`, for prompts of one row each; its config is neutral."""
+    prompts = batch["input_ids"]
+    keys = torch.tensor([row.key for row in rows], device=prompts.device)
+    places = torch.arange(len(rows), device=prompts.device)
+    draw = Draw(arguments, endings.tokens.eos, keys, prompts, batch["attention_mask"], places)
+
+    def chosen(_: Tensor, scores: Tensor) -> Tensor:
+        """Scores by which greedy search takes the tokens that are drawn."""
+        found = draw(scores)
+        _note(rows, found.tolist(), endings)
+        return torch.full_like(scores, -torch.inf).scatter(1, _fed(found)[:, None], 0.0)
+
+    def ended(*_: object, **__: object) -> Tensor:
+        return torch.tensor([row.ended for row in rows], device=prompts.device)
+
+    config = endings.tokens.neutral_config()
+    config.update(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=arguments.max_new_tokens,
+        use_cache=arguments.use_cache,
+    )
+    model.generate(**batch, generation_config=config, logits_processor=[chosen], stopping_criteria=[ended])
 
 
 # A loaded model: batches, prefills, memory, and decoding without shared prompts.
@@ -430,8 +447,11 @@ class Engine:
 
     def flight(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
         """Nothing in flight yet; see `RunningItems`."""
-        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
-        return RunningItems(self._model, self.tokenizer, tokens, arguments, hold)
+        return RunningItems(self._model, arguments, self.endings(arguments), hold)
+
+    def endings(self, arguments: GenerationArguments) -> Endings:
+        """Where responses end, under these arguments."""
+        return Endings(self.tokenizer, arguments, self.tokens)
 
     @property
     def way(self) -> Way:
@@ -543,7 +563,10 @@ class Engine:
         Raises:
             HarnessError: a row does not fit in memory by itself.
         """
-        rows = [self._batcher.extended(one, tokens) for one, tokens in zip(items, responses, strict=True)]
+        rows = [
+            replace(one, features=continued(one.features, tokens, self._batcher.image_names))
+            for one, tokens in zip(items, responses, strict=True)
+        ]
         at_once = len(rows) if self._batcher.way == "joined" else 1
         found: list[Tensor] = []
         while len(found) < len(rows):
@@ -570,49 +593,24 @@ class Engine:
     ) -> list[list[Completion]]:
         """One completion per item and key; each with its own prefill, unless prompts' states are copied.
 
-        Raises `NotFiniteError` with the positions of items whose logits are not finite.
+        Raises `NotFiniteError` with the positions of items whose logits are not finite, as tickets.
         """
-        if self.forks and arguments.use_cache:
-            return self._forked(items, row_keys, arguments)
-        rows = [one for one, keys in zip(items, row_keys, strict=True) for _ in keys]
-        owners = [place for place, keys in enumerate(row_keys) for _ in keys]
-        flat = [key for keys in row_keys for key in keys]
-        at_once = 1 if self._batcher.way == "single" else max(len(rows), 1)
-        done: list[Completion] = []
-        bad: set[int] = set()
-        for start in range(0, len(rows), at_once):
-            some = slice(start, start + at_once)
-            batch = self._batch(rows[some])
-            try:
-                done += complete(self._model, self.tokenizer, self.tokens, batch, arguments, flat[some])
-            except NotFiniteError as error:
-                bad |= {owners[start + row] for row in error.places}
-        if bad:
-            raise NotFiniteError(bad)
-        left = iter(done)
-        return [[next(left) for _ in keys] for keys in row_keys]
-
-    def _forked(
-        self, items: Sequence[Prepared], row_keys: Sequence[list[int]], arguments: GenerationArguments
-    ) -> list[list[Completion]]:
-        """`row_by_row` with one prefill per item."""
-        done: list[list[Completion]] = []
-        tokens = self.tokens.stopping_at(self.tokenizer, arguments.stop)
-        stops = StopTexts(self.tokenizer, arguments, tokens.eos)
-        at_once = 1 if self._batcher.way == "single" else max(len(items), 1)
-        for start in range(0, len(items), at_once):
-            keys = row_keys[start : start + at_once]
-            batch = self._batch(items[start : start + at_once])
-            forked = ForkedRows(self._model, batch, [len(some) for some in keys])
-            rows = [
-                Row(start + place, key, arguments.max_new_tokens)
-                for place, some in enumerate(keys)
-                for key in some
-            ]
-            decode(forked, list(rows), arguments, tokens.eos, stops)
-            made = iter(completions(rows, self.tokenizer, tokens.eos, arguments))
-            done += [[next(made) for _ in some] for some in keys]
-        return done
+        forks = self.forks and arguments.use_cache
+        endings = self.endings(arguments)
+        rows = [[Row(at, key) for key in keys] for at, keys in enumerate(row_keys)]
+        # Rows that one prefill serves.
+        groups = rows if forks else [[row] for some in rows for row in some]
+        at_once = 1 if self._batcher.way == "single" else len(groups)
+        for start in range(0, len(groups), at_once):
+            some = groups[start : start + at_once]
+            batch = self._batch([items[group[0].ticket] for group in some])
+            together = [row for group in some for row in group]
+            if forks:
+                forked = ForkedRows(self._model, batch, [len(group) for group in some])
+                decode(forked, together, arguments, endings)
+            else:
+                generate(self._model, batch, together, arguments, endings)
+        return [completions(some, endings) for some in rows]
 
     def _slices(self, items: Sequence[Prepared]) -> list[list[Prepared]]:
         """Consecutive prompts that share a prefill."""

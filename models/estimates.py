@@ -17,7 +17,7 @@ from dcsft_harness.artifacts.usage import Device
 
 from .checkpoint import outline
 from .merging import POSITIONS
-from .resources import Arithmetic, Footprint, patches_per_token
+from .resources import Arithmetic, Footprint, Tower, patches_per_token
 
 LIBRARIES = {"cpu": 0.95e9, "cuda": 0.0}
 """Memory of the process before weights are read; on CUDA, memory is the device's alone."""
@@ -29,47 +29,6 @@ _HEAD_TOKENS, _HEAD_WIDTH = 4096, 32768
 """TRL computes log-probabilities of answers in tiles of tokens by vocabulary."""
 _SPREAD = 1.03
 """What the allocator holds beside the tensors, at the peak of a pass."""
-
-
-@dataclass(frozen=True)
-class Tower:
-    """The layers of a decoder or of a vision tower."""
-
-    layers: int  # how many
-    width: int  # of the residual stream
-    inner: int  # of the feed-forward part
-    heads: int  # numbers in a token's queries, over all heads
-    shared: int  # numbers in its keys, over the heads that have their own
-    gated: bool  # whether the feed-forward part has a gate beside its input
-
-    @classmethod
-    def of(cls, config: PreTrainedConfig | None, gated: bool) -> "Tower":
-        """Reads a part of a model's configuration."""
-
-        def first(*names: str, otherwise: int = 0) -> int:
-            values = (getattr(config, name, None) for name in names)
-            return int(next((value for value in values if isinstance(value, int) and value), otherwise))
-
-        width = first("hidden_size", "embed_dim", otherwise=1024)
-        heads = first("num_attention_heads", "num_heads", otherwise=1)
-        size = first("head_dim", otherwise=width // heads)
-        return cls(
-            first("num_hidden_layers", "depth"),
-            width,
-            first("intermediate_size", otherwise=4 * width),
-            heads * size,
-            first("num_key_value_heads", otherwise=heads) * size,
-            gated,
-        )
-
-    def kept(self, number: int, full: bool) -> float:
-        """Bytes kept of a token by a layer for its backward pass, besides its linear layers' inputs.
-
-        `number` is the bytes of a number in the forward pass; `full`: norms train, too.
-        """
-        norms = 2 * (4 + (number if full else 0)) * self.width
-        attention = 2 * number * (self.heads + self.shared)
-        return norms + attention + (3 if self.gated else 1) * number * self.inner
 
 
 class Anatomy:
@@ -238,7 +197,7 @@ def generation(
         "weights": anatomy.stored(number),
         "keys and values": layer.cached * (items * tokens + 2 * rows * new_tokens),
         "activations": together * layer.activation + rows * (layer.choice + tokens * layer.score),
-        "images": min(patches, together * anatomy.patches_per_token) * _image_bytes(anatomy, number),
+        "images": min(patches, together * anatomy.patches_per_token) * anatomy.vision.computing(number),
     }
 
 
@@ -254,11 +213,6 @@ def merging(anatomy: Anatomy, prompts: int, new_tokens: int, device: Device) -> 
         "logits": logits,
         "a merged module": text.width * text.inner * (3.0 * anatomy.stored() / anatomy.parameters + 4.0),
     }
-
-
-def _image_bytes(anatomy: Anatomy, number: int) -> float:
-    tower = anatomy.vision
-    return float(number * (8 * tower.width + 3 * tower.inner))
 
 
 def seconds(anatomy: Anatomy, device: Device, work: Mapping[str, Any], loading: float) -> float:

@@ -18,7 +18,7 @@ from dcsft_harness.lmms.protocols import cut_at
 
 from .arguments import GenerationArguments
 from .batching import Prepared
-from .decoding import StopTexts, distribution
+from .decoding import distribution
 from .engine import Engine
 from .scheduler import not_finite
 
@@ -73,8 +73,8 @@ class PassRates:
     def __post_init__(self) -> None:
         """Reads the tokens that end a response."""
         self._tokenizer = self.engine.tokenizer
-        self._eos = self.engine.tokens.stopping_at(self._tokenizer, self.arguments.stop).eos
-        self._stops = StopTexts(self._tokenizer, self.arguments, self._eos)
+        self._endings = self.engine.endings(self.arguments)
+        self._eos = self._endings.tokens.eos
 
     @torch.inference_mode()
     def of(self, items: Sequence[Prepared], targets: Sequence[Target]) -> list[Exact]:
@@ -118,7 +118,7 @@ class PassRates:
             before = one.tokens[:place]
             following = one.tokens[place] if place < len(one.tokens) else None
             ends = row[list(self._eos)]
-            if target.right(self._text(before)):
+            if target.right(self._endings.text(before)):
                 result.rate += mass * float(ends.sum())
             row[list(self._eos)] = 0.0
             likely = torch.nonzero(row * mass >= EXAMINED)[:, 0].tolist()
@@ -126,8 +126,8 @@ class PassRates:
             stays = 0.0
             for token in likely:
                 tokens, share = [*before, token], mass * float(row[token])
-                text = self._text(tokens)
-                if self._stops.reached(tokens):
+                text = self._endings.text(tokens)
+                if self._endings.stopped(tokens):
                     result.rate += share * target.right(cut_at(text, self.arguments.stop)[0])
                 elif len(tokens) >= self.arguments.max_new_tokens or not target.can_become(text):
                     continue  # no room for its end, or wrong
@@ -142,16 +142,6 @@ class PassRates:
             if not mass:
                 break
         return off
-
-    def _text(self, tokens: Sequence[int]) -> str:
-        """Tokens as the text of a response."""
-        return str(
-            self._tokenizer.decode(
-                list(tokens),
-                skip_special_tokens=self.arguments.skip_special_tokens,
-                clean_up_tokenization_spaces=False,
-            )
-        )
 
     def _spelled(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,6 +1,7 @@
 """A base and its adapter as one checkpoint on disk, compared with the original pair on real inputs."""
 
 import inspect
+import math
 import os
 import shutil
 from collections import Counter
@@ -15,7 +16,6 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoProcessor, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -24,7 +24,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from dcsft_harness.errors import HarnessError
 
 from .adapters import wrap
-from .batching import Features, follows_tokens
+from .batching import Features, continued
 from .checkpoint import GENERATION, open_weights
 from .resources import give_back, own_weights, reused_memory
 from .weights import DTYPES, INDEX, Place, few, files_of, not_finite, places, weight_files
@@ -99,21 +99,8 @@ def read_outputs(
             return Reading(logits[-max(POSITIONS, len(answer)) :].float().cpu(), answer)
     kept = max(POSITIONS, len(answer or ()))
     last = {"logits_to_keep": kept} if able else {}
-    logits = model(**_continued(inputs, (answer or [])[:-1]), **last).logits
+    logits = model(**continued(inputs, (answer or [])[:-1]), **last).logits
     return Reading(logits[0, -kept:].float().cpu(), answer)
-
-
-def _continued(inputs: Features, answer: list[int]) -> Features:
-    """A prompt's inputs with more tokens, which are text like the prompt's last one."""
-    if not answer:
-        return inputs
-    found = dict(inputs)
-    for name, tensor in inputs.items():
-        if name == "input_ids":
-            found[name] = torch.cat((tensor, tensor.new_tensor([answer])), dim=1)
-        elif follows_tokens(name, inputs, ()):
-            found[name] = torch.cat((tensor, *[tensor[:, -1:]] * len(answer)), dim=1)
-    return found
 
 
 def compare_outputs(
@@ -428,10 +415,8 @@ def stored_dtype(checkpoint: str) -> torch.dtype | None:
     """The floating-point dtype of most of a checkpoint's stored weights; None if it cannot be determined."""
     found: Counter[str] = Counter()
     for path in weight_files(checkpoint):
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                part = file.get_slice(name)
-                found[part.get_dtype()] += torch.Size(part.get_shape()).numel()
+        for place in places(path).values():
+            found[place.dtype] += math.prod(place.shape)
     known = [kind for kind, _ in found.most_common() if kind in DTYPES]
     return DTYPES[known[0]] if known else None
 

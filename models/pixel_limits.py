@@ -42,9 +42,9 @@ def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
     Test images have up to `_LARGEST` pixels; a larger limit is read from the processor's settings.
     """
     images = processor.image_processor
-    rule = _rule(images)
-    stated = _stated(images, rule) if rule is not None else None
-    return stated if rule is not None and stated is not None and _obeys(images, rule, stated) else None
+    if (rule := _rule(images)) is None or (stated := _stated(images, rule)) is None:
+        return None
+    return stated if _obeys(images, rule, stated) else None
 
 
 def set_limits(
@@ -109,7 +109,7 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 
 
 def resizes_like_qwen(processor: ProcessorMixin) -> bool:
-    """Whether `conventions.BoxConvention.resized_size` also holds for narrow images."""
+    """Whether `coordinates.BoxConvention.resized_size` also holds for narrow images."""
     images = processor.image_processor
     rule, limits = _rule(images), limits_in_force(processor)
     if rule is None or limits is None:

@@ -3,12 +3,11 @@
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, split_torch_state_dict_into_shards, try_to_load_from_cache
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedConfig, ProcessorMixin
 
@@ -162,12 +161,12 @@ def settle(
     return config, processor
 
 
-def weights_of(config: PreTrainedConfig) -> dict[str, torch.Size]:
-    """Name -> shape of the stored weights."""
+def weights_of(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    """Name -> stored weight, on the `meta` device."""
     from .checkpoint import skeleton
 
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    return {name: one.shape for name, one in skeleton(config).state_dict().items() if name not in tied}
+    return {name: one for name, one in skeleton(config).state_dict().items() if name not in tied}
 
 
 def configuration(shape: str, layers: int | None = None) -> PreTrainedConfig:
@@ -249,34 +248,17 @@ def _write_weights(config: PreTrainedConfig, folder: Path, tokens: int, end: int
     wanted = weights_of(config)
     torch.manual_seed(0)
     block = torch.empty(_BLOCK, dtype=config.dtype).normal_(0.0, 0.02)
-    places: dict[str, str] = {}
-    total, parts = 0, list(_parts(wanted, block.itemsize))
-    for number, names in enumerate(parts, 1):
-        file = f"model-{number:05}-of-{len(parts):05}.safetensors" if len(parts) > 1 else "model.safetensors"
-        tensors = {name: _random(name, wanted[name], block) for name in names}
+    split = split_torch_state_dict_into_shards(wanted, max_shard_size=SHARD)
+    for file, names in split.filename_to_tensors.items():
+        tensors = {name: _random(name, wanted[name].shape, block) for name in names}
         for name in (name for name in names if name.endswith(head)):
             tensors[name][:tokens] *= 3
             tensors[name][end] *= 2
-        total += sum(one.nbytes for one in tensors.values())
-        places |= dict.fromkeys(names, file)
         save_file(tensors, folder / file, metadata={"format": "pt"})
         del tensors
-    if len(parts) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": places}
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-
-
-def _parts(shapes: dict[str, torch.Size], itemsize: int) -> Iterator[list[str]]:
-    names: list[str] = []
-    size = 0
-    for name, shape in shapes.items():
-        more = itemsize * shape.numel()
-        if names and size + more > SHARD:
-            yield names
-            names, size = [], 0
-        names.append(name)
-        size += more
-    yield names
 
 
 def _random(name: str, shape: torch.Size, block: torch.Tensor) -> torch.Tensor:

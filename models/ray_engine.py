@@ -6,9 +6,11 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from dcsft_harness import lmms
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
@@ -16,7 +18,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 
 from .base import ObservedModel
-from .requests import Asked, Item, Messages, read_prompt
+from .requests import Asked, Item, Messages, filled, read_prompt
 
 # A Ray cluster: connect or start, count slots, and turn its failures into one-sentence errors.
 
@@ -108,22 +110,16 @@ def reporting_failures() -> Iterator[None]:
 # actor draws what, or how often.
 
 
-@dataclass(frozen=True)
-class Given:
-    """A document's messages; replaces the task's function, which stays with the driver."""
-
-    messages: Messages
-
-    def __call__(self, _: object) -> Messages:
-        """The messages, for any document."""
-        return self.messages
-
-
 class _Anywhere(dict[str, Any]):
-    """An actor's documents: none, because each `Given` carries its messages."""
+    """An actor's documents: none, because each item carries its messages."""
 
     def __missing__(self, _: object) -> "_Anywhere":
         return self
+
+
+def _always(messages: Messages) -> Callable[[object], Messages]:
+    """Replaces a task's function, which stays with the driver."""
+    return lambda _: messages
 
 
 class Answerer:
@@ -190,8 +186,6 @@ class SpreadModel(ObservedModel):
             HarnessError: the cluster cannot be reached or is too small, or the model does not load.
         """
         super().__init__()
-        import torch
-
         self.device = torch.device("cpu")  # where lmms-eval's own tensors go
         self._mine = connect()
         options, self.processes = slots(actors, "device=cpu" in arguments.split(","))
@@ -209,9 +203,6 @@ class SpreadModel(ObservedModel):
     def box_convention(self) -> BoxConvention:
         """The coordinates that the actors' models write boxes in."""
         return getattr(self, "_convention", PIXEL)
-
-    def _answer(self, items: list[Item]) -> list[list[Generation]]:
-        raise NotImplementedError("actors answer the items of this model")
 
     def _draw(self, waiting: list[Asked]) -> Iterator[int]:
         """Draws missing samples as actors become free; yields the number of finished items."""
@@ -242,7 +233,10 @@ class SpreadModel(ObservedModel):
         items, skip = [], self.refused is not None
         for _, item in underway[number]:
             try:
-                items.append(replace(item, to_messages=Given(_messages(item, self.task_dict))))
+                # Images are read here: an actor may be on another machine.
+                prompt = read_prompt(item, self.task_dict, None)
+                messages = filled(prompt, lambda image: {"type": "image", "url": image})
+                items.append(replace(item, to_messages=_always(messages)))
             except HarnessError as error:
                 self._refuse(item, error)
         places = [(item.task, item.doc_id) for item in items]
@@ -272,19 +266,3 @@ class SpreadModel(ObservedModel):
         if self._mine:
             ray.shutdown()
         super().clean()
-
-
-def _messages(item: Item, documents: Mapping[str, Any]) -> Messages:
-    """A document's messages with its images in them, read here: an actor may be on another machine."""
-    prompt = read_prompt(item, documents, None)
-    images = iter(prompt.images)
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "image", "url": next(images)} if part["type"] == "image" else part
-                for part in message["content"]
-            ],
-        }
-        for message in prompt.messages
-    ]

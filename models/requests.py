@@ -122,6 +122,18 @@ def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | N
     return Prompt(chat, images)
 
 
+def filled(prompt: Prompt, part: Callable[[Image.Image], dict[str, Any]]) -> Messages:
+    """A prompt's messages with its images in them, each as the `part` that is made of it."""
+    images = iter(prompt.images)
+    return [
+        {
+            "role": message["role"],
+            "content": [part(next(images)) if one["type"] == "image" else one for one in message["content"]],
+        }
+        for message in prompt.messages
+    ]
+
+
 def _content(message: Mapping[str, Any], images: list[Image.Image], where: str) -> list[dict[str, Any]]:
     """One message's parts, its images appended to `images`."""
     given = message["content"]

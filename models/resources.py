@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +101,51 @@ _STREAMS, _INNER_STREAMS = 8, 3
 
 
 @dataclass(frozen=True)
+class Tower:
+    """The layers of a decoder or of a vision tower."""
+
+    layers: int  # how many
+    width: int  # of the residual stream
+    inner: int  # of the feed-forward part
+    heads: int  # numbers in a token's queries, over all heads
+    shared: int  # numbers in its keys, over the heads that have their own
+    gated: bool  # whether the feed-forward part has a gate beside its input
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig | None, gated: bool = False) -> "Tower":
+        """Reads a part of a model's configuration."""
+
+        def first(*names: str, otherwise: int = 0) -> int:
+            values = (getattr(config, name, None) for name in names)
+            return int(next((value for value in values if isinstance(value, int) and value), otherwise))
+
+        width = first("hidden_size", "embed_dim", otherwise=1024)
+        heads = first("num_attention_heads", "num_heads", otherwise=1)
+        size = first("head_dim", otherwise=width // heads)
+        return cls(
+            first("num_hidden_layers", "depth"),
+            width,
+            first("intermediate_size", otherwise=4 * width),
+            heads * size,
+            first("num_key_value_heads", otherwise=heads) * size,
+            gated,
+        )
+
+    def kept(self, number: int, full: bool) -> float:
+        """Bytes kept of a token by a layer for its backward pass, besides its linear layers' inputs.
+
+        `number` is the bytes of a number in the forward pass; `full`: norms train, too.
+        """
+        norms = 2 * (4 + (number if full else 0)) * self.width
+        attention = 2 * number * (self.heads + self.shared)
+        return norms + attention + (3 if self.gated else 1) * number * self.inner
+
+    def computing(self, number: int) -> float:
+        """Bytes of a token's tensors that exist at the same time while a layer computes."""
+        return float(number * (_STREAMS * self.width + _INNER_STREAMS * self.inner))
+
+
+@dataclass(frozen=True)
 class Size:
     """What determines the memory of one item."""
 
@@ -131,15 +176,15 @@ class Footprint:
 
         `number` is the bytes of a number in the forward pass; the device is "cuda" or "cpu".
         """
-        text = config.get_text_config(decoder=True)
-        heads = text.num_attention_heads
-        kv_heads = getattr(text, "num_key_value_heads", None) or heads
-        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        text, vision = config.get_text_config(decoder=True), getattr(config, "vision_config", None)
+        tower, area = Tower.of(text), _patch_area(vision)
+        # A patch is a token of the vision tower.
+        image = 64.0 if area is None else Tower.of(vision).computing(number) / (3 * area)
         return cls(
-            cached=2.0 * text.num_hidden_layers * kv_heads * width * number,
-            activation=_layer_bytes(text, number),
-            image_value=number + _image_bytes(getattr(config, "vision_config", None), number),
-            score=heads * (3.0 * number + 4),
+            cached=2.0 * tower.layers * tower.shared * number,
+            activation=tower.computing(number),
+            image_value=number + image,
+            score=text.num_attention_heads * (3.0 * number + 4),
             # float32 logits and scores, then float64 noise and int64 hashes.
             choice=text.vocab_size * (2 * 4 + 3 * 8),
             slice_tokens=_SLICE_TOKENS.get(device, _SLICE_TOKENS["cuda"]),
@@ -159,18 +204,6 @@ class Footprint:
         own = rows * (2 * new_tokens * self.cached + longest * self.score + self.choice)
         prefill = together * self.activation + images * self.image_value * together / prompts
         return prompts * self.cached + prefill + own
-
-
-def _layer_bytes(config: PreTrainedConfig, number: int) -> float:
-    width: int = getattr(config, "hidden_size", 0) or getattr(config, "embed_dim", 1024)
-    inner: int = getattr(config, "intermediate_size", 0) or 4 * width
-    return float(number * (_STREAMS * width + _INNER_STREAMS * inner))
-
-
-def _image_bytes(config: PreTrainedConfig | None, number: int) -> float:
-    """Vision activations for each pixel value: a patch is a token there."""
-    area = _patch_area(config)
-    return 64.0 if config is None or area is None else _layer_bytes(config, number) / (3 * area)
 
 
 def _patch_area(config: PreTrainedConfig | None) -> int | None:
@@ -197,6 +230,11 @@ _BLOCK = 1 << 24
 _UNNEEDED = 4  # MADV_DONTNEED of <sys/mman.h>
 
 
+def _libc(name: str) -> Callable[..., int] | None:
+    """A function of Linux's C library, if it is there: `mallopt` and `malloc_trim` are glibc's own."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
 def give_back() -> None:
     """Returns freed memory to the system: glibc keeps that of tensors below 32 MB for itself.
 
@@ -204,8 +242,7 @@ def give_back() -> None:
     returned before the second loads, and 1.5 GB with it.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
+    if (trim := _libc("malloc_trim")) is not None:
         trim(0)
 
 
@@ -216,8 +253,7 @@ def take_exactly() -> None:
     that the backward pass needs: of 4.8 GB that a training of two layers of a width of 2,048 held, 0.8
     were gaps. Taking memory again costs small models time, so it is for large ones.
     """
-    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if change is not None:
+    if (change := _libc("mallopt")) is not None:
         change(_THRESHOLD, _LARGE)
 
 
@@ -228,7 +264,7 @@ def reused_memory() -> Iterator[None]:
     glibc asks the system for each tensor above 32 MB each time. Where many of them live shortly, as a merge's
     updates do, the system spends more time on clearing their pages than they take to compute.
     """
-    change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    change = _libc("mallopt")
     if change is not None:
         change(_MAPPED, 0)
         change(_TRIM, (1 << 31) - 1)
@@ -247,7 +283,7 @@ def own_weights(model: PreTrainedModel) -> None:
     The system drops mapped weights when other processes need memory for files, and each pass then reads all
     of them from the disk again. The process does not become larger: what is copied leaves the map.
     """
-    advise = getattr(ctypes.CDLL(None), "madvise", None) if sys.platform == "linux" else None
+    advise = _libc("madvise")
     page = os.sysconf("SC_PAGESIZE") if advise is not None else 1
     # What two parameters share would be dropped before the second is copied.
     places = Counter(weight.data_ptr() for weight in model.parameters())
@@ -293,32 +329,29 @@ _EXPERTS = re.compile(r"\bexperts\b")
 """Names of weights of which a token sees those of a few experts."""
 
 
+def _first(parts: Sequence[object], *names: str) -> Any:  # noqa: ANN401 - of any configuration
+    """The first setting of these names in parts of a configuration; None if they are unset everywhere."""
+    return next((value for part in parts for name in names if (value := getattr(part, name, None))), None)
+
+
 def patches_per_token(config: PreTrainedConfig) -> int:
     """The patches of an image that become one token of the prompt."""
-    parts = [part for part in (getattr(config, "vision_config", None), config) if part is not None]
-
-    def first(name: str) -> Any:  # noqa: ANN401 - of any configuration
-        return next((value for part in parts if (value := getattr(part, name, None))), None)
-
+    parts = (getattr(config, "vision_config", None), config)
     merged = 1.0
-    for value in filter(None, map(first, _MERGES)):
+    for value in filter(None, (_first(parts, name) for name in _MERGES)):
         merged *= math.prod(value) if isinstance(value, list | tuple) else value**2
-    if isinstance(ratio := first("downsample_ratio"), float):
+    if isinstance(ratio := _first(parts, "downsample_ratio"), float):
         merged /= ratio**2
-    if tokens := first("mm_tokens_per_image"):  # Gemma 3 pools whatever is left
-        merged = (first("image_size") // first("patch_size")) ** 2 / tokens
+    if tokens := _first(parts, "mm_tokens_per_image"):  # Gemma 3 pools whatever is left
+        merged = (_first(parts, "image_size") // _first(parts, "patch_size")) ** 2 / tokens
     return max(1, round(merged))
 
 
 def _used(config: PreTrainedConfig) -> float:
     """The share of its experts that a token of a mixture goes through."""
-    text = config.get_text_config(decoder=True)
-
-    def first(*names: str) -> int:
-        return next((value for name in names if (value := getattr(text, name, None))), 1)
-
-    every = first("num_experts", "n_routed_experts", "num_local_experts")
-    return first("num_experts_per_tok", "top_k_experts") / every
+    parts = (config.get_text_config(decoder=True),)
+    every = _first(parts, "num_experts", "n_routed_experts", "num_local_experts") or 1
+    return float((_first(parts, "num_experts_per_tok", "top_k_experts") or 1) / every)
 
 
 class Arithmetic:

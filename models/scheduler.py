@@ -142,7 +142,7 @@ class Scheduler:
             self._back()
             return done
         except NotFiniteError as error:
-            return done + self._without(error.places)
+            return done + self._without(error.tickets)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -223,7 +223,7 @@ class Scheduler:
             try:
                 completions = self._engine.row_by_row([one[1] for one in members], keys, self._arguments)
             except NotFiniteError as error:
-                raise NotFiniteError(id(members[place][0][0]) for place in error.places) from error
+                raise NotFiniteError(id(members[place][0][0]) for place in error.tickets) from error
             for (asked, _, _), found in zip(members, completions, strict=True):
                 yield self._landed(id(asked[0]), found)
 

@@ -104,11 +104,9 @@ def prefill(model: PreTrainedModel, batch: dict[str, Tensor]) -> Prompts:
 def _prefilled(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Prompts, DynamicCache]:
     """`prefill` for any model: the prompts without keys and values, and the model's own cache of them."""
     tokens, mask = batch["input_ids"], batch["attention_mask"]
-    positions = model._prepare_position_ids_for_generation(tokens, dict(batch))
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    logits = _first_step(model, batch, positions, cache, 1)[:, -1]
+    logits, positions, cache = _first_step(model, batch, 1)
     last = positions[..., -1:]
-    return Prompts([], [], logits, last.expand(*last.shape[:-2], len(tokens), 1), tokens, mask), cache
+    return Prompts([], [], logits[:, -1], last.expand(*last.shape[:-2], len(tokens), 1), tokens, mask), cache
 
 
 @torch.inference_mode()
@@ -118,16 +116,16 @@ def forced(model: PreTrainedModel, batch: dict[str, Tensor], keep: int) -> Tenso
     The last `keep` positions; the model is in evaluation mode, and the batch left-padded, on its device.
     Returns `(rows, keep, vocabulary)` of the model's float type.
     """
-    positions = model._prepare_position_ids_for_generation(batch["input_ids"], dict(batch))
-    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    return _first_step(model, batch, positions, cache, keep)[:, -keep:]
+    return _first_step(model, batch, keep)[0][:, -keep:]
 
 
 def _first_step(
-    model: PreTrainedModel, batch: dict[str, Tensor], positions: Tensor, cache: DynamicCache, keep: int
-) -> Tensor:
-    """The logits `(rows, at least keep, vocabulary)` of the first step of `generate`."""
+    model: PreTrainedModel, batch: dict[str, Tensor], keep: int
+) -> tuple[Tensor, Tensor, DynamicCache]:
+    """The first step of `generate`: logits `(rows, at least keep, vocabulary)`, position ids and cache."""
     features = dict(batch)
+    positions = model._prepare_position_ids_for_generation(batch["input_ids"], features)
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     tokens, mask = features.pop("input_ids"), features.pop("attention_mask")
     inputs = model.prepare_inputs_for_generation(
         tokens,
@@ -140,8 +138,7 @@ def _first_step(
         logits_to_keep=keep,
         **features,
     )
-    logits: Tensor = model(**inputs, return_dict=True).logits
-    return logits
+    return model(**inputs, return_dict=True).logits, positions, cache
 
 
 # Items that were admitted together and their rows: each prompt is kept once, with one attention call.
@@ -188,15 +185,10 @@ class OwnTokens:
 
     def move(self, sources: Tensor, holes: Tensor, count: int) -> None:
         """Puts rows into the places of others, and drops all but the first `count`."""
-        if self.length:
-            self.keys, self.values = (
-                self._moved(buffer, sources, holes)[:count] for buffer in (self.keys, self.values)
-            )
-
-    def _moved(self, buffer: Tensor, sources: Tensor, holes: Tensor) -> Tensor:
-        if len(holes):
-            buffer[holes, :, : self.length] = buffer[sources, :, : self.length]
-        return buffer
+        if self.length and len(holes):
+            for buffer in (self.keys, self.values):
+                buffer[holes, :, : self.length] = buffer[sources, :, : self.length]
+        self.keys, self.values = self.keys[:count], self.values[:count]
 
 
 def _room(states: Tensor, capacity: int) -> Tensor:
@@ -295,18 +287,14 @@ class PrefixGroup:
         keys, values = self._own[layer].append(key, value)
         prompt_keys, prompt_values = self.prompts.keys[layer], self.prompts.values[layer]
         own = (query * scaling).reshape(rows, kv_heads, heads // kv_heads, width)
-        scores = torch.cat((self._prompt_scores(own, prompt_keys), own @ keys.transpose(2, 3)), dim=-1)
+        grid = self._to_grid(own) @ prompt_keys.transpose(2, 3)
+        if self._padding is not None:
+            grid = grid.masked_fill_(self._padding, -torch.inf)
+        scores = torch.cat((self._to_rows(grid), own @ keys.transpose(2, 3)), dim=-1)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
         prompt = prompt_keys.shape[2]
-        on_prompt = self._to_rows(self._to_grid(weights[..., :prompt]) @ prompt_values, rows)
+        on_prompt = self._to_rows(self._to_grid(weights[..., :prompt]) @ prompt_values)
         return (on_prompt + weights[..., prompt:] @ values).reshape(rows, heads, -1)
-
-    def _prompt_scores(self, own: Tensor, prompt_keys: Tensor) -> Tensor:
-        """Scores `(rows, kv_heads, group, prompt)` of queries `(rows, kv_heads, group, width)`."""
-        scores = self._to_grid(own) @ prompt_keys.transpose(2, 3)
-        if self._padding is not None:
-            scores = scores.masked_fill_(self._padding, -torch.inf)
-        return self._to_rows(scores, own.shape[0])
 
     def _to_grid(self, rows: Tensor) -> Tensor:
         """`(rows, kv_heads, group, n)` as `(items, kv_heads, widest * group, n)`."""
@@ -315,7 +303,7 @@ class PrefixGroup:
         grid = placed.reshape(self._items, self._widest, kv_heads, group, last)
         return grid.transpose(1, 2).reshape(self._items, kv_heads, self._widest * group, last)
 
-    def _to_rows(self, grid: Tensor, rows: int) -> Tensor:
+    def _to_rows(self, grid: Tensor) -> Tensor:
         """The inverse of `_to_grid`."""
         _, kv_heads, together, last = grid.shape
         group = together // self._widest
@@ -410,10 +398,7 @@ class Decoder:
         return _following(self._model, tokens, self._positions, cache)
 
     def keep(self, places: Sequence[int]) -> list[int]:
-        """Keeps the rows at `places`, ascending; returns the old place of each, in the new order.
-
-        Cohorts stay until `forget`.
-        """
+        """Keeps the rows at `places`, ascending; returns the old place of each, in the new order."""
         order: list[int] = []
         start = 0
         for cohort in self.cohorts:

@@ -1,6 +1,7 @@
 """Faster vision towers: patch embeddings as matrix products, attention grouped by length."""
 
 import inspect
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ def embed_by_product(model: nn.Module) -> int:
     changed = 0
     for module in model.modules():
         if type(module) is nn.Conv3d and _moves_over_nothing(module):
-            module.forward = _Product(module)  # type: ignore[method-assign, assignment]
+            module.forward = partial(_product, module)  # type: ignore[method-assign]
             changed += 1
     return changed
 
@@ -36,19 +37,12 @@ def _moves_over_nothing(convolution: nn.Conv3d) -> bool:
     )
 
 
-class _Product:
-    """The forward pass of such a convolution."""
-
-    def __init__(self, convolution: nn.Conv3d) -> None:
-        self._convolution = convolution
-
-    def __call__(self, patches: Tensor) -> Tensor:
-        """`(patches, channels, *kernel)` to `(patches, width, 1, 1, 1)`."""
-        convolution = self._convolution
-        if tuple(patches.shape[2:]) != convolution.kernel_size:
-            return nn.Conv3d.forward(convolution, patches)
-        product = functional.linear(patches.flatten(1), convolution.weight.flatten(1), convolution.bias)
-        return product[..., None, None, None]
+def _product(convolution: nn.Conv3d, patches: Tensor) -> Tensor:
+    """Such a convolution: `(patches, channels, *kernel)` to `(patches, width, 1, 1, 1)`."""
+    if tuple(patches.shape[2:]) != convolution.kernel_size:
+        return nn.Conv3d.forward(convolution, patches)
+    product = functional.linear(patches.flatten(1), convolution.weight.flatten(1), convolution.bias)
+    return product[..., None, None, None]
 
 
 # Attention within images and windows, one call for all of the same length.

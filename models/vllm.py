@@ -3,13 +3,12 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from dcsft_harness import ranks
 from dcsft_harness.artifacts.lock import Scratch
@@ -18,21 +17,21 @@ from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.lmms.protocols import Generation
 
 from .adapters import attach, read_config
-from .arguments import GenerationArguments, ModelSettings, VLLMSettings
+from .arguments import ModelSettings, VLLMSettings
 from .base import CheckpointModel, UnavailableError
 from .batching import Features, count_tokens, process, refusals, tokenize
 from .checkpoint import check_adapter, check_weights, skeleton
-from .decoding import Completion, SpecialTokens, StopTexts, completion
+from .decoding import Endings, SpecialTokens
 from .merging import merge
 from .pixel_limits import call_size
 from .requests import Item, Prompt, plan
 from .vllm_backends import (
     SERVED_RANKS,
-    Backend,
     Draw,
     Drawn,
     Limits,
     OfflineEngine,
+    Server,
     check,
     neighbors,
     require_vllm,
@@ -70,12 +69,9 @@ class Adapted:
     """
 
     def __init__(self, settings: ModelSettings, config: PreTrainedConfig, always_merge: bool) -> None:
-        """Reads the adapter; merges nothing yet.
+        """Reads the adapter, if there is one; merges nothing yet.
 
-        Args:
-            settings: the base, and its adapter if it has one.
-            config: the base's.
-            always_merge: whether to merge even an adapter that could be served.
+        `config` is the base's; `always_merge` merges even an adapter that could be served.
 
         Raises:
             HarnessError: the adapter does not fit the base.
@@ -89,11 +85,8 @@ class Adapted:
     def checkpoint(self, features: Callable[[], Features], alone: bool = False) -> str:
         """The base, or its merge with the adapter, created on first use, once per machine.
 
-        Every rank of a launch must call it, unless each is `alone` and merges for itself.
-
-        Args:
-            features: returns the processor's output for a prompt, on which the merge is compared.
-            alone: whether other ranks may not call it.
+        Every rank of a launch must call it, unless each is `alone` and merges for itself. `features` returns
+        the processor's output for a prompt, on which the merge is compared.
 
         Raises:
             HarnessError: the merge does not behave like the adapter.
@@ -180,47 +173,6 @@ def _plain(adapter: PeftConfig) -> bool:
     )
 
 
-# From a response's token ids to its text, count and finish reason, by the same rules as `dcsft_hf`.
-
-
-def completion_of(
-    tokenizer: PreTrainedTokenizerBase, row: list[int], end: tuple[int, ...], arguments: GenerationArguments
-) -> Completion:
-    """One row's tokens as a response.
-
-    Args:
-        tokenizer: the checkpoint's.
-        row: generated token ids, the end token included; tokens after a stop text or an end token are
-            dropped.
-        end: token ids that end a response.
-        arguments: the stop texts, and whether special tokens are text.
-    """
-    whole = completion(tokenizer, row, end, arguments, None)
-    if not arguments.stop or not _contains_stop(tokenizer, row, arguments):
-        return whole
-    # The token that completed the stop text is found as dcsft_hf finds it, one token at a time.
-    stops = StopTexts(tokenizer, arguments, end, 1)
-    reached = next((at for at in range(1, len(row) + 1) if stops.reached(row[:at])), None)
-    return completion(tokenizer, row, end, arguments, reached)
-
-
-def _contains_stop(
-    tokenizer: PreTrainedTokenizerBase, row: list[int], arguments: GenerationArguments
-) -> bool:
-    text = tokenizer.decode(
-        row, skip_special_tokens=arguments.skip_special_tokens, clean_up_tokenization_spaces=False
-    )
-    return any(stop in text for stop in arguments.stop)
-
-
-@dataclass(frozen=True)
-class Asking:
-    """An item that is ready for generation."""
-
-    draws: list[Draw]  # runs of consecutive samples
-    size: int  # tokens of prompt and images together
-
-
 class DcsftVLLM(CheckpointModel):
     """A checkpoint that vLLM generates from.
 
@@ -240,10 +192,7 @@ class DcsftVLLM(CheckpointModel):
     """
 
     def __init__(self, **given: object) -> None:
-        """Checks everything that can be checked without vLLM.
-
-        Args:
-            **given: `VLLMSettings`' fields, also as text.
+        """Checks everything that can be checked without vLLM, from `VLLMSettings`' fields, also as text.
 
         Raises:
             HarnessError: for an unknown or unusable argument, checkpoint or adapter, a missing
@@ -264,11 +213,9 @@ class DcsftVLLM(CheckpointModel):
             check_stored(checkpoint.pretrained)
         check_adapter(checkpoint, config)
         self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
-        self._backend: Backend | None = None
+        self._backend: OfflineEngine | Server | None = None
         self._limits: Limits | None = None
         if not local:
-            from .vllm_backends import Server  # the client takes a second to import
-
             self._backend = Server(self.settings, self._size, self._template_arguments)
         declare(self.box_convention)
 
@@ -282,7 +229,7 @@ class DcsftVLLM(CheckpointModel):
         items = plan(requests, self.checkpoint_generation)
         for arguments, task in dict.fromkeys((item.arguments, item.task) for item in items):
             check(arguments, task)
-        left = [item for item in items if not self._all_kept(item)]
+        left = [item for item in items if len(self._kept_of(item)) < len(item.sample_indices)]
         local = self.settings.base_url is None
         if local and any([bool(left)] if self.alone else ranks.gathered(bool(left))):
             limits = self._needed(left) if left else None
@@ -290,9 +237,6 @@ class DcsftVLLM(CheckpointModel):
             if limits is not None:
                 self._open(checkpoint, limits)
         return super().generate_until(requests)
-
-    def _all_kept(self, item: Item) -> bool:
-        return all((item.task, item.doc_id, index) in self.kept for index in item.sample_indices)
 
     def clean(self) -> None:
         """Closes the engine unless `keep_loaded`; lmms-eval calls it after a run."""
@@ -360,48 +304,44 @@ class DcsftVLLM(CheckpointModel):
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
         assert self._backend is not None
         arguments = items[0].arguments
-        end = self._tokens.stopping_at(self.tokenizer, arguments.stop).eos
-        asked = [self._ask(item) for item in items]
-        drawn = iter(self._backend.draw([draw for one in asked for draw in one.draws], arguments, end))
-        found = [[next(drawn) for _ in one.draws] for one in asked]
-        for one, parts in zip(asked, found, strict=True):
-            self._check_limits(one, parts)
-        return [self._answered(item, parts, end) for item, parts in zip(items, found, strict=True)]
+        endings = Endings(self.tokenizer, arguments, self._tokens)
+        asked = [self._draws(item) for item in items]
+        every = [draw for draws in asked for draw in draws]
+        drawn = iter(self._backend.draw(every, arguments, endings.tokens.eos))
+        found = [[next(drawn) for _ in draws] for draws in asked]
+        for draws, parts in zip(asked, found, strict=True):
+            self._check_limits(draws[0], parts[0])
+        return [self._answered(item, parts, endings) for item, parts in zip(items, found, strict=True)]
 
-    def _ask(self, item: Item) -> Asking:
+    def _draws(self, item: Item) -> list[Draw]:
         """What an item needs: one draw for a greedy response, else one per run of sample indices."""
         prompt, text, tokens, size = self._sized(item)
         self._check_room(size, prompt, item)
         if item.arguments.greedy:
-            return Asking([Draw(item.name, prompt, tokens, 1, None)], size)
+            return [Draw(item.name, prompt, tokens, size, 1, None)]
         seed, key = self._seed(item), self._key(item, prompt, text)
-        draws = [
-            Draw(item.name, prompt, tokens, len(run), sample_seed(seed, key, run[0]))
+        return [
+            Draw(item.name, prompt, tokens, size, len(run), sample_seed(seed, key, run[0]))
             for run in neighbors(item.sample_indices)
         ]
-        return Asking(draws, size)
 
-    def _check_limits(self, asked: Asking, drawn: Sequence[Drawn]) -> None:
+    def _check_limits(self, asked: Draw, drawn: Drawn) -> None:
         """Compares vLLM's token count of a prompt with the count under the given pixel limits.
 
         Raises:
             UnavailableError: vLLM resizes images by other limits, which affects every item.
         """
-        if self._size is None or not drawn or drawn[0].n_prompt_tokens == asked.size:
+        if self._size is None or drawn.n_prompt_tokens == asked.size:
             return
         raise UnavailableError(
-            f"{asked.draws[0].name}: min_pixels={self._convention.min_pixels}, "
+            f"{asked.name}: min_pixels={self._convention.min_pixels}, "
             f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, and vLLM made "
-            f"{drawn[0].n_prompt_tokens}, so that the limits have no effect there",
+            f"{drawn.n_prompt_tokens}, so that the limits have no effect there",
             "Set them in the checkpoint's preprocessor_config.json and leave them out here, or use dcsft_hf",
         )
 
     def _check_room(self, size: int, prompt: Prompt, item: Item) -> None:
-        """Refuses a prompt that is too long for its response.
-
-        Raises:
-            HarnessError: naming the limit.
-        """
+        """Refuses a prompt that is too long for its response, or has too many images; names the limit."""
         if self._limits is None:
             return  # the server knows its own
         needed = size + item.arguments.max_new_tokens
@@ -417,9 +357,8 @@ class DcsftVLLM(CheckpointModel):
                 f"Give max_images={len(prompt.images)}",
             )
 
-    def _answered(self, item: Item, drawn: list[Drawn], end: tuple[int, ...]) -> list[Generation]:
-        rows = [row for one in drawn for row in one.rows]
-        completions = [completion_of(self.tokenizer, row, end, item.arguments) for row in rows]
+    def _answered(self, item: Item, drawn: list[Drawn], endings: Endings) -> list[Generation]:
+        completions = [endings.cut(row) for one in drawn for row in one.rows]
         copies = len(item.sample_indices) if item.arguments.greedy else 1
         known = [one.n_prefilled for one in drawn if one.n_prefilled is not None]
         prefilled = sum(known) if len(known) == len(drawn) else None

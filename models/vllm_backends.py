@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import openai
 import tenacity
@@ -26,7 +26,7 @@ from dcsft_harness.errors import HarnessError
 from .arguments import GenerationArguments, VLLMSettings
 from .base import UnavailableError
 from .decoding import row_key
-from .requests import Prompt
+from .requests import Prompt, filled
 from .weights import error_line
 
 # Requests from `dcsft_vllm` to an engine or a server, and the results.
@@ -43,6 +43,7 @@ class Draw:
     name: str  # the task and document, for errors
     prompt: Prompt  # the chat, and its images
     tokens: list[int]  # the rendered prompt's token ids, one placeholder per image
+    size: int  # tokens of prompt and images together
     n: int  # the number of samples
     seed: int | None  # of the first sample, counting up from there; None for greedy decoding
 
@@ -58,35 +59,12 @@ class Drawn:
     n_prefilled: int | None = None
 
 
-class Backend(Protocol):
-    """vLLM, in this process or behind a URL."""
-
-    def draw(
-        self, draws: Sequence[Draw], arguments: GenerationArguments, end: tuple[int, ...]
-    ) -> list[Drawn]:
-        """Generates for all draws at once.
-
-        Args:
-            draws: what to draw.
-            arguments: how tokens are chosen.
-            end: token ids that end a response.
-        """
-
-    def close(self) -> None:
-        """Releases its resources; it cannot be used afterward."""
-
-
 def sample_seed(seed: int, item_key: str, sample_index: int) -> int:
     """The seed of a sample, below 2**63.
 
     vLLM gives the i-th of a request's n samples the request's seed plus i. Seeds of an item count up with the
     sample index, so a sample has the same seed in any request: the full draw, one round, or the rest of an
-    interrupted run.
-
-    Args:
-        seed: the run's seed.
-        item_key: what the item is, as text (its content hash).
-        sample_index: which of the item's responses, from 0.
+    interrupted run. The item's key is its content hash, as text; sample indices count from 0.
     """
     return row_key(seed, item_key, 0) % _SEEDS + sample_index
 
@@ -105,12 +83,8 @@ def neighbors(indices: Sequence[int]) -> list[list[int]]:
 def sampling(draw: Draw, arguments: GenerationArguments, end: tuple[int, ...]) -> dict[str, Any]:
     """Generation arguments under vLLM's names, with a value for every one that has a default.
 
-    vLLM would take missing ones from the checkpoint's generation config.
-
-    Args:
-        draw: the prompt and its samples.
-        arguments: as `check` accepts them.
-        end: token ids that end a response.
+    vLLM would take missing ones from the checkpoint's generation config. `end` are token ids that end a
+    response.
     """
     # A nucleus of no mass is the likeliest token.
     only_likeliest = arguments.top_p == 0.0
@@ -187,11 +161,7 @@ def require_vllm() -> None:
 
 
 class OfflineEngine:
-    """A checkpoint in vLLM's `LLM`, in this process.
-
-    Attributes:
-        limits: the limits that it was opened with.
-    """
+    """A checkpoint in vLLM's `LLM`, in this process."""
 
     def __init__(
         self,
@@ -201,33 +171,31 @@ class OfflineEngine:
         sizes: dict[str, int] | None,
         adapter_rank: int | None,
     ) -> None:
-        """Loads the weights.
+        """Loads the weights of `settings.pretrained`, or of its merge with the adapter.
 
-        Args:
-            checkpoint: the folder or hub name; `settings.pretrained`, or its merge with the adapter.
-            settings: how to run.
-            limits: what to reserve memory for.
-            sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
-            adapter_rank: rank of `settings.adapter` if it is sent as a LoRA request; else None.
+        `sizes` are the processor's pixel limits, as its `size` takes them; None keeps its own. `adapter_rank`
+        is that of `settings.adapter` if it is sent as a LoRA request; else None.
 
         Raises:
-            HarnessError: vLLM is missing or refuses the checkpoint or an argument.
+            HarnessError: vLLM refuses the checkpoint or an argument, or the machine has too few GPUs.
         """
-        require_vllm()
         # Standard output belongs to the command; vLLM would write its messages there.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
         from vllm import LLM
         from vllm.lora.request import LoRARequest
 
-        self.limits = limits
         self._sockets = tempfile.TemporaryDirectory(prefix="dcsft-vllm-", ignore_cleanup_errors=True)
         self._adapter = None
         options = _options(settings, limits, sizes) | _for_this_platform()
         if adapter_rank is not None:
+            served = next(rank for rank in SERVED_RANKS if rank >= adapter_rank)
             self._adapter = LoRARequest("adapter", 1, settings.adapter)
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _served_rank(adapter_rank)}
+            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": served}
+        # Sockets in a folder of our own, unless the user named one: vLLM leaves them where they are.
+        folder = os.environ.get("VLLM_RPC_BASE_PATH") or self._sockets.name
+        own = _own_devices(settings.tensor_parallel_size or 1)
         try:
-            with _on_own_devices(settings.tensor_parallel_size or 1), _sockets_in(self._sockets.name):
+            with _environment({"VLLM_RPC_BASE_PATH": folder, **own}):
                 self._llm = LLM(model=checkpoint, **options)
         except _refusals(RuntimeError, OSError, ImportError) as error:
             self._sockets.cleanup()
@@ -305,17 +273,6 @@ class OfflineEngine:
         self._sockets.cleanup()
 
 
-@contextlib.contextmanager
-def _sockets_in(folder: str) -> Iterator[None]:
-    """Has vLLM make its sockets in a folder, unless the user named one: it leaves them where they are."""
-    before = os.environ.get("VLLM_RPC_BASE_PATH")
-    _set({"VLLM_RPC_BASE_PATH": before or folder})
-    try:
-        yield
-    finally:
-        _set({"VLLM_RPC_BASE_PATH": before})
-
-
 def _report_death(core: Any, closed: threading.Event) -> None:  # noqa: ANN401 - vLLM's SyncMPClient
     """Wakes a call that waits for an engine whose process was killed; vLLM 0.32 lets it wait forever."""
     from vllm.v1.engine.exceptions import EngineDeadError
@@ -330,24 +287,24 @@ _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"
 """A launch's environment variables, which the engine's own processes would take for theirs."""
 
 
-@contextlib.contextmanager
-def _on_own_devices(devices: int) -> Iterator[None]:
-    """In a launch, an environment in which an engine's processes use this rank's share of the machine.
-
-    Args:
-        devices: GPUs of one engine.
+def _own_devices(devices: int) -> dict[str, str | None]:
+    """In a launch, the environment in which an engine of so many GPUs uses this rank's share of the machine.
 
     Raises:
         HarnessError: the machine has too few.
     """
     if ranks.world_size() == 1:
-        yield
-        return
+        return {}
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), rank + 1)
-    chosen: dict[str, str | None] = {**dict.fromkeys(_LAUNCH), **_share(rank, count, devices)}
-    before = {name: os.environ.get(name) for name in chosen}
-    _set(chosen)
+    return {**dict.fromkeys(_LAUNCH), **_share(rank, count, devices)}
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str | None]) -> Iterator[None]:
+    """Sets environment variables, or removes those that are None, until the block ends."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
     try:
         yield
     finally:
@@ -363,16 +320,7 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 
 def _share(rank: int, count: int, devices: int) -> dict[str, str]:
-    """Environment variables by which one of a machine's engines uses its own GPUs, or processors.
-
-    Args:
-        rank: the engine's number on the machine.
-        count: the machine's engines.
-        devices: GPUs of each.
-
-    Raises:
-        HarnessError: there are too few GPUs.
-    """
+    """Variables by which engine `rank` of a machine's `count` uses its own GPUs, `devices`, or processors."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(at) for at in range(torch.cuda.device_count())]
     if names and visible is not None:
@@ -458,11 +406,6 @@ def _prompt(draw: Draw) -> dict[str, Any]:
     return prompt
 
 
-def _served_rank(rank: int) -> int:
-    """The smallest LoRA rank that vLLM reserves memory for."""
-    return next(served for served in SERVED_RANKS if served >= rank)
-
-
 SERVED_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Values that vLLM accepts as the largest LoRA rank."""
 
@@ -503,10 +446,8 @@ class Server:
     ) -> None:
         """Connects.
 
-        Args:
-            settings: the address, timeout and number of attempts.
-            sizes: the processor's pixel limits, as its `size` takes them; None keeps its own.
-            template_arguments: further arguments of the chat template.
+        `sizes` are the processor's pixel limits, as its `size` takes them; None keeps its own.
+        `template_arguments` are further ones of the chat template.
 
         Raises:
             HarnessError: the server cannot be reached, or does not have the model.
@@ -570,7 +511,7 @@ class Server:
             draw.name,
             lambda: self._client.chat.completions.create(
                 model=self.served,
-                messages=_messages(draw.prompt),  # type: ignore[arg-type]
+                messages=filled(draw.prompt, _part),  # type: ignore[arg-type]
                 extra_body={**values, **self._extra, "return_token_ids": True},
                 **standard,
             ),
@@ -634,25 +575,9 @@ def _passing(error: BaseException) -> bool:
     return isinstance(error, openai.APIConnectionError)  # timeouts included
 
 
-def _messages(prompt: Prompt) -> list[dict[str, Any]]:
-    """The chat in the API's format, images as data URLs."""
-    images = iter(prompt.images)
-    return [
-        {
-            "role": message["role"],
-            "content": [
-                {"type": "image_url", "image_url": {"url": _data_url(next(images))}}
-                if part["type"] == "image"
-                else part
-                for part in message["content"]
-            ],
-        }
-        for message in prompt.messages
-    ]
-
-
-def _data_url(image: Image.Image) -> str:
-    """A PNG, which is lossless."""
+def _part(image: Image.Image) -> dict[str, Any]:
+    """An image in the API's format: a data URL of a PNG, which is lossless."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}

@@ -11,11 +11,13 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import logging
 
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut
+
+from .resources import out_of_memory
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -77,15 +79,6 @@ def _indexed(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def read_shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Tensor name -> shape, from the headers of safetensors files; a damaged header is an error."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        with _opened(path) as file:
-            shapes.update({name: tuple(file.get_slice(name).get_shape()) for name in file.keys()})  # noqa: SIM118
-    return shapes
-
-
 class Place(NamedTuple):
     """Where a safetensors file holds a tensor."""
 
@@ -102,7 +95,8 @@ class Place(NamedTuple):
 
 def places(path: Path) -> dict[str, Place]:
     """Tensor name -> its place in a safetensors file; a damaged header is an error."""
-    read_shapes([path])
+    with _opened(path):
+        pass
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = reading.from_json(file.read(size))
@@ -148,7 +142,7 @@ def refuse_absurd(checkpoint: str) -> None:
     except (OSError, ValueError) as error:
         raise HarnessError(f"{path} is not JSON ({error_line(error)})", _COPY_AGAIN) from error
     has_weights = any((path.parent / name).is_file() for name in (SINGLE, INDEX))
-    stored = len(read_shapes(weight_files(checkpoint))) if has_weights else 0
+    stored = sum(len(places(file)) for file in weight_files(checkpoint)) if has_weights else 0
     for where, name, value in _settings(config):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(value, int) and number and _COUNTS.fullmatch(name):
@@ -174,28 +168,20 @@ def _settings(config: object, prefix: str = "") -> Iterator[tuple[str, str, Any]
             yield f"{prefix}{name}", name, value
 
 
-def check_names(checkpoint: str, config: PreTrainedConfig) -> None:
-    """Compares the names and shapes of stored weights with the model's; no weights are read.
-
-    transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and
-    buffers count as in real use. Takes 0.1 s. Quantized checkpoints are compared when they are loaded.
-
-    Raises:
-        HarnessError: tensors are missing, unexpected or of other shapes, or files are damaged.
-    """
-    read_shapes(weight_files(checkpoint))
-    if getattr(config, "quantization_config", None) is not None:
-        return
+def loaded(
+    checkpoint: str,
+    **options: Any,  # noqa: ANN401 - of from_pretrained
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model, and what transformers says of its loading, for `refuse_incomplete`; errors name the model."""
     with refusals(checkpoint), silent():
         model, info = AutoModelForImageTextToText.from_pretrained(
             checkpoint,
-            config=config,
-            device_map="meta",
             output_loading_info=True,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=True,  # refused by name
+            **options,
         )
-    refuse_incomplete(checkpoint, model, info)
+    return model, info
 
 
 def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
@@ -223,17 +209,8 @@ def refuse_incomplete(checkpoint: str, model: PreTrainedModel, info: Mapping[str
         )
 
 
-def check_finite(checkpoint: str, model: PreTrainedModel) -> None:
-    """Refuses a loaded model with a parameter or stored buffer that is not finite, naming the first few.
-
-    One pass over the weights at memory bandwidth, with one synchronization of the device. Tensors without
-    elements, as ZeRO-3 leaves them, pass.
-    """
-    refuse_unfinite(f"model {checkpoint}", not_finite(model.state_dict().items()))
-
-
 def check_stored(checkpoint: str) -> None:
-    """`check_finite` on stored weights, for engines that load them themselves; a damaged file is an error."""
+    """Refuses damaged files, and weights that are not finite, for engines that load them themselves."""
     bad: list[str] = []
     for path in weight_files(checkpoint):
         with _opened(path) as file:
@@ -253,7 +230,11 @@ def refuse_unfinite(owner: str, names: Sequence[str]) -> None:
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """Names of the floating-point tensors that hold NaN or infinity."""
+    """Names of the floating-point tensors that hold NaN or infinity.
+
+    One pass over them at memory bandwidth, with one synchronization of the device. Tensors without elements,
+    as ZeRO-3 leaves them, pass.
+    """
     names: list[str] = []
     extremes: list[Tensor] = []
     for name, tensor in tensors:
@@ -294,8 +275,6 @@ def refusals(checkpoint: str) -> Iterator[None]:
     except HarnessError:
         raise
     except Exception as error:  # a damaged configuration fails anywhere in a model's code
-        from .resources import out_of_memory
-
         full = out_of_memory(error)
         remedy = "Use a device with more memory" if full else "Check the checkpoint's files"
         raise HarnessError(f"model {checkpoint} cannot be loaded ({error_line(error)})", remedy) from error

@@ -59,11 +59,9 @@ def read_probes(
     from dcsft_harness.training import data as training_data
     from dcsft_harness.training.data import Template
 
-    found = _training_set(made)
-    source, rows = found if found is not None else (STAND_IN, _digits())
-    skipped = set((made.notes.get("skipped") or {}).get("rows", ())) if found is not None and made else set()
-    if skipped:
-        rows = rows.select([number for number in range(len(rows)) if number not in skipped])
+    source, rows = "the training set", _training_set(made)
+    if rows is None:
+        source, rows = STAND_IN, _digits()
     tried = min(count * _TRIED, len(rows))
     chosen = rows.select([len(rows) * number // tried for number in range(tried)])
     conversations = training_data.read(chosen)
@@ -86,8 +84,8 @@ def _small(image: "Image", pixels: float) -> "Image":
     return image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))))
 
 
-def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
-    """The adapter's own training set, if it still exists unchanged."""
+def _training_set(made: manifest.Manifest | None) -> "Dataset | None":
+    """The rows that an adapter was trained on, if its set still exists unchanged."""
     if made is None or "data" not in made.inputs:
         return None
     try:
@@ -95,7 +93,8 @@ def _training_set(made: manifest.Manifest | None) -> tuple[str, Any] | None:
     except HarnessError:
         return None
     rows = storage.load(folder / "data" if (folder / "data").is_dir() else folder)
-    return "the training set", rows
+    skipped = set((made.notes.get("skipped") or {}).get("rows", ()))
+    return rows.select([number for number in range(len(rows)) if number not in skipped]) if skipped else rows
 
 
 def _digits() -> "Dataset":

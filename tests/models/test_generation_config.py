@@ -6,29 +6,21 @@ import types
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dcsft_harness import lmms, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load as load_board
 from dcsft_harness.models.arguments import GenerationArguments, ModelSettings
-from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.scoring import VERSIONS
 from dcsft_harness.training import grpo
 from tests.fixtures import fake_vllm
-from tests.fixtures.tiny_checkpoints import ONE_FAST, checkpoint, documents, requests_for, to_messages
-from tests.models.test_models_hf import texts
+from tests.fixtures.tiny_checkpoints import ONE_FAST, checkpoint, documents, requests_for
+from tests.models.test_models_hf import GREEDY, by_generate, load, texts
 from tests.models.test_models_shared_prompt import generations
 
-GREEDY = {"max_new_tokens": 12, "do_sample": False}
 FILE = "generation_config.json"
-
-
-def load(family="qwen2_5_vl", **given):
-    return DcsftHF(**{"pretrained": checkpoint(family), "device": "cpu", **given})
 
 
 @pytest.fixture
@@ -46,19 +38,6 @@ def copied(tmp_path):
     return copy
 
 
-def by_generate(folder, doc, **given):
-    """What transformers' own `generate` makes of a document, with the checkpoint's settings in force."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
-    messages = to_messages(doc)
-    messages[0]["content"][0] = {"type": "image", "image": doc["image"]}
-    inputs = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    output = model.generate(**inputs, max_new_tokens=12, **given)
-    return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ONE_FAST)
 def test_the_checkpoints_penalty_is_that_of_generate_at_every_batch_size(family, copied):
@@ -70,7 +49,7 @@ def test_the_checkpoints_penalty_is_that_of_generate_at_every_batch_size(family,
     alone, *others = found.values()
     assert others == [alone, alone]
     assert alone != texts(load(family, batch_size=8), docs, GREEDY)
-    assert alone[:4] == [by_generate(folder, doc, do_sample=False) for doc in docs[:4]]
+    assert alone[:4] == [by_generate(folder, doc) for doc in docs[:4]]
 
 
 @pytest.mark.slow

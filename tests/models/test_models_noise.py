@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dcsft_harness.models.decoding import KeyedGumbel, gumbels, row_key, uniforms
+from dcsft_harness.models.decoding import gumbels, noisy, row_key, uniforms
 
 GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 
@@ -21,7 +21,7 @@ def splitmix(state):
 @pytest.mark.parametrize("step", [0, 1, 5000])
 def test_the_hash_is_splitmix64_bit_for_bit(key, step):
     tokens = torch.tensor([0, 1, 151935])
-    drawn = uniforms(torch.tensor(key), step, tokens)
+    drawn = uniforms(torch.tensor(key), torch.tensor(step), tokens)
     state = splitmix((key + (step + 1) * GOLDEN) & MASK)
     for token, value in zip(tokens.tolist(), drawn.tolist(), strict=True):
         assert value == ((splitmix((state + (token + 1) * GOLDEN) & MASK) >> 12) + 0.5) / 2**52
@@ -35,10 +35,10 @@ def test_splitmix64_reference_values():
 
 def test_uniforms_are_open_uniform_and_uncorrelated():
     keys = torch.tensor([row_key(0, f"item {n}", 0) for n in range(200)])
-    drawn = uniforms(keys[:, None], 3, torch.arange(500))
+    drawn = uniforms(keys[:, None], torch.tensor(3), torch.arange(500))
     assert 0.0 < drawn.min() and drawn.max() < 1.0
     assert stats.kstest(drawn.flatten().numpy(), "uniform").pvalue > 0.01
-    later = uniforms(keys[:, None], 4, torch.arange(500))
+    later = uniforms(keys[:, None], torch.tensor(4), torch.arange(500))
     for a, b in ((drawn[:, :-1], drawn[:, 1:]), (drawn[:-1], drawn[1:]), (drawn, later)):
         assert abs(np.corrcoef(a.flatten().numpy(), b.flatten().numpy())[0, 1]) < 0.015
 
@@ -53,9 +53,8 @@ def test_the_largest_noisy_logit_is_a_draw_from_the_softmax(sparse):
     logits = torch.linspace(-2.0, 3.0, 24)
     logits[::3] = -torch.inf
     rows = 20000
-    noise = KeyedGumbel([row_key(7, "item", n) for n in range(rows)], 5, sparse)
-    prompt = torch.zeros(rows, 9, dtype=torch.int64)
-    drawn = noise(prompt, logits.expand(rows, -1)).argmax(-1)
+    keys = torch.tensor([row_key(7, "item", n) for n in range(rows)])
+    drawn = noisy(logits.expand(rows, -1), keys, torch.full_like(keys, 4), sparse).argmax(-1)
     kept = torch.isfinite(logits)
     counts = torch.bincount(drawn, minlength=24)
     assert counts[~kept].sum() == 0
@@ -66,29 +65,27 @@ def test_the_largest_noisy_logit_is_a_draw_from_the_softmax(sparse):
 def test_sparse_and_dense_noise_are_the_same_noise():
     scores = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     scores[:, 5:30] = -torch.inf
-    keys, prompt = [row_key(0, str(n), 0) for n in range(6)], torch.zeros(6, 4, dtype=torch.int64)
-    assert torch.equal(
-        KeyedGumbel(keys, 2, True)(prompt, scores), KeyedGumbel(keys, 2, False)(prompt, scores)
-    )
+    keys = torch.tensor([row_key(0, str(n), 0) for n in range(6)])
+    steps = torch.arange(6)
+    assert torch.equal(noisy(scores, keys, steps, True), noisy(scores, keys, steps, False))
 
 
 def test_each_part_of_the_key_matters_and_rows_do_not_matter_to_each_other():
     keys = {row_key(seed, item, index) for seed in (0, 1) for item in ("a", "b") for index in (0, 1)}
     assert len(keys) == 8
     some = torch.tensor(sorted(keys))
-    tokens = torch.arange(50)
-    together = gumbels(some[:, None], 2, tokens)
-    assert torch.equal(gumbels(some[3], 2, tokens), together[3])
+    step, tokens = torch.tensor(2), torch.arange(50)
+    together = gumbels(some[:, None], step, tokens)
+    assert torch.equal(gumbels(some[3], step, tokens), together[3])
 
 
 def test_the_noise_is_cheap():
     import time
 
-    keys, prompt = [row_key(0, "x", n) for n in range(8)], torch.zeros(8, 3, dtype=torch.int64)
+    keys = torch.tensor([row_key(0, "x", n) for n in range(8)])
     scores = torch.randn(8, 152_000)
-    noise = KeyedGumbel(keys, 1, False)
-    noise(prompt, scores)
+    noisy(scores, keys, torch.full_like(keys, 2), False)
     start = time.perf_counter()
-    noise(prompt, scores)
+    noisy(scores, keys, torch.full_like(keys, 2), False)
     # A forward pass of a model with this vocabulary takes seconds where this takes 40 ms.
     assert time.perf_counter() - start < 1.0

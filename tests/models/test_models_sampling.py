@@ -110,6 +110,16 @@ def kept_probabilities(logits, temperature, top_k=0, top_p=1.0, min_p=0.0):
     return np.where(keep, probabilities, 0.0) / probabilities[keep].sum()
 
 
+def agreement(drawn, probabilities):
+    """The p-value of counts of tokens; those expected fewer than five times are one cell."""
+    expected = probabilities * drawn.sum()
+    common = expected >= 5
+    assert common.sum() >= 3
+    observed, wanted = (np.append(counts[common], counts[~common].sum()) for counts in (drawn, expected))
+    used = wanted > 0
+    return stats.chisquare(observed[used], wanted[used]).pvalue
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -141,11 +151,4 @@ def test_first_tokens_follow_the_models_own_probabilities(given):
     assert drawn[probabilities == 0].sum() == 0
     ends = [index for index in (0, 2) if probabilities[index] > 0]
     probabilities[ends] = 0.0
-    # Tokens expected fewer than five times are one cell, as the test wants it.
-    expected = probabilities / probabilities.sum() * drawn.sum()
-    common = expected >= 5
-    observed = np.append(drawn[common], drawn[~common].sum())
-    wanted = np.append(expected[common], expected[~common].sum())
-    used = wanted > 0
-    assert common.sum() >= 3
-    assert stats.chisquare(observed[used], wanted[used]).pvalue > 0.01
+    assert agreement(drawn, probabilities / probabilities.sum()) > 0.01

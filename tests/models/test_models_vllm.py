@@ -10,7 +10,7 @@ from dcsft_harness.artifacts import usage
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.models.arguments import GenerationArguments
-from dcsft_harness.models.vllm import DcsftVLLM, completion_of
+from dcsft_harness.models.vllm import DcsftVLLM
 from dcsft_harness.models.vllm_backends import neighbors
 from tests.fixtures import fake_vllm
 from tests.fixtures.tiny_checkpoints import checkpoint, documents, requests_for
@@ -253,10 +253,10 @@ def test_texts_counts_and_reasons_of_token_rows_are_those_of_dcsft_hf():
     for extra in ({}, {"until": [stop]}, {"until": ["<|im_start|>", stop], "skip_special_tokens": False}):
         wanted = drawn(reference, docs, given | extra)
         arguments = GenerationArguments.parse(given | extra, "tiny")
-        end = reference._tokens.stopping_at(reference.tokenizer, arguments.stop).eos
-        rows = [unstopped(reference, doc, end) for doc in docs]
+        endings = reference._engine.endings(arguments)
+        rows = [unstopped(reference, doc, endings.tokens.eos) for doc in docs]
         for row, one in zip(rows, wanted, strict=True):
-            found = completion_of(reference.tokenizer, row, end, arguments)
+            found = endings.cut(row)
             assert (found.text, found.n_tokens, found.finish_reason) == (
                 one.response,
                 one.n_tokens,

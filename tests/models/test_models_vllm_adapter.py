@@ -5,9 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForImageTextToText
 
 from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
@@ -15,6 +12,7 @@ from dcsft_harness.models import merging, vllm
 from dcsft_harness.models.hf import DcsftHF
 from tests.fixtures import fake_vllm
 from tests.fixtures.tiny_checkpoints import checkpoint, documents
+from tests.models.test_merging import plain
 from tests.models.test_models_hf import GREEDY, load, texts
 from tests.models.test_models_vllm import SAMPLED, drawn, model
 
@@ -39,15 +37,8 @@ def adapter(tmp_path_factory):
     """Makes a random adapter of a kind."""
 
     def make(target=LANGUAGE, family="qwen2_5_vl", **options):
-        torch.manual_seed(0)
-        base = AutoModelForImageTextToText.from_pretrained(checkpoint(family), dtype=torch.float32)
-        peft_model = get_peft_model(base, LoraConfig(r=6, target_modules=target, **options))
-        for name, weight in peft_model.named_parameters():
-            if "lora_B" in name:
-                weight.data.normal_(0.0, 0.3)
         folder = tmp_path_factory.mktemp("adapter") / "adapter"
-        peft_model.save_pretrained(folder)
-        return str(folder)
+        return str(plain(folder, checkpoint(family), target, **options))
 
     return make
 

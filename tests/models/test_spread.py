@@ -16,7 +16,7 @@ from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import ray_engine
 from dcsft_harness.models.arguments import GenerationArguments
-from dcsft_harness.models.ray_engine import Answerer, Given
+from dcsft_harness.models.ray_engine import Answerer
 from dcsft_harness.models.requests import Item
 from dcsft_harness.stages import opening
 from tests.fixtures.tiny_checkpoints import checkpoint
@@ -174,7 +174,7 @@ class TestRefusals:
 class TestAnActor:
     def item(self, doc_id=0):
         arguments = GenerationArguments.parse({}, "pool")
-        return Item("pool", "test", doc_id, arguments, "prompt", Given([]), [0, 1], [0, 1])
+        return Item("pool", "test", doc_id, arguments, "prompt", lambda _: [], [0, 1], [0, 1])
 
     def test_loads_its_model_when_it_is_first_asked(self):
         actor = Answerer("dcsft_stub", "default=seven,batch_size=3,seed=5")

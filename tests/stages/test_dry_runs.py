@@ -95,8 +95,12 @@ def sparse(folder, shape="qwen2.5-vl-3b"):
     """A checkpoint of full size whose weights take no space on the disk: a file with a hole."""
     config, processor = published.settle(shape, folder)
     header, end = {}, 0
-    for name, size in published.weights_of(config).items():
-        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + 2 * size.numel()]}
+    for name, weight in published.weights_of(config).items():
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(weight.shape),
+            "data_offsets": [end, end + 2 * weight.numel()],
+        }
         end = header[name]["data_offsets"][1]
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
