@@ -522,17 +522,15 @@ def _has_path(value: object, is_image: bool = False) -> bool:
         value = unpacked(value)
     if isinstance(value, Mapping):
         if is_image or value.get("type") in ("image", "image_url"):
-            there = [name for name in HOLDS if value.get(name) is not None and not _is_blank(value[name])]
+            given = {name: value.get(name) for name in HOLDS}
+            # Others than these, such as arrays, may have no truth value.
+            there = [name for name, one in given.items() if not isinstance(one, str | bytes | None) or one]
             return bool(there) and there[0] not in ("bytes", "base64") and _has_path(value[there[0]], True)
         return any(_has_path(one, key in _PICTURES) for key, one in value.items())
     if isinstance(value, list | tuple):
         return any(_has_path(one, is_image) for one in value)
     is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and not value.startswith("data:"))
     return is_image and is_path
-
-
-def _is_blank(value: object) -> bool:
-    return isinstance(value, str | bytes) and not value
 
 
 def unpacked(value: object) -> object:

@@ -129,8 +129,7 @@ def image_entry(some: ImageClass, path: Path) -> Entry:
 
 def _foldered(opened: Opened, folder: Path, wanted: Iterable[ImageClass]) -> Iterator[Entry]:
     for some, files in class_folders(opened, folder, wanted):
-        for path in files:
-            yield image_entry(some, path)
+        yield from (image_entry(some, path) for path in files)
 
 
 def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
