@@ -21,7 +21,6 @@ from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HISTOGRAM, PAGE, PICTURES = "difficulty.png", "gallery.md", "gallery"
 SHOWN = 3
@@ -69,10 +68,6 @@ def _draw(path: Path, parts: Sequence[tuple[str, pa.Table]]) -> None:
     for one, (title, table) in zip(axes, parts, strict=True):
         _histogram(one, title, table)
     axes[0].set_ylabel("items")
-    _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

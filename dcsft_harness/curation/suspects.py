@@ -8,7 +8,7 @@ from math import fsum
 from pathlib import Path
 from re import compile as pattern
 from textwrap import indent
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -158,23 +158,12 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterato
 # How many known wrong labels are among the suspects.
 
 
-class Detection(TypedDict):
-    """Items that are left out, against the wrong labels that a pool is known to have.
+def detection(left_out: Collection[str], wrong: Collection[str]) -> dict[str, int | float | None]:
+    """How well leaving out some items, given by their ids, finds the known wrong labels of a pool.
 
-    items: the number left out.
-    found: those of them whose label is wrong.
-    precision: found / items; None if none is left out.
-    recall: found / all wrong labels; None if the pool has none.
+    Returns the number left out (items), those of them whose label is wrong (found), found / items (precision;
+    None if none is left out), and found / all wrong labels (recall; None if the pool has none).
     """
-
-    items: int
-    found: int
-    precision: float | None
-    recall: float | None
-
-
-def detection(left_out: Collection[str], wrong: Collection[str]) -> Detection:
-    """How well leaving out some items, given by their ids, finds the wrong labels among all."""
     items, bad = set(left_out), set(wrong)
     found = len(items & bad)
     return {
