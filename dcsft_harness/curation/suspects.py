@@ -25,8 +25,6 @@ from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.scoring.boxes import iou
 
-# Never-solved items whose samples agree on another answer: likely wrong labels.
-
 ANSWERED = 4
 """Samples with an answer that an item needs to be checked."""
 OVERLAP = 0.5
@@ -153,9 +151,6 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterato
     ]
     with records.readable(path):
         yield from acero.Declaration.from_sequence(plan).to_reader(use_threads=False)
-
-
-# How many known wrong labels are among the suspects.
 
 
 def detection(left_out: Collection[str], wrong: Collection[str]) -> dict[str, int | float | None]:

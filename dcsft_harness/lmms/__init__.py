@@ -55,8 +55,6 @@ from dcsft_harness.lmms.tasks import set_generation as set_generation
 from dcsft_harness.lmms.tasks import task_index as task_index
 from dcsft_harness.tasks import path as task_path
 
-# Models by name, and one run of lmms-eval's evaluator over opened tasks.
-
 Progress = Callable[[int, int], None]
 """Called with (items done, total items)."""
 

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 if TYPE_CHECKING:
     from dcsft_harness.coordinates import BoxConvention
 
-# One finished response, as a model's observers see it.
-
 FinishReason = Literal["stop", "length"]
 
 
@@ -36,9 +34,6 @@ def cut_at(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     """The text before its first stop text, and whether there was one."""
     found = [position for position in (text.find(stop) for stop in stops) if position >= 0]
     return (text[: min(found)], True) if found else (text, False)
-
-
-# The part of lmms-eval's interface that the suite uses: lmms-eval itself is not typed.
 
 
 class Documents(Protocol):

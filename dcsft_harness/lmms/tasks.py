@@ -138,9 +138,6 @@ def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(path for some in found.values() for path in some))
 
 
-# Tasks by name, from this suite and from lmms-eval, and changes to them.
-
-
 def quiet() -> None:
     """Hides lmms-eval's log and the bars of `datasets`; errors still show."""
     from datasets import disable_progress_bars

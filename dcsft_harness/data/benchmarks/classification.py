@@ -23,8 +23,6 @@ from dcsft_harness.data.benchmarks import (
 from dcsft_harness.data.benchmarks.questions import content_name
 from dcsft_harness.errors import HarnessError
 
-# The classes of the paper's classification sets: one word each, with their numbers of images.
-
 
 class ImageClass(NamedTuple):
     """A class of ImageNet, as used in the paper."""
@@ -58,8 +56,6 @@ def trained() -> dict[str, ImageClass]:
     return {wnid: some for wnid, some in class_table().items() if some.trained}
 
 
-# ImageNet, ImageNet-R and ImageNet-A in the paper's form: one image, one word.
-#
 # The classes are the paper's (section 4; the released data files): a class is used if its WordNet synset has
 # a single lemma of one word. All published images of -R and -A for these classes are used.
 

@@ -23,8 +23,6 @@ from dcsft_harness.data.benchmarks.questions import content_name, text
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import upright_box
 
-# Shared by all grounding benchmarks: one expression, one box, in pixels of the upright image.
-
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """VLM-R1's prompt, which the paper's grounding data uses (`problem` of rec_jsons_processed)."""
 
@@ -302,7 +300,7 @@ VLM_R1_SOURCES = (
 #     dcsft_refcoco_testa: 1,975 objects (people), dcsft_refcoco_testb: 1,810 objects (everything else)
 #
 # Every expression becomes a row. The split "val" of that data set mixes two splits of RefCOCO, so the
-# validation task reads VLM-R1's file instead (`vlm_r1`). Boxes are COCO's [x, y, width, height] in pixels.
+# validation task reads VLM-R1's file instead. Boxes are COCO's [x, y, width, height] in pixels.
 
 _REFCOCO_COLUMNS = ("image", "answer", "bbox", "file_name")
 OBJECTS = {"testA": 1_975, "testB": 1_810}
@@ -370,7 +368,7 @@ def categories() -> dict[str, str]:
 
 
 class _Rows:
-    """All published rows as Arrow, and a mask of those that ask about an image."""
+    """All published rows as Arrow, and the places of those that ask about each image."""
 
     def __init__(self, opened: Opened) -> None:
         import pyarrow as pa
