@@ -222,7 +222,6 @@ verdicts into suspects.jsonl, and give that file to `dcsft curate --reviewed`.
 
 
 def _entry(number: int, line: dict[str, Any]) -> str:
-    """A suspect's section of the page."""
     share = f"{line['share']:.0%} of {line['samples']} samples"
     texts = [("Prompt", line["prompt"]), ("Gold", line["gold"]), (f"Voice, {share}", line["voice"])]
     return page_entry(f"## {number}: document {line['doc_id']}, {line['item_id']}", line["images"], texts)
@@ -280,23 +279,22 @@ def _items(folder: Path, items: Path, ids: pa.ChunkedArray) -> Iterator[pa.Table
 def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[str, list[str]]]:
     """Writes the stored images of items; yields item_id and the files' names."""
     for row in storage.embedded(rows).to_pylist():
-        files = picture_files(PICTURES, row["item_id"], row[storage.IMAGES])
-        for name, content in files:
-            (folder / PICTURES).mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
-        yield row["item_id"], [name for name, _ in files]
+        yield row["item_id"], write_pictures(folder, PICTURES, row["item_id"], row[storage.IMAGES])
 
 
-def picture_files(within: str, item_id: str, images: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
-    """Names, inside a folder, and contents of an item's stored images."""
+def write_pictures(folder: Path, within: str, item_id: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Writes an item's stored images, all of them or none, and returns the files' names in the folder."""
     from PIL import Image
 
-    files = []
+    names = []
     for number, image in enumerate(images):
         with Image.open(io.BytesIO(image["bytes"])) as opened:
             kind = str(opened.format).lower()
-        files.append((f"{within}/{item_id}{f'-{number}' if number else ''}.{kind}", image["bytes"]))
-    return files
+        names.append(f"{within}/{item_id}{f'-{number}' if number else ''}.{kind}")
+    for name, image in zip(names, images, strict=True):
+        (folder / within).mkdir(exist_ok=True)
+        (folder / name).write_bytes(image["bytes"])
+    return names
 
 
 def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:

@@ -77,8 +77,7 @@ Row = tuple[str, "dict[str, Any] | HarnessError"]
 
 def name_of(path: Path) -> str:
     """The name of the task that a file or folder becomes: its own, without endings."""
-    name = path.name.removesuffix(".gz") if path.is_file() else path.name
-    return Path(name).stem if path.is_file() else name
+    return Path(path.name.removesuffix(".gz")).stem if path.is_file() else path.name
 
 
 def count(path: Path) -> int | None:

@@ -31,11 +31,6 @@ _USUAL = 4
 _SPLIT_NAME = re.compile(r";(?=[A-Z]\.)")
 
 
-def listed(choices: Sequence[str]) -> str:
-    """The options as lines, "A. text"; those with an empty text are left out."""
-    return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False) if text)
-
-
 def joined(text: str) -> list[str]:
     """Options in one string, joined by ";" (We-Math); at least two.
 
@@ -91,16 +86,11 @@ def inside(question: str) -> list[str]:
         run = runs[-1]
         # "A. x", "B. y", "C. z  D. w"; but no fifth option in "D. the bacterium E. coli"
         if len(run) < _USUAL:
-            run = _goes_on(question, run, _blank(question, run[-1][1].end()))
+            blank = question.find("\n\n", run[-1][1].end())
+            run = _goes_on(question, run, len(question) if blank < 0 else blank)
         found = _between(question, run)
         return [*found[:-1], found[-1].split("\n\n")[0].strip()]
     return _on_lines(question)
-
-
-def _blank(text: str, at: int) -> int:
-    """The start of the next blank line, or else the end of the text."""
-    end = text.find("\n\n", at)
-    return len(text) if end < 0 else end
 
 
 def _goes_on(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
@@ -320,8 +310,9 @@ def count(opened: Opened, note: str) -> None:
 
 
 def prompt(question: str, choices: Sequence[str]) -> str:
-    """A question with its options as lines below it; without them if the question lists them itself."""
-    return f"{question}\n{listed(choices)}" if any(choices) else question
+    """A question with its options as lines below it, "A. text"; those with an empty text are left out."""
+    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False) if text]
+    return "\n".join([question, *lines])
 
 
 def row(
