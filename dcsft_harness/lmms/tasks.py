@@ -224,8 +224,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         HarnessError: a name is unknown, or a task's data or functions do not load.
     """
     names = [one for name in names for one in _matching(name)]
-    by_name = [name for name in names if not is_file(name)]
-    known = refuse_unknown(by_name)
+    known = refuse_unknown([name for name in names if not is_file(name)])
     tasks: dict[str, Task] = {}
     refuse_unprepared(names)
     make_cache()
@@ -259,10 +258,9 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
 
 def refuse_unknown(names: Sequence[str]) -> "TaskManager":
     """Refuses names of no task and of no group; returns the index that has them."""
+    ours = manager().task_index
     for name in names:
-        if name.startswith("dcsft_") and name not in (
-            ours := _indexed((*_INCLUDED, task_path()), False).task_index
-        ):
+        if name.startswith("dcsft_") and name not in ours:
             raise unknown_name("task", name, ours, "dcsft tasks list")  # without indexing lmms-eval's own
     known = manager(names)
     for name in names:
@@ -277,7 +275,7 @@ def _matching(name: str) -> list[str]:
     """The tasks that a pattern with `*`, `?` or `[...]` stands for, as in lmms-eval; else the name itself."""
     if is_file(name) or not set("*?[") & set(name):
         return [name]
-    index = _indexed((*_INCLUDED, task_path()), False) if name.startswith("dcsft_") else manager([name])
+    index = manager([] if name.startswith("dcsft_") else [name])
     return sorted(fnmatch.filter(index.task_index, name)) or [name]
 
 

@@ -139,11 +139,11 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    if path.is_dir():
-        yield from _of_folder(path)
-        return
     refuse_missing(path)
     try:
+        if path.is_dir():
+            yield from _of_folder(path)
+            return
         with path.open("rb") as file:
             head = file.read(265)
         if packed := head[:2] == b"\x1f\x8b":
@@ -177,8 +177,7 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
         yield from _of_table(path, file, "\t" if ending == ".tsv" else ",")
         return
     buffered = io.BufferedReader(file, reading.PIECE)  # type: ignore[type-var]
-    head = buffered.peek(reading.PIECE)[: reading.PIECE]
-    if (ending == ".json" or _is_one_document(head)) and not _begins_with_a_row(head):
+    if _is_one_document(buffered.peek(reading.PIECE)[: reading.PIECE], ending):
         yield from _numbered(_of_json(buffered))
         return
     place = "row" if is_kept(path) else "line"
@@ -186,22 +185,17 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
         yield f"{place} {number}", _json_row(line)
 
 
-def _begins_with_a_row(head: bytes) -> bool:
-    """Whether a text's first line is a whole JSON object."""
-    line = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
+def _is_one_document(head: bytes, ending: str) -> bool:
+    """Whether a text is JSON over several lines, whatever its name: a list, or objects that are indented."""
+    line, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
     if not line.startswith(b"{"):
-        return False
+        return ending == ".json" or line.startswith(b"[")
     try:
         reading.json_object(line)
     except ValueError:
-        return len(line) == len(head)  # a row of more than a piece
-    return True
-
-
-def _is_one_document(head: bytes) -> bool:
-    """Whether a text is JSON over several lines, whatever its name: a list, or objects that are indented."""
-    line, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
-    return line.startswith(b"[") or (line.strip() == b"{" and bool(rest))
+        longer = len(line) == len(head)  # a row of more than a piece
+        return not longer and (ending == ".json" or (line.strip() == b"{" and bool(rest)))
+    return False
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -318,10 +312,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
             f"{path} holds the splits {', '.join(splits)}",
             "Name a file of one split, or put its files into a folder of their own",
         )
-    try:
-        yield from _numbered(row for file in files for row in _of_parquet(file))
-    except (OSError, pa.ArrowException) as error:
-        raise HarnessError(f"{path} cannot be read: {cut(str(error).splitlines()[0])}") from error
+    yield from _numbered(row for file in files for row in _of_parquet(file))
 
 
 def _split(stem: str) -> str | None:
