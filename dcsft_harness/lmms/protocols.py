@@ -104,14 +104,6 @@ class Task(Protocol):
 class Model(Protocol):
     """A chat model: `lmms_eval.api.model.lmms`."""
 
-    @property
-    def rank(self) -> int:
-        """This process's number in a launch, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """The number of processes of a launch."""
-
     def generate_until(self, requests: Sequence[Any]) -> Sequence[object]:
         """Answers requests, in their order."""
 

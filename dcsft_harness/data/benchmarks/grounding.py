@@ -347,8 +347,6 @@ def _refcoco_source(split: str) -> Source:
     )
 
 
-REFCOCO_SOURCES = tuple(_refcoco_source(split) for split in OBJECTS)
-
 # Ref-L4 (Chen et al., 2024): long expressions for boxes in COCO and Objects365 images.
 #
 # The rows are in two Parquet files without images. The images are in one archive, which is read once,
@@ -446,29 +444,27 @@ def _ref_l4_row(opened: Opened, raw: tuple[dict[str, Any], Callable[[], bytes]])
     }
 
 
-REF_L4_SOURCES = (
-    Source(
-        task="dcsft_ref_l4",
-        version=2,
-        count=sum(COUNTS.values()),
-        columns={
-            **COLUMNS,
-            "category": "string",
-            "split": "string",
-            # As published: some differences of the corners fall on the other side of a size class's limit.
-            "box_width": "float64",
-            "box_height": "float64",
-        },
-        entries=_ref_l4_entries,
-        row=_ref_l4_row,
-        hub=Hub(REF_L4, split="val"),
-        needs=f"--source is a download of {REF_L4}: two Parquet files and {ARCHIVE} (or the folder images)",
-        get="Without --source it is downloaded, 3.5 GB",
-        tally=("split", COUNTS),
-    ),
+REF_L4_SOURCE = Source(
+    task="dcsft_ref_l4",
+    version=2,
+    count=sum(COUNTS.values()),
+    columns={
+        **COLUMNS,
+        "category": "string",
+        "split": "string",
+        # As published: some differences of the corners fall on the other side of a size class's limit.
+        "box_width": "float64",
+        "box_height": "float64",
+    },
+    entries=_ref_l4_entries,
+    row=_ref_l4_row,
+    hub=Hub(REF_L4, split="val"),
+    needs=f"--source is a download of {REF_L4}: two Parquet files and {ARCHIVE} (or the folder images)",
+    get="Without --source it is downloaded, 3.5 GB",
+    tally=("split", COUNTS),
 )
 
 VIEWS = tuple(
     View(f"dcsft_ref_l4_{split}", "dcsft_ref_l4", "split", (split,), COUNTS[split]) for split in COUNTS
 )
-SOURCES = (*VLM_R1_SOURCES, *REFCOCO_SOURCES, *REF_L4_SOURCES)
+SOURCES = (*VLM_R1_SOURCES, *(_refcoco_source(split) for split in OBJECTS), REF_L4_SOURCE)
