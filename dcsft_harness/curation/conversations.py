@@ -168,8 +168,6 @@ def from_task(task: "Task") -> "Dataset":
     Raises:
         HarnessError: duplicate items, or a full disk.
     """
-    from datasets import Features, Value
-
     from dcsft_harness.lmms import stored_images
     from dcsft_harness.sampling import read_items
 
@@ -177,8 +175,7 @@ def from_task(task: "Task") -> "Dataset":
     items = read_items(task, len(task.eval_docs), refused)
     boxed = any(item.box is not None for item in items)
     left_out: Mapping[str, str] = getattr(task, "left_out", {})  # see `own_data.open_file`
-    columns = features(boxed=boxed, labeled=False, refused=bool(refused or left_out))
-    columns = Features(columns | {ROW: Value("string")})
+    columns = features(boxed, labeled=False, texts=[REFUSED, ROW] if refused or left_out else [ROW])
     named: Mapping[int, str] = getattr(task, "row_names", {})
     without = (_BLANK | {ROW: where, REFUSED: why.rstrip(".")} for where, why in left_out.items())
     rows = (
@@ -207,15 +204,12 @@ def from_rows(
     Raises:
         HarnessError: an unknown scorer, a file that cannot be read or has no rows, or a full disk.
     """
-    from datasets import Features, Value
-
     from dcsft_harness.sampling import own_data, own_files, own_rows
     from dcsft_harness.scoring import get_scorer
 
     judge = own_data.ANY if scorer is None else get_scorer(scorer)
     boxed = "box_space" in judge.fields
-    columns = features(boxed=boxed, labeled=False, refused=True)
-    columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
+    columns = features(boxed, labeled=False, texts=[REFUSED, ROW, *([REJECTED] if pairs else [])])
 
     def rows() -> Iterator[dict[str, Any]]:
         root = own_rows.Root(image_root or own_files.root_of(path), outside)
@@ -273,11 +267,11 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
 
 
 def features(
-    boxed: bool = False, labeled: bool = True, weighted: bool = False, refused: bool = False
+    boxed: bool = False, labeled: bool = True, weighted: bool = False, texts: Iterable[str] = ()
 ) -> "Features":
     """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
 
-    With `refused`, also the column for a task's rows that cannot be trained on.
+    `texts` are further columns, of texts.
     """
     from datasets import Features, Image, List, Value
 
@@ -290,6 +284,4 @@ def features(
         columns |= {"difficulty": text, "pass_rate": Value("float64")}
     if weighted:
         columns |= {"weight": Value("float64")}
-    if refused:
-        columns |= {REFUSED: text}
-    return Features(columns)
+    return Features(columns | dict.fromkeys(texts, text))
