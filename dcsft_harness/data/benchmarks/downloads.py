@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 import zlib
@@ -277,10 +278,16 @@ def _unreachable(hub: Hub, error: Exception) -> HarnessError:
 def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
     saved = [path for path in (folder / hub.split, folder) if (path / "state.json").is_file()]
     if saved:
-        data = storage.load(saved[0])
-        yield Table(str(saved[0]), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+        yield _arrow(saved[0], storage.load)
         return
     files = parquet_files(folder, hub)
+    cached = [] if files else arrow_files(folder, hub)
+    if cached:
+        from datasets import Dataset
+
+        for path in cached:
+            yield _arrow(path, lambda file: Dataset.from_file(str(file)))
+        return
     if not files:
         raise HarnessError(
             f"--source {folder} has no Parquet file of the split {hub.split!r}",
@@ -289,6 +296,23 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
     for path in files:
         opened.inputs[str(path.relative_to(folder))] = path
         yield _parquet(path)
+
+
+def _arrow(path: Path, open_it: Callable[[Path], Any]) -> Table:
+    """A `datasets` folder, or an Arrow file of its cache."""
+    import pyarrow as pa
+
+    try:
+        data = open_it(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error
+    return Table(str(path), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
+
+
+def arrow_files(folder: Path, hub: Hub) -> list[Path]:
+    """The Arrow files of a split in the cache of `datasets`: *-split.arrow, *-split-00000-of-00013.arrow."""
+    named = re.compile(rf"(?:.*-)?{re.escape(hub.split)}(?:-\d+-of-\d+)?")
+    return [path for path in sorted(folder.rglob("*.arrow")) if named.fullmatch(path.stem)]
 
 
 def parquet_files(folder: Path, hub: Hub) -> list[Path]:
@@ -334,9 +358,9 @@ def _damaged(path: Path, error: Exception) -> HarnessError:
 def unpacked(opened: Opened) -> Path | None:
     """The folder of published files; None for rows, of the hub, a download of it, or a `datasets` folder."""
     saved, folder = ("dataset_info.json", "dataset_dict.json", "state.json"), opened.folder
-    if folder is None or any((folder / name).is_file() for name in saved) or any(folder.rglob("*.parquet")):
+    if folder is None or any((folder / name).is_file() for name in saved):
         return None
-    return folder
+    return None if any(any(folder.rglob(kind)) for kind in ("*.parquet", "*.arrow")) else folder
 
 
 def image_bytes(image: object) -> Callable[[], bytes]:
