@@ -52,9 +52,9 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
     return data.decode("utf-8")
 
 
-def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's
+def json_file(path: Path) -> Any:  # noqa: ANN401 - JSON's
     """A JSON file's value; see `read_text` and `from_json`. Of a repeated key the last one counts."""
-    return from_json(read_text(path, most), once=False)
+    return from_json(read_text(path), once=False)
 
 
 def from_json(
@@ -322,7 +322,6 @@ def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
 
 
 def _short(value: object) -> str:
-    """A value quoted for a message."""
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
     shown = repr(value[:100] if isinstance(value, str) else value)

@@ -325,7 +325,6 @@ def _held_files(
 
 
 def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The image files of a prepared benchmark's row."""
     return [{"bytes": prepared.encoded(doc["source"], index), "path": None} for index in doc["images"]]
 
 

@@ -514,18 +514,15 @@ def check_tasks(names: Iterable[str]) -> Iterator[Checked]:
     """Loads tasks (or the tasks of groups), one after another."""
     for task in dict.fromkeys(task for name in names for task in members(name)):
         if prepared.has_source(task) and not prepared.exists(task):
-            yield Checked(task, "absent", _absent(task))
+            source = prepared.source_of(task)
+            said = f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
+            yield Checked(task, "absent", said)
             continue
         try:
             for name, loaded in open_tasks([task]).items():
                 yield Checked(name, "present", _present(task, loaded))
         except HarnessError as error:
             yield Checked(task, "broken", str(error))
-
-
-def _absent(task: str) -> str:
-    source = prepared.source_of(task)
-    return f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
 
 
 def _present(task: str, loaded: Task) -> str:

@@ -50,7 +50,6 @@ def split(name: str) -> Digits:
 
 @cache
 def _bayes() -> "GaussianNB":
-    """Gaussian naive Bayes, fitted to the pre-training split."""
     from sklearn.naive_bayes import GaussianNB
 
     train = split("pretrain")
