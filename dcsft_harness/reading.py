@@ -52,9 +52,9 @@ def read_text(path: Path, most: int = MOST_JSON) -> str:
     return data.decode("utf-8")
 
 
-def json_file(path: Path, most: int = MOST_JSON) -> Any:  # noqa: ANN401 - JSON's
+def json_file(path: Path) -> Any:  # noqa: ANN401 - JSON's
     """A JSON file's value; see `read_text` and `from_json`. Of a repeated key the last one counts."""
-    return from_json(read_text(path, most), once=False)
+    return from_json(read_text(path), once=False)
 
 
 def from_json(
@@ -87,7 +87,11 @@ def from_json(
         raise ValueError(f"nested deeper than {DEEPEST} levels")
     # In UTF-8 input, only an escape can produce such a text.
     if not halves and ("\\ud" if isinstance(text, str) else b"\\ud") in text.lower():  # type: ignore[operator]
-        _refuse_halves(value)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            code = f"\\u{ord(error.object[error.start]):04x}"
+            raise ValueError(f"{code}, half of a surrogate pair, is no text") from error
     return value
 
 
@@ -173,22 +177,6 @@ def _inner(value: object) -> Iterator[object]:
     return (one for one in values if isinstance(one, dict | list))
 
 
-def _refuse_halves(value: object) -> None:
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting += [part for pair in one.items() for part in pair]
-        elif isinstance(one, list):
-            waiting += one
-        elif isinstance(one, str) and not one.isascii():
-            try:
-                one.encode()
-            except UnicodeEncodeError as error:
-                code = f"\\u{ord(one[error.start]):04x}"
-                raise ValueError(f"{code}, half of a surrogate pair, is no text") from error
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -260,12 +248,12 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if alias and id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, "an alias stands inside what it names", mark)
+            raise yaml.MarkedYAMLError(None, None, "an alias stands inside what it names", mark)
         self._count += self._sizes[id(node)] if alias else 1
         self._sizes[id(node)] = self._count - before
         if self._count > MOST_NODES:
             said = f"it has more than {MOST_NODES} values, each alias counted with what it stands for"
-            raise yaml.composer.ComposerError(None, None, said, mark)
+            raise yaml.MarkedYAMLError(None, None, said, mark)
         return node
 
     def parse_node(self, block: bool = False, indentless_sequence: bool = False) -> yaml.Event:
@@ -273,7 +261,7 @@ class _Loader(yaml.SafeLoader):
         if self._depth > DEEPEST:
             said = f"it is nested deeper than {DEEPEST} levels"
             mark = self.peek_token().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.parser.ParserError(None, None, said, mark)
+            raise yaml.MarkedYAMLError(None, None, said, mark)
         event: yaml.Event = super().parse_node(block, indentless_sequence)
         return event
 
@@ -283,11 +271,11 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key in own:
             if key.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(
+                raise yaml.MarkedYAMLError(
                     None, None, f"the key {str(key.value)[:50]!r} is no text; quote it", key.start_mark
                 )
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
+                raise yaml.MarkedYAMLError(
                     None, None, f"the key {key.value[:50]!r} stands there twice", key.start_mark
                 )
             seen.add(key.value)
@@ -297,20 +285,14 @@ class _Loader(yaml.SafeLoader):
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     """A finite number of bounded length."""
     if len(node.value) > _NUMBER:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"a number of {len(node.value)} characters", node.start_mark
-        )
+        raise yaml.MarkedYAMLError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
     whole = node.tag == "tag:yaml.org,2002:int"
     try:
         made = loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
     except ValueError as error:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{node.value!r} is no number", node.start_mark
-        ) from error
+        raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is no number", node.start_mark) from error
     if not math.isfinite(made):
-        raise yaml.constructor.ConstructorError(
-            None, None, f"{node.value!r} is no finite number", node.start_mark
-        )
+        raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is no finite number", node.start_mark)
     found: int | float = made
     return found
 
@@ -340,7 +322,6 @@ def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
 
 
 def _short(value: object) -> str:
-    """A value quoted for a message."""
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
     shown = repr(value[:100] if isinstance(value, str) else value)

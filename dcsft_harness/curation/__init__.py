@@ -164,7 +164,6 @@ def _without_suspects(
 
 
 def _without(labels: pa.Table, ids: pa.StringArray) -> pa.Table:
-    """Label rows without these items."""
     return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=ids)))
 
 

@@ -39,6 +39,8 @@ REFUSED = "refused"
 """The column with the reason why a task's row cannot be trained on; present if there is any such row."""
 ROW = "row_name"
 """The column with each row's name in errors, for data that is not a curated set: "line 3", "doc_id 7"."""
+_BLANK: dict[str, Any] = {"messages": [], "images": [], "item_id": "", BOX: None, REJECTED: ""}
+"""What a row has that cannot be trained on."""
 
 
 def write(folder: Path, items: Path, chosen: pa.Table) -> None:
@@ -166,8 +168,6 @@ def from_task(task: "Task") -> "Dataset":
     Raises:
         HarnessError: duplicate items, or a full disk.
     """
-    from datasets import Features, Value
-
     from dcsft_harness.lmms import stored_images
     from dcsft_harness.sampling import read_items
 
@@ -175,19 +175,16 @@ def from_task(task: "Task") -> "Dataset":
     items = read_items(task, len(task.eval_docs), refused)
     boxed = any(item.box is not None for item in items)
     left_out: Mapping[str, str] = getattr(task, "left_out", {})  # see `own_data.open_file`
-    columns = features(boxed=boxed, labeled=False, refused=bool(refused or left_out))
-    columns = Features(columns | {ROW: Value("string")})
+    columns = features(boxed, labeled=False, texts=[REFUSED, ROW] if refused or left_out else [ROW])
     named: Mapping[int, str] = getattr(task, "row_names", {})
-    blank: dict[str, Any] = {"messages": [], "images": [], "item_id": "", BOX: None}
-    without = (blank | {ROW: where, REFUSED: why.rstrip(".")} for where, why in left_out.items())
+    without = (_BLANK | {ROW: where, REFUSED: why.rstrip(".")} for where, why in left_out.items())
     rows = (
         conversation({**asdict(item), "images": images})
         | {"item_id": item.item_id, BOX: item.box, REFUSED: refused.get(item.doc_id)}
         | {ROW: named.get(item.doc_id, f"doc_id {item.doc_id}")}
         for item, images in zip(items, stored_images(task, items, refused), strict=True)
     )
-    made = ({name: row[name] for name in columns} for row in chain(rows, without))
-    return stored(task.config.task, columns, made)
+    return stored(task.config.task, columns, chain(rows, without))
 
 
 def from_rows(
@@ -207,15 +204,12 @@ def from_rows(
     Raises:
         HarnessError: an unknown scorer, a file that cannot be read or has no rows, or a full disk.
     """
-    from datasets import Features, Value
-
     from dcsft_harness.sampling import own_data, own_files, own_rows
     from dcsft_harness.scoring import get_scorer
 
     judge = own_data.ANY if scorer is None else get_scorer(scorer)
     boxed = "box_space" in judge.fields
-    columns = features(boxed=boxed, labeled=False, refused=True)
-    columns = Features(columns | {name: Value("string") for name in (ROW, *([REJECTED] if pairs else []))})
+    columns = features(boxed, labeled=False, texts=[REFUSED, ROW, *([REJECTED] if pairs else [])])
 
     def rows() -> Iterator[dict[str, Any]]:
         root = own_rows.Root(image_root or own_files.root_of(path), outside)
@@ -223,16 +217,14 @@ def from_rows(
             if reason is None and pairs and row is not None:
                 reason = _unfit(row)
             if row is None or reason is not None:
-                blank: dict[str, Any] = {"messages": [], "images": [], BOX: None, "item_id": "", REJECTED: ""}
                 assert reason is not None
-                yield blank | {ROW: where, REFUSED: f"{reason.problem}\n{reason.remedy}"}
+                yield _BLANK | {ROW: where, REFUSED: f"{reason.problem}\n{reason.remedy}"}
                 continue
             box = reading.from_json(row["answer"]) if boxed else None
             more = {"item_id": row["item_id"], BOX: box, REFUSED: None, REJECTED: row[REJECTED], ROW: where}
             yield conversation(row) | more
 
-    made = ({name: row[name] for name in columns} for row in rows())
-    return stored(own_files.name_of(path), columns, made)
+    return stored(own_files.name_of(path), columns, rows())
 
 
 def _unfit(row: Mapping[str, Any]) -> HarnessError | None:
@@ -249,7 +241,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
 
     It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
     is removed with the data set; see `Scratch`.
-    Rows are values by column, read once.
+    Rows have a value for each column and may have more, and are read once.
 
     Raises:
         HarnessError: a full disk.
@@ -265,7 +257,7 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
             reporting_refusals("training data", scratch.folder, kept, variable),
             storage.writing(scratch.folder, columns) as writer,
         ):
-            writer.rows(rows)
+            writer.rows({name: row[name] for name in columns} for row in rows)
         found = load_from_disk(str(scratch.folder))  # noqa: TID251
     except BaseException:
         scratch.remove()
@@ -275,11 +267,11 @@ def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "D
 
 
 def features(
-    boxed: bool = False, labeled: bool = True, weighted: bool = False, refused: bool = False
+    boxed: bool = False, labeled: bool = True, weighted: bool = False, texts: Iterable[str] = ()
 ) -> "Features":
     """The columns of a curated set: messages, images; box; item_id; difficulty and pass_rate; weight.
 
-    With `refused`, also the column for a task's rows that cannot be trained on.
+    `texts` are further columns, of texts.
     """
     from datasets import Features, Image, List, Value
 
@@ -292,6 +284,4 @@ def features(
         columns |= {"difficulty": text, "pass_rate": Value("float64")}
     if weighted:
         columns |= {"weight": Value("float64")}
-    if refused:
-        columns |= {REFUSED: text}
-    return Features(columns)
+    return Features(columns | dict.fromkeys(texts, text))

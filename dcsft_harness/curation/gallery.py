@@ -21,7 +21,6 @@ from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 HISTOGRAM, PAGE, PICTURES = "difficulty.png", "gallery.md", "gallery"
 SHOWN = 3
@@ -69,10 +68,6 @@ def _draw(path: Path, parts: Sequence[tuple[str, pa.Table]]) -> None:
     for one, (title, table) in zip(axes, parts, strict=True):
         _histogram(one, title, table)
     axes[0].set_ylabel("items")
-    _save(figure, path)
-
-
-def _save(figure: "Figure", path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
@@ -117,6 +112,10 @@ def _write_page(folder: Path, rollouts: Path, labels: pa.Table) -> bool:
     if not rows:
         return False
     said = _responses(rollouts / ROLLOUTS, [row["item_id"] for row in rows])
+    for row in rows:
+        row["files"] = []
+        with contextlib.suppress(UnidentifiedImageError):  # changed since it was sampled
+            row["files"] = suspects.write_pictures(folder, PICTURES, row["item_id"], row[storage.IMAGES])
     parts = ["# Easy, medium and hard items\n"]
     for kind in records.DIFFICULTIES:
         mine = [row for row in rows if row["difficulty"] == kind]
@@ -124,10 +123,6 @@ def _write_page(folder: Path, rollouts: Path, labels: pa.Table) -> bool:
         for row in mine:
             parts.append(_entry(row, said.get(row["item_id"], [])))
     (folder / PAGE).write_text("\n".join(parts), encoding="utf-8")
-    for row in rows:
-        for name, content in row["files"]:
-            (folder / PICTURES).mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
     return True
 
 
@@ -146,22 +141,12 @@ def _near(items: Path, labels: pa.Table) -> list[dict[str, Any]]:
             kind = of[key]["difficulty"]
             if kind is None or len(found[kind]) >= wanted[kind]:
                 continue
-            row = table.filter(pc.equal(table["item_id"], key))
-            found[kind].append({**of[key], **_shown(row)})
+            (row,) = storage.embedded(table.filter(pc.equal(table["item_id"], key))).to_pylist()
+            found[kind].append(row | of[key])
         seen += table.num_rows
         if seen >= _ITEMS or all(len(some) >= wanted[kind] for kind, some in found.items()):
             break
     return [row for some in found.values() for row in some]
-
-
-def _shown(row: pa.Table) -> dict[str, Any]:
-    """An item's texts, and the names and contents of its images."""
-    (one,) = storage.embedded(row).to_pylist()
-    try:
-        files = suspects.picture_files(PICTURES, one["item_id"], one[storage.IMAGES])
-    except UnidentifiedImageError:  # changed since it was sampled
-        files = []
-    return {"prompt": one["prompt"], "answer": one["answer"], "files": files}
 
 
 def _responses(path: Path, ids: Sequence[str]) -> dict[str, list[tuple[int, str, float | None]]]:
@@ -195,4 +180,4 @@ def _entry(row: dict[str, Any], said: Sequence[tuple[int, str, float | None]]) -
         texts.append((f"{which}, {verdict}", response))
     title = f"### {row['k']} of {row['n']} right, {row['item_id']}"
     shown = ((name, cut(text, _LONGEST)) for name, text in texts)
-    return suspects.page_entry(title, (name for name, _ in row["files"]), shown)
+    return suspects.page_entry(title, row["files"], shown)

@@ -7,7 +7,7 @@ so thumbnails decide (see `alike`). Crops, mirror images and heavy edits are not
 in a few small letters alone are near copies.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -123,7 +123,13 @@ def overlap(
         if name in own:
             task = own[name]
             others[_unused(task.config.task, [pool, *others], files.get(name))] = task
-    counter = _Counter([ours[pool], *others.values()], progress)
+    compared = [ours[pool], *others.values()]
+    total, numbers = sum(len(task.eval_docs) for task in compared), count(1)
+
+    def step() -> None:
+        if progress is not None:
+            progress(next(numbers), total)
+
     config = {
         "pool": pool,
         "tasks": sorted(others),
@@ -132,13 +138,13 @@ def overlap(
         "alike": ALIKE,
         **(described or {}),
     }
-    inputs = prepared.inputs(map(lmms.data_name, [ours[pool], *others.values()]))
+    inputs = prepared.inputs(map(lmms.data_name, compared))
     inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in files.items()}
     with manifest.writing(KIND, output, config, inputs) as draft:
-        mine = read_images(ours[pool], counter)
+        mine = read_images(ours[pool], step)
         pairs: list[Pair] = []
         for name, task in others.items():
-            pairs += compare(mine, name, read_images(task, counter, items=False), distance)
+            pairs += compare(mine, name, read_images(task, step, items=False), distance)
         shared = _shared(mine, pairs)
         records.write_table(draft.folder / PAIRS, Pair, pairs)
         records.write_table(draft.folder / ITEMS, Shared, shared)
@@ -174,23 +180,11 @@ def _counts(pairs: Sequence[Pair], task: str) -> dict[str, int]:
     return {kind: sum(pair.kind == kind for pair in of_task) for kind in ("exact", "near")}
 
 
-class _Counter:
-    """Counts documents over several tasks for one progress bar."""
-
-    def __init__(self, tasks: Sequence[lmms.Task], progress: lmms.Progress | None) -> None:
-        self._total = sum(len(task.eval_docs) for task in tasks)
-        self._done = 0
-        self._progress = progress or (lambda done, total: None)
-
-    def step(self) -> None:
-        self._done += 1
-        self._progress(self._done, self._total)
-
-
-def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = True) -> Images:
+def read_images(task: lmms.Task, step: Callable[[], None] = lambda: None, items: bool = True) -> Images:
     """Every image of a task, hashed; one that several documents share by name or by pixels is hashed once.
 
-    Without `items`, no items are collected and documents with known images are not opened.
+    `step` is called after each document. Without `items`, no items are collected and documents with known
+    images are not opened.
     """
     names: list[str] = []
     owned: list[tuple[str, list[int]]] = []
@@ -218,8 +212,7 @@ def read_images(task: lmms.Task, counter: _Counter | None = None, items: bool = 
         elif items:
             item_id = lmms.describe_item(task, doc_id).item_id
             owned.append((item_id, [known[name] for name in given]))
-        if counter is not None:
-            counter.step()
+        step()
     gray = np.frombuffer(thumbs, np.uint8).reshape(-1, SIDE * SIDE)
     return Images(names, digests, np.array(hashes, dtype=np.uint64), gray, owned)
 

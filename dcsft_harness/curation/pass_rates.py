@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,6 @@ from dcsft_harness.scoring import words
 if TYPE_CHECKING:
     from dcsft_harness.models.exact import Exact
     from dcsft_harness.models.hf import DcsftHF
-    from dcsft_harness.models.requests import Item
 
 ENGINES = ("dcsft_hf", "dcsft_vllm")
 """Engines whose sampling `dcsft_hf` computes: the same tokens, templates and settings."""
@@ -60,6 +59,7 @@ def pass_rates(
     model = _opened(source)
     from dcsft_harness.models.arguments import GenerationArguments
     from dcsft_harness.models.exact import Target
+    from dcsft_harness.models.requests import Item
 
     stop = tuple(settings.pop("stop", ()))
     arguments = GenerationArguments(**settings, stop=stop)
@@ -67,12 +67,18 @@ def pass_rates(
     tokens = 0
     rows = _rows(rollouts / ITEMS, wanted)
     while some := list(islice(rows, AT_ONCE)):
-        asked = [_asked(row, arguments) for row in some]
+        asked = [
+            Item(row["task"], "items", row["doc_id"], arguments, row["prompt"], messages) for row in some
+        ]
         model.task_dict = {one.task: {one.split: {}} for one in asked}
         for one, row in zip(asked, some, strict=True):
             model.task_dict[one.task][one.split][one.doc_id] = row
         targets = [
-            Target(row["target"], partial(_right, row["answer"]), partial(_can_become, row["answer"]))
+            Target(
+                row["target"],
+                partial(_right, row["answer"]),
+                partial(words.can_become_right, answer=row["answer"]),
+            )
             for row in some
         ]
         rates = model.pass_rates(asked, targets)
@@ -134,12 +140,6 @@ def _rows(items: Path, wanted: pa.ChunkedArray) -> Iterator[dict[str, Any]]:
         yield from table.filter(pc.is_in(table["item_id"], value_set=wanted.combine_chunks())).to_pylist()
 
 
-def _asked(row: Mapping[str, Any], arguments: Any) -> "Item":  # noqa: ANN401 - imported by the caller
-    from dcsft_harness.models.requests import Item
-
-    return Item(row["task"], "items", row["doc_id"], arguments, row["prompt"], messages)
-
-
 def messages(item: Mapping[str, Any]) -> list[dict[str, Any]]:
     """An item's turns before the answer as chat messages, images in the places of their marks."""
     images = ({"type": "image", "url": image["bytes"]} for image in item["images"])
@@ -151,10 +151,6 @@ def messages(item: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _right(answer: str, text: str) -> bool:
     return words.exact_word(text, answer=answer).score == 1.0
-
-
-def _can_become(answer: str, text: str) -> bool:
-    return words.can_become_right(text, answer=answer)
 
 
 def _refuse_other_prompts(source: Manifest, tokens: int, items: int) -> None:
@@ -190,20 +186,6 @@ STEPS = 100
 """EM steps. Fewer leave the prior's shape, more fit the noise of the counts."""
 
 
-class Noise(TypedDict):
-    """The noise of a pool's labels.
-
-    samples: G, the responses per item.
-    changed, misplaced: shares in [0, 1], see above.
-    source: "exact" for known pass rates, "counts" for those estimated from labels.
-    """
-
-    samples: int
-    changed: float
-    misplaced: float
-    source: str
-
-
 def placement(rates: Floats, samples: int) -> Floats:
     """How often G responses place items in each class.
 
@@ -214,11 +196,14 @@ def placement(rates: Floats, samples: int) -> Floats:
     return np.stack([easy, np.maximum(0.0, 1 - easy - hard), hard], axis=1)
 
 
-def of_rates(rates: Floats, samples: int, weights: Floats | None = None, source: str = "exact") -> Noise:
+def of_rates(
+    rates: Floats, samples: int, weights: Floats | None = None, source: str = "exact"
+) -> dict[str, Any]:
     """The noise of labels with G responses, for items of these pass rates.
 
     `rates` are in [0, 1], shape (n,), and `samples` is G. `weights` are the shares of the items with each
-    rate, which sum to 1; None for equal ones.
+    rate, which sum to 1; None for equal ones. Returns samples; changed and misplaced, shares in [0, 1], see
+    above; and source, "exact" for known pass rates, "counts" for those estimated from labels.
     """
     found = placement(rates, samples)
     weights = np.full(len(rates), 1 / len(rates)) if weights is None else weights
@@ -227,7 +212,7 @@ def of_rates(rates: Floats, samples: int, weights: Floats | None = None, source:
     return {"samples": samples, "changed": changed, "misplaced": misplaced, "source": source}
 
 
-def of_counts(n: Ints, k: Ints) -> Noise | None:
+def of_counts(n: Ints, k: Ints) -> dict[str, Any] | None:
     """The noise of labels, from their own counts.
 
     `n` are the scored responses of each item, and `k` the right ones, both of shape (items,); items without

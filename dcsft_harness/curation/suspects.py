@@ -8,7 +8,7 @@ from math import fsum
 from pathlib import Path
 from re import compile as pattern
 from textwrap import indent
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,6 @@ from dcsft_harness.data.digits import suite
 from dcsft_harness.errors import HarnessError, cut, json_text, visible_lines
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 from dcsft_harness.scoring.boxes import iou
-
-# Never-solved items whose samples agree on another answer: likely wrong labels.
 
 ANSWERED = 4
 """Samples with an answer that an item needs to be checked."""
@@ -155,26 +153,12 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterato
         yield from acero.Declaration.from_sequence(plan).to_reader(use_threads=False)
 
 
-# How many known wrong labels are among the suspects.
+def detection(left_out: Collection[str], wrong: Collection[str]) -> dict[str, int | float | None]:
+    """How well leaving out some items, given by their ids, finds the known wrong labels of a pool.
 
-
-class Detection(TypedDict):
-    """Items that are left out, against the wrong labels that a pool is known to have.
-
-    items: the number left out.
-    found: those of them whose label is wrong.
-    precision: found / items; None if none is left out.
-    recall: found / all wrong labels; None if the pool has none.
+    Returns the number left out (items), those of them whose label is wrong (found), found / items (precision;
+    None if none is left out), and found / all wrong labels (recall; None if the pool has none).
     """
-
-    items: int
-    found: int
-    precision: float | None
-    recall: float | None
-
-
-def detection(left_out: Collection[str], wrong: Collection[str]) -> Detection:
-    """How well leaving out some items, given by their ids, finds the wrong labels among all."""
     items, bad = set(left_out), set(wrong)
     found = len(items & bad)
     return {
@@ -238,7 +222,6 @@ verdicts into suspects.jsonl, and give that file to `dcsft curate --reviewed`.
 
 
 def _entry(number: int, line: dict[str, Any]) -> str:
-    """A suspect's section of the page."""
     share = f"{line['share']:.0%} of {line['samples']} samples"
     texts = [("Prompt", line["prompt"]), ("Gold", line["gold"]), (f"Voice, {share}", line["voice"])]
     return page_entry(f"## {number}: document {line['doc_id']}, {line['item_id']}", line["images"], texts)
@@ -296,23 +279,22 @@ def _items(folder: Path, items: Path, ids: pa.ChunkedArray) -> Iterator[pa.Table
 def _pictures(folder: Path, rows: pa.Table) -> Iterator[tuple[str, list[str]]]:
     """Writes the stored images of items; yields item_id and the files' names."""
     for row in storage.embedded(rows).to_pylist():
-        files = picture_files(PICTURES, row["item_id"], row[storage.IMAGES])
-        for name, content in files:
-            (folder / PICTURES).mkdir(exist_ok=True)
-            (folder / name).write_bytes(content)
-        yield row["item_id"], [name for name, _ in files]
+        yield row["item_id"], write_pictures(folder, PICTURES, row["item_id"], row[storage.IMAGES])
 
 
-def picture_files(within: str, item_id: str, images: Iterable[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
-    """Names, inside a folder, and contents of an item's stored images."""
+def write_pictures(folder: Path, within: str, item_id: str, images: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Writes an item's stored images, all of them or none, and returns the files' names in the folder."""
     from PIL import Image
 
-    files = []
+    names = []
     for number, image in enumerate(images):
         with Image.open(io.BytesIO(image["bytes"])) as opened:
             kind = str(opened.format).lower()
-        files.append((f"{within}/{item_id}{f'-{number}' if number else ''}.{kind}", image["bytes"]))
-    return files
+        names.append(f"{within}/{item_id}{f'-{number}' if number else ''}.{kind}")
+    for name, image in zip(names, images, strict=True):
+        (folder / within).mkdir(exist_ok=True)
+        (folder / name).write_bytes(image["bytes"])
+    return names
 
 
 def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:

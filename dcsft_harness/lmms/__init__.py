@@ -18,81 +18,42 @@ from typing import Any
 
 from dcsft_harness import coordinates, ranks, reading
 from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name
-from dcsft_harness.lmms.documents import (
-    data_name,
-    describe,
-    describe_item,
-    describe_without_images,
-    metadata,
-    metric_of,
-    prompt_of,
-    refuse_marked,
-    refuse_reversed,
-    score_of,
-    stored_images,
-    verdicts_of,
-)
-from dcsft_harness.lmms.protocols import Model, ObservedModel, Task, is_observed
+from dcsft_harness.lmms.documents import data_name as data_name
+from dcsft_harness.lmms.documents import describe as describe
+from dcsft_harness.lmms.documents import describe_item as describe_item
+from dcsft_harness.lmms.documents import describe_without_images as describe_without_images
+from dcsft_harness.lmms.documents import metadata as metadata
+from dcsft_harness.lmms.documents import metric_of as metric_of
+from dcsft_harness.lmms.documents import prompt_of as prompt_of
+from dcsft_harness.lmms.documents import refuse_marked as refuse_marked
+from dcsft_harness.lmms.documents import refuse_reversed
+from dcsft_harness.lmms.documents import score_of as score_of
+from dcsft_harness.lmms.documents import stored_images as stored_images
+from dcsft_harness.lmms.documents import verdicts_of as verdicts_of
+from dcsft_harness.lmms.protocols import Model as Model
+from dcsft_harness.lmms.protocols import Task as Task
+from dcsft_harness.lmms.protocols import is_observed as is_observed
 from dcsft_harness.lmms.tasks import (
     check_imports,
     grounding,
-    include,
-    is_file,
-    limit_tokens,
     make_cache,
-    make_task,
     manager,
     members,
-    open_tasks,
-    quiet,
-    refuse_unfit,
     refuse_ungenerated_names,
     refuse_unprepared,
-    set_generation,
-    task_index,
     text_filters,
     unwrapped,
 )
+from dcsft_harness.lmms.tasks import include as include
+from dcsft_harness.lmms.tasks import is_file as is_file
+from dcsft_harness.lmms.tasks import limit_tokens as limit_tokens
+from dcsft_harness.lmms.tasks import make_task as make_task
+from dcsft_harness.lmms.tasks import open_tasks as open_tasks
+from dcsft_harness.lmms.tasks import quiet as quiet
+from dcsft_harness.lmms.tasks import refuse_unfit as refuse_unfit
+from dcsft_harness.lmms.tasks import set_generation as set_generation
+from dcsft_harness.lmms.tasks import task_index as task_index
 from dcsft_harness.tasks import path as task_path
-
-__all__ = [
-    "Answered",
-    "Model",
-    "ObservedModel",
-    "Progress",
-    "Task",
-    "check_model",
-    "checkpoint_argument",
-    "command_line",
-    "data_name",
-    "describe",
-    "describe_item",
-    "describe_without_images",
-    "filtered",
-    "generation_settings",
-    "include",
-    "is_file",
-    "is_observed",
-    "make_task",
-    "metadata",
-    "metric_of",
-    "open_model",
-    "open_tasks",
-    "prompt_of",
-    "quiet",
-    "refuse_marked",
-    "refuse_unfit",
-    "run",
-    "score_of",
-    "scorers_of",
-    "limit_tokens",
-    "set_generation",
-    "stored_images",
-    "task_index",
-    "verdicts_of",
-]
-
-# Models by name, and one run of lmms-eval's evaluator over opened tasks.
 
 Progress = Callable[[int, int], None]
 """Called with (items done, total items)."""
@@ -117,8 +78,10 @@ def open_model(name: str, arguments: str) -> Model:
         HarnessError: the name is unknown or the arguments are malformed.
     """
     check_model(name, arguments)
+    from lmms_eval.models import get_model
+
     try:
-        model: Model = _class_of(name).create_from_arg_string(arguments)
+        model: Model = get_model(name).create_from_arg_string(arguments)
     except (TypeError, AssertionError, KeyError) as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise HarnessError(
@@ -128,16 +91,12 @@ def open_model(name: str, arguments: str) -> Model:
     return model
 
 
-def _class_of(name: str) -> Any:  # noqa: ANN401 - lmms-eval's own classes
-    from lmms_eval.models import get_model
-
-    return get_model(name)
-
-
 def checkpoint_argument(name: str) -> str:
     """The argument of an lmms-eval model for its checkpoint, often `pretrained`; an error if it has none."""
     check_model(name, "")
-    known = inspect.signature(_class_of(name).__init__).parameters
+    from lmms_eval.models import get_model
+
+    known = inspect.signature(get_model(name).__init__).parameters
     for argument in ("pretrained", "model_version", "model_name", "model"):
         if argument in known:
             return argument
@@ -231,7 +190,7 @@ def run(
         return {}, {}
     if not results or "samples" not in results:
         raise HarnessError("lmms-eval returned no results", "Look at its messages above")
-    answered = {name: _answered(name, results["samples"].get(name, [])) for name in tasks}
+    answered = {name: _answered(results["samples"].get(name, [])) for name in tasks}
     for name, task in tasks.items():
         wanted = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
         if len(answered[name]) != wanted:
@@ -348,21 +307,16 @@ def generation_settings(model: Model, task: Task) -> dict[str, Any]:
     }
 
 
-def _answered(task: str, samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
+def _answered(samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
+    from dcsft_harness.tasks.verdicts import responses
+
     standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
     rows = []
     for sample in samples:
         metrics = {key: value for key, value in sample.items() if key not in standing}
-        scored, generated = _flat(sample["filtered_resps"]), _flat(sample["resps"])
+        scored, generated = responses(sample["filtered_resps"]), responses(sample["resps"])
         rows.append(Answered(int(sample["doc_id"]), scored, metrics, generated))
     return sorted(rows, key=lambda row: row.doc_id)
-
-
-def _flat(responses: Sequence[Any]) -> list[str]:
-    texts: list[str] = []
-    for response in responses:
-        texts.extend(response if isinstance(response, list) else [response])
-    return texts
 
 
 def filtered(task: Task, response: str, doc: Mapping[str, Any] | None = None) -> str:

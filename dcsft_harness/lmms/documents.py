@@ -241,13 +241,9 @@ def _item(
     gold = reading.from_json(doc[column]) if column else target
     answer = records.as_text(gold)
     if own := said.get("id_column"):  # a benchmark may repeat a question: MathVerse's versions do
-        contents = [*contents, _own_id(doc, own)]
+        contents = [*contents, str(doc[own]).encode()]
     key = records.item_id(name, prompt, answer, contents)
     return records.Item(key, name, doc_id, prompt, answer, target, _box(gold))
-
-
-def _own_id(doc: Mapping[str, Any], column: str) -> bytes:
-    return str(doc[column]).encode()
 
 
 def _box(gold: object) -> list[float] | None:
@@ -283,7 +279,7 @@ def stored_images(
         files = [(file, _picture(file)) for file in held(item.doc_id)]
         contents = [known_by(picture) for _, picture in files if picture is not None]
         if own:
-            contents.append(_own_id(task.eval_docs_no_media[item.doc_id], own))
+            contents.append(str(task.eval_docs_no_media[item.doc_id][own]).encode())
         same = records.item_id(item.task, item.prompt, item.answer, contents) == item.item_id
         if same and all(picture is not None for _, picture in files):
             yield [file for file, _ in files]
@@ -329,7 +325,6 @@ def _held_files(
 
 
 def _published_files(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The image files of a prepared benchmark's row."""
     return [{"bytes": prepared.encoded(doc["source"], index), "path": None} for index in doc["images"]]
 
 

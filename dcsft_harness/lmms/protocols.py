@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeGuard
 if TYPE_CHECKING:
     from dcsft_harness.coordinates import BoxConvention
 
-# One finished response, as a model's observers see it.
-
 FinishReason = Literal["stop", "length"]
 
 
@@ -38,19 +36,14 @@ def cut_at(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
     return (text[: min(found)], True) if found else (text, False)
 
 
-# The part of lmms-eval's interface that the suite uses: lmms-eval itself is not typed.
-
-
 class Documents(Protocol):
     """A task's documents: a `datasets.Dataset`, or a list of dictionaries."""
 
     def __len__(self) -> int:
         """The number of documents."""
-        ...
 
     def __getitem__(self, doc_id: int, /) -> Mapping[str, Any]:
         """One document by its position, from 0."""
-        ...
 
 
 class TaskConfig(Protocol):
@@ -71,75 +64,51 @@ class Task(Protocol):
     @property
     def config(self) -> TaskConfig:
         """The content of its YAML file."""
-        ...
 
     @property
     def eval_docs(self) -> Documents:
         """Its documents; images are decoded on reading."""
-        ...
 
     @property
     def eval_docs_no_media(self) -> Documents:
         """Its documents without their images."""
-        ...
 
     def doc_to_messages(self, doc: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
         """A document as messages for a model."""
-        ...
 
     def doc_to_text(self, doc: Mapping[str, Any]) -> object:
         """A document's prompt."""
-        ...
 
     def doc_to_target(self, doc: Mapping[str, Any]) -> object:
         """A document's right answer."""
-        ...
 
     def process_results(self, doc: Mapping[str, Any], results: list[str]) -> Mapping[str, Any]:
         """Metric -> its result for the responses to a document."""
-        ...
 
     def higher_is_better(self) -> Mapping[str, object]:
         """Metric -> whether higher values are better; None if its configuration does not say."""
-        ...
 
     def aggregation(self) -> Mapping[str, Callable[..., object]]:
         """Metric -> the function that aggregates all documents."""
-        ...
 
     def get_config(self, key: str) -> object:
         """An entry of its configuration; None if it is missing."""
-        ...
 
     def dump_config(self) -> dict[str, Any]:
         """Its whole configuration, as lmms-eval writes it to its results."""
-        ...
 
     def set_config(self, key: str, value: object, update: bool = False) -> None:
         """Changes an entry of its configuration."""
-        ...
 
 
 class Model(Protocol):
     """A chat model: `lmms_eval.api.model.lmms`."""
 
-    @property
-    def rank(self) -> int:
-        """This process's number in a launch, from 0."""
-        ...
-
-    @property
-    def world_size(self) -> int:
-        """The number of processes of a launch."""
-        ...
-
     def generate_until(self, requests: Sequence[Any]) -> Sequence[object]:
         """Answers requests, in their order."""
-        ...
 
     def clean(self) -> None:
         """Frees its memory."""
-        ...
 
 
 class ObservedModel(Model, Protocol):
@@ -155,15 +124,12 @@ class ObservedModel(Model, Protocol):
     @property
     def box_convention(self) -> "BoxConvention":
         """The coordinates of its boxes."""
-        ...
 
     def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
         """All generation settings that apply to a request, by name."""
-        ...
 
     def generation_from_checkpoint(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
         """The settings among them that the checkpoint sets."""
-        ...
 
 
 def is_observed(model: Model) -> TypeGuard[ObservedModel]:

@@ -52,16 +52,25 @@ def read_in_c() -> Iterator[None]:
         yaml.full_load = original  # noqa: TID251
 
 
+def _config(file: Path) -> dict[str, Any]:
+    """What a YAML file holds, with the name of a `!function`; empty where it is no mapping.
+
+    What is wrong with a file is said where its task is opened.
+    """
+    with suppress(yaml.YAMLError, UnicodeDecodeError):
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - the user's task
+        return config if isinstance(config, dict) else {}
+    return {}
+
+
 def listing() -> list[dict[str, Any]]:
     """One row per task: its name, family, role, distribution and version, sorted by name."""
-    rows = []
-    for file in sorted(task_path().rglob("*.yaml")):
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - ours
-        if not isinstance(config.get("task"), str):
-            continue
-        metadata = config.get("metadata", {})
-        names = ("family", "role", "distribution", "version")
-        rows.append({"task": config["task"], **{name: metadata.get(name, "-") for name in names}})
+    names = ("family", "role", "distribution", "version")
+    rows = [
+        {"task": config["task"], **{name: config.get("metadata", {}).get(name, "-") for name in names}}
+        for config in map(_config, task_path().rglob("*.yaml"))
+        if isinstance(config.get("task"), str)
+    ]
     return sorted(rows, key=lambda row: str(row["task"]))
 
 
@@ -73,11 +82,8 @@ def grounding() -> set[str]:
 @cache
 def groups() -> dict[str, list[str]]:
     """The suite's groups by name, each with its tasks; nested groups are expanded."""
-    found: dict[str, list[str]] = {}
-    for file in sorted(task_path().rglob("*.yaml")):
-        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - ours
-        if isinstance(config.get("group"), str):
-            found[config["group"]] = list(config["task"])
+    configs = map(_config, sorted(task_path().rglob("*.yaml")))
+    found = {config["group"]: list(config["task"]) for config in configs if "group" in config}
     return {name: members(name, found) for name in found}
 
 
@@ -101,12 +107,9 @@ def sources(file: Path) -> list[Path]:
             continue
         found[one] = None
         if is_file(one.name):
-            text = one.read_text(encoding="utf-8", errors="replace")
-            config = None
-            with suppress(yaml.YAMLError):  # the stage says why
-                config = yaml.load(text, Loader=_Loader)  # noqa: TID251 - the user's task
-            included = (config.get("include") or []) if isinstance(config, dict) else []
+            included = _config(one).get("include") or []
             names = [included] if isinstance(included, str) else [str(name) for name in included]
+            text = one.read_text(encoding="utf-8", errors="replace")
             modules = re.findall(r"!function\s+([\w.]+)\.\w+", text)
             # As lmms-eval finds them: an included file also from the working directory.
             waiting += [Path(name) if Path(name).is_file() else one.parent / name for name in names]
@@ -118,15 +121,13 @@ def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     """The `sources` of the tasks and groups of these names or patterns that a folder defines."""
     files: dict[str, tuple[Path, list[str]]] = {}
     for file in sorted(folder.rglob("*.yaml")):
-        with suppress(yaml.YAMLError, UnicodeDecodeError):  # the stage says why
-            config = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - as above
-            named = config if isinstance(config, dict) else {}
-            parts = named.get("task")
-            if isinstance(parts, str):
-                files[parts] = (file, [])
-            elif isinstance(named.get("group"), str):
-                listed = parts if isinstance(parts, list) else []
-                files[named["group"]] = (file, [name for name in listed if isinstance(name, str)])
+        config = _config(file)
+        parts, group = config.get("task"), config.get("group")
+        if isinstance(parts, str):
+            files[parts] = (file, [])
+        elif isinstance(group, str):
+            listed = parts if isinstance(parts, list) else []
+            files[group] = (file, [name for name in listed if isinstance(name, str)])
     found: dict[str, list[Path]] = {}
     waiting = list(names)
     while waiting:
@@ -137,9 +138,6 @@ def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(path for some in found.values() for path in some))
 
 
-# Tasks by name, from this suite and from lmms-eval, and changes to them.
-
-
 def quiet() -> None:
     """Hides lmms-eval's log and the bars of `datasets`; errors still show."""
     from datasets import disable_progress_bars
@@ -148,12 +146,9 @@ def quiet() -> None:
     # Also if `datasets` was imported before the command line could set its environment variable.
     disable_progress_bars()
     logger.remove()
-    logger.add(_print_visible, level="ERROR", format="{message}")
-
-
-def _print_visible(message: str) -> None:
-    """Prints a log record safely; it may quote anything."""
-    print(visible_lines(message.rstrip("\n")), file=sys.stderr)
+    # A record may quote anything.
+    shown = lambda record: print(visible_lines(record.rstrip("\n")), file=sys.stderr)  # noqa: E731
+    logger.add(shown, level="ERROR", format="{message}")
 
 
 def check_imports() -> None:
@@ -229,8 +224,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         HarnessError: a name is unknown, or a task's data or functions do not load.
     """
     names = [one for name in names for one in _matching(name)]
-    by_name = [name for name in names if not is_file(name)]
-    known = refuse_unknown(by_name)
+    known = refuse_unknown([name for name in names if not is_file(name)])
     tasks: dict[str, Task] = {}
     refuse_unprepared(names)
     make_cache()
@@ -264,10 +258,9 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
 
 def refuse_unknown(names: Sequence[str]) -> "TaskManager":
     """Refuses names of no task and of no group; returns the index that has them."""
+    ours = manager().task_index
     for name in names:
-        if name.startswith("dcsft_") and name not in (
-            ours := _indexed((*_INCLUDED, task_path()), False).task_index
-        ):
+        if name.startswith("dcsft_") and name not in ours:
             raise unknown_name("task", name, ours, "dcsft tasks list")  # without indexing lmms-eval's own
     known = manager(names)
     for name in names:
@@ -282,7 +275,7 @@ def _matching(name: str) -> list[str]:
     """The tasks that a pattern with `*`, `?` or `[...]` stands for, as in lmms-eval; else the name itself."""
     if is_file(name) or not set("*?[") & set(name):
         return [name]
-    index = _indexed((*_INCLUDED, task_path()), False) if name.startswith("dcsft_") else manager([name])
+    index = manager([] if name.startswith("dcsft_") else [name])
     return sorted(fnmatch.filter(index.task_index, name)) or [name]
 
 
@@ -348,12 +341,8 @@ def _files(names: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, Path
 
 def _dataset_name(file: Path) -> str:
     """The rows that a task's YAML file names, or one that it includes; empty if none does."""
-    for path in filter(lambda one: is_file(one.name), sources(file)):
-        with suppress(yaml.YAMLError, UnicodeDecodeError):  # `open_tasks` says why
-            config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: TID251 - the user's
-            if isinstance(config, dict) and "dataset_name" in config:
-                return str(config["dataset_name"])
-    return ""
+    configs = (_config(path) for path in sources(file) if is_file(path.name))
+    return str(next((config["dataset_name"] for config in configs if "dataset_name" in config), ""))
 
 
 def unwrapped(error: BaseException) -> BaseException:
@@ -525,7 +514,9 @@ def check_tasks(names: Iterable[str]) -> Iterator[Checked]:
     """Loads tasks (or the tasks of groups), one after another."""
     for task in dict.fromkeys(task for name in names for task in members(name)):
         if prepared.has_source(task) and not prepared.exists(task):
-            yield Checked(task, "absent", _absent(task))
+            source = prepared.source_of(task)
+            said = f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
+            yield Checked(task, "absent", said)
             continue
         try:
             for name, loaded in open_tasks([task]).items():
@@ -534,17 +525,9 @@ def check_tasks(names: Iterable[str]) -> Iterator[Checked]:
             yield Checked(task, "broken", str(error))
 
 
-def _absent(task: str) -> str:
-    source = prepared.source_of(task)
-    return f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
-
-
 def _present(task: str, loaded: Task) -> str:
     docs = loaded.eval_docs_no_media
-    missing = (
-        [name for name in COLUMNS if name not in docs.column_names] if hasattr(docs, "column_names") else []
-    )
-    if missing:
+    if missing := [name for name in COLUMNS if name not in getattr(docs, "column_names", COLUMNS)]:
         raise HarnessError(f"task {task}: its documents have no column {', '.join(missing)}")
     said = f"{len(docs)} documents, version {loaded.VERSION}"
     if not prepared.has_source(task):

@@ -120,45 +120,31 @@ def sample(
             pool.refused.update(others)
         peak = max(ranks.gathered(meter.peak_memory_bytes))
         with ranks.agreed():
-            draws = answered.get(task.config.task)
-            notes = {
-                "processes": getattr(running, "processes", ranks.world_size()),
-                "pictures": pictures.FORMAT,
-                "scorers": lmms.scorers_of(draws or ()),
-                **lmms.generation_settings(running, task),
-            }
-            if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
-                notes |= {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
+            if (draws := answered.get(task.config.task)) is None:  # lmms-eval gathers them at rank 0
+                return {}
+            store.collect()
+            rows = pool.rows(draws, store)
             # Including those that the model refused: this is where an image of prepared data is first opened.
             unanswered = [doc_id for _, doc_id in pool.refused]
             images = lmms.stored_images(task, items, unanswered)
-            return _finished(pool, draws, store, images, recorded, inputs or {}, notes, peak)
-
-
-def _finished(
-    pool: Pool,
-    answered: Sequence[lmms.Answered] | None,
-    store: rollout_store.RolloutStore,
-    images: Iterable[Sequence[Any]],
-    recorded: Mapping[str, Any],
-    inputs: Mapping[str, Path],
-    notes: Mapping[str, Any],
-    peak_memory_bytes: int,
-) -> dict[str, Any]:
-    """Writes the artifact at rank 0, where lmms-eval has gathered the responses; does nothing elsewhere."""
-    if answered is None:
-        return {}
-    store.collect()
-    rows = pool.rows(answered, store)
-    with store.finishing(recorded, inputs) as draft:
-        records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
-        write_items(draft.folder / ITEMS, pool.items, images)
-        draft.notes.update({**pool.notes(rows, store, peak_memory_bytes), **notes})
-        if truncated := sum(row.finish_reason == "length" for row in rows):
-            draft.notes["truncated"] = truncated
-        if (why := unsolved(map(vars, rows))) is not None:
-            draft.notes["unsolved"] = why
-    return draft.notes
+            with store.finishing(recorded, inputs or {}) as draft:
+                records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
+                write_items(draft.folder / ITEMS, items, images)
+                draft.notes |= {
+                    **pool.notes(rows, store, peak),
+                    "processes": getattr(running, "processes", ranks.world_size()),
+                    "pictures": pictures.FORMAT,
+                    "scorers": lmms.scorers_of(draws),
+                    **lmms.generation_settings(running, task),
+                }
+                if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
+                    some = dict(islice(left_out.items(), 20))
+                    draft.notes |= {"left_out": len(left_out), "left_out_rows": some}
+                if truncated := sum(row.finish_reason == "length" for row in rows):
+                    draft.notes["truncated"] = truncated
+                if (why := unsolved(map(vars, rows))) is not None:
+                    draft.notes["unsolved"] = why
+            return draft.notes
 
 
 def identify(

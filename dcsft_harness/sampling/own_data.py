@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dcsft_harness import lmms, pictures, reading, records
 from dcsft_harness.artifacts import manifest, storage
@@ -33,9 +33,6 @@ from dcsft_harness.sampling import ITEMS, own_files, own_rows
 from dcsft_harness.sampling.own_rows import Root
 from dcsft_harness.scoring import SCORERS, Scorer, get_scorer
 from dcsft_harness.scoring.verdict import NOT_FOUND
-
-if TYPE_CHECKING:
-    from datasets import Features
 
 _LOG = logging.getLogger(__name__)
 SHOWN = "had an image that was not upright, or whose 16 or 32 bits were not scaled"
@@ -133,20 +130,14 @@ def _stored(rows: Iterator[dict[str, Any]]) -> Path:
     features = Features(columns)
     place = Path(tempfile.gettempdir())
     with reporting_refusals("rows that were read", place, "nothing was kept", "TMPDIR"):
-        return _written(Scratch("dcsft_rows"), rows, features)
-
-
-def _written(scratch: Scratch, rows: Iterator[dict[str, Any]], features: "Features") -> Path:
-    from datasets import Dataset, DatasetDict
-
-    try:
-        empty = Dataset(features.arrow_schema.empty_table(), fingerprint="")  # see storage.writing
-        DatasetDict({"test": empty}).save_to_disk(str(scratch.folder))
-        with storage.writing(scratch.folder / "test", features) as writer:
-            writer.rows({name: row.get(name) for name in features} for row in rows)
-    except BaseException:
-        scratch.remove()
-        raise
+        scratch = Scratch("dcsft_rows")
+        try:
+            with storage.writing(scratch.folder / "test", features) as writer:
+                writer.rows({name: row.get(name) for name in features} for row in rows)
+            (scratch.folder / storage.SPLITS).write_text('{"splits": ["test"]}', encoding="utf-8")
+        except BaseException:
+            scratch.remove()
+            raise
     return scratch.folder
 
 

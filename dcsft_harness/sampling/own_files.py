@@ -77,8 +77,7 @@ Row = tuple[str, "dict[str, Any] | HarnessError"]
 
 def name_of(path: Path) -> str:
     """The name of the task that a file or folder becomes: its own, without endings."""
-    name = path.name.removesuffix(".gz") if path.is_file() else path.name
-    return Path(name).stem if path.is_file() else name
+    return Path(path.name.removesuffix(".gz")).stem if path.is_file() else path.name
 
 
 def count(path: Path) -> int | None:
@@ -140,11 +139,11 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    if path.is_dir():
-        yield from _of_folder(path)
-        return
     refuse_missing(path)
     try:
+        if path.is_dir():
+            yield from _of_folder(path)
+            return
         with path.open("rb") as file:
             head = file.read(265)
         if packed := head[:2] == b"\x1f\x8b":
@@ -178,8 +177,7 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
         yield from _of_table(path, file, "\t" if ending == ".tsv" else ",")
         return
     buffered = io.BufferedReader(file, reading.PIECE)  # type: ignore[type-var]
-    head = buffered.peek(reading.PIECE)[: reading.PIECE]
-    if (ending == ".json" or _is_one_document(head)) and not _begins_with_a_row(head):
+    if _is_one_document(buffered.peek(reading.PIECE)[: reading.PIECE], ending):
         yield from _numbered(_of_json(buffered))
         return
     place = "row" if is_kept(path) else "line"
@@ -187,22 +185,17 @@ def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
         yield f"{place} {number}", _json_row(line)
 
 
-def _begins_with_a_row(head: bytes) -> bool:
-    """Whether a text's first line is a whole JSON object."""
-    line = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
+def _is_one_document(head: bytes, ending: str) -> bool:
+    """Whether a text is JSON over several lines, whatever its name: a list, or objects that are indented."""
+    line, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
     if not line.startswith(b"{"):
-        return False
+        return ending == ".json" or line.startswith(b"[")
     try:
         reading.json_object(line)
     except ValueError:
-        return len(line) == len(head)  # a row of more than a piece
-    return True
-
-
-def _is_one_document(head: bytes) -> bool:
-    """Whether a text is JSON over several lines, whatever its name: a list, or objects that are indented."""
-    line, _, rest = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")
-    return line.startswith(b"[") or (line.strip() == b"{" and bool(rest))
+        longer = len(line) == len(head)  # a row of more than a piece
+        return not longer and (ending == ".json" or (line.strip() == b"{" and bool(rest)))
+    return False
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -319,10 +312,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
             f"{path} holds the splits {', '.join(splits)}",
             "Name a file of one split, or put its files into a folder of their own",
         )
-    try:
-        yield from _numbered(row for file in files for row in _of_parquet(file))
-    except (OSError, pa.ArrowException) as error:
-        raise HarnessError(f"{path} cannot be read: {cut(str(error).splitlines()[0])}") from error
+    yield from _numbered(row for file in files for row in _of_parquet(file))
 
 
 def _split(stem: str) -> str | None:
@@ -522,17 +512,15 @@ def _has_path(value: object, is_image: bool = False) -> bool:
         value = unpacked(value)
     if isinstance(value, Mapping):
         if is_image or value.get("type") in ("image", "image_url"):
-            there = [name for name in HOLDS if value.get(name) is not None and not _is_blank(value[name])]
+            given = {name: value.get(name) for name in HOLDS}
+            # Others than these, such as arrays, may have no truth value.
+            there = [name for name, one in given.items() if not isinstance(one, str | bytes | None) or one]
             return bool(there) and there[0] not in ("bytes", "base64") and _has_path(value[there[0]], True)
         return any(_has_path(one, key in _PICTURES) for key, one in value.items())
     if isinstance(value, list | tuple):
         return any(_has_path(one, is_image) for one in value)
     is_path = isinstance(value, os.PathLike) or (isinstance(value, str) and not value.startswith("data:"))
     return is_image and is_path
-
-
-def _is_blank(value: object) -> bool:
-    return isinstance(value, str | bytes) and not value
 
 
 def unpacked(value: object) -> object:

@@ -164,7 +164,6 @@ def held(entry: object) -> str | bytes:
 
 
 def _of_url(url: str) -> bytes:
-    """What a data URL holds."""
     head, _, text = url.partition(",")
     if not head.endswith(";base64"):
         raise HarnessError(f"image {cut(url)} is a data URL that is not in base64", "Encode it in base64")
@@ -445,14 +444,9 @@ def _objects(given: Mapping[str, Any], filled: Sequence[object], others: Sequenc
 
 
 def _is_rows(value: object) -> bool:
-    """Whether a column holds rows."""
     asked = {*CONVERSATIONS, *QUESTIONS, *own_files.PAIRS}
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and isinstance(value[0], Mapping)
-        and bool(asked & {*value[0]})
-    )
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and bool(asked & {*first})
 
 
 def _paired(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -201,16 +201,7 @@ def _has_responses(folder: Path) -> bool:
 # The items of a sampling run, and what is made of their responses: verdicts, rows and counts.
 
 
-DRAWN = (
-    "sample_index",
-    "response",
-    "n_prompt_tokens",
-    "n_tokens",
-    "finish_reason",
-    "seed",
-    "flops",
-    "n_prefilled",
-)
+DRAWN = tuple(one.name for one in fields(Draw) if one.name not in ("item_id", "seconds"))
 """The common part of a model's `Generation` and a kept `Draw`."""
 
 Verdict = tuple[float | None, str | None]

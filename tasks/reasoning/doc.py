@@ -82,10 +82,9 @@ def process_inline(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
 
 def process_mmmu(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:
     """Scores letters with `choice`, and open rows with `open_answer`."""
-    open_row = doc["question_type"] == reasoning.MMMU_OPEN
-    if open_row:
+    if doc["question_type"] == reasoning.MMMU_OPEN:
         return _with_parts(process("open_answer", doc, results), doc)
-    return _with_parts(process(judge_choice, doc, results, ["choice"]), doc)
+    return process_choice(doc, results)
 
 
 def process_mmmu_mc(doc: Doc, results: Sequence[Any]) -> dict[str, Any]:

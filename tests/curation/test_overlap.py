@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from dcsft_harness import curation, lmms, records, sampling, stages
@@ -389,24 +387,3 @@ def test_an_item_that_shares_several_images_counts_once(tmp_path, monkeypatch):
     known = pa.table({"item_id": ["first", "second", "third"]})
     kept = overlap.without(known, tmp_path / "overlap", "dcsft_digits_pool")
     assert kept["item_id"].to_pylist() == ["third"]
-
-
-@given(
-    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
-    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40),
-    st.integers(0, 16),
-)
-def test_pairs_are_all_that_are_close_enough_and_no_others(mine, theirs, distance):
-    theirs = theirs + [value ^ 0b101 for value in mine[:5]]
-
-    found = {
-        (int(pair.pool_image), int(pair.image), pair.distance)
-        for pair in overlap.compare(images_of(mine), "t", images_of(theirs), distance)
-    }
-    expected = {
-        (i, j, (a ^ b).bit_count())
-        for i, a in enumerate(mine)
-        for j, b in enumerate(theirs)
-        if (a ^ b).bit_count() <= distance
-    }
-    assert found == expected

@@ -77,8 +77,8 @@ TEXTS = st.lists(PLAIN.map(str.strip).filter(bool), min_size=2, max_size=10)
 
 @given(TEXTS)
 def test_listed_options_are_read_again(texts):
-    assert questions.inside(f"Which?\n{questions.listed(texts)}") == texts
-    assert questions.joined(questions.listed(texts).replace("\n", ";")) == texts
+    assert questions.inside(questions.prompt("Which?", texts)) == texts
+    assert questions.joined(questions.prompt("", texts)[1:].replace("\n", ";")) == texts
 
 
 LETTERED = [

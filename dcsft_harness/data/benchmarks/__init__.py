@@ -9,9 +9,12 @@ folder.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness.errors import HarnessError
+
+if TYPE_CHECKING:
+    from dcsft_harness.data.benchmarks.prepared import Album
 
 Row = dict[str, Any]
 """One row of a task: the columns of `STANDING` and of the source's own `columns`."""
@@ -38,17 +41,6 @@ class Picture:
     orientation: int = 1  # its EXIF orientation, 1 to 8; 0 where the EXIF data is damaged
 
 
-class Pictures(Protocol):
-    """Collects the images of the row that a source is making."""
-
-    def add(self, name: str, read: Callable[[], bytes]) -> Picture:
-        """The image of that name; `read` returns its encoded bytes and is called only for a new name.
-
-        Raises:
-            HarnessError: the bytes are not an image, or a truncated one; names it.
-        """
-
-
 @dataclass(frozen=True)
 class Hub:
     """A source's location for `datasets.load_dataset`."""
@@ -66,7 +58,7 @@ class Opened:
     """A source being read."""
 
     folder: Path | None  # the value of `--source`; None reads from the hub
-    pictures: Pictures  # collects the images of the current row
+    pictures: "Album"  # collects the images of the current row
     any_count: bool = False  # whether a part of the published rows is accepted
     # files that are read completely, by role: the manifest records their hashes
     inputs: dict[str, Path] = field(default_factory=dict)

@@ -23,8 +23,6 @@ from dcsft_harness.data.benchmarks import (
 from dcsft_harness.data.benchmarks.questions import content_name
 from dcsft_harness.errors import HarnessError
 
-# The classes of the paper's classification sets: one word each, with their numbers of images.
-
 
 class ImageClass(NamedTuple):
     """A class of ImageNet, as used in the paper."""
@@ -58,8 +56,6 @@ def trained() -> dict[str, ImageClass]:
     return {wnid: some for wnid, some in class_table().items() if some.trained}
 
 
-# ImageNet, ImageNet-R and ImageNet-A in the paper's form: one image, one word.
-#
 # The classes are the paper's (section 4; the released data files): a class is used if its WordNet synset has
 # a single lemma of one word. All published images of -R and -A for these classes are used.
 
@@ -129,8 +125,7 @@ def image_entry(some: ImageClass, path: Path) -> Entry:
 
 def _foldered(opened: Opened, folder: Path, wanted: Iterable[ImageClass]) -> Iterator[Entry]:
     for some, files in class_folders(opened, folder, wanted):
-        for path in files:
-            yield image_entry(some, path)
+        yield from (image_entry(some, path) for path in files)
 
 
 def _flat(opened: Opened, folder: Path, solution: Path) -> Iterator[Entry]:
@@ -177,18 +172,16 @@ def _refuse_other_labels(table: downloads.Table, by_label: dict[int, ImageClass]
 
 
 def _val_entries(opened: Opened) -> Iterator[Entry]:
-    wanted = trained()
-    if opened.folder is None or downloads.holds_tables(opened.folder):
+    wanted, above = trained(), downloads.unpacked(opened)
+    if above is None:
         yield from _labelled(opened, {some.label: some for some in wanted.values()})
         return
-    folder = below(opened.folder, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
+    folder = below(above, "val", "ILSVRC/Data/CLS-LOC/val", "Data/CLS-LOC/val", "validation")
     if any(folder.glob("ILSVRC2012_val_*.JPEG")):
-        solution = next(
-            (up / _SOLUTION for up in (opened.folder, folder) if (up / _SOLUTION).is_file()), None
-        )
+        solution = next((up / _SOLUTION for up in (above, folder) if (up / _SOLUTION).is_file()), None)
         if solution is None:
             raise HarnessError(
-                f"{folder} has no class folders, and {opened.folder / _SOLUTION} is not there",
+                f"{folder} has no class folders, and {above / _SOLUTION} is not there",
                 f"Put Kaggle's {_SOLUTION} beside it, or sort the images into folders named by wnid",
             )
         yield from _flat(opened, folder, solution)
@@ -198,8 +191,8 @@ def _val_entries(opened: Opened) -> Iterator[Entry]:
 
 def _renditions(opened: Opened) -> Iterator[Entry]:
     wanted = {wnid: some for wnid, some in class_table().items() if some.renditions}
-    if opened.folder is not None and not downloads.holds_tables(opened.folder):
-        yield from _foldered(opened, below(opened.folder, "imagenet-r", "images"), wanted.values())
+    if (folder := downloads.unpacked(opened)) is not None:
+        yield from _foldered(opened, below(folder, "imagenet-r", "images"), wanted.values())
         return
     rows = downloads.rows(opened, RENDITIONS, ("image", "wnid"), ("wnid", list(wanted)))
     for number, (where, raw) in enumerate(rows):
@@ -209,8 +202,8 @@ def _renditions(opened: Opened) -> Iterator[Entry]:
 
 def _adversarial(opened: Opened) -> Iterator[Entry]:
     wanted = {wnid: some for wnid, some in class_table().items() if some.adversarial}
-    if opened.folder is not None and not downloads.holds_tables(opened.folder):
-        yield from _foldered(opened, below(opened.folder, "imagenet-a", "images"), wanted.values())
+    if (folder := downloads.unpacked(opened)) is not None:
+        yield from _foldered(opened, below(folder, "imagenet-a", "images"), wanted.values())
         return
     number = 0
     for table in downloads.tables(opened, ADVERSARIAL, ("image", "label")):

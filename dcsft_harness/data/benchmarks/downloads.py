@@ -278,7 +278,7 @@ def _unreachable(hub: Hub, error: Exception) -> HarnessError:
 def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
     saved = [path for path in (folder / hub.split, folder) if (path / "state.json").is_file()]
     if saved:
-        yield _arrow(saved[0], lambda path: storage.load(Path(path)))
+        yield _arrow(saved[0], storage.load)
         return
     files = parquet_files(folder, hub)
     cached = [] if files else arrow_files(folder, hub)
@@ -286,7 +286,7 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
         from datasets import Dataset
 
         for path in cached:
-            yield _arrow(path, Dataset.from_file)
+            yield _arrow(path, lambda file: Dataset.from_file(str(file)))
         return
     if not files:
         raise HarnessError(
@@ -298,12 +298,12 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
         yield _parquet(path)
 
 
-def _arrow(path: Path, open_it: Callable[[str], Any]) -> Table:
+def _arrow(path: Path, open_it: Callable[[Path], Any]) -> Table:
     """A `datasets` folder, or an Arrow file of its cache."""
     import pyarrow as pa
 
     try:
-        data = open_it(str(path))
+        data = open_it(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _damaged(path, error) from error
     return Table(str(path), data.features, data.with_format("arrow").iter(batch_size=_BATCH))
@@ -355,11 +355,12 @@ def _damaged(path: Path, error: Exception) -> HarnessError:
     return HarnessError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}", "Download it again")
 
 
-def holds_tables(folder: Path) -> bool:
-    """Whether a folder is a download of a hub repository or a `datasets` folder."""
-    saved = ("dataset_info.json", "dataset_dict.json", "state.json")
-    written = (found for kind in ("*.parquet", "*.arrow") for found in folder.rglob(kind))
-    return any((folder / name).is_file() for name in saved) or any(written)
+def unpacked(opened: Opened) -> Path | None:
+    """The folder of published files; None for rows, of the hub, a download of it, or a `datasets` folder."""
+    saved, folder = ("dataset_info.json", "dataset_dict.json", "state.json"), opened.folder
+    if folder is None or any((folder / name).is_file() for name in saved):
+        return None
+    return None if any(any(folder.rglob(kind)) for kind in ("*.parquet", "*.arrow")) else folder
 
 
 def image_bytes(image: object) -> Callable[[], bytes]:

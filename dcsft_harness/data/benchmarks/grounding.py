@@ -23,8 +23,6 @@ from dcsft_harness.data.benchmarks.questions import content_name, text
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import upright_box
 
-# Shared by all grounding benchmarks: one expression, one box, in pixels of the upright image.
-
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: {}."
 """VLM-R1's prompt, which the paper's grounding data uses (`problem` of rec_jsons_processed)."""
 
@@ -302,7 +300,7 @@ VLM_R1_SOURCES = (
 #     dcsft_refcoco_testa: 1,975 objects (people), dcsft_refcoco_testb: 1,810 objects (everything else)
 #
 # Every expression becomes a row. The split "val" of that data set mixes two splits of RefCOCO, so the
-# validation task reads VLM-R1's file instead (`vlm_r1`). Boxes are COCO's [x, y, width, height] in pixels.
+# validation task reads VLM-R1's file instead. Boxes are COCO's [x, y, width, height] in pixels.
 
 _REFCOCO_COLUMNS = ("image", "answer", "bbox", "file_name")
 OBJECTS = {"testA": 1_975, "testB": 1_810}
@@ -349,8 +347,6 @@ def _refcoco_source(split: str) -> Source:
     )
 
 
-REFCOCO_SOURCES = tuple(_refcoco_source(split) for split in OBJECTS)
-
 # Ref-L4 (Chen et al., 2024): long expressions for boxes in COCO and Objects365 images.
 #
 # The rows are in two Parquet files without images. The images are in one archive, which is read once,
@@ -370,7 +366,7 @@ def categories() -> dict[str, str]:
 
 
 class _Rows:
-    """All published rows as Arrow, and a mask of those that ask about an image."""
+    """All published rows as Arrow, and the places of those that ask about each image."""
 
     def __init__(self, opened: Opened) -> None:
         import pyarrow as pa
@@ -448,29 +444,27 @@ def _ref_l4_row(opened: Opened, raw: tuple[dict[str, Any], Callable[[], bytes]])
     }
 
 
-REF_L4_SOURCES = (
-    Source(
-        task="dcsft_ref_l4",
-        version=2,
-        count=sum(COUNTS.values()),
-        columns={
-            **COLUMNS,
-            "category": "string",
-            "split": "string",
-            # As published: some differences of the corners fall on the other side of a size class's limit.
-            "box_width": "float64",
-            "box_height": "float64",
-        },
-        entries=_ref_l4_entries,
-        row=_ref_l4_row,
-        hub=Hub(REF_L4, split="val"),
-        needs=f"--source is a download of {REF_L4}: two Parquet files and {ARCHIVE} (or the folder images)",
-        get="Without --source it is downloaded, 3.5 GB",
-        tally=("split", COUNTS),
-    ),
+REF_L4_SOURCE = Source(
+    task="dcsft_ref_l4",
+    version=2,
+    count=sum(COUNTS.values()),
+    columns={
+        **COLUMNS,
+        "category": "string",
+        "split": "string",
+        # As published: some differences of the corners fall on the other side of a size class's limit.
+        "box_width": "float64",
+        "box_height": "float64",
+    },
+    entries=_ref_l4_entries,
+    row=_ref_l4_row,
+    hub=Hub(REF_L4, split="val"),
+    needs=f"--source is a download of {REF_L4}: two Parquet files and {ARCHIVE} (or the folder images)",
+    get="Without --source it is downloaded, 3.5 GB",
+    tally=("split", COUNTS),
 )
 
 VIEWS = tuple(
     View(f"dcsft_ref_l4_{split}", "dcsft_ref_l4", "split", (split,), COUNTS[split]) for split in COUNTS
 )
-SOURCES = (*VLM_R1_SOURCES, *REFCOCO_SOURCES, *REF_L4_SOURCES)
+SOURCES = (*VLM_R1_SOURCES, *(_refcoco_source(split) for split in OBJECTS), REF_L4_SOURCE)

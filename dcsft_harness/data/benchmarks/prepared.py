@@ -92,7 +92,11 @@ class Album:
         self.content = hashlib.sha256()
 
     def add(self, name: str, read: Callable[[], bytes]) -> Picture:
-        """See `Pictures.add`."""
+        """The image of that name; `read` returns its encoded bytes and is called only for a new name.
+
+        Raises:
+            HarnessError: the bytes are not an image, or a truncated one; names it.
+        """
         if name in self._known:
             return self._known[name]
         data = read()

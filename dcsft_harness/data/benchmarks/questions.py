@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from dcsft_harness.data.benchmarks import Opened, Row, downloads
+from dcsft_harness.data.benchmarks import Entry, Hub, Opened, Row, downloads
 from dcsft_harness.errors import HarnessError
 
 # Options and gold answers of multiple-choice questions, in the formats of published benchmarks.
@@ -29,11 +29,6 @@ _LINE = re.compile(r"\s*\n[^\n]+")
 _USUAL = 4
 """The options of most questions."""
 _SPLIT_NAME = re.compile(r";(?=[A-Z]\.)")
-
-
-def listed(choices: Sequence[str]) -> str:
-    """The options as lines, "A. text"; those with an empty text are left out."""
-    return "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False) if text)
 
 
 def joined(text: str) -> list[str]:
@@ -91,16 +86,11 @@ def inside(question: str) -> list[str]:
         run = runs[-1]
         # "A. x", "B. y", "C. z  D. w"; but no fifth option in "D. the bacterium E. coli"
         if len(run) < _USUAL:
-            run = _goes_on(question, run, _blank(question, run[-1][1].end()))
+            blank = question.find("\n\n", run[-1][1].end())
+            run = _goes_on(question, run, len(question) if blank < 0 else blank)
         found = _between(question, run)
         return [*found[:-1], found[-1].split("\n\n")[0].strip()]
     return _on_lines(question)
-
-
-def _blank(text: str, at: int) -> int:
-    """The start of the next blank line, or else the end of the text."""
-    end = text.find("\n\n", at)
-    return len(text) if end < 0 else end
 
 
 def _goes_on(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
@@ -253,11 +243,19 @@ def content_name(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
 
 
-def linked(rows: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
-    """Clusters rows that share a name or an image, transitively: name -> the first name of its cluster.
+def clustered(
+    opened: Opened,
+    hub: Hub,
+    columns: Sequence[str],
+    name: str,
+    images: Sequence[str],
+    only: downloads.Only = None,
+) -> Iterator[Entry]:
+    """The published rows, with `cluster`: shared by those that share a name or an image, transitively.
 
-    Each row is a name (a problem's name, if its rows form one cluster anyway), and the values of undecoded
-    Image columns; values without an image link nothing.
+    The column `name` has a row's name, or that of its problem if its rows form one cluster anyway; `images`
+    are columns, which link nothing where they are empty. Rows outside `only` link nothing either, and have no
+    cluster. A cluster is called by the first name in it.
     """
     first: dict[str, str] = {}
     leader: dict[str, str] = {}
@@ -267,14 +265,18 @@ def linked(rows: Iterable[tuple[str, Iterable[Any]]]) -> dict[str, str]:
             name = leader[name]
         return name
 
-    for name, images in rows:
-        leader.setdefault(name, name)
-        for image in images:
+    read = [name, *images, *([] if only is None else [only[0]])]
+    for _, raw in downloads.rows(opened, hub, read, only):
+        named = str(raw[name])
+        leader.setdefault(named, named)
+        for image in (raw[column] for column in images):
             data = image.get("bytes") if isinstance(image, dict) else None
             if data:
-                other = first.setdefault(content_name(data), name)
-                leader[lead(name)] = lead(other)
-    return {name: lead(name) for name in leader}
+                other = first.setdefault(content_name(data), named)
+                leader[lead(named)] = lead(other)
+    for where, raw in downloads.rows(opened, hub, columns):
+        named = str(raw[name])
+        yield Entry(where, {**raw, "cluster": lead(named) if named in leader else None})
 
 
 def slug(value: object) -> str:
@@ -308,8 +310,9 @@ def count(opened: Opened, note: str) -> None:
 
 
 def prompt(question: str, choices: Sequence[str]) -> str:
-    """A question with its options as lines below it; without them if the question lists them itself."""
-    return f"{question}\n{listed(choices)}" if any(choices) else question
+    """A question with its options as lines below it, "A. text"; those with an empty text are left out."""
+    lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, choices, strict=False) if text]
+    return "\n".join([question, *lines])
 
 
 def row(

@@ -31,18 +31,10 @@ MATHVERSE_DRAWN = "Answer the question that is in the image."
 _MATHVERSE_HUB = Hub("AI4Math/MathVerse", split="testmini", config="testmini")
 
 
-def _mathverse_entries(opened: Opened) -> Iterator[Entry]:
-    columns = (
-        "sample_index", "problem_index", "problem_version", "question", "image", "answer", "question_type",
-        "metadata", "question_for_eval",
-    )  # fmt: skip
-    read = (
-        raw for _, raw in downloads.rows(opened, _MATHVERSE_HUB, ("problem_index", "image", "question_type"))
-    )
-    asked = (raw for raw in read if raw["question_type"] == MATHVERSE_CHOICE)
-    clusters = questions.linked((str(raw["problem_index"]), [raw["image"]]) for raw in asked)
-    for where, raw in downloads.rows(opened, _MATHVERSE_HUB, columns):
-        yield Entry(where, {**raw, "cluster": clusters.get(str(raw["problem_index"]))})
+_MATHVERSE_COLUMNS = (
+    "sample_index", "problem_index", "problem_version", "question", "image", "answer", "question_type",
+    "metadata", "question_for_eval",
+)  # fmt: skip
 
 
 def _mathverse_row(opened: Opened, raw: Mapping[str, Any]) -> Row | None:
@@ -73,7 +65,14 @@ _MATHVERSE = Source(
     version=2,
     count=2_180,
     columns={**questions.COLUMNS, "version": "string"},
-    entries=_mathverse_entries,
+    entries=partial(
+        questions.clustered,
+        hub=_MATHVERSE_HUB,
+        columns=_MATHVERSE_COLUMNS,
+        name="problem_index",
+        images=["image"],
+        only=("question_type", [MATHVERSE_CHOICE]),
+    ),
     row=_mathverse_row,
     hub=_MATHVERSE_HUB,
     tally=("version", dict.fromkeys(MATHVERSE_VERSIONS, 436)),
@@ -427,14 +426,6 @@ _MMMU_IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 _MMMU_AGAIN = "Download the data again; or correct the row, or skip it: --on-error skip"
 
 
-def _mmmu_entries(opened: Opened) -> Iterator[Entry]:
-    read = (raw for _, raw in downloads.rows(opened, _MMMU_HUB, ("id", *_MMMU_IMAGES)))
-    clusters = questions.linked((raw["id"], [raw[column] for column in _MMMU_IMAGES]) for raw in read)
-    columns = ("id", "question", "options", "answer", "question_type", *_MMMU_IMAGES)
-    for where, raw in downloads.rows(opened, _MMMU_HUB, columns):
-        yield Entry(where, {**raw, "cluster": clusters[raw["id"]]})
-
-
 def _mmmu_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     id, kind = questions.text(raw, "id"), raw["question_type"]
     if kind not in (MMMU_OPEN, MMMU_CHOICE):
@@ -503,7 +494,13 @@ _MMMU = Source(
     changed="shows only the pictures that the text names",
     count=900,
     columns={**questions.COLUMNS, "question_type": "string", "subject": "string", "numbers": ["int64"]},
-    entries=_mmmu_entries,
+    entries=partial(
+        questions.clustered,
+        hub=_MMMU_HUB,
+        columns=("id", "question", "options", "answer", "question_type", *_MMMU_IMAGES),
+        name="id",
+        images=_MMMU_IMAGES,
+    ),
     row=_mmmu_row,
     hub=_MMMU_HUB,
     needs="--source is a download of lmms-lab-encoder/MMMU or MMMU/MMMU",
@@ -530,15 +527,11 @@ _WEMATH_HUB = Hub("We-Math/We-Math", split="testmini")
 
 
 def _wemath_entries(opened: Opened) -> Iterator[Entry]:
-    read = (raw for _, raw in downloads.rows(opened, _WEMATH_HUB, ("ID", "image_path")))
-    clusters = questions.linked((str(raw["ID"]), [raw["image_path"]]) for raw in read)
+    columns = ("ID", "question", "option", "answer", "image_path", "key")
     seen: dict[tuple[Any, Any], str] = {}
-    for where, raw in downloads.rows(
-        opened, _WEMATH_HUB, ("ID", "question", "option", "answer", "image_path", "key")
-    ):
+    for where, raw in questions.clustered(opened, _WEMATH_HUB, columns, "ID", ["image_path"]):
         other = seen.setdefault((raw["ID"], raw["key"]), where)
-        more = {"cluster": clusters[str(raw["ID"])], "other": None if other == where else other}
-        yield Entry(where, {**raw, **more})
+        yield Entry(where, {**raw, "other": None if other == where else other})
 
 
 def _wemath_row(opened: Opened, raw: Mapping[str, Any]) -> Row:

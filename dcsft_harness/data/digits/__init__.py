@@ -11,8 +11,6 @@ from pathlib import Path
 
 from dcsft_harness.errors import HarnessError
 
-# The embedded base checkpoint: its folder in the installed package, and its name.
-
 _LOG = logging.getLogger(__name__)
 _HOLDS = ("config.json", "adapter_config.json", "manifest.json")
 DIGITS = "digits"

@@ -13,8 +13,6 @@ from dcsft_harness.data.digits.drawing import Digits
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import Settings, option
 
-# Pre-training data: endless seeded examples of the three families, easy ones first.
-
 CLASS_PROMPT = "Please provide the digit name in the image. Output the answer using one word."
 """The suite's counterpart of the paper's classification prompt."""
 
@@ -162,9 +160,6 @@ def corpus(digits: Digits, rng: np.random.Generator) -> list[str]:
     lines += [question for question in drawing.OTHER_QUESTIONS for _ in range(100)]
     lines += [f"[{n}, {n}, {n}, {n}]" for n in range(113) for _ in range(400)]
     return lines
-
-
-# The settings of pre-training, checked before torch is imported.
 
 
 class PretrainConfig(Settings):

@@ -11,8 +11,6 @@ from PIL import Image, ImageFilter
 if TYPE_CHECKING:
     from sklearn.naive_bayes import GaussianNB
 
-# The split of each real digit: pre-training, cold start, pool or evaluation.
-
 SIZES = {"pretrain": 500, "cold": 100, "pool": 400, "eval": 300, "adversarial": 497}
 """Real digits per split; together all 1,797. The filter chooses from "adversarial"."""
 
@@ -52,7 +50,6 @@ def split(name: str) -> Digits:
 
 @cache
 def _bayes() -> "GaussianNB":
-    """Gaussian naive Bayes, fitted to the pre-training split."""
     from sklearn.naive_bayes import GaussianNB
 
     train = split("pretrain")

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
         ProcessorMixin,
     )
 
-# A blank checkpoint: a tiny Qwen2.5-VL or Qwen3-VL with random weights, its tokenizer and its processor.
-
 IM_START, IM_END, END_OF_TEXT = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
@@ -182,8 +180,6 @@ def _marks(ids: dict[str, int]) -> dict[str, Any]:
         "tie_word_embeddings": True,
     }
 
-
-# Makes a base checkpoint from scratch, the embedded one or another: tokenizer, curriculum and training.
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)

@@ -69,14 +69,14 @@ def _naming(digits: drawing.Digits, each: int, renditions: bool, name: str) -> I
         yield _row(image, curriculum.CLASS_PROMPT, word, word, str(digits.ids[index]), kind=style)
 
 
-def _noisy(digits: drawing.Digits, each: int, name: str) -> Iterator[Row]:
+def _noisy(name: str) -> Iterator[Row]:
     """The pool `name` with some labels replaced by the class that naive Bayes finds next likeliest.
 
     The pictures are the clean pool's, so that the two differ in their labels alone.
     """
+    digits, wrong = drawing.split("pool"), replaced(name)
     confused = drawing.next_likeliest(digits)
-    wrong = replaced(name)
-    for number, row in enumerate(_naming(digits, each, False, name)):
+    for number, row in enumerate(SETS[name](name)):
         right, index = row["answer"], number % len(digits.values)
         if number in wrong:
             word = drawing.NAMES[int(confused[index])]
@@ -122,15 +122,6 @@ def _reasoning(digits: drawing.Digits, count: int, renditions: bool, name: str) 
         )
 
 
-def _clean(name: str) -> Iterator[Row]:
-    return _naming(drawing.split("pool"), DRAWINGS[name], False, name)
-
-
-def _with_noise(name: str) -> Iterator[Row]:
-    clean = name.removesuffix(NOISY)
-    return _noisy(drawing.split("pool"), DRAWINGS[clean], clean)
-
-
 NOISY = "_noisy"
 """The suffix of a noisy pool's name."""
 DRAWINGS = {"dcsft_digits_pool": 2, "dcsft_digits_pool_large": 10}
@@ -144,8 +135,8 @@ SETS: dict[str, Callable[[str], Iterator[Row]]] = {
     "dcsft_digits_x3": lambda name: _naming(drawing.split("eval"), 3, False, name),
     "dcsft_digits_r_x3": lambda name: _naming(drawing.split("eval"), 3, True, name),
     "dcsft_digits_a_x12": lambda name: _naming(drawing.adversarial(), 12, False, name),
-    **{pool: _clean for pool in DRAWINGS},
-    **{f"{pool}{NOISY}": _with_noise for pool in DRAWINGS},
+    **{pool: lambda name: _naming(drawing.split("pool"), DRAWINGS[name], False, name) for pool in DRAWINGS},
+    **{f"{pool}{NOISY}": lambda name: _noisy(name.removesuffix(NOISY)) for pool in DRAWINGS},
     "dcsft_digits_cold": lambda name: _naming(drawing.split("cold"), 4, False, name),
     "dcsft_digits_ground": lambda name: _grounding(drawing.split("eval"), 300, "short", name),
     "dcsft_digits_ground_l4": lambda name: _grounding(drawing.split("eval"), 300, "long", name),
