@@ -638,8 +638,7 @@ def csv_text(found: "Comparison") -> str:
         accuracy = record["accuracy"] or {}
         values += [*record["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
         tail = [" ".join(record["lower_bounds"]), spreadsheet_text(". ".join(record["remarks"]))]
-        cells = ["" if value is None else value for value in values]
-        lines.append([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
+        lines.append([spreadsheet_text(run.name), spreadsheet_text(run.method), *values, *tail])
     return csv_of(header, lines)
 
 
