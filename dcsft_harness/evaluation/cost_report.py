@@ -7,7 +7,7 @@ measured.
 import itertools
 import json
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -781,17 +781,12 @@ def _differences(runs: Sequence[Run]) -> Iterator[str]:
 
 def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Each name whose values differ, with the rows of each value."""
-    whose: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    pairs = list(rows)
-    names = dict.fromkeys(name for _, values in pairs for name in values)
-    for run, values in pairs:
-        for name in names:
-            holders = whose[name][str(values.get(name, "not recorded"))]
-            if run not in holders:
-                holders.append(run)
-    found = []
-    for name, by_value in whose.items():
-        if len(by_value) > 1:
-            said = (f"{value} ({', '.join(holders)})" for value, holders in by_value.items())
+    pairs, found = list(rows), []
+    for name in dict.fromkeys(name for _, values in pairs for name in values):
+        holders: dict[str, dict[str, None]] = {}
+        for run, values in pairs:
+            holders.setdefault(str(values.get(name, "not recorded")), {})[run] = None
+        if len(holders) > 1:
+            said = (f"{value} ({', '.join(runs)})" for value, runs in holders.items())
             found.append(f"{name} {', '.join(said)}")
     return found
