@@ -5,13 +5,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import FIGURES, NOTE, figures, is_number
 from dcsft_harness.errors import HarnessError, placeless, unknown_name
@@ -42,7 +41,6 @@ class Provenance:
 
     folder: Path
     kind: str  # "scores" or "lmms-eval log"
-    name: str  # the row's name in its manifest
     settings: Mapping[str, Any]  # model, model arguments, limit and so on; folders by their last name only
     model: Mapping[str, object]  # "the model", "the adapter" -> hash of its folder, or its name on a hub
     pixels: Mapping[str, int | None] | None  # pixel limits, None if unknown
@@ -53,35 +51,23 @@ class Provenance:
     usage: Mapping[str, float] = field(default_factory=dict)
 
 
-class Traced(Protocol):
-    """Anything with provenance: a row of a board."""
-
-    @property
-    def provenance(self) -> tuple[Provenance, ...]:
-        """One per folder."""
-        ...
-
-
-def of_scores(found: manifest.Manifest, name: str, model: Mapping[str, object]) -> Provenance:
+def of_scores(found: manifest.Manifest, model: Mapping[str, object]) -> Provenance:
     """The provenance in a scores folder's manifest."""
-    raw = reading.json_file(found.folder / manifest.NAME)
-    pixels = found.notes.get("pixels")
     settings = placeless({key: value for key, value in found.config.items() if key != "tasks"})
     return Provenance(
         found.folder,
         "scores",
-        name,
         settings,
         placeless(model),
-        pixels if isinstance(pixels, dict) else None,
-        raw.get("packages") or {},
-        str(raw.get("created", "")),
+        found.notes.get("pixels"),
+        found.packages,
+        found.created,
         _training(found),
         figures(found.notes.get(NOTE) or {}),
     )
 
 
-def usage_of(rows: Iterable[Traced]) -> dict[str, float]:
+def usage_of(rows: Iterable["Row"]) -> dict[str, float]:
     """The total cost of the evaluations with K responses per item behind some rows."""
     parts = [part for row in rows for part in row.provenance if part.settings.get("samples")]
     return {name: sum(part.usage.get(name, 0.0) for part in parts) for name in FIGURES if parts}
@@ -182,7 +168,7 @@ def _mix(found: manifest.Manifest) -> dict[str, int]:
     return {name: int(count) for name, count in counts.items() if is_number(count)}
 
 
-def cost_of(rows: Iterable[Traced]) -> dict[str, float] | None:
+def cost_of(rows: Iterable["Row"]) -> dict[str, float] | None:
     """A row's ledger; for several seeds the mean of each entry that all have. None if unknown."""
     found = []
     for row in rows:
@@ -242,8 +228,8 @@ class Documents:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """One task's part of a scores folder. Items are sorted by item_id."""
+class Cell:
+    """One row's result on one task. Items are sorted by item_id."""
 
     task: str  # the lmms-eval task
     distribution: str | None  # "id", "ood", or None if the task does not state it
@@ -267,6 +253,11 @@ class Measured:
     # for K responses, the metric of the scores: "maj@8"; None for one response per item
     metric: str | None = None
 
+    @property
+    def unscored(self) -> int:
+        """Items whose response could not be scored."""
+        return int(np.isnan(self.scores).sum())
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -275,20 +266,23 @@ class Result:
     name: str  # the row's name
     folder: Path  # the artifact's folder
     model: Mapping[str, object]  # "the model", "the adapter" -> hash of its folder, or its name on a hub
-    tasks: Mapping[str, Measured]  # task name -> its results
+    tasks: Mapping[str, Cell]  # task name -> its results
     provenance: Provenance  # further information from its manifests
     tables: Callable[[], Iterator[pa.Table]]  # yields its items as tables of `records.Score`, one or more
     group: str | None = None  # the configuration that it is one seed of, or None
     number: int = 0  # its position among the given results
     files: tuple[Path, ...] = ()  # its files, for a log; empty for a scores folder, which is a single input
-    given: str | None = None  # the name given by the user, or None
     left_out: Mapping[str, str] = field(default_factory=dict)  # task of the run that cannot be used -> why
 
-    def renamed(self, name: str, *, by_user: bool = False) -> "Result":
+    @property
+    def is_log(self) -> bool:
+        """Whether it is a run of lmms-eval, and no scores folder."""
+        return bool(self.files)
+
+    def renamed(self, name: str) -> "Result":
         """The same under another name; its group follows the name unless the manifest sets one."""
         group = group_of(name) if self.group in (None, group_of(self.name)) else self.group
-        origin = replace(self.provenance, name=name)
-        return replace(self, name=name, group=group, provenance=origin, given=name if by_user else self.given)
+        return replace(self, name=name, group=group)
 
 
 _SEED = re.compile(r"(?P<group>.*[^\s,_(\[-])[\s,_(\[-]+seed[\s=_:-]*\d+[)\]]?", re.IGNORECASE)
@@ -342,31 +336,18 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
-    """One row's result on one task."""
-
-    folder: Path  # its scores folder
-    # shape (n,), in the order of the task's item_ids, in [0, 1]; NaN: could not be scored
-    scores: NDArray[np.float64]
-    # scored items without an answer in the response; None: the task does not report answers
-    unanswered: int | None
-    draws: Draws | None = None  # all responses to the items, if there are K of each and the metric is avg@k
-
-    @property
-    def unscored(self) -> int:
-        """Items whose response could not be scored."""
-        return int(np.isnan(self.scores).sum())
-
-
-@dataclass(frozen=True, eq=False)
 class Row:
     """One evaluated model."""
 
     name: str  # its name from the evaluation; unique on the board
-    folders: tuple[Path, ...]  # its scores folders; several if its tasks were evaluated in several runs
     cells: Mapping[str, Cell]  # task name -> result; a task that was not evaluated is absent
     group: str | None = None  # the configuration that it is one seed of, or None
     provenance: tuple[Provenance, ...] = ()  # one per folder
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Its folders of results; several if its tasks were evaluated in several runs."""
+        return tuple(part.folder for part in self.provenance)
 
 
 _STEP = re.compile(

@@ -179,7 +179,7 @@ def _inputs(board: Board) -> dict[str, Path]:
     results = sorted((result for one in board.boards for result in one.results), key=lambda one: one.number)
     for number, result in enumerate(results, start=1):
         role = f"scores {number} ({result.name})"
-        if result.files:
+        if result.is_log:
             found |= {f"{role}: {file.name}": file for file in result.files}
         else:
             found[role] = result.folder

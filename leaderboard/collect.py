@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,8 +34,8 @@ from dcsft_harness.leaderboard.board import (
     PROMPTS,
     SIDE,
     VERSION,
+    Cell,
     Documents,
-    Measured,
     Result,
     Unusable,
     group_of,
@@ -55,11 +55,12 @@ from dcsft_harness.leaderboard.logs import (
     tasks_of_run,
 )
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
-from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_responses
+from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_rows, rows_of_tasks
 from dcsft_harness.records import (
     CHECKPOINT,
     SCORER,
     SETTING,
+    Response,
     Score,
     as_wanted,
     defaults,
@@ -111,96 +112,81 @@ def _equal(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
     return bool(one.equals(other)) or bool(one.cast(pa.string()).equals(other.cast(pa.string())))
 
 
-def read_result(folder: Path, name: str | None = None, shared: Shared | None = None) -> Result:
-    """Reads a scores folder and checks it against its own manifest.
-
-    The row's name is by default the manifest's; `shared` are items of folders read earlier.
+def read_result(folder: Path, shared: Shared) -> Result:
+    """Reads a scores folder and checks it against its own manifest; `shared` are items of earlier folders.
 
     Raises:
         HarnessError: it is not such an artifact; a file is missing, truncated or changed; a score is NaN or
             outside [0, 1]; an item occurs twice; the manifest and the items disagree.
     """
     found = manifest.read(folder, "scores")
-    config = found.config if isinstance(found.config, dict) else {}
-    name = _usable(found, config.get("name") if name is None else name)
-    shared = shared or Shared()
-    notes = found.notes if isinstance(found.notes, dict) else {}
-    declared = notes.get("tasks")
-    if not isinstance(declared, dict) or not declared:
-        raise HarnessError(f"{folder / manifest.NAME} lists no tasks", AGAIN)
-    table = _table(found)
-    places = _places(table)
+    path = folder / manifest.NAME
+    name, pixels = found.config.get("name"), found.notes.get("pixels")
+    if not isinstance(name, str) or not name.strip():
+        raise HarnessError(f"{path} gives no row name: config name is {name!r}", AGAIN)
+    if not isinstance(pixels, dict | None):
+        raise HarnessError(f"{path}: the pixel limits are {pixels!r}, not a table", AGAIN)
+    limits = {key: value for key, value in (pixels or {}).items() if value is not None}
+    declared = found.notes.get("tasks")
+    if not declared:
+        raise HarnessError(f"{path} lists no tasks", AGAIN)
+    _refuse_changed(found, FILE)
+    table = read_columns(folder / FILE, COLUMNS)
+    places = rows_of_tasks(table)
     if strangers := sorted(set(places) ^ set(declared)):
         one, other = (FILE, manifest.NAME) if strangers[0] in places else (manifest.NAME, FILE)
         raise HarnessError(f"{folder}: {one} has the task {strangers[0]!r}, {other} does not", AGAIN)
     scores = _scores(folder, table)
     # An unscored response has no extracted answer either; it is counted as unscored, not here.
     silent = np.asarray(table["extracted"].is_null()) & ~np.isnan(scores)
-    tasks, model_name = {}, str(config.get("model", "dcsft_hf"))  # the first edition knew this model alone
+    tasks, engine = {}, str(found.config.get("model", "dcsft_hf"))  # the first edition knew this model alone
     for task, entry in declared.items():
         at = places[task]
         items = shared.items(folder / FILE, task, table["item_id"].take(at), table["cluster"].take(at))
-        some = _Scored(scores[at][items.order], int(silent[at].sum()))
-        tasks[task] = _measured(folder, task, entry, notes.get("pixels"), model_name, items, some)
+        own = scores[at][items.order]
+        _agree(folder, task, entry, own)
+        tasks[task] = Cell(
+            task=task,
+            distribution=_distribution(folder, task, entry),
+            family=entry.get("family"),
+            conditions=_conditions(folder, task, entry, limits),
+            item_ids=items.ids,
+            clusters=items.clusters,
+            scores=own,
+            # Other packages' tasks extract nothing: unless the manifest states it, null does not mean "no
+            # answer".
+            unanswered=None if entry.get("unanswered") is None else int(silent[at].sum()),
+            documents=partial(_documents, folder, task),
+            unknown=tuple(_unknown(entry, limits, engine)),
+        )
         if (samples := entry.get("samples")) is not None:
-            read = partial(read_responses, folder / RESPONSES, task)
+            read = partial(read_rows, folder / RESPONSES, Response, pc.field("task") == task)
             tasks[task] = replace(tasks[task], draws=_draws(found, tasks[task], samples), responses=read)
     model = {f"the {role}": value for role, value in found.weights().items()}
-    group = group_of(name, config.get("group"))
-    provenance = board.of_scores(found, name, model)
+    group = group_of(name, found.config.get("group"))
+    provenance = board.of_scores(found, model)
     return Result(name, folder, model, tasks, provenance, lambda: iter([read_columns(folder / FILE)]), group)
 
 
-def _draws(found: manifest.Manifest, measured: Measured, samples: object) -> Draws:
+def _draws(found: manifest.Manifest, measured: Cell, samples: object) -> Draws:
     path = found.folder / RESPONSES
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise HarnessError(
             f"{found.folder / manifest.NAME}: samples of {measured.task} is {samples!r}", AGAIN
         )
-    if path.is_file() and file_sha256(path) != found.files.get(RESPONSES):
-        raise HarnessError(f"{path} is truncated, damaged or changed", AGAIN)
-    table = read_responses(path, measured.task, JUDGED)
+    _refuse_changed(found, RESPONSES)
+    table = read_rows(path, Response, pc.field("task") == measured.task, JUDGED)
     return draws_of(path, table, measured.item_ids, samples, measured.unanswered is not None)
 
 
-class _Scored(NamedTuple):
-    """A task's scores, in the order of its items' ids, and the number of them without an answer."""
-
-    scores: NDArray[np.float64]
-    silent: int
-
-
-def _places(table: pa.Table) -> dict[str, NDArray[np.int64]]:
-    """Task -> its rows in the table."""
-    column = table["task"].combine_chunks()
-    codes = np.asarray(column.indices)
-    names = column.dictionary.to_pylist()
-    return {name: at for code, name in enumerate(names) if len(at := np.flatnonzero(codes == code))}
-
-
-def _usable(found: manifest.Manifest, name: object) -> str:
-    if not isinstance(name, str) or not name.strip():
-        raise HarnessError(
-            f"{found.folder / manifest.NAME} gives no row name: config name is {name!r}", AGAIN
-        )
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:  # no table could store a lone surrogate
-        raise HarnessError(
-            f"{found.folder / manifest.NAME}: the name {name!r} is not valid Unicode", AGAIN
-        ) from error
-    return name
-
-
-def _table(found: manifest.Manifest) -> pa.Table:
-    path = found.folder / FILE
-    # By hash first: a changed file may still be readable Parquet, and a damaged one may not.
-    if path.is_file() and file_sha256(path) != found.files.get(FILE):
+def _refuse_changed(found: manifest.Manifest, name: str) -> None:
+    """Refuses a file by its hash: a changed one may still be readable Parquet, and a damaged one may not."""
+    path = found.folder / name
+    if path.is_file() and file_sha256(path) != found.files.get(name):
         raise HarnessError(
             f"{path} is truncated, damaged or changed: it is not the file that its manifest was written for",
             f"Copy the folder again, or {AGAIN.lower()}",
         )
-    return read_columns(path, COLUMNS)
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
@@ -229,31 +215,9 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     return pa.table(columns).unify_dictionaries().combine_chunks()
 
 
-def _measured(
-    folder: Path, task: str, entry: object, pixels: object, model: str, items: _Items, scored: _Scored
-) -> Measured:
-    if not isinstance(entry, dict):
-        raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} are {entry!r}, not a table", AGAIN)
-    _agree(folder, task, entry, scored.scores)
-    return Measured(
-        task=task,
-        distribution=_distribution(folder, task, entry),
-        family=entry.get("family"),
-        conditions=_conditions(folder, task, entry, pixels),
-        item_ids=items.ids,
-        clusters=items.clusters,
-        scores=scored.scores,
-        # Other packages' tasks extract nothing: unless the manifest states it, null does not mean "no
-        # answer".
-        unanswered=None if entry.get("unanswered") is None else scored.silent,
-        documents=lambda: _documents(folder, task),
-        unknown=tuple(_unknown(entry, pixels, model)),
-    )
-
-
 def _documents(folder: Path, task: str) -> Documents:
     table = read_columns(folder / FILE, ["task", "item_id", "doc_id", "answer"])
-    part = table.take(_places(table)[task]).sort_by("item_id")
+    part = table.take(rows_of_tasks(table)[task]).sort_by("item_id")
     ids, numbers, answers = (tuple(part[name].to_pylist()) for name in ("item_id", "doc_id", "answer"))
     return Documents(ids, numbers, answers)
 
@@ -305,18 +269,17 @@ def _distribution(folder: Path, task: str, entry: dict[str, Any]) -> str | None:
     return None if distribution is None else str(distribution)
 
 
-def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) -> dict[str, object]:
+def _conditions(
+    folder: Path, task: str, entry: dict[str, Any], limits: Mapping[str, object]
+) -> dict[str, object]:
     """Flattened, causes before effects: the limit decides the items, and prompts are part of an item."""
     needed = ("version", "prompt_sha256", "generation", "limit", "items_sha256")
     if absent := [key for key in needed if key not in entry]:
         raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} lack {absent[0]!r}", AGAIN)
     generation = entry["generation"] if isinstance(entry["generation"], dict) else {"": entry["generation"]}
-    if not isinstance(pixels, dict | None):
-        raise HarnessError(f"{folder / manifest.NAME}: the pixel limits are {pixels!r}, not a table", AGAIN)
     scorers, checkpoint = (entry.get(key) or {} for key in ("scorers", "generation_from_checkpoint"))
     if not isinstance(scorers, dict) or not isinstance(checkpoint, dict):
         raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are no tables", AGAIN)
-    budget = {key: value for key, value in (pixels or {}).items() if value is not None}
     return {
         **({METRIC: entry["metric"]} if entry.get("metric") else {}),
         VERSION: entry["version"],
@@ -326,19 +289,18 @@ def _conditions(folder: Path, task: str, entry: dict[str, Any], pixels: object) 
         **{f"{ARGUMENT} {key}".rstrip(): value for key, value in sorted(generation.items())},
         **{f"{SETTING} {name}": value for name, value in sorted(checkpoint.items())},
         **({CHECKPOINT: "applied"} if checkpoint else {}),
-        **{f"{PIXELS} {key}": value for key, value in sorted(budget.items())},
+        **{f"{PIXELS} {key}": value for key, value in sorted(limits.items())},
         PROMPTS: entry["prompt_sha256"],
         ITEMS: entry["items_sha256"],
     }
 
 
-def _unknown(entry: dict[str, Any], pixels: object, model: str) -> list[str]:
+def _unknown(entry: dict[str, Any], limits: Mapping[str, object], model: str) -> list[str]:
     """Conditions that a task's notes do not record: a model that is not ours need not report its settings."""
-    limits = pixels if isinstance(pixels, dict) else {}
     silent = "generation_from_checkpoint" not in entry and not model.startswith("dcsft_")
     unrecorded = {
         METRIC: entry.get("metric") is None,
-        **{f"{PIXELS} {name}": limits.get(name) is None for name in LIMITS},
+        **{f"{PIXELS} {name}": name not in limits for name in LIMITS},
         CHECKPOINT: silent,
         SETTING: silent,
         ARGUMENT: entry.get("generation") is None,
@@ -380,13 +342,8 @@ def find(place: Path) -> list[Path]:
     """
     if not place.is_dir():
         file = place.with_name(place.name + RESULTS)
-        runs = (
-            [place]
-            if place.is_file()
-            else [file]
-            if file.is_file()
-            else list(place.parent.glob(f"*/{glob.escape(file.name)}") if place.parent.is_dir() else ())
-        )
+        runs = [one for one in (place, file) if one.is_file()][:1]
+        runs = runs or list(place.parent.glob(f"*/{glob.escape(file.name)}"))
         if not runs and not place.exists():
             raise HarnessError(f"{place} does not exist", "Check the path")
         return runs or [place]
@@ -464,7 +421,7 @@ def read(place: Path, choices: Choices, shared: Shared) -> Result:
             "Run the evaluation again, or copy its *_results.json too",
             "without a results file",
         )
-    return read_result(place, None, shared)
+    return read_result(place, shared)
 
 
 def read_all(
@@ -511,10 +468,10 @@ def read_all(
             )
         direct = place.is_dir() and all(place in (one.folder, one.folder.parent) for one in mine)
         if name is not None:
-            mine = [one.renamed(name, by_user=True) for one in mine]
-        elif len(rows) == 1 and direct and mine[0].files:
+            mine = [one.renamed(name) for one in mine]
+        elif len(rows) == 1 and direct and mine[0].is_log:
             mine = [one.renamed(place.resolve().name) for one in mine]
-        elif not (len(mine) == 1 and mine[0].folder == place and not mine[0].files):
+        elif not (len(mine) == 1 and mine[0].folder == place and not mine[0].is_log):
             free += [(place, one) for one in mine]
             continue
         found[number] = mine
@@ -556,7 +513,7 @@ def _arguments(result: Result) -> dict[str, str]:
     """A run's arguments, without those that only decide where and how fast it runs."""
     settings = result.provenance.settings
     others = {key: settings.get(key) for key in ("model", "limit", "offset", "gen_kwargs", "random_seed")}
-    if not result.files:  # a log's file name contains only its time
+    if not result.is_log:  # a log's file name contains only its time
         others["file"] = settings.get("file")
     return {
         str(k): str(v)
@@ -567,7 +524,7 @@ def _arguments(result: Result) -> dict[str, str]:
 
 def _identity(result: Result) -> tuple[str, str, str]:
     """The shared properties of two runs of one row."""
-    own = "" if result.files else result.name
+    own = "" if result.is_log else result.name
     said = {
         k: v
         for k, v in _arguments(result).items()
@@ -657,5 +614,5 @@ def renamed(results: Sequence[Result], names: Mapping[str, str]) -> list[Result]
         if not chosen:
             raise unknown_name("row or run of --names", key, [one.name for one in results])
         for at in chosen:
-            made[at] = results[at].renamed(name, by_user=True)
+            made[at] = results[at].renamed(name)
     return made

@@ -15,15 +15,13 @@ from dcsft_harness.leaderboard import stats
 from dcsft_harness.leaderboard.board import Board, LeftOut, Row, Task, said_once, usage_of
 from dcsft_harness.leaderboard.sampled import SHOWN, Draws, crossing, curve
 from dcsft_harness.leaderboard.stats import (
-    Codes,
     Estimate,
     Floats,
     accuracy,
     difference,
     holm,
-    mean_over_tasks,
+    mean_accuracy,
     paired_test,
-    spread,
     within_unit,
 )
 from dcsft_harness.leaderboard.summary import (
@@ -180,28 +178,22 @@ def _columns(tasks: Sequence[Task]) -> Iterator[Column]:
 
 
 def _entry(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Column) -> Entry | None:
-    if any(task.name not in row.cells for task in column.tasks for row in side):
+    scores = _scores(side, column)
+    if scores is None:
         return None
     cells = [row.cells[task.name] for row in side for task in column.tasks]
-    clusters = [task.clusters for task in column.tasks]
-    part = stats.part([scores_of(row, column) for row in side], clusters) if len(side) > 1 else None
+    clusters = column.clusters
+    part = stats.part(scores, clusters) if len(side) > 1 else None
     return Entry(
         n=sum(len(cell.scores) - cell.unscored for cell in cells) if part is None else part.n,
         unscored=sum(cell.unscored for cell in cells),
         unanswered=total([cell.unanswered for cell in cells]),
-        accuracy=_accuracy(side, column, clusters),
-        difference=_to_baseline(side, baseline, column, clusters),
+        accuracy=mean_accuracy(scores[0], clusters)
+        if len(side) == 1
+        else within_unit(stats.mean_of_seeds(scores, clusters)),
+        difference=_to_baseline(side, baseline, column),
         deviation=None if part is None else part.deviation,
     )
-
-
-def _accuracy(side: tuple[Row, ...], column: Column, clusters: Sequence[Codes]) -> Estimate | None:
-    if len(side) > 1:
-        return within_unit(stats.mean_of_seeds([scores_of(row, column) for row in side], clusters))
-    scores = scores_of(side[0], column)
-    if len(scores) == 1:  # a mean over one task is that task's accuracy, interval included
-        return accuracy(scores[0], clusters[0])
-    return within_unit(mean_over_tasks(scores, clusters))
 
 
 def total(counts: Sequence[int | None]) -> int | None:
@@ -210,24 +202,16 @@ def total(counts: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def _to_baseline(
-    side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Column, clusters: Sequence[Codes]
-) -> Estimate | None:
-    if baseline is None or side is baseline:
+def _to_baseline(side: tuple[Row, ...], baseline: tuple[Row, ...] | None, column: Column) -> Estimate | None:
+    if baseline is None or set(side) & set(baseline):  # also a seed against its own group of seeds
         return None
-    if any(task.name not in row.cells for task in column.tasks for row in baseline):
+    if len(side) > 1 or len(baseline) > 1:
+        found = difference_of_rows(side, baseline, column)
+        return None if found is None else found[0]
+    ours, theirs = _scores(side, column), _scores(baseline, column)
+    if ours is None or theirs is None:
         return None
-    if len(side) == len(baseline) == 1:
-        return difference(scores_of(side[0], column), scores_of(baseline[0], column), clusters)
-    if set(side) & set(baseline):  # a seed against its own group of seeds
-        return None
-    found = difference_of_rows(side, baseline, column)
-    return None if found is None else found[0]
-
-
-def scores_of(row: Row, column: Column) -> list[Floats]:
-    """A row's scores on a column's tasks."""
-    return [row.cells[task.name].scores for task in column.tasks]
+    return difference(ours[0], theirs[0], column.clusters)
 
 
 def _worst(line: Line, columns: Sequence[Column], metric: str | None) -> Worst | None:
@@ -337,22 +321,17 @@ def _families(
             if one is not None:
                 families[family].append(one)
     for made in families.values():
-        yield from _corrected(made)
-
-
-def _corrected(family: Sequence[Comparison]) -> Iterator[Comparison]:
-    adjusted = iter(holm([one.p for one in family if one.p is not None]))
-    for one in family:
-        yield one if one.p is None else replace(one, p_holm=next(adjusted))
+        adjusted = iter(holm([one.p for one in made if one.p is not None]))
+        for one in made:
+            yield one if one.p is None else replace(one, p_holm=next(adjusted))
 
 
 def compare(line: Line, other: Line, index: int, column: Column, family: str) -> Comparison | None:
     """Tests two lines in one column; None if one of them lacks it."""
-    sides = [_scores(line.rows, column), _scores(other.rows, column)]
-    clusters = [task.clusters for task in column.tasks]
-    ours, theirs = sides
+    ours, theirs = _scores(line.rows, column), _scores(other.rows, column)
     if ours is None or theirs is None:
         return None
+    clusters = column.clusters
     names = (family, line.name, other.name, index)
     if len(ours) == len(theirs) == 1:
         entry = line.entries[index]
@@ -379,7 +358,7 @@ def difference_of_rows(
     ours, theirs = _scores(rows, column), _scores(matched or others, column)
     if ours is None or theirs is None:
         return None
-    clusters = [task.clusters for task in column.tasks]
+    clusters = column.clusters
     return stats.difference_of_seeds(ours, theirs, clusters, matched is not None, null)
 
 
@@ -398,6 +377,7 @@ def _seed(row: Row) -> str | None:
 
 
 def _scores(rows: Sequence[Row], column: Column) -> list[list[Floats]] | None:
+    """Row -> task of the column -> scores; None if a row lacks a task."""
     if any(task.name not in row.cells for row in rows for task in column.tasks):
         return None
     return [[row.cells[task.name].scores for task in column.tasks] for row in rows]
@@ -418,7 +398,7 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
     if not values or median(values) in (0.0, 1.0):
         return None
     # For a mean over tasks: as many independent clusters as all of its tasks have.
-    size = len(np.unique(np.concatenate([task.clusters for task in column.tasks])))
+    size = len(np.unique(np.concatenate(column.clusters)))
     found = Detectable(stats.unpaired(median(values), size), False)
     return found if found.difference <= 1 else None
 
@@ -428,8 +408,9 @@ def _standard_error(line: Line, baseline: Line, column: Column) -> float | None:
     if ours is None or theirs is None:
         return None
     pairs = [one - other for one, other in zip(ours[0], theirs[0], strict=True)]
-    found = spread(pairs, [task.clusters for task in column.tasks])
-    return None if found is None or found.variance is None else found.variance**0.5
+    found = stats.contributions(pairs, column.clusters)
+    variance = None if found is None else stats.sandwich(found[1], found[2], len(pairs))
+    return None if variance is None else variance**0.5
 
 
 def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tuple[Line, ...], int | None]:
@@ -468,7 +449,7 @@ def standings(columns: tuple[Column, ...], lines: tuple[Line, ...]) -> tuple[tup
             line,
             rank=ranks.get(line),
             front=fronts.get(line),
-            retention=_retention(line, columns, chosen)
+            retention=_retention(line, *(columns[index] for index in chosen))
             if len(chosen) == 2 and _complete(line, chosen)
             else None,
         )
@@ -494,12 +475,12 @@ def _prepared(
     means = np.full((len(rows), len(chosen)), np.nan)
     for number, index in enumerate(chosen):
         column = columns[index]
-        clusters = [task.clusters for task in column.tasks]
+        clusters = column.clusters
         at = 0
         for line in lines:
             # As in the cells: of several seeds, the items that were scored with each.
-            known = _complete(line, [index])
-            seeds = stats.scored_by_all([scores_of(row, column) for row in line.rows]) if known else []
+            known = _scores(line.rows, column) if _complete(line, [index]) else None
+            seeds = [] if known is None else stats.scored_by_all(known)
             for place, scores in enumerate(seeds, start=at):
                 stats.dense_sums(scores, clusters, sums[place * len(chosen) + number])
                 means[place, number] = np.mean([np.nanmean(task) for task in scores])
@@ -508,14 +489,11 @@ def _prepared(
     return list(np.split(means, edges)), sums
 
 
-def _retention(line: Line, columns: Sequence[Column], chosen: Sequence[int]) -> Estimate | None:
-    own, ood = (columns[index] for index in chosen)
-    return stats.retention(
-        [scores_of(row, own) for row in line.rows],
-        [scores_of(row, ood) for row in line.rows],
-        [task.clusters for task in own.tasks],
-        [task.clusters for task in ood.tasks],
-    )
+def _retention(line: Line, own: Column, ood: Column) -> Estimate | None:
+    below, above = _scores(line.rows, own), _scores(line.rows, ood)
+    if below is None or above is None:
+        return None
+    return stats.retention(below, above, own.clusters, ood.clusters)
 
 
 def read_labels(folders: Sequence[Path]) -> dict[str, str]:

@@ -33,7 +33,6 @@ from dcsft_harness.leaderboard.board import (
     Cell,
     Documents,
     LeftOut,
-    Measured,
     Result,
     Row,
     Task,
@@ -152,12 +151,8 @@ def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
 SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
 
 
-def assemble(
-    results: Sequence[Result], baseline: str | None = None, *, strict: bool = True, apart: bool = False
-) -> Board:
-    """Combines results into a board.
-
-    The results are in the order in which their rows should appear; the other arguments are those of `load`.
+def assemble(results: Sequence[Result], baseline: str | None, *, strict: bool, apart: bool) -> Board:
+    """Combines results, in the order in which their rows should appear; the arguments are those of `load`.
 
     Raises:
         HarnessError: no row has the baseline's name; or, with `strict`, two results cannot be compared.
@@ -193,21 +188,22 @@ def _in_order(results: Sequence[Result], baseline: str | None) -> list[Result]:
     The baseline's go first, and logs after scores, because their items get the content ids of the scores. So
     a log that is the baseline comes behind the scores that it can be compared with, and before the others.
     """
-    own = [baseline is not None and baseline in (one.name, one.group) for one in results]
-    logs = [one.provenance.kind != "scores" for one in results]
-    leading = [one for one, is_own, is_log in zip(results, own, logs, strict=True) if is_own and is_log]
 
-    def place(result: Result, is_own: bool, is_log: bool) -> int:
-        if is_log:
-            return 2 if is_own else 4
-        if is_own or not leading:
-            return 0 if is_own else 1
+    def is_own(one: Result) -> bool:
+        return baseline is not None and baseline in (one.name, one.group)
+
+    leading = [one for one in results if is_own(one) and one.is_log]
+
+    def place(result: Result) -> int:
+        if result.is_log:
+            return 2 if is_own(result) else 4
+        if is_own(result) or not leading:
+            return 0 if is_own(result) else 1
         draft = _Draft("")
         draft.take(result)
         return 1 if all(draft.take(one) is None for one in leading) else 3
 
-    order = [place(*one) for one in zip(results, own, logs, strict=True)]
-    return [results[at] for at in sorted(range(len(order)), key=order.__getitem__)]
+    return sorted(results, key=place)
 
 
 class _Draft:
@@ -216,23 +212,23 @@ class _Draft:
     def __init__(self, reason: str) -> None:
         self.reason = reason
         self.results: list[Result] = []
-        self.first: dict[str, tuple[Result, Measured]] = {}
-        # parts with different conditions, or different unknown ones: what one does not record, another may
-        self.kinds: dict[str, list[tuple[Result, Measured]]] = {}
+        # task -> parts with different conditions, or different unknown ones: what one does not record,
+        # another may; the first is the reference
+        self.kinds: dict[str, list[tuple[Result, Cell]]] = {}
         self.renamed: dict[str, Mapping[str, str]] = {}
 
     def take(self, result: Result) -> HarnessError | None:
         """Adds a result, or returns why it does not fit."""
-        tasks: dict[str, Measured] = {}
+        tasks: dict[str, Cell] = {}
         try:
             for other in self.results:
                 if other.name == result.name:
                     _refuse_clash(other, result)
             for task, measured in result.tasks.items():
-                if task not in self.first:
+                if task not in self.kinds:
                     tasks[task] = measured
                     continue
-                reference = self.first[task][1]
+                reference = self.kinds[task][0][1]
                 tasks[task] = aligned(reference, measured)
                 for earlier, part in self.kinds[task]:
                     _refuse_incomparable(earlier, part, result, tasks[task])
@@ -242,13 +238,13 @@ class _Draft:
         taken = replace(result, tasks=tasks)
         self.results.append(taken)
         for task, measured in tasks.items():
-            self.first.setdefault(task, (taken, measured))
             kinds = self.kinds.setdefault(task, [])
-            if not any(_terms(measured) == _terms(part) for _, part in kinds):
+            terms = [(part.conditions, part.unknown) for _, part in kinds]
+            if (measured.conditions, measured.unknown) not in terms:
                 kinds.append((taken, measured))
         return None
 
-    def _sharing(self, reference: Measured, measured: Measured) -> Measured:
+    def _sharing(self, reference: Cell, measured: Cell) -> Cell:
         """The same part with the reference's own items: hundreds of rows then share them in memory."""
         renamed = measured.renamed
         if renamed is not None and renamed == self.renamed.setdefault(measured.task, renamed):
@@ -301,24 +297,20 @@ class _Draft:
 
         Some are not named if no row has them: those that old logs lack, and limits that a processor lacks.
         """
-        processors = result.provenance.kind == "scores" and condition.startswith(f"{PIXELS} ")
+        processors = not result.is_log and condition.startswith(f"{PIXELS} ")
         if condition == METRIC:  # of older scores, nearly all of them by the suite's one metric
             return False
         return not (processors or condition in (SIDE, SHOTS, SYSTEM, CLUSTERS)) or any(
             _records(part, condition) for _, part in self.kinds[task]
         )
 
-    def _task(self, task: str) -> Measured:
+    def _task(self, task: str) -> Cell:
         """The part that describes a task: one that records the clusters, if there is any."""
         parts = [part for _, part in self.kinds[task]]
         return next((part for part in parts if CLUSTERS not in part.unknown), parts[0])
 
 
-def _terms(measured: Measured) -> tuple[Mapping[str, object], tuple[str, ...]]:
-    return measured.conditions, measured.unknown
-
-
-def _records(measured: Measured, condition: str) -> bool:
+def _records(measured: Cell, condition: str) -> bool:
     """Whether a part has a value of a condition."""
     if condition in measured.unknown:
         return False
@@ -339,12 +331,12 @@ def _unrecorded(result: Result, unknown: Sequence[str]) -> tuple[str, str, str]:
     *some, last = unknown
     names = f"{', '.join(some)} and {last}" if some else last
     what = f"not record the {names}, assumed to be as in the other rows"
-    if result.provenance.kind == "scores":
-        return result.name, f": its scores do {what}", f": the scores do {what}"
-    return result.name, f": its log does {what}", f": the logs do {what}"
+    if result.is_log:
+        return result.name, f": its log does {what}", f": the logs do {what}"
+    return result.name, f": its scores do {what}", f": the scores do {what}"
 
 
-def _refuse_incomparable(earlier: Result, reference: Measured, later: Result, measured: Measured) -> None:
+def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measured: Cell) -> None:
     here, there = (
         f"{result.folder} ({len(part.item_ids)} items)"
         for result, part in ((earlier, reference), (later, measured))
@@ -424,12 +416,7 @@ def _rows(results: Sequence[Result]) -> list[Row]:
     return [
         Row(
             name,
-            tuple(result.folder for result in parts),
-            {
-                task: Cell(result.folder, measured.scores, measured.unanswered, measured.draws)
-                for result in parts
-                for task, measured in result.tasks.items()
-            },
+            {task: cell for result in parts for task, cell in result.tasks.items()},
             next((result.group for result in parts if result.group is not None), None),
             tuple(result.provenance for result in parts),
         )
@@ -462,7 +449,7 @@ def _mean(scores: NDArray[np.float64]) -> str:
     return f"{scored.mean():.4f}" if len(scored) else "unscored"
 
 
-def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
+def _tasks(measured: Iterable[Cell]) -> tuple[Task, ...]:
     codes: dict[tuple[str, str], int] = {}
 
     def code(cluster: str | None, item: str) -> int:
@@ -485,7 +472,7 @@ def _tasks(measured: Iterable[Measured]) -> tuple[Task, ...]:
     return tuple(sorted(tasks, key=lambda task: (order[task.distribution], place_of(task.metric))))
 
 
-def aligned(reference: Measured, measured: Measured) -> Measured:
+def aligned(reference: Cell, measured: Cell) -> Cell:
     """A log's part with the reference's item ids, or unchanged if they may not be the same items.
 
     The log does not record images. Two parts have the same items if they have the same document numbers and,

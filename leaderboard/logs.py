@@ -40,14 +40,14 @@ from dcsft_harness.leaderboard.board import (
     SIDE,
     SYSTEM,
     VERSION,
+    Cell,
     Documents,
-    Measured,
     Provenance,
     Result,
     Unusable,
     group_of,
 )
-from dcsft_harness.leaderboard.sampled import draws_of_lists
+from dcsft_harness.leaderboard.sampled import Draws, draws_of_lists
 from dcsft_harness.records import CHECKPOINT, FROM_CHECKPOINT, SCORER, SETTING
 
 NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
@@ -90,8 +90,11 @@ class Samples:
         self.file, self.run, self.task, self.path, self.choices = file, run, task, samples, choices
         self.config = (run.get("configs") or {}).get(task) or {}
         self.metadata = reading.merged(self.config.get("metadata"))
+        self.settings, self.given = run.get("config") or {}, arguments(run)
+        self.score_key = str(self.config.get("score_key") or "score")
+        self.cluster_key = str(self.config.get("cluster_key") or "cluster")
 
-    def measured(self) -> Measured:
+    def measured(self) -> Cell:
         """Reads and checks the samples.
 
         Raises:
@@ -112,13 +115,12 @@ class Samples:
         documents = documents.reordered(order)
         answered = [line.get("answered") for line in kept]
         knows = all(isinstance(value, int | float) for value in answered)
-        found = self._draws(kept)
-        if found is not None and not _are_means(scores, found[0]):
+        draws = self._draws(kept)
+        if draws is not None and not np.allclose(scores, draws.scores.mean(axis=1), rtol=0, atol=1e-6):
             if self.task not in self.choices.metrics:
                 raise HarnessError(f"{self.path}: {metric} is not the mean of the scores beside it", AGAIN)
-            found = None  # the responses' own scores are another metric's
-        draws = None if found is None else draws_of_lists(*found)
-        return Measured(
+            draws = None  # the responses' own scores are another metric's
+        return Cell(
             task=self.task,
             distribution=self._distribution(),
             family=self.metadata.get("family"),
@@ -138,38 +140,37 @@ class Samples:
             responses=None if draws is None else self.responses,
         )
 
-    def _draws(
-        self, lines: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[list[float]], list[list[str | None]]] | None:
-        """Scores and votes of K responses per document, as the suite's tasks log them; None if missing."""
+    def _draws(self, lines: Sequence[Mapping[str, Any]]) -> Draws | None:
+        """The K responses per document, as the suite's tasks log them; None if missing."""
         found = [(line.get("scores"), line.get("votes")) for line in lines]
         if not all(isinstance(one, list) for pair in found for one in pair):
             return None
         sizes = {len(one) for pair in found for one in pair if isinstance(one, list)}
         values = [[_real(score) for score in scores or []] for scores, _ in found]
-        votes = [[None if vote is None else str(vote) for vote in some or []] for _, some in found]
         if len(sizes) != 1 or not all(one is not None and 0 <= one <= 1 for some in values for one in some):
             raise HarnessError(
                 f"{self.path}: scores and votes are not as many fractions and answers in every line", AGAIN
             )
-        return [[one for one in some if one is not None] for some in values], votes
+        return draws_of_lists(
+            [[one for one in some if one is not None] for some in values],
+            [[None if vote is None else str(vote) for vote in some or []] for _, some in found],
+        )
 
     def responses(self) -> pa.Table:
         """The K responses to each document as a table of `records.Response`, read again."""
         lines = [line for _, line in self._lines()]
-        documents, found = _documents(self.task, lines), self._draws(lines)
-        assert found is not None
         rows = []
-        for item, line, scores, votes in zip(documents.ids, lines, *found, strict=True):
+        for item, line in zip(_documents(self.task, lines).ids, lines, strict=True):
             texts, extracted = _all_responses(line), line.get("extracted")
-            for index, (score, vote) in enumerate(zip(scores, votes, strict=True)):
+            votes = [None if vote is None else str(vote) for vote in line["votes"]]
+            for index, (score, vote) in enumerate(zip(line["scores"], votes, strict=True)):
                 said = extracted[index] if isinstance(extracted, list) and index < len(extracted) else vote
                 rows.append(
                     {
                         "task": self.task,
                         "item_id": item,
                         "sample_index": index,
-                        "score": score,
+                        "score": float(score),
                         "extracted": None if said is None else records.as_text(said),
                         "vote": vote,
                         "response": texts[index] if index < len(texts) else "",
@@ -214,7 +215,7 @@ class Samples:
         found = (self.run.get("n-samples") or {}).get(self.task)
         counted = found if isinstance(found, dict) else {}
         wanted, total = counted.get("effective"), counted.get("original")
-        offset = (self.run.get("config") or {}).get("offset")
+        offset = self.settings.get("offset")
         if isinstance(wanted, int) and isinstance(total, int) and isinstance(offset, int):
             wanted = min(wanted, max(0, total - offset))  # upstream counts without --offset
         if not lines or (isinstance(wanted, int) and wanted != len(lines)):
@@ -234,7 +235,9 @@ class Samples:
     def _metrics(self, lines: Sequence[tuple[int, dict[str, Any]]]) -> list[str]:
         """Each line's metric that is its score: documents of one task may have different ones, as MME's."""
         names = list(dict.fromkeys(key for _, line in lines for key in line if key not in STANDING))
-        numeric = [key for key in names if any(self._number(line.get(key)) is not None for _, line in lines)]
+        numeric = [
+            key for key in names if any(_real(self._inner(line.get(key))) is not None for _, line in lines)
+        ]
         chosen = self.choices.metrics.get(self.task)
         if chosen is not None:
             if chosen not in numeric:
@@ -251,9 +254,8 @@ class Samples:
 
     def _chosen(self, numeric: Sequence[str], inside: Sequence[str], names: Sequence[str]) -> str:
         """The score among metrics that are numbers, of which those `inside` are tables; `names` are all."""
-        key = str(self.config.get("score_key") or "score")
         # lmms-eval fills in "score" where none is set.
-        for name in ("acc", key) if key == "score" else (key, "acc"):
+        for name in ("acc", "score") if self.score_key == "score" else (self.score_key, "acc"):
             if name in numeric:
                 return self._upward(name)
         tables = [name for name in numeric if name in inside]
@@ -277,17 +279,16 @@ class Samples:
             )
         return metric
 
-    def _number(self, value: object) -> float | None:
-        inner = value.get(str(self.config.get("score_key") or "score")) if isinstance(value, dict) else value
-        return _real(inner)
+    def _inner(self, value: object) -> object:
+        """The score in a metric's value, which may be a table."""
+        return value.get(self.score_key) if isinstance(value, dict) else value
 
     def _score(self, number: int, line: Mapping[str, Any], metric: str) -> float | None:
         value = line.get(metric)
-        found = self._number(value)
+        if self._inner(value) is None:
+            return None
+        found = _real(self._inner(value))
         if found is None:
-            inner = value.get("score") if isinstance(value, dict) else value
-            if inner is None:
-                return None
             raise HarnessError(f"{self.path}, line {number}: {metric} is {value!r}, not a number", AGAIN)
         if math.isnan(found) or not 0 <= found <= 1:
             raise Unusable(
@@ -300,8 +301,7 @@ class Samples:
 
     def _cluster(self, line: Mapping[str, Any], metric: str) -> str | None:
         value = line.get(metric)
-        key = str(self.config.get("cluster_key") or "cluster")
-        cluster = value.get(key) if isinstance(value, dict) else None
+        cluster = value.get(self.cluster_key) if isinstance(value, dict) else None
         return None if cluster is None else str(cluster)
 
     def _distribution(self) -> str | None:
@@ -310,21 +310,20 @@ class Samples:
 
     def _unknown(self, lines: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterator[str]:
         """Conditions that the log does not record, by name or prefix."""
-        config, key = self.run.get("config") or {}, str(self.config.get("cluster_key") or "cluster")
-        ours = str(config.get("model")).startswith("dcsft_")
+        ours = str(self.settings.get("model")).startswith("dcsft_")
         unrecorded = {
-            **{f"{PIXELS} {name}": not _whole(arguments(self.run).get(name)) for name in LIMITS},
+            **{f"{PIXELS} {name}": not _whole(self.given.get(name)) for name in LIMITS},
             CHECKPOINT: not ours,
-            SETTING: not ours or (self._from_checkpoint() and self._applied(lines) is None),
+            SETTING: not ours or self._applied(lines) is None,
             ARGUMENT: not isinstance(self.config.get("generation_kwargs"), dict),
             VERSION: (self.run.get("versions") or {}).get(self.task) in NO_VERSION,
-            LIMIT: "limit" not in config,
+            LIMIT: "limit" not in self.settings,
             SIDE: self._distribution() is None,
             SHOTS: self.task not in (self.run.get("n-shot") or {}),
             SYSTEM: "system_instruction_sha" not in self.run,
             PROMPTS: not any("input" in line for line in lines),
             CLUSTERS: not any(
-                isinstance(line.get(metric), dict) and key in line[metric]
+                isinstance(line.get(metric), dict) and self.cluster_key in line[metric]
                 for line, metric in zip(lines, metrics, strict=True)
             ),
         }
@@ -336,6 +335,8 @@ class Samples:
         Our models record them with the token counts, which lmms-eval omits for responses from its cache.
         Lines that differ are an error.
         """
+        if self.given.get("generation_config") != "checkpoint":
+            return {}
         first: dict[str, object] | None = None
         for line in lines:
             counts = line.get("token_counts")
@@ -352,25 +353,12 @@ class Samples:
                 )
         return first
 
-    def _from_checkpoint(self) -> bool:
-        return arguments(self.run).get("generation_config", "neutral") == "checkpoint"
-
-    def _checkpoint_conditions(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
-        """The conditions in the form of `dcsft evaluate` scores."""
-        if not self._from_checkpoint():
-            return {}
-        found = self._applied(lines)
-        if found is None:
-            return {CHECKPOINT: "applied"}
-        settings = {f"{SETTING} {name}": value for name, value in sorted(found.items())}
-        return {**settings, **({CHECKPOINT: "applied"} if found else {})}
-
     def _conditions(self, documents: Documents, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         scorers: dict[str, object] = {}
         for line in lines:
             scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
-        config = self.run.get("config") or {}
-        limit = None if config.get("limit") == -1 else config.get("limit")  # -1: all documents
+        applied = self._applied(lines)
+        limit = None if self.settings.get("limit") == -1 else self.settings.get("limit")  # -1: all documents
         generation = self.config.get("generation_kwargs")
         shots = (self.run.get("n-shot") or {}).get(self.task)
         return {
@@ -379,14 +367,11 @@ class Samples:
             SIDE: self._distribution(),
             LIMIT: int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
             **{f"{ARGUMENT} {k}": v for k, v in sorted((generation or {}).items())},
-            **{
-                f"{PIXELS} {name}": int(said)
-                for name in LIMITS
-                if _whole(said := arguments(self.run).get(name))
-            },
-            **self._checkpoint_conditions(lines),
+            **{f"{PIXELS} {name}": int(said) for name in LIMITS if _whole(said := self.given.get(name))},
+            **{f"{SETTING} {name}": value for name, value in sorted((applied or {}).items())},
+            **({} if applied == {} else {CHECKPOINT: "applied"}),
             **({SHOTS: shots} if shots else {}),
-            **({"first document": config["offset"]} if config.get("offset") else {}),
+            **({"first document": offset} if (offset := self.settings.get("offset")) else {}),
             **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else {}),
             PROMPTS: json_sha256(list(documents.prompts or ())),
             ITEMS: json_sha256(list(documents.ids)),
@@ -432,11 +417,6 @@ class Samples:
             for response, found, tokens in [_shown(line)]
         ]
         return pa.Table.from_pylist(rows, schema=records.schema(records.Score))
-
-
-def _are_means(values: NDArray[np.float64], scores: Sequence[Sequence[float]]) -> bool:
-    """Whether the items' values are the means of their responses' scores."""
-    return bool(np.allclose(values, [np.mean(some) for some in scores], rtol=0, atol=1e-6))
 
 
 def _real(value: object) -> float | None:
@@ -544,6 +524,9 @@ def is_other_layout(file: Path) -> bool:
     return isinstance(found, dict) and isinstance(found.get("results"), dict) and "versions" in found
 
 
+_SETTINGS = ("model", "model_args", "batch_size", "limit", "offset", "gen_kwargs", "random_seed")
+
+
 def read_run(file: Path, choices: Choices) -> Result:
     """Reads one run, by its results file in the folder of its samples; named by its model and adapter.
 
@@ -551,7 +534,57 @@ def read_run(file: Path, choices: Choices) -> Result:
         HarnessError: a file is missing, truncated or inconsistent; see `collect.read_result`.
     """
     run = load_run(file)
-    return _result(file, run, model_label(run) or file.parent.name, choices)
+    name = model_label(run) or file.parent.name
+    samples = samples_of_run(file)
+    for task in samples:
+        if task not in run["results"]:
+            raise HarnessError(f"{samples[task]}: {file.name} knows no task {task!r}", AGAIN)
+    logs = []
+    for task in tasks_of_run(run, samples):
+        if task not in samples:
+            wanted = f"{file.name.removesuffix(RESULTS)}{SAMPLES}{task}.jsonl"
+            raise Unusable(
+                f"{file} has {task} without samples: {wanted} is not beside it", AGAIN, "without samples"
+            )
+        logs.append(Samples(file, run, task, samples[task], choices))
+    if not logs:
+        raise HarnessError(f"{file} lists no task", AGAIN)
+    tasks, refused = {}, {}
+    for log in logs:
+        try:
+            tasks[log.task] = log.measured()
+        except Unusable as error:
+            refused[log.task] = error
+    if not tasks:
+        raise next(iter(refused.values()))
+    # Without the tasks themselves: the board would keep every log's prompts and golds in memory.
+    kept = frozenset(tasks)
+    # The other tasks can be compared.
+    why = {task: str(one).removeprefix(str(samples[task])).rstrip(".") for task, one in refused.items()}
+    model: dict[str, object] = {"the engine": str((run.get("config") or {}).get("model")), **_weights(run)}
+    provenance = Provenance(
+        file.parent,
+        "lmms-eval log",
+        {
+            "file": file.name,
+            **placeless({k: v for k, v in (run.get("config") or {}).items() if k in _SETTINGS}),
+        },
+        placeless(model),
+        None,
+        {"lmms-eval": str(run.get("lmms_eval_version") or run.get("git_hash") or "")},
+        str(run.get("date") or ""),
+    )
+    return Result(
+        name,
+        file.parent,
+        model,
+        tasks,
+        provenance,
+        lambda: (log.table() for log in logs if log.task in kept),
+        group_of(name),
+        files=tuple(sorted([file, *samples.values()])),
+        left_out=why,
+    )
 
 
 _GENERIC = re.compile(
@@ -630,64 +663,3 @@ def tasks_of_run(run: Mapping[str, Any], samples: Collection[str]) -> list[str]:
     """The tasks of a run that should have samples: not the groups of tasks among its results."""
     configs, counts = run.get("configs") or {}, run.get("n-samples") or {}
     return [task for task in run["results"] if task in configs or task in counts or task in samples]
-
-
-def _model(run: Mapping[str, Any]) -> dict[str, object]:
-    return {"the engine": str((run.get("config") or {}).get("model")), **_weights(run)}
-
-
-def _result(file: Path, run: dict[str, Any], name: str, choices: Choices) -> Result:
-    samples = samples_of_run(file)
-    for task in samples:
-        if task not in run["results"]:
-            raise HarnessError(f"{samples[task]}: {file.name} knows no task {task!r}", AGAIN)
-    logs = []
-    for task in tasks_of_run(run, samples):
-        if task not in samples:
-            wanted = f"{file.name.removesuffix(RESULTS)}{SAMPLES}{task}.jsonl"
-            raise Unusable(
-                f"{file} has {task} without samples: {wanted} is not beside it", AGAIN, "without samples"
-            )
-        logs.append(Samples(file, run, task, samples[task], choices))
-    if not logs:
-        raise HarnessError(f"{file} lists no task", AGAIN)
-    tasks, refused = {}, {}
-    for log in logs:
-        try:
-            tasks[log.task] = log.measured()
-        except Unusable as error:
-            refused[log.task] = error
-    if not tasks:
-        raise next(iter(refused.values()))
-    # Without the tasks themselves: the board would keep every log's prompts and golds in memory.
-    kept = frozenset(tasks)
-    # The other tasks can be compared.
-    why = {task: str(one).removeprefix(str(samples[task])).rstrip(".") for task, one in refused.items()}
-    model = _model(run)
-    provenance = Provenance(
-        file.parent,
-        "lmms-eval log",
-        name,
-        {
-            "file": file.name,
-            **placeless({k: v for k, v in (run.get("config") or {}).items() if k in _SETTINGS}),
-        },
-        placeless(model),
-        None,
-        {"lmms-eval": str(run.get("lmms_eval_version") or run.get("git_hash") or "")},
-        str(run.get("date") or ""),
-    )
-    return Result(
-        name,
-        file.parent,
-        model,
-        tasks,
-        provenance,
-        lambda: (log.table() for log in logs if log.task in kept),
-        group_of(name),
-        files=tuple(sorted([file, *samples.values()])),
-        left_out=why,
-    )
-
-
-_SETTINGS = ("model", "model_args", "batch_size", "limit", "offset", "gen_kwargs", "random_seed")

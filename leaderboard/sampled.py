@@ -5,9 +5,9 @@ intervals, tests and tables treat them like any other. Greedy results keep their
 another K, temperature or setting are refused, like those with other prompts.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.leaderboard.stats import Codes, Estimate, Floats, accuracy, mean_over_tasks, within_unit
-from dcsft_harness.records import Response, as_wanted, defaults, readable, schema
+from dcsft_harness.leaderboard.stats import Codes, Estimate, Floats, mean_accuracy
+from dcsft_harness.records import as_wanted, defaults, readable, schema
 from dcsft_harness.scoring import at_k
 
 if TYPE_CHECKING:
-    from dcsft_harness.leaderboard.board import Measured, Result
+    from dcsft_harness.leaderboard.board import Cell, Result
 
 FILE = "responses.parquet"
 SHOWN = ("avg", "maj", "pass")
@@ -68,17 +68,27 @@ JUDGED = ("task", "item_id", "sample_index", "score", "vote", "n_tokens")
 """The columns that metrics need: without the texts, which are most of a file."""
 
 
-def read_responses(path: Path, task: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A task's rows of a table of `records.Response`; `columns` None reads all columns.
+def read_rows(
+    path: Path, record: type, where: pc.Expression, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Some rows of a table as columns of a record class; `columns` None reads all of them.
 
     Raises:
         HarnessError: the file is missing, damaged, lacks a column, or has one of another type.
     """
-    wanted = [one for one in schema(Response) if columns is None or one.name in columns]
+    wanted = [one for one in schema(record) if columns is None or one.name in columns]
     with readable(path):
-        defaults(path, Response, pq.ParquetFile(path).schema_arrow.names)
-        table = pq.read_table(path, columns=[one.name for one in wanted], filters=[("task", "=", task)])
+        defaults(path, record, pq.ParquetFile(path).schema_arrow.names)
+        table = pq.read_table(path, columns=[one.name for one in wanted], filters=where)
     return pa.table({one.name: as_wanted(path, table[one.name], one) for one in wanted})
+
+
+def rows_of_tasks(table: pa.Table) -> dict[str, NDArray[np.int64]]:
+    """Task -> its rows in a table of items or responses."""
+    column = table["task"].combine_chunks()
+    column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    codes, names = np.asarray(column.indices), column.dictionary.to_pylist()
+    return {name: at for code, name in enumerate(names) if len(at := np.flatnonzero(codes == code))}
 
 
 def draws_of(path: Path, table: pa.Table, item_ids: Sequence[str], samples: int, has_votes: bool) -> Draws:
@@ -162,15 +172,10 @@ def place_of(metric: str | None) -> int:
     return 0 if metric is None else 1 + SHOWN.index(metric.partition("@")[0])
 
 
-def name_at(task: str, metric: str) -> str:
-    """The column of a task's metric: "dcsft_digits maj@8"."""
-    return f"{task} {metric}"
-
-
 def _expanded(result: "Result", k: int | None) -> "Result":
     if all(part.draws is None for part in result.tasks.values()):
         return result
-    tasks: dict[str, Measured] = {}
+    tasks: dict[str, Cell] = {}
     for task, part in result.tasks.items():
         if part.draws is None:
             tasks[task] = part
@@ -180,7 +185,7 @@ def _expanded(result: "Result", k: int | None) -> "Result":
         for metric in SHOWN:
             if metric not in draws.metrics.values:
                 continue
-            named = name_at(task, f"{metric}@{at}")
+            named = f"{task} {metric}@{at}"
             tasks[named] = replace(
                 part,
                 task=named,
@@ -191,32 +196,25 @@ def _expanded(result: "Result", k: int | None) -> "Result":
                 draws=draws if metric == "avg" else None,
                 responses=part.responses if metric == "avg" else None,
             )
-    return replace(result, tasks=tasks, tables=_tables(result.tables, result.tasks, tasks))
+    return replace(result, tasks=tasks, tables=partial(_tables, result, tasks))
 
 
-def _tables(
-    tables: Callable[[], Iterator[pa.Table]], plain: "Mapping[str, Measured]", named: "Mapping[str, Measured]"
-) -> Callable[[], Iterator[pa.Table]]:
-    """A function that returns the items' tables, with a task's rows repeated for each of its metrics."""
-
-    def made() -> Iterator[pa.Table]:
-        for table in tables():
-            names = pc.cast(table["task"], pa.string())
-            for task in pc.unique(names).to_pylist():
-                part = table.filter(pc.equal(names, task))
-                if task not in plain or plain[task].draws is None:
-                    yield part
-                    continue
-                at = pc.index_in(part["item_id"], value_set=pa.array(plain[task].item_ids, pa.string()))
-                order = at.to_numpy()
-                for name, derived in named.items():
-                    if derived.metric is not None and name == name_at(task, derived.metric):
-                        scores = pa.array(derived.scores[order], pa.float64(), from_pandas=True)
-                        label = pa.array([name] * part.num_rows, pa.string()).dictionary_encode()
-                        columns = {"task": label, "score": scores}
-                        yield pa.table({c: columns.get(c, part[c]) for c in part.column_names})
-
-    return made
+def _tables(result: "Result", named: "Mapping[str, Cell]") -> Iterator[pa.Table]:
+    """A result's items, with a task's rows repeated for each of its metrics."""
+    for table in result.tables():
+        for task, rows in rows_of_tasks(table).items():
+            part, plain = table.take(rows), result.tasks.get(task)
+            if plain is None or plain.draws is None:
+                yield part
+                continue
+            at = pc.index_in(part["item_id"], value_set=pa.array(plain.item_ids, pa.string()))
+            order = at.to_numpy()
+            for name, derived in named.items():
+                if derived.metric is not None and name == f"{task} {derived.metric}":
+                    scores = pa.array(derived.scores[order], pa.float64(), from_pandas=True)
+                    label = pa.array([name] * part.num_rows, pa.string()).dictionary_encode()
+                    columns = {"task": label, "score": scores}
+                    yield pa.table({c: columns.get(c, part[c]) for c in part.column_names})
 
 
 class Spent(NamedTuple):
@@ -259,11 +257,7 @@ def _at(draws: Sequence[Draws], clusters: Sequence[Codes], k: int, cap: int | No
     for metric in at_k.NAMES:
         if all(metric in one.metrics.values for one in draws):
             values = [one.metrics.values[metric][:, k - 1] for one in draws]
-            estimate = (
-                accuracy(values[0], clusters[0])
-                if len(draws) == 1
-                else within_unit(mean_over_tasks(values, clusters))
-            )
+            estimate = mean_accuracy(values, clusters)
             if estimate is not None:
                 yield Spent(metric, k, cap, tokens, estimate)
 

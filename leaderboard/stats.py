@@ -59,6 +59,16 @@ def accuracy(scores: Floats, clusters: Codes) -> Estimate | None:
     return within_unit(mean_over_tasks([values], [codes]))
 
 
+def mean_accuracy(scores: Sequence[Floats], clusters: Sequence[Codes]) -> Estimate | None:
+    """The unweighted mean score over tasks, with an interval inside [0, 1]; of one task its `accuracy`.
+
+    Both are per task, shape (n,). None if a task has no scored item.
+    """
+    if len(scores) == 1:
+        return accuracy(scores[0], clusters[0])
+    return within_unit(mean_over_tasks(scores, clusters))
+
+
 @lru_cache(maxsize=4096)
 def wilson(right: int, n: int) -> tuple[float, float]:
     """Wilson's interval of a proportion, `right` (0 to n) of `n` (at least 1)."""
@@ -105,28 +115,17 @@ def mean_over_tasks(values: Sequence[Floats], clusters: Sequence[Codes]) -> Esti
         a task of two items, and if no cluster deviates from its task's mean (two rows that agree on every
         item are not thereby shown to be equal).
     """
-    found = spread(values, clusters)
-    if found is None:
-        return None
-    return interval(found.value, found.variance, found.degrees, found.n)
-
-
-class Spread(NamedTuple):
-    """A mean over tasks and its uncertainty."""
-
-    value: float  # the mean, in the unit of the values
-    variance: float | None  # of that mean; None if the data cannot determine it
-    degrees: float  # degrees of freedom of the variance: clusters - 1
-    n: int  # the number of items, over all tasks
-
-
-def spread(values: Sequence[Floats], clusters: Sequence[Codes]) -> Spread | None:
-    """The mean over tasks with its variance; see `mean_over_tasks` for both."""
     found = contributions(values, clusters)
     if found is None:
         return None
     value, sums, n = found
-    return Spread(value, sandwich(sums, n, len(values)), len(sums) - 1, n)
+    variance = sandwich(sums, n, len(values))
+    if variance is None:
+        return Estimate(value, None, None, n)
+    from scipy.special import stdtrit  # equal to scipy.stats.t.ppf, a hundred times faster on scalars
+
+    margin = float(stdtrit(len(sums) - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
+    return Estimate(value, value - margin, value + margin, n)
 
 
 def contributions(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[float, Floats, int] | None:
@@ -135,15 +134,22 @@ def contributions(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[
     The contributions are (x_i - mean_t) / (T n_t) summed by cluster, in the order of the clusters'
     codes; they sum to 0. None if a task has no value.
     """
+    found = _errors(values, clusters)
+    if found is None:
+        return None
+    means, errors, codes = found
+    return math.fsum(means) / len(means), by_cluster(errors, codes), len(codes)
+
+
+def _errors(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[list[float], Floats, Codes] | None:
+    """Each task's mean, each item's contribution to the error of the mean over tasks, and its cluster."""
     known = scored_items(values, clusters)
     if known is None:
         return None
     tasks, codes = known
     means = [float(task.mean()) for task in tasks]
-    errors = np.concatenate(
-        [(task - mean) / (len(tasks) * len(task)) for task, mean in zip(tasks, means, strict=True)]
-    )
-    return math.fsum(means) / len(tasks), by_cluster(errors, codes), len(codes)
+    errors = [(task - mean) / (len(tasks) * len(task)) for task, mean in zip(tasks, means, strict=True)]
+    return means, np.concatenate(errors), codes
 
 
 def scored_items(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[list[Floats], Codes] | None:
@@ -174,16 +180,6 @@ def sandwich(sums: Floats, n: int, tasks: int) -> float | None:
     if groups < 2 or n == tasks or np.abs(sums).max() < 1e-12 / n:
         return None
     return groups / (groups - 1) * (n - 1) / (n - tasks) * float(sums @ sums)
-
-
-def interval(value: float, variance: float | None, degrees: float, n: int) -> Estimate:
-    """The t interval of a value; without ends if its variance is unknown."""
-    if variance is None:
-        return Estimate(value, None, None, n)
-    from scipy.special import stdtrit  # equal to scipy.stats.t.ppf, a hundred times faster on scalars
-
-    margin = float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * math.sqrt(variance)
-    return Estimate(value, value - margin, value + margin, n)
 
 
 def within_unit(estimate: Estimate | None) -> Estimate | None:
@@ -401,14 +397,14 @@ def mcnemar(better: int, worse: int) -> float:
     return float(exact([[0, better], [worse, 0]], exact=True).pvalue)
 
 
-def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
+def sign_flips(sums: Floats) -> tuple[float, str]:
     """The probability that random signs give a sum as far from 0 as the observed one.
 
     Exact if the clusters' sums are multiples of a common unit (right-or-wrong items of tasks of one size:
     their distribution is a convolution of binomial ones) or are few; else from seeded draws, where the
     observed pattern counts as one of them, so that p is never 0. If Hoeffding's bound, 2 exp(-sum^2 / (2 *
     sum of squares)), is below the resolution of the draws, p is the bound. `sums` are the clusters'
-    differences, shape (G,), and `seed` is that of the draws. Returns the p-value and the method's name.
+    differences, shape (G,). Returns the p-value and the method's name.
     """
     sizes = np.abs(sums[np.abs(sums) > 1e-12 * max(1e-300, float(np.abs(sums).max(initial=0.0)))])
     observed = abs(float(sums.sum()))
@@ -419,11 +415,14 @@ def sign_flips(sums: Floats, seed: int = 0) -> tuple[float, str]:
     if steps is not None:
         return _lattice(steps, observed / float(sizes.sum())), "sign flips, exact"
     if len(sizes) <= ENUMERATED:
-        return float((np.abs(_all_patterns(sizes)) >= threshold).mean()), "sign flips, exact"
+        patterns = np.zeros(1)
+        for size in sizes:
+            patterns = np.concatenate([patterns - size, patterns + size])
+        return float((np.abs(patterns) >= threshold).mean()), "sign flips, exact"
     bound = _bound(sizes, threshold)
     if bound < 1 / (PARTS * PATTERNS + 1):
         return bound, "sign flips, bound"
-    return _drawn(sizes, threshold, seed)
+    return _drawn(sizes, threshold)
 
 
 def _on_lattice(sizes: Floats) -> NDArray[np.int64] | None:
@@ -441,6 +440,7 @@ def _on_lattice(sizes: Floats) -> NDArray[np.int64] | None:
 
 def _lattice(steps: NDArray[np.int64], share: float) -> float:
     """P(|sum of random signs| >= the observed), by convolving the distributions of equal steps."""
+    from scipy.signal import oaconvolve
     from scipy.special import bdtr
     from scipy.stats import binom
 
@@ -455,26 +455,10 @@ def _lattice(steps: NDArray[np.int64], share: float) -> float:
     for kind, count in zip(kinds, counts, strict=True):
         one = np.zeros(int(kind * count) + 1)
         one[:: int(kind)] = binom.pmf(np.arange(int(count) + 1), int(count), 0.5)
-        chances = _convolve(chances, one)
+        short = min(len(chances), len(one)) < 512
+        chances = np.convolve(chances, one) if short else np.maximum(oaconvolve(chances, one), 0.0)
     flipped = np.arange(total + 1)
     return min(1.0, math.fsum(chances[np.abs(total - 2 * flipped) >= observed].tolist()))
-
-
-def _convolve(one: Floats, other: Floats) -> Floats:
-    from scipy.signal import oaconvolve
-
-    if min(len(one), len(other)) < 512:
-        return np.convolve(one, other)
-    products: NDArray[np.float64] = np.maximum(oaconvolve(one, other), 0.0)
-    return products
-
-
-def _all_patterns(sizes: Floats) -> Floats:
-    """The sums of all 2^k sign patterns, shape (2^k,)."""
-    found = np.zeros(1)
-    for size in sizes:
-        found = np.concatenate([found - size, found + size])
-    return found
 
 
 def _bound(sizes: Floats, threshold: float) -> float:
@@ -482,13 +466,13 @@ def _bound(sizes: Floats, threshold: float) -> float:
     return max(2 * math.exp(-(max(0.0, threshold) ** 2) / (2 * float(sizes @ sizes))), sys.float_info.min)
 
 
-def _drawn(sizes: Floats, threshold: float, seed: int) -> tuple[float, str]:
-    drawn = _Drawn(sizes, seed)
-    exceeding, parts = drawn.exceeding(0, threshold), 1
-    if exceeding < 100:  # too few to resolve small p-values
-        exceeding += sum(drawn.exceeding(part, threshold) for part in range(1, PARTS))
-        parts = PARTS
-    return (exceeding + 1) / (parts * PATTERNS + 1), f"sign flips, {parts * PATTERNS} draws"
+def _drawn(sizes: Floats, threshold: float) -> tuple[float, str]:
+    drawn = _Drawn(sizes)
+    exceeding: list[int] = []
+    while len(exceeding) < PARTS and (not exceeding or exceeding[0] < 100):  # few cannot resolve small p
+        exceeding.append(int((np.abs(drawn.sums(len(exceeding))) >= threshold).sum()))
+    draws = len(exceeding) * PATTERNS
+    return (sum(exceeding) + 1) / (draws + 1), f"sign flips, {draws} draws"
 
 
 class _Drawn:
@@ -497,32 +481,28 @@ class _Drawn:
     Sums of equal sizes are binomial, so the cost of a draw is the number of distinct sizes.
     """
 
-    def __init__(self, sizes: Floats, seed: int) -> None:
+    def __init__(self, sizes: Floats) -> None:
         from scipy.stats import binom
 
         kinds, counts = np.unique(np.round(sizes, 15), return_counts=True)
         often = np.argsort(counts, kind="stable")[-SHARED:]
         often = often[counts[often] > 1]
-        self.seed, self.single = seed, np.repeat(np.delete(kinds, often), np.delete(counts, often))
+        self.single = np.repeat(np.delete(kinds, often), np.delete(counts, often))
         self.binomial: list[tuple[Floats, Floats]] = []
         for kind, count in zip(kinds[often].tolist(), counts[often].tolist(), strict=True):
             reach = math.ceil(5 * math.sqrt(count))  # 10 standard deviations
             heads = np.arange(max(0, count // 2 - reach), min(count, count // 2 + reach) + 1)
             self.binomial.append((kind * (2.0 * heads - count), np.cumsum(binom.pmf(heads, count, 0.5)[:-1])))
 
-    def exceeding(self, part: int, threshold: float) -> int:
-        """The number of patterns of one part whose sum is at least the threshold in absolute value."""
-        return int((np.abs(self.sums(part)) >= threshold).sum())
-
     def sums(self, part: int) -> Floats:
-        """The sums of one part, shape (PATTERNS,)."""
+        """The sums of one part of the draws, shape (PATTERNS,)."""
         found = np.zeros(PATTERNS)
         for number, (values, chances) in enumerate(self.binomial):
-            ordered, places = _uniform(self.seed, part, number)
+            ordered, places = _uniform(part, number)
             ends = np.searchsorted(ordered, chances)
             found[places] += np.repeat(values, np.diff(ends, prepend=0, append=PATTERNS))
         if len(self.single):
-            rng = np.random.default_rng((self.seed, part))
+            rng = np.random.default_rng((0, part))
             at_once = max(1, (1 << 22) // len(self.single))
             for start in range(0, PATTERNS, at_once):
                 some = found[start : start + at_once]
@@ -532,12 +512,12 @@ class _Drawn:
 
 
 @lru_cache(maxsize=SHARED * PARTS)
-def _uniform(seed: int, part: int, number: int) -> tuple[Floats, NDArray[np.int64]]:
+def _uniform(part: int, number: int) -> tuple[Floats, NDArray[np.int64]]:
     """Sorted numbers from 0 to 1, shape (PATTERNS,), and the draw of each.
 
     All tests of a board share them, so they are sorted once for hundreds of tests.
     """
-    values = np.random.default_rng((seed, part, number)).random(PATTERNS)
+    values = np.random.default_rng((0, part, number)).random(PATTERNS)
     places = np.argsort(values)
     return values[places], places
 
@@ -703,38 +683,26 @@ def retention(
         for seeds, clusters in ((own, own_clusters), (ood, ood_clusters))
     ]
     below, above = ([one for one in side if one is not None] for side in sides)
-    whole = float(np.mean([one[0] for one in below])) if below else 0.0
-    if len(below) < len(own) or len(above) < len(ood) or whole <= 0:
+    if len(below) < len(own) or len(above) < len(ood) or not below:
         return None
-    ratio = float(np.mean([one[0] for one in above])) / whole
+    ids, oods = ([float(np.mean(means)) for means, _, _ in side] for side in (below, above))
+    whole = float(np.mean(ids))
+    if whole <= 0:
+        return None
+    ratio = float(np.mean(oods)) / whole
     codes = np.concatenate([above[0][2], below[0][2]])
     # To first order a seed moves the ratio by what it moves OOD - ratio * ID, over the ID mean.
-    moved = np.array([ratio + (a[0] - ratio * b[0]) / whole for a, b in zip(above, below, strict=True)])
+    moved = np.array([ratio + (a - ratio * b) / whole for a, b in zip(oods, ids, strict=True)])
     errors = [np.concatenate([a[1], -ratio * b[1]]) / whole for a, b in zip(above, below, strict=True)]
-    sums, n = by_cluster(np.mean(errors, axis=0), codes), len(codes)
-    found = spread_of_ratio(moved, sums, n, len(own_clusters) + len(ood_clusters))
-    return found if found.low is None else found._replace(low=max(0.0, found.low))
-
-
-def spread_of_ratio(ratios: Floats, sums: Floats, n: int, tasks: int) -> Estimate:
-    """The mean of the seeds' `ratios` with its interval: items and seeds each with their own t quantile."""
-    from scipy.special import stdtrit
-
-    items, value = sandwich(sums, n, tasks), float(ratios.mean())
+    sums, n, value = by_cluster(np.mean(errors, axis=0), codes), len(codes), float(moved.mean())
+    items = sandwich(sums, n, len(own_clusters) + len(ood_clusters))
     if items is None:
         return Estimate(value, None, None, n)
+    from scipy.special import stdtrit
+
     level = (1 + CONFIDENCE) / 2
-    margin = float(stdtrit(len(sums) - 1, level)) ** 2 * items
-    if len(ratios) > 1:
-        margin += float(stdtrit(len(ratios) - 1, level)) ** 2 * float(ratios.var(ddof=1)) / len(ratios)
-    return Estimate(value, value - math.sqrt(margin), value + math.sqrt(margin), n)
-
-
-def _errors(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[float, Floats, Codes] | None:
-    """The mean over tasks, each item's contribution to its error, and the items' clusters."""
-    known = scored_items(values, clusters)
-    if known is None:
-        return None
-    tasks, codes = known
-    errors = [(task - task.mean()) / (len(tasks) * len(task)) for task in tasks]
-    return float(np.mean([task.mean() for task in tasks])), np.concatenate(errors), codes
+    square = float(stdtrit(len(sums) - 1, level)) ** 2 * items
+    if len(moved) > 1:
+        square += float(stdtrit(len(moved) - 1, level)) ** 2 * float(moved.var(ddof=1)) / len(moved)
+    margin = math.sqrt(square)
+    return Estimate(value, max(0.0, value - margin), value + margin, n)

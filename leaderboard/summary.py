@@ -13,7 +13,7 @@ import yaml
 
 from dcsft_harness.leaderboard.board import LeftOut, Row, Task
 from dcsft_harness.leaderboard.sampled import Crossing, Spent, place_of
-from dcsft_harness.leaderboard.stats import Estimate, Rank
+from dcsft_harness.leaderboard.stats import Codes, Estimate, Rank
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Quoted:
     cells: Mapping[str, float]  # task -> accuracy in [0, 1], as printed
     mean_over: tuple[str, ...] = ()  # the tasks in the printed mean; empty if no mean is quoted
     mean: float | None = None  # the printed mean, in [0, 1], or None
-    places: int = 2  # decimals of the figures as printed in percent
 
     @property
     def recomputed(self) -> float | None:
@@ -41,12 +40,12 @@ class Quoted:
     def follows(self) -> bool | None:
         """Whether the printed mean follows from the printed cells; None if that cannot be checked.
 
-        Cells and mean are rounded (by half a unit each), so they may differ by one unit.
+        Cells and mean are rounded to two decimals of a percent, so they may differ by one such unit.
         """
         found = self.recomputed
         if self.mean is None or found is None:
             return None
-        return abs(self.mean - found) <= 10.0 ** -(self.places + 2) + 1e-12
+        return abs(self.mean - found) <= 1e-4 + 1e-12
 
     @property
     def remark(self) -> str | None:
@@ -55,8 +54,8 @@ class Quoted:
         if self.follows is not False or self.mean is None or found is None:
             return None
         return (
-            f"Quoted row {self.name} ({self.source}): its printed mean {100 * self.mean:.{self.places}f} "
-            f"does not follow from its cells, which give {100 * found:.{self.places}f}"
+            f"Quoted row {self.name} ({self.source}): its printed mean {100 * self.mean:.2f} "
+            f"does not follow from its cells, which give {100 * found:.2f}"
         )
 
 
@@ -97,6 +96,11 @@ class Column:
     def n(self) -> int:
         """The number of items of all its tasks."""
         return sum(len(task.item_ids) for task in self.tasks)
+
+    @property
+    def clusters(self) -> list[Codes]:
+        """Per task, each item's cluster."""
+        return [task.clusters for task in self.tasks]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ measured.
 import itertools
 import json
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,31 +158,28 @@ class Run:
     # earlier trainings other than cold starts: of the adapter that it continued, and of those that sampled
     # for its labels
     earlier: tuple[Manifest, ...]
-    cold: Mapping[str, Manifest]  # hash -> a cold start that it began with
+    # hash -> a cold start that it began with; without those that all compared runs share
+    cold: Mapping[str, Manifest]
     lost: tuple[str, ...]  # missing inputs, whose cost is unknown
     remarks: tuple[str, ...]  # further remarks on the row
     history: tuple[Mapping[str, Any], ...]  # the rows of its training log; empty where there is none
 
-    def before(self, shared: frozenset[str]) -> Cost:
-        """The cost before its own training began; without cold starts that all runs share."""
-        return added(self._parts(shared))
-
-    def _parts(self, shared: frozenset[str]) -> list[Cost]:
-        cold = [one for digest, one in self.cold.items() if digest not in shared]
-        parts = [cost_of(one) for one in (*self.labeling, *self.earlier, *cold)]
+    def _parts(self) -> list[Cost]:
+        """The costs before its own training began."""
+        parts = [cost_of(one) for one in (*self.labeling, *self.earlier, *self.cold.values())]
         return [*parts, *([UNKNOWN_COST] if self.lost else [])]
 
-    def spent_before(self, unit: str, shared: frozenset[str]) -> float | None:
+    def spent_before(self, unit: str) -> float | None:
         """The amount of a unit of `UNITS` before its own training; None if unknown."""
-        return summed([part.spent(unit) for part in self._parts(shared)])
+        return summed([part.spent(unit) for part in self._parts()])
 
-    def spent(self, unit: str, shared: frozenset[str]) -> float | None:
+    def spent(self, unit: str) -> float | None:
         """The total amount of a unit."""
-        return summed([self.spent_before(unit, shared), self.training.spent(unit)])
+        return summed([self.spent_before(unit), self.training.spent(unit)])
 
-    def total(self, shared: frozenset[str]) -> Cost:
-        """The total cost; see `before`."""
-        return added([self.before(shared), self.training])
+    def total(self) -> Cost:
+        """The total cost."""
+        return added([*self._parts(), self.training])
 
     def contributors(self) -> tuple[Manifest, ...]:
         """Every artifact whose cost is in the row."""
@@ -271,61 +268,60 @@ class Scores:
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # accuracies that cannot be compared, with reasons
 
-    def mean(self, subject: str, distribution: str) -> float | None:
-        """The unweighted mean accuracy over all tasks of a distribution; None if one of them is missing."""
-        wanted = [name for name, notes in self.tasks.items() if notes.get("distribution") == distribution]
-        have = self.by_subject.get(subject, {})
-        found = [have[name].get("accuracy") if name in have else None for name in wanted]
-        known = [value for value in found if value is not None]
-        return sum(known) / len(known) if known and len(known) == len(found) else None
-
     def means(self, subject: str) -> dict[str, float | None]:
-        """Distribution -> mean."""
-        return {name: self.mean(subject, name) for name in DISTRIBUTIONS}
+        """Distribution -> the unweighted mean over all of its tasks; None if one of them is missing."""
+        have = self.by_subject.get(subject, {})
+        sides: dict[str, list[Any]] = {
+            side: [
+                have.get(name, {}).get("accuracy")
+                for name, notes in self.tasks.items()
+                if notes.get("distribution") == side
+            ]
+            for side in DISTRIBUTIONS
+        }
+        return {
+            side: sum(found) / len(found) if found and None not in found else None
+            for side, found in sides.items()
+        }
 
-    def add(self, folder: Path) -> None:
-        """Reads one folder of scores; no two may be of the same weights on the same task.
 
-        Raises:
-            HarnessError: it holds no scores, or another folder has scores of the same weights on the same
-                task.
-        """
+def read_scores(folders: Sequence[Path]) -> Scores:
+    """Reads scores folders.
+
+    Raises:
+        HarnessError: one holds no scores, or two are of the same weights on the same task.
+    """
+    scores = Scores()
+    for folder in folders:
         found = manifest.read(folder, "scores")
         manifest.refuse_changed(folder)
         role = "adapter" if "adapter" in (weights := found.weights()) else "model"
         if role not in found.inputs:
-            self.remarks.append(f"the scores {folder} are of a model of a hub, which none of the runs is")
-            return
+            scores.remarks.append(f"the scores {folder} are of a model of a hub, which none of the runs is")
+            continue
         subject = weights[role]
-        known = self.by_subject.setdefault(subject, {})
-        self.settings.setdefault(subject, found.config)
-        self.folders.setdefault(subject, []).append(folder)
-        pixels = found.notes.get("pixels") or {}
+        known = scores.by_subject.setdefault(subject, {})
+        scores.settings.setdefault(subject, found.config)
+        scores.folders.setdefault(subject, []).append(folder)
         for name, own in found.notes["tasks"].items():
-            notes = {**pixels, **own}
             if name in known:
-                others = ", ".join(map(str, self.folders[subject][:-1]))
+                others = ", ".join(map(str, scores.folders[subject][:-1]))
                 raise HarnessError(
                     f"{folder} and {others} score the same adapter on {name}", "Leave one of them out"
                 )
-            known[name] = notes
-            first = self.tasks.setdefault(name, notes)
-            differing = [key for key in CONDITIONS if first.get(key) != notes.get(key)]
-            differing += [key for key in UNRECORDED if _recorded(first, key) != _recorded(notes, key)]
-            pairs = [(key, first.get(key), notes.get(key)) for key in KNOWN]
-            differing += [key for key, one, other in pairs if None not in (one, other) and one != other]
-            if differing:
-                self.remarks.append(
+            notes = known[name] = {**(found.notes.get("pixels") or {}), **own}
+            if differing := _differing_conditions(scores.tasks.setdefault(name, notes), notes):
+                scores.remarks.append(
                     f"accuracies on {name} are not comparable: {folder} has another {', '.join(differing)}"
                 )
-
-
-def read_scores(folders: Sequence[Path]) -> Scores:
-    """Reads scores folders, see `Scores.add`."""
-    scores = Scores()
-    for folder in folders:
-        scores.add(folder)
     return scores
+
+
+def _differing_conditions(first: Mapping[str, Any], notes: Mapping[str, Any]) -> list[str]:
+    found = [key for key in CONDITIONS if first.get(key) != notes.get(key)]
+    found += [key for key in UNRECORDED if _recorded(first, key) != _recorded(notes, key)]
+    pairs = [(key, first.get(key), notes.get(key)) for key in KNOWN]
+    return [*found, *(key for key, one, other in pairs if None not in (one, other) and one != other)]
 
 
 def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -357,14 +353,11 @@ class Standing:
         return self.folder.name
 
 
-def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
-    """Every run at the smallest total among them, in each unit that at least two runs know.
-
-    `shared` are hashes of the cold starts that all of them began with, which no total includes.
-    """
+def standings(runs: Sequence[Run]) -> list[Standing]:
+    """Every run at the smallest total among them, in each unit that at least two runs know."""
     found = []
     for unit in UNITS:
-        totals = {id(run): run.spent(unit, shared) for run in runs}
+        totals = {id(run): run.spent(unit) for run in runs}
         known = [total for total in totals.values() if total is not None]
         if len(known) < 2:
             continue
@@ -373,15 +366,15 @@ def standings(runs: Sequence[Run], shared: frozenset[str]) -> list[Standing]:
             if total is None:
                 found.append(Standing(unit, min(known), run, said="what it took is not known"))
             else:
-                found.append(_standing(run, unit, min(known), total, shared))
+                found.append(_standing(run, unit, min(known), total))
     return found
 
 
-def _standing(run: Run, unit: str, budget: float, total: float, shared: frozenset[str]) -> Standing:
+def _standing(run: Run, unit: str, budget: float, total: float) -> Standing:
     if total <= budget:
         steps = run.made.notes.get("steps")
         return Standing(unit, budget, run, steps, run.made.folder, total)
-    before = run.spent_before(unit, shared) or 0
+    before = run.spent_before(unit) or 0
     if before > budget:
         return Standing(unit, budget, run, said="what it began with took more")
     spent = {int(row["step"]): before + row[unit] for row in run.history if unit in row}
@@ -459,6 +452,7 @@ HEADINGS = {
     "seconds": "time",
     "peak_memory_bytes": "peak memory",
 }
+MEANS = ("ID mean", "OOD mean")
 PARTS = ("training", "labelling", "earlier", "total")
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -494,23 +488,19 @@ def human(figure: str, value: float) -> str:
     return f"{value:,.0f}"
 
 
-def parts(run: Run, found: "Comparison") -> dict[str, Cost]:
+def parts(run: Run) -> dict[str, Cost]:
     """The parts of a row by name; missing ones are left out."""
-    shared = frozenset(found.shared)
-    labeling, earlier = run.labeling, run.earlier
-    cold = [one for digest, one in run.cold.items() if digest not in shared]
     named = {"training": run.training}
-    if labeling:
-        named["labelling"] = added(cost_of(one) for one in labeling)
-    if earlier or cold:
-        named["earlier"] = added(cost_of(one) for one in (*earlier, *cold))
-    return {**named, "total": run.total(shared)}
+    if run.labeling:
+        named["labelling"] = added(cost_of(one) for one in run.labeling)
+    if run.earlier or run.cold:
+        named["earlier"] = added(cost_of(one) for one in (*run.earlier, *run.cold.values()))
+    return {**named, "total": run.total()}
 
 
 def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
     """A row's total over that of the baseline; None if one is unknown, or is 0."""
-    shared = frozenset(found.shared)
-    ours, theirs = run.total(shared), found.baseline.total(shared)
+    ours, theirs = run.total(), found.baseline.total()
     result: dict[str, float | None] = {}
     for figure in FIGURES:
         one, other = ours.exact(figure), theirs.exact(figure)
@@ -524,24 +514,23 @@ def markdown(found: "Comparison") -> str:
 
 
 def _costs(found: "Comparison") -> str:
-    scored = bool(found.scores.by_subject)
-    rows = [row for run in found.runs for row in _rows(run, found, scored)]
+    rows = [row for run in found.runs for row in _rows(run, found)]
     for one in found.shared.values():
         said = f"{markdown_text(one.folder.name)} (cold start, shared by all, in no total)"
-        rows.append([said, *_figures(cost_of(one)), *_means(found, one.folder, scored)])
-    header = ["", *HEADINGS.values(), *(("ID mean", "OOD mean") if scored else ())]
+        rows.append([said, *_figures(cost_of(one)), *_means(found, one.folder)])
+    header = ["", *HEADINGS.values(), *(MEANS if found.scored else ())]
     return "\n".join([grid(header, rows), "", *_notes(found), ""])
 
 
-def _rows(run: Run, found: "Comparison", scored: bool) -> Iterator[list[str]]:
-    named = parts(run, found)
+def _rows(run: Run, found: "Comparison") -> Iterator[list[str]]:
+    named = parts(run)
     title = f"{markdown_text(run.name)} ({markdown_text(run.method)})"
-    blank = [""] * (2 if scored else 0)
+    blank = [""] * (len(MEANS) if found.scored else 0)
     if len(named) > 2 or run.lost:
         for name, cost in list(named.items())[:-1]:
             yield [f"{title}: {_SAID[name]}", *_figures(cost), *blank]
         title = f"{title}: total"
-    yield [title, *_figures(named["total"]), *_means(found, run.made.folder, scored)]
+    yield [title, *_figures(named["total"]), *_means(found, run.made.folder)]
     if run is not found.baseline:
         shown = [
             "-" if value is None else f"{float(f'{value:.3g}'):g}×" for value in ratios(run, found).values()
@@ -561,12 +550,12 @@ def _figures(cost: Cost) -> list[str]:
     ]
 
 
-def _means(found: "Comparison", folder: Path | None, scored: bool) -> list[str]:
-    if not scored:
+def _means(found: "Comparison", folder: Path | None) -> list[str]:
+    if not found.scored:
         return []
     means = found.means(folder)
     if means is None:
-        return ["not scored"] * 2
+        return ["not scored"] * len(MEANS)
     return ["-" if value is None else f"{100 * value:.2f} %" for value in means.values()]
 
 
@@ -581,7 +570,6 @@ def _notes(found: "Comparison") -> Iterator[str]:
 
 
 def _equal(found: "Comparison") -> str:
-    scored = bool(found.scores.by_subject)
     rows, seen = [], ""
     for one in found.standings:
         budget = f"{human(one.unit, one.budget)} {'' if one.unit == 'seconds' else one.unit}".strip()
@@ -589,10 +577,10 @@ def _equal(found: "Comparison") -> str:
         if one.folder is None and one.step is not None:
             place = f"{one.said}; step {one.step} was"
         spent = "-" if one.spent is None else human(one.unit, one.spent)
-        means = _means(found, one.folder, scored) if one.folder is not None else ["-"] * (2 * scored)
+        means = _means(found, one.folder) if one.folder is not None else ["-"] * (len(MEANS) * found.scored)
         rows.append(["" if one.unit == seen else budget, markdown_text(one.run.name), place, spent, *means])
         seen = one.unit
-    header = ["at most", "", "came to", "spent", *(("ID mean", "OOD mean") if scored else ())]
+    header = ["at most", "", "came to", "spent", *(MEANS if found.scored else ())]
     text = ["## At equal samples, tokens and time", "", "Labels included.", "", grid(header, rows), ""]
     commands = found.commands()
     if commands:
@@ -626,7 +614,7 @@ def as_dict(found: "Comparison") -> dict[str, Any]:
 
 
 def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
-    named = parts(run, found)
+    named = parts(run)
     return {
         "name": run.name,
         "method": run.method,
@@ -650,8 +638,7 @@ def csv_text(found: "Comparison") -> str:
         accuracy = record["accuracy"] or {}
         values += [*record["ratio"].values(), accuracy.get("id"), accuracy.get("ood")]
         tail = [" ".join(record["lower_bounds"]), spreadsheet_text(". ".join(record["remarks"]))]
-        cells = ["" if value is None else value for value in values]
-        lines.append([spreadsheet_text(run.name), spreadsheet_text(run.method), *cells, *tail])
+        lines.append([spreadsheet_text(run.name), spreadsheet_text(run.method), *values, *tail])
     return csv_of(header, lines)
 
 
@@ -671,6 +658,11 @@ class Comparison:
     # cached hashes of folders; those of large checkpoints take long
     digests: dict[Path, str] = field(default_factory=dict)
 
+    @property
+    def scored(self) -> bool:
+        """Whether there are accuracies."""
+        return bool(self.scores.by_subject)
+
     def digest(self, folder: Path) -> str:
         """A folder's hash in an evaluation's manifest."""
         if folder not in self.digests:
@@ -685,7 +677,7 @@ class Comparison:
 
     def means(self, folder: Path | None) -> dict[str, float | None] | None:
         """The accuracies of a run or of one of its checkpoints; None if there are no scores of exactly it."""
-        if folder is None or not self.scores.by_subject:
+        if folder is None or not self.scored:
             return None
         subject = self.digest(folder)
         return self.scores.means(subject) if subject in self.scores.by_subject else None
@@ -718,8 +710,10 @@ def compare(
         chosen = names.index(baseline) if baseline in names else list(artifacts).index(Path(baseline))
     common = set(runs[0].cold).intersection(*(run.cold for run in runs[1:]))
     shared = {digest: one for digest, one in runs[0].cold.items() if digest in common}
+    own = ({digest: one for digest, one in run.cold.items() if digest not in shared} for run in runs)
+    runs = tuple(replace(run, cold=cold) for run, cold in zip(runs, own, strict=True))
     read = read_scores(scores)
-    found = tuple(standings(runs, frozenset(shared))) if len(runs) > 1 else ()
+    found = tuple(standings(runs)) if len(runs) > 1 else ()
     made = Comparison(runs, runs[chosen], shared, read, found)
     return replace(made, remarks=(*_differences(runs), *_unused(made), *read.remarks))
 
@@ -760,7 +754,7 @@ def _names(artifacts: Sequence[Path]) -> list[str]:
 
 def _unused(made: Comparison) -> Iterator[str]:
     """Scores of none of the runs, their checkpoints or their cold start."""
-    if not made.scores.by_subject:
+    if not made.scored:
         return
     known = set(made.shared)
     for run in made.runs:
@@ -787,17 +781,12 @@ def _differences(runs: Sequence[Run]) -> Iterator[str]:
 
 def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """Each name whose values differ, with the rows of each value."""
-    whose: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    pairs = list(rows)
-    names = dict.fromkeys(name for _, values in pairs for name in values)
-    for run, values in pairs:
-        for name in names:
-            holders = whose[name][str(values.get(name, "not recorded"))]
-            if run not in holders:
-                holders.append(run)
-    found = []
-    for name, by_value in whose.items():
-        if len(by_value) > 1:
-            said = (f"{value} ({', '.join(holders)})" for value, holders in by_value.items())
+    pairs, found = list(rows), []
+    for name in dict.fromkeys(name for _, values in pairs for name in values):
+        holders: dict[str, dict[str, None]] = {}
+        for run, values in pairs:
+            holders.setdefault(str(values.get(name, "not recorded")), {})[run] = None
+        if len(holders) > 1:
+            said = (f"{value} ({', '.join(runs)})" for value, runs in holders.items())
             found.append(f"{name} {', '.join(said)}")
     return found

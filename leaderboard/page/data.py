@@ -9,7 +9,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from dcsft_harness.artifacts import manifest, storage
@@ -25,11 +24,12 @@ from dcsft_harness.artifacts.storage import IMAGES
 from dcsft_harness.errors import HarnessError, json_text
 from dcsft_harness.leaderboard.board import Board, Documents, Result, Task
 from dcsft_harness.leaderboard.report import escaped, ids_on_board
+from dcsft_harness.leaderboard.sampled import read_rows, rows_of_tasks
 from dcsft_harness.leaderboard.stats import Codes as Ints
 from dcsft_harness.leaderboard.stats import Floats
 from dcsft_harness.leaderboard.summary import Line
 from dcsft_harness.pictures import to_rgb
-from dcsft_harness.records import DIFFICULTIES, RIGHT, Rollout, as_wanted, occurrence_id, readable, schema
+from dcsft_harness.records import DIFFICULTIES, RIGHT, Rollout, occurrence_id
 from dcsft_harness.sampling import ITEMS, ROLLOUTS
 
 if TYPE_CHECKING:
@@ -79,14 +79,14 @@ def export(
     folder: Path,
     documents: Mapping[str, Callable[[], Documents]],
     samples: int,
-    open_tasks: Callable[[Sequence[str]], Mapping[str, Any]] | None = None,
+    open_task: Callable[[str], "lmms.Task | None"],
     changed: Mapping[str, Set[str]] | None = None,
 ) -> Exported:
     """Writes the images of up to `samples` items of each task to a folder, created if there are any.
 
     `documents` is task -> a function that returns its items, and `changed` is task -> the ids of those that
-    come first. Ids are hashes, so both parts are random draws. `open_tasks` opens tasks by name; None:
-    lmms-eval.
+    come first. Ids are hashes, so both parts are random draws. `open_task` opens one by its
+    name, or finds no single one.
     """
     shown: dict[str, Mapping[str, Shown]] = {}
     reasons: dict[str, str] = {}
@@ -97,7 +97,11 @@ def export(
             )
             continue
         try:
-            task = _opened(name, open_tasks)
+            task = open_task(name)
+            if task is None:
+                raise HarnessError(
+                    f"{name!r} names no single task here", "Install the tasks that were evaluated"
+                )
         except HarnessError as error:
             reasons[name] = f"The task cannot be opened here. {error}"
             continue
@@ -108,41 +112,24 @@ def export(
     return Exported(shown, reasons)
 
 
-def _opened(
-    name: str, open_tasks: Callable[[Sequence[str]], Mapping[str, "lmms.Task"]] | None
-) -> "lmms.Task":
-    if open_tasks is None:
-        from dcsft_harness import lmms
-
-        open_tasks = lmms.open_tasks
-    found = open_tasks([name])
-    if name not in found:
-        raise HarnessError(f"{name!r} names no single task here", "Install the tasks that were evaluated")
-    return found[name]
-
-
-def opener(results: Sequence[Result]) -> Callable[[Sequence[str]], Mapping[str, "lmms.Task"]]:
+def opener(results: Sequence[Result]) -> Callable[[str], "lmms.Task | None"]:
     """A function that opens a task by its name, as the first of the results that has it did.
 
     It also opens the user's own rows and YAML files, and takes a metric's column for its task.
     """
     known: dict[str, lmms.Task] = {}
 
-    def opened(names: Sequence[str]) -> Mapping[str, "lmms.Task"]:
+    def opened(name: str) -> "lmms.Task | None":
         from dcsft_harness import lmms
 
-        found = {}
-        for name in names:
-            result = next((one for one in results if name in one.tasks), None)
-            metric = None if result is None else result.tasks[name].metric
-            plain = name if metric is None else name.removesuffix(f" {metric}")
-            if plain not in known and result is not None and result.provenance.kind == "scores":
-                known.update(_of_inputs(manifest.read(result.folder, "scores"), plain))
-            if plain not in known:
-                known.update(lmms.open_tasks([plain]))
-            if plain in known:
-                found[name] = known[plain]
-        return found
+        result = next((one for one in results if name in one.tasks), None)
+        metric = None if result is None else result.tasks[name].metric
+        plain = name if metric is None else name.removesuffix(f" {metric}")
+        if plain not in known and result is not None and not result.is_log:
+            known.update(_of_inputs(manifest.read(result.folder, "scores"), plain))
+        if plain not in known:
+            known.update(lmms.open_tasks([plain]))
+        return known.get(plain)
 
     return opened
 
@@ -203,23 +190,19 @@ def _of_task(
 
 def store(folder: Path, image: "Image") -> Picture:
     """Writes an image's pixels as WebP, its longest side at most `SIDE`; the name is a content hash."""
+    from PIL.Image import frombytes
+
     rgb = to_rgb(image)
     width, height = rgb.size
     rgb.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
-    _bare(rgb).save(file, "WEBP", lossless=max(rgb.size) <= SMALL, quality=82)
+    bare = frombytes("RGB", rgb.size, rgb.tobytes())  # without metadata
+    bare.save(file, "WEBP", lossless=max(rgb.size) <= SMALL, quality=82)
     name = hashlib.sha256(file.getvalue()).hexdigest()[:32] + ".webp"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / name).exists():
         (folder / name).write_bytes(file.getvalue())
     return Picture(name, width, height)
-
-
-def _bare(rgb: "Image") -> "Image":
-    """The same pixels in an image without metadata."""
-    from PIL.Image import frombytes
-
-    return frombytes("RGB", rgb.size, rgb.tobytes())
 
 
 # Columns of a board's items as JavaScript files that a page reads from disk, without a server.
@@ -254,9 +237,9 @@ def pack_numbers(values: NDArray[np.int64]) -> Json:
     return {"w": width, "d": base64.b64encode(filled.astype(kind).tobytes()).decode("ascii")}
 
 
-def pack_texts(column: pa.Array | Sequence[str | None]) -> Json:
+def pack_texts(column: pa.ChunkedArray | Sequence[str | None]) -> Json:
     """Texts, shape (n,), as {"v": the distinct ones, "c": their numbers}."""
-    array = column if isinstance(column, pa.Array) else pa.array(column, pa.string())
+    array = pa.array(column, pa.string()) if isinstance(column, Sequence) else column.combine_chunks()
     if not pa.types.is_dictionary(array.type):
         array = array.dictionary_encode()
     codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -413,11 +396,11 @@ def rounded(value: float | None) -> float | None:
     return round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))
 
 
-def quantiles(degrees: Iterable[int] = DEGREES) -> list[list[float]]:
+def quantiles() -> list[list[float]]:
     """Student's t at 97.5 % as [1 / degrees of freedom, quantile], for intervals that a page computes."""
     from scipy.special import stdtrit
 
-    return [[1 / d, float(stdtrit(d, 0.975))] for d in degrees]
+    return [[1 / d, float(stdtrit(d, 0.975))] for d in DEGREES]
 
 
 @dataclass(frozen=True, eq=False)
@@ -432,6 +415,16 @@ class Part:
     def name(self, task: int) -> str:
         """Prefix of the names of a task's data files."""
         return f"b{self.number}t{task}"
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Row -> its number among the lines."""
+        return {line.name: number for number, line in enumerate(self.lines) if not line.is_group}
+
+    @property
+    def numbered(self) -> dict[str, tuple[int, Task]]:
+        """Task -> its number, and the task."""
+        return {task.name: (number, task) for number, task in enumerate(self.tasks)}
 
 
 def write_tasks(
@@ -509,25 +502,32 @@ def write_responses(folder: Path, part: Part) -> None:
 
     Results are read again, one folder at a time.
     """
-    places = {line.name: number for number, line in enumerate(part.lines) if not line.is_group}
-    numbered = {task.name: (number, task) for number, task in enumerate(part.tasks)}
-    order = _Orders()
+    rows, numbered = part.rows, part.numbered
+    orders: dict[str, tuple[pa.ChunkedArray, pa.Array]] = {}  # task -> ids and places: most tables are alike
     for result in part.board.results:
-        for name, table in _by_task(result):
-            number, task = numbered[name]
-            ordered = table.take(order.of(task, table["item_id"]))
-            content = {
-                "responses": pack_texts(_flat(ordered["response"])),
-                "extracted": pack_texts(_flat(ordered["extracted"])),
-                "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
-            }
-            write_script(folder, f"{part.name(number)}r{places[result.name]}", content)
+        for table in result.tables():
+            shown = table.select(["response", "extracted", "n_tokens"])
+            shown = shown.append_column("item_id", ids_on_board(result, table))
+            for name, places in rows_of_tasks(table).items():
+                if name not in result.tasks:
+                    continue
+                (number, task), some = numbered[name], shown.take(places)
+                ids = some["item_id"]
+                if name not in orders or not orders[name][0].equals(ids):
+                    wanted = pa.array(task.item_ids, pa.string())
+                    orders[name] = ids, pc.index_in(wanted, value_set=ids.combine_chunks())
+                ordered = some.take(orders[name][1])
+                content = {
+                    "responses": pack_texts(ordered["response"]),
+                    "extracted": pack_texts(ordered["extracted"]),
+                    "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
+                }
+                write_script(folder, f"{part.name(number)}r{rows[result.name]}", content)
 
 
 def write_draws(folder: Path, part: Part) -> None:
     """Writes a file for every row and task with K responses per item: all responses, with votes."""
-    places = {line.name: number for number, line in enumerate(part.lines) if not line.is_group}
-    numbered = {task.name: (number, task) for number, task in enumerate(part.tasks)}
+    rows, numbered = part.rows, part.numbered
     for result in part.board.results:
         for name, measured in result.tasks.items():
             if measured.responses is None or measured.draws is None:
@@ -535,56 +535,21 @@ def write_draws(folder: Path, part: Part) -> None:
             number, task = numbered[name]
             table = measured.responses()
             items = pc.index_in(
-                _flat(ids_on_board(result, table)), value_set=pa.array(task.item_ids, pa.string())
+                ids_on_board(result, table).combine_chunks(), value_set=pa.array(task.item_ids, pa.string())
             ).to_numpy()
             ordered = table.take(np.lexsort([table["sample_index"].to_numpy(), items]))
             judged = np.array(ordered["score"].to_numpy(), dtype=np.float64)
             content = {
                 "samples": measured.draws.samples,
-                **{key: pack_texts(_flat(ordered[key])) for key in ("response", "extracted", "vote")},
+                **{key: pack_texts(ordered[key]) for key in ("response", "extracted", "vote")},
                 "tokens": pack_numbers(_tokens(ordered["n_tokens"])),
                 "scores": pack_scores([judged]),
             }
-            write_script(folder, f"{part.name(number)}d{places[result.name]}", content)
-
-
-def _by_task(result: Result) -> Iterator[tuple[str, pa.Table]]:
-    wanted = ["response", "extracted", "n_tokens"]
-    for table in result.tables():
-        ids = ids_on_board(result, table)
-        tasks = _flat(table["task"])
-        if not pa.types.is_dictionary(tasks.type):
-            tasks = tasks.dictionary_encode()
-        codes = tasks.indices.to_numpy(zero_copy_only=False)
-        table = table.select(wanted).append_column("item_id", ids)
-        for code, name in enumerate(tasks.dictionary.to_pylist()):
-            at = np.flatnonzero(codes == code)
-            if len(at) and name in result.tasks:
-                yield name, table.take(at)
-
-
-class _Orders:
-    """The positions of a task's items in a table's rows; cached, because most tables have the same order."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, tuple[pa.ChunkedArray, NDArray[np.int64]]] = {}
-
-    def of(self, task: Task, ids: pa.ChunkedArray) -> NDArray[np.int64]:
-        """The rows of a table in the order of the task's items."""
-        found = self.known.get(task.name)
-        if found is None or not found[0].equals(ids):
-            at = pc.index_in(pa.array(task.item_ids, pa.string()), value_set=_flat(ids))
-            found = self.known[task.name] = (ids, at.to_numpy(zero_copy_only=False).astype(np.int64))
-        return found[1]
-
-
-def _flat(column: pa.ChunkedArray) -> pa.Array:
-    found = column.combine_chunks()
-    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
+            write_script(folder, f"{part.name(number)}d{rows[result.name]}", content)
 
 
 def _tokens(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    return np.asarray(_flat(column).fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return np.asarray(column.combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
 # Rollouts of pools on a board's page: some items with all of their responses and scores.
@@ -614,7 +579,7 @@ def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) ->
     drawn = _drawn(folder / ROLLOUTS, ids)
     starts, judged = _stretches(drawn, ids)
     texts_of = {key: chosen[key][:] for key in ("prompt", "answer", "doc_id")}
-    shown = [[list(one) for one in _stored(pictures, row)] for row in chosen.select_columns([IMAGES])]
+    shown = [[list(store(pictures, one)) for one in row[IMAGES]] for row in chosen.select_columns([IMAGES])]
     content = {
         "ids": list(ids),
         "documents": pack_numbers(np.array(texts_of["doc_id"], dtype=np.int64)),
@@ -626,8 +591,8 @@ def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) ->
     }
     write_script(data, f"{name}items", content)
     responses = {
-        "responses": pack_texts(drawn["response"].combine_chunks()),
-        "extracted": pack_texts(drawn["extracted"].combine_chunks()),
+        "responses": pack_texts(drawn["response"]),
+        "extracted": pack_texts(drawn["extracted"]),
         "tokens": pack_numbers(drawn["n_tokens"].to_numpy()),
         "scores": pack_scores([judged]),
     }
@@ -636,18 +601,10 @@ def _write(data: Path, pictures: Path, folder: Path, name: str, samples: int) ->
     return {**facts, "task": str(found.notes.get("task") or found.config.get("task") or "")}
 
 
-def _stored(pictures: Path, row: Json) -> list[Picture]:
-    return [store(pictures, image) for image in row[IMAGES]]
-
-
 def _drawn(path: Path, ids: Sequence[str]) -> pa.Table:
     """The responses to some items, item by item, in the order in which they were drawn."""
-    with readable(path):
-        wanted = pc.field("item_id").isin(pa.array(ids, pa.string()))
-        table = ds.dataset(path).to_table(list(_COLUMNS), filter=wanted)
-    kinds = schema(Rollout)
-    columns = {name: as_wanted(path, table[name], kinds.field(name)) for name in _COLUMNS}
-    return pa.table(columns).sort_by([("item_id", "ascending"), ("sample_index", "ascending")])
+    table = read_rows(path, Rollout, pc.field("item_id").isin(pa.array(ids, pa.string())), _COLUMNS)
+    return table.sort_by([("item_id", "ascending"), ("sample_index", "ascending")])
 
 
 def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
@@ -662,10 +619,8 @@ def _stretches(drawn: pa.Table, ids: Sequence[str]) -> tuple[Ints, Floats]:
 
 def _difficulties(judged: Floats, starts: Ints) -> Ints:
     """The labels that `dcsft label` would give: easy, medium, hard as 0, 1, 2; -1 if nothing is scored."""
-    kinds = []
-    for begin, end in zip(starts, starts[1:], strict=False):
-        scored = judged[begin:end][~np.isnan(judged[begin:end])]
-        right = int((scored >= RIGHT).sum())
-        kind = "easy" if right == len(scored) else "hard" if right == 0 else "medium"
-        kinds.append(DIFFICULTIES.index(kind) if len(scored) else -1)
-    return np.array(kinds, dtype=np.int64)
+    known, right = (
+        np.add.reduceat(one, starts[:-1], dtype=np.int64) for one in (~np.isnan(judged), judged >= RIGHT)
+    )
+    kinds = np.select([known == 0, right == known, right == 0], [-1, 0, 2], 1)
+    return np.asarray(kinds, dtype=np.int64)

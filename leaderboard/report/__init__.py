@@ -130,7 +130,6 @@ def _column(column: Column, tasks: list[str], found: Detectable | None) -> Json:
 
 
 def _line(line: Line, output: Path) -> Json:
-    parts = [part for row in line.rows for part in row.provenance]
     return {
         "name": line.name,
         "kind": "seeds" if line.is_group else "row",
@@ -146,7 +145,9 @@ def _line(line: Line, output: Path) -> Json:
         if line.by_difficulty is None
         else {kind: _estimate(found) for kind, found in line.by_difficulty.items()},
         "cost": cost_of(line.rows),
-        "provenance": [] if line.is_group else [_provenance(part, output) for part in parts],
+        "provenance": []
+        if line.is_group
+        else [_provenance(part, line.name, output) for part in line.rows[0].provenance],
     }
 
 
@@ -183,10 +184,12 @@ def _named(record: object, *names: str) -> Json:
 _TABLES = ("settings", "model", "pixels", "packages")
 
 
-def _provenance(part: Provenance, output: Path) -> Json:
+def _provenance(part: Provenance, name: str, output: Path) -> Json:
     return {
         "folder": _relative(part.folder, output),
-        **_named(part, "kind", "name", "created"),
+        "kind": part.kind,
+        "name": name,
+        "created": part.created,
         **{name: _plain(value) for name, value in _named(part, *_TABLES).items()},
         "training": None if part.training is None else _training(part.training, output),
     }
@@ -310,8 +313,6 @@ def _as(column: pa.Array | pa.ChunkedArray, wanted: pa.DataType) -> pa.Array | p
 def _looked_up(values: pa.ChunkedArray, known: tuple[pa.Array, pa.Array]) -> pa.Array:
     """Maps each value, as a dictionary array; null if it has no counterpart."""
     values = values.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks)
     if pa.types.is_dictionary(values.type):  # few distinct values: each is looked up once
         found = known[1].take(pc.index_in(values.dictionary, value_set=known[0]))
         # The writer accepts no dictionary with a null in it, and duplicates in one would change the bytes.

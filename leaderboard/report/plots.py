@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,23 +55,20 @@ def curves(summary: Summary) -> list[Curve]:
     A line is a point of several seeds if it combines runs of one length. Only lines of the same runs form a
     curve, so that all of its steps have the same seeds.
     """
-    combined: dict[frozenset[Path], list[tuple[float, Line]]] = {}
-    single: dict[Path, list[tuple[float, Line]]] = {}
+    runs: dict[frozenset[Path], list[tuple[float, Line]]] = {}
     for line in summary.lines:
         places = [_place(row) for row in line.rows]
         known = [place for place in places if place is not None]
         folders = frozenset(folder for folder, _ in known)
-        if len({step for _, step in known}) != 1 or len(folders) < len(places):
-            continue
-        if line.is_group:
-            combined.setdefault(folders, []).append((known[0][1], line))
-        else:
-            single.setdefault(known[0][0], []).append((known[0][1], line))
-    combined = {runs: points for runs, points in combined.items() if len(_steps(points)) > 1}
-    shown = {(run, step) for runs, points in combined.items() for run in runs for step in _steps(points)}
-    found = [_curve(summary, points, points[-1][1].name, len(runs)) for runs, points in combined.items()]
-    for run, points in single.items():
-        if len(_steps(points)) > 1 and any((run, step) not in shown for step in _steps(points)):
+        if len({step for _, step in known}) == 1 and len(folders) == len(places):
+            runs.setdefault(folders, []).append((known[0][1], line))
+    steps = {folders: {step for step, _ in points} for folders, points in runs.items()}
+    combined = [one for one in runs if len(one) > 1 and len(steps[one]) > 1]
+    shown = {(run, step) for folders in combined for run in folders for step in steps[folders]}
+    found = [_curve(summary, runs[one], runs[one][-1][1].name, len(one)) for one in combined]
+    for folders, points in runs.items():
+        (run, *others), own = folders, steps[folders]
+        if not others and len(own) > 1 and any((run, step) not in shown for step in own):
             found.append(_curve(summary, points, run.name, 1))
     return found
 
@@ -93,10 +90,6 @@ def _run_name(line: Line) -> str:
     """A row's name without its step."""
     found = step_of(line.name)
     return line.name if found is None else found[0]
-
-
-def _steps(points: Sequence[tuple[float, Line]]) -> set[float]:
-    return {step for step, _ in points}
 
 
 def _curve(summary: Summary, points: Sequence[tuple[float, Line]], otherwise: str, seeds: int) -> Curve:
@@ -169,12 +162,8 @@ def _first(axes: "Axes", found: Sequence[_T], most: int, what: str) -> Sequence[
 
 
 def _main(summary: Summary) -> list[Line]:
+    """The lines whose numbers decide color and marker in all plots."""
     return [line for line in summary.lines if line.group is None]
-
-
-def _numbered(summary: Summary) -> list[tuple[int, Line]]:
-    """The lines with their numbers, which decide color and marker in all plots."""
-    return list(enumerate(_main(summary)))
 
 
 def _results(summary: Summary) -> list[Line]:
@@ -224,9 +213,8 @@ def _point(
     )  # fmt: skip
 
 
-def _legend(axes: "Axes", count: int) -> None:
-    if count:
-        axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+def _legend(axes: "Axes") -> None:
+    axes.figure.legend(loc="outside right upper", frameon=False, fontsize=8)
 
 
 Spot = tuple[int, Line, float, Estimate]
@@ -266,7 +254,7 @@ def _draw_paths(axes: "Axes", spots: Sequence[Spot]) -> set[Line]:
 def id_against_ood(summary: Summary, axes: "Axes") -> bool:
     """OOD against ID accuracy with both intervals; a line connects the Pareto front."""
     own, ood = summary.overall("id"), summary.overall("ood")
-    points = [(n, line, _accuracy(line, own), _accuracy(line, ood)) for n, line in _numbered(summary)]
+    points = [(n, line, _accuracy(line, own), _accuracy(line, ood)) for n, line in enumerate(_main(summary))]
     known = [(n, line, x, y) for n, line, x, y in points if x is not None and y is not None]
     if not known:
         return False
@@ -288,13 +276,13 @@ def id_against_ood(summary: Summary, axes: "Axes") -> bool:
         _point(axes, number, 100 * x.value, 100 * y.value, named, xerr=_bars([x]), yerr=_bars([y]))
     axes.set_xlabel(f"{label(summary.columns[own or 0].label)}, accuracy in %")
     axes.set_ylabel(f"{label(summary.columns[ood or 0].label)}, accuracy in %")
-    _legend(axes, len(known) + len(paths))
+    _legend(axes)
     return True
 
 
 def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
     """Accuracy on easy, medium and hard items, with intervals."""
-    known = [(number, line) for number, line in _numbered(summary) if line.by_difficulty]
+    known = [(number, line) for number, line in enumerate(_main(summary)) if line.by_difficulty]
     known = list(_first(axes, known, CURVES, "rows"))
     kinds = [kind for kind in DIFFICULTIES if any(kind in (line.by_difficulty or {}) for _, line in known)]
     if not known or not kinds:
@@ -312,14 +300,13 @@ def accuracy_by_difficulty(summary: Summary, axes: "Axes") -> bool:
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set_ylabel("accuracy in %")
     axes.set_ylim(-2, 102)
-    _legend(axes, len(known))
+    _legend(axes)
     return True
 
 
 def label_mix(summary: Summary, axes: "Axes") -> bool:
     """The share of easy, medium and hard items in each row's training data."""
-    known = [(line, mix) for line in _results(summary) if (mix := _mix(line))]
-    known = list(_first(axes, known, 2 * CURVES, "rows"))
+    known = _first(axes, _mixes(summary), 2 * CURVES, "rows")
     if not known:
         return False
     left = [0.0] * len(known)
@@ -332,13 +319,14 @@ def label_mix(summary: Summary, axes: "Axes") -> bool:
     axes.invert_yaxis()
     axes.set_xlabel("share of the curated set in %")
     axes.grid(axis="y", visible=False)
-    _legend(axes, 3)
+    _legend(axes)
     return True
 
 
-def _mix(line: Line) -> dict[str, int]:
-    runs = _runs(*line.rows)
-    return dict(runs[0].mix) if runs and sum(runs[0].mix.values()) else {}
+def _mixes(summary: Summary) -> list[tuple[Line, Mapping[str, int]]]:
+    """The lines whose training data is known, with its items of each difficulty."""
+    runs = [(line, _runs(*line.rows)[:1]) for line in _results(summary)]
+    return [(line, run.mix) for line, first in runs for run in first if sum(run.mix.values())]
 
 
 def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
@@ -388,14 +376,13 @@ def performance_over_steps(summary: Summary, axes: "Axes") -> bool:
     axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("training steps")
     axes.set_ylabel("accuracy in %")
-    _legend(axes, len(found))
+    _legend(axes)
     return bool(found)
 
 
 def hard_ratio(summary: Summary, axes: "Axes") -> bool:
     """Accuracy against the share of hard items in the training data."""
-    rows = [(line, mix) for line in _results(summary) if (mix := _mix(line))]
-    found = [(mix.get("hard", 0) / sum(mix.values()), line) for line, mix in rows]
+    found = [(mix.get("hard", 0) / sum(mix.values()), line) for line, mix in _mixes(summary)]
     if len({share for share, _ in found}) < 2:
         return False
     found.sort(key=lambda one: one[0])
@@ -412,7 +399,7 @@ def hard_ratio(summary: Summary, axes: "Axes") -> bool:
             )  # fmt: skip
     axes.set_xlabel("hard items in the curated set in %")
     axes.set_ylabel("accuracy in %")
-    _legend(axes, 2)
+    _legend(axes)
     return True
 
 
@@ -446,14 +433,14 @@ def gradient_norms(summary: Summary, axes: "Axes") -> bool:
     if norms and all(norm > 0 for _, found in norms for some in found.values() for norm in some):
         axes.set_yscale("log")
         _plain_log(axes.yaxis)
-    _legend(axes, len(norms))
+    _legend(axes)
     return bool(norms)
 
 
 def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     """OOD accuracy against training cost: operations if all rows have them, else seconds."""
     index = summary.overall("ood") if summary.overall("ood") is not None else summary.overall("id")
-    costs = [(n, line, cost) for n, line in _numbered(summary) if (cost := cost_of(line.rows))]
+    costs = [(n, line, cost) for n, line in enumerate(_main(summary)) if (cost := cost_of(line.rows))]
     rows = [(n, line, cost, a) for n, line, cost in costs if (a := _accuracy(line, index))]
     unit = "flops" if rows and all("flops" in cost for _, _, cost, _ in rows) else "seconds"
     known = [(n, line, cost[unit], a) for n, line, cost, a in rows if cost.get(unit, 0) > 0]
@@ -468,7 +455,7 @@ def cost_against_ood(summary: Summary, axes: "Axes") -> bool:
     _plain_log(axes.xaxis)
     axes.set_xlabel("floating-point operations of training" if unit == "flops" else "seconds of training")
     axes.set_ylabel(f"{label(summary.columns[index or 0].label)}, accuracy in %")
-    _legend(axes, len(known) + len(paths))
+    _legend(axes)
     return True
 
 
@@ -522,7 +509,7 @@ def _budgets(summary: Summary, axes: "Axes", place: Callable[[Spent], float | No
     _plain_log(axes.xaxis)
     over = summary.budgets[0].over if summary.budgets else ""
     axes.set_ylabel(f"{label(over)}, accuracy in %")
-    _legend(axes, int(drawn))
+    _legend(axes)
     return drawn
 
 

@@ -67,7 +67,7 @@ def csv_text(board: Board | Summary) -> str:
     return csv_of(
         CSV_COLUMNS,
         (
-            [*map(spreadsheet_text, (line.name, column.label)), column.distribution or "", *_numbers(entry)]
+            [*map(spreadsheet_text, (line.name, column.label)), column.distribution, *_numbers(entry)]
             for line in summary.lines
             for column, entry in zip(summary.columns, line.entries, strict=True)
         ),
@@ -86,9 +86,9 @@ def spreadsheet_text(text: str) -> str:
 
 def _numbers(entry: Entry | None) -> list[object]:
     if entry is None:
-        return [""] * 9
+        return [None] * 9
     ends = [([None] * 3 if one is None else one[:3]) for one in (entry.accuracy, entry.difference)]
-    return _blank([entry.n, entry.unscored, entry.unanswered, *ends[0], *ends[1]])
+    return [entry.n, entry.unscored, entry.unanswered, *ends[0], *ends[1]]
 
 
 def _overall(summary: Summary) -> dict[str, int]:
@@ -176,8 +176,8 @@ def comparisons_csv(summary: Summary) -> str:
             [
                 one.family,
                 *map(spreadsheet_text, (one.row, one.other, summary.columns[one.column].label)),
-                *_blank(one.difference[:4]),
-                *_blank((one.better, one.worse, one.p, one.p_holm)),
+                *one.difference[:4],
+                *(one.better, one.worse, one.p, one.p_holm),
                 one.method,
             ]
             for one in summary.comparisons
@@ -195,22 +195,18 @@ def standings_csv(summary: Summary) -> str:
             [
                 spreadsheet_text(line.name),
                 len(line.rows),
-                *_blank(line.rank or [None] * 4),
-                *_blank(retention[:3] if retention else [None] * 3),
-                *([spreadsheet_text(worst.task), worst.accuracy] if worst else ["", ""]),
-                *([str(front.on).lower(), front.share] if front else ["", ""]),
-                *_blank([cost.get(name) for name in FIGURES]),
+                *(line.rank or [None] * 4),
+                *(retention[:3] if retention else [None] * 3),
+                *([spreadsheet_text(worst.task), worst.accuracy] if worst else [None] * 2),
+                *([str(front.on).lower(), front.share] if front else [None] * 2),
+                *(cost.get(name) for name in FIGURES),
             ]
         )
     return csv_of(STANDING_COLUMNS, lines)
 
 
-def _blank(values: Iterable[object]) -> list[object]:
-    return ["" if value is None else value for value in values]
-
-
 def csv_of(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A table as CSV."""
+    """A table as CSV; None is a blank."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(header)
@@ -234,7 +230,7 @@ def budgets_csv(summary: Summary) -> str:
                 spreadsheet_text(one.over),
                 point.metric,
                 point.k,
-                *_blank([point.cap, known(point.tokens), one.flops(point), *point.accuracy]),
+                *(point.cap, known(point.tokens), one.flops(point), *point.accuracy),
             ]
             for one in summary.budgets
             for point in one.points
@@ -252,7 +248,7 @@ def crossings_csv(summary: Summary) -> str:
     return csv_of(
         CROSSING_COLUMNS,
         (
-            [*map(spreadsheet_text, (one.row, one.other, one.over)), one.metric, *_blank(one.crossing)]
+            [*map(spreadsheet_text, (one.row, one.other, one.over)), one.metric, *one.crossing]
             for one in summary.overtakings
         ),
     )

@@ -481,9 +481,11 @@ class TestBadLogs:
         message = refusal([folder])
         assert f"{samples_file(folder)}, line 4: acc is {bad}" in message and "not percent" in message
 
-    def test_a_score_that_is_no_number(self, tmp_path):
-        folder = log_folder(tmp_path / "o", {ID: [line(0, "58.3%"), line(1, 1.0)]})
-        assert "line 1: acc is {'score': '58.3%'" in refusal([folder])
+    @pytest.mark.parametrize("key", ["score", "hit"])
+    def test_a_score_that_is_no_number(self, tmp_path, key):
+        lines = [line(n, 1.0) | {"acc": {key: score}} for n, score in enumerate(["58.3%", 1.0])]
+        folder = log_folder(tmp_path / "o", {ID: lines}, run={"configs": {ID: {"score_key": key}}})
+        assert f"line 1: acc is {{'{key}': '58.3%'}}, not a number" in refusal([folder])
 
     def test_a_damaged_results_file(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: self.lines()})
@@ -772,27 +774,13 @@ class TestOldFolders:
         assert not (tmp_path / "board").exists()
         assert self.run(tmp_path / "all", "--apart", "--output", tmp_path / "board") == 0
 
-    def test_one_run_without_samples_does_not_block_its_folder(self, tmp_path):
-        for date, scores in (("20261101_100000", [1, 0]), ("20261102_100000", [1, 1])):
-            self.logged(tmp_path / "out", date, scores, f"pretrained=m{date[7]}")
-        next((tmp_path / "out").rglob("20261101*_samples_*")).unlink()
-        board = load([tmp_path / "out"], strict=False)
-        assert [row.cells[ID].scores.mean() for row in board.rows] == [1.0]
-        assert [one.kind for one in board.left_out] == ["without samples"]
-
-    def test_samples_without_results_are_named(self, tmp_path):
-        for date in ("20261101_100000", "20261102_100000"):
-            self.logged(tmp_path / "out", date, [1, 0], f"pretrained=m{date[7]}")
-        next((tmp_path / "out").rglob("20261101*_results.json")).unlink()
-        board = load([tmp_path / "out"], strict=False)
-        assert len(board.rows) == 1 and board.left_out[0].kind == "without a results file"
-
     def test_samples_of_several_tasks_without_results_are_one_run(self, tmp_path):
         tasks = {task: [line(0, 1), line(1, 0)] for task in (ID, OOD_R)}
         for date in ("20261101_100000", "20261102_100000"):
             log_folder(tmp_path / "out", tasks, date=date, model_args=f"pretrained=m{date[7]}")
         next((tmp_path / "out").rglob("20261101*_results.json")).unlink()
-        assert len(load([tmp_path / "out"], strict=False).left_out) == 1
+        board = load([tmp_path / "out"], strict=False)
+        assert len(board.rows) == 1 and [one.kind for one in board.left_out] == ["without a results file"]
 
     @pytest.mark.parametrize("name", ["results.json", "results_2024-07-22T10-45-00.123456.json"])
     def test_results_in_the_layout_of_other_programs_are_named(self, tmp_path, name, capsys):

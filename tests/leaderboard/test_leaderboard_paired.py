@@ -86,23 +86,23 @@ class TestSignFlips:
 
     def test_draws_are_seeded_and_never_give_zero(self):
         sums = np.random.default_rng(5).random(24) + 0.5  # 2 of 2^24 patterns go as far
-        assert sign_flips(sums, 1) == sign_flips(sums, 1)
+        assert sign_flips(sums) == sign_flips(sums)
         assert sign_flips(sums) == (pytest.approx(1 / 200_001), "sign flips, 200000 draws")
 
     def test_draws_of_equal_sizes_are_binomial(self):
         from scipy.stats import binom
 
-        drawn = stats._Drawn(np.array([3.0] * 37), 0)
+        drawn = stats._Drawn(np.array([3.0] * 37))
         parts = [drawn.sums(part) for part in range(stats.PARTS)]
         expected = 200_000 * binom.pmf(np.arange(38), 37, 0.5)
         found = np.bincount(((np.concatenate(parts) / 3 + 37) / 2).astype(int), minlength=38)
         assert (((found - expected) ** 2 / expected)[expected > 5]).sum() < 50  # chi square, 25 degrees
         assert abs(np.corrcoef(parts[0], parts[1])[0, 1]) < 0.03
-        both = stats._Drawn(np.array([1.0] * 37 + [1.5] * 37), 0).sums(0)
+        both = stats._Drawn(np.array([1.0] * 37 + [1.5] * 37)).sums(0)
         assert both.var() == pytest.approx(37 * (1 + 1.5**2), rel=0.05)  # unrelated to each other
 
     def test_draws_of_two_equal_sizes_have_all_four_patterns(self):
-        sums = stats._Drawn(np.array([1.0, 1.0]), 0).sums(0)
+        sums = stats._Drawn(np.array([1.0, 1.0])).sums(0)
         assert [(sums == value).mean() for value in (-2, 0, 2)] == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
 
     @pytest.mark.parametrize("share", [0.5, 0.55, 0.6])
@@ -138,10 +138,6 @@ class TestSignFlips:
         p, method = sign_flips(sizes * signs)
         near = abs(float((sizes * signs).sum())) / np.sqrt((sizes**2).sum())
         assert "draws" in method and p == pytest.approx(2 * norm.sf(near), rel=0.15)
-
-    def test_signs_and_order_do_not_matter(self):
-        sums = np.random.default_rng(6).standard_normal(14)
-        assert sign_flips(sums)[0] == pytest.approx(sign_flips(-sums[::-1])[0], abs=1e-12)
 
     def test_a_cluster_counts_once(self):
         # Ten items in two clusters that all go one way are two tosses: 2 / 4.
@@ -208,14 +204,6 @@ class TestPower:
         effect = stats.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
         assert NormalIndPower().power(effect, n, 0.05, ratio=1) == pytest.approx(0.8, abs=1e-9)
 
-    def test_is_found_four_times_in_five(self):
-        rng, n = np.random.default_rng(8), 400
-        gap = stats.unpaired(0.5, n)
-        ours, theirs = rng.random((2, 2000, n)) < np.array([0.5 + gap / 2, 0.5 - gap / 2])[:, None, None]
-        difference = ours.mean(axis=1) - theirs.mean(axis=1)
-        errors = np.sqrt((ours.var(axis=1) + theirs.var(axis=1)) / n)
-        assert (np.abs(difference) > 1.96 * errors).mean() == pytest.approx(0.8, abs=0.04)
-
 
 class TestUnderTheNull:
     def family(self, rng, clustered):
@@ -237,7 +225,3 @@ class TestUnderTheNull:
         rng, rounds = np.random.default_rng(11), 160
         wrong = sum(min(holm(self.family(rng, clustered))) <= 0.05 for _ in range(rounds))
         assert wrong / rounds <= 0.05
-
-    def test_uncorrected_families_err_more_often(self):
-        rng, rounds = np.random.default_rng(12), 100
-        assert sum(min(self.family(rng, False)) <= 0.05 for _ in range(rounds)) / rounds > 0.1

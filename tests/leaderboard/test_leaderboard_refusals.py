@@ -299,13 +299,6 @@ class TestRowNames:
         b = scores_folder(tmp_path / "b", "SFT", {OOD_R: [1]}, inputs={"adapter": tmp_path / "two.json"})
         assert "were not made from the same model: the adapter was" in refusal([a, b])
 
-    def test_prepared_data_is_no_part_of_the_model(self, tmp_path):
-        (tmp_path / "data").write_text("rows")
-        a = scores_folder(tmp_path / "a", "SFT", {ID: [1]}, inputs={"data of digits": tmp_path / "data"})
-        b = scores_folder(tmp_path / "b", "SFT", {OOD_R: [1]})
-        (row,) = load([a, b]).rows
-        assert set(row.cells) == {ID, OOD_R}
-
     def test_two_hub_models_under_one_name_but_other_arguments_may_differ(self, tmp_path):
         a, b, c = (scores_folder(tmp_path / n, "SFT", {f"task {n}": [1]}) for n in "abc")
         rewrite(a, config={"name": "SFT", "model_args": "pretrained=org/x,batch_size=1"})

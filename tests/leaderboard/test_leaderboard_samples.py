@@ -15,7 +15,7 @@ from dcsft_harness import evaluation, lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, compare
-from dcsft_harness.leaderboard.board import Measured, Result
+from dcsft_harness.leaderboard.board import Cell, Result
 from dcsft_harness.leaderboard.report import schema
 from dcsft_harness.leaderboard.report.plots import draw
 from dcsft_harness.leaderboard.sampled import Draws, crossing, curve, expanded
@@ -317,7 +317,7 @@ class TestBudgets:
 @pytest.mark.parametrize(("votes", "found"), [(None, ["avg", "pass"]), ([[0, 0]], ["avg", "maj", "pass"])])
 def test_a_task_that_reports_no_answers_has_no_majority(votes, found):
     draws = Draws(np.array([[1.0, 0.0]]), votes and np.array(votes), np.full((1, 2), 9.0))
-    part = Measured(ID, "id", None, {}, ("a",), (None,), np.array([0.5]), None, None, draws=draws)
+    part = Cell(ID, "id", None, {}, ("a",), (None,), np.array([0.5]), None, None, draws=draws)
     result = Result("row", Path("row"), {}, {ID: part}, None, None)
     assert sorted(expanded([result], None)[0].tasks) == [f"{ID} {name}@2" for name in found]
 

@@ -47,7 +47,7 @@ class TestPictures:
     def test_they_are_those_of_the_items(self, tmp_path):
         task = FakeTask(drawings(4))
         documents = known(task, 4)
-        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task)
         assert list(found.shown["fake"]) == list(documents.ids[:3]) and not found.reasons
         for item, number in zip(documents.ids[:3], documents.numbers, strict=False):
             (picture,) = found.shown["fake"][item].pictures
@@ -60,14 +60,14 @@ class TestPictures:
         task = FakeTask(drawings(6))
         documents = known(task, 6)
         changed = {"fake": {documents.ids[5], documents.ids[3]}}
-        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda _: {"fake": task}, changed)
+        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task, changed)
         assert list(found.shown["fake"]) == [documents.ids[at] for at in (3, 5, 0)]
 
     def test_another_document_than_the_evaluated_one_is_not_shown(self, tmp_path):
         task = FakeTask(drawings(3))
         documents = known(task, 3)
         task.eval_docs[documents.numbers[0]] = Image.new("RGB", (9, 9))
-        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task)
         assert set(found.shown["fake"]) == set(documents.ids[1:])
         assert "1 of 3 items are not shown" in found.reasons["fake"]
 
@@ -75,20 +75,20 @@ class TestPictures:
         task = FakeTask(drawings(3))
         documents = known(task, 3)
         monkeypatch.setattr(task, "doc_to_target", lambda image: {}["gone"])
-        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"fake": task})
+        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task)
         assert not found.shown["fake"] and "KeyError: 'gone'" in found.reasons["fake"]
-        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda names: {"part": task})
+        found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: None)
         assert "names no single task" in found.reasons["fake"]
 
     def test_a_second_occurrence_is_the_same_picture(self, tmp_path):
         task = FakeTask(drawings(1))
         (first,) = known(task, 1).ids
         documents = Documents((occurrence_id(first, 2),), (0,), ("seven",))
-        found = data.export(tmp_path, {"fake": lambda: documents}, 1, lambda names: {"fake": task})
+        found = data.export(tmp_path, {"fake": lambda: documents}, 1, lambda name: task)
         assert list(found.shown["fake"]) == [occurrence_id(first, 2)]
 
     def test_a_task_that_cannot_be_opened_is_a_reason(self, tmp_path):
-        def refuse(names):
+        def refuse(name):
             raise HarnessError("the data is not there", "Prepare it")
 
         found = data.export(tmp_path, {"fake": lambda: Documents((), (), ())}, 1, refuse)
