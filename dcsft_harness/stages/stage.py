@@ -42,21 +42,6 @@ Notes = dict[str, Any]
 """The notes of a finished artifact's manifest: counts, tokens, accuracy."""
 
 
-def no_remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The default for stages without extra output; a lambda could not be pickled."""
-    return []
-
-
-def always(notes: Mapping[str, Any]) -> bool:
-    """The default for stages whose next command always has something to work on."""
-    return True
-
-
-def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
-    """The default for stages that fail by an exception alone."""
-    return None
-
-
 def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     """The hash of own rows and their images, or of another file; empty for an artifact."""
     from dcsft_harness.sampling import own_files
@@ -66,12 +51,6 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     from dcsft_harness.sampling import own_data
 
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
-
-
-def _files_of_arguments(given: object) -> list[str]:
-    """The values of model arguments that may name files or folders."""
-    found = reading.named(reading.joined(given) if isinstance(given, Mapping) else str(given))
-    return [found[one] for one in ("pretrained", "adapter", "system_prompt") if found.get(one)]
 
 
 def _named(name: str, text: str, kind: str) -> list[Path]:
@@ -141,11 +120,11 @@ class Stage:
     passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
     show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
     markdown: bool = True  # whether that text is Markdown; otherwise it is printed as it is
-    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks  # notes -> text for stderr after that
+    remarks: Callable[[Mapping[str, Any]], list[str]] = lambda notes: []  # notes -> text for stderr after that
     # notes -> an error with which the command ends after all that; None for success
-    failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
+    failing: Callable[[Mapping[str, Any]], HarnessError | None] = lambda notes: None
     then: str = ""  # the command that usually follows, with {output} for the artifact's folder; "" for none
-    leads: Callable[[Mapping[str, Any]], bool] = always  # notes -> whether it has something to work on
+    leads: Callable[[Mapping[str, Any]], bool] = lambda notes: True  # notes -> whether it has something to work on
     # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
     # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
@@ -202,14 +181,11 @@ class Stage:
     def _light(self, given: Settings, device: usage.Device) -> usage.Estimate:
         assert self.light is not None
         size = 0
-        for name, value, kind in self.reading(
-            {name: getattr(given, name) for name in given.model_fields_set}
-        ):
-            for one in value if isinstance(value, list | tuple) else [value]:
-                path = place_of(name, one)
-                if kind == "artifact" and not path.exists():
-                    raise HarnessError(f"{name} {path} does not exist", "Check the path")
-                size += usage.bytes_of(path)
+        for name, text, kind in self.reading({name: getattr(given, name) for name in given.model_fields_set}):
+            path = place_of(name, text)
+            if kind == "artifact" and not path.exists():
+                raise HarnessError(f"{name} {path} does not exist", "Check the path")
+            size += usage.bytes_of(path)
         memory, factor = self.light
         return usage.Estimate(device, {"process": memory + factor * size}, 2.0 + size / 5e7, float(size) / 2)
 
@@ -262,14 +238,10 @@ class Stage:
         for name in ("image_root", "include_path"):
             if options.get(name) is not None:
                 found[name] = {str(options[name]): []}
-        for name, value, kind in self.reading(options):
-            texts = [] if isinstance(value, Mapping) else [value] if isinstance(value, str) else value
-            if kind == "model_args":
-                texts = _files_of_arguments(value)
-            for text in texts:
-                paths = _named(name, text, kind)
-                if paths and output.resolve() not in [path.resolve() for path in paths]:
-                    found.setdefault(name, {})[text] = paths
+        for name, text, kind in self.reading(options):
+            paths = _named(name, text, kind)
+            if paths and output.resolve() not in [path.resolve() for path in paths]:
+                found.setdefault(name, {})[text] = paths
         return found
 
     def content(self, options: Mapping[str, Any]) -> dict[str, str]:
@@ -280,21 +252,18 @@ class Stage:
         """
         found = {}
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
-        for name, value, kind in self.reading(options):
-            if kind == "model_args":
-                value = _files_of_arguments(value)
-            for one in [value] if isinstance(value, str) else value:
-                path = Path(one)
-                with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why
-                    if kind in ("checkpoint", "model_args") and path.is_dir():
-                        found[str(path)] = disk.code_sha256(path)
-                    elif kind == "model_args" and path.is_file():
-                        found[str(path)] = disk.file_sha256(path)
-                    elif (kind in ("pool", "tasks") or name == "data") and path.exists():
-                        if digest := _rows_sha256(path, root and Path(root), outside):
-                            found[str(path)] = digest
-                    if kind in ("pool", "tasks"):
-                        found |= _task_sources(str(one), options.get("include_path"))
+        for name, text, kind in self.reading(options):
+            path = Path(text)
+            with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why
+                if kind in ("checkpoint", "model_args") and path.is_dir():
+                    found[str(path)] = disk.code_sha256(path)
+                elif kind == "model_args" and path.is_file():
+                    found[str(path)] = disk.file_sha256(path)
+                elif (kind in ("pool", "tasks") or name == "data") and path.exists():
+                    if digest := _rows_sha256(path, root and Path(root), outside):
+                        found[str(path)] = digest
+                if kind in ("pool", "tasks"):
+                    found |= _task_sources(text, options.get("include_path"))
         if ":" in str(options.get("scorer")):
             from dcsft_harness.scoring import get_scorer
 
@@ -430,12 +399,17 @@ class Stage:
         ordered = [parameter(name, where[0]) for name in first]
         return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
 
-    def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-        """Name, value and kind (see `settings.Reads`) of the given options that name the stage's inputs."""
+    def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+        """Option, text and kind (see `settings.Reads`) of each of the stage's inputs that the options name."""
         for name, one in self.options.model_fields.items():
-            value = read_text(one.annotation, options.get(name))
-            if extra(one, "reads") and value is not None:
-                yield name, value, extra(one, "reads")
+            kind, value = extra(one, "reads"), read_text(one.annotation, options.get(name))
+            if kind is None or value is None:
+                continue
+            if kind == "model_args":
+                found = reading.named(reading.joined(value) if isinstance(value, Mapping) else str(value))
+                value = [found[name] for name in ("pretrained", "adapter", "system_prompt") if found.get(name)]
+            for text in value if isinstance(value, list | tuple) else [value]:
+                yield name, str(text), kind
 
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
         """The command line of this stage with these options, as words that start with `dcsft`.
