@@ -68,11 +68,10 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
     dcsft data prepare dcsft_ref_l4 --source Ref-L4
     """  # noqa: D301 - click reads the \b
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.data.benchmarks import prepared as making
 
     clock = bar.Clock()
     with bar.stage("data prepare") as report:
-        notes = making.prepare(
+        notes = prepared.prepare(
             task,
             source,
             on_error=on_error,

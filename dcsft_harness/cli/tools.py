@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from dcsft_harness import environment, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import ROOT, SettingsCommand, assignments, data_root, run_stage
+from dcsft_harness.cli.running import (
+    FOLDER,
+    ROOT,
+    SettingsCommand,
+    assignments,
+    completing,
+    data_root,
+    run_stage,
+)
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.settings import flag
 
@@ -53,11 +60,6 @@ def run_recipe(
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:
         bar.show((folder / "leaderboard.md").read_text(encoding="utf-8"))
-
-
-# Commands that are not stages: quickstart, run, results, tasks, a board's page, lmms-eval.
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
@@ -143,16 +145,17 @@ def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         context.exit()
 
 
-def _recipes(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes the names of shipped recipes, and files."""
+def _shipped() -> dict[str, Path]:
     from dcsft_harness import recipes
 
-    found = [CompletionItem(name) for name in recipes.shipped() if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+    return recipes.shipped()
+
+
+SHIPPED = completing(_shipped, files=True)
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=_recipes)
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=SHIPPED)
 @click.option("--output", type=FOLDER, required=True)
 @click.option(
     "--scale",

@@ -103,7 +103,7 @@ class _Entry(BaseModel):
     stage: str
     verb: str
     each: dict[str, Any] | str = Field(default_factory=dict)
-    when: str | None = None
+    when: str | None = ""
     otherwise: str | None = None
 
 
@@ -135,7 +135,7 @@ class _File:
     variables: Variables
     scales: Mapping[str, Variables]
     given: Variables
-    entries: tuple[Mapping[str, Any], ...]
+    entries: tuple[_Entry, ...]
     recipes: tuple[str, ...] = ()
 
 
@@ -208,8 +208,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
             f"recipe {path} includes itself, by way of {', '.join(opening)}", "Break the circle"
         )
     try:
-        data = reading.yaml_file(path)
-        written = reading.shaped(_WRITTEN, data)
+        written = reading.shaped(_WRITTEN, reading.yaml_file(path))
     except (ValueError, OSError) as error:
         raise HarnessError(f"recipe {path} cannot be read: {error}", _LOOK) from error
     if len(opening) == reading.DEEPEST:
@@ -222,9 +221,9 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
         for scale in dict.fromkeys([*own, *(scale for one in included for scale in one.scales)])
     }
     entries = [
-        *(data.get("first") or []),
+        *(written.first or []),
         *(entry for one in included for entry in one.entries),
-        *(data.get("stages") or []),
+        *(written.stages or []),
     ]
     # A recipe that is included several times adds its entries once: else their number doubles at each level.
     distinct = {id(entry): entry for entry in entries}
@@ -397,34 +396,30 @@ def _gpus() -> int | None:
 
 
 def _expand(
-    recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str], replaced: dict[str, str]
+    recipe: _File, entry: _Entry, values: Variables, known: list[str], replaced: dict[str, str]
 ) -> Iterator[Stage]:
     """The stages of an entry; `replaced` maps omitted stages to their replacements."""
     from dcsft_harness.stages import STAGES
 
-    options = dict(entry)
-    when, otherwise = options.pop("when", True), options.pop("otherwise", None)
-    name, verb = str(options.pop("stage")), str(options.pop("verb"))
-    fields = STAGES[verb].options.model_fields if verb in STAGES else {}
+    fields = STAGES[entry.verb].options.model_fields if entry.verb in STAGES else {}
     # Null is an option's value where it has another default (no checkpoints); elsewhere it gives none.
     nullable = {
         key
         for key, one in fields.items()
         if type(None) in members(one.annotation) and not one.is_required() and one.default is not None
     }
-    each = _filled(recipe, options.pop("each", {}), values)
-    for combination in _combinations(recipe, name, each):
+    for combination in _combinations(recipe, entry.stage, _filled(recipe, entry.each, values)):
         here = {**values, **combination}
-        made = _filled(recipe, options, here)
-        stage_name = str(_filled(recipe, name, here))
-        if _filled(recipe, when, here) is None:
-            if otherwise is not None:
-                replaced[stage_name] = str(_filled(recipe, otherwise, here))
+        made = _filled(recipe, entry.model_extra, here)
+        stage_name = str(_filled(recipe, entry.stage, here))
+        if _filled(recipe, entry.when, here) is None:
+            if entry.otherwise is not None:
+                replaced[stage_name] = str(_filled(recipe, entry.otherwise, here))
             continue
         made = {key: _replaced(value, replaced) for key, value in made.items()}
         listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
         given = {key: value for key, value in listed.items() if value is not None or key in nullable}
-        yield Stage(stage_name, verb, given, here)
+        yield Stage(stage_name, entry.verb, given, here)
 
 
 def _replaced(value: object, replaced: Mapping[str, str]) -> object:
@@ -535,7 +530,7 @@ def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> o
     return found
 
 
-def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str, Stage]) -> None:
+def _add(recipe: _File, entry: _Entry, stage: Stage, stages: dict[str, Stage]) -> None:
     """Adds a checked stage of an entry to the chain; an existing one of that name must be equal."""
     from dcsft_harness.stages import STAGES
     from dcsft_harness.training.config import TrainingConfig
@@ -554,7 +549,7 @@ def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str
     except HarnessError as error:
         variables = [
             found[1]
-            for name, value in entry.items()
+            for name, value in (entry.model_extra or {}).items()
             if re.search(rf"(?<!\w){re.escape(flag(name))}\b", error.problem)
             and isinstance(value, str)
             and (found := _VARIABLE.fullmatch(value))

@@ -174,7 +174,7 @@ def _estimates(recipe: Recipe) -> dict[str, Estimate]:
 def described(recipe: Recipe, output: Path) -> str:
     """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
     lines, known = [], _estimates(recipe)
-    made = _state(output)["stages"] if (output / STATE).is_file() else {}
+    made = state_of(output)["stages"] if (output / STATE).is_file() else {}
     kept: set[str] = set()
     for stage in recipe.stages:
         reads = ", ".join(str(output / name) for name in stage.references()) or "nothing made before"
@@ -369,7 +369,7 @@ def _finish(
 ) -> _T | None:
     """Runs a stage unless it is finished; returns its notes, None if it was skipped."""
     folder, wanted = output / stage.name, key(stage, output)
-    same = _state(output)["stages"].get(stage.name) == wanted
+    same = state_of(output)["stages"].get(stage.name) == wanted
     if same and manifest.is_intact(folder):
         manifest.sweep(folder)
         say(f"{stage.name}: done already")
@@ -380,7 +380,7 @@ def _finish(
     _clear(folder, same)
     # Saved first, so that output of a killed process, complete or not, is identified by the key too.
     with _claimed(file, _STATE_AT, wait=True):
-        state = _state(output)
+        state = state_of(output)
         state["stages"][stage.name] = wanted
         _save(state, output)
     return perform(stage.verb, folder, filled(stage.options, output))
@@ -406,12 +406,13 @@ def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
         fcntl.lockf(file, fcntl.LOCK_UN, 1, at)
 
 
-def _state(output: Path) -> dict[str, Any]:
+def state_of(output: Path) -> dict[str, Any]:
+    """What a recipe's folder records: its name, its scale, and the key of each stage that was begun."""
     path = output / STATE
     try:
         state = reading.json_file(path)
         return {"recipe": state["recipe"], "scale": state.get("scale"), "stages": dict(state["stages"])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error!r}", "Remove it to start again") from error
 
 
@@ -428,7 +429,7 @@ def _open(recipe: Recipe, output: Path) -> None:
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
-        state = _state(output)
+        state = state_of(output)
         name, scale = state["recipe"], state["scale"]
         # Recipes of one scale share stages, under names that mean the same in each.
         if (recipe.scale, scale) != (None, None) and recipe.scale == scale:

@@ -120,11 +120,12 @@ class Stage:
     passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
     show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
     markdown: bool = True  # whether that text is Markdown; otherwise it is printed as it is
-    remarks: Callable[[Mapping[str, Any]], list[str]] = lambda notes: []  # notes -> text for stderr after that
+    # notes -> text for stderr after that
+    remarks: Callable[[Mapping[str, Any]], list[str]] = lambda notes: []
     # notes -> an error with which the command ends after all that; None for success
     failing: Callable[[Mapping[str, Any]], HarnessError | None] = lambda notes: None
     then: str = ""  # the command that usually follows, with {output} for the artifact's folder; "" for none
-    leads: Callable[[Mapping[str, Any]], bool] = lambda notes: True  # notes -> whether it has something to work on
+    leads: Callable[[Mapping[str, Any]], bool] = lambda notes: True  # notes -> whether that has work
     # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
     # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
@@ -400,14 +401,15 @@ class Stage:
         return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
 
     def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-        """Option, text and kind (see `settings.Reads`) of each of the stage's inputs that the options name."""
+        """Option, text and kind (see `settings.Reads`) of each of the inputs that the options name."""
         for name, one in self.options.model_fields.items():
             kind, value = extra(one, "reads"), read_text(one.annotation, options.get(name))
             if kind is None or value is None:
                 continue
             if kind == "model_args":
                 found = reading.named(reading.joined(value) if isinstance(value, Mapping) else str(value))
-                value = [found[name] for name in ("pretrained", "adapter", "system_prompt") if found.get(name)]
+                files = (found.get(name) for name in ("pretrained", "adapter", "system_prompt"))
+                value = [text for text in files if text]
             for text in value if isinstance(value, list | tuple) else [value]:
                 yield name, str(text), kind
 
