@@ -200,15 +200,6 @@ def test_so_it_is_where_no_artifact_is_made(tmp_path, capsys, monkeypatch, argum
     assert not any(tmp_path.iterdir())
 
 
-def test_an_output_folder_that_holds_something_is_refused(tmp_path, capsys):
-    rollouts(tmp_path / "rollouts", ["easy"])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("dear")
-    code = main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "out")])
-    assert (code, "not empty" in capsys.readouterr().err) == (1, True)
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
-
-
 def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy", "hard"])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
@@ -292,31 +283,6 @@ def test_an_empty_curated_set_is_refused(tmp_path, capsys):
     capsys.readouterr()
     sentence = refused(capsys, tmp_path / "out", "curate", tmp_path / "labels", "--keep", "medium")
     assert "no item is medium: the set would be empty" in sentence
-
-
-def test_a_damaged_table_is_named(tmp_path, capsys):
-    rollouts(tmp_path / "rollouts", ["easy"])
-    table = tmp_path / "rollouts" / "rollouts.parquet"
-    table.write_bytes(table.read_bytes()[:100])
-    sentence = refused(capsys, tmp_path / "out", "label", tmp_path / "rollouts")
-    assert "rollouts.parquet is not a readable Parquet file" in sentence
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("stages: [", r"mine\.yaml cannot be read: .*line 1"),
-        ("stages: [{stage: a, verb: lable}]", "Did you mean label"),
-        ("stages: [{stage: a, verb: label, rollouts: '@b'}]", "refers to @b"),
-        (
-            "stages: [{stage: a, verb: label, rolouts: x}]",
-            "'a': unknown option 'rolouts'. Did you mean rollouts",
-        ),
-    ],
-)
-def test_a_recipe_that_makes_no_sense_is_refused(tmp_path, capsys, text, said):
-    (tmp_path / "mine.yaml").write_text(text)
-    assert re.search(said, refused(capsys, tmp_path / "out", "run", tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize(
