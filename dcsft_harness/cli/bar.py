@@ -90,7 +90,6 @@ def _bar(title: str) -> Iterator[Report]:
 
 
 def _in_notebook() -> bool:
-    """Whether this process is a notebook's kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 

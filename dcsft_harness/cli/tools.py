@@ -134,7 +134,6 @@ def rehearse(
 
 
 def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Prints the shipped recipes and exits."""
     if wanted:
         from tabulate import tabulate
 
@@ -629,8 +628,6 @@ def _call(options: "ScoreOptions") -> "_Call":
 
 @dataclass
 class _Call:
-    """One call of the command."""
-
     board: "BoardFolder"  # the board to write to
     options: "ScoreOptions"
     subject: "Subject | None" = None  # the weights that CKPT names

@@ -272,7 +272,6 @@ OWN = "own"
 
 
 def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
-    """A scale's variables with the given ones."""
     if "size" in given and (sizes := values.get("sizes")):
         if given["size"] not in sizes:
             raise unknown_name(f"size of recipe {recipe.path}:", str(given["size"]), sizes)
@@ -416,15 +415,10 @@ def _expand(
             if entry.otherwise is not None:
                 replaced[stage_name] = str(_filled(recipe, entry.otherwise, here))
             continue
-        made = {key: _replaced(value, replaced) for key, value in made.items()}
+        made = _mapped(made, lambda text: REFERENCE.sub(lambda one: replaced.get(one[1], one[0]), text))
         listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
         given = {key: value for key, value in listed.items() if value is not None or key in nullable}
         yield Stage(stage_name, entry.verb, given, here)
-
-
-def _replaced(value: object, replaced: Mapping[str, str]) -> object:
-    """A value with references to omitted stages replaced."""
-    return _mapped(value, lambda text: REFERENCE.sub(lambda match: replaced.get(match[1], match[0]), text))
 
 
 def _mapped(value: object, change: Callable[[str], object]) -> Any:  # noqa: ANN401 - of the same kind
@@ -476,17 +470,13 @@ def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables
     for values in itertools.product(*each.values()):
         found: dict[str, Any] = {}
         for name, value in zip(each, values, strict=True):
-            found |= _started(value) if isinstance(value, Mapping) else {name: value}
+            if isinstance(value, Mapping) and "family" in value:  # with a cold start of its own by default
+                found["start"] = value["family"]
+            found |= value if isinstance(value, Mapping) else {name: value}
         yield found
 
 
-def _started(values: Variables) -> Variables:
-    """The variables that a mapping sets; a family without `start` has a cold start of its own."""
-    return {"start": values["family"], **values} if "family" in values else values
-
-
 def _filled(recipe: _File, value: object, variables: Variables) -> Any:  # noqa: ANN401 - of the same kind
-    """A value with its variables filled in."""
     return _mapped(value, lambda text: _filled_text(recipe, text, variables))
 
 

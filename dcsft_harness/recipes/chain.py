@@ -160,20 +160,16 @@ def command(stage: Stage, output: Path) -> list[str]:
     return STAGES[stage.verb].command(filled(stage.options, output), output / stage.name)
 
 
-def _estimates(recipe: Recipe) -> dict[str, Estimate]:
-    """The stages' estimates."""
+def described(recipe: Recipe, output: Path) -> str:
+    """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
     try:
-        return estimates(recipe)
+        known = estimates(recipe)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise HarnessError(
             f"recipe {recipe.name}: no estimate can be made of `assume` and `tokens` ({error!r})",
             "Write them as in a shipped recipe, or leave them out",
         ) from error
-
-
-def described(recipe: Recipe, output: Path) -> str:
-    """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
-    lines, known = [], _estimates(recipe)
+    lines = []
     made = state_of(output)["stages"] if (output / STATE).is_file() else {}
     kept: set[str] = set()
     for stage in recipe.stages:
@@ -377,7 +373,9 @@ def _finish(
     if (folder / manifest.NAME).is_file():
         why = CHANGED if same else OTHERWISE
         say(f"{stage.name}: {why}; it runs again")
-    _clear(folder, same)
+        shutil.rmtree(folder)
+    elif (folder / manifest.UNFINISHED).is_dir() and not same:
+        resuming.discard(folder)
     # Saved first, so that output of a killed process, complete or not, is identified by the key too.
     with _claimed(file, _STATE_AT, wait=True):
         state = state_of(output)
@@ -414,14 +412,6 @@ def state_of(output: Path) -> dict[str, Any]:
         return {"recipe": state["recipe"], "scale": state.get("scale"), "stages": dict(state["stages"])}
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error!r}", "Remove it to start again") from error
-
-
-def _clear(folder: Path, same: bool) -> None:
-    """Removes a stage's earlier output, unless it is the unfinished part of the same work."""
-    if (folder / manifest.NAME).is_file():
-        shutil.rmtree(folder)
-    elif (folder / manifest.UNFINISHED).is_dir() and not same:
-        resuming.discard(folder)
 
 
 def _open(recipe: Recipe, output: Path) -> None:

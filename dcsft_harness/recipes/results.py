@@ -603,7 +603,6 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
 
 
 def _costs(folder: Path) -> str:
-    """A cost comparison, with its headings one level down."""
     text = (folder / COSTS).read_text(encoding="utf-8")
     lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
     # Readers do not have the original machine's folders.

@@ -197,7 +197,6 @@ def _add_own(
 
 
 def _score_responses(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
-    """Scores the responses of a file."""
     from dcsft_harness import lmms
     from dcsft_harness.evaluation import responses
 

@@ -16,7 +16,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -169,7 +170,16 @@ class Stage:
         given = self.options.from_options(options)
         where = usage.Device.named(device)
         if self.light is not None:
-            return self._light(given, where)
+            size = 0
+            for name, text, kind in self.reading(
+                {name: getattr(given, name) for name in given.model_fields_set}
+            ):
+                path = place_of(name, text)
+                if kind == "artifact" and not path.exists():
+                    raise HarnessError(f"{name} {path} does not exist", "Check the path")
+                size += usage.bytes_of(path)
+            memory = self.light[0] + self.light[1] * size
+            return usage.Estimate(where, {"process": memory}, 2.0 + size / 5e7, float(size) / 2)
         reset = usage.PLANNING.set(where)
         try:
             self.run(given, Path(output), None)
@@ -178,17 +188,6 @@ class Stage:
         finally:
             usage.PLANNING.reset(reset)
         return usage.Estimate(where, {})
-
-    def _light(self, given: Settings, device: usage.Device) -> usage.Estimate:
-        assert self.light is not None
-        size = 0
-        for name, text, kind in self.reading({name: getattr(given, name) for name in given.model_fields_set}):
-            path = place_of(name, text)
-            if kind == "artifact" and not path.exists():
-                raise HarnessError(f"{name} {path} does not exist", "Check the path")
-            size += usage.bytes_of(path)
-        memory, factor = self.light
-        return usage.Estimate(device, {"process": memory + factor * size}, 2.0 + size / 5e7, float(size) / 2)
 
     def __call__(
         self,
@@ -273,7 +272,6 @@ class Stage:
         return found
 
     def _defaults(self) -> dict[str, object]:
-        """The options' defaults, from `Settings.as_dict`."""
         fields = self.options.model_fields
         values = {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
         return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
@@ -639,28 +637,24 @@ def figure_paths(notes: Mapping[str, Any]) -> list[str]:
     return [f"see {' and '.join(paths)}"] if paths else []
 
 
-class Registry(MutableMapping[str, Stage]):
+class Registry(UserDict[str, Any]):
     """Verb -> stage, in the order of the data flow; a stage's file is imported on first use."""
 
     def __init__(self, folder: Path, package: str) -> None:
         """Finds the stages' files in the folder of a package."""
+        super().__init__()
         self._about: dict[str, str] = {}
-        self._modules: dict[str, str] = {}
-        self._stages: dict[str, Stage] = {}
         self.find(folder, package)
 
     def find(self, folder: Path, package: str) -> None:
         """Adds the stages of a folder on the package's path."""
-        found = []
         for path in folder.glob("*.py"):
             with path.open(encoding="utf-8") as file:
                 match = re.match(r'"""`dcsft ([^`]+)`: (.*)$', file.readline().rstrip())
             if match:
-                found.append((match[1], match[2].removesuffix('"""'), f"{package}.{path.stem}"))
-        known = [(verb, about, self._modules[verb]) for verb, about in self._about.items()]
-        self._about = {}
-        for verb, about, module in sorted([*known, *found], key=lambda one: (_place(one[0]), one[0])):
-            self._about[verb], self._modules[verb] = about, module
+                self._about[match[1]] = match[2].removesuffix('"""')
+                self.data[match[1]] = f"{package}.{path.stem}"
+        self.data = dict(sorted(self.data.items(), key=lambda one: (_place(one[0]), one[0])))
 
     def about(self, verb: str) -> str:
         """A one-sentence description of a stage, without importing it."""
@@ -668,32 +662,12 @@ class Registry(MutableMapping[str, Stage]):
 
     def __getitem__(self, verb: str) -> Stage:
         """A stage; imports its file."""
-        if verb not in self._stages:
-            stage: Stage = import_module(self._modules[verb]).STAGE
+        if isinstance(module := self.data[verb], str):
+            stage: Stage = import_module(module).STAGE
             if stage.verb != verb:
-                raise HarnessError(
-                    f"{self._modules[verb]} names {verb!r} and holds {stage.verb!r}", "Rename one"
-                )
-            self._stages[verb] = stage
-        return self._stages[verb]
-
-    def __setitem__(self, verb: str, stage: Stage) -> None:
-        """Adds a stage, or replaces one."""
-        self._stages[verb] = stage
-        self._about.setdefault(verb, "")
-
-    def __delitem__(self, verb: str) -> None:
-        """Removes a stage."""
-        del self._about[verb]
-        self._stages.pop(verb, None)
-
-    def __iter__(self) -> Iterator[str]:
-        """The verbs, in the order of the data flow."""
-        return iter(self._about)
-
-    def __len__(self) -> int:
-        """The number of stages."""
-        return len(self._about)
+                raise HarnessError(f"{module} names {verb!r} and holds {stage.verb!r}", "Rename one")
+            self.data[verb] = stage
+        return self.data[verb]  # type: ignore[no-any-return]
 
 
 _FLOW = ("digits pretrain", "train cold-start", "sample", "label", "data", "curate", "train", "merge")
