@@ -202,6 +202,14 @@ def test_another_number_of_processes_makes_no_other_stage(tmp_path):
     assert len(keys) == 2
 
 
+def test_a_folder_called_like_a_models_argument_makes_no_other_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"task": "dcsft_digits_pool", "model_args": "pretrained=digits,batch_size=8"}
+    keys = [chain.key(recipes.Stage("x", "sample", given, {}), tmp_path)]
+    Path("8").mkdir()
+    assert [chain.key(recipes.Stage("x", "sample", given, {}), tmp_path)] == keys
+
+
 @pytest.mark.parametrize("tasks", ["dcsft_wemath", "dcsft_[rw]em*", ["dcsft_reasoning"]])
 def test_tasks_whose_data_is_prepared_again_make_another_stage(tmp_path, monkeypatch, tasks):
     monkeypatch.setenv("DCSFT_DATA", str(tmp_path))
