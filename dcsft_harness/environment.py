@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -19,14 +19,12 @@ from dcsft_harness.errors import HarnessError
 PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "transformers", "peft", "trl", "datasets", "vllm")
 
 
-def packages() -> dict[str, str]:
-    """Versions of the installed packages that can change a result."""
-    return dict(_versions())
-
-
 @cache
-def _versions() -> dict[str, str]:
-    """The same, read once: it takes as long as writing a small artifact."""
+def packages() -> Mapping[str, str]:
+    """Versions of the installed packages that can change a result.
+
+    Read once: it takes as long as writing a small artifact.
+    """
     found = {}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -66,7 +64,9 @@ def broken_import(error: BaseException) -> HarnessError | None:
     None for all except an `ImportError` from outside this package; lazy packages wrap it in errors of their
     own.
     """
-    failed = next((one for one in _causes(error) if isinstance(one, ImportError)), None)
+    failed: BaseException | None = error
+    while failed is not None and not isinstance(failed, ImportError):
+        failed = failed.__cause__
     if failed is None or (failed.name or "").split(".")[0] == __package__:
         return None
     importer, missing = _importer(error), (failed.name or "").split(".")[0]
@@ -83,14 +83,6 @@ def broken_import(error: BaseException) -> HarnessError | None:
         + (f" ({there} is installed)" if there else ""),
         f"Install the versions that were tested together: `{TESTED}` in a clone of dcsft-harness",
     )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
 
 
 def _importer(error: BaseException) -> str | None:

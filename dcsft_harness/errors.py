@@ -44,14 +44,6 @@ def json_text(value: object, **options: Any) -> str:  # noqa: ANN401 - those of 
     return _HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
-def _cut(text: str) -> str:
-    """Cuts the middle out of a text that is too long to read: a message may quote a whole file."""
-    if len(text) <= _LONGEST:
-        return text
-    half = _LONGEST // 2
-    return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
-
-
 class HarnessError(Exception):
     """An error that the user can fix; the CLI prints it as one sentence and exits with 1.
 
@@ -62,8 +54,8 @@ class HarnessError(Exception):
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         """Keeps both parts; `str()` joins them."""
-        self.problem = _cut(visible(problem)).rstrip(". ")
-        self.remedy = _cut(visible(remedy)).rstrip(". ")
+        self.problem = cut(visible(problem), _LONGEST).rstrip(". ")
+        self.remedy = cut(visible(remedy), _LONGEST).rstrip(". ")
         super().__init__(str(self))
 
     def reword(self, change: Callable[[str], str]) -> None:

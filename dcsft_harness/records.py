@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import is_plain, to_rgb
+from dcsft_harness.settings import members
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -178,31 +179,22 @@ class Response:
 
 
 _ARROW = {
-    "str": pa.string(),
-    "bool": pa.bool_(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "list[float]": pa.list_(pa.float64()),
-    "Difficulty": pa.string(),
+    str: pa.string(),
+    bool: pa.bool_(),
+    int: pa.int64(),
+    float: pa.float64(),
+    list[float]: pa.list_(pa.float64()),
+    Difficulty: pa.string(),
 }
 
 
 def schema(record: type) -> pa.Schema:
     """The Arrow schema of a record class: one column per field, nullable where the type allows None."""
     columns = []
-    for column in fields(record):
-        annotation = column.type if isinstance(column.type, str) else _spell(column.type)
-        base = annotation.removesuffix(" | None")
-        columns.append(pa.field(column.name, _ARROW[base], nullable=base != annotation))
+    for name, kind in get_type_hints(record).items():
+        base, *others = members(kind)
+        columns.append(pa.field(name, _ARROW[base], nullable=bool(others)))
     return pa.schema(columns)
-
-
-def _spell(annotation: object) -> str:
-    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else str(annotation)
-    text = str(text).replace("typing.", "")
-    return text.replace("Literal['easy', 'medium', 'hard']", "Difficulty").replace(
-        "Optional[Difficulty]", "Difficulty | None"
-    )
 
 
 def write_table(path: Path, record: type, rows: Iterable[Any]) -> int:

@@ -302,7 +302,6 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def _range(cls: type[Settings], name: str) -> str:
-    """A field's limits in words."""
     words = []
     for limit in cls.model_fields[name].metadata:
         for attribute, text in _BOUNDS.values():

@@ -26,40 +26,6 @@ from dcsft_harness.pictures import is_plain, to_rgb
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data
 
-WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-
-
-def drawing(mode):
-    """A black frame on a transparent ground."""
-    image = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
-    ImageDraw.Draw(image).rectangle((4, 4, 30, 20), outline=(0, 0, 0, 255))
-    if mode == "RGBA":
-        return image
-    if mode == "LA":
-        return image.convert("LA")
-    seen = image.getchannel("A").point(lambda value: 1 if value else 0)
-    if mode == "P":
-        indexed = Image.new("P", image.size)
-        indexed.putpalette([*BLACK, *BLACK])
-        indexed.paste(1, mask=seen.point(lambda value: 255 * value))
-        indexed.info["transparency"] = 0
-        return indexed
-    keyed = Image.new("RGB", image.size, (1, 0, 0))
-    keyed.paste(BLACK, mask=seen.point(lambda value: 255 * value))
-    keyed.info["transparency"] = (1, 0, 0)
-    return keyed
-
-
-def stored(mode):
-    file = io.BytesIO()
-    image = drawing(mode)
-    more = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
-    image.save(file, "PNG", **more)
-    return file.getvalue()
-
-
-MODES = ("RGBA", "LA", "P", "RGB")
-
 
 def own(folder, content):
     (folder / "a.png").write_bytes(content)
@@ -163,38 +129,6 @@ def as_a_stored_picture(folder, content):
     return Image.open(io.BytesIO(storage.png(Image.open(io.BytesIO(content)))["bytes"]))
 
 
-@pytest.mark.grid
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "shown",
-    [
-        in_own_data,
-        in_rollouts,
-        in_rollouts_of_a_task,
-        in_training,
-        in_evaluation,
-        in_evaluation_by_path,
-        in_prepared_data,
-        on_the_page,
-        as_a_stored_picture,
-    ],
-)
-def test_what_is_transparent_is_white(shown, mode, tmp_path):
-    image = shown(tmp_path, stored(mode))
-    image = image.convert("RGB") if shown is on_the_page else image
-    assert is_plain(image)
-    assert (image.getpixel((0, 0)), image.getpixel((4, 4)), image.getpixel((10, 10))) == (WHITE, BLACK, WHITE)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_an_item_is_known_by_what_is_shown_of_it(mode):
-    image = Image.open(io.BytesIO(stored(mode)))
-    white = to_rgb(drawing("RGBA"))
-    assert records.pixels(image) == records.pixels(white)
-    assert records.pixel_digest(image) == records.pixel_digest(white)
-    assert overlap.perceptual_hash(image) == overlap.perceptual_hash(white)
-
-
 def test_it_is_what_qwens_own_code_shows():
     vision = pytest.importorskip("qwen_vl_utils.vision_process")
     image = Image.effect_noise((40, 30), 60).convert("RGB")
@@ -295,6 +229,12 @@ def keyed():
     shown = np.rint(values / 257)
     shown[values == values[3, 3]] = 255
     return encoded(Image.fromarray(values), "PNG", transparency=int(values[3, 3])), grey(shown)
+
+
+def keyed_color():
+    shown = COLORS.copy()
+    shown[(COLORS == COLORS[3, 3]).all(axis=2)] = 255
+    return encoded(Image.fromarray(COLORS), "PNG", transparency=tuple(COLORS[3, 3].tolist())), shown
 
 
 def big_endian():
@@ -412,6 +352,7 @@ KINDS = {
     "LA": lambda: transparent("LA"),
     "RGBA": lambda: transparent("RGBA"),
     "P with transparency": indexed,
+    "RGB with a transparent color": keyed_color,
     "CMYK": cmyk,
     "1-bit": lambda: (encoded(Image.fromarray(RAMP > 0.5), "PNG"), grey(255 * (RAMP > 0.5))),
     "L": lambda: (encoded(Image.fromarray(COLORS[..., 0]), "PNG"), grey(COLORS[..., 0])),
@@ -452,6 +393,9 @@ def test_overlap_compares_these_pixels(kind, tmp_path):
     (digest,) = overlap.read_images(task_of(tmp_path, content)).digests
     size = f"{expected.shape[1]}x{expected.shape[0]}:".encode()
     assert digest == hashlib.sha256(size + np.ascontiguousarray(expected).tobytes()).digest()
+    with Image.open(io.BytesIO(content)) as image:
+        assert records.pixels(image) == size + np.ascontiguousarray(expected).tobytes()
+        assert overlap.perceptual_hash(image) == overlap.perceptual_hash(Image.fromarray(expected))
 
 
 @pytest.mark.parametrize("kind", KINDS)

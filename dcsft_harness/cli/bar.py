@@ -90,7 +90,6 @@ def _bar(title: str) -> Iterator[Report]:
 
 
 def _in_notebook() -> bool:
-    """Whether this process is a notebook's kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
@@ -103,17 +102,14 @@ def _cell(title: str) -> Iterator[Report]:
     state, line = _State(title), DisplayHandle()
     shown = 0.0
 
-    def text() -> dict[str, str]:
-        return {"text/plain": visible(f"{title}: {state.phase}{', ' if str(state) else ''}{state}")}
-
     def report(done: int, total: int | None, phase: str | None = None, **figures: float) -> None:
         nonlocal shown
         state.update(done, total, phase, **figures)
         if done == total or time.monotonic() - shown >= _REFRESH:
             shown = time.monotonic()
-            line.update(text(), raw=True)
+            line.update({"text/plain": visible(state.line())}, raw=True)
 
-    line.display(text(), raw=True)
+    line.display({"text/plain": visible(state.line())}, raw=True)
     try:
         yield report
         state.phase = "done"
@@ -121,7 +117,7 @@ def _cell(title: str) -> Iterator[Report]:
         state.phase = "not finished"
         raise
     finally:
-        line.update({"text/plain": f"{text()['text/plain']} ({state.clock})"}, raw=True)
+        line.update({"text/plain": visible(f"{state.line()} ({state.clock})")}, raw=True)
 
 
 @contextlib.contextmanager
@@ -130,7 +126,7 @@ def _lines(title: str) -> Iterator[Report]:
 
     def watch() -> None:
         while not ended.wait(SILENCE):
-            say(f"{title}: {state.phase}{', ' if str(state) else ''}{state} ({state.clock})")
+            say(f"{state.line()} ({state.clock})")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -145,7 +141,7 @@ class _State:
     """A stage's progress, in words."""
 
     def __init__(self, title: str) -> None:
-        self.clock = Clock()
+        self.title, self.clock = title, Clock()
         self.phase = "loading"
         self._said = ""
         self._running = DOING.get(title.split()[0], "running")
@@ -172,6 +168,9 @@ class _State:
 
     def __str__(self) -> str:
         return self._said
+
+    def line(self) -> str:
+        return ", ".join(filter(None, [f"{self.title}: {self.phase}", self._said]))
 
 
 class Clock:

@@ -68,11 +68,10 @@ def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> N
     dcsft data prepare dcsft_ref_l4 --source Ref-L4
     """  # noqa: D301 - click reads the \b
     from dcsft_harness.data.benchmarks import prepared
-    from dcsft_harness.data.benchmarks import prepared as making
 
     clock = bar.Clock()
     with bar.stage("data prepare") as report:
-        notes = making.prepare(
+        notes = prepared.prepare(
             task,
             source,
             on_error=on_error,
@@ -482,21 +481,17 @@ def _callback(stage: Stage) -> Callable[..., None]:
                     notes = stage.run(stage.options.from_options(given), None, report)  # type: ignore[arg-type]
             else:
                 notes = run_stage(stage.verb, output, given)
-        problem = stage.failing(notes)
-        if DONE in notes or not _reports():
-            if problem is not None:
-                raise problem
-            return
-        if stage.show is not None and (text := stage.show(notes)):
+        is_news = DONE not in notes and _reports()
+        if is_news and stage.show is not None and (text := stage.show(notes)):
             if stage.markdown:
                 bar.show(text, form)
             else:
                 bar.write(text)
-        for remark in stage.remarks(notes):
+        for remark in stage.remarks(notes) if is_news else ():
             bar.say(f"dcsft: {remark}")
-        if problem is not None:
+        if (problem := stage.failing(notes)) is not None:
             raise problem
-        if stage.then and stage.leads(notes) and output is not None:
+        if is_news and stage.then and stage.leads(notes) and output is not None:
             bar.say(f"next: {stage.next(output, given)}")
 
     return call

@@ -4,17 +4,23 @@ import fnmatch
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from dcsft_harness import environment, interrupts, ranks, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import ROOT, SettingsCommand, assignments, data_root, run_stage
+from dcsft_harness.cli.running import (
+    FOLDER,
+    ROOT,
+    SettingsCommand,
+    assignments,
+    completing,
+    data_root,
+    run_stage,
+)
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.settings import flag
 
@@ -53,11 +59,6 @@ def run_recipe(
     bar.closing(chosen.name, f"{len(chosen.stages)} stages", clock, output)
     for folder in tables:
         bar.show((folder / "leaderboard.md").read_text(encoding="utf-8"))
-
-
-# Commands that are not stages: quickstart, run, results, tasks, a board's page, lmms-eval.
-
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @click.command()
@@ -132,7 +133,6 @@ def rehearse(
 
 
 def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    """Prints the shipped recipes and exits."""
     if wanted:
         from tabulate import tabulate
 
@@ -143,16 +143,17 @@ def _listed(context: click.Context, _: click.Parameter, wanted: bool) -> None:
         context.exit()
 
 
-def _recipes(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Completes the names of shipped recipes, and files."""
+def _shipped() -> dict[str, Path]:
     from dcsft_harness import recipes
 
-    found = [CompletionItem(name) for name in recipes.shipped() if name.startswith(incomplete)]
-    return [*found, CompletionItem(incomplete, type="file")]
+    return recipes.shipped()
+
+
+SHIPPED = completing(_shipped, files=True)
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=_recipes)
+@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=SHIPPED)
 @click.option("--output", type=FOLDER, required=True)
 @click.option(
     "--scale",
@@ -571,6 +572,9 @@ SHOW = _Terminal()
 
 
 def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the options say
+    from dcsft_harness.evaluation.autoeval import build, score, shown, watch
+
+    clock = bar.Clock()
     options = _score_options().from_options(
         {name: one for name, one in given.items() if one not in (None, ())}
     )
@@ -581,14 +585,44 @@ def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the op
             f"dcsft score runs in one process, and this launch has {ranks.world_size()}",
             "Start `dcsft evaluate` that way, and pass its folder with --results",
         )
-    call = _call(options)
-    with interrupts.noting(call.board.names):
-        for row in call.rows():
-            call.show_row(row)
+    board, subject, watched = _opened(options)
+
+    def rows() -> Iterator["Row"]:
+        if subject is not None:
+            name, weights = subject
+            # With --watch, --group belongs to the run; CKPT is what the run is compared with.
+            own = options if watched is None else options.changed(group=None)
+            row = score(board, name, lambda _: weights, own, SHOW)
+            assert row is not None
+            yield row
+        if watched is not None:
+            yield from watch(board, *watched, options, SHOW)
+
+    built = None
+    with interrupts.noting(board.names):
+        for row in rows():
+            if not row.made:
+                count = f"{len(row.kept)} tasks" if len(row.kept) > 1 else "task"
+                SHOW.say(f"{row.name}: already scored on its {count}")
+                if built is not None:
+                    continue
+            first, built = built is None, build(board, SHOW)
+            if first:
+                for one in built.summary.left_out:
+                    bar.say(f"dcsft: left out: {one.reason}")
+            table, said = shown(board, row.name, built)
+            bar.show(table)
+            bar.closing(f"score {row.name}", said, clock, board.leaderboard)
+            clock = bar.Clock()
 
 
-def _call(options: "ScoreOptions") -> "_Call":
-    """The parsed command; checks everything that can be checked before a model is loaded."""
+def _opened(
+    options: "ScoreOptions",
+) -> tuple["BoardFolder", "tuple[str, Subject] | None", tuple[Path, str] | None]:
+    """The board, the row and weights of CKPT, and the run of --watch and its row.
+
+    Checks everything that can be checked before a model is loaded.
+    """
     from dcsft_harness import lmms
     from dcsft_harness.evaluation.autoeval import at_step, open_board, refuse_baseline
     from dcsft_harness.evaluation.subject import open_subject
@@ -598,74 +632,31 @@ def _call(options: "ScoreOptions") -> "_Call":
     lmms.include(options.include_path)
     options.check()
     board = open_board(options.board, options.baseline, options.apart, options.results)
-    call = _Call(board, options)
     name, base = options.name, options.base
     if options.ckpt is not None and options.watch is not None:
         if name is not None:
             raise HarnessError(f"--name {name} may be CKPT's or the run's", "Write NAME=CKPT or NAME=DIR")
         base = None
+    subject = watched = None
     coming = []
     if options.ckpt is not None:
-        call.name, place = _named(options.ckpt, name)
-        call.subject = open_subject(place, base)
-        if (origin := call.subject.origin) is not None and call.name == f"checkpoint-{origin.step}":
-            call.name = at_step(origin.run.name, origin.step)
-        coming.append(call.name)
+        row, place = _named(options.ckpt, name)
+        weights = open_subject(place, base)
+        if (origin := weights.origin) is not None and row == f"checkpoint-{origin.step}":
+            row = at_step(origin.run.name, origin.step)
+        subject = row, weights
+        coming.append(row)
     if options.watch is not None:
-        name, place = _named(options.watch, name)
-        call.watched = Path(place), name
-        coming.append(name)
+        row, place = _named(options.watch, name)
+        watched = Path(place), row
+        coming.append(row)
         refuse_unprepared([task for task in options.tasks if task != options.own])
         if options.own is not None:  # a row that cannot be used would end the watch hours later
             options.opened([options.own])
     for one in coming:
         board.of(one)
     refuse_baseline(board, [*coming, options.group, *(group_of(one) for one in coming)])
-    return call
-
-
-@dataclass
-class _Call:
-    """One call of the command."""
-
-    board: "BoardFolder"  # the board to write to
-    options: "ScoreOptions"
-    subject: "Subject | None" = None  # the weights that CKPT names
-    name: str = ""
-    watched: tuple[Path, str] | None = None  # the run that --watch names, and its row
-    built: Any = None  # the latest leaderboard
-    clock: bar.Clock = field(default_factory=bar.Clock)  # time since the last row
-
-    def rows(self) -> Iterator["Row"]:
-        """Scores, row by row."""
-        from dcsft_harness.evaluation.autoeval import score, watch
-
-        if self.subject is not None:
-            # With --watch, --group belongs to the run; CKPT is what the run is compared with.
-            options = self.options if self.watched is None else self.options.changed(group=None)
-            row = score(self.board, self.name, lambda _: self.subject, options, SHOW)
-            assert row is not None
-            yield row
-        if self.watched is not None:
-            yield from watch(self.board, *self.watched, self.options, SHOW)
-
-    def show_row(self, row: "Row") -> None:
-        """Rebuilds the leaderboard with a row, and prints the row against the baseline."""
-        from dcsft_harness.evaluation.autoeval import build, shown
-
-        if not row.made:
-            count = f"{len(row.kept)} tasks" if len(row.kept) > 1 else "task"
-            SHOW.say(f"{row.name}: already scored on its {count}")
-            if self.built is not None:
-                return
-        first, self.built = self.built is None, build(self.board, SHOW)
-        if first:
-            for one in self.built.summary.left_out:
-                bar.say(f"dcsft: left out: {one.reason}")
-        table, said = shown(self.board, row.name, self.built)
-        bar.show(table)
-        bar.closing(f"score {row.name}", said, self.clock, self.board.leaderboard)
-        self.clock = bar.Clock()
+    return board, subject, watched
 
 
 def _named(given: str, name: str | None) -> tuple[str, str]:

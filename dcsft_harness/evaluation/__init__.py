@@ -91,7 +91,7 @@ def evaluate(
                 if sampling is not None:
                     for one, task in tasks.items():
                         some = _responses(task, items[one], answered[one], store, sampling.samples)
-                        rows[one] = _of_samples(task, items[one], answered[one], some)
+                        rows[one] = list(map(_of_samples, rows[one], some))
                         drawn_by[one] = some
                     every = [one for some in drawn_by.values() for each in some for one in each]
                     records.write_table(draft.folder / RESPONSES, records.Response, every)
@@ -134,36 +134,23 @@ def _responses(
     return found
 
 
-def _of_samples(
-    task: lmms.Task,
-    items: Sequence[records.Item],
-    answered: Sequence[lmms.Answered],
-    responses: Sequence[Sequence[records.Response]],
-) -> list[records.Score]:
-    """Each item's row: the mean score, the sum of tokens, and the answer with the most votes."""
-    rows = []
-    for item, got, some in zip(items, answered, responses, strict=True):
-        scored = [one.score for one in some if one.score is not None]
-        votes = Counter(one.vote for one in some if one.vote is not None)
-        # Of equally frequent answers the first drawn one comes first.
-        shown = next((one for one in some if votes and one.vote == votes.most_common(1)[0][0]), some[0])
-        tokens = [one.n_tokens for one in some if one.n_tokens is not None]
-        ends = {one.finish_reason for one in some}
-        rows.append(
-            records.Score(
-                task=item.task,
-                item_id=item.item_id,
-                doc_id=item.doc_id,
-                score=sum(scored) / len(scored) if scored else None,
-                extracted=shown.extracted,
-                response=shown.response,
-                answer=item.answer,
-                n_tokens=sum(tokens) if len(tokens) == len(some) else None,
-                cluster=lmms.score_of(task, got.metrics)[2],
-                finish_reason=None if None in ends else "length" if "length" in ends else "stop",
-            )
-        )
-    return rows
+def _of_samples(row: records.Score, responses: Sequence[records.Response]) -> records.Score:
+    """An item's row: the mean score, the sum of tokens, and the answer with the most votes."""
+    scored = [one.score for one in responses if one.score is not None]
+    votes = Counter(one.vote for one in responses if one.vote is not None)
+    # Of equally frequent answers the first drawn one comes first.
+    most = votes.most_common(1)[0][0] if votes else None
+    shown = next((one for one in responses if votes and one.vote == most), responses[0])
+    tokens = [one.n_tokens for one in responses if one.n_tokens is not None]
+    ends = {one.finish_reason for one in responses}
+    return replace(
+        row,
+        score=sum(scored) / len(scored) if scored else None,
+        extracted=shown.extracted,
+        response=shown.response,
+        n_tokens=sum(tokens) if len(tokens) == len(responses) else None,
+        finish_reason=None if None in ends else "length" if "length" in ends else "stop",
+    )
 
 
 def _at_k(responses: Sequence[Sequence[records.Response]], has_votes: bool) -> dict[str, Any]:

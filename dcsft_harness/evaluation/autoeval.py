@@ -277,10 +277,8 @@ class Scoring(OwnPart):
         known = [name for name in names if name != own]
         found = lmms.open_tasks(known) if known else {}
         if self.data is not None and own is not None and own in names:
-            options = OwnPart.from_options({name: getattr(self, name) for name in OwnPart.model_fields})
-            found[own] = _own_task(
-                self.data, options, manifest.fingerprint(self.data), str(self.described(own))
-            )
+            content = manifest.fingerprint(self.data), str(self.described(own))
+            found[own] = _own_task(self.data, self.part(OwnPart), *content)
         return found
 
     def scorers(self, task: str) -> Mapping[str, int]:

@@ -320,7 +320,6 @@ def _text(value: object, field: str) -> str:
 
 
 def _response(one: Given) -> Response | None:
-    """The response; None if there is none."""
     text = one.fields.get("response")
     if text is None:
         return None
@@ -385,9 +384,9 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         item = records.item_id(task, question, records.as_text(answer), identity)
         cluster = one.row.get("cluster")
         cluster = (named[0] if named else None) if cluster in (None, "") else cluster
-        missing = text is None
-        extracted = None if missing or verdict.extracted is None else records.as_text(verdict.extracted)
-        value = None if missing else verdict.score
+        found = None if text is None else verdict
+        extracted = None if found is None or found.extracted is None else records.as_text(found.extracted)
+        value = None if found is None else found.score
         cluster = None if cluster is None else str(cluster)
         made = _score(one, task, item, -1, value, extracted, records.as_text(answer), cluster)
         return Scored(made, question, scorers)
@@ -405,7 +404,6 @@ def _score(
     answer: str,
     cluster: str | None,
 ) -> Score:
-    """The row of a response."""
     text, tokens = _response(one), one.row.get("n_tokens")
     counted = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 1 << 53
     return Score(
@@ -542,28 +540,21 @@ class _Run:
 
     def write(self, folder: Path, limit: int | None) -> dict[str, Any]:
         """Writes the table, and returns the notes."""
-        rows = [one.score for one in self.rows]
-        records.write_table(folder / "scores.parquet", Score, rows)
+        records.write_table(folder / "scores.parquet", Score, (one.score for one in self.rows))
         tasks: dict[str, list[Scored]] = {}
         for one in self.rows:
             tasks.setdefault(one.score.task, []).append(one)
-        return {
-            "tasks": {name: _summary(self.task, some, limit) for name, some in tasks.items()},
-            "pixels": None,
-        }
-
-
-def _summary(task: lmms.Task | None, rows: Sequence[Scored], limit: int | None) -> dict[str, Any]:
-    scores = [one.score for one in rows]
-    scorers: dict[str, int] = {}
-    for one in rows:
-        scorers |= one.scorers
-    return {
-        **summary_of(task, scores, [(one.score.item_id, one.prompt) for one in rows], limit),
-        "generation": {},
-        "unknown": list(_UNKNOWN),
-        "scorers": dict(sorted(scorers.items())),
-    }
+        notes = {}
+        for name, some in tasks.items():
+            scorers = {scorer: version for one in some for scorer, version in one.scorers.items()}
+            prompts = [(one.score.item_id, one.prompt) for one in some]
+            notes[name] = {
+                **summary_of(self.task, [one.score for one in some], prompts, limit),
+                "generation": {},
+                "unknown": list(_UNKNOWN),
+                "scorers": dict(sorted(scorers.items())),
+            }
+        return {"tasks": notes, "pixels": None}
 
 
 def _runs(
@@ -629,15 +620,15 @@ def _counted(rows: list[Scored]) -> list[Scored]:
     seen = Counter[str]()
     times = Counter(one.score.item_id for one in rows)
     for number, one in enumerate(rows):
-        values = dict(vars(one.score))
-        item, again = one.score.item_id, seen[one.score.item_id]
+        score, item = one.score, one.score.item_id
+        if score.doc_id < 0:
+            score = replace(score, doc_id=number)
+        if times[item] > 1 and score.cluster is None:
+            score = replace(score, cluster=item)
+        if again := seen[item]:
+            score = replace(score, item_id=records.occurrence_id(item, again))
         seen[item] += 1
-        values["doc_id"] = number if one.score.doc_id < 0 else one.score.doc_id
-        if times[item] > 1:
-            values["cluster"] = item if values["cluster"] is None else values["cluster"]
-        if again:
-            values["item_id"] = records.occurrence_id(item, again)
-        rows[number] = Scored(Score(**values), one.prompt, one.scorers)
+        rows[number] = replace(one, score=score)
     return rows
 
 

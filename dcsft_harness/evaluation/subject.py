@@ -189,7 +189,6 @@ def _with_base(model: str, arguments: str) -> str:
 
 
 def _engine_arguments(model: str, arguments: str, engine: str) -> str:
-    """The arguments with which an engine loads a checkpoint or adapter."""
     from dcsft_harness import lmms
     from dcsft_harness.models import MODELS
 
@@ -215,7 +214,6 @@ def _refuse_base(given: str, base: str | None) -> None:
 
 
 def _refuse_other(given: str, folder: Path) -> None:
-    """Describes a folder without weights."""
     if (folder / manifest.UNFINISHED).is_dir():
         raise HarnessError(
             f"CKPT {given} holds an unfinished run", f"Score its checkpoints with `--watch {given}`"
@@ -284,7 +282,9 @@ def look(run: Path) -> State:
                 "Name the --output of the training",
             )
         return State(begun=False)
-    _refuse_sampling(run)
+    settings = _read(folder / lock.RUN)
+    if settings and "method" not in settings:
+        raise HarnessError(f"--watch {run} holds an unfinished run that trains nothing", "Name a training's")
     running, found = lock.at_work(folder / lock.OWNER), run_folder.checkpoints(folder)
     if (run / manifest.NAME).is_file():
         return _finished(run)
@@ -304,12 +304,6 @@ def _finished(run: Path) -> State:
         )
     steps, every = _whole(made.notes.get("steps")), _whole(made.config.get("save_steps"))
     return State(True, made, tuple(run_folder.checkpoints(run)), False, "", every, steps)
-
-
-def _refuse_sampling(run: Path) -> None:
-    settings = _read(run / manifest.UNFINISHED / lock.RUN)
-    if settings and "method" not in settings:
-        raise HarnessError(f"--watch {run} holds an unfinished run that trains nothing", "Name a training's")
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -103,7 +103,7 @@ class _Entry(BaseModel):
     stage: str
     verb: str
     each: dict[str, Any] | str = Field(default_factory=dict)
-    when: str | None = None
+    when: str | None = ""
     otherwise: str | None = None
 
 
@@ -135,7 +135,7 @@ class _File:
     variables: Variables
     scales: Mapping[str, Variables]
     given: Variables
-    entries: tuple[Mapping[str, Any], ...]
+    entries: tuple[_Entry, ...]
     recipes: tuple[str, ...] = ()
 
 
@@ -208,8 +208,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
             f"recipe {path} includes itself, by way of {', '.join(opening)}", "Break the circle"
         )
     try:
-        data = reading.yaml_file(path)
-        written = reading.shaped(_WRITTEN, data)
+        written = reading.shaped(_WRITTEN, reading.yaml_file(path))
     except (ValueError, OSError) as error:
         raise HarnessError(f"recipe {path} cannot be read: {error}", _LOOK) from error
     if len(opening) == reading.DEEPEST:
@@ -222,9 +221,9 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
         for scale in dict.fromkeys([*own, *(scale for one in included for scale in one.scales)])
     }
     entries = [
-        *(data.get("first") or []),
+        *(written.first or []),
         *(entry for one in included for entry in one.entries),
-        *(data.get("stages") or []),
+        *(written.stages or []),
     ]
     # A recipe that is included several times adds its entries once: else their number doubles at each level.
     distinct = {id(entry): entry for entry in entries}
@@ -273,7 +272,6 @@ OWN = "own"
 
 
 def _set(recipe: _File, values: Variables, given: Variables) -> dict[str, Any]:
-    """A scale's variables with the given ones."""
     if "size" in given and (sizes := values.get("sizes")):
         if given["size"] not in sizes:
             raise unknown_name(f"size of recipe {recipe.path}:", str(given["size"]), sizes)
@@ -397,39 +395,30 @@ def _gpus() -> int | None:
 
 
 def _expand(
-    recipe: _File, entry: Mapping[str, Any], values: Variables, known: list[str], replaced: dict[str, str]
+    recipe: _File, entry: _Entry, values: Variables, known: list[str], replaced: dict[str, str]
 ) -> Iterator[Stage]:
     """The stages of an entry; `replaced` maps omitted stages to their replacements."""
     from dcsft_harness.stages import STAGES
 
-    options = dict(entry)
-    when, otherwise = options.pop("when", True), options.pop("otherwise", None)
-    name, verb = str(options.pop("stage")), str(options.pop("verb"))
-    fields = STAGES[verb].options.model_fields if verb in STAGES else {}
+    fields = STAGES[entry.verb].options.model_fields if entry.verb in STAGES else {}
     # Null is an option's value where it has another default (no checkpoints); elsewhere it gives none.
     nullable = {
         key
         for key, one in fields.items()
         if type(None) in members(one.annotation) and not one.is_required() and one.default is not None
     }
-    each = _filled(recipe, options.pop("each", {}), values)
-    for combination in _combinations(recipe, name, each):
+    for combination in _combinations(recipe, entry.stage, _filled(recipe, entry.each, values)):
         here = {**values, **combination}
-        made = _filled(recipe, options, here)
-        stage_name = str(_filled(recipe, name, here))
-        if _filled(recipe, when, here) is None:
-            if otherwise is not None:
-                replaced[stage_name] = str(_filled(recipe, otherwise, here))
+        made = _filled(recipe, entry.model_extra, here)
+        stage_name = str(_filled(recipe, entry.stage, here))
+        if _filled(recipe, entry.when, here) is None:
+            if entry.otherwise is not None:
+                replaced[stage_name] = str(_filled(recipe, entry.otherwise, here))
             continue
-        made = {key: _replaced(value, replaced) for key, value in made.items()}
+        made = _mapped(made, lambda text: REFERENCE.sub(lambda one: replaced.get(one[1], one[0]), text))
         listed = {key: _listed(recipe, stage_name, value, known) for key, value in made.items()}
         given = {key: value for key, value in listed.items() if value is not None or key in nullable}
-        yield Stage(stage_name, verb, given, here)
-
-
-def _replaced(value: object, replaced: Mapping[str, str]) -> object:
-    """A value with references to omitted stages replaced."""
-    return _mapped(value, lambda text: REFERENCE.sub(lambda match: replaced.get(match[1], match[0]), text))
+        yield Stage(stage_name, entry.verb, given, here)
 
 
 def _mapped(value: object, change: Callable[[str], object]) -> Any:  # noqa: ANN401 - of the same kind
@@ -481,17 +470,13 @@ def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables
     for values in itertools.product(*each.values()):
         found: dict[str, Any] = {}
         for name, value in zip(each, values, strict=True):
-            found |= _started(value) if isinstance(value, Mapping) else {name: value}
+            if isinstance(value, Mapping) and "family" in value:  # with a cold start of its own by default
+                found["start"] = value["family"]
+            found |= value if isinstance(value, Mapping) else {name: value}
         yield found
 
 
-def _started(values: Variables) -> Variables:
-    """The variables that a mapping sets; a family without `start` has a cold start of its own."""
-    return {"start": values["family"], **values} if "family" in values else values
-
-
 def _filled(recipe: _File, value: object, variables: Variables) -> Any:  # noqa: ANN401 - of the same kind
-    """A value with its variables filled in."""
     return _mapped(value, lambda text: _filled_text(recipe, text, variables))
 
 
@@ -535,7 +520,7 @@ def _listed(recipe: _File, stage: str, value: object, known: Iterable[str]) -> o
     return found
 
 
-def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str, Stage]) -> None:
+def _add(recipe: _File, entry: _Entry, stage: Stage, stages: dict[str, Stage]) -> None:
     """Adds a checked stage of an entry to the chain; an existing one of that name must be equal."""
     from dcsft_harness.stages import STAGES
     from dcsft_harness.training.config import TrainingConfig
@@ -554,7 +539,7 @@ def _add(recipe: _File, entry: Mapping[str, Any], stage: Stage, stages: dict[str
     except HarnessError as error:
         variables = [
             found[1]
-            for name, value in entry.items()
+            for name, value in (entry.model_extra or {}).items()
             if re.search(rf"(?<!\w){re.escape(flag(name))}\b", error.problem)
             and isinstance(value, str)
             and (found := _VARIABLE.fullmatch(value))

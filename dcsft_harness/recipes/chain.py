@@ -160,21 +160,17 @@ def command(stage: Stage, output: Path) -> list[str]:
     return STAGES[stage.verb].command(filled(stage.options, output), output / stage.name)
 
 
-def _estimates(recipe: Recipe) -> dict[str, Estimate]:
-    """The stages' estimates."""
+def described(recipe: Recipe, output: Path) -> str:
+    """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
     try:
-        return estimates(recipe)
+        known = estimates(recipe)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise HarnessError(
             f"recipe {recipe.name}: no estimate can be made of `assume` and `tokens` ({error!r})",
             "Write them as in a shipped recipe, or leave them out",
         ) from error
-
-
-def described(recipe: Recipe, output: Path) -> str:
-    """A recipe's commands in order, with an estimate of time and memory if the scale has assumptions."""
-    lines, known = [], _estimates(recipe)
-    made = _state(output)["stages"] if (output / STATE).is_file() else {}
+    lines = []
+    made = state_of(output)["stages"] if (output / STATE).is_file() else {}
     kept: set[str] = set()
     for stage in recipe.stages:
         reads = ", ".join(str(output / name) for name in stage.references()) or "nothing made before"
@@ -215,9 +211,21 @@ def key(stage: Stage, output: Path) -> str:
     from dcsft_harness.data.digits.suite import VERSION
 
     read = {name: manifest.fingerprint(output / name) for name in stage.references()}
-    brought = {name: manifest.fingerprint(Path(name)) for name in _brought(stage)}
-    brought |= {f"content of {name}": one for name, one in STAGES[stage.verb].content(stage.options).items()}
-    brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(_tasks(stage)).items()}
+    brought, tasks = {}, []
+    for option, text, kind in STAGES[stage.verb].reading(stage.options):
+        if REFERENCE.search(text):
+            continue
+        if kind in ("pool", "tasks"):
+            tasks += members(text)
+        if option == "results":  # NAME=FOLDER
+            from dcsft_harness.leaderboard.collect import named
+
+            text = str(named(Path(text))[1])
+        if text and (Path(text).is_file() or (kind != "tasks" and Path(text).exists())):
+            brought[text] = manifest.fingerprint(Path(text))
+    content = STAGES[stage.verb].content(stage.options)
+    brought |= {f"content of {name}": digest for name, digest in content.items()}
+    brought |= {role: manifest.fingerprint(path) for role, path in prepared.inputs(tasks).items()}
     fields = STAGES[stage.verb].options.model_fields
     deciding = {
         name: value
@@ -225,32 +233,6 @@ def key(stage: Stage, output: Path) -> str:
         if name not in fields or extra(fields[name], "decides") is not False
     }
     return json_sha256([stage.verb, deciding, read, brought, __version__, VERSION, pictures.FORMAT])
-
-
-def _tasks(stage: Stage) -> list[str]:
-    """The tasks in a stage's options, whose data may be prepared."""
-    named: list[Any] = []
-    for _, value, kind in STAGES[stage.verb].reading(stage.options):
-        if kind in ("pool", "tasks"):
-            named += value if isinstance(value, list | tuple) else [value]
-    return [task for name in named for task in members(str(name))]
-
-
-def _brought(stage: Stage) -> list[str]:
-    """Files and folders in the options that no stage made: your own data, or a checkpoint."""
-    texts: list[str] = []
-    for option, value, kind in STAGES[stage.verb].reading(stage.options):
-        if kind == "model_args":
-            given = reading.joined(value) if isinstance(value, Mapping) else str(value)
-            texts += reading.named(given).values()
-        else:
-            named = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
-            if option == "results":  # NAME=FOLDER
-                from dcsft_harness.leaderboard.collect import named as name_and_place
-
-                named = [str(name_and_place(Path(one))[1]) for one in named]
-            texts += named if kind != "tasks" else (name for name in named if Path(name).is_file())
-    return [text for text in texts if text and not REFERENCE.search(text) and Path(text).exists()]
 
 
 def refuse_missing(recipe: Recipe, output: Path, unprepared: bool) -> None:
@@ -266,20 +248,19 @@ def refuse_missing(recipe: Recipe, output: Path, unprepared: bool) -> None:
         if (folder := stage.options.get("include_path")) is not None:
             include(Path(str(folder)))
         kinds = {extra(one, "reads") for one in STAGES[stage.verb].options.model_fields.values()}
-        for name, value, kind in STAGES[stage.verb].reading(stage.options):
-            texts = [str(one) for one in (value if isinstance(value, list | tuple) else [value])]
+        for name, text, kind in STAGES[stage.verb].reading(stage.options):
             if kind in ("checkpoint", "model_args") and "model_args" in kinds:
-                folders = [output / found for one in texts for found in REFERENCE.findall(one)]
-                for path in (*folders, *(texts if kind == "checkpoint" else ())):
+                for path in (output / found for found in REFERENCE.findall(text)):
                     reading.refuse_comma(path)
-            for one in texts:
-                if REFERENCE.search(one) or place_of(name, one).exists():
-                    continue
-                if kind in ("file", "artifact"):
-                    raise HarnessError(f"{flag(name)} {one} does not exist", "Check the path")
-                if kind in ("pool", "tasks"):
-                    own_files.refuse_lost(one)
-                    tasks[one] = None
+                if kind == "checkpoint":
+                    reading.refuse_comma(text)
+            if REFERENCE.search(text) or place_of(name, text).exists():
+                continue
+            if kind in ("file", "artifact"):
+                raise HarnessError(f"{flag(name)} {text} does not exist", "Check the path")
+            if kind in ("pool", "tasks"):
+                own_files.refuse_lost(text)
+                tasks[text] = None
     ours = {row["task"] for row in listing()}  # known without lmms-eval, which takes seconds to import
     if others := [one for name in tasks for one in members(name) if one not in ours]:
         refuse_unknown(others)
@@ -384,7 +365,7 @@ def _finish(
 ) -> _T | None:
     """Runs a stage unless it is finished; returns its notes, None if it was skipped."""
     folder, wanted = output / stage.name, key(stage, output)
-    same = _state(output)["stages"].get(stage.name) == wanted
+    same = state_of(output)["stages"].get(stage.name) == wanted
     if same and manifest.is_intact(folder):
         manifest.sweep(folder)
         say(f"{stage.name}: done already")
@@ -392,10 +373,12 @@ def _finish(
     if (folder / manifest.NAME).is_file():
         why = CHANGED if same else OTHERWISE
         say(f"{stage.name}: {why}; it runs again")
-    _clear(folder, same)
+        shutil.rmtree(folder)
+    elif (folder / manifest.UNFINISHED).is_dir() and not same:
+        resuming.discard(folder)
     # Saved first, so that output of a killed process, complete or not, is identified by the key too.
     with _claimed(file, _STATE_AT, wait=True):
-        state = _state(output)
+        state = state_of(output)
         state["stages"][stage.name] = wanted
         _save(state, output)
     return perform(stage.verb, folder, filled(stage.options, output))
@@ -421,21 +404,14 @@ def _claimed(file: IO[bytes], at: int, wait: bool = False) -> Iterator[bool]:
         fcntl.lockf(file, fcntl.LOCK_UN, 1, at)
 
 
-def _state(output: Path) -> dict[str, Any]:
+def state_of(output: Path) -> dict[str, Any]:
+    """What a recipe's folder records: its name, its scale, and the key of each stage that was begun."""
     path = output / STATE
     try:
         state = reading.json_file(path)
         return {"recipe": state["recipe"], "scale": state.get("scale"), "stages": dict(state["stages"])}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error!r}", "Remove it to start again") from error
-
-
-def _clear(folder: Path, same: bool) -> None:
-    """Removes a stage's earlier output, unless it is the unfinished part of the same work."""
-    if (folder / manifest.NAME).is_file():
-        shutil.rmtree(folder)
-    elif (folder / manifest.UNFINISHED).is_dir() and not same:
-        resuming.discard(folder)
 
 
 def _open(recipe: Recipe, output: Path) -> None:
@@ -443,7 +419,7 @@ def _open(recipe: Recipe, output: Path) -> None:
     if output.is_file():
         raise HarnessError(f"--output {output} is a file", "Name a folder")
     if (output / STATE).is_file():
-        state = _state(output)
+        state = state_of(output)
         name, scale = state["recipe"], state["scale"]
         # Recipes of one scale share stages, under names that mean the same in each.
         if (recipe.scale, scale) != (None, None) and recipe.scale == scale:

@@ -47,24 +47,14 @@ def every_other(response: str, *, answer: str, truncated: bool = False) -> Verdi
 
 @dataclass
 class Measured:
-    """What a stage took, beside its dry run's estimate; None where unknown.
+    """What a stage took, beside its dry run's estimate; None where unknown."""
 
-    Attributes:
-        stage: its verb.
-        seconds: wall-clock time of the process.
-        memory: peak memory in bytes: of the CUDA device if one was used, else of the process.
-        disk: bytes of its artifact.
-        tokens_per_second: prompt and response tokens over the stage's own seconds.
-        estimated_memory: the dry run's estimate, in bytes.
-        estimated_seconds: the dry run's estimate.
-        estimated_disk: the dry run's estimate, in bytes.
-    """
-
-    stage: str
-    seconds: float
-    memory: int
-    disk: int
-    tokens_per_second: float | None = None
+    stage: str  # its verb
+    seconds: float  # wall-clock time of the process
+    memory: int  # peak memory in bytes: of the CUDA device if one was used, else of the process
+    disk: int  # bytes of its artifact
+    tokens_per_second: float | None = None  # prompt and response tokens over the stage's own seconds
+    # the dry run's estimates: bytes, seconds, bytes
     estimated_memory: float | None = None
     estimated_seconds: float | None = None
     estimated_disk: float | None = None

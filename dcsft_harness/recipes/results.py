@@ -26,6 +26,7 @@ from dcsft_harness.leaderboard.logs import Choices, is_run
 from dcsft_harness.leaderboard.report.table import markdown_text, p_text, share
 from dcsft_harness.leaderboard.stats import Estimate, holm
 from dcsft_harness.leaderboard.summary import Line, Summary, overall
+from dcsft_harness.recipes.chain import STATE, state_of
 
 # The paper's claims, stated before the run that decides them, each tested on a run of its recipes.
 #
@@ -302,7 +303,7 @@ def _share(name: str) -> Figure:
 
 TIME = "training-time"
 """The kind of a comparison of costs."""
-STATE, COSTS, JUDGED = "recipe.json", "costs.md", "claims.json"
+COSTS, JUDGED = "costs.md", "claims.json"
 BOARDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "difficulty": ("Table 1 and Figure 6: as many easy, medium or hard items", ("id_ood", "gradient_norms")),
     "paradigms": ("SFT, GRPO, SFT-M and SFT-EM", ("id_ood", "cost")),
@@ -430,17 +431,9 @@ def _loaded(made: manifest.Manifest) -> Board:
     return load(places, config["baseline"], apart=apart, choices=choices, names=names)
 
 
-def _state(run: Path) -> dict[str, Any]:
-    """The recipe's record that `dcsft run` writes into its output folder."""
-    try:
-        return dict(reading.json_file(run / STATE))
-    except (ValueError, TypeError, OSError) as error:
-        raise HarnessError(f"{run / STATE} cannot be read: {error}", "Run the recipe again") from error
-
-
 def _opening(runs: Sequence[Path]) -> str:
     made = [manifest.read(path.parent) for run in runs for path in run.glob(f"*/{manifest.NAME}")]
-    state = _state(runs[0])
+    scale = state_of(runs[0])["scale"]
     versions = ", ".join(f"{name} {version}" for name, version in made[0].packages.items())
     minutes = sum(one.seconds for one in made) / 60
     kinds = [one.kind for one in made]
@@ -448,7 +441,7 @@ def _opening(runs: Sequence[Path]) -> str:
         f"{kinds.count(kind)} {kind}" for kind in ("rollouts", "adapter", "checkpoint", "scores")
     )
     return (
-        f"# Results at scale {state.get('scale') or 'of its own'}\n\n"
+        f"# Results at scale {scale or 'of its own'}\n\n"
         f"Made by `dcsft results` from a run of the shipped recipes: {len(made)} stages ({counts}) in "
         f"{minutes:.0f} minutes of stage time, on {made[0].hardware.get('cores')} cores "
         f"({made[0].hardware.get('machine')}).\n{versions}.\n\n"
@@ -610,7 +603,6 @@ def _board(name: str, summary: Summary, folder: Path, pictures: Path) -> str:
 
 
 def _costs(folder: Path) -> str:
-    """A cost comparison, with its headings one level down."""
     text = (folder / COSTS).read_text(encoding="utf-8")
     lines = [f"#{line}" if line.startswith("#") else line for line in text.splitlines()[1:]]
     # Readers do not have the original machine's folders.

@@ -125,7 +125,6 @@ def _described(
     arguments: Mapping[str, Any],
     options: InspectOptions,
 ) -> dict[str, Any]:
-    """The displayed content of a row."""
     from dcsft_harness.curation.conversations import conversation
 
     *turns, answer = conversation(row)["messages"]

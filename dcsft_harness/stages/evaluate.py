@@ -179,9 +179,7 @@ def _add_own(
     described: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for number, file in enumerate(files):
-        task, entries, read = opening.pool(
-            options, None, file, options.on_error == "skip", keep_unreadable=False, held=True
-        )
+        task, entries, read = opening.pool(options, None, file, options.on_error == "skip", held=True)
         name = task.config.task
         if name in opened:
             raise HarnessError(f"{file} becomes the task {name}, and so does another one", "Rename the file")
@@ -197,7 +195,6 @@ def _add_own(
 
 
 def _score_responses(options: EvaluateOptions, output: Path, progress: Progress | None) -> Notes:
-    """Scores the responses of a file."""
     from dcsft_harness import lmms
     from dcsft_harness.evaluation import responses
 

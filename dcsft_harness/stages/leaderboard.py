@@ -31,7 +31,6 @@ class LeaderboardOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _one_side(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Combines `id` and `ood` into `distributions`."""
         given = dict(values)
         found = dict(given.get("distributions") or {})
         for side in ("id", "ood"):

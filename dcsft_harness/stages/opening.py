@@ -15,7 +15,7 @@ from pydantic import field_validator
 from dcsft_harness import ranks, reading
 from dcsft_harness.data import OwnPart, OwnRows
 from dcsft_harness.data.digits import resolve
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, flag, option
 
 if TYPE_CHECKING:
@@ -105,11 +105,6 @@ class Engine(Settings):
         launch = Launch.read(self.num_processes, None, int(shared) if shared.isdecimal() else 1)
         return None if launch is None else launched(launch, stage, self, output)
 
-    @property
-    def processes(self) -> int:
-        """The processes that share the items, planned or running."""
-        return self.num_processes or ranks.world_size()
-
     def checked(
         self, tasks: Mapping[str, "Task"], samples: int, new_tokens: int | None, limit: int | None
     ) -> tuple[Callable[[], "Model"], dict[str, Any], dict[str, Path]]:
@@ -122,25 +117,19 @@ class Engine(Settings):
             HarnessError: the model cannot be used, or does not fit.
         """
         from dcsft_harness import lmms
+        from dcsft_harness.evaluation.subject import as_engine
 
-        model, given, where = self.opened()
+        named = None if self.engine in ENGINES else self.engine
+        ray = self.engine == "ray" or (self.actors is not None and named is not None)
+        model, given = as_engine(self.model, self.model_args, named)
         arguments, folders = model_arguments(given)
         lmms.check_model(model, arguments)
         lmms.refuse_unfit(tasks.values(), model)
-        found = opener(model, arguments, where, self.actors)
-        if where == "local":
-            admit_answers(model, arguments, tasks, samples, new_tokens, limit, self.processes)
+        found = opener(model, arguments, ray, self.actors)
+        if not ray:
+            processes = self.num_processes or ranks.world_size()
+            admit_answers(model, arguments, tasks, samples, new_tokens, limit, processes)
         return found, {"model": model, "model_args": given}, folders
-
-    def opened(self) -> tuple[str, str, str]:
-        """The lmms-eval model, its arguments, and its place in `ENGINES`; see `subject.as_engine`."""
-        from dcsft_harness.evaluation.subject import as_engine
-
-        where = self.engine if self.engine in ENGINES else "local"
-        named = None if self.engine in ENGINES else self.engine
-        if self.actors is not None and named is not None:
-            where = "ray"
-        return *as_engine(self.model, self.model_args, named), where
 
 
 def launched(
@@ -185,12 +174,12 @@ def pool(
     task: str | None,
     data: Path | None,
     skip: bool,
-    keep_unreadable: bool = True,
     held: bool = False,
 ) -> tuple["Task", dict[str, Any], dict[str, Path]]:
     """The lmms-eval task to sample, its note for the manifest, and its file if it comes from one.
 
-    `skip` and `keep_unreadable` are those of `own_data.open_file`; `held` reads the held-out part.
+    `skip` is that of `own_data.open_file`. `held` reads the held-out part, to evaluate on: its rows with
+    unreadable images are not kept.
 
     Raises:
         HarnessError: neither or both of `task` and `data` are given, or the given one cannot be opened.
@@ -206,7 +195,7 @@ def pool(
             raise HarnessError(f"--task {task} is a file or folder of rows", f"Give it as --data {task}")
         return own_data.open_task(str(task), "--task"), {}, task_files([str(task)])
     root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options, held)
-    opened = own_data.open_file(data, options.scorer, root, skip, outside, keep_unreadable, part)
+    opened = own_data.open_file(data, options.scorer, root, skip, outside, not held, part)
     return opened, own_data.described(data, options), {"data": data}
 
 
@@ -217,16 +206,14 @@ def task_files(names: Sequence[str]) -> dict[str, Path]:
     return {f"task {Path(name).stem}": Path(name) for name in names if lmms.is_file(name)}
 
 
-def opener(model: str, arguments: str, engine: str, actors: int | None) -> Callable[[], "Model"]:
+def opener(model: str, arguments: str, ray: bool, actors: int | None) -> Callable[[], "Model"]:
     """A function that opens the model on first use: in this process, or in actors of a Ray cluster.
 
-    An engine that is unknown, not installed or without actors is refused at once.
+    A cluster that is not installed or has no actors is refused at once.
     """
     from dcsft_harness import lmms
 
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
-    if engine == "local":
+    if not ray:
         if actors is not None:
             raise HarnessError(f"--actors {actors} goes with --engine ray", "Leave it out")
         return partial(lmms.open_model, model, arguments)
@@ -260,7 +247,7 @@ def admit_answers(
     samples: int,
     new_tokens: int | None,
     limit: int | None,
-    processes: int = 1,
+    processes: int,
 ) -> None:
     """Refuses sampling or evaluation that does not fit, before weights are read; ends a dry run by `Planned`.
 

@@ -16,7 +16,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -42,21 +43,6 @@ Notes = dict[str, Any]
 """The notes of a finished artifact's manifest: counts, tokens, accuracy."""
 
 
-def no_remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The default for stages without extra output; a lambda could not be pickled."""
-    return []
-
-
-def always(notes: Mapping[str, Any]) -> bool:
-    """The default for stages whose next command always has something to work on."""
-    return True
-
-
-def no_failure(notes: Mapping[str, Any]) -> HarnessError | None:
-    """The default for stages that fail by an exception alone."""
-    return None
-
-
 def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     """The hash of own rows and their images, or of another file; empty for an artifact."""
     from dcsft_harness.sampling import own_files
@@ -66,12 +52,6 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     from dcsft_harness.sampling import own_data
 
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
-
-
-def _files_of_arguments(given: object) -> list[str]:
-    """The values of model arguments that may name files or folders."""
-    found = reading.named(reading.joined(given) if isinstance(given, Mapping) else str(given))
-    return [found[one] for one in ("pretrained", "adapter", "system_prompt") if found.get(one)]
 
 
 def _named(name: str, text: str, kind: str) -> list[Path]:
@@ -141,11 +121,12 @@ class Stage:
     passes: str = ""  # the target of the command line's `--set NAME=VALUE`, with the field `extra`; else ""
     show: Callable[[Mapping[str, Any]], str] | None = None  # notes -> text for stdout after the closing line
     markdown: bool = True  # whether that text is Markdown; otherwise it is printed as it is
-    remarks: Callable[[Mapping[str, Any]], list[str]] = no_remarks  # notes -> text for stderr after that
+    # notes -> text for stderr after that
+    remarks: Callable[[Mapping[str, Any]], list[str]] = lambda notes: []
     # notes -> an error with which the command ends after all that; None for success
-    failing: Callable[[Mapping[str, Any]], HarnessError | None] = no_failure
+    failing: Callable[[Mapping[str, Any]], HarnessError | None] = lambda notes: None
     then: str = ""  # the command that usually follows, with {output} for the artifact's folder; "" for none
-    leads: Callable[[Mapping[str, Any]], bool] = always  # notes -> whether it has something to work on
+    leads: Callable[[Mapping[str, Any]], bool] = lambda notes: True  # notes -> whether that has work
     # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
     # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
@@ -189,7 +170,16 @@ class Stage:
         given = self.options.from_options(options)
         where = usage.Device.named(device)
         if self.light is not None:
-            return self._light(given, where)
+            size = 0
+            for name, text, kind in self.reading(
+                {name: getattr(given, name) for name in given.model_fields_set}
+            ):
+                path = place_of(name, text)
+                if kind == "artifact" and not path.exists():
+                    raise HarnessError(f"{name} {path} does not exist", "Check the path")
+                size += usage.bytes_of(path)
+            memory = self.light[0] + self.light[1] * size
+            return usage.Estimate(where, {"process": memory}, 2.0 + size / 5e7, float(size) / 2)
         reset = usage.PLANNING.set(where)
         try:
             self.run(given, Path(output), None)
@@ -198,20 +188,6 @@ class Stage:
         finally:
             usage.PLANNING.reset(reset)
         return usage.Estimate(where, {})
-
-    def _light(self, given: Settings, device: usage.Device) -> usage.Estimate:
-        assert self.light is not None
-        size = 0
-        for name, value, kind in self.reading(
-            {name: getattr(given, name) for name in given.model_fields_set}
-        ):
-            for one in value if isinstance(value, list | tuple) else [value]:
-                path = place_of(name, one)
-                if kind == "artifact" and not path.exists():
-                    raise HarnessError(f"{name} {path} does not exist", "Check the path")
-                size += usage.bytes_of(path)
-        memory, factor = self.light
-        return usage.Estimate(device, {"process": memory + factor * size}, 2.0 + size / 5e7, float(size) / 2)
 
     def __call__(
         self,
@@ -262,14 +238,10 @@ class Stage:
         for name in ("image_root", "include_path"):
             if options.get(name) is not None:
                 found[name] = {str(options[name]): []}
-        for name, value, kind in self.reading(options):
-            texts = [] if isinstance(value, Mapping) else [value] if isinstance(value, str) else value
-            if kind == "model_args":
-                texts = _files_of_arguments(value)
-            for text in texts:
-                paths = _named(name, text, kind)
-                if paths and output.resolve() not in [path.resolve() for path in paths]:
-                    found.setdefault(name, {})[text] = paths
+        for name, text, kind in self.reading(options):
+            paths = _named(name, text, kind)
+            if paths and output.resolve() not in [path.resolve() for path in paths]:
+                found.setdefault(name, {})[text] = paths
         return found
 
     def content(self, options: Mapping[str, Any]) -> dict[str, str]:
@@ -280,21 +252,18 @@ class Stage:
         """
         found = {}
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
-        for name, value, kind in self.reading(options):
-            if kind == "model_args":
-                value = _files_of_arguments(value)
-            for one in [value] if isinstance(value, str) else value:
-                path = Path(one)
-                with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why
-                    if kind in ("checkpoint", "model_args") and path.is_dir():
-                        found[str(path)] = disk.code_sha256(path)
-                    elif kind == "model_args" and path.is_file():
-                        found[str(path)] = disk.file_sha256(path)
-                    elif (kind in ("pool", "tasks") or name == "data") and path.exists():
-                        if digest := _rows_sha256(path, root and Path(root), outside):
-                            found[str(path)] = digest
-                    if kind in ("pool", "tasks"):
-                        found |= _task_sources(str(one), options.get("include_path"))
+        for name, text, kind in self.reading(options):
+            path = Path(text)
+            with contextlib.suppress(HarnessError, OSError):  # what cannot be read: the stage says why
+                if kind in ("checkpoint", "model_args") and path.is_dir():
+                    found[str(path)] = disk.code_sha256(path)
+                elif kind == "model_args" and path.is_file():
+                    found[str(path)] = disk.file_sha256(path)
+                elif (kind in ("pool", "tasks") or name == "data") and path.exists():
+                    if digest := _rows_sha256(path, root and Path(root), outside):
+                        found[str(path)] = digest
+                if kind in ("pool", "tasks"):
+                    found |= _task_sources(text, options.get("include_path"))
         if ":" in str(options.get("scorer")):
             from dcsft_harness.scoring import get_scorer
 
@@ -303,7 +272,6 @@ class Stage:
         return found
 
     def _defaults(self) -> dict[str, object]:
-        """The options' defaults, from `Settings.as_dict`."""
         fields = self.options.model_fields
         values = {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
         return {name: list(one) if isinstance(one, tuple) else one for name, one in values.items()}
@@ -430,12 +398,18 @@ class Stage:
         ordered = [parameter(name, where[0]) for name in first]
         return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
 
-    def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-        """Name, value and kind (see `settings.Reads`) of the given options that name the stage's inputs."""
+    def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+        """Option, text and kind (see `settings.Reads`) of each of the inputs that the options name."""
         for name, one in self.options.model_fields.items():
-            value = read_text(one.annotation, options.get(name))
-            if extra(one, "reads") and value is not None:
-                yield name, value, extra(one, "reads")
+            kind, value = extra(one, "reads"), read_text(one.annotation, options.get(name))
+            if kind is None or value is None:
+                continue
+            if kind == "model_args":
+                found = reading.named(reading.joined(value) if isinstance(value, Mapping) else str(value))
+                files = (found.get(name) for name in ("pretrained", "adapter", "system_prompt"))
+                value = [text for text in files if text]
+            for text in value if isinstance(value, list | tuple) else [value]:
+                yield name, str(text), kind
 
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
         """The command line of this stage with these options, as words that start with `dcsft`.
@@ -663,28 +637,24 @@ def figure_paths(notes: Mapping[str, Any]) -> list[str]:
     return [f"see {' and '.join(paths)}"] if paths else []
 
 
-class Registry(MutableMapping[str, Stage]):
+class Registry(UserDict[str, Any]):
     """Verb -> stage, in the order of the data flow; a stage's file is imported on first use."""
 
     def __init__(self, folder: Path, package: str) -> None:
         """Finds the stages' files in the folder of a package."""
+        super().__init__()
         self._about: dict[str, str] = {}
-        self._modules: dict[str, str] = {}
-        self._stages: dict[str, Stage] = {}
         self.find(folder, package)
 
     def find(self, folder: Path, package: str) -> None:
         """Adds the stages of a folder on the package's path."""
-        found = []
         for path in folder.glob("*.py"):
             with path.open(encoding="utf-8") as file:
                 match = re.match(r'"""`dcsft ([^`]+)`: (.*)$', file.readline().rstrip())
             if match:
-                found.append((match[1], match[2].removesuffix('"""'), f"{package}.{path.stem}"))
-        known = [(verb, about, self._modules[verb]) for verb, about in self._about.items()]
-        self._about = {}
-        for verb, about, module in sorted([*known, *found], key=lambda one: (_place(one[0]), one[0])):
-            self._about[verb], self._modules[verb] = about, module
+                self._about[match[1]] = match[2].removesuffix('"""')
+                self.data[match[1]] = f"{package}.{path.stem}"
+        self.data = dict(sorted(self.data.items(), key=lambda one: (_place(one[0]), one[0])))
 
     def about(self, verb: str) -> str:
         """A one-sentence description of a stage, without importing it."""
@@ -692,32 +662,12 @@ class Registry(MutableMapping[str, Stage]):
 
     def __getitem__(self, verb: str) -> Stage:
         """A stage; imports its file."""
-        if verb not in self._stages:
-            stage: Stage = import_module(self._modules[verb]).STAGE
+        if isinstance(module := self.data[verb], str):
+            stage: Stage = import_module(module).STAGE
             if stage.verb != verb:
-                raise HarnessError(
-                    f"{self._modules[verb]} names {verb!r} and holds {stage.verb!r}", "Rename one"
-                )
-            self._stages[verb] = stage
-        return self._stages[verb]
-
-    def __setitem__(self, verb: str, stage: Stage) -> None:
-        """Adds a stage, or replaces one."""
-        self._stages[verb] = stage
-        self._about.setdefault(verb, "")
-
-    def __delitem__(self, verb: str) -> None:
-        """Removes a stage."""
-        del self._about[verb]
-        self._stages.pop(verb, None)
-
-    def __iter__(self) -> Iterator[str]:
-        """The verbs, in the order of the data flow."""
-        return iter(self._about)
-
-    def __len__(self) -> int:
-        """The number of stages."""
-        return len(self._about)
+                raise HarnessError(f"{module} names {verb!r} and holds {stage.verb!r}", "Rename one")
+            self.data[verb] = stage
+        return self.data[verb]  # type: ignore[no-any-return]
 
 
 _FLOW = ("digits pretrain", "train cold-start", "sample", "label", "data", "curate", "train", "merge")

@@ -50,7 +50,6 @@ def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(2):
         Image.new("RGB", (56, 56), (40 * number, 0, 0)).save(folder / f"{number}.png")
-    (folder / "broken.png").write_bytes(b"\x89PNG not really")
     return folder
 
 
@@ -67,30 +66,6 @@ def refused(capsys, output, *arguments):
     assert said[0].startswith("dcsft: ")
     assert not Path(output).exists() or not list(Path(output).iterdir())
     return said[0]
-
-
-@pytest.mark.parametrize(
-    ("lines", "said"),
-    [
-        ([row(), "{not json"], "line 2: not JSON"),
-        ([row(), '["a"]'], "line 2: not a JSON object"),
-        ([json.dumps({"problem": "x"})], "line 1: no `answer`, `solution`"),
-        ([row("missing.png")], "line 1: image .*missing.png does not exist"),
-        ([row("broken.png")], "line 1: image .*broken.png cannot be read"),
-        ([row(), row()], r"mine\.jsonl, line 2: the same item as line 1"),
-        ([], "holds no rows"),
-        ([json.dumps({"messages": [{"role": "user", "content": "hi"}]})], "no assistant turn"),
-    ],
-)
-def test_bad_rows_of_ones_own_data_are_named(tmp_path, pictures, capsys, lines, said):
-    (pictures / "mine.jsonl").write_text("\n".join(lines))
-    sentence = refused(
-        capsys,
-        tmp_path / "out",
-        *("sample", "--model", "dcsft_stub", "--model-args", "default=goose"),
-        *("--data", pictures / "mine.jsonl", "--scorer", "exact_word"),
-    )
-    assert re.search(said, sentence), sentence
 
 
 @pytest.mark.parametrize(
@@ -200,15 +175,6 @@ def test_so_it_is_where_no_artifact_is_made(tmp_path, capsys, monkeypatch, argum
     assert not any(tmp_path.iterdir())
 
 
-def test_an_output_folder_that_holds_something_is_refused(tmp_path, capsys):
-    rollouts(tmp_path / "rollouts", ["easy"])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("dear")
-    code = main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "out")])
-    assert (code, "not empty" in capsys.readouterr().err) == (1, True)
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "dear"
-
-
 def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy", "hard"])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
@@ -284,39 +250,6 @@ def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path,
         assert ("no response is right, so no item is easy or medium" in said) == (name == "all")
         assert ("name another --scorer" in said) == (name == "all")
         assert ("--keep easy,medium" in said) == (name == "some")
-
-
-def test_an_empty_curated_set_is_refused(tmp_path, capsys):
-    rollouts(tmp_path / "rollouts", ["easy", "hard"], with_items=True)
-    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
-    capsys.readouterr()
-    sentence = refused(capsys, tmp_path / "out", "curate", tmp_path / "labels", "--keep", "medium")
-    assert "no item is medium: the set would be empty" in sentence
-
-
-def test_a_damaged_table_is_named(tmp_path, capsys):
-    rollouts(tmp_path / "rollouts", ["easy"])
-    table = tmp_path / "rollouts" / "rollouts.parquet"
-    table.write_bytes(table.read_bytes()[:100])
-    sentence = refused(capsys, tmp_path / "out", "label", tmp_path / "rollouts")
-    assert "rollouts.parquet is not a readable Parquet file" in sentence
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("stages: [", r"mine\.yaml cannot be read: .*line 1"),
-        ("stages: [{stage: a, verb: lable}]", "Did you mean label"),
-        ("stages: [{stage: a, verb: label, rollouts: '@b'}]", "refers to @b"),
-        (
-            "stages: [{stage: a, verb: label, rolouts: x}]",
-            "'a': unknown option 'rolouts'. Did you mean rollouts",
-        ),
-    ],
-)
-def test_a_recipe_that_makes_no_sense_is_refused(tmp_path, capsys, text, said):
-    (tmp_path / "mine.yaml").write_text(text)
-    assert re.search(said, refused(capsys, tmp_path / "out", "run", tmp_path / "mine.yaml"))
 
 
 @pytest.mark.parametrize(

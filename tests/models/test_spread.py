@@ -168,7 +168,7 @@ class TestRefusals:
     def test_a_launch_of_several_processes(self, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(HarnessError, match="Start it without `torchrun`"):
-            opening.opener("dcsft_stub", "", "ray", None)
+            opening.opener("dcsft_stub", "", True, None)
 
 
 class TestAnActor:

@@ -133,8 +133,6 @@ def test_stages_that_several_recipes_share_are_there_once(write):
         (CHILD.replace("set-${variant}-${seed}", "set"), BASE, "two different stages are called 'set'"),
         (CHILD, BASE + "include: [child.yaml]\n", "includes itself"),
         (CHILD.replace("base.yaml", "bose.yaml"), BASE, "bose.yaml does not exist"),
-        (CHILD.replace("  digits: {size: 20}", "  digits: 3"), BASE, "cannot be read"),
-        (CHILD.replace("seed: ${seeds}", "seed: 3"), BASE, "cannot be read"),
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused(write, text, base, said):
@@ -508,18 +506,6 @@ def test_init_takes_patterns_and_files_as_evaluate_does(tmp_path, monkeypatch):
     assert found[0]["tasks"] == ["own.yaml", "more.jsonl", "dcsft_digits_?"]
 
 
-def test_init_asks(tmp_path, monkeypatch):
-    from click.testing import CliRunner
-
-    from dcsft_harness.cli import dcsft
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.jsonl").write_text("{}\n")
-    asked = CliRunner().invoke(dcsft, ["init"], input="digits\nmine.jsonl\nchoice\n\n\ncpu\n\n")
-    assert asked.exit_code == 0, asked.output
-    assert "held_out: 0.1" in (tmp_path / "mine.yaml").read_text()
-
-
 def test_init_asks_again_after_a_mistake_on_a_terminal(tmp_path):
     """Each prompt gets a mistake first."""
     (tmp_path / "mine.jsonl").write_text("{}\n")
@@ -551,7 +537,8 @@ def test_init_asks_again_after_a_mistake_on_a_terminal(tmp_path):
             shown += piece
     assert os.waitpid(child, 0)[1] == 0, shown
     assert shown.count("Error: ") == len(answers)
-    assert "next: dcsft run mine.yaml" in shown and (tmp_path / "mine.yaml").is_file()
+    assert "next: dcsft run mine.yaml" in shown
+    assert "held_out: 0.1" in (tmp_path / "mine.yaml").read_text()
 
 
 def test_init_without_an_answer_names_the_option(tmp_path, monkeypatch, capsys):

@@ -443,40 +443,32 @@ def test_the_next_command_takes_own_rows_after_own_rows(tmp_path, monkeypatch, s
     assert found.next("my out", given) == said
 
 
-@pytest.mark.parametrize("file", ["chat_template.jinja", "code.py", "judges.py", "task.yaml"])
-def test_a_changed_template_code_scorer_or_task_is_never_already_done(tmp_path, monkeypatch, file):
-    """None of them is covered by the hash of an input."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    base = Path("base")
-    base.mkdir()
-    (base / "config.json").write_text("{}")
-    files = {"chat_template.jinja": base, "code.py": base, "judges.py": Path(), "task.yaml": Path()}
-    for name, folder in files.items():
-        (folder / name).write_text("def judge(response, *, answer):\n    return response == answer\n")
-    given = {
-        "model_args": "pretrained=base",
-        "model": "dcsft_hf",
-        "task": "task.yaml",
-        "scorer": "judges:judge",
-    }
+def only_written(verb, *roles):
+    """The stage, whose run writes an artifact without content; `roles` are options that are its inputs."""
 
     def run(options, output, progress):
-        with manifest.writing("rollouts", output, {}) as draft:
+        inputs = {role: Path(getattr(options, role)) for role in roles}
+        with manifest.writing(STAGES[verb].writes, output, {}, inputs) as draft:
             return draft.notes
 
-    stage = replace(STAGES["sample"], run=run)
-    stage("out", **given)
-    assert stage("out", **given)[DONE]
-    with (files[file] / file).open("a") as end:
-        end.write("# changed\n")
-    sys.modules.pop("judges", None)
-    with pytest.raises(
-        HarnessError,
-        match="already holds rollouts, of another run: (base: |judges:judge: its code has|task.yaml: )",
-    ):
-        stage("out", **given)
-    sys.modules.pop("judges", None)
+    return replace(STAGES[verb], run=run)
+
+
+def test_a_scorer_whose_code_changed_is_never_already_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given, stage = {"task": "dcsft_digits_pool", "scorer": "judges:judge"}, only_written("sample")
+    for ending in ("", "# changed\n"):
+        Path("judges.py").write_text(
+            f"def judge(response, *, answer):\n    return response == answer\n{ending}"
+        )
+        monkeypatch.delitem(sys.modules, "judges", raising=False)
+        if ending:
+            with pytest.raises(HarnessError, match="of another run: judges:judge: its code has"):
+                stage("out", **given)
+        else:
+            stage("out", **given)
+            assert stage("out", **given)[DONE]
 
 
 @pytest.mark.parametrize(
@@ -513,12 +505,7 @@ def test_a_task_is_made_of_all_files_that_it_names(tmp_path, monkeypatch, given,
         "unused.py": "",
     }.items():
         (Path("mine") / name).write_text(text)
-
-    def run(options, output, progress):
-        with manifest.writing("rollouts", output, {}) as draft:
-            return draft.notes
-
-    stage = replace(STAGES["sample"], run=run)
+    stage = only_written("sample")
     stage("out", model="base", **given)
     assert stage("out", model="base", **given)[DONE]
     with Path(file).open("a") as end:
@@ -625,12 +612,7 @@ def test_changed_rows_and_images_are_never_already_done(tmp_path, monkeypatch, v
     image, rows = Path("1.png"), Path("rows.jsonl")
     image.write_bytes(b"one")
     rows.write_text(json.dumps({"question": "Which bird?", "answer": "goose", "image": "1.png"}) + "\n")
-
-    def run(options, output, progress):
-        with manifest.writing(STAGES[verb].writes, output, {}) as draft:
-            return draft.notes
-
-    stage = replace(STAGES[verb], run=run)
+    stage = only_written(verb)
     stage("out", **OWN[verb])
     if what == "nothing":
         assert stage("out", **OWN[verb])[DONE]
@@ -652,6 +634,7 @@ BESIDE = {
     "a template that is edited": ("", "base/chat_template.jinja", True),
     "a template that appears": ("pretrained=bare", "bare/chat_template.jinja", True),
     "a template of the adapter": ("adapter=base", "base/chat_template.jinja", True),
+    "code beside the weights": ("", "base/code.py", True),
     "the system prompt": ("system_prompt=system.txt", "system.txt", True),
     "a script beside the run": ("adapter=,batch_size=8", "own.py", False),
     "a folder called like a number": ("batch_size=8", "8/own.py", False),
@@ -662,15 +645,10 @@ BESIDE = {
 def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     arguments, name, decides = BESIDE[case]
-    for one in ("base/chat_template.jinja", "system.txt", "bare/x", "own.py", "8/own.py"):
+    for one in ("base/chat_template.jinja", "base/code.py", "system.txt", "bare/x", "own.py", "8/own.py"):
         Path(one).parent.mkdir(exist_ok=True)
         Path(one).write_text("before")
-
-    def run(options, output, progress):
-        with manifest.writing("rollouts", output, {}) as draft:
-            return draft.notes
-
-    stage = replace(STAGES["sample"], run=run)
+    stage = only_written("sample")
     options = {"task": "dcsft_digits_pool", "model": "base", "model_args": arguments}
     stage("out", **options)
     assert stage("out", **options)[DONE]
@@ -803,12 +781,7 @@ def _filled(options, folder):
 def test_an_input_is_what_is_there_and_not_its_path(tmp_path, monkeypatch, case):
     verb, first, second, said = PLACED[case]
     _two_projects(tmp_path)
-
-    def run(options, output, progress):
-        with manifest.writing(STAGES[verb].writes, output, {}) as draft:
-            return draft.notes
-
-    stage = replace(STAGES[verb], run=run)
+    stage = only_written(verb)
     monkeypatch.chdir(tmp_path / "a")
     stage(tmp_path / "out", **_filled(first, tmp_path))
     assert stage(tmp_path / "out", **_filled(first, tmp_path))[DONE]
@@ -833,12 +806,7 @@ def test_an_input_is_what_is_there_and_not_its_path(tmp_path, monkeypatch, case)
 )
 def test_of_an_older_artifact_the_inputs_tell_what_its_paths_named(tmp_path, monkeypatch, where, given, said):
     _two_projects(tmp_path)
-
-    def run(options, output, progress):
-        with manifest.writing("labels", output, {}, {"rollouts": options.rollouts}) as draft:
-            return draft.notes
-
-    stage, out = replace(STAGES["label"], run=run), tmp_path / "out"
+    stage, out = only_written("label", "rollouts"), tmp_path / "out"
     monkeypatch.chdir(tmp_path / "a")
     stage(out, rollouts="r")
     made = json.loads((out / "manifest.json").read_text())
@@ -855,12 +823,7 @@ def test_of_an_older_artifact_the_inputs_tell_what_its_paths_named(tmp_path, mon
 def test_what_is_done_needs_no_lock(tmp_path, monkeypatch):
     """Another process may hold it to see the same, and a folder that is read-only has none."""
     _two_projects(tmp_path)
-
-    def run(options, output, progress):
-        with manifest.writing("labels", output, {}) as draft:
-            return draft.notes
-
-    stage, out = replace(STAGES["label"], run=run), tmp_path / "out"
+    stage, out = only_written("label"), tmp_path / "out"
     stage(out, rollouts=tmp_path / "a" / "r")
     with manifest.taken(out, grant=False):
         assert stage(out, rollouts=tmp_path / "a" / "r")[DONE]
@@ -872,12 +835,7 @@ def test_what_is_done_needs_no_lock(tmp_path, monkeypatch):
 @pytest.mark.parametrize("change", ["a moved project", "an output called like its model"])
 def test_what_is_done_stays_done(tmp_path, monkeypatch, change):
     _two_projects(tmp_path)
-
-    def run(options, output, progress):
-        with manifest.writing("adapter", output, {}, {"data": Path(options.data)}) as draft:
-            return draft.notes
-
-    stage = replace(STAGES["train sft"], run=run)
+    stage = only_written("train sft", "data")
     monkeypatch.chdir(tmp_path / "a")
     output = "org/name" if change == "an output called like its model" else "out"
     stage(output, model="org/name", data="r")
