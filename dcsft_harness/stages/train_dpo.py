@@ -60,6 +60,11 @@ class DpoConfig(AdapterConfig):
         1, "Most pairs of an item, of distinct texts; `seed` decides which, among more.", ge=1
     )
 
+    @property
+    def has_reference(self) -> bool:
+        """The loss always compares with the initial model."""
+        return True
+
 
 class DpoOptions(DpoConfig, AdapterInputs):
     """What to train on, and how."""

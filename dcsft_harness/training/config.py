@@ -217,7 +217,7 @@ class TrainingConfig(Settings):
     @property
     def samples_per_row(self) -> int:
         """Samples, as `batch_size` counts them, per row of the training set and epoch."""
-        return int(getattr(self, "num_generations", 1))
+        return 1
 
     @classmethod
     def steps_per_epoch(cls, samples: float, batch_size: float) -> int:
@@ -226,8 +226,8 @@ class TrainingConfig(Settings):
 
     @property
     def has_reference(self) -> bool:
-        """Whether the loss compares with the initial model, which is then kept: where `beta` weighs that."""
-        return bool(getattr(self, "beta", 0.0) > 0)
+        """Whether the loss compares with the initial model, which is then kept."""
+        return False
 
     def share(self, processes: int) -> tuple[int, int]:
         """Samples per forward pass of one process of a launch, and the number of accumulated passes.
@@ -310,6 +310,16 @@ class GrpoConfig(AdapterConfig):
     max_completion_length: int | None = option(
         None, "The longest completion in tokens; by default the task's own limit.", ge=1
     )
+
+    @property
+    def samples_per_row(self) -> int:
+        """Completions of a prompt."""
+        return self.num_generations
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the divergence term has a weight."""
+        return self.beta > 0
 
     @classmethod
     def steps_per_epoch(cls, samples: float, batch_size: float) -> int:
