@@ -2,7 +2,7 @@
 
     python -m benchmarks.answers --items 64 --longest 256
 
-Row lengths are uniform between 1 and `longest`, forced upon the engine by each row's token limit. The
+Row lengths are uniform between 1 and `longest`, forced upon the engine, which notes a row's end. The
 ideal batch has rows of one length that all end together, and as much to do: as many tokens, and as many
 pairs of a token and an earlier one that it attends to. For lengths L that is rows of E[L^2] / E[L]
 tokens, and so fewer of them. Beside it stands a batch of as many rows of the mean length, which has
@@ -19,6 +19,7 @@ from benchmarks import shapes
 from benchmarks.measuring import median, ratio, rounds
 from benchmarks.sampling import draw
 from dcsft_harness.models import engine
+from dcsft_harness.models.decoding import Endings
 from dcsft_harness.models.engine import Prepared
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.requests import Item
@@ -29,12 +30,25 @@ def with_lengths(
 ) -> None:
     """The engine, with rows of these lengths in the order in which they come aboard."""
     arguments = shapes.ARGUMENTS.changed(max_new_tokens=longest, min_new_tokens=longest)
-    plain, left = engine.Row, iter(lengths)
-    engine.Row = lambda ticket, key, limit: plain(ticket, key, next(left))  # type: ignore[misc,assignment]
+    plain, left = engine._note, iter(lengths)
+    known: dict[int, tuple[engine.Row, int]] = {}  # by identity, which the row held beside keeps its own
+
+    def note(rows: Sequence[engine.Row], tokens: Sequence[int], endings: Endings) -> int:
+        ended = plain(rows, tokens, endings)
+        for row in rows:
+            if id(row) not in known:
+                known[id(row)] = row, next(left)
+            if not row.ended and len(row.tokens) == known[id(row)][1]:
+                row.ended, ended = True, ended + 1
+        return ended
+
+    engine._note = note
     try:
         draw(model, items, prepared, arguments)
     finally:
-        engine.Row = plain  # type: ignore[misc]
+        engine._note = plain
+    short = [one for one in known.values() if len(one[0].tokens) != one[1]]
+    assert not short and next(left, None) is None, "rows have other lengths than those given"
 
 
 def main() -> None:

@@ -222,7 +222,7 @@ class Endings:
         return Completion(text, len(content) + int(ended), "stop" if stopped else "length")
 
     def cut(self, row: list[int]) -> Completion:
-        """`completion` of a row that another engine generated, which may go on behind a stop text."""
+        """`completion` of a row that another engine generated, which may continue behind a stop text."""
         reached = None
         if self._stops and cut_at(self.text(row), self._stops)[1]:
             # The token that completed it is found as in rows of this engine, one token at a time.

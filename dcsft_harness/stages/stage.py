@@ -100,6 +100,12 @@ def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
     return {str(path): disk.file_sha256(path) for path in paths}
 
 
+def _registered(verb: str) -> "Stage":
+    from dcsft_harness.stages import STAGES
+
+    return STAGES[verb]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of the data flow."""
@@ -130,6 +136,10 @@ class Stage:
     # of a stage that loads no model: its memory in bytes, and how many more per byte of its inputs. None for
     # a stage that calls `usage.admit` itself.
     light: tuple[float, float] | None = (0.3e9, 0.0)
+
+    def __reduce__(self) -> tuple[Callable[[str], "Stage"], tuple[str]]:
+        """Pickles as its verb: a spawned process looks the stage up, whatever functions the record holds."""
+        return _registered, (self.verb,)
 
     def next(self, output: object, given: Mapping[str, Any]) -> str:
         """`then` for an artifact and the options that made it, with what is known in place of its capitals.

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -141,6 +142,11 @@ def test_a_stages_file_says_its_verb_and_its_options_say_what_they_mean(verb):
 @pytest.mark.parametrize("verb", ["sample", "evaluate", "train grpo"])
 def test_a_rank_that_writes_nothing_has_no_remarks(verb):
     assert STAGES[verb].remarks({}) == []
+
+
+@pytest.mark.parametrize("verb", list(STAGES))
+def test_a_function_can_be_given_to_a_spawned_process(verb):
+    assert pickle.loads(pickle.dumps(STAGES[verb])) is STAGES[verb]
 
 
 def test_artifacts_go_where_paths_do(tmp_path):
