@@ -288,7 +288,7 @@ _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"
 
 
 def _own_devices(devices: int) -> dict[str, str | None]:
-    """In a launch, the environment in which an engine uses its `devices` GPUs of the machine.
+    """In a launch, the environment in which an engine uses this rank's `devices` GPUs.
 
     Raises:
         HarnessError: the machine has too few.
