@@ -145,7 +145,7 @@ def test_a_rank_that_writes_nothing_has_no_remarks(verb):
 
 
 @pytest.mark.parametrize("verb", list(STAGES))
-def test_a_function_can_be_given_to_a_spawned_process(verb):
+def test_a_stage_can_be_given_to_a_spawned_process(verb):
     assert pickle.loads(pickle.dumps(STAGES[verb])) is STAGES[verb]
 
 
