@@ -6,6 +6,7 @@ that are boxes in original-image pixels; see `in_space`.
 """
 
 import hashlib
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,7 +115,10 @@ class Conversations:
             more = {name: [values[row] for row in rows] for name, values in columns.items()}
             return {"row": rows, **more, "images": [self.images(row) for row in rows]}
 
-        return Dataset.from_dict({"row": range(len(self.turns))}).with_transform(filled)
+        made = Dataset.from_dict({"row": range(len(self.turns))})
+        # `with_transform` would hash all texts and images first, for a cache that no trainer uses.
+        inspect.unwrap(Dataset.set_format)(made, "custom", transform=filled)
+        return made
 
     def refuse(self, skip: bool = False) -> None:
         """Refuses a set with unusable rows, listing the first ones with their reasons and the total number.

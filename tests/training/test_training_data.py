@@ -62,6 +62,21 @@ def test_a_shuffled_open_set_keeps_images_with_their_rows():
         assert found.images(number)[0].width == 56 + int(turn.answer)
 
 
+def test_a_trainers_set_reads_rows_on_demand_and_hashes_none_of_them():
+    found = data.read(Dataset.from_list([row(), row(answer="six")], features=FEATURES))
+    pickled = []
+
+    class Answers(list):
+        def __reduce_ex__(self, protocol):
+            pickled.append(protocol)  # what hashing does: 14 s for 100,000 rows
+            return super().__reduce_ex__(protocol)
+
+    made = found.dataset(answer=Answers(turns.answer for turns in found.turns))
+    assert not pickled
+    assert made[1]["answer"] == "six" and made[1]["row"] == 1
+    assert made[0]["images"][0].size == (56, 56)
+
+
 def test_images_come_as_rgb_whatever_they_were_stored_as():
     found = data.read(Dataset.from_list([row(images=0) | {"images": [picture(mode="L", color=9)]}], FEATURES))
     assert found.images(0)[0].getpixel((0, 0)) == (9, 9, 9)
