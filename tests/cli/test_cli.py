@@ -549,6 +549,17 @@ def fastest_seconds(*arguments):
     return min(times)
 
 
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS"])
+@pytest.mark.parametrize(
+    ("value", "code"), [("abc", 1), ("4,2", 1), ("0", 1), ("-1", 1), (" ", 1), ("", 0), ("4", 0), (" 4 ", 0)]
+)
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, value, code):
+    monkeypatch.setenv(name, value)
+    assert main(["tasks", "list"]) == code
+    said = f"dcsft: {name}={value} is not a number of threads. Give one, such as 4, or unset it.\n"
+    assert capsys.readouterr().err == (said if code else "")
+
+
 @pytest.mark.slow
 def test_help_and_the_task_list_answer_at_once():
     """By an import's time on the same machine: 0.25 and 0.65 s of a processor where that takes 0.12 s."""
