@@ -456,6 +456,14 @@ def test_help_fits_a_terminal_of_80_columns():
         assert not wide, name
 
 
+@pytest.mark.parametrize(
+    ("method", "writes_targets"), [("sft", True), ("cold-start", True), ("grpo", False), ("dpo", False)]
+)
+def test_the_rounding_of_box_targets_is_offered_where_there_are_any(capsys, method, writes_targets):
+    assert main(["train", method, "--help"]) == 0
+    assert ("--box-rounding" in capsys.readouterr().out) is writes_targets
+
+
 def test_misuse_exits_with_2_and_help_with_0(capsys):
     assert main(["label"]) == 2
     assert main(["label", "rollouts"]) == 2
