@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 
 # What results and times depend on besides the settings: installed packages and the machine.
 
@@ -109,6 +109,18 @@ def _installed(package: str) -> str | None:
 def _distributions() -> Mapping[str, list[str]]:
     """Importable name -> the distributions that install it; reading them all takes 0.5 s."""
     return packages_distributions()
+
+
+_THREADS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def refuse_threads() -> None:
+    """Refuses a number of threads that is none: pandas imports numexpr, which fails to read it."""
+    for name in _THREADS:
+        value = os.environ.get(name, "")
+        if value and not (value.strip().isdecimal() and int(value)):
+            problem = f"{name}={cut(value)} is not a number of threads"
+            raise HarnessError(problem, "Give one, such as 4, or unset it")
 
 
 # Where the suite keeps what it can make again.

@@ -674,9 +674,10 @@ def retention(
     """The OOD mean as a share of the ID mean, with an interval by the delta method.
 
     Scores are seed -> task -> shape (n,), in [0, 1], NaN for items to leave out, of all seeds; clusters are
-    per task, shape (n,). The variance between several seeds is added to that of the items. None if a task
-    has no item that was scored with every seed, or the ID mean is 0. The value for several seeds is the ratio
-    of the means that the board shows, not the mean of their ratios.
+    per task, shape (n,). The variance between several seeds is added to that of the items; the interval is
+    None where neither varies. None if a task has no item that was scored with every seed, or the ID mean is
+    0. The value for several seeds is the ratio of the means that the board shows, not the mean of their
+    ratios.
     """
     sides = [
         [_errors(tasks, clusters) for tasks in scored_by_all(seeds)]
@@ -695,14 +696,8 @@ def retention(
     moved = np.array([ratio + (a - ratio * b) / whole for a, b in zip(oods, ids, strict=True)])
     errors = [np.concatenate([a[1], -ratio * b[1]]) / whole for a, b in zip(above, below, strict=True)]
     sums, n, value = by_cluster(np.mean(errors, axis=0), codes), len(codes), float(moved.mean())
-    items = sandwich(sums, n, len(own_clusters) + len(ood_clusters))
-    if items is None:
-        return Estimate(value, None, None, n)
-    from scipy.special import stdtrit
-
-    level = (1 + CONFIDENCE) / 2
-    square = float(stdtrit(len(sums) - 1, level)) ** 2 * items
-    if len(moved) > 1:
-        square += float(stdtrit(len(moved) - 1, level)) ** 2 * float(moved.var(ddof=1)) / len(moved)
-    margin = math.sqrt(square)
-    return Estimate(value, max(0.0, value - margin), value + margin, n)
+    # Rounding leaves residues of 1e-16 if every seed has the same value.
+    between = float(moved.var(ddof=1)) / len(moved) if np.ptp(moved) > 1e-12 else 0.0
+    seeds = Part(value, sums, between, 0.0, len(moved), n, None)
+    found = _Error(sums, [seeds], n, len(own_clusters) + len(ood_clusters)).estimate(value)
+    return found if found.low is None else found._replace(low=max(0.0, found.low))

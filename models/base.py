@@ -5,7 +5,7 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -355,8 +355,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """Reports finished items; returns the unsettled ones with their next samples."""
         new: list[Generation] = []
         for (drawing, _), generations in answered:
-            drawing.have.update({one.sample_index: one for one in generations})
-            new += generations
+            greedy = drawing.item.arguments.greedy
+            made = [replace(one, copied=greedy and number > 0) for number, one in enumerate(generations)]
+            drawing.have.update({one.sample_index: one for one in made})
+            new += made
         if self.on_batch is not None and new:
             self.on_batch(new)
         if self.settled is None:

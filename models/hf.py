@@ -86,14 +86,13 @@ class DcsftHF(CheckpointModel):
         arguments = queue[0][1].arguments
         samples = 1 if arguments.greedy else max(len(drawing.item.sample_indices) for drawing, _ in queue)
         prompt_tokens: dict[int, int] = {}
-        unpaid: dict[int, float] = {}  # prefill operations not yet charged to an item
+        unread: dict[int, tuple[int, int]] = {}  # tokens and patches of prompts not yet charged to an item
 
         def prepare(asked: Asked) -> Prepared:
             prepared = self._prepare(asked[1])
             prompt_tokens[id(asked[0])] = prepared.tokens
             if self._costs is not None:
-                patches = self._costs.patches(prepared.features)
-                unpaid[id(asked[0])] = self._costs.forward(prepared.tokens, patches, 0)
+                unread[id(asked[0])] = prepared.tokens, self._costs.patches(prepared.features)
             return prepared
 
         stream = Scheduler(
@@ -109,17 +108,28 @@ class DcsftHF(CheckpointModel):
             answered = []
             for asked, completions in done:
                 ticket = id(asked[0])
-                prompt = unpaid.pop(ticket, 0.0)
-                if self._engine.shares_prompts or self._engine.forks:
-                    prompt /= max(len(completions), 1)
-                flops = partial(self._flops, prompt)
+                rows = 1 if arguments.greedy else len(completions)
+                read, patches = unread.pop(ticket, (0, 0))
+                flops = partial(self._flops, read, patches, rows, arguments.use_cache)
                 tokens = prompt_tokens.get(ticket, 0)
                 answered.append((asked, self._generations(asked[1], completions, tokens, flops)))
             yield answered
 
-    def _flops(self, prompt: float, completion: Completion) -> float | None:
-        """Operations of a response, with its share of the prefill's."""
-        return None if self._costs is None else prompt + self._costs.forward(completion.n_tokens, 0)
+    def _flops(
+        self, tokens: int, patches: int, rows: int, cached: bool, completion: Completion
+    ) -> float | None:
+        """Operations of a response, with its share of its prompt's, of these tokens and image patches.
+
+        `rows` responses were generated after the prompt. Without a cache of keys and values each token's step
+        reads prompt and response again; transformers keeps what the vision tower found.
+        """
+        if self._costs is None:
+            return None
+        own = completion.n_tokens
+        if not cached:
+            return self._costs.forward(own * tokens + own * (own - 1) / 2, patches, own)
+        share = rows if self._engine.shares_prompts or self._engine.forks else 1
+        return self._costs.forward(tokens / share + own, patches / share, own)
 
     def _prepare(self, item: Item) -> Prepared:
         """Loads and processes an item, once for all of its responses."""

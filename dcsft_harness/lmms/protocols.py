@@ -28,6 +28,8 @@ class Generation:
     # tokens of prompts that the engine computed, not read from its cache; the first response of a batch may
     # have those of all. None if the engine does not say.
     n_prefilled: int | None = field(default=None, compare=False)
+    # whether it repeats the item's first response, as of a greedy one, which is generated once
+    copied: bool = field(default=False, compare=False)
 
 
 def cut_at(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:

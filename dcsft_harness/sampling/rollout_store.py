@@ -45,8 +45,9 @@ class Draw:
     finish_reason: str
     seed: int
     seconds: float  # its share of the wall-clock time of its batch
-    flops: float | None = None  # see `lmms.protocols.Generation`, as the next
+    flops: float | None = None  # see `lmms.protocols.Generation`, as the next ones
     n_prefilled: int | None = None
+    copied: bool = False
 
 
 class RolloutStore:
@@ -120,6 +121,27 @@ class RolloutStore:
     def generation_seconds(self) -> float:
         """The part of it in which the responses were generated, summed over ranks."""
         return sum(draw.seconds for draw in self.kept.values())
+
+    def cost(self, items: int, responses: int, peak_memory_bytes: int) -> dict[str, Any]:
+        """The notes on the run's cost: the responses that were generated, and the items that have one.
+
+        Items without a response and copies of a greedy one cost nothing. A model that reports no responses
+        has given as many `responses` to as many `items`.
+        """
+        made = [draw for draw in self.kept.values() if not draw.copied]
+        prompts = {draw.item_id: draw.n_prompt_tokens for draw in made}
+        costs = [draw.flops for draw in made]
+        ledger = Ledger(
+            prompts=len(prompts) if made else items,
+            generated=len(made) if made else responses,
+            prompt_tokens=sum(prompts.values()),
+            completion_tokens=sum(draw.n_tokens for draw in made),
+            flops=sum(cost or 0.0 for cost in costs),
+            seconds=round(self.seconds, 3),
+            peak_memory_bytes=peak_memory_bytes,
+        )
+        prefills = prefilled(draw.n_prefilled for draw in made)
+        return {NOTE: ledger.as_dict() | prefills, UNKNOWN: unknown(costs)}
 
     def begin(self) -> None:
         """Starts the clock of the first batch."""
@@ -373,17 +395,7 @@ class Pool:
         drawn = [row for row in rows if row.error is None]
         scored = [row.score for row in drawn if row.score is not None]
         censored = len({row.item_id for row in rows if row.censored})
-        first = [draw for (_, index), draw in store.kept.items() if index == 0]
-        costs = [draw.flops for draw in store.kept.values()]
-        ledger = Ledger(
-            prompts=len(self.items) - len(self.refused),
-            generated=len(drawn),
-            prompt_tokens=sum(draw.n_prompt_tokens for draw in first),
-            completion_tokens=sum(row.n_tokens for row in rows),
-            flops=sum(cost or 0.0 for cost in costs),
-            seconds=round(store.seconds, 3),
-            peak_memory_bytes=peak_memory_bytes,
-        )
+        cost = store.cost(len(self.items) - len(self.refused), len(drawn), peak_memory_bytes)
         return {
             "task_version": self._task.VERSION,
             "items": len(self.items),
@@ -395,11 +407,10 @@ class Pool:
             "unanswered": sum(row.extracted is None and row.score is not None for row in drawn),
             # Items that stop once they are mixed bias the share of right responses.
             "accuracy": sum(scored) / len(scored) if scored and not censored else None,
-            "prompt_tokens": ledger.prompt_tokens,
-            "generated_tokens": ledger.completion_tokens,
+            "prompt_tokens": cost[NOTE]["prompt_tokens"],
+            "generated_tokens": cost[NOTE]["completion_tokens"],
             "generation_seconds": round(store.generation_seconds, 3),
             "resumed": store.resumed,
             "damaged": store.damaged,
-            NOTE: ledger.as_dict() | prefilled(draw.n_prefilled for draw in store.kept.values()),
-            UNKNOWN: unknown(costs),
+            **cost,
         }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from dcsft_harness import curation, ranks, reading, records, sampling
 from dcsft_harness.artifacts import manifest, storage
@@ -21,7 +21,7 @@ from dcsft_harness.stages.opening import Numbers
 from dcsft_harness.stages.stage import Notes, Progress, Stage, counted
 from dcsft_harness.stages.training import AdapterInputs, estimate, start
 from dcsft_harness.stages.training import summary as trained
-from dcsft_harness.training.config import AdapterConfig
+from dcsft_harness.training.config import NO_ROUNDING, AdapterConfig
 
 REJECTED = conversations.REJECTED
 LOSSES = (
@@ -46,6 +46,7 @@ class DpoConfig(AdapterConfig):
     WITHOUT_TARGETS: ClassVar[str] = "DPO"
     SEQUENCES: ClassVar[int] = 2  # the right response and the wrong one
 
+    box_rounding: Literal["truncate"] | None = NO_ROUNDING
     learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
     max_steps: int | None = option(

@@ -64,6 +64,10 @@ _SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens", "max_length", "n
 """Names that `generation_kwargs` refuses: GRPO's own options."""
 
 
+NO_ROUNDING = option(None, "Refused: this method has no targets to write.", cli=False)
+"""The option `box_rounding` of methods without targets: runs record it, and the command line has none."""
+
+
 class TrainingConfig(Settings):
     """The settings of all training runs. Names shared with TRL have TRL's meaning."""
 
@@ -296,6 +300,7 @@ class GrpoConfig(AdapterConfig):
     SECTION = "Method"
     WITHOUT_TARGETS: ClassVar[str] = "GRPO"
 
+    box_rounding: Literal["truncate"] | None = NO_ROUNDING
     batch_size: int = option(128, "Completions per optimizer step, a multiple of num_generations.", ge=1)
     max_steps: int | None = option(600, "Optimizer steps; each samples new completions.", ge=1)
     num_generations: int = option(

@@ -460,10 +460,11 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
     created; of one that does, weights and configurations of an earlier upload are removed if not replaced.
 
     Raises:
-        HarnessError: neither an adapter nor a checkpoint, files changed since it was written, or the hub
-            refuses or cannot be reached.
+        HarnessError: neither an adapter nor a checkpoint, files changed since it was written, or the upload
+            cannot succeed (see `check`).
     """
     refuse_unfit(folder)
+    check(repo)
     api, sent = HfApi(), _sent(folder)
     changes: list[CommitOperation] = [CommitOperationAdd(name, content) for name, content in sent.items()]
     with _hub_errors(repo):

@@ -456,6 +456,14 @@ def test_help_fits_a_terminal_of_80_columns():
         assert not wide, name
 
 
+@pytest.mark.parametrize(
+    ("method", "writes_targets"), [("sft", True), ("cold-start", True), ("grpo", False), ("dpo", False)]
+)
+def test_the_rounding_of_box_targets_is_offered_where_there_are_any(capsys, method, writes_targets):
+    assert main(["train", method, "--help"]) == 0
+    assert ("--box-rounding" in capsys.readouterr().out) is writes_targets
+
+
 def test_misuse_exits_with_2_and_help_with_0(capsys):
     assert main(["label"]) == 2
     assert main(["label", "rollouts"]) == 2
@@ -547,6 +555,17 @@ def fastest_seconds(*arguments):
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
         times.append(spent() - before)
     return min(times)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS"])
+@pytest.mark.parametrize(
+    ("value", "code"), [("abc", 1), ("4,2", 1), ("0", 1), ("-1", 1), (" ", 1), ("", 0), ("4", 0), (" 4 ", 0)]
+)
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, value, code):
+    monkeypatch.setenv(name, value)
+    assert main(["tasks", "list"]) == code
+    said = f"dcsft: {name}={value} is not a number of threads. Give one, such as 4, or unset it.\n"
+    assert capsys.readouterr().err == (said if code else "")
 
 
 @pytest.mark.slow

@@ -143,6 +143,19 @@ class TestRetention:
         )
         assert found.low is not None and found == pytest.approx(wanted)
 
+    @pytest.mark.parametrize("seeds", [2, 3, 5])
+    def test_seeds_alone_make_an_interval(self, seeds):
+        """Where no item's mean over seeds varies, as in the accuracies beside it."""
+        ids, oods = np.linspace(0.6, 1.0, seeds), 0.5 + 0.1 * np.arange(seeds) % 0.2
+        codes = [np.arange(4)], [np.arange(4, 8)]
+        found = retention(*([[np.full(4, one)] for one in side] for side in (ids, oods)), *codes)
+        ratio = oods.mean() / ids.mean()
+        deviation = np.std(oods - ratio * ids, ddof=1) / ids.mean() / np.sqrt(seeds)
+        margin = pytest.importorskip("scipy.stats").t.ppf(0.975, seeds - 1) * deviation
+        assert found[:3] == pytest.approx((ratio, max(0, ratio - margin), ratio + margin))
+        same = retention([[np.full(4, 0.7)]] * seeds, [[np.full(4, 0.3)]] * seeds, *codes)
+        assert same[:3] == (pytest.approx(3 / 7), None, None)
+
     def test_of_a_row_that_is_never_right(self):
         zeros = np.zeros(4)
         assert retention([[zeros]], [[np.ones(4)]], [np.arange(4)], [np.arange(4)]) is None

@@ -1,6 +1,7 @@
 """What drawing costs: operations against a count of the weights by hand, ledgers through interruptions."""
 
 import pytest
+from lmms_eval.api.model import lmms as LMMS  # noqa: N812 - the suite's own `lmms` is beside it
 
 from dcsft_harness import evaluation, lmms, sampling
 from dcsft_harness.artifacts import manifest
@@ -26,23 +27,28 @@ def weights(model):
 
 
 @pytest.mark.parametrize("family", sorted(PATCH.keys() & set(FAMILIES)))
-@pytest.mark.parametrize("shared", [True, False])
-def test_operations_are_two_a_weight_and_token_and_prompts_count_once(family, shared):
+@pytest.mark.parametrize("reads", ["once an item", "once a response", "once a token"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_operations_are_two_a_weight_and_token_that_is_read(family, reads, temperature):
     model, seen = DcsftHF(pretrained=checkpoint(family), device="cpu", batch_size=2), []
-    if not shared:
+    if reads == "once a response":
         model._engine.give_up("tried in a test")
     model.on_batch = seen.extend
     docs, count = documents()[:3], weights(model)
-    requests = requests_for(model, docs, SAMPLED, 4)
-    features = model.processor.image_processor(images=[doc["image"] for doc in docs])
-    patches = features["pixel_values"].shape[0]
-    model.generate_until(requests)
-    assert len(seen) == 12
-    prompt = sum(one.n_prompt_tokens for one in seen if one.sample_index == 0)
-    passes, completion = 1 if shared else 4, sum(one.n_tokens for one in seen)
-    expected = 2 * count["language"] * (passes * prompt + completion) + 2 * count["vision"] * passes * patches
-    expected += 2 * count["head"] * completion
-    assert sum(one.flops for one in seen) == pytest.approx(expected, rel=1e-9)
+    given = SAMPLED | {"temperature": temperature, "use_cache": reads != "once a token"}
+    model.generate_until(requests_for(model, docs, given, 4))
+    assert len(seen) == 12 and [one.copied for one in seen] == 3 * [False, *(3 * [temperature == 0])]
+    computed = [one for one in seen if not one.copied]
+    expected = 0.0
+    for one in computed:
+        patches = model.processor.image_processor(images=[docs[one.doc_id]["image"]])["pixel_values"].shape[0]
+        own = one.n_tokens
+        rows = sum(other.doc_id == one.doc_id for other in computed)
+        looks = 1 / rows if reads == "once an item" else 1
+        prompts, own_read = (own, (own - 1) / 2 * own) if reads == "once a token" else (looks, own)
+        expected += 2 * count["language"] * (prompts * one.n_prompt_tokens + own_read)
+        expected += 2 * count["vision"] * looks * patches + 2 * count["head"] * own
+    assert sum(one.flops for one in computed) == pytest.approx(expected, rel=1e-9)
 
 
 class Stop(Exception):
@@ -110,6 +116,60 @@ def test_what_vllm_prefilled_is_in_every_ledger_through_an_interruption(tmp_path
     assert notes["ledger"]["prefilled_tokens"] == notes["ledger"]["prompt_tokens"] == tokens
     found = manifest.read(tmp_path / "whole", "rollouts")
     assert "prefilled_tokens" not in cost_of(found).as_dict()  # no figure of its own to compare runs by
+
+
+class Foreign(LMMS):
+    """A model of others: it reports nothing, and answers each request."""
+
+    is_simple = False
+
+    def generate_until(self, requests):
+        return ["one"] * len(requests)
+
+    def loglikelihood(self, requests):
+        raise NotImplementedError
+
+    generate_until_multi_round = loglikelihood
+
+
+@pytest.mark.parametrize(
+    ("temperature", "foreign", "generated"), [(0.0, False, 3), (0.7, False, 12), (0.0, True, 12)]
+)
+def test_a_tasks_own_repeats_cost_what_was_generated(tmp_path, temperature, foreign, generated):
+    tasks = lmms.open_tasks([POOL])
+    lmms.set_generation(tasks[POOL], 4, {"temperature": temperature, "do_sample": temperature > 0})
+    model = Foreign() if foreign else DcsftStub(default="one")
+    ledger = evaluation.evaluate(model, tasks, tmp_path / "scores", "row", {}, limit=3)["ledger"]
+    assert (ledger["prompts"], ledger["generated"]) == (3, generated)
+    assert ledger["completion_tokens"] == (0 if foreign else 2 * generated)
+
+
+def test_a_greedy_response_costs_the_same_for_any_number_of_samples(tmp_path):
+    found = []
+    for samples in (1, 4):
+        tasks = lmms.open_tasks([POOL])
+        lmms.set_generation(tasks[POOL], samples, {"temperature": 0.0, "do_sample": False})
+        tasks[POOL].set_config("generation_kwargs", {"temperature": 0.0, "max_new_tokens": 4})
+        model = lmms.open_model("dcsft_hf", f"pretrained={digits()},batch_size=2,device=cpu")
+        notes = evaluation.evaluate(model, tasks, tmp_path / str(samples), "row", {}, limit=4)
+        found.append({name: notes["ledger"][name] for name in ("prompts", "generated", "flops")})
+        found[-1]["tokens"] = notes["ledger"]["prompt_tokens"], notes["ledger"]["completion_tokens"]
+    assert found[0] == found[1] and found[0]["generated"] == 4
+
+
+@pytest.mark.parametrize(("refused_from", "prompts", "generated"), [(0, 2, 8), (2, 3, 10)])
+def test_an_item_costs_what_was_generated_until_the_model_refused_it(
+    tmp_path, refused_from, prompts, generated
+):
+    def answers(question):  # the stub refuses a question without an answer
+        return None if question.doc_id == 1 and question.sample_index >= refused_from else "one"
+
+    task = lmms.open_tasks([POOL])[POOL]
+    config = sampling.SamplingConfig(samples=4, limit=3, stop_when_labelled=True, on_error="skip")
+    notes = sampling.sample(DcsftStub(answers), task, tmp_path / "drawn", config, {})
+    ledger = notes["ledger"]
+    assert (ledger["prompts"], ledger["generated"]) == (prompts, generated) and notes["skipped"] == 1
+    assert ledger["completion_tokens"] == notes["generated_tokens"] == 2 * generated
 
 
 def test_what_a_model_does_not_say_is_told(tmp_path):

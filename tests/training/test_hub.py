@@ -136,6 +136,13 @@ def test_what_is_not_to_be_uploaded_is_refused(fake, adapter, tmp_path, capsys):
     assert fake.created == []
 
 
+def test_a_pushed_folder_is_hashed_once(fake, adapter, monkeypatch):
+    hashed, asked = manifest.hashed, []
+    monkeypatch.setattr(manifest, "hashed", lambda paths: asked.extend(paths) or hashed(paths))
+    assert main(["push", str(adapter), "jane/digits"]) == 0
+    assert [path.name for path in asked].count("adapter_model.safetensors") == 1
+
+
 def test_the_card_may_change_and_goes_along(fake, adapter, capsys):
     (adapter / "README.md").write_text("words of one's own")
     assert main(["push", str(adapter), "jane/digits"]) == 0
