@@ -4,7 +4,7 @@ import pytest
 
 from dcsft_harness import evaluation, lmms, sampling
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.evaluation.cost_report import cost_of
+from dcsft_harness.evaluation.cost import cost_of
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
 from tests.fixtures import fake_vllm
