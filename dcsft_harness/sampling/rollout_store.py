@@ -121,6 +121,28 @@ class RolloutStore:
         """The part of it in which the responses were generated, summed over ranks."""
         return sum(draw.seconds for draw in self.kept.values())
 
+    def cost(self, prompts: int, generated: int, samples: int, peak_memory_bytes: int) -> dict[str, Any]:
+        """The notes on the run's cost, from the loaded model to now.
+
+        `generated` are the responses drawn, `samples` the number per item; a pool's repeats of a greedy one
+        are that one.
+        """
+        draws = [draw for draw in self.kept.values() if draw.sample_index < samples]
+        operations = [draw.flops for draw in draws]
+        ledger = Ledger(
+            prompts=prompts,
+            generated=generated,
+            prompt_tokens=sum(draw.n_prompt_tokens for draw in draws if draw.sample_index == 0),
+            completion_tokens=sum(draw.n_tokens for draw in draws),
+            flops=sum(flops or 0.0 for flops in operations),
+            seconds=round(self.seconds, 3),
+            peak_memory_bytes=peak_memory_bytes,
+        )
+        return {
+            NOTE: ledger.as_dict() | prefilled(draw.n_prefilled for draw in draws),
+            UNKNOWN: unknown(operations),
+        }
+
     def begin(self) -> None:
         """Starts the clock of the first batch."""
         self._last = time.monotonic()
@@ -274,6 +296,16 @@ def generations(
     return found
 
 
+def refuse_other_number(item: records.Item, got: lmms.Answered, samples: int) -> None:
+    """Refuses another number of responses to an item than were asked for."""
+    if len(got.responses) != samples:
+        raise HarnessError(
+            f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
+            f" {samples}",
+            "The model or the task's filters drop repeated generations",
+        )
+
+
 class Pool:
     """The items of a run and their scoring.
 
@@ -327,12 +359,7 @@ class Pool:
         rows = []
         pairs = zip(self.items, answered, strict=True)
         for item, got in usage.counted(pairs, lambda: len(self.items), "scoring"):
-            if len(got.responses) != self._samples:
-                raise HarnessError(
-                    f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
-                    f" {self._samples}",
-                    "The model or the task's filters drop repeated generations",
-                )
+            refuse_other_number(item, got, self._samples)
             rows += self._rows_of(item, got, store)
         return rows
 
@@ -373,17 +400,8 @@ class Pool:
         drawn = [row for row in rows if row.error is None]
         scored = [row.score for row in drawn if row.score is not None]
         censored = len({row.item_id for row in rows if row.censored})
-        first = [draw for (_, index), draw in store.kept.items() if index == 0]
-        costs = [draw.flops for draw in store.kept.values()]
-        ledger = Ledger(
-            prompts=len(self.items) - len(self.refused),
-            generated=len(drawn),
-            prompt_tokens=sum(draw.n_prompt_tokens for draw in first),
-            completion_tokens=sum(row.n_tokens for row in rows),
-            flops=sum(cost or 0.0 for cost in costs),
-            seconds=round(store.seconds, 3),
-            peak_memory_bytes=peak_memory_bytes,
-        )
+        answered = len(self.items) - len(self.refused)
+        cost = store.cost(answered, len(drawn), self._samples, peak_memory_bytes)
         return {
             "task_version": self._task.VERSION,
             "items": len(self.items),
@@ -395,11 +413,10 @@ class Pool:
             "unanswered": sum(row.extracted is None and row.score is not None for row in drawn),
             # Items that stop once they are mixed bias the share of right responses.
             "accuracy": sum(scored) / len(scored) if scored and not censored else None,
-            "prompt_tokens": ledger.prompt_tokens,
-            "generated_tokens": ledger.completion_tokens,
+            "prompt_tokens": cost[NOTE]["prompt_tokens"],
+            "generated_tokens": cost[NOTE]["completion_tokens"],
             "generation_seconds": round(store.generation_seconds, 3),
             "resumed": store.resumed,
             "damaged": store.damaged,
-            NOTE: ledger.as_dict() | prefilled(draw.n_prefilled for draw in store.kept.values()),
-            UNKNOWN: unknown(costs),
+            **cost,
         }
