@@ -81,7 +81,7 @@ def _older(found: Manifest) -> dict[str, float]:
 
 
 COLD = "cold-start"
-_ROLES = {
+_ROLES: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(run_folder.TRAINED, ("data", "rollouts", "model", "adapter")),
     "rollouts": ("model", "adapter"),
     "labels": ("rollouts",),

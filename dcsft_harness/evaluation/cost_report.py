@@ -46,7 +46,8 @@ class Scores:
 
     def means(self, subject: str) -> dict[str, float | None]:
         """Distribution -> the unweighted mean over all of its tasks; None if one of them is missing."""
-        have, means = self.by_subject[subject], {}
+        have = self.by_subject[subject]
+        means: dict[str, float | None] = {}
         for side in DISTRIBUTIONS:
             tasks = [name for name, notes in self.tasks.items() if notes.get("distribution") == side]
             found: list[Any] = [have.get(name, {}).get("accuracy") for name in tasks]
@@ -116,7 +117,7 @@ class Standing:
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
     """Every run at the smallest total among them, in each unit that at least two runs know."""
-    found = []
+    found: list[Standing] = []
     for unit in UNITS:
         totals = [run.spent(unit) for run in runs]
         known = [total for total in totals if total is not None]
@@ -527,8 +528,6 @@ def build(
     baseline: str | None = None,
 ) -> Comparison:
     """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder."""
-    if output is not None:
-        manifest.refuse_occupied(output)
     found = compare(artifacts, scores, baseline)
     if output is None:
         return found
