@@ -104,13 +104,8 @@ def overlap(
     Raises:
         HarnessError: a task does not load, an image is unreadable, or the output is occupied.
     """
-    manifest.refuse_occupied(output)
-    if not 0 <= distance <= 16:
-        raise HarnessError(
-            f"--distance {distance} is out of range", "It is 0 to 16 bits; unrelated images have 32"
-        )
-    given, files = pool, files or {}
-    pool, ours, others = _opened(pool, tasks, own or {}, files)
+    files = files or {}
+    name, ours, others = _opened(pool, tasks, own or {}, files)
     compared = [ours, *others.values()]
     total, numbers = sum(len(task.eval_docs) for task in compared), count(1)
 
@@ -119,7 +114,7 @@ def overlap(
             progress(next(numbers), total)
 
     config = {
-        "pool": pool,
+        "pool": name,
         "tasks": sorted(others),
         "distance": distance,
         "hash": "pHash, 64 bits",
@@ -127,23 +122,23 @@ def overlap(
         **(described or {}),
     }
     inputs = prepared.inputs(map(lmms.data_name, compared))
-    inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in files.items()}
+    inputs |= {"pool" if one == pool else f"rows of {one}": path for one, path in files.items()}
     with manifest.writing(KIND, output, config, inputs) as draft:
         mine = read_images(ours, step)
         pairs: list[Pair] = []
-        for name, task in others.items():
-            pairs += compare(mine, name, read_images(task, step, items=False), distance)
+        for other, task in others.items():
+            pairs += compare(mine, other, read_images(task, step, items=False), distance)
         shared, kinds = _shared(mine, pairs), Counter((pair.task, pair.kind) for pair in pairs)
         records.write_table(draft.folder / PAIRS, Pair, pairs)
         records.write_table(draft.folder / ITEMS, Shared, shared)
         draft.notes.update(
             {
-                "pool": pool,
+                "pool": name,
                 "images": len(mine.names),
                 "items": len(mine.items),
                 "shared_images": len({pair.pool_image for pair in pairs}),
                 "shared_items": len({row.item_id for row in shared}),
-                "tasks": {name: {kind: kinds[name, kind] for kind in ("exact", "near")} for name in others},
+                "tasks": {one: {kind: kinds[one, kind] for kind in ("exact", "near")} for one in others},
             }
         )
     return draft.notes

@@ -86,14 +86,14 @@ def evaluate(
             store.collect()
             with store.finishing(recorded, inputs) as draft:
                 rows = {one: _scores(task, items[one], answered[one], store) for one, task in tasks.items()}
-                every: dict[str, list[list[records.Response]]] = {}
+                sampled: dict[str, list[list[records.Response]]] = {}
                 samples = 1 if sampling is None else sampling.samples
                 if sampling is not None:
                     for one, task in tasks.items():
-                        every[one] = _responses(task, items[one], answered[one], store, samples)
-                        rows[one] = list(map(_of_samples, rows[one], every[one]))
+                        sampled[one] = _responses(task, items[one], answered[one], store, samples)
+                        rows[one] = list(map(_of_samples, rows[one], sampled[one]))
                 _write(draft, running, tasks, limit, items, answered, rows, results)
-                _write_samples(draft, every, samples)
+                _write_samples(draft, sampled, samples)
                 draft.notes |= {"resumed": store.resumed, "damaged": store.damaged, **dict(noted or {})}
                 draft.notes |= store.cost(len(asked), len(asked) * samples, samples, peak)
             return draft.notes
@@ -143,12 +143,13 @@ def _of_samples(row: records.Score, responses: Sequence[records.Response]) -> re
 def _write_samples(
     draft: manifest.Draft, drawn: Mapping[str, Sequence[Sequence[records.Response]]], samples: int
 ) -> None:
-    """Writes the K responses to all items of each task, and notes the metrics at k; nothing of greedy."""
+    """Writes the K responses to all items of each task, if any were sampled, and notes the metrics at k."""
+    if not drawn:
+        return
     from dcsft_harness.leaderboard.sampled import draws_of_lists
 
-    if drawn:
-        every = [one for some in drawn.values() for each in some for one in each]
-        records.write_table(draft.folder / RESPONSES, records.Response, every)
+    every = [one for some in drawn.values() for each in some for one in each]
+    records.write_table(draft.folder / RESPONSES, records.Response, every)
     for name, some in drawn.items():
         said = draft.notes["tasks"][name]
         scores = [[math.nan if one.score is None else one.score for one in each] for each in some]

@@ -138,7 +138,7 @@ def _found(
     model: lmms.Model, task: lmms.Task, draws: Sequence[lmms.Answered], rows: Sequence[records.Rollout]
 ) -> dict[str, Any]:
     """The manifest's notes on what made the rows, and on those to look at."""
-    notes = {
+    notes: dict[str, Any] = {
         "processes": getattr(model, "processes", ranks.world_size()),
         "pictures": pictures.FORMAT,
         "scorers": lmms.scorers_of(draws),
