@@ -142,7 +142,7 @@ def training(folder: Path, step: int | None = None) -> Training | None:
         HarnessError: the folder has no readable manifest.
     """
     found = manifest.read(folder)
-    if found.kind not in ("adapter", "checkpoint"):
+    if found.kind not in run_folder.TRAINED:
         return None
     if found.kind == "checkpoint" and "adapter" in found.inputs:
         return _run_behind(found, "adapter")
@@ -363,6 +363,12 @@ def step_of(name: str) -> tuple[str, int] | None:
     """The run and the step in a row's name: "SFT at step 20 (seed 1)" is (SFT (seed 1), 20)."""
     found = _STEP.fullmatch(name.strip()) if len(name) < 500 else None
     return (f"{found['run']}{found['seed']}".strip() or UNNAMED, int(found["step"])) if found else None
+
+
+def at_step(name: str, step: int) -> str:
+    """The name of a checkpoint's row: "SFT at step 20", and of a seed "SFT at step 20 (seed 1)"."""
+    group = group_of(name)
+    return f"{name} at step {step}" if group is None else f"{group} at step {step}{name[len(group) :]}"
 
 
 @dataclass(frozen=True)

@@ -572,7 +572,8 @@ SHOW = _Terminal()
 
 
 def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the options say
-    from dcsft_harness.evaluation.autoeval import build, score, shown, watch
+    from dcsft_harness.evaluation.autoeval import build, score, shown
+    from dcsft_harness.evaluation.watching import watch
 
     clock = bar.Clock()
     options = _score_options().from_options(
@@ -624,9 +625,9 @@ def _opened(
     Checks everything that can be checked before a model is loaded.
     """
     from dcsft_harness import lmms
-    from dcsft_harness.evaluation.autoeval import at_step, open_board, refuse_baseline
+    from dcsft_harness.evaluation.autoeval import open_board, refuse_baseline
     from dcsft_harness.evaluation.subject import open_subject
-    from dcsft_harness.leaderboard.board import group_of
+    from dcsft_harness.leaderboard.board import at_step, group_of
     from dcsft_harness.lmms.tasks import refuse_unprepared
 
     lmms.include(options.include_path)

@@ -96,7 +96,7 @@ def curate(
 
 def _against_known(
     labels: pa.Table, suspected: pa.Table, rollouts: Path, task: str | None
-) -> dict[str, Any] | None:
+) -> dict[str, int | suspects.Detection] | None:
     """How many of a pool's known wrong labels are suspects, and how many are hard; None if it lists none."""
     wrong = suspects.known_wrong(rollouts, task)
     if wrong is None:

@@ -119,7 +119,7 @@ def _same_texts(path: Path) -> bool:
     return True
 
 
-def _noise(labels: pa.Table) -> dict[str, Any] | None:
+def _noise(labels: pa.Table) -> pass_rates.Noise | None:
     """How noisy the labels are, see `pass_rates`; None if items stopped early, or with one response per item.
 
     By the exact pass rates where they are known.

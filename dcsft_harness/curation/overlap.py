@@ -7,6 +7,7 @@ so thumbnails decide (see `alike`). Crops, mirror images and heavy edits are not
 in a few small letters alone are near copies.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -103,27 +104,9 @@ def overlap(
     Raises:
         HarnessError: a task does not load, an image is unreadable, or the output is occupied.
     """
-    manifest.refuse_occupied(output)
-    if not 0 <= distance <= 16:
-        raise HarnessError(
-            f"--distance {distance} is out of range", "It is 0 to 16 bits; unrelated images have 32"
-        )
-    own = own or {}
-    ours = {own[pool].config.task: own[pool]} if pool in own else lmms.open_tasks([pool])
-    if len(ours) != 1:
-        raise HarnessError(f"{pool} is a group of {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
     files = files or {}
-    named = [name for name in tasks if name not in own]
-    others = lmms.open_tasks(named) if named else {}
-    given, pool = pool, next(iter(ours))
-    place = files[given].resolve() if given in files else None
-    if pool in others or any(files[name].resolve() == place for name in tasks if name in files):
-        raise HarnessError(f"{pool} is compared with itself", "Name evaluation tasks after the pool")
-    for name in tasks:
-        if name in own:
-            task = own[name]
-            others[_unused(task.config.task, [pool, *others], files.get(name))] = task
-    compared = [ours[pool], *others.values()]
+    name, ours, others = _opened(pool, tasks, own or {}, files)
+    compared = [ours, *others.values()]
     total, numbers = sum(len(task.eval_docs) for task in compared), count(1)
 
     def step() -> None:
@@ -131,7 +114,7 @@ def overlap(
             progress(next(numbers), total)
 
     config = {
-        "pool": pool,
+        "pool": name,
         "tasks": sorted(others),
         "distance": distance,
         "hash": "pHash, 64 bits",
@@ -139,26 +122,45 @@ def overlap(
         **(described or {}),
     }
     inputs = prepared.inputs(map(lmms.data_name, compared))
-    inputs |= {"pool" if name == given else f"rows of {name}": path for name, path in files.items()}
+    inputs |= {"pool" if one == pool else f"rows of {one}": path for one, path in files.items()}
     with manifest.writing(KIND, output, config, inputs) as draft:
-        mine = read_images(ours[pool], step)
+        mine = read_images(ours, step)
         pairs: list[Pair] = []
-        for name, task in others.items():
-            pairs += compare(mine, name, read_images(task, step, items=False), distance)
-        shared = _shared(mine, pairs)
+        for other, task in others.items():
+            pairs += compare(mine, other, read_images(task, step, items=False), distance)
+        shared, kinds = _shared(mine, pairs), Counter((pair.task, pair.kind) for pair in pairs)
         records.write_table(draft.folder / PAIRS, Pair, pairs)
         records.write_table(draft.folder / ITEMS, Shared, shared)
         draft.notes.update(
             {
-                "pool": pool,
+                "pool": name,
                 "images": len(mine.names),
                 "items": len(mine.items),
                 "shared_images": len({pair.pool_image for pair in pairs}),
                 "shared_items": len({row.item_id for row in shared}),
-                "tasks": {name: _counts(pairs, name) for name in others},
+                "tasks": {one: {kind: kinds[one, kind] for kind in ("exact", "near")} for one in others},
             }
         )
     return draft.notes
+
+
+def _opened(
+    pool: str, tasks: Sequence[str], own: Mapping[str, lmms.Task], files: Mapping[str, Path]
+) -> tuple[str, lmms.Task, dict[str, lmms.Task]]:
+    """The pool's name as a task, its task, and the evaluation tasks by name; see `overlap`."""
+    ours = {own[pool].config.task: own[pool]} if pool in own else lmms.open_tasks([pool])
+    if len(ours) != 1:
+        raise HarnessError(f"{pool} is a group of {len(ours)} tasks ({', '.join(ours)})", "Name one of them")
+    ((name, task),) = ours.items()
+    named = [one for one in tasks if one not in own]
+    others = lmms.open_tasks(named) if named else {}
+    place = files[pool].resolve() if pool in files else None
+    if name in others or any(files[one].resolve() == place for one in tasks if one in files):
+        raise HarnessError(f"{name} is compared with itself", "Name evaluation tasks after the pool")
+    for one in tasks:
+        if one in own:
+            others[_unused(own[one].config.task, [name, *others], files.get(one))] = own[one]
+    return name, task, others
 
 
 def _unused(name: str, taken: Sequence[str], path: Path | None) -> str:
@@ -173,11 +175,6 @@ def _unused(name: str, taken: Sequence[str], path: Path | None) -> str:
         which = "the pool and an evaluation set" if name == taken[0] else "two evaluation sets"
         raise HarnessError(f"{which} are named {name}", "Rename the file")
     return next(one for number in count(2) if (one := f"{name}_{number}") not in taken)
-
-
-def _counts(pairs: Sequence[Pair], task: str) -> dict[str, int]:
-    of_task = [pair for pair in pairs if pair.task == task]
-    return {kind: sum(pair.kind == kind for pair in of_task) for kind in ("exact", "near")}
 
 
 def read_images(task: lmms.Task, step: Callable[[], None] = lambda: None, items: bool = True) -> Images:

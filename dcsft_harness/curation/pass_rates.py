@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -186,6 +186,15 @@ STEPS = 100
 """EM steps. Fewer leave the prior's shape, more fit the noise of the counts."""
 
 
+class Noise(TypedDict):
+    """The noise of a pool's labels."""
+
+    samples: int  # G, the responses per item
+    changed: float  # a share in [0, 1], see above
+    misplaced: float  # likewise
+    source: str  # "exact" for known pass rates, "counts" for those estimated from labels
+
+
 def placement(rates: Floats, samples: int) -> Floats:
     """How often G responses place items in each class.
 
@@ -196,14 +205,11 @@ def placement(rates: Floats, samples: int) -> Floats:
     return np.stack([easy, np.maximum(0.0, 1 - easy - hard), hard], axis=1)
 
 
-def of_rates(
-    rates: Floats, samples: int, weights: Floats | None = None, source: str = "exact"
-) -> dict[str, Any]:
+def of_rates(rates: Floats, samples: int, weights: Floats | None = None, source: str = "exact") -> Noise:
     """The noise of labels with G responses, for items of these pass rates.
 
     `rates` are in [0, 1], shape (n,), and `samples` is G. `weights` are the shares of the items with each
-    rate, which sum to 1; None for equal ones. Returns samples; changed and misplaced, shares in [0, 1], see
-    above; and source, "exact" for known pass rates, "counts" for those estimated from labels.
+    rate, which sum to 1; None for equal ones.
     """
     found = placement(rates, samples)
     weights = np.full(len(rates), 1 / len(rates)) if weights is None else weights
@@ -212,7 +218,7 @@ def of_rates(
     return {"samples": samples, "changed": changed, "misplaced": misplaced, "source": source}
 
 
-def of_counts(n: Ints, k: Ints) -> dict[str, Any] | None:
+def of_counts(n: Ints, k: Ints) -> Noise | None:
     """The noise of labels, from their own counts.
 
     `n` are the scored responses of each item, and `k` the right ones, both of shape (items,); items without

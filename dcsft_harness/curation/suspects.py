@@ -8,7 +8,7 @@ from math import fsum
 from pathlib import Path
 from re import compile as pattern
 from textwrap import indent
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -153,12 +153,17 @@ def samples_of(path: Path, ids: pa.StringArray, names: Sequence[str]) -> Iterato
         yield from acero.Declaration.from_sequence(plan).to_reader(use_threads=False)
 
 
-def detection(left_out: Collection[str], wrong: Collection[str]) -> dict[str, int | float | None]:
-    """How well leaving out some items, given by their ids, finds the known wrong labels of a pool.
+class Detection(TypedDict):
+    """Items that are left out, against the wrong labels that a pool is known to have."""
 
-    Returns the number left out (items), those of them whose label is wrong (found), found / items (precision;
-    None if none is left out), and found / all wrong labels (recall; None if the pool has none).
-    """
+    items: int  # the number left out
+    found: int  # those of them whose label is wrong
+    precision: float | None  # found / items; None if none is left out
+    recall: float | None  # found / all wrong labels; None if the pool has none
+
+
+def detection(left_out: Collection[str], wrong: Collection[str]) -> Detection:
+    """How well leaving out some items, given by their ids, finds the known wrong labels of a pool."""
     items, bad = set(left_out), set(wrong)
     found = len(items & bad)
     return {

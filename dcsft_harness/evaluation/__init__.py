@@ -14,7 +14,6 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.usage import Meter
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.data.digits import suite
-from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import SamplingConfig, identify, observed, rollout_store
 from dcsft_harness.scoring import at_k
 
@@ -87,21 +86,14 @@ def evaluate(
             store.collect()
             with store.finishing(recorded, inputs) as draft:
                 rows = {one: _scores(task, items[one], answered[one], store) for one, task in tasks.items()}
-                drawn_by: dict[str, list[list[records.Response]]] = {}
+                sampled: dict[str, list[list[records.Response]]] = {}
+                samples = 1 if sampling is None else sampling.samples
                 if sampling is not None:
                     for one, task in tasks.items():
-                        some = _responses(task, items[one], answered[one], store, sampling.samples)
-                        rows[one] = list(map(_of_samples, rows[one], some))
-                        drawn_by[one] = some
-                    every = [one for some in drawn_by.values() for each in some for one in each]
-                    records.write_table(draft.folder / RESPONSES, records.Response, every)
+                        sampled[one] = _responses(task, items[one], answered[one], store, samples)
+                        rows[one] = list(map(_of_samples, rows[one], sampled[one]))
                 _write(draft, running, tasks, limit, items, answered, rows, results)
-                for one, some in drawn_by.items():
-                    said = draft.notes["tasks"][one]
-                    said |= {
-                        "samples": recorded["samples"],
-                        "at_k": _at_k(some, said["unanswered"] is not None),
-                    }
+                _write_samples(draft, sampled, samples)
                 draft.notes |= {"resumed": store.resumed, "damaged": store.damaged, **dict(noted or {})}
                 given = sum(len(got.generated) for some in answered.values() for got in some)
                 draft.notes |= store.cost(len(asked), given, peak)
@@ -118,12 +110,7 @@ def _responses(
     """The K responses to each item of a task, scored."""
     found = []
     for item, got in zip(items, answered, strict=True):
-        if len(got.responses) != samples:
-            raise HarnessError(
-                f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
-                f" {samples}",
-                "The model or the task's filters drop repeated generations",
-            )
+        rollout_store.refuse_other_number(item, got, samples)
         doc = task.eval_docs_no_media[item.doc_id]
         verdicts = lmms.verdicts_of(task, doc, got.responses, got.metrics)
         rows = []
@@ -154,13 +141,22 @@ def _of_samples(row: records.Score, responses: Sequence[records.Response]) -> re
     )
 
 
-def _at_k(responses: Sequence[Sequence[records.Response]], has_votes: bool) -> dict[str, Any]:
-    """Metric -> its means over items at k = 1, ..., K."""
+def _write_samples(
+    draft: manifest.Draft, drawn: Mapping[str, Sequence[Sequence[records.Response]]], samples: int
+) -> None:
+    """Writes the K responses to all items of each task, if any were sampled, and notes the metrics at k."""
+    if not drawn:
+        return
     from dcsft_harness.leaderboard.sampled import draws_of_lists
 
-    scores = [[math.nan if one.score is None else one.score for one in some] for some in responses]
-    draws = draws_of_lists(scores, [[one.vote for one in some] for some in responses])
-    return dict(at_k.metrics(draws.scores, draws.votes if has_votes else None).means())
+    every = [one for some in drawn.values() for each in some for one in each]
+    records.write_table(draft.folder / RESPONSES, records.Response, every)
+    for name, some in drawn.items():
+        said = draft.notes["tasks"][name]
+        scores = [[math.nan if one.score is None else one.score for one in each] for each in some]
+        draws = draws_of_lists(scores, [[one.vote for one in each] for each in some])
+        metrics = at_k.metrics(draws.scores, None if said["unanswered"] is None else draws.votes)
+        said |= {"samples": samples, "at_k": dict(metrics.means())}
 
 
 def _write(

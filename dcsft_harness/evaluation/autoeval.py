@@ -10,7 +10,6 @@ A board's folder::
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,20 +19,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dcsft_harness import evaluation, lmms, reading
 from dcsft_harness.artifacts import disk, manifest, resuming
-from dcsft_harness.artifacts.lock import RUN, locked
+from dcsft_harness.artifacts.lock import locked
 from dcsft_harness.artifacts.resuming import OtherRunError
 from dcsft_harness.data import OwnPart
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, differences, json_text, unknown_name
-from dcsft_harness.evaluation import subject
-from dcsft_harness.evaluation.subject import Subject, open_subject
+from dcsft_harness.evaluation.subject import Subject
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import SCORER, SETTING
 from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.scoring import VERSIONS, get_scorer
 from dcsft_harness.settings import flag, option
-from dcsft_harness.training import run_folder
 
 if TYPE_CHECKING:
     from dcsft_harness.leaderboard import Board, Built
@@ -74,15 +71,14 @@ class BoardFolder:
 
     def names(self) -> list[str]:
         """Rows with results here, in the order of their runs and of the steps within a run."""
-        rows = {}
+        places = {}
         for folder in sorted((self.folder / RESULTS).glob("*")):
             if found := [manifest.read(path) for path in self.tasks_of(folder.name)]:
-                rows[folder.name] = found
-        keys = {name: _place(name, found) for name, found in rows.items()}
+                places[folder.name] = _place(folder.name, found)
         begun: dict[str, str] = {}
-        for run, _, created, _ in keys.values():
+        for run, _, created, _ in places.values():
             begun[run] = min(created, begun.get(run, created))
-        return sorted(rows, key=lambda name: (begun[keys[name][0]], *keys[name]))
+        return sorted(places, key=lambda name: (begun[places[name][0]], *places[name]))
 
     def tasks_of(self, name: str) -> list[Path]:
         """The finished results of a row, by task."""
@@ -112,13 +108,6 @@ class BoardFolder:
             for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
                 shutil.rmtree(left)
             yield unfinished
-
-    @contextlib.contextmanager
-    def changing(self) -> Iterator[None]:
-        """Locks the leaderboard, after waiting for another process that builds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / f".{LOCK}", self.folder, "--board", PATIENCE):
-            yield
 
     def save(self) -> None:
         """Saves the settings for the next call."""
@@ -338,7 +327,7 @@ class Scoring(OwnPart):
 
     def recorded(self, model_args: str) -> dict[str, Any]:
         """The settings in a result's manifest, with all model arguments."""
-        given = {name: getattr(self, name) for name in ("group", "max_new_tokens")}
+        given = {"group": self.group, "max_new_tokens": self.max_new_tokens}
         named = {name: value for name, value in given.items() if value is not None}
         return {"model": self.model, "model_args": model_args, **named}
 
@@ -418,18 +407,18 @@ class Row:
     made: list[str] = field(default_factory=list)  # tasks that were evaluated
 
 
-def standing(board: BoardFolder) -> "Board | None":
-    """The rows of a board; None if it has no results."""
-    from dcsft_harness.leaderboard import load
+def standing(board: BoardFolder) -> "Board":
+    """The rows of a board."""
+    from dcsft_harness.leaderboard import Board, load
 
     results = board.results()
-    return load(results, strict=False, apart=True) if results else None
+    return load(results, strict=False, apart=True) if results else Board((), (), None)
 
 
-def names_of(found: "Board | None") -> list[str]:
+def names_of(found: "Board") -> list[str]:
     """Its rows and groups of seeds, including those in tables of their own."""
-    rows = () if found is None else (row for one in found.boards for row in one.rows)
-    return list(dict.fromkeys(name for row in rows for name in (row.name, row.group) if name))
+    names = (name for one in found.boards for row in one.rows for name in (row.name, row.group))
+    return list(dict.fromkeys(filter(None, names)))
 
 
 def refuse_baseline(board: BoardFolder, coming: Iterable[str | None]) -> None:
@@ -465,14 +454,14 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
             if settings.max_new_tokens is not None:
                 for loaded in opened.values():
                     lmms.limit_tokens(loaded, settings.max_new_tokens)
-            conditions = {} if found is None or board.apart else {t.name: t.conditions for t in found.tasks}
+            conditions = {} if board.apart else {task.name: task.conditions for task in found.tasks}
             for task in missing:
                 if there := conditions.get(task, {}):
                     _refuse_other(task, there, _planned(opened[task], settings, there))
             board.save()
             said = f"{name}: {len(missing)} of {len(settings.tasks)} tasks to score"
             show.say(f"{said}, kept {', '.join(row.kept)}" if row.kept else said)
-            _evaluate(_Work(board.of(name), subject, settings, arguments, conditions), opened, show)
+            _evaluate(board.of(name), subject, settings, arguments, opened, conditions, show)
     return row
 
 
@@ -538,11 +527,10 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> N
         )
 
 
-def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
+def _refuse_taken(board: BoardFolder, name: str, found: "Board") -> None:
     """Refuses a name that a result from elsewhere already has."""
     home = board.of(name).resolve()
-    rows = () if found is None else (row for one in found.boards for row in one.rows if row.name == name)
-    for row in rows:
+    for row in (row for one in found.boards for row in one.rows if row.name == name):
         if strangers := [folder for folder in row.folders if folder.resolve().parent != home]:
             raise HarnessError(
                 f"the board has a row {name!r} already, from {strangers[0]}", "Give another --name"
@@ -562,11 +550,8 @@ def _planned(task: lmms.Task, settings: Scoring, there: Mapping[str, object]) ->
     if name == settings.own:
         from dcsft_harness.leaderboard.board import ITEMS, PROMPTS
 
-        count = len(task.eval_docs)
-        count = count if settings.limit is None else min(settings.limit, count)
-        items = sorted(
-            (lmms.describe_item(task, number) for number in range(count)), key=lambda item: item.item_id
-        )
+        numbers = range(len(task.eval_docs))[: settings.limit]
+        items = sorted((lmms.describe_item(task, one) for one in numbers), key=lambda item: item.item_id)
         own = {key: "unset" for key in there if key.startswith(f"{SCORER} ")}
         own[PROMPTS] = disk.json_sha256([item.prompt for item in items])
         own[ITEMS] = disk.json_sha256([item.item_id for item in items])
@@ -584,57 +569,59 @@ def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[s
             )
 
 
-@dataclass(frozen=True)
-class _Work:
-    """The evaluation of one row: see `score`."""
-
-    home: Path
-    subject: Subject
-    settings: Scoring
-    arguments: str
-    conditions: Mapping[str, Mapping[str, object]]
-
-    def open(self, tasks: Mapping[str, lmms.Task]) -> lmms.Model:
-        """Loads the model; refuses one whose pixel limits or checkpoint's settings differ from the rows'."""
-        model = lmms.open_model(self.settings.model, self.arguments)
-        seen = {f"pixel limit {k}": v for k, v in (evaluation.pixels(model) or {}).items() if v is not None}
-        for name, task in tasks.items():
-            there = self.conditions.get(name)
-            if there is None:
-                continue
-            _refuse_other(name, there, seen)
-            given = lmms.generation_settings(model, task).get("generation_from_checkpoint", {})
-            ours = {f"{SETTING} {key}": value for key, value in given.items()}
-            for key in [key for key in {**there, **ours} if key.startswith(SETTING)]:
-                _refuse_other(name, {key: there.get(key, "unset")}, {key: ours.get(key, "unset")})
-        if hasattr(model, "keep_loaded"):
-            model.keep_loaded = True
-        return model
+def _open(
+    settings: Scoring,
+    arguments: str,
+    tasks: Mapping[str, lmms.Task],
+    conditions: Mapping[str, Mapping[str, object]],
+) -> lmms.Model:
+    """Loads the model; refuses one whose pixel limits or checkpoint's settings differ from the rows'."""
+    model = lmms.open_model(settings.model, arguments)
+    seen = {f"pixel limit {k}": v for k, v in (evaluation.pixels(model) or {}).items() if v is not None}
+    for name, task in tasks.items():
+        there = conditions.get(name)
+        if there is None:
+            continue
+        _refuse_other(name, there, seen)
+        given = lmms.generation_settings(model, task).get("generation_from_checkpoint", {})
+        ours = {f"{SETTING} {key}": value for key, value in given.items()}
+        for key in [key for key in {**there, **ours} if key.startswith(SETTING)]:
+            _refuse_other(name, {key: there.get(key, "unset")}, {key: ours.get(key, "unset")})
+    if hasattr(model, "keep_loaded"):
+        model.keep_loaded = True
+    return model
 
 
-def _evaluate(work: _Work, opened: Mapping[str, Any], show: Show) -> None:
+def _evaluate(
+    home: Path,
+    subject: Subject,
+    settings: Scoring,
+    arguments: str,
+    opened: Mapping[str, lmms.Task],
+    conditions: Mapping[str, Mapping[str, object]],
+    show: Show,
+) -> None:
     """Evaluates task by task, so that a finished result survives a later failure."""
-    name, origin, model = work.home.name, work.subject.origin, None
-    recorded = work.settings.recorded(work.arguments)
+    model = None
     # How to open the tasks again, as in `dcsft evaluate`: for the page's items and `compare-cost`'s commands.
-    options = {one: value for one, value in work.settings.deciding().items() if one in OPENED_BY}
+    options = {one: value for one, value in settings.deciding().items() if one in OPENED_BY}
     call = manifest.CALL.set({"verb": "score", "options": options})
     try:
         for number, (task, loaded) in enumerate(opened.items(), start=1):
-            output = work.home / task
+            output = home / task
             with show.stage(f"{task} {number}/{len(opened)}") as report:
-                model = model or work.open(opened)
+                model = model or _open(settings, arguments, opened, conditions)
                 again = partial(
                     evaluation.evaluate,
                     model,
                     {task: loaded},
                     output,
-                    name,
-                    recorded | work.settings.described(task),
-                    limit=work.settings.limit,
+                    home.name,
+                    settings.recorded(arguments) | settings.described(task),
+                    limit=settings.limit,
                     progress=report,
-                    inputs=work.subject.inputs() | work.settings.inputs(loaded),
-                    noted={} if origin is None else {"checkpoint": origin.as_note(output)},
+                    inputs=subject.inputs() | settings.inputs(loaded),
+                    noted={} if subject.origin is None else {"checkpoint": subject.origin.as_note(output)},
                 )
                 try:
                     again()
@@ -656,7 +643,9 @@ def build(board: BoardFolder, show: Show) -> "Built":
     from dcsft_harness.leaderboard import Options
     from dcsft_harness.leaderboard import build as make
 
-    with board.changing(), show.stage("leaderboard build") as report:
+    board.folder.mkdir(parents=True, exist_ok=True)
+    building = locked(board.folder / f".{LOCK}", board.folder, "--board", PATIENCE)
+    with building, show.stage("leaderboard build") as report:
         board.save()
         known = names_of(standing(board))
         baseline = board.baseline if board.baseline in known else None  # which may be a future row
@@ -693,184 +682,3 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     has = [(part, why) for part, why in parts if any(line.name == name for line in part.lines)]
     tables = [f"{against(part, name)}{why}" for part, why in has]
     return "\n".join(tables), "; ".join(brief(part, name) + (" (apart)" if why else "") for part, why in has)
-
-
-# A training run -> a row for each of its checkpoints, as they are written, and one for its result.
-
-
-def at_step(name: str, step: int) -> str:
-    """The name of a checkpoint's row: "SFT at step 20", and of a seed "SFT at step 20 (seed 1)"."""
-    from dcsft_harness.leaderboard.board import group_of
-
-    group = group_of(name)
-    return f"{name} at step {step}" if group is None else f"{group} at step {step}{name[len(group) :]}"
-
-
-def watch(board: BoardFolder, folder: Path, name: str, options: ScoreOptions, show: Show) -> Iterator[Row]:
-    """Scores a run's complete checkpoints until it has ended; yields each row with its results.
-
-    The run's output `folder` need not exist yet. `name` is the row of its result; rows of its checkpoints add
-    their step. The leaderboard is not rebuilt.
-
-    Raises:
-        HarnessError: see `score` and `subject.look`; the run ends without a checkpoint, or is replaced by
-            another one.
-    """
-    watching = _Watching(board, folder, name, options, show)
-    while True:
-        state = subject.look(folder)
-        watching.refuse(state)
-        if (due := watching.due(state)) is not None:
-            if (row := watching.take(state, due)) is not None:
-                yield row
-            continue
-        watching.report_missing(state)
-        if state.finished is not None:
-            yield watching.final()
-            return
-        if watching.over(state):
-            return
-        time.sleep(options.every)
-
-
-@dataclass
-class _Watching:
-    """The state of a run from earlier checks."""
-
-    board: BoardFolder
-    folder: Path
-    name: str
-    options: ScoreOptions
-    show: Show
-    done: set[int] = field(default_factory=set)  # steps that were scored, or cannot be
-    said: set[str] = field(default_factory=set)  # sentences already reported
-    identity: str = ""  # identifies the run; "" until it has begun
-    pace: int | None = None  # the steps between checkpoints at the last check
-    last: int = 0  # the newest checkpoint's step then
-    paced_from: int = 0  # the step from which that pace holds: a resumed run may have another
-
-    def once(self, text: str) -> None:
-        """Reports a sentence, unless it has been reported before."""
-        if text not in self.said:
-            self.said.add(text)
-            self.show.say(text)
-
-    def refuse(self, state: subject.State) -> None:
-        """Refuses a run other than the one that the board has rows of, or that the watch began with."""
-        unfinished = self.folder / manifest.UNFINISHED / RUN
-        if not state.begun or (state.finished is None and not unfinished.is_file()):
-            return
-        found = run_folder.identity(self.folder)
-        if found == self.identity:
-            return
-        if self.identity:
-            raise HarnessError(
-                f"--watch {self.folder} holds another run than before", "Give another board or --name"
-            )
-        self.identity, name = found, self.name
-        for row in self.board.names():
-            noted = (made := manifest.read(self.board.tasks_of(row)[0])).notes.get("checkpoint")
-            if noted is None or (made.folder / noted["run"]).resolve() != self.folder.resolve():
-                continue
-            if noted["identity"] != found:
-                raise HarnessError(
-                    f"the board's row {row!r} is of another run that was in {self.folder}",
-                    "Give another board, or remove the folders of that run's rows in its results/",
-                )
-        if state.finished is None and self.board.tasks_of(name):
-            raise HarnessError(
-                f"the board has a row {name!r}, which would be that of {self.folder} at its end",
-                "Give another --name",
-            )
-
-    def due(self, state: subject.State) -> Path | None:
-        """The next checkpoint to score.
-
-        A run's result has the weights of its last checkpoint, so that checkpoint is skipped.
-        """
-        ends = state.finished is not None or state.running is not False
-        for path in state.checkpoints:
-            step = run_folder.step_of(path)
-            if step not in self.done and not (ends and step == state.steps):
-                return path
-        return None
-
-    def take(self, state: subject.State, path: Path) -> Row | None:
-        """Scores a checkpoint; reports one that is removed before it is read."""
-        step, folder = run_folder.step_of(path), self.folder
-        name = at_step(self.name, step)
-
-        def make(place: Path) -> Subject | None:
-            if state.finished is not None:
-                return open_subject(str(path), self.options.base)
-            return subject.pinned(folder, path, place, self.options.base)
-
-        group = self.options.group and at_step(self.options.group, step)
-        try:
-            row = score(self.board, name, make, self.options.changed(group=group), self.show)
-        except subject.Divided as error:
-            self.done.add(step)
-            self.show.say(str(error))
-            return None
-        if row is None and (folder / manifest.NAME).is_file():
-            return None  # a finishing run may keep its checkpoints elsewhere; they are looked for there
-        self.done.add(step)
-        if row is None:
-            self.show.say(f"{path} was removed before it was read: {_KEEP}")
-        return row
-
-    def report_missing(self, state: subject.State) -> None:
-        """Reports the steps whose checkpoints were written and removed between two checks."""
-        if state.save_steps is None:
-            return
-        if state.save_steps != self.pace:
-            self.pace, self.paced_from = state.save_steps, self.last
-        self.last = state.last
-        here = {run_folder.step_of(path) for path in state.checkpoints} | self.done
-        gone = [
-            step
-            for step in range(state.save_steps, state.last, state.save_steps)
-            if step > self.paced_from and step not in here and not self._is_scored(step)
-        ]
-        if gone:
-            self.done.update(gone)
-            steps = f"step {gone[0]}" if len(gone) == 1 else f"the steps {', '.join(map(str, gone))}"
-            self.show.say(f"{self.folder} has no checkpoint of {steps} any more: {_KEEP}")
-
-    def _is_scored(self, step: int) -> bool:
-        """Whether the board has all of the suite's tasks of a step."""
-        there = {path.name for path in self.board.tasks_of(at_step(self.name, step))}
-        return there.issuperset(self.options.tasks)
-
-    def final(self) -> Row:
-        """Scores the run's result."""
-        subject = open_subject(str(self.folder), self.options.base)
-        row = score(self.board, self.name, lambda _: subject, self.options, self.show)
-        assert row is not None
-        return row
-
-    def over(self, state: subject.State) -> bool:
-        """Whether there is nothing more to wait for; otherwise reports what is awaited.
-
-        A run that has ended without a result is an error.
-        """
-        folder, stays = self.folder, self.options.stay
-        if not state.begun:
-            if self.identity and not stays:
-                raise HarnessError(
-                    f"the run in {folder} has ended and left nothing", "Its own message says why"
-                )
-            self.once(f"waiting for a training to begin in {folder} (Ctrl-C ends this)")
-            return False
-        if state.running is False:
-            came = f"came to step {state.last}" if state.last else "has no complete checkpoint"
-            said = f"{state.owner}, which trained in {folder}, has ended; the unfinished run {came}"
-            self.once(f"{said}: waiting for it to be resumed" if stays else f"{said}. --stay waits for more")
-            return not stays
-        where = f"watching {folder}, in which {state.owner} trains"
-        elsewhere = "; whether it still does cannot be seen from here (Ctrl-C ends this)"
-        self.once(where + (elsewhere if state.running is None and " on " in state.owner else ""))
-        return False
-
-
-_KEEP = "not scored. `dcsft train --keep N` keeps the newest N"

@@ -1,8 +1,4 @@
-"""Training runs -> the cost of each, labels included, and their accuracies at equal cost.
-
-Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are counted, seconds and bytes
-measured.
-"""
+"""Training runs side by side: the cost of each, labels included, and their accuracies at equal cost."""
 
 import itertools
 import json
@@ -13,236 +9,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import reading, records
+from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.artifacts.manifest import Manifest, Origin
-from dcsft_harness.artifacts.usage import FIGURES, NOTE, UNKNOWN, figures
+from dcsft_harness.artifacts.manifest import Manifest
+from dcsft_harness.artifacts.usage import FIGURES
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.evaluation import DRAWN_BY
+from dcsft_harness.evaluation.cost import UNITS, Cost, Run, added, cost_of, read_run
 from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.sampling import own_files
 from dcsft_harness.settings import flag
-from dcsft_harness.training import run_folder
 from dcsft_harness.training.run_folder import checkpoints, step_of
-
-# A cost: the figures of a ledger; some may be lower bounds.
-
-UNITS = ("samples", "tokens", "seconds")
-"""Units for comparing runs; the columns of a training log."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of something."""
-
-    # figure of `FIGURES` -> its known amount; unknown figures are absent
-    values: Mapping[str, float] = field(default_factory=dict)
-    partial: frozenset[str] = frozenset()  # figures whose known amount is only a lower bound
-
-    def exact(self, figure: str) -> float | None:
-        """A figure; None unless all of it is known."""
-        return None if figure in self.partial else self.values.get(figure)
-
-    def spent(self, unit: str) -> float | None:
-        """The known amount of a unit of `UNITS`; samples are responses drawn, or prompts if none were."""
-        if unit == "seconds":
-            return self.exact("seconds")
-        if unit == "samples":
-            return self.exact("generated") or self.exact("prompts")
-        prompt, completion = self.exact("prompt_tokens"), self.exact("completion_tokens")
-        return None if prompt is None or completion is None else prompt + completion
-
-    def as_dict(self) -> dict[str, float | None]:
-        """The figures in JSON form; None if unknown."""
-        return {figure: self.values.get(figure) for figure in FIGURES}
-
-
-UNKNOWN_COST = Cost(partial=frozenset(FIGURES))
-
-
-def added(costs: Iterable[Cost]) -> Cost:
-    """The sum of costs; the peak is the largest one."""
-    values: dict[str, float] = {}
-    partial: set[str] = set()
-    for cost in costs:
-        partial |= cost.partial
-        for figure, value in cost.values.items():
-            known = values.get(figure, 0)
-            values[figure] = max(known, value) if figure == "peak_memory_bytes" else known + value
-    return Cost(values, frozenset(partial))
-
-
-def cost_of(found: Manifest) -> Cost:
-    """The cost of making an artifact, from its ledger or, without one, from older notes."""
-    ledger = found.notes.get(NOTE)
-    known = figures(ledger) if isinstance(ledger, dict) else _older(found)
-    known = {name: value for name, value in known.items() if name not in found.notes.get(UNKNOWN, {})}
-    return Cost(known, frozenset(set(FIGURES) - known.keys()))
-
-
-def _older(found: Manifest) -> dict[str, float]:
-    names = {
-        "steps": "steps",
-        "prompts": "items",
-        "generated": "responses",
-        "prompt_tokens": "prompt_tokens",
-        "completion_tokens": "generated_tokens",
-    }
-    known = {figure: found.notes[name] for figure, name in names.items() if name in found.notes}
-    if found.kind == "rollouts":
-        known["steps"] = 0
-    return known | {"seconds": found.seconds}
-
-
-TRAINED = ("adapter", "checkpoint")
-COLD = "cold-start"
-METHODS = {COLD: "cold start"}
-"""Methods whose name is not an abbreviation; others are capitalized."""
-_ROLES = {
-    "adapter": ("data", "rollouts", "model", "adapter"),
-    "checkpoint": ("data", "rollouts", "model", "adapter"),
-    "rollouts": ("model", "adapter"),
-    "labels": ("rollouts",),
-}
-"""The inputs of an artifact that may have a cost, by its kind."""
-_INDIFFERENT = ("keep", "size", "seed")
-
-
-def _counted(made: Manifest) -> Sequence[str]:
-    """The inputs of an artifact that may have a cost; labels only if they chose anything."""
-    if made.kind == "curated set" and selective(made.config):
-        return ["rollouts" if "rollouts" in made.inputs else "labels"]
-    return _ROLES.get(made.kind, ())
-
-
-def _remarks(made: Manifest) -> Iterator[tuple[bool, str]]:
-    """What is missing of a curated set's labels, and why those of others are not counted; whether missing."""
-    if made.kind == "curated set" and not selective(made.config):
-        said = f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
-        yield False, said
-    elif made.kind == "curated set" and not set(_counted(made)) & made.inputs.keys():
-        yield True, f"{made.folder.name} names no labels that its labels came from"
-
-
-def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
-    """Why an input without a manifest has no known cost, and whether it is missing."""
-    if one.error is not None:
-        yield True, one.error.problem
-    elif not one.folder.exists() or (one.folder / manifest.NAME).is_file():
-        yield True, manifest.lost(one.role, one.of, one.folder)
-    elif one.role == "model":  # a published base has no cost here, and hashing a large one takes minutes
-        return
-    elif manifest.fingerprint(one.folder) != one.sha256:
-        yield True, f"the {one.role} that {one.of} was made from has changed: {one.folder}"
-    else:
-        said = f"its {one.role} {one.folder.name} was not made by dcsft: what it cost is not counted"
-        yield False, said
-
-
-def selective(config: Mapping[str, Any]) -> bool:
-    """Whether labels decided the items of a curated set, or their weights."""
-    others = (value for name, value in config.items() if name not in _INDIFFERENT)
-    return not set(config.get("keep", ())) >= set(records.DIFFICULTIES) or any(others)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One adapter or checkpoint with its costs."""
-
-    name: str  # its row's name
-    made: Manifest
-    method: str  # "SFT", "DC-SFT" (on a set that labels chose), "GRPO", "cold start" and so on
-    training: Cost  # the cost of training itself
-    labeling: tuple[Manifest, ...]  # the rollouts of its labels, each once
-    # earlier trainings other than cold starts: of the adapter that it continued, and of those that sampled
-    # for its labels
-    earlier: tuple[Manifest, ...]
-    # hash -> a cold start that it began with; without those that all compared runs share
-    cold: Mapping[str, Manifest]
-    lost: tuple[str, ...]  # missing inputs, whose cost is unknown
-    remarks: tuple[str, ...]  # further remarks on the row
-    history: tuple[Mapping[str, Any], ...]  # the rows of its training log; empty where there is none
-
-    def _parts(self) -> list[Cost]:
-        """The costs before its own training began."""
-        parts = [cost_of(one) for one in (*self.labeling, *self.earlier, *self.cold.values())]
-        return [*parts, *([UNKNOWN_COST] if self.lost else [])]
-
-    def spent_before(self, unit: str) -> float | None:
-        """The amount of a unit of `UNITS` before its own training; None if unknown."""
-        return summed([part.spent(unit) for part in self._parts()])
-
-    def spent(self, unit: str) -> float | None:
-        """The total amount of a unit."""
-        return summed([self.spent_before(unit), self.training.spent(unit)])
-
-    def total(self) -> Cost:
-        """The total cost."""
-        return added([*self._parts(), self.training])
-
-    def contributors(self) -> tuple[Manifest, ...]:
-        """Every artifact whose cost is in the row."""
-        return (self.made, *self.labeling, *self.earlier)
-
-
-def summed(values: Sequence[float | None]) -> float | None:
-    """A sum; None if one of its parts is."""
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None
-
-
-def read_run(folder: Path, name: str) -> Run:
-    """Reads a run from its artifact, an adapter or checkpoint from `dcsft train`.
-
-    Raises:
-        HarnessError: it is neither, or its log is damaged. Missing inputs are listed in the run instead.
-    """
-    made = manifest.read(folder)
-    if made.kind in TRAINED and not _trained(made):
-        raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
-    if made.kind not in TRAINED:
-        raise HarnessError(
-            f"{folder} holds {manifest.indefinite(made.kind)}",
-            "Give adapters or checkpoints of `dcsft train`",
-        )
-    origins = list(manifest.walk(made, _counted))
-    inputs = {one.sha256: one.made for one in origins if one.made is not None}
-    artifacts, found = (made, *inputs.values()), inputs.items()
-    said = [note for artifact in artifacts for note in _remarks(artifact)]
-    said += [note for one in origins if one.made is None for note in _unread(one)]
-    cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
-    labeling = tuple(one for _, one in found if one.kind == "rollouts")
-    earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
-    sources = [one for one in artifacts if _trained(one) or one.kind == "rollouts"]
-    older = [one.folder.name for one in sources if NOTE not in one.notes]
-    remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
-    return Run(
-        name=name,
-        made=made,
-        method=_method(made, bool(labeling) and any(one.kind == "curated set" for _, one in found)),
-        training=cost_of(made),
-        labeling=labeling,
-        earlier=earlier,
-        cold=cold,
-        lost=tuple(text for missing, text in said if missing),
-        remarks=(*(text for missing, text in said if not missing), *remarks),
-        history=run_folder.history(folder),
-    )
-
-
-def _trained(one: Manifest) -> bool:
-    """Whether training made it; `dcsft merge` makes checkpoints too, whose cost is that of the adapter."""
-    return one.kind in TRAINED and "method" in one.config
-
-
-def _method(made: Manifest, labeled: bool) -> str:
-    name = str(made.config.get("method"))
-    method = METHODS.get(name, name.upper())
-    if labeled:
-        method = "DC-SFT" if method == "SFT" else f"{method} on a curated set"
-    return f"{method}, all parameters" if made.config.get("full") else method
-
 
 # Scores folders -> accuracies of the evaluated weights, matched by content and not by name.
 
@@ -261,28 +39,20 @@ class Scores:
 
     # hash of an adapter, or of a checkpoint evaluated without one -> task -> its notes
     by_subject: dict[str, dict[str, Mapping[str, Any]]] = field(default_factory=dict)
-    # the same hash -> the configuration of the evaluation
-    settings: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    folders: dict[str, list[Path]] = field(default_factory=dict)  # the same hash -> the folders
+    manifests: dict[str, list[Manifest]] = field(default_factory=dict)  # the same hash -> its folders'
     # task -> the notes of the first folder with it
     tasks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)  # accuracies that cannot be compared, with reasons
 
     def means(self, subject: str) -> dict[str, float | None]:
         """Distribution -> the unweighted mean over all of its tasks; None if one of them is missing."""
-        have = self.by_subject.get(subject, {})
-        sides: dict[str, list[Any]] = {
-            side: [
-                have.get(name, {}).get("accuracy")
-                for name, notes in self.tasks.items()
-                if notes.get("distribution") == side
-            ]
-            for side in DISTRIBUTIONS
-        }
-        return {
-            side: sum(found) / len(found) if found and None not in found else None
-            for side, found in sides.items()
-        }
+        have = self.by_subject[subject]
+        means: dict[str, float | None] = {}
+        for side in DISTRIBUTIONS:
+            tasks = [name for name, notes in self.tasks.items() if notes.get("distribution") == side]
+            found: list[Any] = [have.get(name, {}).get("accuracy") for name in tasks]
+            means[side] = sum(found) / len(found) if found and None not in found else None
+        return means
 
 
 def read_scores(folders: Sequence[Path]) -> Scores:
@@ -301,11 +71,10 @@ def read_scores(folders: Sequence[Path]) -> Scores:
             continue
         subject = weights[role]
         known = scores.by_subject.setdefault(subject, {})
-        scores.settings.setdefault(subject, found.config)
-        scores.folders.setdefault(subject, []).append(folder)
+        scores.manifests.setdefault(subject, []).append(found)
         for name, own in found.notes["tasks"].items():
             if name in known:
-                others = ", ".join(map(str, scores.folders[subject][:-1]))
+                others = ", ".join(str(one.folder) for one in scores.manifests[subject][:-1])
                 raise HarnessError(
                     f"{folder} and {others} score the same adapter on {name}", "Leave one of them out"
                 )
@@ -345,32 +114,22 @@ class Standing:
     spent: float | None = None  # what it had spent by then, labels included
     said: str = ""  # why there is no folder
 
-    @property
-    def checkpoint(self) -> str | None:
-        """The checkpoint's name inside the run; None for the run's end, or if there is none."""
-        if self.folder is None or self.folder == self.run.made.folder:
-            return None
-        return self.folder.name
-
 
 def standings(runs: Sequence[Run]) -> list[Standing]:
     """Every run at the smallest total among them, in each unit that at least two runs know."""
-    found = []
+    found: list[Standing] = []
     for unit in UNITS:
-        totals = {id(run): run.spent(unit) for run in runs}
-        known = [total for total in totals.values() if total is not None]
-        if len(known) < 2:
-            continue
-        for run in runs:
-            total = totals[id(run)]
-            if total is None:
-                found.append(Standing(unit, min(known), run, said="what it took is not known"))
-            else:
-                found.append(_standing(run, unit, min(known), total))
+        totals = [run.spent(unit) for run in runs]
+        known = [total for total in totals if total is not None]
+        if len(known) > 1:
+            pairs = zip(runs, totals, strict=True)
+            found += [_standing(run, unit, min(known), total) for run, total in pairs]
     return found
 
 
-def _standing(run: Run, unit: str, budget: float, total: float) -> Standing:
+def _standing(run: Run, unit: str, budget: float, total: float | None) -> Standing:
+    if total is None:
+        return Standing(unit, budget, run, said="what it took is not known")
     if total <= budget:
         steps = run.made.notes.get("steps")
         return Standing(unit, budget, run, steps, run.made.folder, total)
@@ -396,7 +155,8 @@ def command(standing: Standing, scores: Scores) -> str | None:
     folder, made = standing.folder, standing.run.made
     if folder is None or not scores.tasks:
         return None
-    settings = scores.settings.get(manifest.fingerprint(made.folder), {})
+    evaluated = scores.manifests.get(manifest.fingerprint(made.folder))
+    settings = evaluated[0].config if evaluated else {}
     role = "adapter" if made.kind == "adapter" else "pretrained"
     given = reading.named(str(settings.get("model_args", "")))
     entry = made.inputs.get("model")
@@ -409,7 +169,7 @@ def command(standing: Standing, scores: Scores) -> str | None:
     words += ["--model-args", reading.joined(given)]
     limits = {notes.get("limit") for notes in scores.tasks.values()}
     words += ["--limit", str(limits.pop())] if len(limits) == 1 and None not in limits else []
-    others = settings or next(iter(scores.settings.values()), {})
+    others = settings or next(iter(scores.manifests.values()))[0].config
     drawn = {name: others[name] for name in DRAWN_BY if others.get(name) is not None}
     words += [word for name, value in drawn.items() for word in (flag(name), str(value))]
     words += [*_asked(scores), "--output", f"scores-{standing.run.name}-{folder.name}"]
@@ -420,14 +180,13 @@ def _asked(scores: Scores) -> list[str]:
     """The options of `dcsft evaluate` for the tasks of scores: own rows by their files."""
     files: dict[str, Path] = {}
     more: dict[str, str | None] = {}
-    for folder in itertools.chain(*scores.folders.values()):
-        made = manifest.read(folder)
+    for made in itertools.chain(*scores.manifests.values()):
         options = made.call.get("options", {})
         held = "_held_out" if options.get("held_out") is not None else ""
         more |= {"--include-path": options["include_path"]} if options.get("include_path") else {}
         for role, entry in made.inputs.items():
             if role.split()[0] == "data" and not role.startswith(prepared.ROLE):
-                path = (folder / entry["path"]).resolve()
+                path = (made.folder / entry["path"]).resolve()
                 path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
                 files[own_files.name_of(path) + held] = path
                 given = {name: options.get(name) for name in ("scorer", "held_out", "image_root")}
@@ -438,6 +197,122 @@ def _asked(scores: Scores) -> list[str]:
     words = ["--data", rows[0]] if rows else []
     words += ["--tasks", ",".join(tasks)] if tasks else []
     return [*words, *(word for pair in more.items() for word in pair if word is not None)]
+
+
+# Runs side by side.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side."""
+
+    runs: tuple[Run, ...]  # in the order given
+    baseline: Run  # the run that ratios refer to
+    shared: Mapping[str, Manifest]  # hash -> a cold start that every run began with; not in any total
+    scores: Scores
+    standings: tuple[Standing, ...]  # the runs at equal samples, tokens and time
+    remarks: tuple[str, ...] = ()  # caveats about comparing rows
+
+    @property
+    def scored(self) -> bool:
+        """Whether there are accuracies."""
+        return bool(self.scores.by_subject)
+
+    def commands(self) -> list[str]:
+        """The missing evaluations at equal budgets, each once."""
+        missing = (one for one in self.standings if one.folder is not None)
+        found = (command(one, self.scores) for one in missing if self.means(one.folder) is None)
+        return list(dict.fromkeys(text for text in found if text is not None))
+
+    def means(self, folder: Path | None) -> dict[str, float | None] | None:
+        """The accuracies of a run or of one of its checkpoints; None if there are no scores of exactly it."""
+        if folder is None or not self.scored:
+            return None
+        subject = manifest.fingerprint(folder)
+        return self.scores.means(subject) if subject in self.scores.by_subject else None
+
+
+def compare(
+    artifacts: Sequence[Path], scores: Sequence[Path] = (), baseline: str | None = None
+) -> Comparison:
+    """Reads runs and their inputs.
+
+    `artifacts` are adapters and checkpoints of `dcsft train`, in the order of their rows; `scores` are of
+    these, or of checkpoints inside them. `baseline` is the name or folder of the run that ratios refer to, by
+    default the first.
+
+    Raises:
+        HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
+    """
+    if not artifacts:
+        raise HarnessError("no adapters or checkpoints were given", "Name folders made by `dcsft train`")
+    names = _names(artifacts)
+    for folder in artifacts:
+        # Checkpoints of earlier steps may have been removed.
+        files = [name for name in manifest.read(folder).files if not name.startswith("checkpoint-")]
+        manifest.refuse_changed(folder, *files)
+    runs = tuple(read_run(folder, name) for folder, name in zip(artifacts, names, strict=True))
+    chosen = 0
+    if baseline is not None:
+        if baseline not in names and Path(baseline) not in artifacts:
+            raise unknown_name("row", baseline, names)
+        chosen = names.index(baseline) if baseline in names else list(artifacts).index(Path(baseline))
+    common = set(runs[0].cold).intersection(*(run.cold for run in runs[1:]))
+    shared = {digest: one for digest, one in runs[0].cold.items() if digest in common}
+    own = ({digest: one for digest, one in run.cold.items() if digest not in shared} for run in runs)
+    runs = tuple(replace(run, cold=cold) for run, cold in zip(runs, own, strict=True))
+    read = read_scores(scores)
+    found = tuple(standings(runs)) if len(runs) > 1 else ()
+    made = Comparison(runs, runs[chosen], shared, read, found)
+    return replace(made, remarks=(*_differences(runs), *_unused(made), *read.remarks))
+
+
+def _names(artifacts: Sequence[Path]) -> list[str]:
+    """Folder names, or whole paths if two folders have the same name."""
+    twice = [path for path, times in Counter(path.resolve() for path in artifacts).items() if times > 1]
+    if twice:
+        raise HarnessError(f"{twice[0]} is given twice", "Name each run once")
+    short = Counter(path.resolve().name for path in artifacts)
+    return [name if short[name := path.resolve().name] == 1 else str(path) for path in artifacts]
+
+
+def _unused(made: Comparison) -> Iterator[str]:
+    """Scores of none of the runs, their checkpoints or their cold start."""
+    if not made.scored:
+        return
+    known = set(made.shared)
+    for run in made.runs:
+        places = (run.made.folder, *run.made.folder.glob("checkpoint-*"))
+        known |= {manifest.fingerprint(place) for place in places} | set(run.cold)
+    for subject, found in made.scores.manifests.items():
+        if subject not in known:
+            yield f"{', '.join(str(one.folder) for one in found)} scores none of these runs, as they are now"
+
+
+def _differences(runs: Sequence[Run]) -> Iterator[str]:
+    """The settings in which the rows differ."""
+    behind = [(run.name, one) for run in runs for one in (run.made, *run.labeling, *run.earlier)]
+    machines = _differing(
+        (name, {**one.hardware, "processes": one.notes.get("processes", 1)}) for name, one in behind
+    )
+    if machines:
+        yield f"times are not comparable: {'; '.join(machines)}"
+    packages = _differing((name, one.packages) for name, one in behind)
+    if packages:
+        yield f"package versions differ, and times with them: {'; '.join(packages)}"
+
+
+def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """Each name whose values differ, with the rows of each value."""
+    pairs, found = list(rows), []
+    for name in dict.fromkeys(name for _, values in pairs for name in values):
+        holders: dict[str, dict[str, None]] = {}
+        for run, values in pairs:
+            holders.setdefault(str(values.get(name, "not recorded")), {})[run] = None
+        if len(holders) > 1:
+            said = (f"{value} ({', '.join(runs)})" for value, runs in holders.items())
+            found.append(f"{name} {', '.join(said)}")
+    return found
 
 
 # Comparison -> Markdown with human units; CSV and JSON with raw ones.
@@ -453,7 +328,13 @@ HEADINGS = {
     "peak_memory_bytes": "peak memory",
 }
 MEANS = ("ID mean", "OOD mean")
-PARTS = ("training", "labelling", "earlier", "total")
+PARTS = {
+    "training": "training",
+    "labelling": "drawing for its labels",
+    "earlier": "trainings before it",
+    "total": "total",
+}
+"""The parts of a row, and what a table calls them."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -498,7 +379,7 @@ def parts(run: Run) -> dict[str, Cost]:
     return {**named, "total": run.total()}
 
 
-def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
+def ratios(run: Run, found: Comparison) -> dict[str, float | None]:
     """A row's total over that of the baseline; None if one is unknown, or is 0."""
     ours, theirs = run.total(), found.baseline.total()
     result: dict[str, float | None] = {}
@@ -508,12 +389,12 @@ def ratios(run: Run, found: "Comparison") -> dict[str, float | None]:
     return result
 
 
-def markdown(found: "Comparison") -> str:
+def markdown(found: Comparison) -> str:
     """The comparison as Markdown that is also readable as plain text."""
     return "\n".join([_costs(found), *([_equal(found)] if found.standings else [])])
 
 
-def _costs(found: "Comparison") -> str:
+def _costs(found: Comparison) -> str:
     rows = [row for run in found.runs for row in _rows(run, found)]
     for one in found.shared.values():
         said = f"{markdown_text(one.folder.name)} (cold start, shared by all, in no total)"
@@ -522,13 +403,13 @@ def _costs(found: "Comparison") -> str:
     return "\n".join([grid(header, rows), "", *_notes(found), ""])
 
 
-def _rows(run: Run, found: "Comparison") -> Iterator[list[str]]:
+def _rows(run: Run, found: Comparison) -> Iterator[list[str]]:
     named = parts(run)
     title = f"{markdown_text(run.name)} ({markdown_text(run.method)})"
     blank = [""] * (len(MEANS) if found.scored else 0)
     if len(named) > 2 or run.lost:
         for name, cost in list(named.items())[:-1]:
-            yield [f"{title}: {_SAID[name]}", *_figures(cost), *blank]
+            yield [f"{title}: {PARTS[name]}", *_figures(cost), *blank]
         title = f"{title}: total"
     yield [title, *_figures(named["total"]), *_means(found, run.made.folder)]
     if run is not found.baseline:
@@ -536,9 +417,6 @@ def _rows(run: Run, found: "Comparison") -> Iterator[list[str]]:
             "-" if value is None else f"{float(f'{value:.3g}'):g}×" for value in ratios(run, found).values()
         ]
         yield [f"{markdown_text(run.name)} over {markdown_text(found.baseline.name)}", *shown, *blank]
-
-
-_SAID = {"training": "training", "labelling": "drawing for its labels", "earlier": "trainings before it"}
 
 
 def _figures(cost: Cost) -> list[str]:
@@ -550,7 +428,7 @@ def _figures(cost: Cost) -> list[str]:
     ]
 
 
-def _means(found: "Comparison", folder: Path | None) -> list[str]:
+def _means(found: Comparison, folder: Path | None) -> list[str]:
     if not found.scored:
         return []
     means = found.means(folder)
@@ -559,7 +437,7 @@ def _means(found: "Comparison", folder: Path | None) -> list[str]:
     return ["-" if value is None else f"{100 * value:.2f} %" for value in means.values()]
 
 
-def _notes(found: "Comparison") -> Iterator[str]:
+def _notes(found: Comparison) -> Iterator[str]:
     for run in found.runs:
         for said in run.lost:
             yield f"- {markdown_text(run.name)}: its total is a lower bound, as {markdown_text(said)}."
@@ -569,7 +447,7 @@ def _notes(found: "Comparison") -> Iterator[str]:
         yield f"- {said[0].upper()}{markdown_text(said[1:])}."
 
 
-def _equal(found: "Comparison") -> str:
+def _equal(found: Comparison) -> str:
     rows, seen = [], ""
     for one in found.standings:
         budget = f"{human(one.unit, one.budget)} {'' if one.unit == 'seconds' else one.unit}".strip()
@@ -588,7 +466,7 @@ def _equal(found: "Comparison") -> str:
     return "\n".join(text)
 
 
-def as_dict(found: "Comparison") -> dict[str, Any]:
+def as_dict(found: Comparison) -> dict[str, Any]:
     """The comparison in JSON form: raw units, None if nothing is known."""
     return {
         "baseline": found.baseline.name,
@@ -601,7 +479,8 @@ def as_dict(found: "Comparison") -> dict[str, Any]:
                 "run": one.run.name,
                 "step": one.step,
                 "kept": one.folder is not None,
-                "checkpoint": one.checkpoint,
+                # Of the run's end there is none.
+                "checkpoint": one.folder.name if one.folder and one.folder != one.run.made.folder else None,
                 "spent": one.spent,
                 "said": one.said,
                 "accuracy": found.means(one.folder),
@@ -613,7 +492,7 @@ def as_dict(found: "Comparison") -> dict[str, Any]:
     }
 
 
-def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
+def _run_as_dict(run: Run, found: Comparison) -> dict[str, Any]:
     named = parts(run)
     return {
         "name": run.name,
@@ -626,7 +505,7 @@ def _run_as_dict(run: Run, found: "Comparison") -> dict[str, Any]:
     }
 
 
-def csv_text(found: "Comparison") -> str:
+def csv_text(found: Comparison) -> str:
     """One line per run: every part's figures in raw units, ratios and means; blank if unknown."""
     columns = [f"{part}_{figure}" for part in PARTS for figure in FIGURES]
     columns += [f"ratio_{figure}" for figure in FIGURES]
@@ -642,82 +521,6 @@ def csv_text(found: "Comparison") -> str:
     return csv_of(header, lines)
 
 
-# Folders -> a cost comparison in Markdown, CSV and JSON, with its manifest.
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Runs side by side."""
-
-    runs: tuple[Run, ...]  # in the order given
-    baseline: Run  # the run that ratios refer to
-    shared: Mapping[str, Manifest]  # hash -> a cold start that every run began with; not in any total
-    scores: Scores
-    standings: tuple[Standing, ...]  # the runs at equal samples, tokens and time
-    remarks: tuple[str, ...] = ()  # caveats about comparing rows
-    # cached hashes of folders; those of large checkpoints take long
-    digests: dict[Path, str] = field(default_factory=dict)
-
-    @property
-    def scored(self) -> bool:
-        """Whether there are accuracies."""
-        return bool(self.scores.by_subject)
-
-    def digest(self, folder: Path) -> str:
-        """A folder's hash in an evaluation's manifest."""
-        if folder not in self.digests:
-            self.digests[folder] = manifest.fingerprint(folder)
-        return self.digests[folder]
-
-    def commands(self) -> list[str]:
-        """The missing evaluations at equal budgets, each once."""
-        missing = (one for one in self.standings if one.folder is not None)
-        found = (command(one, self.scores) for one in missing if self.means(one.folder) is None)
-        return list(dict.fromkeys(text for text in found if text is not None))
-
-    def means(self, folder: Path | None) -> dict[str, float | None] | None:
-        """The accuracies of a run or of one of its checkpoints; None if there are no scores of exactly it."""
-        if folder is None or not self.scored:
-            return None
-        subject = self.digest(folder)
-        return self.scores.means(subject) if subject in self.scores.by_subject else None
-
-
-def compare(
-    artifacts: Sequence[Path], scores: Sequence[Path] = (), baseline: str | None = None
-) -> Comparison:
-    """Reads runs and their inputs.
-
-    `artifacts` are adapters and checkpoints of `dcsft train`, in the order of their rows; `scores` are of
-    these, or of checkpoints inside them. `baseline` is the name or folder of the run that ratios refer to, by
-    default the first.
-
-    Raises:
-        HarnessError: there are none, a folder cannot be read or is given twice, or no run is the baseline.
-    """
-    if not artifacts:
-        raise HarnessError("no adapters or checkpoints were given", "Name folders made by `dcsft train`")
-    names = _names(artifacts)
-    for folder in artifacts:
-        # Checkpoints of earlier steps may have been removed.
-        files = [name for name in manifest.read(folder).files if not name.startswith("checkpoint-")]
-        manifest.refuse_changed(folder, *files)
-    runs = tuple(read_run(folder, name) for folder, name in zip(artifacts, names, strict=True))
-    chosen = 0
-    if baseline is not None:
-        if baseline not in names and Path(baseline) not in artifacts:
-            raise unknown_name("row", baseline, names)
-        chosen = names.index(baseline) if baseline in names else list(artifacts).index(Path(baseline))
-    common = set(runs[0].cold).intersection(*(run.cold for run in runs[1:]))
-    shared = {digest: one for digest, one in runs[0].cold.items() if digest in common}
-    own = ({digest: one for digest, one in run.cold.items() if digest not in shared} for run in runs)
-    runs = tuple(replace(run, cold=cold) for run, cold in zip(runs, own, strict=True))
-    read = read_scores(scores)
-    found = tuple(standings(runs)) if len(runs) > 1 else ()
-    made = Comparison(runs, runs[chosen], shared, read, found)
-    return replace(made, remarks=(*_differences(runs), *_unused(made), *read.remarks))
-
-
 def build(
     artifacts: Sequence[Path],
     output: Path | None = None,
@@ -725,10 +528,9 @@ def build(
     baseline: str | None = None,
 ) -> Comparison:
     """Compares, and writes costs.md, costs.csv and costs.json if there is an output folder."""
-    if output is None:
-        return compare(artifacts, scores, baseline)
-    manifest.refuse_occupied(output)
     found = compare(artifacts, scores, baseline)
+    if output is None:
+        return found
     inputs = {f"run {number}": folder for number, folder in enumerate(artifacts, start=1)}
     inputs |= {f"scores {number}": folder for number, folder in enumerate(scores, start=1)}
     with manifest.writing("cost comparison", output, {"baseline": baseline}, inputs) as draft:
@@ -740,53 +542,4 @@ def build(
         for name, text in texts.items():
             (draft.folder / name).write_text(text, encoding="utf-8", newline="\n")
         draft.notes |= {"rows": [run.name for run in found.runs]}
-    return found
-
-
-def _names(artifacts: Sequence[Path]) -> list[str]:
-    """Folder names, or whole paths if two folders have the same name."""
-    twice = [path for path, times in Counter(path.resolve() for path in artifacts).items() if times > 1]
-    if twice:
-        raise HarnessError(f"{twice[0]} is given twice", "Name each run once")
-    short = Counter(path.resolve().name for path in artifacts)
-    return [name if short[name := path.resolve().name] == 1 else str(path) for path in artifacts]
-
-
-def _unused(made: Comparison) -> Iterator[str]:
-    """Scores of none of the runs, their checkpoints or their cold start."""
-    if not made.scored:
-        return
-    known = set(made.shared)
-    for run in made.runs:
-        places = (run.made.folder, *run.made.folder.glob("checkpoint-*"))
-        known |= {made.digest(place) for place in places} | set(run.cold)
-    for subject, folders in made.scores.folders.items():
-        if subject not in known:
-            yield f"{', '.join(map(str, folders))} scores none of these runs, as they are now"
-
-
-def _differences(runs: Sequence[Run]) -> Iterator[str]:
-    """The settings in which the rows differ."""
-    machines = _differing(
-        (run.name, {**one.hardware, "processes": one.notes.get("processes", 1)})
-        for run in runs
-        for one in run.contributors()
-    )
-    if machines:
-        yield f"times are not comparable: {'; '.join(machines)}"
-    packages = _differing((run.name, one.packages) for run in runs for one in run.contributors())
-    if packages:
-        yield f"package versions differ, and times with them: {'; '.join(packages)}"
-
-
-def _differing(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """Each name whose values differ, with the rows of each value."""
-    pairs, found = list(rows), []
-    for name in dict.fromkeys(name for _, values in pairs for name in values):
-        holders: dict[str, dict[str, None]] = {}
-        for run, values in pairs:
-            holders.setdefault(str(values.get(name, "not recorded")), {})[run] = None
-        if len(holders) > 1:
-            said = (f"{value} ({', '.join(runs)})" for value, runs in holders.items())
-            found.append(f"{name} {', '.join(said)}")
     return found

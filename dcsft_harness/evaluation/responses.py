@@ -26,18 +26,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dcsft_harness import coordinates, lmms, pictures, reading, records
+from dcsft_harness import coordinates, lmms, reading, records
 from dcsft_harness.artifacts import SCORES_SET, manifest, usage
 from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
-from dcsft_harness.evaluation.autoeval import at_step
-from dcsft_harness.leaderboard.board import group_of, step_of
-from dcsft_harness.leaderboard.collect import find
-from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
-from dcsft_harness.lmms.tasks import defined_in
+from dcsft_harness.leaderboard.board import at_step, group_of, step_of
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
-from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_files, own_rows, write_items
+from dcsft_harness.sampling import own_files, own_rows
 from dcsft_harness.scoring import Scorer, get_scorer
 from dcsft_harness.scoring.verdict import Response
 
@@ -137,16 +133,7 @@ def evaluate(
     manifest.refuse_occupied(output)
     _refuse_missing(file)
     judging = judging_of(file, task, scorer, box_space, limit)
-
-    def judged(one: Given) -> tuple[tuple[str | None, int | None], Scored]:
-        model = one.fields.get("model")
-        return (None if model is None else str(model), _step(one)), judging.score(one)
-
-    # One row after another: of a million in memory as Python's own objects, files are many times as large.
-    kept: dict[tuple[str | None, int | None], list[Scored]] = {}
-    for key, row in judged_rows(file, _read(file, columns or {}), judged, own_files.count(file), progress):
-        kept.setdefault(key, []).append(row)
-    runs = _runs(file, kept, name, judging)
+    runs = _runs(file, columns or {}, judging, name, progress)
     inputs = {"responses": file}
     settings = {"model": "responses", "model_args": "", "limit": limit, "file": file.name}
     settings |= {"scorer": scorer} if scorer else {}
@@ -308,15 +295,16 @@ def judging_of(
             raise HarnessError("--limit is of tasks, and --scorer names none", "Leave it out")
         return Judging(_by_scorer(judge, file, box_space))
     assert task is not None
-    return _by_task(task, box_space, limit)
+    documents = _documents(task, box_space, limit)
+    return Judging(documents.score, documents.task, documents.items)
 
 
-def _text(value: object, field: str) -> str:
-    if value is None or value == "":
+def _question(one: Given) -> str:
+    if (found := one.fields.get("question")) in (None, ""):
         raise HarnessError(
-            f"no {field}", f"Give every row one, or name its column with --column {field}=NAME"
+            "no question", "Give every row one, or name its column with --column question=NAME"
         )
-    return records.as_text(value)
+    return records.as_text(found)
 
 
 def _response(one: Given) -> Response | None:
@@ -339,12 +327,12 @@ def _ended(row: Mapping[str, Any]) -> str | None:
 
 
 def _pictures(one: Given) -> list[str]:
-    """Names of its images; of those without one a hash of their content."""
     named = one.fields.get("picture")
     return [_picture(name) for name in (named if isinstance(named, list) else [named]) if name]
 
 
 def _picture(named: object) -> str:
+    """The name of an image; of one without a name a hash of its content."""
     if isinstance(named, Mapping):
         named = next((value for key in ("path", "bytes") if (value := named.get(key))), str(named))
     if isinstance(named, str) and named.startswith("data:"):
@@ -356,7 +344,7 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
     name, scorers = own_files.name_of(file), {judge.name: judge.version}
 
     def score(one: Given) -> Scored:
-        question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
+        question, gold = _question(one), one.fields.get("gold")
         if gold is None:
             raise HarnessError("no gold", "Give every row one, or name its column with --column gold=NAME")
         if gold in own_rows.MISSING:
@@ -374,50 +362,50 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
             given["box_space"] = box_space
             if "resized_size" in judge.fields:
                 given["resized_size"] = one.row.get("resized_size")
-        text = _response(one)
-        cut_off = [text is not None and text.truncated]
+        response = _response(one)
+        cut_off = [response is not None and response.truncated]
         # Refuses a gold that cannot be scored.
-        (verdict,) = judge.score_many(["" if text is None else text], truncated=cut_off, **given)
+        (verdict,) = judge.score_many(["" if response is None else response], truncated=cut_off, **given)
         # A question may be asked again of other options; a file's own ids say so where nothing else does.
         own = (given.get("choices"), one.fields.get("item"))
         identity = [each.encode() for each in (*named, *(records.as_text(o) for o in own if o is not None))]
-        item = records.item_id(task, question, records.as_text(answer), identity)
+        text = records.as_text(answer)
+        item_id = records.item_id(task, question, text, identity)
         cluster = one.row.get("cluster")
-        cluster = (named[0] if named else None) if cluster in (None, "") else cluster
-        found = None if text is None else verdict
-        extracted = None if found is None or found.extracted is None else records.as_text(found.extracted)
-        value = None if found is None else found.score
-        cluster = None if cluster is None else str(cluster)
-        made = _score(one, task, item, -1, value, extracted, records.as_text(answer), cluster)
-        return Scored(made, question, scorers)
+        cluster = next(iter(named), None) if cluster in (None, "") else str(cluster)
+        extracted = None if verdict.extracted is None else records.as_text(verdict.extracted)
+        found: tuple[float | None, str | None] = (verdict.score, extracted)
+        if response is None:
+            found = None, None
+        return _scored(one, records.Item(item_id, task, -1, question, text, text), *found, cluster, scorers)
 
     return score
 
 
-def _score(
+def _scored(
     one: Given,
-    task: str,
-    item_id: str,
-    doc_id: int,
+    item: records.Item,
     score: float | None,
     extracted: str | None,
-    answer: str,
     cluster: str | None,
-) -> Score:
-    text, tokens = _response(one), one.row.get("n_tokens")
+    scorers: Mapping[str, int],
+) -> Scored:
+    tokens = one.row.get("n_tokens")
     counted = isinstance(tokens, int) and not isinstance(tokens, bool) and 0 <= tokens < 1 << 53
-    return Score(
-        task=task,
-        item_id=item_id,
-        doc_id=doc_id,
+    made = Score(
+        task=item.task,
+        item_id=item.item_id,
+        doc_id=item.doc_id,
         score=score,
         extracted=extracted,
-        response=str(text or ""),  # without its mark of truncation, which takes more memory than most texts
-        answer=answer,
+        # Without its mark of truncation, which takes more memory than most texts.
+        response=str(_response(one) or ""),
+        answer=item.answer,
         n_tokens=tokens if counted else None,
         cluster=cluster,
         finish_reason=_ended(one.row),
     )
+    return Scored(made, item.prompt, scorers)
 
 
 def _size(one: Given, box_space: str | None) -> tuple[float, float]:
@@ -432,87 +420,96 @@ def _size(one: Given, box_space: str | None) -> tuple[float, float]:
     return _NO_LIMIT
 
 
-def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
-    opened = lmms.open_tasks([name])
-    if len(opened) != 1:
-        raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
-    ((task_name, task),) = opened.items()
-    lmms.refuse_unfit([task])
-    if box_space not in (None, "pixel", "norm1000"):
-        raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
-    # Not that of an earlier model of this process.
-    coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
-    family = lmms.metadata(task).get("family")
-    if family == "grounding":
-        coordinates.declared()
-    count = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
-    items = [lmms.describe_item(task, number) for number in usage.counted(range(count), lambda: count)]
-    by_id = {item.item_id: item for item in items}
-    by_text: dict[tuple[str, str], list[records.Item]] = {}
-    for item in items:
-        by_text.setdefault((_plain(item.prompt), _plain(item.answer)), []).append(item)
-        if item.target != item.answer:
-            by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
-    prompts = {_plain(item.prompt) for item in items}
-    # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
-    judged = family in ("classification", "reasoning")
+class _Documents:
+    """The documents of a task that rows may answer."""
 
-    def agreeing(item: records.Item, one: Given) -> records.Item:
-        """The item that a row names, unless the row's question and gold are another one's."""
-        said = map(one.fields.get, ("question", "gold"))
+    def __init__(self, task: lmms.Task, limit: int | None) -> None:
+        """Describes the task's documents, or only the first `limit`."""
+        self.task = task
+        numbers = range(len(task.eval_docs))[:limit]
+        described = usage.counted(numbers, lambda: len(numbers))
+        self.items = [lmms.describe_item(task, number) for number in described]
+        self._by_id = {item.item_id: item for item in self.items}
+        self._by_text: dict[tuple[str, str], list[records.Item]] = {}
+        for item in self.items:
+            for gold in dict.fromkeys((item.answer, item.target)):
+                self._by_text.setdefault((_plain(item.prompt), _plain(gold)), []).append(item)
+        self._prompts = {prompt for prompt, _ in self._by_text}
+        # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
+        self._has_own_judge = lmms.metadata(task).get("family") in ("classification", "reasoning")
+
+    def score(self, one: Given) -> Scored:
+        """Scores a row's response as the task does."""
+        item, text = self._answered_by(one), _response(one)
+        if text is None:
+            return _scored(one, item, None, None, None, {})
+        doc = self.task.eval_docs[item.doc_id]
+        shown = Response(lmms.filtered(self.task, text, doc), text.truncated)
+        metrics = self.task.process_results(doc, [shown])
+        named = metrics.get("scorer")
+        scorers = dict(named) if isinstance(named, Mapping) else {}
+        return _scored(one, item, *lmms.score_of(self.task, metrics), scorers)
+
+    def _answered_by(self, one: Given) -> records.Item:
+        """The item that a row names by its id, by its number, or by its question and gold."""
+        name, key = self.task.config.task, one.fields.get("item")
+        if key is None:
+            question, gold = _question(one), one.fields.get("gold")
+            near = self._by_text.get((_plain(question), _plain(records.as_text(gold))), [])
+            if len(near) != 1:
+                what = "no item" if not near else f"{len(near)} items"
+                raise HarnessError(
+                    f"{name} has {what} of the question {cut(repr(question), 80)} and the gold "
+                    f"{cut(repr(gold), 40)}",
+                    "Give `item`: its item_id, or its doc_id as a number",
+                )
+            return near[0]
+        if isinstance(key, str) and key in self._by_id:
+            item = self._by_id[key]
+        elif isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(self.items):
+            item = self.items[key]
+        else:
+            raise HarnessError(f"{name} has no item {cut(repr(key), 60)}", "Give item_id or doc_id")
+        said = (one.fields.get(field) for field in ("question", "gold"))
         question, gold = ("" if value is None else records.as_text(value) for value in said)
-        near = by_text.get((_plain(question), _plain(gold)), [])
-        if near or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
-            strange = bool(near) and item not in near
-        else:  # a gold in another spelling is right by the scorer; several golds are JSON, which none may be
-            doc = task.eval_docs[item.doc_id]
-            metrics = task.process_results(doc, [Response(gold)]) if judged else {}
-            strange = judged and item.answer[:1] != "[" and lmms.score_of(task, metrics)[0] != 1.0
-            # An option's text may be another option's letter.
-            strange = strange and gold != dict(zip(LETTERS, doc.get("choices") or (), strict=False)).get(
-                item.answer
-            )
-        if strange or (_plain(question) in prompts and _plain(question) != _plain(item.prompt)):
+        if self._is_another(item, _plain(question), gold):
             raise HarnessError(
-                f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
+                f"{name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
                 f"than this row ({cut(gold, 40)})",
                 "Give the doc_id or item_id of the task, which numbers its documents from 0",
             )
         return item
 
-    def found(one: Given) -> records.Item:
-        key = one.fields.get("item")
-        if isinstance(key, str) and key in by_id:
-            return agreeing(by_id[key], one)
-        if isinstance(key, int) and not isinstance(key, bool) and 0 <= key < count:
-            return agreeing(items[key], one)
-        if key is not None:
-            raise HarnessError(f"{task_name} has no item {cut(repr(key), 60)}", "Give item_id or doc_id")
-        question, gold = _text(one.fields.get("question"), "question"), one.fields.get("gold")
-        near = by_text.get((_plain(question), _plain(records.as_text(gold))), [])
-        if len(near) != 1:
-            what = "no item" if not near else f"{len(near)} items"
-            raise HarnessError(
-                f"{task_name} has {what} of the question {cut(repr(question), 80)} and the gold "
-                f"{cut(repr(gold), 40)}",
-                "Give `item`: its item_id, or its doc_id as a number",
-            )
-        return near[0]
+    def _is_another(self, item: records.Item, question: str, gold: str) -> bool:
+        """Whether a row's question and gold, "" where it has none, are of another item than it names."""
+        if question in self._prompts and question != _plain(item.prompt):
+            return True
+        if near := self._by_text.get((question, _plain(gold)), []):
+            return item not in near
+        if not self._has_own_judge or not gold or _plain(gold) in (_plain(item.answer), _plain(item.target)):
+            return False
+        # A gold in another spelling is right by the scorer; several golds are JSON, which none may be.
+        doc = self.task.eval_docs[item.doc_id]
+        metrics = self.task.process_results(doc, [Response(gold)])
+        # An option's text may be another option's letter.
+        options = dict(zip(LETTERS, doc.get("choices") or (), strict=False))
+        other = item.answer[:1] != "[" and gold != options.get(item.answer)
+        return other and lmms.score_of(self.task, metrics)[0] != 1.0
 
-    def score(one: Given) -> Scored:
-        item, text = found(one), _response(one)
-        value, extracted, cluster, scorers = None, None, None, {}
-        if text is not None:
-            doc = task.eval_docs[item.doc_id]
-            shown = Response(lmms.filtered(task, text, doc), text.truncated)
-            metrics = task.process_results(doc, [shown])
-            value, extracted, cluster = lmms.score_of(task, metrics)
-            named = metrics.get("scorer")
-            scorers = dict(named) if isinstance(named, Mapping) else {}
-        made = _score(one, task_name, item.item_id, item.doc_id, value, extracted, item.answer, cluster)
-        return Scored(made, item.prompt, scorers)
 
-    return Judging(score, task, items)
+def _documents(name: str, box_space: str | None, limit: int | None) -> _Documents:
+    opened = lmms.open_tasks([name])
+    if len(opened) != 1:
+        raise HarnessError(f"--task {name} is a group of {len(opened)} tasks", "Name one of its tasks")
+    (task,) = opened.values()
+    lmms.refuse_unfit([task])
+    if box_space not in (None, "pixel", "norm1000"):
+        raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
+    # Not that of an earlier model of this process.
+    coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
+    if lmms.metadata(task).get("family") == "grounding":
+        coordinates.declared()
+    return _Documents(task, limit)
 
 
 def _plain(text: str) -> str:
@@ -559,11 +556,21 @@ class _Run:
 
 def _runs(
     file: Path,
-    kept: Mapping[tuple[str | None, int | None], list[Scored]],
-    name: str | None,
+    columns: Mapping[str, str],
     judging: Judging,
+    name: str | None,
+    progress: lmms.Progress | None,
 ) -> list[_Run]:
-    """The rows by model and step, in order of the file."""
+    """The judged rows by model and step, in order of the file."""
+
+    def judged(one: Given) -> tuple[tuple[str | None, int | None], Scored]:
+        model = one.fields.get("model")
+        return (None if model is None else str(model), _step(one)), judging.score(one)
+
+    # One row after another: of a million in memory as Python's own objects, files are many times as large.
+    kept: dict[tuple[str | None, int | None], list[Scored]] = {}
+    for key, row in judged_rows(file, _read(file, columns), judged, own_files.count(file), progress):
+        kept.setdefault(key, []).append(row)
     run = name or own_files.name_of(file)
     # One model per step: the checkpoints of one run. Else each model is a run.
     several = max(Counter(step for _, step in kept if step is not None).values(), default=0) > 1
@@ -630,177 +637,3 @@ def _counted(rows: list[Scored]) -> list[Scored]:
         seen[item] += 1
         rows[number] = replace(one, score=score)
     return rows
-
-
-# Logs of lmms-eval -> rollouts: all responses to each document, scored separately.
-
-
-def rollouts_of_logs(
-    place: Path,
-    output: Path,
-    task: str | None = None,
-    scorer: str | None = None,
-    box_space: str | None = None,
-    include_path: Path | None = None,
-    progress: Callable[..., None] | None = None,
-) -> None:
-    """Writes rollouts from a run of `lmms-eval -n G --log_samples`; scores each response separately.
-
-    lmms-eval logs all G responses of a document with `--reasoning_tags none`, or if the task keeps them, but
-    only the score of the first one. `place` is the folder of one run, or FOLDER/RUN. With a task, the output
-    also holds the items and their images. `scorer` scores the responses against the logged gold; None uses
-    the task itself, which `include_path` may define.
-
-    Raises:
-        HarnessError: there is not exactly one run or task; a document has a single response, or another
-            number than other documents; the log does not match this task's documents; a response cannot be
-            scored.
-    """
-    file, samples, name = _one_log(place, task)
-    inputs = {"results": file, "samples": samples}
-    lmms.include(include_path)
-    if include_path is not None and scorer is None:
-        inputs |= {f"task {path}": path for path in defined_in(include_path, [name])}
-    config = {"task": name, "scorer": scorer, "box_space": box_space}
-    if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
-        return
-    run = load_run(file)
-    # Without the rest of each line, which holds the whole document.
-    kept = ("doc_id", "input", "target", "scorer", "extracted", "resps", "filtered_resps")
-    rows: list[tuple[dict[str, Any], list[object]]] = [
-        ({key: line.get(key) for key in kept[:5]}, _said(line))
-        for _, line in Samples(file, run, name, samples, Choices({}, {})).counted(kept)
-    ]
-    counts = Counter(len(texts) for _, texts in rows)
-    if len(counts) != 1 or next(iter(counts)) < 2:
-        said = ", ".join(f"{number} with {count}" for count, number in sorted(counts.items()))
-        # lmms-eval removes reasoning from the first response, and then logs only that one.
-        drawn_more = _repeats(run, name) > 1 and set(counts) == {1}
-        raise HarnessError(
-            f"{samples} has documents with these numbers of responses: {said}",
-            "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
-            if drawn_more
-            else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
-        )
-    judging = judging_of(samples, name if scorer is None else None, scorer, box_space, None)
-    if judging.task is not None:
-        _refuse_other_documents(samples, [row for row, _ in rows], judging.task)
-    size = next(iter(counts))
-    given = (
-        Given(number, _logged(row, text, name, judging.task is not None), {})
-        for number, (row, some) in enumerate(rows, start=1)
-        for text in some
-    )
-    judged = judged_rows(samples, given, lambda one: (one, judging.score(one)), len(rows) * size, progress)
-    scorers: dict[str, int] = {}
-
-    def drawn() -> Iterator[records.Rollout]:
-        for at, one in enumerate(_as_logged([row for row, _ in rows], size, judged, judging)):
-            scorers.update(one.scorers)
-            yield records.Rollout(
-                item_id=one.score.item_id,
-                sample_index=at % size,
-                response=one.score.response,
-                score=one.score.score,
-                extracted=one.score.extracted,
-                n_tokens=0,
-                finish_reason=one.score.finish_reason or "stop",
-                seed=0,
-                task=name,
-                prompt=one.prompt,
-                answer=one.score.answer,
-            )
-
-    with manifest.writing("rollouts", output, config, inputs) as draft:
-        count = records.write_table(draft.folder / ROLLOUTS, records.Rollout, drawn())
-        if judging.task is not None and judging.items is not None:
-            asked = [judging.items[row["doc_id"]] for row, _ in rows]
-            write_items(draft.folder / ITEMS, asked, lmms.stored_images(judging.task, asked))
-        draft.notes |= {"items": len(rows), "responses": count, "pictures": pictures.FORMAT}
-        draft.notes["scorers"] = scorers
-
-
-def _refuse_other_documents(file: Path, rows: Sequence[Mapping[str, Any]], task: lmms.Task) -> None:
-    """Refuses a log whose documents have other golds than the task's of the same numbers."""
-    docs = task.eval_docs_no_media
-    for row in rows:
-        number, target = row["doc_id"], row.get("target")
-        own = str(task.doc_to_target(docs[number])) if number < len(docs) else None
-        if None not in (own, target) and own != str(target):
-            raise HarnessError(
-                f"{file}: document {number} has the gold {cut(repr(target), 60)}, and that of the task "
-                f"{task.config.task} is {cut(repr(own), 60)}",
-                "Label it with the data that was evaluated, or with --scorer by the golds of the log",
-            )
-
-
-def _as_logged(
-    rows: Sequence[Mapping[str, Any]],
-    size: int,
-    judged: Iterable[tuple[Given, Scored]],
-    judging: Judging,
-) -> Iterator[Scored]:
-    """The verdicts, and new ones for responses that ran out of tokens.
-
-    A log does not say which did; but there the scorer of the same version found no answer where the whole
-    text has one.
-    """
-    for at, (one, made) in enumerate(judged):
-        row = rows[at // size]
-        logged = row.get("extracted")
-        same = row.get("scorer") == dict(made.scorers) and made.score.extracted is not None
-        if same and isinstance(logged, list) and len(logged) == size and logged[at % size] is None:
-            yield judging.score(replace(one, row={"truncated": True}))
-        else:
-            yield made
-
-
-def _repeats(run: Mapping[str, Any], task: str) -> int:
-    """A run's number of responses per document, from its results file."""
-    found = ((run.get("configs") or {}).get(task) or {}).get("repeats")
-    return found if isinstance(found, int) else 1
-
-
-def holds_logs(place: Path) -> bool:
-    """Whether a path is a run of lmms-eval, or a folder that contains runs."""
-    return any(is_run(file) and file.is_file() for file in find(place))
-
-
-def _one_log(place: Path, task: str | None) -> tuple[Path, Path, str]:
-    """The results file, the samples and the task of the only run at a path."""
-    runs = [file for file in find(place) if is_run(file) and file.is_file()]
-    if len(runs) != 1:
-        named = ", ".join(str(file) for file in runs[:5]) or "none"
-        raise HarnessError(
-            f"{place} holds {len(runs)} runs of lmms-eval ({named})",
-            "Name rollouts, or one run as FOLDER/RUN",
-        )
-    samples = samples_of_run(runs[0])
-    if task is not None and task not in samples:
-        raise unknown_name("task of the log", task, samples)
-    if not samples or (task is None and len(samples) > 1):
-        raise HarnessError(
-            f"{runs[0]} has samples of {len(samples)} tasks: {', '.join(samples) or 'none'}",
-            "Name one with --task" if samples else "Run the evaluation again with --log_samples",
-        )
-    name = task or next(iter(samples))
-    return runs[0], samples[name], name
-
-
-def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dict[str, Any]:
-    """The fields of one response of a log; the documents of a known task are found by number."""
-    if known:
-        return {"item": row.get("doc_id"), "response": text}
-    # Logs name no pictures, in which documents of the same question and gold differ.
-    named = {"picture": f"document {row.get('doc_id')}", "task": task}
-    return {"question": row.get("input"), "gold": row.get("target"), "response": text, **named}
-
-
-def _said(row: Mapping[str, Any]) -> list[object]:
-    """A document's responses; lmms-eval drops "resps" where filters change nothing, as with ours."""
-    return _flat(row.get("resps", row.get("filtered_resps")))
-
-
-def _flat(found: object) -> list[object]:
-    """Responses in lmms-eval's list format."""
-    return [text for one in found for text in _flat(one)] if isinstance(found, list) else [found]

@@ -1,4 +1,4 @@
-"""What to score: an adapter on its base, a whole checkpoint, or the checkpoints of a run."""
+"""What to score: an adapter on its base, or a whole checkpoint."""
 
 import difflib
 import shlex
@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dcsft_harness import reading
-from dcsft_harness.artifacts import lock, manifest
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.data.digits import DIGITS, resolve
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.training import merging, run_folder
-
-# What to score: an adapter on its base, or a whole checkpoint.
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 
@@ -31,13 +29,8 @@ class Origin:
 
     def as_note(self, output: Path) -> dict[str, Any]:
         """Its record in the notes of a result in `output`."""
-        return {
-            "run": manifest.relative(self.run, output),
-            "kind": self.kind,
-            "step": self.step,
-            "identity": self.identity,
-            "ledger": {"steps": self.step, **self.ledger},
-        }
+        run, ledger = manifest.relative(self.run, output), {"steps": self.step, **self.ledger}
+        return vars(self) | {"run": run, "ledger": ledger}
 
 
 @dataclass(frozen=True)
@@ -110,7 +103,7 @@ def open_subject(given: str, base: str | None) -> Subject:
             f"CKPT {given} is a checkpoint of a run that has not finished, and may be removed any moment",
             f"Score it with `--watch {run.parent}`",
         )
-    if not (folder / ADAPTER).is_file() and not (folder / MODEL).is_file():
+    if not _holds_weights(folder):
         _refuse_other(given, folder)
     if given != DIGITS:
         manifest.refuse_changed(folder)
@@ -232,149 +225,6 @@ def written_in(folder: Path) -> Origin | None:
     if not step or not (run / manifest.NAME).is_file():
         return None
     made = manifest.read(run)
-    if made.kind not in ("adapter", "checkpoint"):
+    if made.kind not in run_folder.TRAINED:
         return None
     return Origin(run, made.kind, step, run_folder.identity(run))
-
-
-# A training run seen from outside: its complete checkpoints, and whether it is running.
-
-TRAINED = ("adapter", "checkpoint")
-TRAINER = "trainer_state.json"
-
-
-class Divided(HarnessError):
-    """A checkpoint whose weights are split into parts."""
-
-
-@dataclass(frozen=True)
-class State:
-    """The state of a run."""
-
-    begun: bool  # whether its folder holds anything
-    finished: manifest.Manifest | None = None  # the manifest of its result; None if it has not finished
-    checkpoints: tuple[Path, ...] = ()  # the complete ones, by step
-    running: bool | None = None  # whether its process is at work; None if unknown
-    owner: str = ""  # that process, in words
-    save_steps: int | None = None  # steps between checkpoints; None if unknown
-    steps: int | None = None  # the steps of the whole run; None if unknown
-
-    @property
-    def last(self) -> int:
-        """The newest complete checkpoint's step, or the finished run's; 0 if there is none."""
-        if self.finished is not None and self.steps:
-            return self.steps
-        return run_folder.step_of(self.checkpoints[-1]) if self.checkpoints else 0
-
-
-def look(run: Path) -> State:
-    """The state of a run of `dcsft train`; an error if the folder is not one from `dcsft train`."""
-    folder = run / manifest.UNFINISHED
-    if (run / manifest.NAME).is_file():
-        return _finished(run)
-    if not folder.is_dir():
-        if run.is_file() or (run.is_dir() and any(run.iterdir())):
-            if (run / manifest.NAME).is_file():  # it finished at this moment
-                return _finished(run)
-            raise HarnessError(
-                f"--watch {run} is no output folder of `dcsft train`: it has no {manifest.NAME} and no "
-                f"{manifest.UNFINISHED}/",
-                "Name the --output of the training",
-            )
-        return State(begun=False)
-    settings = _read(folder / lock.RUN)
-    if settings and "method" not in settings:
-        raise HarnessError(f"--watch {run} holds an unfinished run that trains nothing", "Name a training's")
-    running, found = lock.at_work(folder / lock.OWNER), run_folder.checkpoints(folder)
-    if (run / manifest.NAME).is_file():
-        return _finished(run)
-    state = _read(found[-1] / TRAINER) if found else {}
-    return State(
-        True, None, tuple(found), running, lock.owner(folder / lock.OWNER),
-        _whole(state.get("save_steps")), _whole(state.get("max_steps")),
-    )  # fmt: skip
-
-
-def _finished(run: Path) -> State:
-    made = manifest.read(run)
-    if made.kind not in TRAINED or "method" not in made.config:
-        raise HarnessError(
-            f"--watch {run} holds {manifest.indefinite(made.kind)}, no training",
-            "Name the --output of a training",
-        )
-    steps, every = _whole(made.notes.get("steps")), _whole(made.config.get("save_steps"))
-    return State(True, made, tuple(run_folder.checkpoints(run)), False, "", every, steps)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    """A JSON object; empty if the file is gone or being written."""
-    try:
-        return dict(reading.json_file(path))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _whole(value: object) -> int | None:
-    return int(value) if isinstance(value, int | float) and value >= 1 else None
-
-
-def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subject | None:
-    """A checkpoint of an unfinished run, linked into `place` so that the run cannot remove it.
-
-    `checkpoint` is a complete one in the unfinished folder of `run`; `base` is an adapter's, if not the one
-    that its configuration names. None if the run has removed it before it was linked completely, or has
-    finished meanwhile.
-
-    Raises:
-        Divided: it holds no weights that can be loaded.
-        HarnessError: the base is not the run's, or the disk is full.
-    """
-    settings = _read(run / manifest.UNFINISHED / lock.RUN)
-    ledger = _read(checkpoint / run_folder.COMPLETE).get("ledger")
-    target = place / checkpoint.name
-    identity = _taken(run, checkpoint, target)
-    if identity is None:
-        return None
-    if not [*target.glob("model*.safetensors"), *target.glob("adapter_model.safetensors")]:
-        raise Divided(
-            f"{checkpoint} has no weights in one piece: the run divides them among its processes",
-            "Only what it ends with is scored",
-        )
-    kind = "adapter" if (target / ADAPTER).is_file() else "checkpoint"
-    costs = ledger if isinstance(ledger, Mapping) else {}
-    origin = Origin(run.resolve(), kind, run_folder.step_of(checkpoint), identity, costs)
-    if kind == "checkpoint":
-        if base is not None:
-            raise HarnessError(f"--base {base}: {run} trains all parameters", "Leave it out")
-        return Subject(str(target), origin=origin)
-    return Subject(_base(run, target, settings, base), target, origin)
-
-
-def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
-    """Links a checkpoint under a second name; returns its run's identity, or None if it was incomplete."""
-    complete = checkpoint / run_folder.COMPLETE
-    try:
-        identity = run_folder.identity(run)
-        run_folder.link(checkpoint, target)
-    except (OSError, HarnessError) as error:  # shutil.Error, for several files, is an OSError too
-        if complete.is_file() and not (run / manifest.NAME).is_file():
-            raise HarnessError(
-                f"{checkpoint} cannot be given a second name at {target}: {error}",
-                "Name a --board on the run's own disk, or free some space",
-            ) from error
-        return None
-    # A run removes a checkpoint's mark first, and writes its manifest before it removes all of them.
-    return identity if complete.is_file() and not (run / manifest.NAME).is_file() else None
-
-
-def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | None) -> str:
-    """The base whose adapter a run trains; it must be where the adapter's configuration says, unchanged."""
-    found = merging.find_base(adapter, None, None if base is None else resolve(base)).name
-    wanted = settings.get("content of model")
-    if wanted is None:
-        return found
-    if not Path(found).is_dir():
-        raise HarnessError(f"the base that {run} trains on is not at {found}", "Say where it is with --base")
-    if not manifest.fingerprint(Path(found)).startswith(str(wanted)):
-        raise HarnessError(f"{found} is not the base that {run} trains on", "Give that one with --base")
-    return found

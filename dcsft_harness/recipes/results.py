@@ -17,8 +17,7 @@ from tabulate import tabulate
 from dcsft_harness import reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation import cost_report
-from dcsft_harness.evaluation.cost_report import added, cost_of
+from dcsft_harness.evaluation.cost import added, cost_of, read_run
 from dcsft_harness.leaderboard.board import Board
 from dcsft_harness.leaderboard.compare import compare, difference_of_rows, summarize
 from dcsft_harness.leaderboard.load import load
@@ -278,7 +277,7 @@ def _cost(unit: str) -> Figure:
         if not trainings:
             return None
         try:
-            run = cost_report.read_run(trainings[0].folder, line.name)
+            run = read_run(trainings[0].folder, line.name)
         except HarnessError:  # merged, or made by another tool: its cost is unknown
             return None
         if run.lost:

@@ -130,21 +130,27 @@ def sample(
             with store.finishing(recorded, inputs or {}) as draft:
                 records.write_table(draft.folder / ROLLOUTS, records.Rollout, rows)
                 write_items(draft.folder / ITEMS, items, images)
-                draft.notes |= {
-                    **pool.notes(rows, store, peak),
-                    "processes": getattr(running, "processes", ranks.world_size()),
-                    "pictures": pictures.FORMAT,
-                    "scorers": lmms.scorers_of(draws),
-                    **lmms.generation_settings(running, task),
-                }
-                if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
-                    some = dict(islice(left_out.items(), 20))
-                    draft.notes |= {"left_out": len(left_out), "left_out_rows": some}
-                if truncated := sum(row.finish_reason == "length" for row in rows):
-                    draft.notes["truncated"] = truncated
-                if (why := unsolved(map(vars, rows))) is not None:
-                    draft.notes["unsolved"] = why
+                draft.notes |= pool.notes(rows, store, peak) | _found(running, task, draws, rows)
             return draft.notes
+
+
+def _found(
+    model: lmms.Model, task: lmms.Task, draws: Sequence[lmms.Answered], rows: Sequence[records.Rollout]
+) -> dict[str, Any]:
+    """The manifest's notes on what made the rows, and on those to look at."""
+    notes: dict[str, Any] = {
+        "processes": getattr(model, "processes", ranks.world_size()),
+        "pictures": pictures.FORMAT,
+        "scorers": lmms.scorers_of(draws),
+        **lmms.generation_settings(model, task),
+    }
+    if left_out := getattr(task, "left_out", None):  # see `own_data.open_file`
+        notes |= {"left_out": len(left_out), "left_out_rows": dict(islice(left_out.items(), 20))}
+    if truncated := sum(row.finish_reason == "length" for row in rows):
+        notes["truncated"] = truncated
+    if (why := unsolved(map(vars, rows))) is not None:
+        notes["unsolved"] = why
+    return notes
 
 
 def identify(

@@ -296,6 +296,16 @@ def generations(
     return found
 
 
+def refuse_other_number(item: records.Item, got: lmms.Answered, samples: int) -> None:
+    """Refuses another number of responses to an item than were asked for."""
+    if len(got.responses) != samples:
+        raise HarnessError(
+            f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
+            f" {samples}",
+            "The model or the task's filters drop repeated generations",
+        )
+
+
 class Pool:
     """The items of a run and their scoring.
 
@@ -349,12 +359,7 @@ class Pool:
         rows = []
         pairs = zip(self.items, answered, strict=True)
         for item, got in usage.counted(pairs, lambda: len(self.items), "scoring"):
-            if len(got.responses) != self._samples:
-                raise HarnessError(
-                    f"task {item.task}, doc_id {item.doc_id}: {len(got.responses)} responses came back, not"
-                    f" {self._samples}",
-                    "The model or the task's filters drop repeated generations",
-                )
+            refuse_other_number(item, got, self._samples)
             rows += self._rows_of(item, got, store)
         return rows
 

@@ -52,9 +52,9 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
     given = options.task, options.scorer, options.box_space, options.include_path
     rollouts, is_log = options.rollouts, False
     if not (rollouts / manifest.NAME).is_file():
-        from dcsft_harness.evaluation import responses
+        from dcsft_harness.evaluation import logged
 
-        is_log = responses.holds_logs(rollouts)
+        is_log = logged.holds_logs(rollouts)
     if is_log and options.exact:
         raise HarnessError(
             f"--exact needs the model of `dcsft sample`'s rollouts, and {rollouts} is a log of lmms-eval",
@@ -62,7 +62,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         )
     if is_log:
         rollouts = output.with_name(f"{output.name}-rollouts")
-        responses.rollouts_of_logs(options.rollouts, rollouts, *given, progress=progress)
+        logged.rollouts_of_logs(options.rollouts, rollouts, *given, progress=progress)
     elif any(given):
         raise HarnessError(
             f"--task, --scorer, --box-space and --include-path are of logs of lmms-eval, and {rollouts} holds"

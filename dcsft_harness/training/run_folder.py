@@ -36,8 +36,15 @@ _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
 """TensorBoard's folder below the trainer's folder, set by transformers."""
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+TRAINED = ("adapter", "checkpoint")
+"""The kinds of artifacts that training makes."""
 _RESUMING = ("optimizer*", "scheduler.pt", "rng_state*", "training_args.bin", "trainer_state.json", COMPLETE)
 """Files of a checkpoint that only an interrupted run needs, by pattern."""
+
+
+def was_trained(found: manifest.Manifest) -> bool:
+    """Whether training made an artifact; `dcsft merge` makes checkpoints too."""
+    return found.kind in TRAINED and "method" in found.config
 
 
 def step_of(checkpoint: Path) -> int:

@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import Ledger
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation import cost_report
+from dcsft_harness.evaluation import cost, cost_report
 
 
 def make(kind, folder, config=(), notes=(), inputs=(), files=()):
@@ -203,7 +203,7 @@ def test_what_no_ledger_tells_is_unknown_and_not_zero(place):
     ],
 )
 def test_labels_choose_by_more_than_the_difficulties_kept(config, chose):
-    assert cost_report.selective(config) is chose
+    assert cost.selective(config) is chose
 
 
 def test_equal_budgets_name_the_newest_kept_checkpoint_within(place):

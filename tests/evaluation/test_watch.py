@@ -12,9 +12,10 @@ import pytest
 from dcsft_harness.artifacts import lock, manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.evaluation import autoeval as watching
-from dcsft_harness.evaluation import subject
-from dcsft_harness.evaluation.autoeval import ScoreOptions, Scoring, at_step, open_board, watch
+from dcsft_harness.evaluation import watching
+from dcsft_harness.evaluation.autoeval import ScoreOptions, Scoring, open_board
+from dcsft_harness.evaluation.watching import watch
+from dcsft_harness.leaderboard.board import at_step
 from dcsft_harness.training import run_folder
 from tests.fixtures import forked
 from tests.fixtures.runs import ID, OOD, TASKS, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
@@ -337,7 +338,7 @@ def test_a_run_is_the_same_one_before_and_after_it_finishes(place):
     before = run_folder.identity(run.folder)
     run.finish()
     assert run_folder.identity(run.folder) == before
-    assert subject.look(run.folder).finished is not None
+    assert watching.look(run.folder).finished is not None
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from lmms_eval.api.model import lmms as LMMS  # noqa: N812 - the suite's own `lm
 
 from dcsft_harness import evaluation, lmms, sampling
 from dcsft_harness.artifacts import manifest
-from dcsft_harness.evaluation.cost_report import cost_of
+from dcsft_harness.evaluation.cost import cost_of
 from dcsft_harness.models.hf import DcsftHF
 from dcsft_harness.models.stub import DcsftStub
 from tests.fixtures import fake_vllm
