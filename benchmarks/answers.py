@@ -28,10 +28,10 @@ from dcsft_harness.models.requests import Item
 def with_lengths(
     model: DcsftHF, items: Sequence[Item], prepared: Sequence[Prepared], longest: int, lengths: Sequence[int]
 ) -> None:
-    """The engine, with rows of these lengths in the order in which they come aboard."""
+    """The engine with rows of these lengths, in the order in which rows join the batch."""
     arguments = shapes.ARGUMENTS.changed(max_new_tokens=longest, min_new_tokens=longest)
     plain, left = engine._note, iter(lengths)
-    known: dict[int, tuple[engine.Row, int]] = {}  # by identity, which the row held beside keeps its own
+    known: dict[int, tuple[engine.Row, int]] = {}  # by identity: the row kept next to it has its own
 
     def note(rows: Sequence[engine.Row], tokens: Sequence[int], endings: Endings) -> int:
         ended = plain(rows, tokens, endings)

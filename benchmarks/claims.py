@@ -103,7 +103,7 @@ def arm(
         count = digits * drawings
         of_digit = rng.normal(0, (parts.digit * item) ** 0.5, digits)[np.arange(count) % digits]
         fixed = of_digit + rng.normal(0, (parts.drawing * item) ** 0.5, count)
-        changes = (1 - parts.drawing - parts.digit) * item  # the share of items on which a seed differs
+        changes = (1 - parts.drawing - parts.digit) * item  # the share of items on which seeds disagree
         for seed, mean in enumerate(own):
             drawn = rng.random(count)
             found[seed].append(fixed + mean + (drawn < changes / 2) - (drawn > 1 - changes / 2))

@@ -160,7 +160,7 @@ def make(folder: Path, rows: int, payload: Payload, mixed: bool = False) -> None
 
 
 def both(rollouts: Path, keep: str) -> dict[str, dict[str, float]]:
-    """Labels and curates a rollouts folder, into a folder beside it that is removed again."""
+    """Labels and curates a rollouts folder into a folder next to it, which is removed afterwards."""
     with tempfile.TemporaryDirectory(dir=rollouts.parent) as name:
         labels, curated = f"{name}/labels", f"{name}/curated"
         return {

@@ -30,7 +30,7 @@ PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "datasets", "pyarrow")
 
 
 def make(folder: Path, count: int, side: int) -> Path:
-    """A JSONL pool whose pictures are blots, each another one."""
+    """A JSONL pool whose images are blots, all different."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     rows = []
@@ -53,7 +53,7 @@ def sampled(pool: list[str], count: int, batch: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000], help="items")
     parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")

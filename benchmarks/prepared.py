@@ -18,11 +18,11 @@ from pathlib import Path
 
 ROWS_AN_IMAGE = 5
 SIDE = {"memory": 460, "start": 16}
-"""Pixels per side of the noise in the pictures: about 320 kB as JPEG, and next to nothing."""
+"""Side of the noise images in pixels: about 320 kB as JPEG, and next to nothing."""
 
 
 def make(folder: Path, images: int, side: int) -> Path:
-    """A download of Ref-L4 with that many images."""
+    """A download of Ref-L4 with this number of images."""
     import numpy as np
     from datasets import Dataset, disable_progress_bars
     from PIL import Image
@@ -87,7 +87,7 @@ def _python(code: str, *arguments: str, **environment: str) -> list[str]:
 
 
 def memory(sizes: list[int]) -> None:
-    """Prints a row for each number of images."""
+    """Prints a row per number of images."""
     print("images  rows  archive MB  seconds  peak MB")
     for images in sizes:
         with tempfile.TemporaryDirectory() as place:
@@ -102,7 +102,7 @@ def memory(sizes: list[int]) -> None:
 
 
 def start() -> None:
-    """Prints the seconds that opening a task of 45,000 rows takes, beside those of one of 300."""
+    """Prints the seconds to open a task of 45,000 rows, next to those for a task of 300."""
     with tempfile.TemporaryDirectory() as place:
         source = make(Path(place) / "source", 9_000, SIDE["start"])
         data = str(Path(place) / "data")

@@ -57,7 +57,7 @@ def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def requests(model: DcsftVLLM | DcsftHF, images: Sequence[Image.Image]) -> list[Instance]:
-    """What lmms-eval asks for, repeats included."""
+    """The requests that lmms-eval makes, with repeats."""
     model.task_dict["bench"] = {"test": [{"image": image} for image in images]}
     rows = []
     for doc_id in range(len(images)):
@@ -88,7 +88,7 @@ def engines(images: Sequence[Image.Image], **given: Any) -> tuple[DcsftVLLM, Any
 
 
 def bare(model: DcsftVLLM, llm: Any, images: Sequence[Image.Image]) -> Callable[[], None]:  # noqa: ANN401
-    """The loop that a user of vLLM would write."""
+    """The loop that a vLLM user would write."""
     from vllm import SamplingParams
 
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
@@ -106,7 +106,7 @@ def bare(model: DcsftVLLM, llm: Any, images: Sequence[Image.Image]) -> Callable[
 
 
 def seconds(llm: Any, work: Callable[[], Any]) -> float:  # noqa: ANN401
-    """Seconds on the wall clock, from empty caches: vLLM computes in processes of its own."""
+    """Wall-clock seconds, from empty caches: vLLM computes in its own processes."""
     llm.reset_prefix_cache()
     llm.reset_mm_cache()
     gc.collect()
@@ -116,14 +116,14 @@ def seconds(llm: Any, work: Callable[[], Any]) -> float:  # noqa: ANN401
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the result."""
     parser = shapes.parser()
     parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")
     parser.add_argument("--items", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=256)
     given = parser.parse_args()
     eager = not torch.cuda.is_available()
-    if eager:  # two engines, and vLLM's default is 92 % of the memory for each
+    if eager:  # two engines: vLLM's default is 92 % of the memory for each
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     if given.layers:
         given.items = min(given.items, shapes.FEW)
