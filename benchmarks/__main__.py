@@ -5,8 +5,8 @@
     python -m benchmarks --shape qwen2.5-vl-3b          # on CUDA; random weights at the published size
     python -m benchmarks --shape qwen2.5-vl-3b --layers 2   # on any machine: few items, one round
 
-Each part is a process of its own. What it printed goes into docs/benchmarks.json, under the machine and
-the shape that it ran on; the page is made from that file, so results of other machines stay.
+Each part runs in a new process. Its output is saved in docs/benchmarks.json under its machine and shape;
+the page is rendered from that file, so results of other machines are kept.
 """
 
 import argparse

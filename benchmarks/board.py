@@ -1,13 +1,13 @@
 """`dcsft leaderboard build` on a large board, and how long its page takes to open.
 
     python -m benchmarks.board                               # 500 rows, 20 tasks, 5,000 items each
-    python -m benchmarks.board --rows 20 --responses own     # every response another text
+    python -m benchmarks.board --rows 20 --responses own     # all responses differ
 
-Scores folders are made beforehand and their making is not timed. Rows are checkpoints of one run: what
-is hard for one is hard for all, and they differ by half a point. Half of the tasks have items in clusters
-of two, and one response in 500 could not be scored. The board is built as a user builds it, in a process
-of its own (see `processes`), with plots, the Parquet file of all items and the page; the page is opened
-from disk in headless Chromium, where there is one. Prints one JSON object.
+Scores folders are made beforehand and not timed. Rows are checkpoints of one run: an item that is hard for
+one is hard for all, and rows differ by half a point. Half of the tasks have items in clusters of two, and one
+response in 500 could not be scored. The board is built as by a user, in a new process (see `processes`), with
+plots, the Parquet file of all items and the page; the page is opened from disk in headless Chromium, if there
+is one. Prints one JSON object.
 """
 
 import argparse

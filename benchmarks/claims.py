@@ -9,7 +9,7 @@ Scores are simulated from variance components and go through the code that tests
     difference = effect + seed + digit + drawing + seed x drawing
 
 where seed is a random effect of the arm and seed, digit and drawing are the same for all seeds, and the rest
-is whether this seed's model gets this picture right. `components` measures them on a run's boards.
+is whether this seed's model gets this image right. `components` measures them on a run's boards.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python -m benchmarks.families --rounds 5
 
-Tiny checkpoints with random weights, features prepared beforehand, all responses equally long.
+Tiny checkpoints with random weights, features prepared beforehand, responses of equal length.
 """
 
 import argparse

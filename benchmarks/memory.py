@@ -1,4 +1,4 @@
-"""Peak memory of drawing G samples an item against one sample an item, same batch.
+"""Peak memory of G samples per item against one sample per item, in the same batch.
 
 python -m benchmarks.memory
 """
@@ -46,7 +46,7 @@ def _resident(name: str) -> int:
 
 
 def main() -> None:
-    """Measures, each way in a process of its own, and prints JSON."""
+    """Measures, each way in a new process, and prints JSON."""
     given = shapes.parser().parse_args()
     results = []
     for side, number in sides(given.shape, given.layers).items():

@@ -4,10 +4,10 @@
     python -m benchmarks.pool_size --sizes 100 1000 10000 --side 56 --rounds 3
     python -m benchmarks.pool_size --task dcsft_digits_pool --sizes 100 1000
 
-Every item of the JSONL pool has a picture of its own, a PNG file; `dcsft_stub` gives each the same 8
-responses. Each size runs in a process of its own, see `processes`; figures are medians over the rounds.
-Prints one JSON object: for each size the seconds and the peak memory, with and without the pages of mapped
-files (the pool's own, which `datasets` maps and the kernel takes back at will), and what a further item adds.
+Every item of the JSONL pool has its own image, a PNG file; `dcsft_stub` gives all the same 8 responses. Each
+size runs in a new process, see `processes`; figures are medians over the rounds. Prints one JSON object: the
+seconds and the peak memory for each size, with and without pages of mapped files (`datasets` maps the pool,
+and the kernel reclaims its pages at will), and the cost of a further item.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""What preparing published data costs in memory and time, and what a prepared task adds to a start.
+"""Memory and time to prepare published data, and the time that a prepared task adds to a start.
 
     python -m benchmarks.prepared memory [IMAGES ...]     # peak memory of `dcsft data prepare`, by size
     python -m benchmarks.prepared start                   # seconds from the task's name to its requests
 
-Made-up Ref-L4s replace the real one: five rows an image, pictures of 320 kB in one archive.
+Made-up copies replace the real Ref-L4: five rows per image, images of 320 kB in one archive.
 """
 
 import argparse

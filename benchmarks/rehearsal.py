@@ -1,7 +1,7 @@
 """The whole chain at a published size: `dcsft rehearse`, at two layers and at all of them.
 
 python -m benchmarks.rehearsal --shape qwen2.5-vl-3b
-python -m benchmarks.rehearsal --saved runs/rehearsal other/rehearsal    # of rehearsals that have run
+python -m benchmarks.rehearsal --saved runs/rehearsal other/rehearsal    # of finished rehearsals
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Drawing G responses an item: `dcsft_hf` against the ways that others take, and against the bound.
+"""Drawing G responses per item: `dcsft_hf` against other common ways, and against the bound.
 
     python -m benchmarks.sampling --shape digits --rounds 5
 

@@ -1,14 +1,14 @@
-"""Responses a second and core of each scorer, on text that this script makes itself.
+"""Responses per second and core for each scorer, on generated text.
 
     python -m benchmarks.scoring
     python -m benchmarks.scoring --responses 2000 --rounds 9
 
 Kinds of text: bare answers; one sentence; reasoning of `--characters` characters, in prose and in
-LaTeX, that ends in a statement of its answer; the same that ends in a value or breaks off, where
-all of it has to be searched; and such texts as ran out of tokens ("truncated"). `math` and `open_answer`
-read numbers that all differ, and what they keep of former texts is dropped before every round; "batch" is 8
-responses to one item at once. Figures are medians over the rounds, in processor time of one thread, which
-does not count what else runs on the machine. Prints one JSON object.
+LaTeX, that ends in a statement of its answer; the same ending in a value or breaking off, so that all of
+it has to be searched; and truncated texts. `math` and `open_answer` read numbers that all differ, and their
+caches are cleared before every round; "batch" is 8 responses to one item at once. Figures are medians over
+the rounds, in CPU time of one thread, which does not include other work on the machine. Prints one JSON
+object.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""Whole `sample` stages side by side: stopping at the label, and syncing every batch to the disk.
+"""Complete `sample` stages compared: stopping at the label, and syncing every batch to the disk.
 
     python -m benchmarks.stages --rounds 5
 
-The pools of the digits suite on the cold-started checkpoint: first items, 32 at once. Everything that a
-user waits for is in the time, loading the model included; importing packages is not.
+The first items of the digits suite's pools on the cold-started checkpoint, 32 at once. The time is what a
+user waits for, including loading the model; it does not include importing packages.
 """
 
 import argparse

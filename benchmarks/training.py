@@ -1,11 +1,11 @@
-"""Training: steps a second and peak memory by method, GRPO's split, and `train_sft` against bare TRL.
+"""Training: steps per second and peak memory by method, GRPO's split, and `train_sft` against bare TRL.
 
     python -m benchmarks.training --rounds 5
 
-Each method runs in a process of its own, whose peak memory is recorded. The bare script is what a careful
-user of TRL would write for the same run: same base, data, LoRA layers, pixel limits and arguments, no
-gradient checkpointing on a CPU, a log line a step, the adapter saved at the end. Both are timed whole, from
-the base on disk to the adapter on disk, and by step.
+Each method runs in a new process, whose peak memory is recorded. The bare script is what a careful user of
+TRL would write for the same run: same base, data, LoRA layers, pixel limits and arguments, no gradient
+checkpointing on a CPU, a log line per step, the adapter saved at the end. Both are timed in total, from the
+base on disk to the adapter on disk, and per step.
 """
 
 import contextlib

@@ -1,12 +1,12 @@
-"""Drawing G responses an item through `dcsft_vllm` and by a bare loop over vLLM's `LLM.generate(n=G)`.
+"""Drawing G responses per item through `dcsft_vllm` and by a bare loop over vLLM's `LLM.generate(n=G)`.
 
     python -m benchmarks.vllm_overhead --side 224 --items 64 --rounds 5
 
 Real digits at `side` x `side` pixels on the embedded checkpoint, or a published size with random weights.
-The bare loop has an engine of its own, which differs in vLLM's default of keeping no statistics, and gets the
-same prompts, rendered and with their images decoded beforehand, in batches of the same size; `dcsft_vllm`
-starts from lmms-eval's requests. A third way is the bare loop on `dcsft_vllm`'s engine, which shows what its
-statistics cost, and a fourth is `dcsft_hf`. In each round all run once, in turns, caches emptied before each.
+The bare loop has its own engine, which keeps no statistics, as is vLLM's default, and gets the same prompts,
+rendered and with their images decoded beforehand, in batches of the same size; `dcsft_vllm` starts from
+lmms-eval's requests. A third way is the bare loop on `dcsft_vllm`'s engine, which shows the cost of its
+statistics, and a fourth is `dcsft_hf`. In each round all run once, in turn, with caches emptied before each.
 Prints one JSON object.
 """
 
