@@ -231,11 +231,18 @@ def test_a_warm_up_leaves_at_least_one_step(steps, ratio, warm):
     assert max(found) == 1
 
 
-@pytest.mark.slow
-def test_an_incomplete_checkpoint_is_not_resumed(base, tmp_path):  # noqa: F811
-    rows, output = conversations(6), tmp_path / "out"
+@pytest.fixture(scope="module")
+def interrupted(base, tmp_path_factory):  # noqa: F811
+    """A run that was interrupted in step 5, with checkpoints 2 and 4; returns a function that copies it."""
+    output = tmp_path_factory.mktemp("interrupted") / "out"
     with pytest.raises(Stop):
-        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+        sft.train_sft(base, conversations(6), output, CONFIG.changed(keep=2), progress=stopping(5))
+    return lambda copy: shutil.copytree(output, copy)
+
+
+@pytest.mark.slow
+def test_an_incomplete_checkpoint_is_not_resumed(base, interrupted, tmp_path):  # noqa: F811
+    rows, output = conversations(6), interrupted(tmp_path / "out")
     (output / "unfinished" / "checkpoint-4" / run_folder.COMPLETE).unlink()
     seen = []
     sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]))
@@ -246,10 +253,8 @@ def test_an_incomplete_checkpoint_is_not_resumed(base, tmp_path):  # noqa: F811
     "name",
     ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "scheduler.pt", "rng_state.pth"],
 )
-def test_a_checkpoint_with_changed_files_is_not_resumed(base, tmp_path, name):  # noqa: F811
-    rows, output = conversations(6), tmp_path / "out"
-    with pytest.raises(Stop):
-        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+def test_a_checkpoint_with_changed_files_is_not_resumed(base, interrupted, tmp_path, name):  # noqa: F811
+    rows, output = conversations(6), interrupted(tmp_path / "out")
     last = output / "unfinished" / "checkpoint-4"
     if name == "scheduler.pt":
         (last / name).unlink()
