@@ -237,8 +237,9 @@ class TestComparison:
     def test_figures_are_rounded_as_in_the_tables(self, visit):
         """Including exact halves, such as 186 of 320 (58.125 %), and values that only look like some."""
         values = [k / n for n in (8, 16, 160, 200, 320, 800, 1000) for k in range(-n, n + 1)]
+        page = visit()
         for digits in (1, 2):
-            shown = visit().evaluate(
+            shown = page.evaluate(
                 "([values, digits]) => values.map((one) => dcsft.text.fixed(100 * one, digits))",
                 [values, digits],
             )

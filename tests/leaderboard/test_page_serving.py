@@ -67,7 +67,7 @@ class TestServing:
         status, _, body = served[1](path)
         assert status == 404 and b"secret" not in body.replace(path.encode(), b"")
 
-    def test_the_icon_that_browsers_request_is_no_error(self, served):
+    def test_a_request_for_the_icon_is_not_an_error(self, served):
         assert served[1]("/favicon.ico")[::2] == (204, b"")
 
     def test_other_host_names_are_refused(self, served):
