@@ -237,7 +237,7 @@ def test_images_are_clustered_transitively(elsewhere):
     assert clusters["1"] == clusters["2"] == clusters["3"] != clusters["4"]
 
 
-def test_problems_that_share_a_picture_are_one_cluster(elsewhere):
+def test_problems_that_share_an_image_are_one_cluster(elsewhere):
     """Their rows are not independent, whatever their names; a problem is still one sequence of steps."""
     given = [{**row, "image_path": fixtures.drawing(40)} for row in fixtures.wemath()[:6]]
     given += fixtures.wemath()[6:9]

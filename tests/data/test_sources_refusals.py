@@ -337,7 +337,7 @@ def test_a_file_without_read_permission_is_not_called_damaged(tmp_path, refused,
     assert "lisa_test.json cannot be read (Permission denied). Check its permissions" in said
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path, refused):
+def test_a_file_that_is_not_an_image_is_named(tmp_path, refused):
     """The reason goes into the manifest, so it holds nothing specific to a run."""
     source = published.imagenet_r(tmp_path / "s")
     path = published.put(source / "imagenet-r" / published.SEEN / "x.jpg", b"words")

@@ -388,7 +388,7 @@ DAMAGE = {
         "its config.json says image_token_id 10000000, and its tokenizer has",
     ),
     **{
-        f"the mark of pictures is token {token}": (
+        f"the image token is {token}": (
             lambda base, token=token: setting(base, "image_token_id", token),
             rf"says image_token_id {token} \(.*\), and its processor marks pictures with 5 \(",
         )
