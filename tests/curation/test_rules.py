@@ -40,7 +40,7 @@ def right_ones(table, **config):
     return sorted(choose(table, CurationConfig(**config))["k"].to_pylist())
 
 
-class TestABand:
+class TestBand:
     def test_includes_both_ends(self):
         assert right_ones(labels(EIGHTHS), band=(1 / 8, 6 / 8)) == [1, 2, 3, 4, 5, 6]
         assert right_ones(labels(EIGHTHS), band=(0.126, 0.749)) == [2, 3, 4, 5]
@@ -186,7 +186,7 @@ def source(tmp_path_factory):
     return folder / "labels"
 
 
-class TestTheCommand:
+class TestCommand:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
