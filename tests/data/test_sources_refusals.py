@@ -46,7 +46,7 @@ def bad_row(rows, number, **change):
     return rows
 
 
-class TestWhole:
+class TestSourceFaults:
     """A fault of the whole source stops preparation, whatever --on-error is."""
 
     def test_a_missing_folder(self, tmp_path, refused):

@@ -8,8 +8,6 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import typing_extensions
@@ -403,13 +401,6 @@ class TestSampling:
         ]
         notes = stages.STAGES["curate"](tmp_path / "set", labels=place / "labels", keep=["easy", "medium"])
         assert (notes["items"], notes["hard"]) == (4, 0)
-
-    def test_duplicate_rollouts_are_refused_by_label(self, place, tmp_path):
-        table = pq.read_table(place / "rollouts" / sampling.ROLLOUTS)
-        with manifest.writing("rollouts", tmp_path / "doubled", {}) as draft:
-            pq.write_table(pa.concat_tables([table, table[:1]]), draft.folder / sampling.ROLLOUTS)
-        with pytest.raises(HarnessError, match="has a sample_index twice"):
-            labels.label(tmp_path / "doubled", tmp_path / "labels")
 
     def test_two_equal_documents_are_refused_before_anything_is_generated(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")

@@ -1576,7 +1576,7 @@ DEFECTS = {
 }
 
 
-class TestOrdinaryDefects:
+class TestCommonDefects:
     """Rows as users have them: read as intended, or refused by row with a remedy."""
 
     @pytest.mark.parametrize("kind", DEFECTS)
