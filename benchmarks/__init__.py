@@ -1,1 +1,1 @@
-"""What takes how long, side by side with the ways of others: `python -m benchmarks` (`make bench`)."""
+"""Timings of this package next to the alternatives: `python -m benchmarks` (`make bench`)."""

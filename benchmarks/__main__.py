@@ -5,8 +5,8 @@
     python -m benchmarks --shape qwen2.5-vl-3b          # on CUDA; random weights at the published size
     python -m benchmarks --shape qwen2.5-vl-3b --layers 2   # on any machine: few items, one round
 
-Each part is a process of its own. What it printed goes into docs/benchmarks.json, under the machine and
-the shape that it ran on; the page is made from that file, so results of other machines stay.
+Each part runs in a new process. Its output is saved in docs/benchmarks.json under its machine and shape;
+the page is rendered from that file, so results of other machines are kept.
 """
 
 import argparse
@@ -40,16 +40,16 @@ PARTS = (
     "rehearsal",
 )
 SHAPED = ("sampling", "answers", "memory", "growth", "training", "vllm_overhead", "rehearsal")
-"""Those that another shape can be measured by."""
+"""Parts that other shapes can be measured with."""
 PUBLISHED_ALONE = ("rehearsal",)
-"""Those that the digits shape has no part in."""
+"""Parts that do not apply to the digits shape."""
 
 
 NO_VLLM = "vllm_overhead needs vLLM's environment: run `make test-vllm` once"
 
 
 def command(part: str, shape: str, layers: int | None = None) -> list[str]:
-    """How a part is run; vLLM lives in an environment of its own.
+    """The command that runs a part; vLLM has an environment of its own.
 
     Raises:
         SystemExit: vLLM's environment is missing.
@@ -100,7 +100,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.layers and given.shape == "digits":
         parser.error("--layers needs a published size: add --shape " + shapes.PUBLISHED[0])
-    # Figures of fewer layers never replace those of all.
+    # Figures measured with fewer layers never replace those of the full model.
     kind = f"{given.shape}, {given.layers} layers{page.TRIAL}" if given.layers else given.shape
     small = [part for part in PARTS if part not in PUBLISHED_ALONE]
     for part in given.only or (small if given.shape == "digits" else SHAPED):

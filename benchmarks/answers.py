@@ -2,11 +2,10 @@
 
     python -m benchmarks.answers --items 64 --longest 256
 
-Row lengths are uniform between 1 and `longest`, forced upon the engine, which notes a row's end. The
-ideal batch has rows of one length that all end together, and as much to do: as many tokens, and as many
-pairs of a token and an earlier one that it attends to. For lengths L that is rows of E[L^2] / E[L]
-tokens, and so fewer of them. Beside it stands a batch of as many rows of the mean length, which has
-fewer pairs to attend to than the ragged one.
+Row lengths are uniform between 1 and `longest`; they are forced on the engine. The ideal batch has rows of
+one length that all end together, with the same work: the same number of tokens, and of pairs of a token and
+an earlier one that it attends to. For lengths L this means fewer rows, of E[L^2] / E[L] tokens each. A third
+batch has the original number of rows with the mean length, and so fewer pairs than the ragged one.
 """
 
 import json
@@ -28,10 +27,10 @@ from dcsft_harness.models.requests import Item
 def with_lengths(
     model: DcsftHF, items: Sequence[Item], prepared: Sequence[Prepared], longest: int, lengths: Sequence[int]
 ) -> None:
-    """The engine, with rows of these lengths in the order in which they come aboard."""
+    """The engine with rows of these lengths, in the order in which rows join the batch."""
     arguments = shapes.ARGUMENTS.changed(max_new_tokens=longest, min_new_tokens=longest)
     plain, left = engine._note, iter(lengths)
-    known: dict[int, tuple[engine.Row, int]] = {}  # by identity, which the row held beside keeps its own
+    known: dict[int, tuple[engine.Row, int]] = {}  # by identity: the row kept next to it has its own
 
     def note(rows: Sequence[engine.Row], tokens: Sequence[int], endings: Endings) -> int:
         ended = plain(rows, tokens, endings)

@@ -1,13 +1,13 @@
 """`dcsft leaderboard build` on a large board, and how long its page takes to open.
 
     python -m benchmarks.board                               # 500 rows, 20 tasks, 5,000 items each
-    python -m benchmarks.board --rows 20 --responses own     # every response another text
+    python -m benchmarks.board --rows 20 --responses own     # all responses differ
 
-Scores folders are made beforehand and their making is not timed. Rows are checkpoints of one run: what
-is hard for one is hard for all, and they differ by half a point. Half of the tasks have items in clusters
-of two, and one response in 500 could not be scored. The board is built as a user builds it, in a process
-of its own (see `processes`), with plots, the Parquet file of all items and the page; the page is opened
-from disk in headless Chromium, where there is one. Prints one JSON object.
+Scores folders are made beforehand and not timed. Rows are checkpoints of one run: an item that is hard for
+one is hard for all, and rows differ by half a point. Half of the tasks have items in clusters of two, and one
+response in 500 could not be scored. The board is built as by a user, in a new process (see `processes`), with
+plots, the Parquet file of all items and the page; the page is opened from disk in headless Chromium, if there
+is one. Prints one JSON object.
 """
 
 import argparse
@@ -37,7 +37,7 @@ OPENINGS = 5
 
 
 def task_items(task: int, count: int) -> dict[str, list[Any]]:
-    """The columns of a task's items: every second task's items share clusters of two."""
+    """The columns of a task's items; in every second task, items share clusters of two."""
     numbers = range(count)
     return {
         "task": [f"task_{task:02}"] * count,
@@ -51,7 +51,7 @@ def task_items(task: int, count: int) -> dict[str, list[Any]]:
 def answers(
     rng: np.random.Generator, gold: list[str], right: np.ndarray[Any, Any], own: bool
 ) -> dict[str, Any]:
-    """What a row said: one response in 200 has no answer, one in 500 could not be scored."""
+    """A row's responses: one in 200 has no answer, one in 500 could not be scored."""
     count = len(gold)
     beside = rng.integers(0, len(NAMES), count)
     said = [g if good else NAMES[other] for g, good, other in zip(gold, right, beside, strict=True)]
@@ -68,7 +68,7 @@ def answers(
 
 
 def make(home: Path, rows: int, tasks: int, items: int, own: bool) -> Iterator[Path]:
-    """Scores folders, one a row."""
+    """One scores folder per row."""
     known = [task_items(task, items) for task in range(tasks)]
     columns = {name: [value for one in known for value in one[name]] for name in known[0]}
     fixed = {name: pa.array(values) for name, values in columns.items()}
@@ -83,11 +83,11 @@ def make(home: Path, rows: int, tasks: int, items: int, own: bool) -> Iterator[P
         folder = home / f"scores-{row}"
         with manifest.writing("scores", folder, {"name": f"checkpoint {row}"}) as draft:
             pq.write_table(table, draft.folder / "scores.parquet", compression="zstd")
-            draft.notes |= {"pixels": None, "tasks": _told(table, tasks, items)}
+            draft.notes |= {"pixels": None, "tasks": _task_notes(table, tasks, items)}
         yield folder
 
 
-def _told(table: pa.Table, tasks: int, items: int) -> dict[str, Any]:
+def _task_notes(table: pa.Table, tasks: int, items: int) -> dict[str, Any]:
     found = {}
     for task in range(tasks):
         part = table.slice(task * items, items)
@@ -110,7 +110,7 @@ def _told(table: pa.Table, tasks: int, items: int) -> dict[str, Any]:
 
 
 def opened(page: Path) -> dict[str, float]:
-    """Median seconds of opening and using a page in headless Chromium; a fresh browser each time.
+    """Median seconds to open and use a page in headless Chromium, with a fresh browser each time.
 
     Returns:
         "opening" ends with the board's rows on the screen, "comparing" with the differences of two rows on
@@ -150,7 +150,7 @@ def _size(folder: Path) -> int:
 
 
 def main() -> None:
-    """Makes the folders, builds their board, opens its page, prints what that took."""
+    """Makes the folders, builds their board, opens its page and prints the timings."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

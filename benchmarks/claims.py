@@ -9,7 +9,7 @@ Scores are simulated from variance components and go through the code that tests
     difference = effect + seed + digit + drawing + seed x drawing
 
 where seed is a random effect of the arm and seed, digit and drawing are the same for all seeds, and the rest
-is whether this seed's model gets this picture right. `components` measures them on a run's boards.
+is whether this seed's model gets this image right. `components` measures them on a run's boards.
 """
 
 import argparse
@@ -103,7 +103,7 @@ def arm(
         count = digits * drawings
         of_digit = rng.normal(0, (parts.digit * item) ** 0.5, digits)[np.arange(count) % digits]
         fixed = of_digit + rng.normal(0, (parts.drawing * item) ** 0.5, count)
-        changes = (1 - parts.drawing - parts.digit) * item  # the share of items on which a seed differs
+        changes = (1 - parts.drawing - parts.digit) * item  # the share of items on which seeds disagree
         for seed, mean in enumerate(own):
             drawn = rng.random(count)
             found[seed].append(fixed + mean + (drawn < changes / 2) - (drawn > 1 - changes / 2))

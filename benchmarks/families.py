@@ -2,7 +2,7 @@
 
     python -m benchmarks.families --rounds 5
 
-Tiny checkpoints with random weights, features prepared beforehand, all responses equally long.
+Tiny checkpoints with random weights, features prepared beforehand, responses of equal length.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PEER = "generate(num_return_sequences=8)"
 
 
 def measured(family: str, number: int, tokens: int, many: int) -> dict[str, object]:
-    """One family's seconds, and the ratio of the way of transformers over the engine's."""
+    """One family's seconds, and the ratio of the transformers way to the engine."""
     sys.path.insert(0, TESTS)
     from tiny_checkpoints import checkpoint  # type: ignore[import-not-found]
 

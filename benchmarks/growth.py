@@ -18,7 +18,7 @@ ITEMS = 16
 
 
 def with_samples(model: DcsftHF, number: int, samples: int) -> list[Item]:
-    """Items that are asked for this many responses."""
+    """Items with this number of responses each."""
     wanted = list(range(samples))
     return [
         replace(one, positions=wanted, sample_indices=list(wanted)) for one in shapes.items(model, number)

@@ -4,11 +4,11 @@
     python -m benchmarks.labels --rows 100000 --order mixed
 
 The folder has the columns and encodings of a sampled one: 8 responses per item, of about 40 characters; one
-PNG per item, of 300 bytes. `long` is what reasoning and photographs make of it: 4 responses per item, prompts
-and responses of 1,000 characters, PNGs of 9 kB (800,000 responses, 200,000 items, 2.9 GB). Folders are made
-beforehand and their making is not timed.
-Both commands run as a user runs them, each in a process of its own, see `processes`. `empty` is the same on
-a folder of one item: what starting and importing cost. Prints one JSON object.
+PNG per item, of 300 bytes. `long` imitates reasoning on photographs: 4 responses per item, prompts and
+responses of 1,000 characters, PNGs of 9 kB (800,000 responses, 200,000 items, 2.9 GB). Folders are made
+beforehand and not timed.
+Both commands run as by a user, each in a new process, see `processes`. `empty` is the same on a folder with
+one item: the cost of starting and importing. Prints one JSON object.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def make(folder: Path, rows: int, payload: Payload, mixed: bool = False) -> None
 
 
 def both(rollouts: Path, keep: str) -> dict[str, dict[str, float]]:
-    """Labels and curates a rollouts folder, into a folder beside it that is removed again."""
+    """Labels and curates a rollouts folder into a folder next to it, which is removed afterwards."""
     with tempfile.TemporaryDirectory(dir=rollouts.parent) as name:
         labels, curated = f"{name}/labels", f"{name}/curated"
         return {

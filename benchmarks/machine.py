@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""The machine and package versions of a measurement."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Paired rounds: every way runs once a round, in turn, so that a busy machine slows all of them alike."""
+"""Paired rounds: each way runs once per round, in turn, so that a busy machine slows all of them alike."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ Way = Callable[[], Any]
 
 
 def seconds(work: Way) -> float:
-    """Wall-clock seconds, the device's included."""
+    """Wall-clock seconds, including the device's work."""
     synchronize()
     start = time.perf_counter()
     work()
@@ -38,10 +38,10 @@ def rounds(ways: Mapping[str, Way], number: int) -> dict[str, list[float]]:
 
 
 def ratio(found: Mapping[str, list[float]], over: str, under: str) -> float:
-    """The median over the rounds of one way's time over another's in the same round."""
+    """The median over the rounds of one way's time divided by another's in the same round."""
     return statistics.median(a / b for a, b in zip(found[over], found[under], strict=True))
 
 
 def median(found: Mapping[str, list[float]], name: str) -> float:
-    """A way's median seconds."""
+    """Median seconds of a way."""
     return statistics.median(found[name])

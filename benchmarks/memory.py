@@ -1,4 +1,4 @@
-"""Peak memory of drawing G samples an item against one sample an item, same batch.
+"""Peak memory of G samples per item against one sample per item, in the same batch.
 
 python -m benchmarks.memory
 """
@@ -14,7 +14,7 @@ from benchmarks.sampling import Peer, draw, sides
 
 
 def peak(way: str, shape: str, side: int, number: int, layers: int | None = None) -> float:
-    """The most memory that a way takes beside weights and features, in MB; for a fresh process."""
+    """Peak memory of a way beyond weights and features, in MB; for a fresh process."""
     model = shapes.load(shape, side, layers)
     items = shapes.items(model, number)
     prepared = shapes.prepare(model, items)
@@ -26,7 +26,7 @@ def peak(way: str, shape: str, side: int, number: int, layers: int | None = None
         else:
             peer.draw(prepared[:count], count, 1)
 
-    work(1)  # libraries' own buffers are there from the first call on
+    work(1)  # library buffers are allocated by the first call
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -46,7 +46,7 @@ def _resident(name: str) -> int:
 
 
 def main() -> None:
-    """Measures, each way in a process of its own, and prints JSON."""
+    """Measures, each way in a new process, and prints JSON."""
     given = shapes.parser().parse_args()
     results = []
     for side, number in sides(given.shape, given.layers).items():
@@ -54,7 +54,7 @@ def main() -> None:
         for way in ("engine", "one sample"):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 found[way] = pool.apply(peak, (way, given.shape, side, number, given.layers))
-        # So little that the kernel has counted no page: a trial.
+        # Too small for the kernel to have counted a page: a trial.
         ratio = round(found["engine"] / found["one sample"], 2) if found["one sample"] else None
         results.append({"side": side, "MB": found, "ratio": ratio})
     print(json.dumps(results))

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md out of docs/benchmarks.json."""
+"""Renders docs/benchmarks.md from docs/benchmarks.json."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +16,9 @@ digits on the embedded checkpoint (or random weights at a published size), float
 
 Results = dict[str, Any]
 TRIAL = " only (a trial)"
-"""Ends the name of a shape of which few layers and few items were measured."""
+"""Suffix of a shape that was measured with few layers and few items."""
 NOTES = "notes"
-"""Paragraphs of a part that a person writes into benchmarks.json; a new measurement keeps them."""
+"""Paragraphs of a part, written by hand into benchmarks.json; a new measurement keeps them."""
 
 
 def render(known: dict[str, dict[str, Results]]) -> str:
@@ -50,14 +50,14 @@ def _table(headers: list[str], rows: list[list[Any]]) -> str:
 
 
 def _judged(value: float, wanted: str) -> list[str]:
-    """A figure, its target and whether it is reached; wanted begins with ≥ or ≤."""
+    """A figure, its target and whether it is met; the target begins with ≥ or ≤."""
     limit = float(wanted[1:])
     reached = value >= limit if wanted[0] == "≥" else value <= limit
     return [f"{value}", wanted, "yes" if reached else "no"]
 
 
 def _measured(value: float | None, wanted: str) -> list[str]:
-    """The same, of a figure that may be too small to be measured."""
+    """The same for a figure that may be too small to measure."""
     return ["too small to measure", wanted, ""] if value is None else _judged(value, wanted)
 
 

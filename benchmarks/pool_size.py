@@ -4,10 +4,10 @@
     python -m benchmarks.pool_size --sizes 100 1000 10000 --side 56 --rounds 3
     python -m benchmarks.pool_size --task dcsft_digits_pool --sizes 100 1000
 
-Every item of the JSONL pool has a picture of its own, a PNG file; `dcsft_stub` gives each the same 8
-responses. Each size runs in a process of its own, see `processes`; figures are medians over the rounds.
-Prints one JSON object: for each size the seconds and the peak memory, with and without the pages of mapped
-files (the pool's own, which `datasets` maps and the kernel takes back at will), and what a further item adds.
+Every item of the JSONL pool has its own image, a PNG file; `dcsft_stub` gives all the same 8 responses. Each
+size runs in a new process, see `processes`; figures are medians over the rounds. Prints one JSON object: the
+seconds and the peak memory for each size, with and without pages of mapped files (`datasets` maps the pool,
+and the kernel reclaims its pages at will), and the cost of a further item.
 """
 
 import argparse
@@ -30,7 +30,7 @@ PACKAGES = ("dcsft-harness", "lmms-eval", "torch", "datasets", "pyarrow")
 
 
 def make(folder: Path, count: int, side: int) -> Path:
-    """A JSONL pool whose pictures are blots, each another one."""
+    """A JSONL pool whose images are blots, all different."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     rows = []
@@ -53,7 +53,7 @@ def sampled(pool: list[str], count: int, batch: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1000, 10000], help="items")
     parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")

@@ -1,9 +1,9 @@
-"""What preparing published data costs in memory and time, and what a prepared task adds to a start.
+"""Memory and time to prepare published data, and the time that a prepared task adds to a start.
 
     python -m benchmarks.prepared memory [IMAGES ...]     # peak memory of `dcsft data prepare`, by size
     python -m benchmarks.prepared start                   # seconds from the task's name to its requests
 
-Made-up Ref-L4s replace the real one: five rows an image, pictures of 320 kB in one archive.
+Made-up copies replace the real Ref-L4: five rows per image, images of 320 kB in one archive.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from pathlib import Path
 
 ROWS_AN_IMAGE = 5
 SIDE = {"memory": 460, "start": 16}
-"""Pixels per side of the noise in the pictures: about 320 kB as JPEG, and next to nothing."""
+"""Side of the noise images in pixels: about 320 kB as JPEG, and next to nothing."""
 
 
 def make(folder: Path, images: int, side: int) -> Path:
-    """A download of Ref-L4 with that many images."""
+    """A download of Ref-L4 with this number of images."""
     import numpy as np
     from datasets import Dataset, disable_progress_bars
     from PIL import Image
@@ -87,7 +87,7 @@ def _python(code: str, *arguments: str, **environment: str) -> list[str]:
 
 
 def memory(sizes: list[int]) -> None:
-    """Prints a row for each number of images."""
+    """Prints a row per number of images."""
     print("images  rows  archive MB  seconds  peak MB")
     for images in sizes:
         with tempfile.TemporaryDirectory() as place:
@@ -102,7 +102,7 @@ def memory(sizes: list[int]) -> None:
 
 
 def start() -> None:
-    """Prints the seconds that opening a task of 45,000 rows takes, beside those of one of 300."""
+    """Prints the seconds to open a task of 45,000 rows, next to those for a task of 300."""
     with tempfile.TemporaryDirectory() as place:
         source = make(Path(place) / "source", 9_000, SIDE["start"])
         data = str(Path(place) / "data")

@@ -30,7 +30,7 @@ print(json.dumps({**took, "peak_mb": used.ru_maxrss / 1024, "own_peak_mb": own /
 
 
 def measured(arguments: Sequence[str]) -> dict[str, float]:
-    """Runs a dcsft command in a process of its own.
+    """Runs a dcsft command in a new process.
 
     Returns:
         seconds on the wall clock, cpu_seconds, peak_mb (resident memory in MB, pages of mapped files
@@ -41,7 +41,7 @@ def measured(arguments: Sequence[str]) -> dict[str, float]:
     """
     command = [sys.executable, "-S", "-c", _LAUNCH, sys.executable, "-m", "dcsft_harness.cli", *arguments]
     said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-    found = json.loads(said.splitlines()[-1])  # after what the command itself printed
+    found = json.loads(said.splitlines()[-1])  # after the command's own output
     if found.pop("status"):
         raise SystemExit(f"dcsft {' '.join(arguments)} failed")
     return {name: round(value, 2) for name, value in found.items()}

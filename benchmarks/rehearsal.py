@@ -1,7 +1,7 @@
 """The whole chain at a published size: `dcsft rehearse`, at two layers and at all of them.
 
 python -m benchmarks.rehearsal --shape qwen2.5-vl-3b
-python -m benchmarks.rehearsal --saved runs/rehearsal other/rehearsal    # of rehearsals that have run
+python -m benchmarks.rehearsal --saved runs/rehearsal other/rehearsal    # of finished rehearsals
 """
 
 import argparse
@@ -14,7 +14,7 @@ from dcsft_harness.recipes import rehearsal
 
 
 def main() -> None:
-    """Runs the rehearsals, or reads those that have run, and prints them as JSON."""
+    """Runs the rehearsals, or reads finished ones, and prints them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", default="qwen2.5-vl-3b", choices=rehearsal.SHAPES)
     parser.add_argument("--layers", type=int, help="that many alone, instead of two and all")

@@ -1,4 +1,4 @@
-"""Drawing G responses an item: `dcsft_hf` against the ways that others take, and against the bound.
+"""Drawing G responses per item: `dcsft_hf` against other common ways, and against the bound.
 
     python -m benchmarks.sampling --shape digits --rounds 5
 
@@ -31,7 +31,7 @@ from dcsft_harness.models.shared_prefix import prefill
 
 PAPER_BATCH = 4
 SIDES = {"digits": {224: 32, 448: 16}, "qwen2.5-vl-3b": {896: 16}}
-"""Per shape, images' sides in pixels and the items of a batch; 896 px are 1,024 image tokens."""
+"""Per shape, image sides in pixels and items per batch; 896 px are 1,024 image tokens."""
 
 
 def sides(shape: str, layers: int | None) -> dict[int, int]:
@@ -73,7 +73,7 @@ class Peer:
     """The same checkpoint as transformers loads and runs it."""
 
     def __init__(self, model: DcsftHF, tokens: int = shapes.NEW_TOKENS) -> None:
-        """Loads it beside `model`, to draw responses of this many tokens."""
+        """Loads it next to `model`, to draw responses of this number of tokens."""
         self.tokens = tokens
         dtype = model._model.dtype
         self.model = AutoModelForImageTextToText.from_pretrained(model.settings.pretrained, dtype=dtype)
@@ -81,7 +81,7 @@ class Peer:
         self.batch = model._engine._batch
 
     def draw(self, prepared: Sequence[Prepared], batch: int, returned: int) -> None:
-        """transformers' own sampling, `returned` responses an item."""
+        """Sampling by transformers, `returned` responses per item."""
         for start in range(0, len(prepared), batch):
             self.model.generate(
                 **self.batch(prepared[start : start + batch]),
@@ -94,13 +94,13 @@ class Peer:
             )
 
     def passes(self, prepared: Sequence[Prepared], batch: int) -> None:
-        """The paper's protocol: the whole pool once for every sample."""
+        """The paper's protocol: one pass over the whole pool per sample."""
         for _ in range(shapes.SAMPLES):
             self.draw(prepared, batch, 1)
 
 
 def ways(model: DcsftHF, number: int) -> dict[str, Way]:
-    """What is compared, by name."""
+    """The ways that are compared, by name."""
     items = shapes.items(model, number)
     prepared = shapes.prepare(model, items)
     peer = Peer(model)
@@ -116,7 +116,7 @@ def ways(model: DcsftHF, number: int) -> dict[str, Way]:
 
 
 def parity(model: DcsftHF, prepared: Sequence[Prepared]) -> dict[str, Any]:
-    """What rows alone and the same rows in one batch, padded to one length, differ by in their logits."""
+    """Difference in logits between single rows and the same rows in one batch, padded to one length."""
     answers = [list(range(20, 20 + at)) for at in range(len(prepared))]
     alone = [model._engine.forced([one], [said])[0] for one, said in zip(prepared, answers, strict=True)]
     pairs = list(zip(alone, model._engine.forced(prepared, answers), strict=True))
@@ -132,7 +132,7 @@ def parity(model: DcsftHF, prepared: Sequence[Prepared]) -> dict[str, Any]:
 
 
 def requests(model: lmms, number: int) -> list[Instance]:
-    """What lmms-eval asks for under `repeats: 8`."""
+    """The requests that lmms-eval makes with `repeats: 8`."""
     from dcsft_harness.data.digits import suite
 
     model.task_dict["bench"] = {"test": suite.load("dcsft_digits_pool")}
@@ -167,7 +167,7 @@ def backends(shape: str, side: int, number: int, layers: int | None = None) -> d
             min_pixels=pixels,
             max_pixels=pixels,
         )
-        theirs._model = theirs._model.to(ours._model.dtype)  # it loads bfloat16, slow on a CPU
+        theirs._model = theirs._model.to(ours._model.dtype)  # it loads bfloat16, which is slow on a CPU
 
         def work(model: lmms = theirs) -> None:
             model.generate_until(requests(model, number))

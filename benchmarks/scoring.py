@@ -1,14 +1,14 @@
-"""Responses a second and core of each scorer, on text that this script makes itself.
+"""Responses per second and core for each scorer, on generated text.
 
     python -m benchmarks.scoring
     python -m benchmarks.scoring --responses 2000 --rounds 9
 
 Kinds of text: bare answers; one sentence; reasoning of `--characters` characters, in prose and in
-LaTeX, that ends in a statement of its answer; the same that ends in a value or breaks off, where
-all of it has to be searched; and such texts as ran out of tokens ("truncated"). `math` and `open_answer`
-read numbers that all differ, and what they keep of former texts is dropped before every round; "batch" is 8
-responses to one item at once. Figures are medians over the rounds, in processor time of one thread, which
-does not count what else runs on the machine. Prints one JSON object.
+LaTeX, that ends in a statement of its answer; the same ending in a value or breaking off, so that all of
+it has to be searched; and truncated texts. `math` and `open_answer` read numbers that all differ, and their
+caches are cleared before every round; "batch" is 8 responses to one item at once. Figures are medians over
+the rounds, in CPU time of one thread, which does not include other work on the machine. Prints one JSON
+object.
 """
 
 import argparse
@@ -39,7 +39,7 @@ LATEX = [
 
 
 def reasoning(rng: random.Random, parts: list[str], characters: int) -> str:
-    """That many characters of sentences in random order."""
+    """Sentences in random order, this many characters in total."""
     text = ""
     while len(text) < characters:
         text += rng.choice(parts) + ("\n" if parts is LATEX else " ")
@@ -104,7 +104,7 @@ def expressions(rng: random.Random, count: int, characters: int) -> dict[str, li
 
 
 def forget() -> None:
-    """Drops what the scorers keep of former texts."""
+    """Clears what the scorers cache of earlier texts."""
     for name, module in list(sys.modules.items()):
         if name.startswith("dcsft_harness.scoring."):
             for one in vars(module).values():
@@ -112,16 +112,16 @@ def forget() -> None:
 
 
 def rate(score: Callable[[str], object], responses: Sequence[str], rounds: int) -> float:
-    """The median number of responses a second."""
+    """The median number of responses per second."""
     return batch_rate(lambda batch: score(batch[0]), [[one] for one in responses], rounds)
 
 
 def batch_rate(score: Callable[[list[str]], object], batches: list[list[str]], rounds: int) -> float:
-    """The median number of responses a second that are scored in batches."""
+    """The median number of responses per second when scored in batches."""
     seconds = []
     for _ in range(rounds):
         forget()
-        score(batches[0])  # makes what a whole run makes once
+        score(batches[0])  # caches what a whole run builds once
         start = time.process_time()
         for batch in batches:
             score(batch)
@@ -130,7 +130,7 @@ def batch_rate(score: Callable[[list[str]], object], batches: list[list[str]], r
 
 
 def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Responses a second by scorer and kind of text."""
+    """Responses per second by scorer and kind of text."""
     rng = random.Random(0)
     texts = multiple_choice(rng, given.responses, given.characters)
 
@@ -188,7 +188,7 @@ def measure(given: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Runs the measurement that the arguments ask for."""
+    """Runs the requested measurement."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--responses", type=int, default=500)
     parser.add_argument("--characters", type=int, default=2000, help="length of the reasoning")

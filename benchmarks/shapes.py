@@ -1,4 +1,4 @@
-"""The models that are measured: the embedded digits checkpoint, or a published size with random weights."""
+"""Models to measure: the embedded digits checkpoint, or a published size with random weights."""
 
 import argparse
 import atexit
@@ -26,10 +26,10 @@ ARGUMENTS = GenerationArguments(
 )
 
 FEW = 2
-"""Items of a trial with fewer layers, which shows that a part runs."""
+"""Items of a trial with fewer layers, which only shows that a part runs."""
 
 PUBLISHED = ("qwen2.5-vl-3b",)
-"""The sizes of `models.published` whose images have pixel limits and whose targets are known."""
+"""The sizes of `models.published` with pixel limits for their images and known targets."""
 
 
 @cache
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def device_of(shape: str) -> str:
-    """Where a shape is measured: digits on the CPU, for comparison between machines; others on CUDA."""
+    """Where a shape is measured: digits on the CPU, to compare machines; others on CUDA."""
     return "cuda" if shape != "digits" and torch.cuda.is_available() else "cpu"
 
 

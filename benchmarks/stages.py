@@ -1,9 +1,9 @@
-"""Whole `sample` stages side by side: stopping at the label, and syncing every batch to the disk.
+"""Complete `sample` stages compared: stopping at the label, and syncing every batch to the disk.
 
     python -m benchmarks.stages --rounds 5
 
-The pools of the digits suite on the cold-started checkpoint: first items, 32 at once. Everything that a
-user waits for is in the time, loading the model included; importing packages is not.
+The first items of the digits suite's pools on the cold-started checkpoint, 32 at once. The time is what a
+user waits for, including loading the model; it does not include importing packages.
 """
 
 import argparse
@@ -30,16 +30,16 @@ ITEMS = 256
 
 
 def cold_start(folder: Path, data: str) -> str:
-    """The checkpoint that the paper labels with: the base after a little training."""
+    """The checkpoint that the paper uses for labeling: the base after a short training."""
     stages.STAGES["train cold-start"](folder, model="digits", data=data, learning_rate=3e-4)
     return str(folder)
 
 
 class Runs:
-    """`dcsft sample` into folders that are thrown away."""
+    """`dcsft sample` into temporary folders."""
 
     def __init__(self, home: Path, checkpoint: str, task: str) -> None:
-        """A pool and what answers it."""
+        """A pool and the model that answers it."""
         self._home, self._number = home, 0
         self._options: dict[str, Any] = {
             "model": "dcsft_hf",
@@ -60,13 +60,13 @@ class Runs:
 
 @contextlib.contextmanager
 def unsynced() -> Iterator[None]:
-    """While it lasts, nothing waits for the disk."""
+    """Context in which nothing waits for the disk."""
     with mock.patch.object(os, "fsync", lambda _: None):
         yield
 
 
 def unsynced_run(run: Runs) -> None:
-    """A run whose batches are written and not synced."""
+    """A run that writes its batches without syncing them."""
     with unsynced():
         run("unsynced")
 

@@ -1,11 +1,11 @@
-"""Training: steps a second and peak memory by method, GRPO's split, and `train_sft` against bare TRL.
+"""Training: steps per second and peak memory by method, GRPO's split, and `train_sft` against bare TRL.
 
     python -m benchmarks.training --rounds 5
 
-Each method runs in a process of its own, whose peak memory is recorded. The bare script is what a careful
-user of TRL would write for the same run: same base, data, LoRA layers, pixel limits and arguments, no
-gradient checkpointing on a CPU, a log line a step, the adapter saved at the end. Both are timed whole, from
-the base on disk to the adapter on disk, and by step.
+Each method runs in a new process, whose peak memory is recorded. The bare script is what a careful user of
+TRL would write for the same run: same base, data, LoRA layers, pixel limits and arguments, no gradient
+checkpointing on a CPU, a log line per step, the adapter saved at the end. Both are timed in total, from the
+base on disk to the adapter on disk, and per step.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 COLD, POOL = "dcsft_digits_cold", "dcsft_digits_pool"
 SIDE = {"qwen2.5-vl-3b": 896}
-"""Images' sides in pixels; the digits suite's are as its processor makes them, in training as in use."""
+"""Image sides in pixels; digits keep the size that their processor gives them."""
 STEPS = {"digits": 30, "qwen2.5-vl-3b": 10}
 GRPO_STEPS = {"digits": 5, "qwen2.5-vl-3b": 4}
 MICRO = {"qwen2.5-vl-3b": 4}
-"""Samples of a forward pass, where a batch of 16 does not fit at once."""
+"""Samples per forward pass, where a batch of 16 does not fit at once."""
 COLOCATED = "GRPO, LoRA, TRL's vLLM colocated"
 METHODS = ("SFT, LoRA", "SFT, all parameters", "GRPO, LoRA", COLOCATED, "DPO, LoRA")
 
@@ -58,7 +58,7 @@ def settings(shape: str, method: str, layers: int | None = None) -> dict[str, An
         "full": "all parameters" in method,
         "micro_batch_size": 2 if layers else MICRO.get(shape),
     }
-    if method == COLOCATED:  # whose images have the sizes that vLLM makes: those of the base's own limits
+    if method == COLOCATED:  # whose images have the sizes that vLLM produces: those of the base's own limits
         given["extra"] = {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3}
     elif side is not None:
         given |= {"min_pixels": side**2, "max_pixels": side**2}
@@ -68,20 +68,20 @@ def settings(shape: str, method: str, layers: int | None = None) -> dict[str, An
 
 
 class Steps:
-    """Notes when each step ended."""
+    """Records when each step ended."""
 
     def __init__(self) -> None:
-        """None has."""
+        """No step has ended."""
         self.ends: list[float] = []
 
     def __call__(self, *_: object, **__: object) -> None:
-        """One has."""
+        """A step has ended."""
         synchronize()
         self.ends.append(time.perf_counter())
 
     @property
     def seconds(self) -> float:
-        """The median time of a step, the first one left out."""
+        """The median step time, without the first step."""
         return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
 
 
@@ -92,7 +92,7 @@ def rows(task: str) -> "Dataset":
 
 
 def measure(method: str, shape: str, layers: int | None) -> dict[str, Any]:
-    """One method, for a fresh process."""
+    """Measures one method, in a fresh process."""
     if method == COLOCATED and not (torch.cuda.is_available() and find_spec("vllm")):
         return {"failed": "not measured: it needs a GPU, and vLLM beside TRL"}
     base, steps = shapes.folder(shape, layers), Steps()
@@ -135,7 +135,7 @@ def _train(method: str, base: str, output: Path, given: dict[str, Any], steps: S
 
 @contextlib.contextmanager
 def _timed() -> Iterator[dict[str, float]]:
-    """Seconds that GRPO spends on drawing, on judging, and on the rest of what comes before the update."""
+    """Seconds that GRPO spends on sampling, on scoring, and on other work before the update."""
     from dcsft_harness.training.grpo import GrpoTrainer
 
     spent = {"drawing": 0.0, "judging": 0.0, "references": 0.0, "began": 0.0}
@@ -170,7 +170,7 @@ def _timed() -> Iterator[dict[str, float]]:
 
 
 def bare(base: str, data: "Dataset", output: Path, given: dict[str, Any], steps: Steps) -> None:
-    """The same run as a script on TRL and PEFT alone."""
+    """The same run as a script that uses only TRL and PEFT."""
     import trl
     from datasets import Dataset
     from peft import LoraConfig
@@ -303,7 +303,7 @@ def _alone(work: Callable[..., dict[str, Any]], *given: object) -> dict[str, Any
 
 
 def main() -> None:
-    """Measures, each method in a process of its own, and prints JSON."""
+    """Measures each method in a new process and prints JSON."""
     given = shapes.parser().parse_args()
     methods = {method: _alone(measure, method, given.shape, given.layers) for method in METHODS}
     compared = _alone(overhead, given.shape, given.layers, given.rounds)

@@ -1,12 +1,12 @@
-"""Drawing G responses an item through `dcsft_vllm` and by a bare loop over vLLM's `LLM.generate(n=G)`.
+"""Drawing G responses per item through `dcsft_vllm` and by a bare loop over vLLM's `LLM.generate(n=G)`.
 
     python -m benchmarks.vllm_overhead --side 224 --items 64 --rounds 5
 
 Real digits at `side` x `side` pixels on the embedded checkpoint, or a published size with random weights.
-The bare loop has an engine of its own, which differs in vLLM's default of keeping no statistics, and gets the
-same prompts, rendered and with their images decoded beforehand, in batches of the same size; `dcsft_vllm`
-starts from lmms-eval's requests. A third way is the bare loop on `dcsft_vllm`'s engine, which shows what its
-statistics cost, and a fourth is `dcsft_hf`. In each round all run once, in turns, caches emptied before each.
+The bare loop has its own engine, which keeps no statistics, as is vLLM's default, and gets the same prompts,
+rendered and with their images decoded beforehand, in batches of the same size; `dcsft_vllm` starts from
+lmms-eval's requests. A third way is the bare loop on `dcsft_vllm`'s engine, which shows the cost of its
+statistics, and a fourth is `dcsft_hf`. In each round all run once, in turn, with caches emptied before each.
 Prints one JSON object.
 """
 
@@ -57,7 +57,7 @@ def to_messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def requests(model: DcsftVLLM | DcsftHF, images: Sequence[Image.Image]) -> list[Instance]:
-    """What lmms-eval asks for, repeats included."""
+    """The requests that lmms-eval makes, with repeats."""
     model.task_dict["bench"] = {"test": [{"image": image} for image in images]}
     rows = []
     for doc_id in range(len(images)):
@@ -88,7 +88,7 @@ def engines(images: Sequence[Image.Image], **given: Any) -> tuple[DcsftVLLM, Any
 
 
 def bare(model: DcsftVLLM, llm: Any, images: Sequence[Image.Image]) -> Callable[[], None]:  # noqa: ANN401
-    """The loop that a user of vLLM would write."""
+    """The loop that a vLLM user would write."""
     from vllm import SamplingParams
 
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
@@ -106,7 +106,7 @@ def bare(model: DcsftVLLM, llm: Any, images: Sequence[Image.Image]) -> Callable[
 
 
 def seconds(llm: Any, work: Callable[[], Any]) -> float:  # noqa: ANN401
-    """Seconds on the wall clock, from empty caches: vLLM computes in processes of its own."""
+    """Wall-clock seconds, from empty caches: vLLM computes in its own processes."""
     llm.reset_prefix_cache()
     llm.reset_mm_cache()
     gc.collect()
@@ -116,14 +116,14 @@ def seconds(llm: Any, work: Callable[[], Any]) -> float:  # noqa: ANN401
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Measures and prints the result."""
     parser = shapes.parser()
     parser.add_argument("--side", type=int, default=224, help="pixels of an image's sides")
     parser.add_argument("--items", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=256)
     given = parser.parse_args()
     eager = not torch.cuda.is_available()
-    if eager:  # two engines, and vLLM's default is 92 % of the memory for each
+    if eager:  # two engines: vLLM's default is 92 % of the memory for each
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     if given.layers:
         given.items = min(given.items, shapes.FEW)

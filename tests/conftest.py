@@ -1,4 +1,4 @@
-"""What holds for every test: fast ones stay fast, and nobody's own cache is read or written."""
+"""Set-up of every test: fast tests stay fast, and a user's cache is neither read nor written."""
 
 import functools
 import gc
@@ -24,15 +24,15 @@ from dcsft_harness.curation import gallery
 from tests.fixtures import forked
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-# Before torch is imported, and for every command that a test starts: more threads than processors make
-# the threads of a tiny model wait for each other.
+# Before torch is imported, and for every command that a test starts: with more threads than cores the threads
+# of a tiny model wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
-# Before huggingface_hub is imported, which asks a hub that it does not reach again for half a minute. What is
-# marked `network` runs with HF_HUB_OFFLINE=0.
+# Before huggingface_hub is imported, which retries an unreachable hub for half a minute. Tests marked
+# `network` run with HF_HUB_OFFLINE=0.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# TRL imports wandb where it is installed: a fifth of what all tests import. None of them reports to it. The
-# commands that tests start import the real one.
+# TRL imports wandb where it is installed: a fifth of the import time of all tests. No test reports to it.
+# Commands that tests start import the real one.
 _wandb = types.ModuleType("wandb")
 _wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
 _wandb.run = None
@@ -40,7 +40,7 @@ sys.modules.setdefault("wandb", _wandb)
 # TRL and transformers each read the metadata of every installed package.
 importlib.metadata.packages_distributions = functools.cache(importlib.metadata.packages_distributions)
 
-# Minutes, about: a long file that began last would leave the other process without work.
+# Minutes, roughly: if a long file started last, the other process would run out of work.
 LONGEST = {
     "test_quickstart": 6,
     "test_training_launch": 2,
@@ -57,23 +57,23 @@ LONGEST = {
 }
 
 BEYOND = Path(__file__).parent / "fixtures" / "beyond_unit.txt"
-"""ROWS TEST: of a test's rows the fast tests take the first ROWS, often none; `make test` runs all of them.
+"""ROWS TEST: the fast tests run the first ROWS rows of a test, often none; `make test` runs all of them.
 
 Written by `pytest -m 'not slow' --share-unit`, which measures each row.
 """
 BUDGET = float(os.environ.get("DCSFT_UNIT_BUDGET", "52"))
-"""Seconds of a processor that the rows of the fast tests and their modules' fixtures have together.
+"""CPU seconds for all rows of the fast tests and their modules' fixtures together.
 
-Each of two processes takes half as much again for imports, so that the fast tests take a minute on two cores.
+Each of two processes needs half as much again for imports, so the fast tests take a minute on two cores.
 """
 FREE = 0.02
-"""Seconds up to which a row does not count against its test's share: long tables of quick rows stay whole."""
+"""Rows up to this many seconds do not count against their test's share, so long tables of quick rows stay."""
 
 
 def _attach(self: catching_logs) -> logging.Handler:
-    """Adds a handler of pytest to the root logger alone.
+    """Adds a pytest handler to the root logger only.
 
-    pytest would add each to the 60 loggers of torch that do not propagate too, six times a test.
+    pytest would also add each to the 60 loggers of torch that do not propagate, six times per test.
     """
     root = logging.getLogger()
     root.addHandler(self.handler)
@@ -88,18 +88,18 @@ def _attach(self: catching_logs) -> logging.Handler:
 catching_logs.__enter__ = _attach
 gc.disable()
 frozen = [0]
-"""Modules that were imported when the collector last looked away."""
-# A shell's background jobs ignore Ctrl-C, and so would what they start: the commands that tests interrupt.
+"""Number of modules that were imported when the collector was last frozen."""
+# Background jobs of a shell ignore Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Measures the fast tests instead of choosing among them."""
+    """Adds the option that measures the fast tests instead of choosing among them."""
     parser.addoption("--share-unit", action="store_true", help=f"write {BEYOND.name}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The fast tests draw fewer examples of a property than the full run."""
+    """Fast tests draw fewer examples of a property than the full run."""
     hypothesis.settings.register_profile("fast", max_examples=15, deadline=None)
     hypothesis.settings.register_profile("full", max_examples=150, deadline=None)
     hypothesis.settings.load_profile("fast" if config.option.markexpr == "not slow" else "full")
@@ -109,9 +109,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """The processes of pytest-xdist share a server of forks, which imports the engines while they collect.
+    """The processes of pytest-xdist share a fork server, which imports the engines while they collect.
 
-    The fast tests fork next to nothing.
+    The fast tests hardly fork.
     """
     option = session.config.option
     if getattr(option, "numprocesses", None) and option.markexpr != "not slow" and sys.platform == "linux":
@@ -121,7 +121,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 class Shares:
-    """Measures each row's seconds of a processor, and apart from them what its module's fixtures take."""
+    """Measures the CPU seconds of each row, and separately those of its module's fixtures."""
 
     def __init__(self) -> None:
         self.seconds = defaultdict(list)
@@ -130,7 +130,7 @@ class Shares:
         self.wide = 0.0
 
     def pytest_collection_finish(self) -> None:
-        """Imports everything, and starts what is forked: else the first test to need it would be charged."""
+        """Imports everything and starts the fork server: otherwise the first test that needs it would pay."""
         forked.warm()
         forked.run(["-c", "0"])
 
@@ -171,7 +171,7 @@ def shared(
     once: Mapping[str, float],
     users: Mapping[str, str],
 ) -> tuple[float, dict[str, int]]:
-    """The largest share, the same for all tests, with which they take no more than the budget together.
+    """The largest share, equal for all tests, with which they stay within the budget together.
 
     Args:
         seconds: test -> what each of its rows took.
@@ -217,7 +217,7 @@ def quick_rows(rows: list[set]) -> set[int]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks as slow what `grid`, `few` and `BEYOND` leave to the full run; long files begin."""
+    """Marks rows that `grid`, `few` and `BEYOND` leave to the full run as slow; sorts long files first."""
     grids, rows = defaultdict(list), defaultdict(int)
     measured = config.option.share_unit or not BEYOND.is_file()
     lines = [] if measured else BEYOND.read_text(encoding="utf-8").splitlines()
@@ -230,7 +230,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("grid") and not item.get_closest_marker("slow"):
             grids[item.parent.nodeid, item.originalname].append(item)
     for grid in grids.values():
-        # One name for each decorator; `indices` count rows, not values.
+        # One name per decorator; `indices` count rows, not values.
         indices = [set(enumerate(item.callspec._idlist)) for item in grid]
         chosen = quick_rows(indices)
         for at, item in enumerate(grid):
@@ -249,11 +249,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Takes what the imports made out of the garbage collector's sight.
+    """Hides imported modules from the garbage collector.
 
-    transformers collects by hand after every training run, lmms-eval after every evaluation and statsmodels
-    with every correction; each time a million objects of torch and TRL, which never go away, would be looked
-    at for nothing. What collection itself leaves to be freed is little: it is frozen with them.
+    transformers collects after every training run, lmms-eval after every evaluation and statsmodels with
+    every correction; each time a million permanent objects of torch and TRL would be scanned for nothing. The
+    little garbage of collection itself is frozen with them.
     """
     if frozen[0]:
         gc.collect()
@@ -264,7 +264,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """What earlier tests imported is dealt with as at the beginning."""
+    """Freezes later imports in the same way."""
     if hasattr(sys.modules.get("lmms_eval.tasks"), "TaskManager"):
         forked.index_once()
     if len(sys.modules) > frozen[0] + 50:
@@ -273,7 +273,7 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def disk():
-    """Files are not forced to the disk: what tests kill are processes, whose writes the system keeps."""
+    """Skips fsync: tests kill processes, and the system keeps the writes of a killed process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda file: None)
         yield
@@ -281,9 +281,9 @@ def disk():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory, request):
-    """One cache of the embedded suite for all tests of a run, drawn by the code as it is now."""
+    """One cache of the embedded suite for all tests of a run, drawn by the current code."""
     folder = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):  # pytest-xdist gives each process a folder in the run's
+    if hasattr(request.config, "workerinput"):  # pytest-xdist gives each process a folder inside the run's
         folder = folder.parent
     folder = folder / "cache"
     with pytest.MonkeyPatch.context() as patch:
@@ -292,7 +292,7 @@ def cache(tmp_path_factory, request):
 
 
 def shared_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """The environment of all processes of a run."""
+    """Sets the environment of all processes of a run."""
     folder.mkdir(exist_ok=True)
     patch.setenv("DCSFT_CACHE", str(folder))
     patch.delenv("DCSFT_DATA", raising=False)
@@ -300,9 +300,9 @@ def shared_cache(folder: Path, patch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def blank():
-    """Figures are empty pictures of about their shape: drawing takes longest.
+    """Replaces figures by blank images of about their shape, because drawing is slow.
 
-    Commands in processes of their own draw them, and so do tests that ask for `drawn`.
+    Commands in other processes still draw, and so do tests that request `drawn`.
     """
 
     def save(figure, png, svg):
@@ -320,16 +320,16 @@ def blank():
 
 @pytest.fixture
 def drawn(blank, monkeypatch):
-    """Figures are drawn in this test."""
+    """Draws figures in this test."""
     for kept in blank:
         monkeypatch.setattr(*kept)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def shortcuts():
-    """What other packages find out for every small table and every log takes longer than the work itself.
+    """Skips work that other packages repeat for every small table and every log.
 
-    `datasets` draws the keys of its caches instead of hashing, and loguru looks for libraries once.
+    `datasets` draws random cache keys instead of hashing, and loguru looks for libraries once.
     """
     from datasets import arrow_dataset
     from loguru._better_exceptions import ExceptionFormatter
@@ -344,22 +344,22 @@ def shortcuts():
 
 @pytest.fixture(autouse=True)
 def no_convention(monkeypatch):
-    """No model has declared how it writes boxes, whichever ran in an earlier test."""
+    """Clears the box convention that a model declared in an earlier test."""
     monkeypatch.setattr(coordinates, "_current", None)
     monkeypatch.delenv(coordinates.VARIABLE, raising=False)
 
 
 @pytest.fixture
 def pixels(no_convention):
-    """A model has declared that it writes boxes in pixels of the original image."""
+    """Declares that boxes are in pixels of the original image."""
     coordinates.declare(coordinates.PIXEL)
 
 
 @pytest.fixture(autouse=True)
 def one_thread(request):
-    """Unit tests run tiny models, whose threads would spend their time waiting for each other.
+    """Uses one thread in unit tests: the threads of tiny models would only wait for each other.
 
-    The end-to-end runs keep the machine's own number, as a user's would.
+    End-to-end runs keep the machine's default, as a user's would.
     """
     torch = sys.modules.get("torch")
     if torch is None or request.node.get_closest_marker("slow"):

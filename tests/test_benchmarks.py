@@ -1,4 +1,4 @@
-"""The benchmarks run on a small scale, and the page says what they printed."""
+"""The benchmarks run on a small scale, and the page shows what they printed."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ def printed(capsys, monkeypatch, main, *arguments):
     return json.loads(capsys.readouterr().out.strip().split("\n")[-1])
 
 
-def test_ways_run_in_turn_and_ratios_are_within_rounds():
+def test_ways_alternate_and_ratios_are_within_rounds():
     order = []
     found = rounds({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2)
     assert order == ["a", "b", "a", "b", "b", "a"]
@@ -41,7 +41,7 @@ def test_ways_run_in_turn_and_ratios_are_within_rounds():
     assert (ratio(times, "a", "b"), median(times, "a")) == (2.0, 3.0)
 
 
-def test_the_page_is_what_its_figures_make_and_a_new_measurement_keeps_the_notes(tmp_path, monkeypatch):
+def test_the_page_is_up_to_date_and_a_new_measurement_keeps_the_notes(tmp_path, monkeypatch):
     known = json.loads(runner.RESULTS.read_text(encoding="utf-8"))
     assert page.render(known) == runner.PAGE.read_text(encoding="utf-8"), "write into benchmarks.json"
     for name in ("RESULTS", "PAGE"):
@@ -58,7 +58,7 @@ def test_the_page_is_what_its_figures_make_and_a_new_measurement_keeps_the_notes
 
 
 @pytest.mark.slow
-def test_the_page_says_whether_a_target_is_reached(capsys, monkeypatch):
+def test_the_page_says_whether_a_target_is_met(capsys, monkeypatch):
     monkeypatch.setattr(sampling, "SIDES", {"digits": {224: 2}})
     found = printed(capsys, monkeypatch, sampling.main, "--rounds", "1")
     ways = found["results"][0]["over the engine"]
@@ -113,7 +113,7 @@ def test_layers_need_a_published_size(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("given", "layers"), [("", ""), ("LAYERS=2", " --layers 2"), ("LAYERS=", "")])
-def test_make_bench_has_all_layers_unless_some_are_asked_for(given, layers):
+def test_make_bench_uses_all_layers_by_default(given, layers):
     inherited = {name: value for name, value in os.environ.items() if name != "LAYERS"}
     command = ["make", "--no-print-directory", "-n", "bench", "SHAPE=qwen2.5-vl-3b", *given.split()]
     done = subprocess.run(command, cwd=runner.ROOT, capture_output=True, text=True, check=True, env=inherited)
@@ -121,7 +121,7 @@ def test_make_bench_has_all_layers_unless_some_are_asked_for(given, layers):
 
 
 @pytest.mark.slow
-def test_long_answers_have_the_lengths_that_are_forced_on_them(capsys, monkeypatch):
+def test_long_answers_have_the_lengths_forced_on_them(capsys, monkeypatch):
     found = printed(
         capsys, monkeypatch, answers.main, "--items", "2", "--longest", "6", "--rounds", "1", "--side", "56"
     )
@@ -131,7 +131,7 @@ def test_long_answers_have_the_lengths_that_are_forced_on_them(capsys, monkeypat
 
 
 @pytest.mark.slow
-def test_growth_asks_for_as_many_samples_as_it_says(capsys, monkeypatch):
+def test_growth_measures_the_requested_numbers_of_samples(capsys, monkeypatch):
     monkeypatch.setattr(growth, "GS", (1, 3))
     monkeypatch.setattr(growth, "SIDES", (56,))
     found = printed(capsys, monkeypatch, growth.main, "--rounds", "1")
@@ -147,7 +147,7 @@ def test_every_part_has_a_section_and_a_module():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [sampling, answers, growth], ids=lambda part: part.__name__)
-def test_a_part_runs_at_a_published_size_cut_down_to_few_layers(part, capsys, monkeypatch):
+def test_a_part_runs_at_a_published_size_reduced_to_few_layers(part, capsys, monkeypatch):
     small = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     small["text_config"] |= {"hidden_size": 256, "intermediate_size": 64, "vocab_size": 2000, **heads}
@@ -168,7 +168,7 @@ def test_a_part_runs_at_a_published_size_cut_down_to_few_layers(part, capsys, mo
     assert f"## {kind} on a machine\n\nPartial, " in text and text.count("|") > 10
 
 
-def test_a_published_size_is_built_with_random_weights_in_files_of_a_size(monkeypatch):
+def test_a_published_size_is_built_with_random_weights_in_shards(monkeypatch):
     small = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
     small["text_config"] |= {"hidden_size": 128, "intermediate_size": 64, "vocab_size": 2000}
     small["vision_config"] |= {"hidden_size": 64, "intermediate_size": 64, "out_hidden_size": 128}
@@ -207,7 +207,7 @@ def test_training_is_measured_against_a_bare_script_that_does_the_same(capsys, m
 
 @pytest.mark.slow
 def test_the_bare_script_trains_the_same_layers_on_the_same_tokens(tmp_path, monkeypatch):
-    # Without a warm-up, so that the one step trains: of a script alone, it has the learning rate 0.
+    # Without a warm-up, so that the only step trains: a bare script would give it the learning rate 0.
     given = {**training.settings("digits", "SFT, LoRA"), "max_steps": 1, "batch_size": 4, "warmup_ratio": 0.0}
     seen, sizes = [], []
     original = trl.SFTTrainer.training_step
@@ -240,7 +240,7 @@ def test_a_board_is_built_and_its_page_opened(capsys, monkeypatch):
 
 
 def rollouts_of(folder, payload, characters=0, picture=0):
-    """A rollouts folder as other writers leave it: one row group, large strings, no statistics."""
+    """A rollouts folder as other writers make it: one row group, large strings, no statistics."""
     labels.make(folder, 4000, payload)
     table = pq.read_table(folder / "rollouts.parquet")
     if characters:
@@ -264,7 +264,7 @@ def read_rows(folder):
 
 
 @pytest.mark.slow
-def test_the_memory_of_labels_and_of_a_curated_set_does_not_grow_with_texts_and_pictures(tmp_path):
+def test_memory_of_labeling_and_curation_does_not_grow_with_texts_and_images(tmp_path):
     payload = labels.Payload(samples=4)
     small = rollouts_of(tmp_path / "small", payload)
     large = rollouts_of(tmp_path / "large", payload, characters=40_000, picture=500_000)

@@ -1,4 +1,4 @@
-"""Packages that are missing or do not go together: one sentence before anything is loaded, for every verb."""
+"""Missing or incompatible packages: one sentence before anything is loaded, for every verb."""
 
 import builtins
 import os
@@ -29,7 +29,7 @@ VERBS = {
 
 @pytest.fixture
 def moved(monkeypatch):
-    """filelock as its release 4.3 is: without the module that lmms-eval's evaluator imports."""
+    """filelock like its release 4.3: without the module that lmms-eval's evaluator imports."""
     from lmms_eval import evaluator
 
     original = builtins.__import__
@@ -47,7 +47,7 @@ def moved(monkeypatch):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_package_that_lmms_eval_does_not_go_with(tmp_path, moved, capsys, verb):
+def test_a_package_that_lmms_eval_cannot_use_is_named_by_every_verb(tmp_path, moved, capsys, verb):
     output = tmp_path / "output"
     assert main([*VERBS[verb], "--output", str(output)]) == 1
     said = [line for line in capsys.readouterr().err.splitlines() if line]
@@ -59,13 +59,13 @@ def test_a_package_that_lmms_eval_does_not_go_with(tmp_path, moved, capsys, verb
     )
 
 
-def test_so_does_the_passthrough(moved, capsys):
+def test_the_passthrough_names_it_too(moved, capsys):
     assert main(["lmms-eval", "--model", "dcsft_stub", "--tasks", "dcsft_digits"]) == 1
     assert re.match(r"dcsft: lmms-eval .* cannot be imported: .*\n$", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("package", ["trl", "vllm"])
-def test_an_extra_that_is_not_installed(monkeypatch, package):
+def test_a_missing_extra_is_named(monkeypatch, package):
     error = ModuleNotFoundError(f"No module named {package!r}", name=package)
     monkeypatch.setattr(environment, "_installed", lambda name: None)
     said = str(environment.broken_import(error))
@@ -73,7 +73,7 @@ def test_an_extra_that_is_not_installed(monkeypatch, package):
     assert environment.EXTRAS[package] in said
 
 
-def test_a_lazy_package_hides_the_import_error(tmp_path):
+def test_an_import_error_hidden_by_a_lazy_package_is_found(tmp_path):
     (tmp_path / "lazy_engine.py").write_text(
         "try:\n    import module_that_moved\nexcept ImportError as error:\n"
         "    raise RuntimeError('Failed to import lazy_engine.trainer') from error\n"
@@ -91,7 +91,7 @@ def test_a_lazy_package_hides_the_import_error(tmp_path):
 @pytest.mark.parametrize(
     "error", [ValueError("x"), ImportError("ours", name="dcsft_harness.models.gone"), KeyError("y")]
 )
-def test_other_errors_stay_what_they_are(error):
+def test_other_errors_are_not_import_errors(error):
     assert environment.broken_import(error) is None
 
 
@@ -103,13 +103,13 @@ def test_other_errors_stay_what_they_are(error):
         (0.5, 3, {}, "PASSIVE"),  # a load that has just begun
         (3.0, 1, {}, None),  # the command that has just ended
         (3.0, 2, {}, "PASSIVE"),  # one other process on two cores
-        (3.0, None, {}, "PASSIVE"),  # no Linux
+        (3.0, None, {}, "PASSIVE"),  # not Linux
         (0.9, None, {}, None),
         (3.0, 3, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
         (3.0, 3, {"GOMP_SPINCOUNT": "100"}, None),
     ],
 )
-def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(load, running, given, policy):
+def test_waiting_threads_sleep_on_a_machine_that_is_busy_at_the_start(load, running, given, policy):
     line = "open('/gone').read()" if running is None else f"'{load} 0 0 {running}/99 1'"
     code = (
         f"import pathlib; pathlib.Path.read_text = lambda *_, **__: {line}\n"
@@ -125,7 +125,7 @@ def test_threads_sleep_while_they_wait_on_a_machine_that_is_busy_at_the_start(lo
 
 
 def test_fast_tests_get_the_largest_share_that_fits_their_budget():
-    """Rows of 20 ms are free of the share, and count in the budget."""
+    """Rows of 20 ms do not count against the share, but against the budget."""
     seconds = {"long": [3.0], "rows": [0.5, 0.5, 0.5], "quick": [0.02] * 50}
     assert shared(seconds, 10, {}, {}) == (10, {"long": 1, "rows": 3, "quick": 50})
     assert shared(seconds, 5, {}, {}) == (2.99, {"long": 0, "rows": 3, "quick": 50})
@@ -133,12 +133,12 @@ def test_fast_tests_get_the_largest_share_that_fits_their_budget():
     assert shared(seconds, 1.2, {}, {}) == (0.49, {"long": 0, "rows": 0, "quick": 50})
 
 
-def test_fixtures_that_take_more_than_their_rows_shares_leave_the_fast_tests_with_them():
+def test_fixtures_that_cost_more_than_their_rows_shares_are_left_to_the_full_run():
     seconds = {"a::dear": [0.1], "a::alone": [0.1], "b::one": [0.5], "b::rows": [0.1] * 4}
     users = {"a::dear": "a", "b::one": "b", "b::rows": "b"}
     whole = {"a::dear": 1, "a::alone": 1, "b::one": 1, "b::rows": 4}
     assert shared(seconds, 9, {"a": 4.0, "b": 1.0}, users) == (10, whole)
-    # All take 6.1 s together: less than 4 s a row is too little for what `dear` needs.
+    # All take 6.1 s together: a share of less than 4 s is too little for the fixture of `dear`.
     assert shared(seconds, 6, {"a": 4.0, "b": 1.0}, users) == (3.99, whole | {"a::dear": 0})
     assert shared(seconds, 1.9, {"a": 4.0, "b": 1.0}, users) == (0.49, whole | {"a::dear": 0, "b::one": 0})
     assert shared(seconds, 1, {"a": 4.0, "b": 1.0}, users)[1] == {

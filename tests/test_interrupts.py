@@ -28,14 +28,14 @@ def handlers():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_raises_what_ctrl_c_does(handlers, number):
+def test_a_signal_raises_the_exception_of_ctrl_c(handlers, number):
     with pytest.raises(KeyboardInterrupt) as raised:
         os.kill(os.getpid(), number)
     assert raised.value.number == number
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_deferred_signal_waits_until_it_is_asked_for(handlers, number):
+def test_a_deferred_signal_waits_until_it_is_checked(handlers, number):
     with interrupts.deferring():
         os.kill(os.getpid(), number)
         assert interrupts.pending() == number
@@ -47,7 +47,7 @@ def test_a_deferred_signal_waits_until_it_is_asked_for(handlers, number):
         os.kill(os.getpid(), number)
 
 
-def test_a_second_signal_and_a_time_without_an_answer_end_it(handlers):
+def test_a_second_signal_or_a_timeout_ends_the_wait(handlers):
     with pytest.raises(interrupts.Interrupted) as raised, interrupts.deferring():
         os.kill(os.getpid(), signal.SIGHUP)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -58,8 +58,8 @@ def test_a_second_signal_and_a_time_without_an_answer_end_it(handlers):
     assert raised.value.number == signal.SIGHUP
 
 
-def test_a_rank_defers_the_launchers_signal_also_if_it_comes_twice(handlers):
-    """Ctrl-C, which ranks get twice, ends a launch at once."""
+def test_a_rank_defers_the_launchers_signal_even_if_it_comes_twice(handlers):
+    """Ctrl-C, which ranks receive twice, ends a launch at once."""
     signal.signal(signal.SIGTERM, ranks._end)
     signal.signal(signal.SIGINT, ranks._interrupted)
     with interrupts.deferring(launched=True):
@@ -79,7 +79,9 @@ def test_a_rank_defers_the_launchers_signal_also_if_it_comes_twice(handlers):
     ("number", "terminal", "said"),
     [(signal.SIGINT, True, True), (signal.SIGINT, False, False), (signal.SIGTERM, True, False)],
 )
-def test_a_terminal_says_at_once_what_ctrl_c_waits_for(handlers, monkeypatch, capfd, number, terminal, said):
+def test_a_terminal_shows_that_ctrl_c_waits_for_the_step(
+    handlers, monkeypatch, capfd, number, terminal, said
+):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     with interrupts.deferring():
         os.kill(os.getpid(), number)
@@ -87,7 +89,7 @@ def test_a_terminal_says_at_once_what_ctrl_c_waits_for(handlers, monkeypatch, ca
 
 
 @pytest.mark.parametrize("broken", ["full", "closed", "none"])
-def test_a_terminal_that_takes_nothing_does_not_end_the_work_unsaved(handlers, monkeypatch, broken):
+def test_a_broken_terminal_does_not_lose_unsaved_work(handlers, monkeypatch, broken):
     def refuses(*given):
         raise BlockingIOError
 
@@ -114,7 +116,7 @@ def test_an_ignored_signal_stays_ignored(handlers):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_in_a_destructor_is_not_lost(handlers, monkeypatch, number):
-    """Python drops what `__del__` raises."""
+    """Python drops exceptions raised in `__del__`."""
     monkeypatch.setattr(sys, "unraisablehook", interrupts._again)
 
     class Object:
@@ -135,7 +137,7 @@ TRAINING = [
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What the training writes undisturbed."""
+    """The files of an undisturbed training run."""
     output = tmp_path_factory.mktemp("undisturbed") / "whole"
     assert main([*TRAINING, "--output", str(output)]) == 0
     return output
@@ -143,9 +145,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_run(
-    tmp_path, whole, number, code
-):
+def test_an_interrupted_training_saves_its_step_and_resumes_to_the_same_result(tmp_path, whole, number, code):
     cut = tmp_path / "cut"
     command = [*forked.DCSFT, *TRAINING, "--output", str(cut)]
     running = forked.Popen(command, stderr=subprocess.PIPE)
@@ -153,7 +153,7 @@ def test_a_training_saves_its_step_and_the_same_command_ends_as_an_undisturbed_r
     while not unfinished.is_file():
         assert running.poll() is None, running.stderr.read()
         time.sleep(0.05)
-    time.sleep(2)  # weights are loaded, and some steps made
+    time.sleep(2)  # weights are loaded, and some steps done
     running.send_signal(number)
     assert "interrupted; finished work is saved" in running.communicate(timeout=120)[1]
     assert running.returncode == code

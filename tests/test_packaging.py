@@ -1,4 +1,4 @@
-"""The wheel, installed where the checkout is not: its tasks, models, recipes and checkpoint are there."""
+"""The wheel, installed away from the checkout: its tasks, models, recipes and checkpoint are there."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory, tracked):
     for name in tracked:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
-    # `build` needs no pip in this environment: uv makes them without.
+    # `build` needs no pip in this environment: uv creates them without.
     run(sys.executable, "-m", "build", "--wheel", "--outdir", target, source, cwd=source)
     (built,) = target.glob("*.whl")
     return built
@@ -46,10 +46,10 @@ def wheel(tmp_path_factory, tracked):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory, wheel):
-    """A fresh environment with the wheel; its dependencies are borrowed, the editable install is not.
+    """A fresh environment with the wheel; dependencies are shared, but not the editable install.
 
-    A plain path in a .pth file makes packages importable without running that folder's own .pth
-    files, and those are what an editable install consists of.
+    A plain path in a .pth file makes packages importable without running that folder's own .pth files, of
+    which an editable install consists.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
@@ -85,12 +85,12 @@ def test_tasks_and_models_work_from_any_directory(environment, tmp_path):
         "print(get_model('dcsft_hf').__name__, len(tasks), get_model('dummy').__name__)"
     )
     names = str(len(listing()) + len(groups()))
-    # lmms-eval's own models are unharmed by the plugin.
+    # The plugin does not break lmms-eval's own models.
     assert run(python, "-c", code, cwd=tmp_path).split()[-3:] == ["DcsftHF", names, "Dummy"]
 
 
-def test_each_line_of_the_dockerfile_names_what_is_there():
-    """No engine for images is at hand in the tests: names, order and the pages' commands are checked."""
+def test_the_dockerfile_names_existing_files_and_arguments():
+    """There is no container engine in the tests: names, order and the pages' commands are checked."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     steps = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
@@ -111,16 +111,16 @@ def test_each_line_of_the_dockerfile_names_what_is_there():
     assert set(arguments) <= set(given) and len(arguments) >= 4
 
 
-def test_the_release_workflow_uses_files_that_are_there():
+def test_the_release_workflow_uses_existing_files():
     text = (ROOT / ".github/workflows/release.yml").read_text()
     steps = yaml.safe_load(text)["jobs"]["build"]["steps"]
     commands = "\n".join(step["run"] for step in steps if "run" in step)
     for name in re.findall(r"-c (\S+)", commands):
         assert (ROOT / name).is_file()
-    assert "*.whl" in commands and "*.tar.gz" in commands  # both are tried before they are published
+    assert "*.whl" in commands and "*.tar.gz" in commands  # both are tested before they are published
 
 
-def test_every_hook_is_a_check_of_make():
+def test_every_hook_is_also_a_check_of_make():
     """A hook that repeats mypy's call without its target fails on every commit."""
     made = (ROOT / "Makefile").read_text()
     (hooks,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]

@@ -1,4 +1,4 @@
-"""One treatment of pictures, wherever they are shown, stored or compared: upright, 8-bit RGB, on white."""
+"""One conversion of images, wherever they are shown, stored or compared: upright, 8-bit RGB, on white."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ def in_rollouts(folder, content):
 
 
 def task_of(folder, content, by_path=False):
-    """An lmms-eval task whose documents hold files, or their paths, and which shows them as they are."""
+    """An lmms-eval task whose documents hold files, or their paths, and which shows them unchanged."""
     features = Features(text=Value("string"), image=datasets.Image())
     rows = [{"text": "?", "image": {"bytes": content, "path": None}}]
     if by_path:
@@ -72,9 +72,9 @@ def task_of(folder, content, by_path=False):
 
 
 def in_a_task(folder, content, by_path=False):
-    """What the model is shown of it."""
+    """The image that the model is shown."""
     task = task_of(folder, content, by_path)
-    lmms.describe(task, 0)  # which refuses what cannot be shown
+    lmms.describe(task, 0)  # which refuses images that cannot be shown
     item = Item("theirs", "test", 0, None, "", task.doc_to_messages)
     return requests.read_prompt(item, {"theirs": {"test": task.eval_docs}}, None).images[0]
 
@@ -129,7 +129,7 @@ def as_a_stored_picture(folder, content):
     return Image.open(io.BytesIO(storage.png(Image.open(io.BytesIO(content)))["bytes"]))
 
 
-def test_it_is_what_qwens_own_code_shows():
+def test_rgb_conversion_equals_qwens_own():
     vision = pytest.importorskip("qwen_vl_utils.vision_process")
     image = Image.effect_noise((40, 30), 60).convert("RGB")
     image.putalpha(Image.effect_noise((40, 30), 90))
@@ -137,7 +137,7 @@ def test_it_is_what_qwens_own_code_shows():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "1"])
-def test_an_opaque_picture_keeps_its_pixels(mode):
+def test_an_opaque_image_keeps_its_pixels(mode):
     image = Image.effect_noise((40, 30), 60).convert(mode)
     assert to_rgb(image).tobytes() == image.convert("RGB").tobytes()
     assert to_rgb(image) is not image
@@ -145,8 +145,8 @@ def test_an_opaque_picture_keeps_its_pixels(mode):
     assert records.pixels(image) == f"{expected.width}x{expected.height}:".encode() + expected.tobytes()
 
 
-def test_two_drawings_that_differ_in_what_is_transparent_are_two_items(tmp_path):
-    """With the alpha channel dropped both were black all over, and the second line a repetition."""
+def test_drawings_that_differ_in_their_transparency_are_two_items(tmp_path):
+    """Without the alpha channel both were all black, and the second line a duplicate."""
     for name, corner in (("a.png", 4), ("b.png", 9)):
         image = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
         ImageDraw.Draw(image).rectangle((corner, 4, 30, 20), outline=(0, 0, 0, 255))
@@ -172,7 +172,7 @@ UPRIGHT = {
     7: lambda x: x.swapaxes(0, 1)[::-1, ::-1],
     8: lambda x: np.rot90(x),
 }
-"""How the rows and columns of a file with each EXIF orientation are to be turned."""
+"""How to rotate the rows and columns of a file with each EXIF orientation."""
 
 
 def encoded(image, form, **more):
@@ -201,7 +201,7 @@ def turned(orientation):
 
 
 def transparent(mode):
-    """Left half opaque, right half transparent: white."""
+    """Left half opaque, right half transparent, which becomes white."""
     half = SIZE[1] // 2
     alpha = np.zeros(SIZE, np.uint8)
     alpha[:, :half] = 255
@@ -271,7 +271,7 @@ def tiff(samples, bits, kind=1, photometric=1, orientation=1, endian="<"):
         endian: "<" or ">".
     """
     tags = [(256, SIZE[1]), (257, SIZE[0]), (258, bits), (259, 1), (262, photometric), (273, None)]
-    tags += [(274, orientation)] if orientation > 1 else []  # `datasets` drops all tags of a file with one
+    tags += [(274, orientation)] if orientation > 1 else []  # `datasets` drops the tags of a tagged file
     tags += [(277, 1), (278, SIZE[0]), (279, len(samples)), (339, kind)]
     offset = 8 + 2 + 12 * len(tags) + 4
     short = {256, 257, 258, 259, 262, 274, 277, 278, 339}
@@ -293,7 +293,7 @@ def twelve_bits():
 
 
 def sideways(orientation):
-    """Whose rows Pillow would map into memory where it opens the file by its path."""
+    """Pillow would map its rows into memory if it opened the file by its path."""
     content = tiff(WIDE.astype(">u2").tobytes(), 16, orientation=orientation, endian=">")
     return content, UPRIGHT[orientation](grey(np.rint(WIDE / 257)))
 
@@ -378,7 +378,7 @@ ENTRIES = [
 @pytest.mark.grid
 @pytest.mark.parametrize("shown", ENTRIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_entry_shows_the_same_pixels(shown, kind, tmp_path):
+def test_every_place_shows_the_same_pixels(shown, kind, tmp_path):
     content, expected = KINDS[kind]()
     found = np.asarray(shown(tmp_path, content).convert("RGB"))
     assert found.shape == expected.shape
@@ -400,7 +400,7 @@ def test_overlap_compares_these_pixels(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_rollouts_keep_files_that_every_reader_shows_alike(kind, tmp_path):
-    """Also readers that ignore EXIF orientation and depth."""
+    """Even readers that ignore EXIF orientation and bit depth."""
     content, _ = KINDS[kind]()
     for number, make in enumerate((own, task_of)):
         (tmp_path / str(number)).mkdir()
@@ -420,7 +420,7 @@ NO_RANGE = {
 @pytest.mark.grid
 @pytest.mark.parametrize("shown", [in_own_data, in_a_task, in_training, in_evaluation, in_evaluation_by_path])
 @pytest.mark.parametrize("kind", NO_RANGE)
-def test_a_picture_whose_values_have_no_range_is_refused(shown, kind, tmp_path):
+def test_an_image_with_an_unknown_value_range_is_refused(shown, kind, tmp_path):
     values, said = NO_RANGE[kind]
     with pytest.raises(HarnessError, match=f"cannot be read .*{said}"):
         shown(tmp_path, encoded(Image.fromarray(values), "TIFF"))
@@ -433,7 +433,7 @@ def test_damaged_exif_data_is_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_box_is_turned_with_its_picture(orientation):
+def test_a_box_is_rotated_with_its_image(orientation):
     seen = np.zeros((20, 30), bool)
     seen[3:9, 4:16] = True
     upright = UPRIGHT[orientation](seen)
@@ -442,7 +442,7 @@ def test_a_box_is_turned_with_its_picture(orientation):
     assert pictures.upright_box([4, 3, 16, 9], orientation, upright.shape[::-1]) == wanted
 
 
-def test_a_box_of_own_data_is_in_pixels_of_the_upright_picture(tmp_path):
+def test_a_box_in_own_data_is_in_pixels_of_the_upright_image(tmp_path):
     (tmp_path / "a.jpg").write_bytes(turned(6)[0])  # 30 x 20 as encoded, 20 x 30 upright
     rows = {"inside": [2, 2, 18, 28], "outside": [2, 2, 28, 18]}
     for name, box in rows.items():
@@ -463,7 +463,7 @@ def drawn(folder, answers="goose"):
     return sampling.sample(model, task, folder / "rollouts", config, {}, inputs=inputs)
 
 
-def test_an_unfinished_run_that_showed_other_pictures_is_refused_with_the_reason(tmp_path, monkeypatch):
+def test_an_unfinished_run_that_showed_other_images_is_refused_with_the_reason(tmp_path, monkeypatch):
     own(tmp_path, KINDS["16-bit grey PNG"]()[0])
     row = {"problem": "And?", "solution": "goose", "image": "a.png"}
     with (tmp_path / "mine.jsonl").open("a") as lines:
@@ -482,7 +482,7 @@ def test_an_unfinished_run_that_showed_other_pictures_is_refused_with_the_reason
 
 
 @pytest.mark.parametrize("kind", ["16-bit grey PNG", "EXIF 6", "marks", "RGB"])
-def test_curating_finished_rollouts_that_showed_other_pictures_is_refused(kind, tmp_path):
+def test_curating_rollouts_that_showed_other_images_is_refused(kind, tmp_path):
     own(tmp_path, KINDS["RGB" if kind == "marks" else kind]()[0])
     if kind == "marks":
         row = {"problem": "Which <image>?", "solution": "goose", "image": "a.png"}
@@ -504,8 +504,8 @@ def test_curating_finished_rollouts_that_showed_other_pictures_is_refused(kind, 
 
 @pytest.mark.parametrize("place", ["file", "items"])
 @pytest.mark.parametrize("verb", ["curate", "train sft", "train cold-start", "train dpo", "train grpo"])
-def test_what_former_rollouts_became_is_refused_in_every_verb(verb, place, tmp_path):
-    """Also where the file is gone and only the items' pictures tell."""
+def test_artifacts_made_from_such_rollouts_are_refused_by_every_verb(verb, place, tmp_path):
+    """Even if the file is gone and only the items' images are left."""
     (tmp_path / "there").mkdir()
     own(tmp_path / "there", KINDS["EXIF 6"]()[0])
     task = own_data.open_file(tmp_path / "there" / "mine.jsonl", "exact_word", None)
@@ -545,7 +545,7 @@ def test_what_former_rollouts_became_is_refused_in_every_verb(verb, place, tmp_p
 
 
 def test_postscript_is_refused_without_ghostscript():
-    """Pillow would have Ghostscript run the program that an EPS file is."""
+    """Pillow would have Ghostscript run the program in an EPS file."""
     content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
     with pytest.raises(pictures.UnreadableError, match="is PostScript, a program"):
         pictures.read(content)

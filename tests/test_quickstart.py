@@ -24,10 +24,10 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder in which the quickstart has run; a copy of CI's, which `DCSFT_QUICKSTART` names.
+    """A folder with a finished quickstart; a copy of CI's, if `DCSFT_QUICKSTART` names it.
 
-    Without one its adapters are trained for 5 steps instead of 100: no test reads how good they are. The cold
-    start of the documentation is the quickstart's: `train cold-start` finds it done.
+    Otherwise its adapters are trained for 5 steps instead of 100: no test depends on how good they are. The
+    cold start in the documentation is the quickstart's: `train cold-start` finds it done.
     """
     folder, ran = tmp_path_factory.mktemp("readme"), os.environ.get("DCSFT_QUICKSTART")
     own_rows(folder)
@@ -41,13 +41,13 @@ def workplace(tmp_path_factory):
             short.write_text(text.replace("max_steps: 100\n", "max_steps: 5\n"), encoding="utf-8")
             patch.setattr(recipes, "shipped", lambda: known | {"digits": short})
             assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
-        # A link: its manifest names the base by a path from where it was made.
+        # A link: its manifest names the base by a path relative to its original folder.
         (folder / "cold").symlink_to(Path(ran or folder / "quickstart").resolve() / "cold")
         yield folder
 
 
 def own_rows(folder):
-    """What a reader brings: images/, train.jsonl and test.jsonl, here of the embedded suite's digits."""
+    """A reader's files: images/, train.jsonl and test.jsonl, here with digits of the embedded suite."""
     from dcsft_harness.data.digits import suite
 
     (folder / "images").mkdir()
@@ -62,14 +62,14 @@ def own_rows(folder):
                 )
 
 
-def test_the_quickstart_compares_the_adapters_in_and_out_of_distribution(workplace):
+def test_the_quickstart_compares_adapters_in_and_out_of_distribution(workplace):
     with (workplace / "quickstart" / "leaderboard" / "leaderboard.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["row"] for row in rows} == {"cold start", "SFT", "SFT-M", "SFT-EM", "hard only"}
     assert {row["task"] for row in rows} >= {"dcsft_digits", "dcsft_digits_r", "dcsft_digits_a"}
 
 
-def test_the_embedded_base_is_an_honest_stand_in(workplace):
+def test_the_embedded_base_is_better_than_guessing_and_leaves_room(workplace):
     notes = manifest.read(workplace / "quickstart" / "scores-cold").notes["tasks"]
     plain, renditions, adversarial = (
         notes[name]["accuracy"] for name in ("dcsft_digits", "dcsft_digits_r", "dcsft_digits_a")
@@ -84,10 +84,10 @@ def test_the_embedded_base_is_an_honest_stand_in(workplace):
     ("family", "guessing", "margin"),
     [
         ("ground", 0.42, 0.12),  # a blind choice of one of two or three digits, if its box is perfect
-        ("reason", 0.45, 0.15),  # the likeliest option by its size among the four; by letter it is 0.25
+        ("reason", 0.45, 0.15),  # the likeliest option by its size among the four; by letter it would be 0.25
     ],
 )
-def test_the_other_families_are_learned_too(tmp_path, family, guessing, margin):
+def test_the_other_families_can_be_learned_too(tmp_path, family, guessing, margin):
     cold, scores = str(tmp_path / "cold"), str(tmp_path / "scores")
     data = ["--model", "digits", "--data", f"dcsft_digits_{family}_cold", "--learning-rate", "3e-4"]
     assert main(["train", "cold-start", *data, "--output", cold]) == 0
@@ -121,7 +121,7 @@ def blocks(document: str) -> list[tuple[str, str]]:
 
 
 def lines(document: str) -> list[str]:
-    """The programs that a document runs, one shell line or one Python block each."""
+    """The programs that a document runs: a shell line or a Python block each."""
     found = []
     for language, text in blocks(document):
         if language == "python":
@@ -134,7 +134,7 @@ def lines(document: str) -> list[str]:
 
 @pytest.fixture
 def ran(workplace):
-    """Runs a line in the workplace; returns its exit code and the end of what it printed.
+    """Runs a line in the workplace; returns its exit code and the end of its output.
 
     Lines are forks; those of `lmms-eval` in the README get a shell and interpreters, as a reader's do.
     """
@@ -160,7 +160,7 @@ def ran(workplace):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_command_of_the_documentation_runs(ran, document):
-    """As a reader would; indented lines need a GPU, a hub or files that a test has not."""
+    """As a reader would; indented lines need a GPU, a hub or files that a test does not have."""
     programs = lines(document)
     assert programs
     for line in programs:
@@ -174,7 +174,7 @@ def test_no_page_with_commands_is_left_out():
     assert with_commands == set(DOCUMENTS)
 
 
-def test_the_lmms_eval_passthrough_has_an_honest_exit_code(tmp_path):
+def test_the_lmms_eval_passthrough_reports_failure_in_its_exit_code(tmp_path):
     command = [*forked.DCSFT, "lmms-eval", "--model", "dcsft_stub"]
     command += ["--model_args", "default=seven", "--limit", "4", "--tasks"]
     assert forked.run([*command, "dcsft_digits"], cwd=tmp_path, capture_output=True).returncode == 0
@@ -197,15 +197,15 @@ def test_pretraining_makes_a_checkpoint_that_loads_and_repeats(tmp_path):
 
 
 def tree(name: str) -> list[tuple[int, str]]:
-    """(indent, name) of the lines of a document's tree."""
+    """(indent, name) of the lines of a document's directory tree."""
     text = (README.parent / name).read_text(encoding="utf-8")
     text = text.partition("## The tree")[2].partition("\n## ")[0]
     found = re.findall(r"^    ( *)([\w./]+)", text, re.MULTILINE)
     return [(len(indent), entry.rstrip("/")) for indent, entry in found]
 
 
-def test_the_documented_tree_is_what_is_on_disk():
-    """Contributors find the tree in their guide."""
+def test_the_documented_tree_matches_the_disk():
+    """Contributors find the directory tree in their guide."""
     folder, document = README.parent, "CONTRIBUTING.md"
     top = [entry for indent, entry in tree(document) if indent == 0]
     assert top and all((folder / entry).exists() for entry in top)

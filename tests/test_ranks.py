@@ -1,4 +1,4 @@
-"""Several processes of one launch: as one process would have done it, whatever happens to one of them."""
+"""Several processes of one launch: the result of one process, whatever happens to one of them."""
 
 import json
 import os
@@ -28,11 +28,11 @@ ITEMS = 41  # so that one of two ranks gets more than the other
 
 
 def launch(arguments, program=forked.DCSFT):
-    """Starts the command in two processes that meet over gloo; they are forks, as torchrun is."""
+    """Starts the command in two processes connected by gloo; they are forks, and so is torchrun."""
     return started(forked.Popen, [*forked.TORCHRUN, *program, *arguments])
 
 
-def launch_anew(arguments, program=forked.DCSFT):
+def launch_interpreters(arguments, program=forked.DCSFT):
     """The same with three interpreters, as a user does."""
     return started(subprocess.Popen, [sys.executable, *forked.TORCHRUN, *program, *arguments])
 
@@ -53,10 +53,10 @@ def started(program, words):
 
 
 def finished(running):
-    """What a launch said, and its exit code."""
+    """A launch's exit code and its error messages."""
     said = running.communicate(timeout=300)[1]
     if running.returncode:
-        print(said)  # what a test that fails shows
+        print(said)  # shown if a test fails
     return running.returncode, [line for line in said.splitlines() if line.startswith(SAID)]
 
 
@@ -73,7 +73,7 @@ def digits(output, batch_size=4):
 
 
 def scripted(output, folder, leave_out=(), delay=0, items=12, *more):
-    """A run of the scripted model that has no answer to some documents."""
+    """A run of the scripted model that lacks answers to some documents."""
     script = folder / f"{output.name}.jsonl"
     lines = [
         {"task": POOL, "doc_id": at, "responses": [f"it is {at}", "seven", "two"]}
@@ -92,24 +92,24 @@ def rows(output):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process draws, and the manifest's notes of it."""
+    """The samples of one process, and its manifest's notes."""
     output = tmp_path_factory.mktemp("alone") / "out"
     assert main([str(word) for word in digits(output)]) == 0
     return rows(output), manifest.read(output).notes
 
 
-class TestALaunch:
+class TestLaunch:
     pytestmark = pytest.mark.slow
 
-    def test_draws_what_one_process_draws_and_ends_its_threads_before_the_interpreter(self, tmp_path, alone):
-        """A thread of the group that is left may abort the process on its way out."""
+    def test_draws_the_samples_of_one_process_and_ends_its_threads_before_exit(self, tmp_path, alone):
+        """A remaining thread of the group may abort the process on its way out."""
         script = tmp_path / "leaves.py"
         script.write_text(
             "import sys\nfrom dcsft_harness.cli import main\ncode = main(sys.argv[1:])\n"
             "from several import gloo_threads  # imports torch, which main has to do itself\n"
             "print('left', code, gloo_threads())\n"
         )
-        running = launch_anew(digits(tmp_path / "out", batch_size=3), program=[script])
+        running = launch_interpreters(digits(tmp_path / "out", batch_size=3), program=[script])
         said, err = running.communicate(timeout=300)
         assert (running.returncode, said.splitlines()) == (0, ["left 0 []"] * 2), err
         assert sum(line.startswith("sample: 41 items, ") for line in err.splitlines()) == 1
@@ -123,7 +123,7 @@ class TestALaunch:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["leaves.py", "out"]
         assert UNFINISHED not in os.listdir(tmp_path / "out")
 
-    def test_evaluates_k_responses_as_one_process_does(self, tmp_path):
+    def test_evaluates_k_responses_like_one_process(self, tmp_path):
         options = ["--tasks", "dcsft_digits", "--samples", 3, "--limit", 10]
         command = ["evaluate", "--model-args", DIGITS.format(4), *options]
         assert main([str(word) for word in [*command, "--output", tmp_path / "one"]]) == 0
@@ -136,7 +136,7 @@ class TestALaunch:
         assert tables[0] == tables[1] and len(tables[0]) == 30
         assert manifest.read(tmp_path / "two").notes["processes"] == 2
 
-    def test_that_is_killed_is_gone_on_with_by_one_process_or_two(self, tmp_path, alone):
+    def test_one_process_or_two_resume_a_killed_launch(self, tmp_path, alone):
         output = tmp_path / "out"
         first = launch(digits(output, batch_size=1))
         wait_for_shards(output, first, (0, 1))
@@ -160,7 +160,7 @@ class TestALaunch:
         assert rows(again) == alone[0]
         assert manifest.read(again).notes["resumed"] == resumed
 
-    def test_evaluates_as_one_process_does(self, tmp_path):
+    def test_evaluates_like_one_process(self, tmp_path):
         def command(output):
             tasks = "dcsft_digits,dcsft_digits_ground"
             options = ["--tasks", tasks, "--limit", 5, "--name", "row", "--output", output]
@@ -176,18 +176,18 @@ class TestALaunch:
         assert len(two) == 10
         notes = [manifest.read(tmp_path / name, "scores").notes for name in ("one", "two")]
         assert [note.pop("processes") for note in notes] == [1, 2]
-        for note in notes:  # which differ from run to run
+        for note in notes:  # these differ from run to run
             del note["ledger"]["seconds"], note["ledger"]["peak_memory_bytes"]
         assert notes[0].pop("ledger") == pytest.approx(notes[1].pop("ledger"))
         assert notes[0] == notes[1]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
 
-    def test_with_fewer_items_than_processes(self, tmp_path):
+    def test_works_with_fewer_items_than_processes(self, tmp_path):
         assert finished(launch(scripted(tmp_path / "out", tmp_path, items=1)))[0] == 0
         assert [row["response"] for row in rows(tmp_path / "out")] == ["it is 0", "seven", "two"]
 
 
-class TestAFailure:
+class TestFailure:
     pytestmark = pytest.mark.slow
 
     def test_of_one_rank_ends_all_and_leaves_nothing_half_written(self, tmp_path):
@@ -200,14 +200,14 @@ class TestAFailure:
         assert len(rows(tmp_path / "out")) == 36
         assert manifest.read(tmp_path / "out").notes["resumed"] >= 6
 
-    def test_that_all_meet_is_said_once(self, tmp_path):
+    def test_of_all_ranks_is_reported_once(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis.tex").write_text("years")
         code, said = finished(launch(scripted(tmp_path / "out", tmp_path)))
         assert (code, len(said)) == (1, 1)
         assert "is not empty and was not written by dcsft" in said[0]
 
-    def test_of_a_killed_rank_too(self, tmp_path):
+    def test_a_killed_rank_ends_the_others_as_well(self, tmp_path):
         running = launch(scripted(tmp_path / "out", tmp_path, delay=0.4))
         wait_for_shards(tmp_path / "out", running, (0, 1))
         os.kill(forked.ranks(running)[1].pid, signal.SIGKILL)
@@ -218,9 +218,7 @@ class TestAFailure:
         assert again.returncode == 0, said[-3000:]
         assert len(rows(tmp_path / "out")) == 36
 
-    def test_of_a_killed_engine_leaves_what_the_same_command_completes_to_the_draws_of_one(
-        self, tmp_path, alone
-    ):
+    def test_a_killed_engine_leaves_a_run_that_resumes_to_the_draws_of_one_process(self, tmp_path, alone):
         words = [*forked.DCSFT, *digits(tmp_path / "out", batch_size=1), "--num-processes", 2]
         running = started(forked.Popen, words)
         wait_for_shards(tmp_path / "out", running, (0, 1))
@@ -237,9 +235,7 @@ class TestAFailure:
         assert rows(tmp_path / "out") == alone[0]
         assert manifest.read(tmp_path / "out").notes["resumed"] >= 8
 
-    def test_of_the_process_that_waits_ends_the_others_and_leaves_what_the_same_command_completes(
-        self, tmp_path, monkeypatch
-    ):
+    def test_a_killed_parent_process_ends_the_ranks_and_the_run_can_be_resumed(self, tmp_path, monkeypatch):
         (tmp_path / "tmp").mkdir()
         monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
         monkeypatch.setattr(tempfile, "tempdir", None)
@@ -257,7 +253,7 @@ class TestAFailure:
         assert code == 0 and len(rows(tmp_path / "out")) == 36, said
         assert [path.name for path in (tmp_path / "tmp").glob("torchelastic*")] == []
 
-    def test_in_an_evaluation_leaves_what_the_same_command_completes(self, tmp_path):
+    def test_in_an_evaluation_leaves_a_run_that_can_be_resumed(self, tmp_path):
         script = scripted(tmp_path / "out", tmp_path, leave_out=[3])[4].replace(POOL, "dcsft_digits")
         answers = tmp_path / "out.jsonl"
         answers.write_text(answers.read_text().replace(POOL, "dcsft_digits"))
@@ -294,7 +290,7 @@ class TestOneProcess:
             raise ValueError
         ranks.leave()
 
-    def test_that_is_told_of_others_which_it_cannot_reach_is_refused(self, monkeypatch):
+    def test_a_launch_with_unreachable_processes_is_refused(self, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "2")
         monkeypatch.delenv("MASTER_ADDR", raising=False)
         monkeypatch.setenv("RANK", "0")
@@ -311,7 +307,7 @@ class TestOneProcess:
         with pytest.raises(HarnessError, match="other settings: seed: 1 -> 2"):
             resuming._following(tmp_path, {"seed": 2})
 
-    def test_a_rank_that_outlived_its_launch_keeps_the_folder(self, tmp_path):
+    def test_a_rank_that_outlived_its_launch_locks_the_folder(self, tmp_path):
         output = tmp_path / "out"
         (output / UNFINISHED).mkdir(parents=True)
         (output / UNFINISHED / "run.json").write_text("{}")
@@ -322,7 +318,7 @@ class TestOneProcess:
         ):
             pass
 
-    def test_shards_of_more_ranks_are_read_by_fewer(self, tmp_path):
+    def test_fewer_ranks_read_the_shards_of_more(self, tmp_path):
         output, counts = tmp_path / "out", {"n_prompt_tokens": 9, "n_tokens": 2, "seed": 0}
         row = {"item_id": "i", "response": "said", "finish_reason": "stop", **counts}
         for number in range(3):

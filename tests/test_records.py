@@ -1,4 +1,4 @@
-"""Ids that say what an item is, and tables that come back as they were written."""
+"""Ids that identify an item, and tables that round-trip."""
 
 import io
 import typing
@@ -18,8 +18,8 @@ PARTS = ("task", "prompt", "answer", [b"pixels"])
 
 
 class TestItemId:
-    def test_is_32_hex_digits_and_always_the_same(self):
-        # Written down, as every artifact on a user's disk is joined by it.
+    def test_is_32_hex_digits_and_stable(self):
+        # Hard-coded, because every artifact on a user's disk is joined by it.
         assert records.item_id(*PARTS) == "5f52ee86a7f74282ac2c1c0513d32a76"
 
     @pytest.mark.parametrize("position", range(4))
@@ -28,16 +28,16 @@ class TestItemId:
         changed[position] = [b"other"] if position == 3 else "other"
         assert records.item_id(*changed) != records.item_id(*PARTS)
 
-    def test_depends_on_where_one_part_ends_and_the_next_begins(self):
+    def test_depends_on_the_boundaries_between_parts(self):
         assert records.item_id("ab", "c", "d", []) != records.item_id("a", "bc", "d", [])
         assert records.item_id("a", "b", "c", [b"de"]) != records.item_id("a", "b", "c", [b"d", b"e"])
 
-    def test_depends_on_the_order_of_the_images(self):
+    def test_depends_on_the_order_of_images(self):
         assert records.item_id("a", "b", "c", [b"1", b"2"]) != records.item_id("a", "b", "c", [b"2", b"1"])
 
 
 class TestPixels:
-    def test_the_files_encoding_does_not_matter(self):
+    def test_do_not_depend_on_the_files_encoding(self):
         original, seen = picture(3), set()
         for form, more in (("PNG", {}), ("PNG", {"compress_level": 0}), ("BMP", {}), ("TIFF", {})):
             stored = io.BytesIO()
@@ -45,20 +45,20 @@ class TestPixels:
             seen.add(records.pixels(Image.open(stored)))
         assert seen == {records.pixels(original)}
 
-    def test_one_pixel_matters(self):
+    def test_depend_on_every_pixel(self):
         changed = picture(3)
         changed.putpixel((0, 0), (1, 2, 3))
         assert records.pixels(changed) != records.pixels(picture(3))
 
-    def test_the_shape_matters_where_the_bytes_are_equal(self):
+    def test_depend_on_the_shape_even_if_the_bytes_are_equal(self):
         assert records.pixels(picture(0, (2, 6))) != records.pixels(picture(0, (6, 2)))
 
-    def test_grey_and_its_rgb_are_the_same_picture(self):
+    def test_of_grey_equal_those_of_its_rgb_image(self):
         grey = Image.new("L", (4, 4), 9)
         assert records.pixels(grey) == records.pixels(grey.convert("RGB"))
 
 
-# Surrogates cannot be written as UTF-8, in Parquet as anywhere.
+# Surrogates cannot be written as UTF-8, in Parquet as elsewhere.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 REAL = st.floats(allow_nan=False)
@@ -86,7 +86,7 @@ RECORDS = (records.Item, records.Rollout, records.Label, records.Score)
 class TestTables:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
-    def test_what_is_written_is_read(self, tmp_path, data):
+    def test_round_trip(self, tmp_path, data):
         record = data.draw(st.sampled_from(RECORDS))
         written = data.draw(rows(record))
         assert records.write_table(tmp_path / "table", record, written) == len(written)
@@ -103,21 +103,21 @@ class TestTables:
         with pytest.raises(HarnessError, match=r"labels\.parquet lacks the column 'k'"):
             records.read_table(tmp_path / "labels.parquet", records.Label)
 
-    def test_a_column_that_has_a_default_may_be_missing(self, tmp_path):
+    def test_a_column_with_a_default_may_be_missing(self, tmp_path):
         row = {"item_id": "a", "sample_index": 0, "response": "x", "score": 1.0, "extracted": None}
         row |= {"n_tokens": 2, "finish_reason": "stop", "seed": 0, "task": "t", "prompt": "p", "answer": "x"}
         pq.write_table(pa.Table.from_pylist([row, row]), tmp_path / "rollouts.parquet")
         table = records.read_table(tmp_path / "rollouts.parquet", records.Rollout)
         assert table.to_pylist() == [{**row, "censored": False, "error": None}] * 2
 
-    def test_columns_of_ones_own_are_left_out(self, tmp_path):
+    def test_unknown_columns_are_left_out(self, tmp_path):
         one = records.Item("id", "task", 0, "prompt", "answer", "target")
         records.write_table(tmp_path / "items", records.Item, [one])
         table = pq.read_table(tmp_path / "items").append_column("mine", pa.array([1]))
         pq.write_table(table, tmp_path / "items")
         assert records.read_table(tmp_path / "items", records.Item).to_pylist() == [vars(one)]
 
-    # Cut at the start the magic bytes are missing, further on the footer or a page.
+    # Cut at the start the magic bytes are missing, later the footer or a page.
     @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.99])
     def test_a_truncated_file_is_named(self, tmp_path, kept):
         path = tmp_path / "items.parquet"
@@ -143,14 +143,14 @@ class TestTables:
         with pytest.raises(HarnessError, match="items: the column 'doc_id' holds string"):
             records.read_table(tmp_path / "items", records.Item)
 
-    def test_an_empty_cell_where_a_value_is_needed_is_named(self, tmp_path):
+    def test_an_empty_cell_in_a_required_column_is_named(self, tmp_path):
         columns = dict.fromkeys(("item_id", "task", "prompt", "answer"), ["a", "b"])
         table = pa.table({**columns, "doc_id": [0, 1], "target": ["a", None]})
         pq.write_table(table, tmp_path / "items")
         with pytest.raises(HarnessError, match="items: the column 'target' has 1 empty cells"):
             records.read_table(tmp_path / "items", records.Item)
 
-    def test_whole_numbers_and_wide_text_of_others_are_read(self, tmp_path):
+    def test_integers_and_wide_text_of_other_programs_are_read(self, tmp_path):
         some = records.Label("id", 2, 1, 0.5, 0.1, 0.9, "medium", "task")
         table = pa.table({name: [value] for name, value in vars(some).items()})
         table = table.set_column(3, "pass_rate", pa.array([1])).set_column(
@@ -162,7 +162,7 @@ class TestTables:
         assert found["pass_rate"].to_pylist() == [1.0]
 
 
-def test_an_answer_that_is_no_text_becomes_json():
+def test_an_answer_that_is_not_text_becomes_json():
     assert records.as_text("goose") == "goose"
     assert records.as_text([1, 2.5]) == "[1, 2.5]"
     assert records.as_text("naïve") == "naïve" and records.as_text(["naïve"]) == '["naïve"]'

@@ -1,4 +1,4 @@
-"""Words that do not come back: what readers see is plain American English, in the field's words."""
+"""Avoided words: what readers see is plain American English, in the field's words."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ AVOID = {
 """Pattern -> what to write instead."""
 FOUND = re.compile("|".join(rf"\b(?:{pattern})\b" for pattern in AVOID), re.IGNORECASE)
 CODE = re.compile(r"```.*?```|`[^`\n]*`|https?://\S+|--[\w-]+|\b\w*_\w+\b|\]\([^)]*\)", re.DOTALL)
-"""Commands, options and names of files: these keep their spelling."""
+"""Commands, options and file names: these keep their spelling."""
 LITERAL = (
     "relabelled half-way",  # a row's name in recipes, and so in published boards
     "We-Math",
@@ -51,7 +51,7 @@ def avoided(text: str) -> list[str]:
 
 
 def documents() -> list[Path]:
-    """What people read first; the first edition's section of the changelog stays as it was."""
+    """What people read first; the first edition's section of the changelog stays unchanged."""
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
@@ -106,7 +106,7 @@ def test_the_pages_scripts_use_plain_words():
     assert {name: hits for name, hits in found.items() if hits} == {}
 
 
-def test_python_files_have_no_more_of_them_than_before():
+def test_python_files_have_no_more_avoided_words_than_before():
     count = 0
     for package in ("dcsft_harness", "models", "tasks", "leaderboard"):
         for path in (ROOT / package).rglob("*.py"):

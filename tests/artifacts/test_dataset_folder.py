@@ -1,4 +1,4 @@
-"""Folders for `datasets` and their rows in another order, in pieces far smaller than the whole."""
+"""Folders for `datasets`, written and read in pieces far smaller than the whole, also in another order."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def written(folder, some):
     return folder
 
 
-def test_datasets_reads_what_it_would_have_written_itself(tmp_path):
+def test_datasets_reads_the_same_rows_as_from_its_own_folder(tmp_path):
     ours = load_from_disk(str(written(tmp_path / "ours", rows())))
     Dataset.from_list(rows(), features=FEATURES).save_to_disk(str(tmp_path / "theirs"))
     theirs = load_from_disk(str(tmp_path / "theirs"))
@@ -43,16 +43,16 @@ def test_datasets_reads_what_it_would_have_written_itself(tmp_path):
     )
 
 
-def test_images_that_a_row_only_names_are_embedded(tmp_path):
+def test_images_stored_by_path_are_embedded(tmp_path):
     picture(3).save(tmp_path / "three.png")
-    opened = PIL.Image.open(tmp_path / "three.png")  # which knows its file, as `datasets` does then
+    opened = PIL.Image.open(tmp_path / "three.png")  # which knows its file, as it does in `datasets`
     folder = written(tmp_path / "some", [{"name": "a", "images": [picture(1), opened]}])
     stored = load_from_disk(str(folder)).data["images"].to_pylist()[0]
     assert stored[1] == {"bytes": (tmp_path / "three.png").read_bytes(), "path": "three.png"}
     assert stored[0]["path"] is None and stored[0]["bytes"]
 
 
-def test_the_same_rows_make_the_same_bytes_and_others_another_fingerprint(tmp_path):
+def test_equal_rows_make_equal_bytes_and_other_rows_another_fingerprint(tmp_path):
     folders = [written(tmp_path / name, rows(count)) for name, count in (("a", 5), ("b", 5), ("c", 4))]
     one, same, other = ([path.read_bytes() for path in sorted(folder.iterdir())] for folder in folders)
     assert one == same
@@ -75,11 +75,11 @@ def test_an_image_at_an_address_is_not_fetched():
     assert storage.embedded(table).to_pylist() == [row]
 
 
-def test_a_folder_without_rows(tmp_path):
+def test_a_folder_without_rows_can_be_written(tmp_path):
     assert load_from_disk(str(written(tmp_path / "none", []))).to_list() == []
 
 
-def test_a_folder_of_several_files_is_read_from_front_to_back_in_pieces(tmp_path):
+def test_a_folder_of_several_files_is_read_in_order_in_pieces(tmp_path):
     Dataset.from_list(rows(9), features=FEATURES).save_to_disk(str(tmp_path / "some"), num_shards=3)
     for size, pieces in ((1, 3), (1 << 30, 3)):
         found = list(storage.read(tmp_path / "some", ["name"], size))
@@ -89,7 +89,7 @@ def test_a_folder_of_several_files_is_read_from_front_to_back_in_pieces(tmp_path
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize(("columns", "most"), [(["name"], 0.01), (["name", "images"], 1.5)])
-def test_a_table_holds_the_columns_that_are_wanted_and_no_others(tmp_path, monkeypatch, columns, most):
+def test_a_table_holds_only_the_requested_columns(tmp_path, monkeypatch, columns, most):
     monkeypatch.setattr(storage, "BYTES", 1 << 20)
     noise = [PIL.Image.effect_noise((700, 700), 50) for _ in range(20)]
     folder = written(tmp_path / "a", [{"name": f"{n}", "images": [one]} for n, one in enumerate(noise)])
@@ -100,7 +100,7 @@ def test_a_table_holds_the_columns_that_are_wanted_and_no_others(tmp_path, monke
     assert pa.total_allocated_bytes() - before < most * size
 
 
-def test_pictures_that_rows_only_name_are_embedded_some_at_a_time(tmp_path, monkeypatch):
+def test_images_stored_by_path_are_embedded_in_batches(tmp_path, monkeypatch):
     picture(3).save(tmp_path / "three.png")
     one = (tmp_path / "three.png").stat().st_size
     monkeypatch.setattr(storage, "BYTES", 3 * one)
@@ -119,7 +119,7 @@ def test_pictures_that_rows_only_name_are_embedded_some_at_a_time(tmp_path, monk
         assert {len(images[0]["bytes"]) for images in stored["images"].to_pylist()} == {one}
 
 
-def test_folders_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_folders_are_named(tmp_path):
     with pytest.raises(HarnessError, match="none is not a folder that `datasets` saved"):
         list(storage.read(tmp_path / "none", ["name"], 1))
     folder = written(tmp_path / "some", rows())
@@ -136,7 +136,7 @@ def test_folders_that_cannot_be_read_are_named(tmp_path):
 
 
 def named(folder, name):
-    """A folder whose state names a file."""
+    """A folder whose state file names this file."""
     path = folder / storage.STATE
     state = json.loads(path.read_text())
     path.write_text(json.dumps({**state, "_data_files": [{"filename": name}]}))
@@ -157,7 +157,7 @@ ELSEWHERE = [
 @pytest.mark.parametrize(
     "reader", ["files", "names", "read", "load", "split", "curated set", "training", "label"]
 )
-def test_a_folder_names_no_files_elsewhere(reader, name, tmp_path, capsys):
+def test_a_folder_cannot_name_files_outside_itself(reader, name, tmp_path, capsys):
     written(tmp_path / "other", rows())
     folder = written(tmp_path / "splits" / "some", rows())
     named(folder, name.format(tmp_path) if isinstance(name, str) else name)
@@ -206,7 +206,7 @@ def test_a_folder_names_no_files_elsewhere(reader, name, tmp_path, capsys):
         calls[reader]()
 
 
-def test_splits_name_no_folders_elsewhere(tmp_path):
+def test_splits_cannot_name_folders_outside_the_dataset(tmp_path):
     written(tmp_path / "other", rows())
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / storage.SPLITS).write_text(json.dumps({"splits": ["../other"]}))
@@ -218,7 +218,7 @@ def test_splits_name_no_folders_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "[]", "5", '{"splits": 5}', "[" * 100_000, '{"a": ' * 70 + "1" + "}" * 70]
 )
-def test_a_damaged_folder_is_one_sentence(file, content, tmp_path):
+def test_a_damaged_folder_is_reported_in_one_sentence(file, content, tmp_path):
     folder = written(tmp_path / "some", rows())
     (folder / file).write_text(content)
     with pytest.raises(HarnessError, match="some is not a folder that `datasets` saved") as told:
@@ -227,8 +227,8 @@ def test_a_damaged_folder_is_one_sentence(file, content, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../precious", "{}/precious", "..", "unfinished/../../precious"])
-def test_what_a_killed_process_moved_is_in_the_folder_alone(name, tmp_path):
-    """What a killed process left is removed: names of it may not lead out of the folder."""
+def test_cleaning_up_after_a_killed_process_stays_inside_the_folder(name, tmp_path):
+    """Files left by a killed process are removed; names among them must not lead out of the folder."""
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "data").write_text("mine")
     left = tmp_path / "out" / manifest.UNFINISHED
@@ -240,7 +240,7 @@ def test_what_a_killed_process_moved_is_in_the_folder_alone(name, tmp_path):
 
 
 @given(data=st.data(), count=st.integers(1, 40), at_once=st.sampled_from([1, 50, 200, 10_000]))
-def test_rows_come_in_the_order_of_their_places(data, count, at_once):
+def test_rows_come_in_the_requested_order(data, count, at_once):
     places = data.draw(st.permutations(range(count)))
     cuts = sorted(data.draw(st.sets(st.integers(1, count), max_size=4)) | {0, count})
     names = [[f"{place}"] * (place % 3) for place in places]

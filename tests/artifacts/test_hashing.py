@@ -1,4 +1,4 @@
-"""Hashes stand in the manifests of what is on disk already: they stay what they were."""
+"""Hashes are in the manifests of existing artifacts: they must never change."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from dcsft_harness.artifacts import disk
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 
 
-def test_hashes_of_earlier_artefacts_are_still_theirs(tmp_path):
+def test_hashes_of_earlier_artifacts_still_match(tmp_path):
     (tmp_path / "vision").mkdir()
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "vision" / "model.safetensors").write_text("weights")
@@ -19,13 +19,13 @@ def test_hashes_of_earlier_artefacts_are_still_theirs(tmp_path):
     assert config == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
-def test_a_value_is_known_whatever_the_order_of_its_names():
+def test_a_hash_does_not_depend_on_key_order():
     one, other = {"a": 1, "b": [1, 2]}, {"b": [1, 2], "a": 1}
     assert json_sha256(one) == json_sha256(other)
     assert json_sha256(one) != json_sha256({"a": 1, "b": [2, 1]})
 
 
-def test_a_folders_files_are_remembered_only_while_they_stay_as_they_are(tmp_path, monkeypatch):
+def test_a_folders_hash_is_cached_until_a_file_changes(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     path.write_text("one")
     os.utime(path, (1, 1))
@@ -38,8 +38,8 @@ def test_a_folders_files_are_remembered_only_while_they_stay_as_they_are(tmp_pat
     assert folder_sha256(tmp_path) != first
 
 
-def test_a_file_that_was_just_written_is_read_each_time(tmp_path):
-    """Within the resolution of the clock it may change without another time."""
+def test_a_file_written_a_moment_ago_is_always_read_again(tmp_path):
+    """A file may change within the resolution of the clock and keep its time stamp."""
     path = tmp_path / "model.safetensors"
     path.write_text("one")
     times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-"""Artefacts are written whole or not at all, know what they were made from, and can be moved together."""
+"""Artifacts are written completely or not at all, know their inputs, and can be moved together."""
 
 import errno
 import json
@@ -41,10 +41,10 @@ def full_disk(tmp_path):
 
 
 class TestScratch:
-    """A killed process cannot remove its scratch folder, which may be as large as a checkpoint."""
+    """A killed process leaves its scratch folder behind, which may be as large as a checkpoint."""
 
     def other(self, above, *, killed):
-        """The scratch folder of another process, which is killed, or at work until a pipe closes."""
+        """The scratch folder of another process, which is killed, or works until a pipe closes."""
         reading, writing = os.pipe()
         end, stop = os.pipe()
         process = os.fork()
@@ -62,7 +62,7 @@ class TestScratch:
             os.waitpid(process, 0)
         return folder, process, stop
 
-    def test_what_a_killed_process_left_goes_with_the_next_and_what_another_uses_stays(self, tmp_path):
+    def test_a_killed_process_leftovers_are_removed_and_a_running_one_keeps_its_folder(self, tmp_path):
         dead, _, stopped = self.other(tmp_path, killed=True)
         alive, process, stop = self.other(tmp_path, killed=False)
         assert not dead.parent.exists()
@@ -76,7 +76,7 @@ class TestScratch:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("signed", ['{"pid": 999999999, "host": "elsewhere"}', "{", None])
-    def test_another_machines_and_what_nobody_signed_stay(self, signed, tmp_path):
+    def test_folders_of_other_machines_and_without_an_owner_are_kept(self, signed, tmp_path):
         dead, _, stop = self.other(tmp_path, killed=True)
         os.close(stop)
         if signed is None:
@@ -91,12 +91,12 @@ class TestScratch:
         [
             ([], 7200, False),
             ([lock.OWNER], 7200, False),
-            ([], 60, True),  # another process may be at it
+            ([], 60, True),  # another process may be using it
             (["mine"], 7200, True),
             ([lock.OWNER, "mine"], 7200, True),
         ],
     )
-    def test_what_was_left_before_its_lock_goes_after_an_hour(self, left, age, stays, tmp_path):
+    def test_a_folder_without_a_lock_is_removed_after_an_hour(self, left, age, stays, tmp_path):
         folder = tmp_path / "rows-abc"
         folder.mkdir()
         for name in left:
@@ -106,7 +106,7 @@ class TestScratch:
         assert folder.exists() is stays
         assert not stays or sorted(path.name for path in folder.iterdir()) == sorted(left)
 
-    def test_a_fork_leaves_its_makers_folder(self, tmp_path):
+    def test_a_forked_child_keeps_its_parents_folder(self, tmp_path):
         own = lock.Scratch("rows", tmp_path)
         process = os.fork()
         if not process:
@@ -124,7 +124,7 @@ class TestWriting:
         ("place", "remedy"),
         [("link/out", "no broken link"), ("/proc/dcsft/out", "where files can be written")],
     )
-    def test_a_folder_that_cannot_be_created_says_why(self, place, remedy, tmp_path):
+    def test_a_folder_that_cannot_be_created_is_reported_with_the_reason(self, place, remedy, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path / "nowhere")
         with (
             pytest.raises(HarnessError, match=f"cannot be created .*{remedy}"),
@@ -132,7 +132,7 @@ class TestWriting:
         ):
             pass
 
-    def test_a_finished_artefact_says_what_it_is(self, tmp_path):
+    def test_a_finished_artifact_describes_itself(self, tmp_path):
         source = write(tmp_path / "source")
         found = manifest.read(write(tmp_path / "made", seed=1, inputs={"rollouts": source}), "labels")
         assert (found.kind, found.config, found.notes) == ("labels", {"seed": 1}, {"items": 3})
@@ -141,7 +141,7 @@ class TestWriting:
         assert found.input_folder("rollouts") == source.resolve()
         assert 0 <= found.seconds < 60
 
-    def test_the_call_is_that_of_the_stage_at_work_and_none_otherwise(self, tmp_path):
+    def test_the_manifest_records_the_call_of_the_running_stage_only(self, tmp_path):
         call = {"verb": "label", "options": {"rollouts": "rollouts"}}
         reset = manifest.CALL.set(call)
         made = write(tmp_path / "made")
@@ -151,13 +151,13 @@ class TestWriting:
         assert json.loads((other / "manifest.json").read_text())["call"] == {}
 
     @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit])
-    def test_whatever_goes_wrong_nothing_is_left(self, tmp_path, interruption):
+    def test_a_failed_write_leaves_nothing_behind(self, tmp_path, interruption):
         with pytest.raises(interruption), manifest.writing("labels", tmp_path / "out", {}) as draft:
             (draft.folder / "half").write_text("half")
             raise interruption
         assert files(tmp_path) == []
 
-    def test_a_file_that_cannot_be_hashed_leaves_nothing_either(self, tmp_path, monkeypatch):
+    def test_an_interrupt_while_hashing_leaves_nothing_behind(self, tmp_path, monkeypatch):
         def interrupted(*_):
             raise KeyboardInterrupt
 
@@ -171,29 +171,29 @@ class TestWriting:
         assert manifest.read(write(tmp_path / "out")).kind == "labels"
 
     @pytest.mark.parametrize("moved", [False, True])
-    def test_what_a_killed_process_left_goes_with_the_next_run(self, tmp_path, moved):
+    def test_the_next_run_removes_what_a_killed_process_left(self, tmp_path, moved):
         left = tmp_path / "out" / "unfinished" / "draft-0f"
         left.mkdir(parents=True)
         (left / "half").write_text("half")
-        if moved:  # it was killed while it moved its files to their place
+        if moved:  # it was killed while moving its files into place
             (tmp_path / "out" / "unfinished" / "moving.json").write_text('["half", "other"]')
             (tmp_path / "out" / "other").mkdir()
         write(tmp_path / "out")
         assert files(tmp_path) == ["manifest.json", "out", "part", "table"]
 
-    def test_another_run_is_refused_and_kept(self, tmp_path):
+    def test_a_folder_that_holds_another_run_is_refused_and_kept(self, tmp_path):
         write(tmp_path / "out", "first")
         with pytest.raises(HarnessError, match="out already holds labels. Name another folder"):
             write(tmp_path / "out", "second")
         assert (tmp_path / "out" / "part" / "table").read_text() == "first"
 
-    def test_a_folder_of_somebody_elses_files_is_refused_and_kept(self, tmp_path):
+    def test_a_folder_with_foreign_files_is_refused_and_kept(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("years")
         with pytest.raises(HarnessError, match="is not empty and was not written by dcsft"):
             write(tmp_path)
         assert files(tmp_path) == ["thesis.tex"]
 
-    def test_somebody_who_takes_the_folder_meanwhile_is_not_overwritten(self, tmp_path):
+    def test_files_that_appear_in_the_folder_meanwhile_are_not_overwritten(self, tmp_path):
         with (
             pytest.raises(HarnessError, match="was not written by dcsft"),
             manifest.writing("labels", tmp_path / "out", {}),
@@ -218,9 +218,9 @@ def from_rust():
 
 
 class TestFullDisk:
-    # datasets and safetensors do not raise the operating system's error but one of their own.
+    # datasets and safetensors raise their own errors instead of the operating system's.
     @pytest.mark.parametrize("fails", [from_the_system, from_a_library, from_rust])
-    def test_is_said_in_a_sentence_and_nothing_is_left(self, tmp_path, fails):
+    def test_is_reported_in_one_sentence_and_nothing_is_left(self, tmp_path, fails):
         with (
             pytest.raises(HarnessError, match="labels to .*out: No space left.*nothing half-written"),
             manifest.writing("labels", tmp_path / "out", {}) as draft,
@@ -229,11 +229,11 @@ class TestFullDisk:
             fails()
         assert files(tmp_path) == []
 
-    def test_other_errors_stay_what_they_are(self, tmp_path):
+    def test_other_errors_are_raised_unchanged(self, tmp_path):
         with pytest.raises(FileNotFoundError), manifest.writing("labels", tmp_path / "out", {}):
             (tmp_path / "nowhere").read_text()
 
-    def test_a_real_one(self, full_disk):
+    def test_on_a_real_file_system(self, full_disk):
         with (
             pytest.raises(HarnessError, match="No space left on device"),
             manifest.writing("labels", full_disk / "out", {}) as draft,
@@ -241,8 +241,8 @@ class TestFullDisk:
             pq.write_table(pa.table({"noise": [os.urandom(200_000)]}), draft.folder / "table.parquet")
         assert files(full_disk) == []
 
-    def test_that_has_room_for_all_but_the_manifest(self, full_disk):
-        # 16 pages of 4 KiB: folders take none, these files take all.
+    def test_with_room_for_everything_but_the_manifest(self, full_disk):
+        # 16 pages of 4 KiB: folders take none, these files take all of them.
         with (
             pytest.raises(HarnessError, match="No space left on device"),
             manifest.writing("labels", full_disk / "out", {}) as draft,
@@ -253,13 +253,13 @@ class TestFullDisk:
 
 
 class TestReading:
-    def test_a_folder_without_a_manifest_is_no_artefact(self, tmp_path):
+    def test_a_folder_without_a_manifest_is_no_artifact(self, tmp_path):
         with pytest.raises(HarnessError, match=r"is not a labels folder: it has no manifest\.json"):
             manifest.read(tmp_path, "labels")
 
 
 class TestIsCurrent:
-    def test_not_for_another_setting_or_kind_or_input(self, tmp_path):
+    def test_false_for_another_setting_kind_or_input(self, tmp_path):
         source, other = write(tmp_path / "source"), write(tmp_path / "other", "other")
         made = write(tmp_path / "made", seed=1, inputs={"rollouts": source})
         for key in (
@@ -271,7 +271,7 @@ class TestIsCurrent:
             assert not manifest.is_current(made, key)
 
     @pytest.mark.parametrize("damage", ["changed", "removed", "no manifest", "no JSON"])
-    def test_not_after_damage(self, tmp_path, damage):
+    def test_false_after_damage(self, tmp_path, damage):
         made = write(tmp_path / "made")
         key = manifest.read(made).key
         assert manifest.is_current(made, key)
@@ -286,9 +286,7 @@ class TestIsCurrent:
         assert not manifest.is_current(made, key)
 
     @pytest.mark.parametrize("damage", ["changed", "removed"])
-    def test_a_changed_file_is_refused_by_name_and_others_only_where_they_are_asked_for(
-        self, tmp_path, damage
-    ):
+    def test_a_changed_file_is_refused_by_name_and_other_files_only_on_request(self, tmp_path, damage):
         made = write(tmp_path / "made")
         manifest.refuse_changed(made)
         manifest.refuse_changed(tmp_path)  # which has no manifest
@@ -301,12 +299,12 @@ class TestIsCurrent:
             with pytest.raises(HarnessError, match="made/part/table is not what manifest.json beside it"):
                 manifest.refuse_changed(made, *names)
 
-    def test_not_where_there_is_nothing(self, tmp_path):
+    def test_false_for_a_missing_folder(self, tmp_path):
         assert not manifest.is_current(tmp_path / "nowhere", "key")
 
 
 class TestInputs:
-    def test_a_walk_names_each_once_and_what_is_gone_too(self, tmp_path):
+    def test_a_walk_names_each_input_once_and_missing_ones_too(self, tmp_path):
         first = write(tmp_path / "first")
         second = write(tmp_path / "second", inputs={"rollouts": first})
         last = write(tmp_path / "last", inputs={"labels": second, "rollouts": first})
@@ -317,7 +315,7 @@ class TestInputs:
             assert [(one.role, one.folder) for one in found] == [("labels", second), ("rollouts", first)]
             assert [one.made is None for one in found] == [False, gone]
 
-    def test_an_input_that_changed_is_noticed(self, tmp_path):
+    def test_a_changed_input_is_noticed(self, tmp_path):
         source = write(tmp_path / "source")
         made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
         shutil.rmtree(source)
@@ -325,14 +323,14 @@ class TestInputs:
         with pytest.raises(HarnessError, match=f"the rollouts that {made.folder} was made from .* changed"):
             made.input_folder("rollouts")
 
-    def test_an_input_that_moved_alone_is_noticed(self, tmp_path):
+    def test_an_input_that_moved_by_itself_is_noticed(self, tmp_path):
         source = write(tmp_path / "source")
         made = manifest.read(write(tmp_path / "made", inputs={"rollouts": source}))
         source.rename(tmp_path / "elsewhere")
         with pytest.raises(HarnessError, match="no longer at"):
             made.input_folder("rollouts")
 
-    def test_an_input_that_never_was_is_named(self, tmp_path):
+    def test_an_unknown_input_is_named(self, tmp_path):
         with pytest.raises(HarnessError, match="names no input 'rollouts'"):
             manifest.read(write(tmp_path / "made")).input_folder("rollouts")
 
@@ -343,7 +341,7 @@ class TestInputs:
         made = manifest.read(tmp_path / "there" / "deep" / "made")
         assert made.input_folder("rollouts") == (tmp_path / "there" / "source").resolve()
 
-    def test_relative_names_work_from_any_folder(self, tmp_path, monkeypatch):
+    def test_relative_paths_work_from_any_folder(self, tmp_path, monkeypatch):
         write(tmp_path / "source")
         monkeypatch.chdir(tmp_path)
         write(manifest.Path("made"), inputs={"rollouts": manifest.Path("source")})
@@ -351,13 +349,13 @@ class TestInputs:
         monkeypatch.chdir(tmp_path / "below")
         assert manifest.read(manifest.Path("../made")).input_folder("rollouts") == tmp_path / "source"
 
-    def test_a_file_is_known_by_its_content(self, tmp_path):
+    def test_a_file_is_identified_by_its_content(self, tmp_path):
         (tmp_path / "mine.jsonl").write_text("one")
         before = manifest.fingerprint(tmp_path / "mine.jsonl")
         (tmp_path / "mine.jsonl").write_text("two")
         assert manifest.fingerprint(tmp_path / "mine.jsonl") != before
 
-    def test_a_checkpoint_is_known_by_its_configuration_and_weights_wherever_it_lies(self, tmp_path):
+    def test_a_checkpoint_is_identified_by_its_configuration_and_weights_in_any_folder(self, tmp_path):
         folder = tmp_path / "checkpoint"
         folder.mkdir()
         (folder / "config.json").write_text("{}")
@@ -428,12 +426,12 @@ VERBS = {
         "score digits --results {} --suite digits --limit 1 --board {out}",
     ),
 }
-"""What is read -> the artifact's kind, and a command that reads it."""
+"""Artifact kind and a command that reads it, by what is read."""
 
 
 @pytest.fixture
 def old(tmp_path):
-    """Artifacts of this version's format, by kind, where a command needs one beside the newer one."""
+    """Artifacts in the current format, by kind, for commands that need one next to the newer one."""
     folders = {}
     for kind in ("labels", "adapter"):
         folders[kind] = tmp_path / f"old {kind}"
@@ -444,7 +442,7 @@ def old(tmp_path):
 
 
 def newer(folder, kind, number=99):
-    """An artifact of a format that this version does not know."""
+    """An artifact in a format that this version does not know."""
     with manifest.writing(kind, folder, {}) as draft:
         for name in ("config.json", "adapter_config.json" if kind == "adapter" else "other.json"):
             (draft.folder / name).write_text("{}")
@@ -468,17 +466,17 @@ def test_every_verb_refuses_an_artifact_of_a_newer_format(tmp_path, capfd, old, 
 
 
 @pytest.mark.parametrize("number", [0, -1, "1", None, True, 1.5, [1]])
-def test_a_format_that_is_no_number_is_refused(tmp_path, number):
+def test_a_format_that_is_not_a_number_is_refused(tmp_path, number):
     with pytest.raises(HarnessError, match="cannot be read.*format is"):
         manifest.read(newer(tmp_path / "new", "labels", number))
 
 
-def test_a_manifest_of_another_package_is_no_newer_format(tmp_path):
+def test_another_packages_manifest_is_not_a_newer_format(tmp_path):
     (tmp_path / manifest.NAME).write_text('{"format": 99}')
     manifest.refuse_newer(tmp_path)
 
 
-def test_a_newer_artifact_is_never_taken_for_an_unfinished_or_damaged_one(tmp_path):
+def test_a_newer_artifact_never_counts_as_unfinished_or_damaged(tmp_path):
     folder = newer(tmp_path / "new", "labels")
     for look in (manifest.is_intact, lambda one: manifest.is_current(one, "key"), manifest.fingerprint):
         with pytest.raises(manifest.NewerFormatError):
@@ -486,12 +484,12 @@ def test_a_newer_artifact_is_never_taken_for_an_unfinished_or_damaged_one(tmp_pa
 
 
 FIRST = Path(__file__).parents[1] / "fixtures" / "first_edition"
-"""Artifacts that the first edition's last commit wrote: six responses to three items of the digits pool."""
+"""Artifacts written by the first edition's last commit: six responses to three items of the digits pool."""
 
 
 @pytest.fixture
 def first_edition(tmp_path):
-    """A copy of them, where they find the embedded base as they did when they were made."""
+    """A copy of them that finds the embedded base where it was when they were made."""
     place = tmp_path / "tests" / "fixtures" / "first_edition"
     shutil.copytree(FIRST, place)
     base = tmp_path / "dcsft_harness" / "data" / "digits"
@@ -522,13 +520,13 @@ FIRST_ENGINES = {
 @pytest.mark.parametrize(
     "verb", [*FIRST_READERS, *(pytest.param(verb, marks=pytest.mark.slow) for verb in FIRST_ENGINES)]
 )
-def test_artifacts_of_the_first_edition_still_open(verb, first_edition, monkeypatch, capsys):
+def test_artifacts_of_the_first_edition_can_still_be_read(verb, first_edition, monkeypatch, capsys):
     monkeypatch.chdir(first_edition)
     base = "../../../dcsft_harness/data/digits/base"
     command = {**FIRST_READERS, **FIRST_ENGINES}[verb]
     code = main([word.replace("BASE", base) for word in command])
     said = capsys.readouterr()
-    if verb == "dpo":  # its items were easy or hard, as are two samples of most
+    if verb == "dpo":  # its items were easy or hard, as most items with two samples are
         assert code == 1 and "none of 3 items has both a right and a wrong response" in said.err
         return
     assert code == 0, said.err
@@ -547,7 +545,7 @@ def test_artifacts_of_the_first_edition_still_open(verb, first_edition, monkeypa
         assert "100.00" in said.out
 
 
-def test_artifacts_of_the_first_edition_are_as_they_were_written(first_edition):
+def test_artifacts_of_the_first_edition_are_unchanged(first_edition):
     kinds = {"rollouts": "rollouts", "labels": "labels", "curated": "curated set", "adapter": "adapter"}
     for name, kind in {**kinds, "scores": "scores"}.items():
         found = manifest.read(first_edition / name)
@@ -557,12 +555,12 @@ def test_artifacts_of_the_first_edition_are_as_they_were_written(first_edition):
 
 
 @pytest.mark.parametrize("unset", ["None", "none", "null", ""])
-def test_an_argument_that_is_unset_names_no_weights(tmp_path, unset):
+def test_an_unset_argument_names_no_weights(tmp_path, unset):
     made = write(tmp_path / "scores", model_args=f"pretrained=org/model,adapter={unset}")
     assert manifest.read(made).weights() == {"model": "org/model"}
 
 
-def test_an_output_that_is_a_file_is_not_taken(tmp_path):
+def test_an_output_path_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(HarnessError, match="--output .*out is a file"), manifest.taken(tmp_path / "out"):
         pass

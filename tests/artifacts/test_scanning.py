@@ -1,4 +1,4 @@
-"""A table that is read bit by bit: the same columns and the same refusals as one that is read whole."""
+"""Reading a table in chunks gives the same columns and the same errors as reading it whole."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,13 +28,13 @@ def both_refuse(path, match, names=NAMES):
             way()
 
 
-def test_the_columns_come_as_they_were_written(tmp_path):
+def test_columns_are_read_as_they_were_written(tmp_path):
     pq.write_table(whole(), tmp_path / "rollouts", row_group_size=2)
     assert read(tmp_path / "rollouts").cast(whole().schema) == whole()
     assert read(tmp_path / "rollouts", ["score", "item_id"]).column_names == ["score", "item_id"]
 
 
-def test_tables_of_others_come_in_the_same_types(tmp_path):
+def test_tables_from_other_programs_are_read_in_our_types(tmp_path):
     other = whole().set_column(0, "item_id", pa.array(["id"] * 5, pa.large_string()))
     other = other.set_column(3, "score", pa.array([1] * 5, pa.int8())).drop_columns(["censored", "error"])
     other = other.append_column("mine", pa.array([{"a": 1, "score": 2}] * 5)).select(
@@ -44,7 +44,7 @@ def test_tables_of_others_come_in_the_same_types(tmp_path):
     assert read(tmp_path / "rollouts").cast(whole().schema) == whole()
 
 
-def test_what_is_refused_of_a_whole_table_is_refused(tmp_path):
+def test_chunked_reading_refuses_the_same_tables_as_whole_reading(tmp_path):
     path = tmp_path / "rollouts"
     both_refuse(path, "rollouts does not exist")
     pq.write_table(whole().drop_columns("score"), path)
@@ -55,7 +55,7 @@ def test_what_is_refused_of_a_whole_table_is_refused(tmp_path):
     both_refuse(path, "rollouts is not a readable Parquet file")
 
 
-# A column that is not asked for is checked too; without statistics it has to be read for that.
+# Columns that are not requested are checked too; without statistics this means reading them.
 @pytest.mark.parametrize("statistics", [True, False])
 @pytest.mark.parametrize("names", [["item_id"], ["answer"]])
 def test_empty_cells_are_counted_over_all_row_groups(tmp_path, statistics, names):
@@ -66,7 +66,7 @@ def test_empty_cells_are_counted_over_all_row_groups(tmp_path, statistics, names
     both_refuse(tmp_path / "rollouts", "the column 'answer' has 3 empty cells", names)
 
 
-def test_numbers_that_are_no_whole_ones_are_found_in_a_column_that_is_not_asked_for(tmp_path):
+def test_fractions_in_an_integer_column_are_found_even_when_it_is_not_requested(tmp_path):
     pq.write_table(whole().set_column(5, "n_tokens", pa.array([1, 2, 3, 4, 5.5])), tmp_path / "rollouts")
     both_refuse(tmp_path / "rollouts", "the column 'n_tokens' holds double, not int64", ["item_id"])
 

@@ -1,4 +1,4 @@
-"""What was written whole is read; whatever else is in the file is known for what it is."""
+"""Records that were written completely are read; anything else in the file is recognized as damage."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def lines(path):
     return path.read_bytes().splitlines(keepends=True)
 
 
-def test_what_is_appended_is_read_in_order(tmp_path):
+def test_records_are_read_in_the_order_of_writing(tmp_path):
     found = disk.read_records(write(tmp_path / "s"), KEY)
     assert (found.records, found.damaged, found.torn_bytes) == (ROWS, [], 0)
     assert found.whole_bytes == (tmp_path / "s").stat().st_size
@@ -37,7 +37,7 @@ def test_a_missing_or_empty_file_holds_nothing(tmp_path):
     assert disk.read_records(tmp_path / "s", KEY) == disk.Found()
 
 
-def test_a_file_cut_at_any_byte_gives_the_whole_records_before_and_goes_on(tmp_path):
+def test_a_file_cut_at_any_byte_keeps_the_complete_records_and_can_be_continued(tmp_path):
     path = write(tmp_path / "s", ROWS[:3])
     whole = path.read_bytes()
     ends = [0]
@@ -49,12 +49,12 @@ def test_a_file_cut_at_any_byte_gives_the_whole_records_before_and_goes_on(tmp_p
         before = sum(end <= at for end in ends) - 1
         assert (found.records, found.damaged) == (ROWS[:before], [])
         assert (found.whole_bytes, found.torn_bytes) == (ends[before], at - ends[before])
-    write(path, ROWS[2:])  # the last one was cut in its last byte
+    write(path, ROWS[2:])  # the last cut was in the last byte
     assert path.read_bytes() == whole + b"".join(disk.encode_record(row, KEY) for row in ROWS[3:])
 
 
 @given(st.data())
-def test_a_flipped_bit_costs_its_own_record_alone(tmp_path_factory, data):
+def test_a_flipped_bit_loses_only_its_own_record(tmp_path_factory, data):
     path = write(tmp_path_factory.mktemp("shard") / "s")
     whole = bytearray(path.read_bytes())
     ends = [0]
@@ -71,7 +71,7 @@ def test_a_flipped_bit_costs_its_own_record_alone(tmp_path_factory, data):
     assert found.damaged or found.torn_bytes
 
 
-def test_two_writers_that_interleave_lose_what_they_mixed_and_nothing_else(tmp_path):
+def test_two_interleaved_writers_lose_only_the_mixed_records(tmp_path):
     first, second = (disk.encode_record(row, KEY) for row in ROWS[:2])
     mixed = first[:40] + second[:40] + first[40:] + second[40:]
     path = tmp_path / "s"
@@ -88,7 +88,7 @@ def test_records_of_another_run_are_not_read(tmp_path):
     assert (found.records, found.damaged) == (ROWS[:2], [3])
 
 
-def test_zeros_after_a_power_cut_are_cut_off(tmp_path):
+def test_zeros_after_a_power_failure_are_cut_off(tmp_path):
     path = write(tmp_path / "s", ROWS[:2])
     whole = path.read_bytes()
     path.write_bytes(whole + bytes(4096))
@@ -97,7 +97,7 @@ def test_zeros_after_a_power_cut_are_cut_off(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_a_write_that_the_disk_refuses_half_way_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+def test_a_write_that_fails_half_way_leaves_the_file_unchanged(tmp_path, monkeypatch):
     path = write(tmp_path / "s", ROWS[:2])
     before = path.read_bytes()
     opened = disk.Journal(path, KEY, len(before))

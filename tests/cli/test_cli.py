@@ -1,4 +1,4 @@
-"""What a user's mistakes look like: one sentence, a non-zero exit code, nothing left behind."""
+"""User mistakes: one sentence, a non-zero exit code and nothing left behind."""
 
 import errno
 import io
@@ -58,7 +58,7 @@ def row(image="0.png", **more):
 
 
 def refused(capsys, output, *arguments):
-    """Runs a command that must fail; returns its one sentence."""
+    """Runs a command that must fail; returns its error message."""
     code = main([*map(str, arguments), "--output", str(output)])
     said = capsys.readouterr().err.strip().splitlines()
     assert code != 0
@@ -96,14 +96,14 @@ def refused(capsys, output, *arguments):
         (("sample", "--task", "dcsft_digits_pool", "--image-root", "x"), "--image-root x goes with --data"),
         (("evaluate", "--tasks", ","), "unknown task ','"),
         (("curate", "nowhere", "--keep", "easy", "--seed", "-1"), "--seed -1 is out of range"),
-        # What click refuses has the same form.
+        # Errors raised by click have the same form.
         (("sample", "--taks", "x"), "dcsft: no such option '--taks'. "),
         (("sample", "--samples", "two"), "--samples two is not a whole number"),
         (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` says what it takes."),
         (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` says"),
     ],
 )
-def test_names_and_values_that_make_no_sense_are_refused(tmp_path, capsys, arguments, said):
+def test_invalid_names_and_values_are_refused(tmp_path, capsys, arguments, said):
     assert said in refused(capsys, tmp_path / "out", *arguments)
 
 
@@ -137,7 +137,7 @@ POOL = ("--task", "dcsft_digits_pool", "--samples", "2")
     ],
     ids=" ".join,
 )
-def test_a_path_that_does_not_exist_is_refused_as_that(tmp_path, capsys, monkeypatch, arguments):
+def test_a_missing_path_is_reported_as_missing(tmp_path, capsys, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     assert main([*arguments, "--output", "out"]) != 0
     said = capsys.readouterr().err.strip().splitlines()[-1]
@@ -147,8 +147,8 @@ def test_a_path_that_does_not_exist_is_refused_as_that(tmp_path, capsys, monkeyp
 
 @pytest.mark.parametrize("method", ["sft", "cold-start", "grpo", "dpo"])
 @pytest.mark.parametrize("data", ["./nowhere", "nowhere.jsonl"])
-def test_training_refuses_a_lost_path_before_it_lists_tasks(tmp_path, capsys, monkeypatch, method, data):
-    """The list of tasks takes lmms-eval and torch, which load for a minute on a busy machine."""
+def test_training_refuses_a_missing_path_before_it_lists_tasks(tmp_path, capsys, monkeypatch, method, data):
+    """The list of tasks needs lmms-eval and torch, which take a minute to load on a busy machine."""
     monkeypatch.chdir(tmp_path)
     for loaded in ("lmms.task_index", "stages.training.opening.training_data", "training.grpo.open_data"):
         monkeypatch.setattr(f"dcsft_harness.{loaded}", lambda *_, **__: pytest.fail("loaded"))
@@ -167,7 +167,9 @@ def test_training_refuses_a_lost_path_before_it_lists_tasks(tmp_path, capsys, mo
         (("results", "nowhere", "--output", "page.md"), "nowhere does not exist"),
     ],
 )
-def test_so_it_is_where_no_artifact_is_made(tmp_path, capsys, monkeypatch, arguments, said):
+def test_commands_without_an_artifact_report_missing_paths_too(
+    tmp_path, capsys, monkeypatch, arguments, said
+):
     monkeypatch.chdir(tmp_path)
     assert main(list(arguments)) != 0
     last = capsys.readouterr().err.strip().splitlines()[-1]
@@ -207,7 +209,7 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
         (("score", "digits", "--suite", "file", "--board", "out"), "--suite file holds rows of your own"),
     ],
 )  # fmt: skip
-def test_a_wrong_folder_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, words, said):
+def test_a_wrong_folder_is_reported_in_one_sentence(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     rollouts(tmp_path / "rollouts", ["easy", "hard"])
     assert main(["label", "rollouts", "--output", "labels"]) == 0
@@ -218,7 +220,7 @@ def test_a_wrong_folder_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, wor
     assert said in capsys.readouterr().err
 
 
-def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
+def test_label_warns_that_one_response_per_item_leaves_no_medium(tmp_path, capsys):
     for count in (1, 2):
         rollouts(tmp_path / f"rollouts{count}", [[1.0] * count, [0.0] * count])
         words = ["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")]
@@ -230,7 +232,7 @@ def test_one_response_per_item_is_said_to_leave_no_medium(tmp_path, capsys):
     ("texts", "greedy"),
     [(["a", "a", "b", "b"], True), (["a", "a", "b", "c"], False), (["a", "b", "c", "d"], False)],
 )
-def test_responses_that_are_one_text_are_said_to_be_greedy(tmp_path, capsys, texts, greedy):
+def test_label_warns_that_identical_responses_look_greedy(tmp_path, capsys, texts, greedy):
     some = [item(number) for number in (0, 0, 1, 1)]
     rows = [
         replace(rollout(one, index % 2, 1.0), response=text)
@@ -242,7 +244,7 @@ def test_responses_that_are_one_text_are_said_to_be_greedy(tmp_path, capsys, tex
     assert ("all responses to an item are the same text" in capsys.readouterr().err) == greedy
 
 
-def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path, capsys):
+def test_label_warns_that_a_pool_of_hard_items_leaves_nothing_to_curate(tmp_path, capsys):
     for name, labels in (("all", ["hard", "hard"]), ("some", ["hard", "medium"])):
         rollouts(tmp_path / name, labels, with_items=True)
         assert main(["label", str(tmp_path / name), "--output", str(tmp_path / f"labels-{name}")]) == 0
@@ -262,7 +264,7 @@ def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path,
         (errno.EIO, "Name a folder that can be written"),
     ],
 )
-def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, number, remedy):
+def test_disk_errors_are_reported_in_one_sentence(tmp_path, monkeypatch, capsys, number, remedy):
     def fails(*_, **__):
         raise OSError(number, os.strerror(number), "/root/secret")
 
@@ -274,7 +276,7 @@ def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, 
     assert all(f"{os.strerror(number)}. {remedy}" in one for one in said)
 
 
-def test_a_recipe_that_fails_keeps_what_was_finished(tmp_path, capsys):
+def test_a_failed_recipe_keeps_its_finished_stages(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy"])
     (tmp_path / "mine.yaml").write_text(f"""
 stages:
@@ -310,7 +312,7 @@ def commands(group=dcsft, name="dcsft"):
         ("train sft", "--model m --seed 1 --seed 2", "seed", "2"),
     ],
 )
-def test_lists_given_twice_are_joined_and_of_other_settings_the_last_counts(verb, words, name, value):
+def test_repeated_lists_are_joined_and_other_options_keep_the_last_value(verb, words, name, value):
     given = [*words.split(), "--output", "x", *(["--data", "d"] if verb == "train sft" else [])]
     assert running.command_of(verb).make_context(verb, given).params[name] == value
 
@@ -326,14 +328,14 @@ def test_lists_given_twice_are_joined_and_of_other_settings_the_last_counts(verb
         ("evaluate --responses r --column gold=a --column gold=b --output x", "--column gives gold twice"),
     ],
 )
-def test_inputs_and_named_values_given_twice_are_refused(tmp_path, monkeypatch, capsys, words, said):
-    """click would silently take the last."""
+def test_repeated_inputs_and_named_values_are_refused(tmp_path, monkeypatch, capsys, words, said):
+    """click would silently keep only the last value."""
     monkeypatch.chdir(tmp_path)
     assert main(words.split()) != 0
     assert said in capsys.readouterr().err
 
 
-STREAMS = {  # arguments, stream, what replaces it -> exit code, what is printed there
+STREAMS = {  # arguments, stream, its replacement -> exit code, output there
     "stdout closed": (["env"], "stdout", None, 0, None),
     "stdout closed, a table": (["label", "rollouts", "--output", "o", "--dry-run"], "stdout", None, 0, None),
     "stderr closed": (["label", "nowhere", "--output", "o"], "stderr", None, 1, None),
@@ -343,7 +345,7 @@ STREAMS = {  # arguments, stream, what replaces it -> exit code, what is printed
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-def test_a_closed_stream_and_one_of_few_characters_can_be_written(kind, tmp_path, monkeypatch):
+def test_output_survives_a_closed_stream_and_a_narrow_encoding(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("rollouts").mkdir()
     Path("rows.jsonl").write_text(json.dumps({"question": "Which \u4e00\u00e9?", "answer": "1"}))
@@ -373,7 +375,7 @@ def test_a_missing_option_is_described(capsys):
         "--model-args=pretrained=~/no.jsonl",
     ],
 )
-def test_a_home_folder_that_the_shell_leaves_is_found(tmp_path, monkeypatch, capsys, word):
+def test_a_tilde_that_the_shell_left_alone_is_expanded(tmp_path, monkeypatch, capsys, word):
     monkeypatch.setenv("HOME", str(tmp_path))
     more = ["--task=dcsft_digits_pool"] if "pretrained" in word else ["--model=digits", "--scorer=exact_word"]
     assert main(["sample", word, *more, "--output", str(tmp_path / "out")]) == 1
@@ -399,7 +401,7 @@ MISSING_INPUTS = [
         ({}, None, ["--dry-run"]),
     ],
 )
-def test_a_recipe_looks_for_its_inputs_first(tmp_path, monkeypatch, capsys, given, said, dry):
+def test_a_recipe_checks_its_inputs_first(tmp_path, monkeypatch, capsys, given, said, dry):
     monkeypatch.setenv("DCSFT_DATA", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     for name in ("pool.jsonl", "test.jsonl"):
@@ -424,7 +426,7 @@ def test_a_recipe_looks_for_its_inputs_first(tmp_path, monkeypatch, capsys, give
         ("{verb: curate, labels: pool.jsonl, keep: easy, reviewed: no.jsonl}", "--reviewed no.jsonl does"),
     ],
 )
-def test_a_recipe_of_ones_own_is_looked_through(tmp_path, monkeypatch, capsys, stages, said):
+def test_your_own_recipe_is_checked_before_it_runs(tmp_path, monkeypatch, capsys, stages, said):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
     Path("own").mkdir()
@@ -436,14 +438,14 @@ def test_a_recipe_of_ones_own_is_looked_through(tmp_path, monkeypatch, capsys, s
     assert said is None or said in capsys.readouterr().err
 
 
-def test_a_dry_run_prints_the_plan_of_what_is_missing(capsys):
-    """A larger pool is the user's to bring."""
+def test_a_dry_run_prints_the_plan_although_inputs_are_missing(capsys):
+    """Users have to provide the larger pool."""
     assert main(["run", "large-pool", "--scale", "paper", "--output", "out", "--dry-run"]) == 1
     shown = capsys.readouterr()
     assert "dcsft train sft" in shown.out and "imagenet_100k.jsonl does not exist" in shown.err
 
 
-def test_a_dry_run_of_the_suites_tasks_indexes_none(monkeypatch):
+def test_a_dry_run_of_the_suites_tasks_builds_no_task_index(monkeypatch):
     """Which would import lmms-eval, for seconds."""
     monkeypatch.setattr("dcsft_harness.lmms.tasks._indexed", None)
     assert main(["run", "paradigms", "--output", "out", "--dry-run"]) == 0
@@ -476,14 +478,14 @@ def test_misuse_exits_with_2_and_help_with_0(capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_the_exit_code_of_the_passthrough_is_returned(monkeypatch):
+def test_the_passthrough_returns_its_exit_code(monkeypatch):
     monkeypatch.setattr(lmms, "command_line", lambda arguments: len(arguments))
     assert main(["lmms-eval", "--tasks", "x", "--help"]) == 3
     assert main(["lmms-eval"]) == 0
 
 
 @pytest.mark.slow
-def test_a_real_ctrl_c_while_sampling_leaves_nothing(tmp_path):
+def test_a_real_ctrl_c_while_sampling_leaves_nothing_behind(tmp_path):
     command = ["sample", "--model", "dcsft_stub", "--model-args", "default=seven"]
     command += ["--task", "dcsft_digits_pool", "--limit", "2", "--output", str(tmp_path / "out")]
     running = forked.Popen(["-c", WAITS, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -534,7 +536,7 @@ def test_an_interrupted_recipe_says_whether_a_stage_was_finished(tmp_path, monke
     assert capsys.readouterr().err.strip().splitlines()[-1] == (SAVED if finished else UNSAVED)
 
 
-def test_an_interrupted_command_that_makes_nothing_says_no_more(monkeypatch, capsys):
+def test_an_interrupted_command_without_output_prints_only_that(monkeypatch, capsys):
     monkeypatch.setattr(
         "dcsft_harness.environment.packages", lambda: (_ for _ in ()).throw(KeyboardInterrupt)
     )
@@ -543,7 +545,7 @@ def test_an_interrupted_command_that_makes_nothing_says_no_more(monkeypatch, cap
 
 
 def fastest_seconds(*arguments):
-    """Processor time of an interpreter with these arguments; the least of three."""
+    """CPU time of an interpreter with these arguments; the minimum of three runs."""
 
     def spent():
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -569,14 +571,14 @@ def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, 
 
 
 @pytest.mark.slow
-def test_help_and_the_task_list_answer_at_once():
-    """By an import's time on the same machine: 0.25 and 0.65 s of a processor where that takes 0.12 s."""
+def test_help_and_the_task_list_are_fast():
+    """Relative to an import on the same machine: 0.25 and 0.65 s of CPU time where that takes 0.12 s."""
     unit = fastest_seconds("-c", "import click, pydantic.fields, yaml")
     assert fastest_seconds("-m", "dcsft_harness.cli", "--help") < 4 * unit
     assert fastest_seconds("-m", "dcsft_harness.cli", "tasks", "list") < 12 * unit
 
 
-def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys):
+def test_your_own_data_becomes_a_curated_set(tmp_path, pictures, capsys):
     lines = [row("0.png"), json.dumps({
         "messages": [
             {"role": "user", "content": "<image>Which?"},
@@ -591,7 +593,7 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
     config = manifest.read(tmp_path / "rollouts").config
     assert (config["scorer"], len(config["images_sha256"])) == ("exact_word", 64)
-    # Whoever reads an artifact leaves no cache file in it.
+    # Reading an artifact leaves no cache file in it.
     before = sorted(path.name for path in (tmp_path / "rollouts").rglob("*"))
     assert (
         main(["curate", str(tmp_path / "labels"), "--keep", "easy", "--output", str(tmp_path / "easy")]) == 0
@@ -609,7 +611,7 @@ def test_ones_own_data_goes_through_to_a_curated_set(tmp_path, pictures, capsys)
 
 
 def documented_commands():
-    """Every `dcsft` command of README and documentation, also those that need what a test has not."""
+    """Every `dcsft` command of README and documentation, including those that a test cannot run."""
     pages = [README, *sorted((README.parent / "docs").rglob("*.md"))]
     text = "\n".join(page.read_text(encoding="utf-8") for page in pages).replace("\\\n", " ")
     starts = r"dcsft|torchrun [-\w ]+ -m dcsft_harness\.cli"
@@ -619,8 +621,8 @@ def documented_commands():
 
 
 @pytest.mark.parametrize("words", documented_commands(), ids=" ".join)
-def test_documented_commands_are_ones_that_the_command_line_takes(words, tmp_path, monkeypatch):
-    """Parsed by click itself; paths are those of a reader, so that they need not exist here."""
+def test_documented_commands_parse(words, tmp_path, monkeypatch):
+    """Only parsed, by click itself; the paths need not exist."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(click.Path, "convert", lambda self, value, param, ctx: value)
     command = dcsft
@@ -640,15 +642,15 @@ def test_documented_commands_are_ones_that_the_command_line_takes(words, tmp_pat
         ("all", True),
     ],
 )
-def test_a_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, monkeypatch, report_to, free):
+def test_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, monkeypatch, report_to, free):
     def trained(*_):
-        seen.append("wandb" not in sys.modules)  # not barred, that is
+        seen.append("wandb" not in sys.modules)  # not blocked, that is
         return {DONE: True}
 
     seen, config = [], tmp_path / "config.yaml"
     config.write_text(json.dumps({} if report_to is None else {"report_to": report_to}))
     monkeypatch.setattr(running, "run_stage", trained)
-    monkeypatch.setitem(sys.modules, "wandb", None)  # its end restores what stood
+    monkeypatch.setitem(sys.modules, "wandb", None)  # restores the earlier state at the end
     del sys.modules["wandb"]
     options = ["--model", "digits", "--data", "any", "--output", str(tmp_path / "out")]
     main(["train", "sft", *options, "--config", str(config)])
@@ -659,13 +661,13 @@ def test_a_training_that_does_not_report_to_wandb_cannot_import_it(tmp_path, mon
     ("environment", "count"),
     [
         ({}, 1),
-        ({"WORLD_SIZE": "2", "RANK": "0"}, 1),  # of a launcher that is not ours
+        ({"WORLD_SIZE": "2", "RANK": "0"}, 1),  # of another launcher
         ({"WORLD_SIZE": "2", "RANK": "1"}, 0),
         ({"WORLD_SIZE": "2", "RANK": "0", "DCSFT_WATCHED": "1"}, 0),
         ({"WORLD_SIZE": "2", "RANK": "1", "DCSFT_WATCHED": "1"}, 0),
     ],
 )
-def test_one_process_of_a_launch_tells_of_its_result(tmp_path, monkeypatch, capsys, environment, count):
+def test_only_one_process_of_a_launch_prints_the_result(tmp_path, monkeypatch, capsys, environment, count):
     toy = replace(
         stages.STAGES["label"],
         remarks=lambda notes: ["a remark"],
@@ -681,7 +683,7 @@ def test_one_process_of_a_launch_tells_of_its_result(tmp_path, monkeypatch, caps
     assert [(shown.out + shown.err).count(text) for text in ("a remark", "a table", "next: ")] == [count] * 3
 
 
-CONFIGS = {  # options in the file, and on the command line -> what the stage is given, or the error
+CONFIGS = {  # options in the file, and on the command line -> what the stage receives, or the error
     "all in the file": ({"model": "digits", "data": "set"}, [], {"model": "digits", "data": "set"}),
     "one in each": ({"data": "set"}, ["--model", "digits"], {"model": "digits", "data": "set"}),
     "the command line counts": ({"model": "no", "data": "set"}, ["--model", "digits"], {"model": "digits"}),
@@ -692,7 +694,7 @@ CONFIGS = {  # options in the file, and on the command line -> what the stage is
 
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("verb", ["train sft", "train grpo", "train dpo", "train cold-start"])
-def test_a_file_of_options_may_hold_the_required_ones(tmp_path, monkeypatch, capsys, verb, kind):
+def test_a_config_file_may_hold_required_options(tmp_path, monkeypatch, capsys, verb, kind):
     written, options, wanted = CONFIGS[kind]
     if written is not None:
         (tmp_path / "own.yaml").write_text(json.dumps(written))

@@ -1,4 +1,4 @@
-"""Text from outside is printed as text: no terminal obeys a name, and no name forges a line."""
+"""External text is printed as plain text: a name cannot control the terminal or forge a line."""
 
 import contextlib
 import gzip
@@ -84,7 +84,7 @@ def rows(tmp_path, name, **changes):
 
 
 def trainable(tmp_path):
-    """A file of one row with its picture: the options are at fault here, not the data."""
+    """A file with one row and its image: the options are wrong here, not the data."""
     Image.new("RGB", (56, 56)).save(tmp_path / "x.png")
     return rows(tmp_path, "x")
 
@@ -137,7 +137,7 @@ WITHOUT_OUTPUT = {"usage", "checked task", "prepared task", "card", "served", "c
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_nothing_from_outside_reaches_the_terminal_raw(tmp_path, capsys, monkeypatch, verb):
+def test_external_text_never_reaches_the_terminal_raw(tmp_path, capsys, monkeypatch, verb):
     for number, name in enumerate(NAMES):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -160,7 +160,7 @@ def test_nothing_from_outside_reaches_the_terminal_raw(tmp_path, capsys, monkeyp
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_errors_logs_and_tracebacks(capsys, kind):
+def test_errors_logs_and_tracebacks_are_escaped(capsys, kind):
     name = HOSTILE[kind]
     record = logging.LogRecord("x", logging.WARNING, "", 0, "%s", (name,), None)
     cli._traceback(ValueError, ValueError(name), None)
@@ -176,7 +176,7 @@ def test_errors_logs_and_tracebacks(capsys, kind):
     assert errors.visible("naïve 鹅 🐦") == "naïve 鹅 🐦"
 
 
-def test_lmms_evals_log(capsys):
+def test_the_log_of_lmms_eval_is_escaped(capsys):
     from loguru import logger
 
     from dcsft_harness.lmms.tasks import quiet
@@ -189,7 +189,7 @@ def test_lmms_evals_log(capsys):
         logger.remove()
 
 
-def test_a_bar_takes_no_markup(monkeypatch, capsys):
+def test_a_progress_bar_ignores_markup(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with cli.bar.stage("[link=http://example.invalid]score[/link] \x1b[31mx") as report:
         report(1, 2)
@@ -203,7 +203,7 @@ def test_a_long_message_is_cut():
     assert "characters ...]" in said
 
 
-def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_left(monkeypatch, capsys):
+def test_without_a_terminal_progress_is_printed_with_phase_rate_and_time_left(monkeypatch, capsys):
     monkeypatch.setattr(cli.bar, "SILENCE", 0.05)
     with cli.bar.stage("evaluate") as report:
         time.sleep(0.12)
@@ -234,7 +234,7 @@ def test_without_a_terminal_a_stage_prints_lines_with_its_phase_rate_and_time_le
         ([(60, 60, "scoring")], "sample: saving, 60 of 60"),
     ],
 )
-def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, said):
+def test_reading_rows_is_a_phase_of_its_own(monkeypatch, capsys, told, said):
     monkeypatch.setattr(cli.bar, "SILENCE", 0.02)
     with cli.bar.stage("sample"):
         for done, total, phase in told:
@@ -252,7 +252,7 @@ def test_rows_that_are_read_are_a_phase_of_their_own(monkeypatch, capsys, told, 
         ([(0, 1, 4, None), (5, 20, None, "reading"), (10, 2, 4, None)], "2 of 4, 0.1/s, 20 s left"),
     ],
 )  # fmt: skip
-def test_a_rate_is_that_of_one_pass_of_its_phase(monkeypatch, told, said):
+def test_the_rate_covers_one_pass_of_the_current_phase(monkeypatch, told, said):
     state = cli.bar._State("leaderboard build")
     for seconds, done, total, phase in told:
         monkeypatch.setattr(cli.bar.time, "monotonic", lambda seconds=seconds: float(seconds))
@@ -261,7 +261,7 @@ def test_a_rate_is_that_of_one_pass_of_its_phase(monkeypatch, told, said):
     assert str(state) == said
 
 
-def test_the_bar_of_a_phase_does_not_end_with_the_phase_before(monkeypatch):
+def test_a_new_phase_restarts_a_finished_bar(monkeypatch):
     bars = []
     enter = rich.progress.Progress.__enter__
     monkeypatch.setattr(rich.progress.Progress, "__enter__", lambda bar: bars.append(bar) or enter(bar))
@@ -275,8 +275,8 @@ def test_the_bar_of_a_phase_does_not_end_with_the_phase_before(monkeypatch):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_notebook_shows_one_line_that_changes(monkeypatch, capsys, fails):
-    """The parts of IPython that a kernel has; it displays what handles are given."""
+def test_a_notebook_updates_a_single_line(monkeypatch, capsys, fails):
+    """The parts of IPython that a kernel has; display handles pass on what they are given."""
     shown = []
     handle = types.SimpleNamespace(
         display=lambda data, raw: shown.append(("display", data["text/plain"])),
@@ -298,7 +298,7 @@ def test_a_notebook_shows_one_line_that_changes(monkeypatch, capsys, fails):
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.jsonl.gz", "rows.parquet"])
-def test_rows_of_every_kind_of_file_are_counted(tmp_path, name):
+def test_rows_of_every_file_format_are_counted(tmp_path, name):
     rows = [{"question": f"Which is {n}?", "answer": str(n), "response": str(n)} for n in range(45)]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path = tmp_path / name
@@ -318,7 +318,7 @@ def test_rows_of_every_kind_of_file_are_counted(tmp_path, name):
     assert told == [(20, total), (40, total), (45, 45)]
 
 
-def test_items_are_counted_while_they_are_saved_and_curated(tmp_path):
+def test_saving_and_curating_items_reports_progress(tmp_path):
     told = []
     before = usage.READING.set(lambda *given, phase: told.append((*given, phase)))
     try:
@@ -332,7 +332,7 @@ def test_items_are_counted_while_they_are_saved_and_curated(tmp_path):
     assert told == [(30, 30, "reading")] * 2 + [(30, 30, "saving")] * 2
 
 
-def test_responses_are_counted_while_they_are_read(tmp_path):
+def test_reading_responses_reports_progress(tmp_path):
     path = tmp_path / "responses.jsonl"
     path.write_text('{"question": "Which?", "gold": "goose", "response": "goose"}\n' * 250)
     told = []
@@ -342,7 +342,7 @@ def test_responses_are_counted_while_they_are_read(tmp_path):
     assert told == [(100, 250), (200, 250), (250, 250)]
 
 
-def test_so_does_a_stage_that_writes_nothing(tmp_path, monkeypatch, capsys):
+def test_a_stage_without_output_reports_progress(tmp_path, monkeypatch, capsys):
     """`dcsft data inspect` without --output checks every row of a large file."""
     rows = "".join(f'{{"question": "Which is {n}?", "answer": "{n}"}}\n' for n in range(300))
     (tmp_path / "rows.jsonl").write_text(rows)
@@ -369,7 +369,7 @@ LITERAL = {
 
 @pytest.mark.parametrize("kind", LITERAL)
 def test_a_terminal_shows_the_same_text_as_a_file(tmp_path, monkeypatch, capsys, kind):
-    """Text that is no Markdown keeps its backslashes, entities and stars."""
+    """Text that is not Markdown keeps its backslashes, entities and asterisks."""
     monkeypatch.chdir(tmp_path)
     said = r"What is \[x\], 3 *x* 4, &lt;b&gt; or \|?"
     rows = file(tmp_path / "rows.jsonl", json.dumps({"question": said, "answer": r"\[x\]"}))

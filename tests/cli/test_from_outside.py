@@ -1,4 +1,4 @@
-"""Settings and manifests that others wrote: one sentence with file and place, in bounded time and memory."""
+"""Settings and manifests from elsewhere: one sentence with file and place, in bounded time and memory."""
 
 import gzip
 import json
@@ -65,14 +65,14 @@ JSON = {
 
 @pytest.fixture(autouse=True)
 def bounded():
-    """A test's time, whatever it reads."""
+    """Limits a test's time, whatever it reads."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < SECONDS
 
 
 def refused(capsys, *arguments):
-    """The one sentence of a command that must fail."""
+    """The error message of a command that must fail."""
     code = main([str(word) for word in arguments])
     said = capsys.readouterr().err.strip().splitlines()
     assert code == 1, said
@@ -113,7 +113,7 @@ def of_yaml(tmp_path, content):
 @pytest.mark.grid
 @pytest.mark.parametrize("verb", ["run", "dry run", "include", "cold-start", "sft", "grpo"])
 @pytest.mark.parametrize("kind", YAML)
-def test_yaml(tmp_path, capsys, kind, verb):
+def test_invalid_yaml_is_refused_with_its_file(tmp_path, capsys, kind, verb):
     content, wanted = YAML[kind]
     file, commands = of_yaml(tmp_path, content)
     said = refused(capsys, *commands[verb])
@@ -122,7 +122,7 @@ def test_yaml(tmp_path, capsys, kind, verb):
 
 
 @pytest.mark.parametrize("place", ["/dev/zero", "pipe"])
-def test_yaml_from_what_is_no_file(tmp_path, capsys, place):
+def test_yaml_must_come_from_a_regular_file(tmp_path, capsys, place):
     if place == "pipe":
         place = str(tmp_path / "own.yaml")
         os.mkfifo(place)
@@ -134,7 +134,7 @@ STAGE = "{stage: one, verb: label, rollouts: x}"
 
 
 def stage(verb, **options):
-    """A recipe of one stage."""
+    """A recipe with one stage."""
     return json.dumps({"stages": [{"stage": "one", "verb": verb, **options}]})
 
 
@@ -225,7 +225,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("kind", RECIPES)
-def test_recipes(tmp_path, capsys, kind):
+def test_invalid_recipes_are_refused_with_their_file(tmp_path, capsys, kind):
     content, wanted = RECIPES[kind]
     file = put(tmp_path / "own.yaml", content)
     said = refused(capsys, "run", file, "--output", tmp_path / "out", "--dry-run")
@@ -233,7 +233,7 @@ def test_recipes(tmp_path, capsys, kind):
     assert not (tmp_path / "out").exists()
 
 
-def test_recipes_that_double_at_each_level(tmp_path, capsys, monkeypatch):
+def test_recipes_included_twice_at_every_level_are_read_once(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").mkdir()  # the rollouts
     for level in range(40):
@@ -245,14 +245,14 @@ def test_recipes_that_double_at_each_level(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.count("dcsft label") == 1
 
 
-def test_a_date_is_a_text(tmp_path, capsys):
+def test_a_date_in_yaml_stays_text(tmp_path, capsys):
     file = put(tmp_path / "own.yaml", "stages: [{stage: one, verb: sample, task: 2026-01-01}]")
     assert main(["run", str(file), "--output", str(tmp_path / "out"), "--dry-run"]) == 1
     assert "unknown task '2026-01-01'" in capsys.readouterr().err
 
 
 def written(folder, **changes):
-    """A finished artifact's manifest with other entries; None removes one."""
+    """A finished artifact's manifest with changed entries; None removes one."""
     path = folder / manifest.NAME
     data = json.loads(path.read_text(encoding="utf-8"))
     for name, value in changes.items():
@@ -335,7 +335,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("verb", READERS)
-def test_manifests(tmp_path, capsys, verb):
+def test_invalid_manifests_are_refused_with_their_file(tmp_path, capsys, verb):
     folder, command = of_manifests(tmp_path)[verb]
     path = folder / manifest.NAME
     sound = path.read_text(encoding="utf-8")
@@ -357,7 +357,7 @@ def test_manifests(tmp_path, capsys, verb):
         assert not (tmp_path / "out").exists() or verb == "score"
 
 
-def test_a_manifest_that_lacks_what_a_stage_reads_says_so(tmp_path):
+def test_a_manifest_without_a_required_entry_is_reported(tmp_path):
     found = manifest.read(rollouts(tmp_path / "a", ["easy"]))
     with pytest.raises(HarnessError, match=r"manifest\.json cannot be read: notes\.steps is missing"):
         found.notes["steps"]
@@ -365,7 +365,7 @@ def test_a_manifest_that_lacks_what_a_stage_reads_says_so(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_refused_takes_little_memory(tmp_path):
+def test_refusing_a_file_takes_little_memory(tmp_path):
     million(tmp_path / manifest.NAME)
     tracemalloc.start()
     try:
@@ -402,8 +402,8 @@ REPEATED = {
 
 
 @pytest.mark.parametrize("kind", REPEATED)
-def test_rows_with_a_repeated_key(tmp_path, capsys, kind):
-    """Which one is meant is not known."""
+def test_rows_with_a_repeated_key_are_refused(tmp_path, capsys, kind):
+    """There is no way to know which value is meant."""
     name, content, words, wanted = REPEATED[kind]
     place, data = tmp_path / name, content.encode()
     place.write_bytes(gzip.compress(data) if place.suffix == ".gz" else data)
@@ -412,7 +412,7 @@ def test_rows_with_a_repeated_key(tmp_path, capsys, kind):
     assert str(place) in said and wanted in said
 
 
-def test_log_lines_with_a_repeated_key(tmp_path):
+def test_log_lines_with_a_repeated_key_are_refused(tmp_path):
     folder = log_folder(tmp_path / "log", {"t": [line(0, 1)]})
     (samples,) = folder.rglob("*_samples_t.jsonl")
     samples.write_text(samples.read_text().replace('"acc":', '"acc": {"score": 0}, "acc":'))

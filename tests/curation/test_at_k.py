@@ -1,4 +1,4 @@
-"""Metrics of K responses: against brute force, their invariants, and the coverage of their intervals."""
+"""Metrics of K responses: brute force, invariants, and the coverage of their intervals."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from tests.fixtures.artifacts import item, rollout, rollouts
 
 
 def brute(scores, votes, k):
-    """The metrics of one item by all subsets of k of its scored responses."""
+    """An item's metrics over all subsets of k scored responses."""
     places = [i for i, score in enumerate(scores) if not math.isnan(score)]
     found = {name: [] for name in at_k.NAMES}
     worth = {
@@ -45,7 +45,7 @@ ITEM = st.lists(st.tuples(SCORES, st.integers(-1, 4)), min_size=7, max_size=7)
 
 @given(st.lists(ITEM, min_size=1, max_size=4))
 @settings(deadline=None, max_examples=60)
-def test_every_metric_is_that_of_all_subsets(items):
+def test_metrics_equal_the_average_over_all_subsets(items):
     scores = np.array([[score for score, _ in item] for item in items])
     votes = np.array([[vote for _, vote in item] for item in items])
     found = at_k.metrics(scores, votes).values
@@ -57,7 +57,7 @@ def test_every_metric_is_that_of_all_subsets(items):
 
 @given(st.lists(ITEM, min_size=1, max_size=6), st.randoms())
 @settings(deadline=None, max_examples=40)
-def test_order_of_responses_and_names_of_answers_do_not_matter(items, random):
+def test_metrics_ignore_response_order_and_answer_names(items, random):
     names = random.sample(range(5), 5)
     shuffled = [random.sample(item, len(item)) for item in items]
     tables = []
@@ -69,7 +69,7 @@ def test_order_of_responses_and_names_of_answers_do_not_matter(items, random):
         np.testing.assert_allclose(tables[0][name], tables[1][name], atol=1e-12)
 
 
-def test_at_one_all_metrics_but_consistency_are_the_mean():
+def test_at_one_all_metrics_but_consistency_equal_the_mean():
     scores = np.array([[1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]])
     found = at_k.metrics(scores, np.array([[0, 1, 0, -1], [0, 0, 0, 0]]))
     means = found.means()
@@ -78,7 +78,7 @@ def test_at_one_all_metrics_but_consistency_are_the_mean():
     assert means["pass"][3] == 1.0 and means["maj"][3] == 1.0
 
 
-def test_ties_share_and_a_response_without_an_answer_does_not_vote():
+def test_ties_are_shared_and_a_response_without_an_answer_does_not_vote():
     scores = np.array([[1.0, 0.0, 0.0]])
     assert at_k.metrics(scores, np.array([[0, 1, -1]])).values["maj"][0, 2] == 0.5
     assert at_k.metrics(scores, np.array([[0, 1, 2]])).values["maj"][0, 2] == pytest.approx(1 / 3)
@@ -89,7 +89,7 @@ def test_without_votes_there_is_no_majority():
     assert set(at_k.metrics(np.ones((2, 3))).values) == {"avg", "pass"}
 
 
-def test_subsets_stand_in_where_votes_cannot_be_counted(monkeypatch):
+def test_random_subsets_replace_counting_where_there_are_too_many_patterns(monkeypatch):
     rng = np.random.default_rng(1)
     votes = rng.integers(-1, 5, (30, 20))
     scores = (votes == 0).astype(float)
@@ -106,7 +106,7 @@ def test_subsets_stand_in_where_votes_cannot_be_counted(monkeypatch):
     assert not np.array_equal(other.values["maj"], drawn.values["maj"])
 
 
-def test_votes_of_up_to_sixteen_responses_are_counted_however_many_distributions_there_are(monkeypatch):
+def test_votes_of_up_to_sixteen_responses_are_always_counted_exactly(monkeypatch):
     monkeypatch.setattr(at_k, "PATTERNS", 0)
     votes = np.random.default_rng(2).integers(-1, 5, (5, 17))
     errors = [at_k.metrics((votes[:, :n] == 0) * 1.0, votes[:, :n]).errors for n in (16, 17)]
@@ -115,7 +115,7 @@ def test_votes_of_up_to_sixteen_responses_are_counted_however_many_distributions
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=60)
-def test_labels_of_fewer_responses_are_those_of_all_subsets(pairs):
+def test_labels_of_fewer_responses_equal_the_average_over_all_subsets(pairs):
     items = [(max(pair), min(pair)) for pair in pairs]
     found = at_k.of_pool(np.array([n for n, _ in items]), np.array([c for _, c in items]))
     assert len(found) == max(n for n, _ in items)
@@ -130,14 +130,14 @@ def test_labels_of_fewer_responses_are_those_of_all_subsets(pairs):
         assert [one[name] for name in ("pass", "easy", "medium", "hard")] == pytest.approx(wanted, abs=1e-12)
 
 
-def test_votes_are_numbers_of_their_own_item():
+def test_votes_are_numbered_per_item():
     found = at_k.coded(np.array([1, 0, 1, 1, 0, 2]), np.array([7, 7, -1, 3, 7, -1]))
     assert found.tolist() == [1, 0, -1, 0, 0, -1]
     assert at_k.coded(np.array([0]), np.array([-1])).tolist() == [-1]
 
 
 def simulated(rng, items, width, clusters):
-    """Items whose chance to be right varies, in clusters that share a part of it."""
+    """Items with varying pass rates, in clusters that share a part of it."""
     shared = rng.normal(0, 1, clusters)[np.arange(items) % clusters]
     chance = 1 / (1 + np.exp(-(shared + rng.normal(0, 1, items))))
     votes = np.where(rng.random((items, width)) < chance[:, None], 0, rng.integers(1, 5, (items, width)))
@@ -146,7 +146,7 @@ def simulated(rng, items, width, clusters):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clusters", [200, 60])
-def test_intervals_cover_the_truth_in_93_to_97_of_100_runs(clusters):
+def test_intervals_cover_the_truth_in_93_to_97_percent_of_runs(clusters):
     rng, items, width, k = np.random.default_rng(7), 200, 8, 4
     # The truth: the mean over a very large set of the same kind.
     large = at_k.metrics(*simulated(rng, 400_000, width, 400_000)).means()
@@ -163,7 +163,7 @@ def test_intervals_cover_the_truth_in_93_to_97_of_100_runs(clusters):
 
 
 def test_a_million_responses_take_seconds():
-    items, width = 6_250, 16  # a tenth of it here; the whole is in docs/how-to/test-time.md
+    items, width = 6_250, 16  # a tenth of a million; the whole is in docs/how-to/test-time.md
     rng = np.random.default_rng(0)
     scores, votes = simulated(rng, items, width, items)
     started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -175,7 +175,7 @@ def test_a_million_responses_take_seconds():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB
 
 
-def test_label_shows_what_fewer_responses_would_have_said(tmp_path, capsys):
+def test_label_prints_the_labels_that_fewer_responses_would_give(tmp_path, capsys):
     rollouts(tmp_path / "rollouts", [[1.0] * 4, [1.0, 0.0, 0.0, 0.0], [0.0] * 4, [1.0, 1.0, None, None]])
     assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
     notes = manifest.read(tmp_path / "labels").notes
@@ -188,7 +188,7 @@ def test_label_shows_what_fewer_responses_would_have_said(tmp_path, capsys):
     assert [line[0] for line in lines if len(line) == 9] == ["1", "2", "4"]
 
 
-def test_a_pool_whose_items_stopped_early_has_no_pass_rates_at_fewer(tmp_path):
+def test_a_pool_with_early_stopped_items_has_no_labels_at_fewer_responses(tmp_path):
     some = item(0)
     rows = [replace(rollout(some, at, score), censored=True) for at, score in enumerate((1.0, 0.0))]
     with manifest.writing("rollouts", tmp_path / "rollouts", {"task": "pool", "samples": 4}) as draft:

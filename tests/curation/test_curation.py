@@ -1,4 +1,4 @@
-"""labels -> curated set on disk: the right items, the same on every machine, in the trainers' format."""
+"""labels -> curated set on disk: the right items, reproducible on every machine, in the trainers' format."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ KINDS = ["easy"] * 12 + ["medium"] * 8 + ["hard"] * 6 + ["unscored"] * 2
 
 
 def labeled(folder, kinds=KINDS, **more):
-    """A rollouts and a labels artifact; the folder of the latter."""
+    """Writes a rollouts and a labels artifact; returns the folder of the labels."""
     rollouts(folder / "rollouts", kinds, with_items=True, **more)
     labels.label(folder / "rollouts", folder / "labels")
     return folder / "labels"
@@ -39,12 +39,12 @@ def curated(source, output, *keep, **more):
 
 
 def numbers(rows):
-    """Which of KINDS the rows are."""
+    """The indices of the rows in KINDS."""
     by_id = {item(number).item_id: number for number in range(len(KINDS))}
     return [by_id[key] for key in rows["item_id"]]
 
 
-def test_an_item_comes_back_as_messages_and_images(source, tmp_path):
+def test_an_item_is_returned_as_messages_and_images(source, tmp_path):
     rows = curated(source, tmp_path / "out", "medium")
     assert sorted(numbers(rows)) == list(range(12, 20))
     for number, row in zip(numbers(rows), rows, strict=True):
@@ -56,7 +56,7 @@ def test_an_item_comes_back_as_messages_and_images(source, tmp_path):
         assert (row["difficulty"], row["pass_rate"]) == ("medium", 0.5)
 
 
-def test_the_manifest_says_what_was_kept_and_from_where(source, tmp_path):
+def test_the_manifest_records_the_selection_and_its_source(source, tmp_path):
     curated(source, tmp_path / "out", "easy", mix={"hard": 0.25}, seed=7)
     found = manifest.read(tmp_path / "out", "curated set")
     assert {name: found.notes[name] for name in ("items", "easy", "medium", "hard", "task")} == {
@@ -71,7 +71,7 @@ def test_the_manifest_says_what_was_kept_and_from_where(source, tmp_path):
     assert found.input_folder("rollouts") == (source.parent / "rollouts").resolve()
 
 
-def test_items_without_a_label_are_never_drawn(source, tmp_path):
+def test_items_without_a_label_are_never_selected(source, tmp_path):
     rows = curated(source, tmp_path / "out", "easy", "medium", "hard")
     assert sorted(numbers(rows)) == list(range(26))
 
@@ -81,7 +81,7 @@ def test_sizes_and_shares_are_met_exactly(source, tmp_path):
     assert (len(rows), rows["difficulty"].count("hard")) == (10, 3)
 
 
-def test_the_same_seed_draws_the_same_rows_whatever_the_order_of_the_rollouts(source, tmp_path):
+def test_the_selection_depends_on_the_seed_and_not_on_rollout_order(source, tmp_path):
     backwards = labeled(tmp_path / "backwards", backwards=True)
     one = curated(source, tmp_path / "one", "easy", "medium", size=9, seed=5)
     other = curated(backwards, tmp_path / "other", "easy", "medium", size=9, seed=5)
@@ -90,13 +90,13 @@ def test_the_same_seed_draws_the_same_rows_whatever_the_order_of_the_rollouts(so
     assert curated(source, tmp_path / "third", "easy", "medium", size=9, seed=6)["item_id"] != one["item_id"]
 
 
-def test_nothing_is_written_into_what_is_read(source, tmp_path):
+def test_the_source_is_not_modified(source, tmp_path):
     before = sorted(str(path) for path in source.parent.rglob("*"))
     curated(source, tmp_path / "out", "easy")
     assert sorted(str(path) for path in source.parent.rglob("*")) == before
 
 
-def test_nothing_but_the_set_is_left_in_its_folder(source, tmp_path):
+def test_the_folder_holds_the_set_and_nothing_else(source, tmp_path):
     curated(source, tmp_path / "out", "easy")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == LEFT
 
@@ -117,7 +117,7 @@ def test_large_sets_are_written_in_pieces(source, tmp_path, monkeypatch):
 
 
 class TestItems:
-    """Rollouts whose items are not those that their responses are of."""
+    """Rollouts whose items do not match their responses."""
 
     def changed(self, folder, change):
         source = labeled(folder, ["easy"] * 3)
@@ -137,7 +137,7 @@ class TestItems:
         ],
     )
     @pytest.mark.parametrize("at_once", [1, 1 << 20])
-    def test_are_refused(self, tmp_path, monkeypatch, change, said, at_once):
+    def test_that_do_not_match_are_refused(self, tmp_path, monkeypatch, change, said, at_once):
         monkeypatch.setattr("dcsft_harness.curation.conversations.AT_ONCE", at_once)
         with pytest.raises(HarnessError, match=said):
             curated(self.changed(tmp_path, change), tmp_path / "out", "easy")
@@ -155,7 +155,7 @@ class TestItems:
 
 
 class TestRefusals:
-    def test_an_empty_set(self, tmp_path):
+    def test_an_empty_set_is_refused(self, tmp_path):
         source = labeled(tmp_path, ["easy", "easy"])
         with pytest.raises(
             HarnessError, match="no item is hard: .*would be empty .*2 easy, 0 medium, 0 hard"
@@ -163,21 +163,21 @@ class TestRefusals:
             curated(source, tmp_path / "out", "hard")
         assert not (tmp_path / "out").exists()
 
-    def test_one_response_per_item_makes_no_item_medium(self, tmp_path):
+    def test_no_medium_items_with_one_response_per_item(self, tmp_path):
         source = labeled(tmp_path, [[1.0], [0.0]])
         with pytest.raises(
             HarnessError, match="no item is medium: .*sample more of them, such as --samples 8"
         ):
             curated(source, tmp_path / "out", "medium")
 
-    def test_more_than_there_are(self, source, tmp_path):
+    def test_more_items_than_there_are(self, source, tmp_path):
         with pytest.raises(HarnessError, match="13 easy items are asked for, the labels have 12"):
             curated(source, tmp_path / "out", "easy", size=13)
         with pytest.raises(HarnessError, match="8 hard items are asked for, the labels have 6"):
             curated(source, tmp_path / "out", "easy", size=16, mix={"hard": 0.5})
         assert not (tmp_path / "out").exists()
 
-    def test_a_share_that_is_no_item(self, source, tmp_path):
+    def test_a_share_of_less_than_one_item(self, source, tmp_path):
         with pytest.raises(
             HarnessError, match="--mix hard=0.04 of 10 items is not one item. Give a share of at"
         ):
@@ -191,20 +191,20 @@ class TestRefusals:
             (3, {"hard": 0.5, "medium": 0.49}, "--mix hard=0.5, medium=0.49 of 3 items leaves no item"),
         ],
     )
-    def test_a_mix_that_takes_all(self, source, tmp_path, size, mix, said):
+    def test_a_mix_that_takes_everything(self, source, tmp_path, size, mix, said):
         with pytest.raises(HarnessError, match=said):
             curated(source, tmp_path / "out", "easy", size=size, mix=mix)
 
-    def test_a_mix_of_what_the_band_has_taken(self, source, tmp_path):
+    def test_a_mix_of_items_that_the_band_already_took(self, source, tmp_path):
         with pytest.raises(HarnessError, match=r"hard \(outside the band\) items are asked for"):
             curated(source, tmp_path / "out", band=(0.0, 0.5), mix={"hard": 0.3})
 
-    def test_an_occupied_folder(self, source, tmp_path):
+    def test_an_occupied_output_folder(self, source, tmp_path):
         curated(source, tmp_path / "out", "easy")
         with pytest.raises(HarnessError, match="already holds a curated set"):
             curated(source, tmp_path / "out", "hard")
 
-    def test_rollouts_that_are_gone(self, tmp_path):
+    def test_missing_rollouts(self, tmp_path):
         source = labeled(tmp_path, ["easy"])
         shutil.rmtree(tmp_path / "rollouts")
         with pytest.raises(HarnessError, match="the rollouts that .*labels was made from are no longer at"):
@@ -221,16 +221,16 @@ class TestRefusals:
             ("hard=-1", "not difficulty=share"),
         ],
     )
-    def test_a_mix_that_is_none(self, text, said):
+    def test_an_invalid_mix(self, text, said):
         with pytest.raises(HarnessError, match=said):
             rules.parse_mix([text])
 
-    def test_a_mix_that_names_one_twice(self):
+    def test_a_mix_that_names_a_difficulty_twice(self):
         with pytest.raises(HarnessError, match="--mix names hard twice"):
             rules.parse_mix(["hard=0.1", "hard=0.2"])
 
     def test_a_full_disk(self, tmp_path):
-        # `datasets` raises an error of its own there, with the operating system's as its cause.
+        # `datasets` raises its own error here, with the operating system's as the cause.
         source, disk = labeled(tmp_path, ["easy"] * 30), tmp_path / "disk"
         disk.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
@@ -244,12 +244,12 @@ class TestRefusals:
             subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_shares_are_read_as_they_are_written():
+def test_mix_shares_are_parsed():
     assert rules.parse_mix(["hard=0.05", "easy=.5"]) == {"hard": 0.05, "easy": 0.5}
 
 
-def test_what_was_changed_by_hand_is_refused(tmp_path):
-    """A set would go by the hash of what it was not made from."""
+def test_rollouts_that_were_edited_by_hand_are_refused(tmp_path):
+    """Otherwise a set would carry the hash of data that it was not made from."""
     source = labeled(tmp_path, ["easy", "medium"])
     items = tmp_path / "rollouts" / sampling.ITEMS
     shutil.rmtree(items)

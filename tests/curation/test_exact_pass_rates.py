@@ -1,4 +1,4 @@
-"""`dcsft label --exact`: pass rates by teacher forcing, against brute force and against samples."""
+"""`dcsft label --exact`: pass rates by teacher forcing, checked by brute force and by sampling."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ POOL = "dcsft_digits_pool"
 
 
 def sampled(folder, *more, task=POOL):
-    """Rollouts of a part of the digits pool, by the embedded checkpoint."""
+    """Rollouts of a part of the digits pool, from the embedded checkpoint."""
     arguments = ["--model", "digits", "--model-args", "batch_size=8", "--task", task]
     assert main(["sample", *arguments, *more, "--output", str(folder)]) == 0
     return folder
@@ -65,7 +65,7 @@ def target(answer):
 
 
 def by_brute_force(model, row, arguments, least=1e-6):
-    """The pass rate, token string by token string, each with a forward of its own."""
+    """The pass rate, token string by token string, with one forward pass each."""
     prepared = model._prepare(asked(model, row, arguments))
     ends, tokenizer, gold = model._engine.tokens.eos, model.tokenizer, row["answer"]
 
@@ -129,7 +129,7 @@ def test_the_pass_rate_is_the_sum_over_token_strings(model, rows, given):
         assert one.uncounted < 0.02
 
 
-def test_a_batch_has_the_rates_of_single_items(model, rows):
+def test_batching_does_not_change_pass_rates(model, rows):
     arguments = GenerationArguments(max_new_tokens=8, temperature=0.9, top_k=50)
     model.task_dict = {POOL: {"items": {row["doc_id"]: row for row in rows}}}
     items = [
@@ -141,7 +141,7 @@ def test_a_batch_has_the_rates_of_single_items(model, rows):
     assert [one.rate for one in together] == pytest.approx([one.rate for one in singly], abs=1e-5)
 
 
-def test_labels_get_a_column_and_their_noise_by_exact_rates(rollouts, tmp_path, capsys):
+def test_label_exact_adds_a_column_and_the_noise_of_the_labels(rollouts, tmp_path, capsys):
     assert main(["label", str(rollouts), "--exact", "--output", str(tmp_path / "labels")]) == 0
     said = capsys.readouterr().out
     assert "Exact pass rates: mean" in said and "(from the exact pass rates)" in said
@@ -150,7 +150,7 @@ def test_labels_get_a_column_and_their_noise_by_exact_rates(rollouts, tmp_path, 
     assert len(table) == 24 and all(0 <= row["exact"] <= 1 for row in table)
     assert np.mean([row["exact"] for row in table]) == pytest.approx(notes["exact"]["mean"])
     assert notes["noise"]["source"] == "exact" and notes["exact"]["uncounted"] < 0.01
-    # 24 items with 4 samples of top-p 0.95: no item is far from its rate.
+    # 24 items with 4 samples at top-p 0.95: every item is close to its rate.
     assert all(abs(row["k"] - 4 * row["exact"]) < 3.5 for row in table)
     assert main(["label", str(rollouts), "--output", str(tmp_path / "plain")]) == 0
     plain = pq.read_table(tmp_path / "plain" / "labels.parquet").to_pylist()
@@ -168,7 +168,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("config", "notes", "said"), REFUSED.values(), ids=REFUSED)
-def test_rollouts_that_have_no_exact_rates_are_refused(rollouts, tmp_path, config, notes, said):
+def test_rollouts_without_exact_rates_are_refused(rollouts, tmp_path, config, notes, said):
     made = manifest.read(rollouts)
     with manifest.writing("rollouts", tmp_path / "rollouts", dict(made.config) | config) as draft:
         for name in ("rollouts.parquet", "items"):
@@ -196,7 +196,7 @@ def test_a_model_whose_prompt_sees_the_response_is_refused(model, rows, monkeypa
         )
 
 
-def test_logits_that_are_not_finite_name_the_item(model, rows, monkeypatch):
+def test_non_finite_logits_name_the_item(model, rows, monkeypatch):
     forced = model._engine.forced
     monkeypatch.setattr(model._engine, "forced", lambda *given: [one * torch.nan for one in forced(*given)])
     arguments = GenerationArguments(max_new_tokens=8, temperature=0.9)
@@ -204,7 +204,7 @@ def test_logits_that_are_not_finite_name_the_item(model, rows, monkeypatch):
         model.pass_rates([asked(model, rows[0], arguments)], [target("six")])
 
 
-def test_turns_and_pictures_become_messages():
+def test_turns_and_images_become_messages():
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "One <image> two <image>"},
@@ -226,7 +226,7 @@ def test_turns_and_pictures_become_messages():
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_turns_are_read_of_items_that_have_them_and_former_ones_have_no_column(tmp_path, kept):
+def test_turns_are_read_when_stored_and_older_items_fall_back_to_the_prompt(tmp_path, kept):
     turns = json.dumps([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Which?"}])
     some = replace(item(0), turns=turns)
     sampling.write_items(tmp_path / "items", [some], [[picture(0)]])

@@ -1,4 +1,4 @@
-"""rollouts -> labels -> curated set, on tables made by hand."""
+"""rollouts -> labels -> curated set, on handmade tables."""
 
 import re
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from statsmodels.stats.proportion import proportion_confint
 from dcsft_harness import lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
-from dcsft_harness.curation import CurationConfig, choose, gallery, labels
+from dcsft_harness.curation import CurationConfig, gallery, labels
 from dcsft_harness.curation.labels import _labels, count, jeffreys, label
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.page import data
@@ -51,7 +51,7 @@ INSPECTED = {"count": 1, "refused": 0, "scorer": "choice"}
 
 
 def settles(score):
-    """Whether a response of that score and one of 0 settle a label for `--stop-when-labelled`."""
+    """Whether responses with this score and with 0 settle a label for `--stop-when-labelled`."""
     task = SimpleNamespace(config=SimpleNamespace(task="pool"), eval_docs_no_media=[{}])
     pool = rollout_store.Pool(task, [], 2, 0, {})
     pool._verdicts = {(0, "said", False): (score, "x"), (0, "wrong", False): (0.0, "x")}
@@ -60,7 +60,7 @@ def settles(score):
 
 
 def paired(score):
-    """Whether a response of that score is the right one of a DPO pair."""
+    """Whether a response with this score is the chosen one of a DPO pair."""
     found = Responses()
     found.add("said", score, "stop")
     return bool(found.right)
@@ -81,12 +81,12 @@ def paired(score):
     ],
     ids=["labels", "stopping", "pairs", "pass@k", "the page", "the gallery", "data inspect"],
 )
-def test_half_a_score_is_right_for_all_that_judge_responses(judge, monkeypatch):
+def test_a_score_of_one_half_counts_as_right_everywhere(judge, monkeypatch):
     monkeypatch.setattr(lmms, "filtered", lambda _task, response, _doc: response)
     assert [judge(score) for score in (0.0, 0.49, 0.5, 1.0)] == [False, False, True, True]
 
 
-def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_label():
+def test_unscored_responses_do_not_count_and_an_unscored_item_has_no_label():
     found = labeled({"a": [1.0, None, 1.0], "b": [None, None, None]})
     assert (found["a"]["n"], found["a"]["difficulty"]) == (2, "easy")
     assert [found["b"][key] for key in ("difficulty", "pass_rate", "low", "high")] == [None] * 4
@@ -94,7 +94,7 @@ def test_unscored_responses_do_not_count_and_an_item_with_none_scored_has_no_lab
 
 
 @pytest.mark.parametrize("scorers", [{"choice": 3}, {"math": 2, "mine:judge": 1}, None])
-def test_labels_say_by_which_version_of_which_scorer_they_were_made(tmp_path, scorers):
+def test_labels_record_the_scorer_version_of_the_rollouts(tmp_path, scorers):
     with manifest.writing("rollouts", tmp_path / "rollouts", {}) as draft:
         draft.notes |= {"scorers": scorers} if scorers else {}
         pq.write_table(rollouts({"a": [1.0, 0.0]}), draft.folder / ROLLOUTS)
@@ -102,7 +102,7 @@ def test_labels_say_by_which_version_of_which_scorer_they_were_made(tmp_path, sc
     assert manifest.read(tmp_path / "labels", "labels").notes["scorers"] == scorers
 
 
-def test_a_sample_that_appears_twice_is_refused():
+def test_a_repeated_sample_is_refused():
     table = rollouts({"a": [1.0, 0.0]})
     with pytest.raises(HarnessError, match="sample_index twice"):
         count(pa.concat_tables([table, table]), "source")
@@ -122,43 +122,6 @@ def test_the_interval_is_jeffreys_with_closed_ends(case):
     assert high[0] == pytest.approx(1.0 if k == n else expected[1], abs=1e-9)
 
 
-def many() -> pa.Table:
-    scores = {f"e{i:02}": [1.0, 1.0] for i in range(40)}
-    scores |= {f"m{i:02}": [1.0, 0.0] for i in range(30)}
-    return _labels(count(rollouts(scores | {f"h{i:02}": [0.0, 0.0] for i in range(20)}), "source"))
-
-
-def names(config: CurationConfig, table: pa.Table | None = None) -> list[str]:
-    return choose(table or many(), config)["item_id"].to_pylist()
-
-
-def test_a_curated_set_holds_what_is_kept_and_nothing_else():
-    assert sorted(key[0] for key in names(CurationConfig(keep=("easy", "medium")))) == ["e"] * 40 + ["m"] * 30
-
-
-def test_the_mix_is_a_share_of_the_whole_set():
-    chosen = names(CurationConfig(keep=("easy", "medium"), mix={"hard": 0.05}, size=60))
-    assert (len(chosen), sum(key[0] == "h" for key in chosen)) == (60, 3)
-    grown = names(CurationConfig(keep=("medium",), mix={"hard": 0.25}))
-    assert (len(grown), sum(key[0] == "h" for key in grown)) == (40, 10)
-
-
-def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_labels():
-    table = many()
-    config = CurationConfig(keep=("easy",), size=10, seed=3)
-    mixed = table.take(np.random.default_rng(0).permutation(table.num_rows))
-    assert names(config, table) == names(config, mixed)
-    assert names(config, table) != names(CurationConfig(keep=("easy",), size=10, seed=4), table)
-
-
-def test_an_empty_curated_set_and_too_large_a_size_are_refused():
-    easy = _labels(count(rollouts({"a": [1.0]}), "source"))
-    with pytest.raises(HarnessError, match="no item is hard: the set would be empty"):
-        choose(easy, CurationConfig(keep=("hard",)))
-    with pytest.raises(HarnessError, match="50 easy items are asked for, the labels have 40"):
-        choose(many(), CurationConfig(keep=("easy",), size=50))
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -171,14 +134,14 @@ def test_an_empty_curated_set_and_too_large_a_size_are_refused():
         ({"keep": ("easy",), "size": 0}, "--size 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_by_name(arguments, said):
+def test_invalid_settings_are_refused_by_name(arguments, said):
     with pytest.raises(HarnessError, match=said):
         CurationConfig(**arguments)
 
 
 @pytest.mark.usefixtures("drawn")
 class TestPictures:
-    """What `label` and `curate` show of a pool."""
+    """The figures that `label` and `curate` make of a pool."""
 
     @pytest.fixture
     def made(self, tmp_path, capsys):
@@ -190,13 +153,13 @@ class TestPictures:
             assert main([verb, *given, "--output", str(tmp_path / output)]) == 0
         return tmp_path, capsys.readouterr().err
 
-    def test_their_paths_are_printed(self, made):
+    def test_paths_are_printed(self, made):
         folder, said = made
         for name in ("labels", "curated"):
             for file in ("difficulty.png", "gallery.md"):
                 assert str(folder / name / file) in said and (folder / name / file).is_file()
 
-    def test_the_gallery_has_items_of_each_class_with_their_responses(self, made):
+    def test_the_gallery_shows_items_of_each_class_with_their_responses(self, made):
         folder, _ = made
         text = (folder / "labels" / "gallery.md").read_text()
         assert text.index("## easy") < text.index("## medium") < text.index("## hard")
@@ -211,14 +174,14 @@ class TestPictures:
                 picture.load()
         assert "## hard" not in (folder / "curated" / "gallery.md").read_text()
 
-    def test_the_histogram_is_a_picture_of_both_sides(self, made):
+    def test_the_histogram_of_a_curated_set_shows_both_sides(self, made):
         folder, _ = made
         with Image.open(folder / "labels" / "difficulty.png") as one:
             with Image.open(folder / "curated" / "difficulty.png") as two:
                 assert two.width > 1.5 * one.width
 
     @pytest.mark.parametrize("samples", [2, 8, 64])
-    def test_bars_hold_every_rated_item_once(self, samples):
+    def test_bars_count_every_rated_item_once(self, samples):
         from matplotlib.figure import Figure
 
         rng = np.random.default_rng(0)
@@ -232,7 +195,7 @@ class TestPictures:
         for kind, bars in zip(("easy", "medium", "hard"), axes.containers, strict=True):
             assert sum(bar.get_height() for bar in bars) == (kinds[20:] == kind).sum()
 
-    def test_rollouts_without_items_have_a_histogram_alone(self, tmp_path):
+    def test_rollouts_without_items_only_have_a_histogram(self, tmp_path):
         artifacts.rollouts(tmp_path / "rollouts", [[1.0, 1.0], [0.0, 1.0]])
         notes = labels.label(tmp_path / "rollouts", tmp_path / "labels")
         assert notes["figures"] == ["difficulty.png"]

@@ -1,4 +1,4 @@
-"""Labels and curated sets against plain Python, one row at a time, on tables of every kind that there is."""
+"""Labels and curated sets against a plain Python reference, row by row, on all kinds of tables."""
 
 import tempfile
 from pathlib import Path
@@ -21,7 +21,7 @@ SCORES = st.sampled_from([1.0, 0.0, 0.5, 0.49, None])
 
 @st.composite
 def tables(draw):
-    """Rollout rows of a few items in any order: all G samples, a censored part, or what should not be."""
+    """Rollout rows of a few items in any order: all G samples, a censored part, or invalid ones."""
     samples, rows = draw(st.integers(1, 4)), []
     for number in range(draw(st.integers(1, 5))):
         count = samples if draw(st.integers(0, 9)) else draw(st.integers(1, 5))
@@ -45,7 +45,7 @@ def row(item, index, score, censored=False, error=None):
 
 
 def reference(rows):
-    """What `dcsft label` makes of rows, or the beginning of what it says against them."""
+    """The labels that `dcsft label` makes of the rows, or the beginning of its error."""
     items = {
         key: [one for one in rows if one["item_id"] == key] for key in sorted({r["item_id"] for r in rows})
     }
@@ -73,7 +73,7 @@ def reference(rows):
 
 
 @given(rows=tables(), at_once=st.integers(1, 9), grouped=st.integers(1, 9))
-def test_labels_are_those_of_plain_python(rows, at_once, grouped):
+def test_labels_equal_the_plain_python_reference(rows, at_once, grouped):
     wanted = reference(rows)
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         patch.setattr("dcsft_harness.artifacts.storage.ROWS_AT_ONCE", at_once)
@@ -124,7 +124,7 @@ def chosen(config, some=LABELS):
         ),
     ],
 )
-def test_the_set_and_its_order_stay_the_same_from_version_to_version(config, wanted):
+def test_the_selection_and_its_order_are_stable_across_versions(config, wanted):
     assert chosen(config) == wanted.split()
     assert chosen(config, LABELS[::-1]) == wanted.split()
 
@@ -136,7 +136,7 @@ def test_the_set_and_its_order_stay_the_same_from_version_to_version(config, wan
     size=st.one_of(st.none(), st.integers(1, 10)),
     seed=st.integers(0, 3),
 )
-def test_a_choice_is_that_of_shuffling_the_sorted_ids(kinds, keep, share, size, seed):
+def test_the_selection_is_a_seeded_shuffle_of_the_sorted_ids(kinds, keep, share, size, seed):
     left = next(name for name in records.DIFFICULTIES if name not in keep)
     config = CurationConfig(keep=tuple(keep), mix={left: share} if share else {}, size=size, seed=seed)
     some = [
@@ -163,6 +163,6 @@ def test_a_choice_is_that_of_shuffling_the_sorted_ids(kinds, keep, share, size, 
     assert chosen(config, some) == rng.permutation(np.array(wanted, dtype=str)).tolist()
 
 
-def test_labels_that_hold_an_item_twice_are_refused():
+def test_labels_with_a_repeated_item_are_refused():
     with pytest.raises(HarnessError, match="the labels hold item 07 twice"):
         chosen(CurationConfig(keep=("easy",)), [*LABELS, LABELS[1]])

@@ -1,4 +1,4 @@
-"""Images that a pool and an evaluation set share: found exactly and nearly, listed, and left out."""
+"""Images shared by a pool and an evaluation set, exactly or nearly: found, listed and excluded."""
 
 import io
 import json
@@ -24,7 +24,7 @@ POOL, EVALUATION = "dcsft_refcoco_pool", "dcsft_ref_l4"
 
 @pytest.fixture(scope="module")
 def photo():
-    """Pictures with the smooth structure of photographs, which noise does not have."""
+    """Images with the smooth structure of photographs, which noise lacks."""
 
     def make(number, size=(320, 300)):
         rng = np.random.Generator(np.random.PCG64(number))
@@ -42,7 +42,7 @@ def jpeg(image, quality=90):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, photo):
-    """A pool of 20 images, and Ref-L4 with three: one of them, one harder compressed, and a new one."""
+    """A pool of 20 images, and Ref-L4 with three: one of them, one compressed more, and a new one."""
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DCSFT_DATA", str(folder / "data"))
@@ -66,8 +66,8 @@ def place(tmp_path_factory, photo):
         yield folder, notes, names
 
 
-def test_pictures_that_rows_share_are_compared_once(tmp_path):
-    """A million rows of a thousand pictures are not a million pictures, and not their product of pairs."""
+def test_images_shared_by_rows_are_compared_once(tmp_path):
+    """A million rows with a thousand images do not need a million images, nor all pairs of rows."""
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{number}.png")
@@ -89,7 +89,7 @@ def test_pictures_that_rows_share_are_compared_once(tmp_path):
 
 @pytest.fixture
 def shown(tmp_path):
-    """Pictures in a folder, and rows that name them."""
+    """Images in a folder, and rows that name them."""
     (tmp_path / "pictures").mkdir()
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -102,7 +102,7 @@ def shown(tmp_path):
 
 
 def written(path, rows):
-    """A file of rows in a folder with links to their pictures."""
+    """A file of rows in a folder with links to their images."""
     path.parent.mkdir()
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     for row in rows:
@@ -111,7 +111,7 @@ def written(path, rows):
 
 
 @pytest.mark.parametrize("sets", ["memory", "a pool in memory", "tests in memory"])
-def test_sets_in_memory_are_compared_by_their_content_and_not_their_name(tmp_path, monkeypatch, shown, sets):
+def test_in_memory_sets_are_compared_by_content_not_by_name(tmp_path, monkeypatch, shown, sets):
     import dcsft_harness as dcsft
 
     monkeypatch.chdir(tmp_path / "pictures")
@@ -137,7 +137,7 @@ def test_sets_in_memory_are_compared_by_their_content_and_not_their_name(tmp_pat
         (["pool/pool.jsonl", "train/data.jsonl", "test/data.jsonl"], "two evaluation sets are named data"),
     ],
 )
-def test_files_of_one_name_are_to_be_renamed(tmp_path, shown, files, said):
+def test_files_with_the_same_name_are_refused(tmp_path, shown, files, said):
     for name in dict.fromkeys(files):
         if ".." not in name:
             written(tmp_path / name, shown(name, 0))
@@ -146,7 +146,7 @@ def test_files_of_one_name_are_to_be_renamed(tmp_path, shown, files, said):
         stages.STAGES["data overlap"](tmp_path / "out", pool=given[0], tasks=given[1:], scorer="exact_word")
 
 
-def test_a_set_in_memory_is_not_compared_with_itself(shown, tmp_path, monkeypatch):
+def test_an_in_memory_set_is_not_compared_with_itself(shown, tmp_path, monkeypatch):
     import dcsft_harness as dcsft
 
     monkeypatch.chdir(tmp_path / "pictures")
@@ -155,11 +155,11 @@ def test_a_set_in_memory_is_not_compared_with_itself(shown, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("distance", [0, 1, 4, 7, 16])
-def test_near_hashes_are_those_of_comparing_all(distance, monkeypatch):
+def test_near_hashes_equal_a_comparison_of_all_pairs(distance, monkeypatch):
     monkeypatch.setattr(overlap, "_AT_ONCE", 50)
     rng = np.random.default_rng(distance)
     mine, others = (rng.integers(0, 2**64, size, dtype=np.uint64) for size in (90, 70))
-    for place in range(60):  # copies that differ in up to 20 bits, and equal ones
+    for place in range(60):  # copies that differ in up to 20 bits, and exact copies
         bits = rng.choice(64, rng.integers(0, 21) if place % 5 else 0, replace=False)
         others[place] = mine[place // 2] ^ np.uint64(sum(1 << int(bit) for bit in bits))
     differ = np.bitwise_count(mine[:, None] ^ others)
@@ -168,7 +168,7 @@ def test_near_hashes_are_those_of_comparing_all(distance, monkeypatch):
     assert overlap.near(mine, others, distance) == wanted and len(wanted) > 10
 
 
-def test_the_same_and_the_nearly_same_picture_are_found_and_no_other(place):
+def test_only_equal_and_nearly_equal_images_are_found(place):
     folder, notes, names = place
     pairs = records.read_table(folder / "overlap" / overlap.PAIRS, overlap.Pair).to_pylist()
     found = {(pair["pool_image"], pair["image"]): pair["kind"] for pair in pairs}
@@ -182,7 +182,7 @@ def test_the_same_and_the_nearly_same_picture_are_found_and_no_other(place):
     assert notes["tasks"] == {EVALUATION: {"exact": 1, "near": 1}}
 
 
-def test_the_artefact_names_what_was_compared(place):
+def test_the_artifact_records_what_was_compared(place):
     folder, _, _ = place
     found = manifest.read(folder / "overlap", "overlap")
     assert found.config == {
@@ -195,7 +195,7 @@ def test_the_artefact_names_what_was_compared(place):
     assert set(found.inputs) == {f"data of {POOL}", f"data of {EVALUATION}"}
 
 
-def test_items_of_a_shared_image_are_those_that_sampling_would_know(place):
+def test_items_of_a_shared_image_have_the_ids_of_sampling(place):
     folder, _, _ = place
     shared = records.read_table(folder / "overlap" / overlap.ITEMS, overlap.Shared).to_pylist()
     task = lmms.open_tasks([POOL])[POOL]
@@ -232,7 +232,7 @@ def test_rollouts_keep_the_published_files(labeled):
     assert kept and kept <= {path.read_bytes() for path in published_files}
 
 
-def test_curation_leaves_them_out(labeled, capsys):
+def test_curation_excludes_overlapping_items(labeled, capsys):
     whole = stages.STAGES["curate"](labeled / "all", labels=labeled / "labels", keep=["hard"])
     options = ["--keep", "hard", "--exclude", str(labeled / "overlap"), "--output", str(labeled / "clean")]
     assert main(["curate", str(labeled / "labels"), *options]) == 0
@@ -246,7 +246,7 @@ def test_curation_leaves_them_out(labeled, capsys):
     assert not kept & set(shared["item_id"].to_pylist())
 
 
-def test_another_pools_overlap_excludes_nothing_in_silence(labeled, tmp_path):
+def test_the_overlap_of_another_pool_is_refused(labeled, tmp_path):
     with manifest.writing("overlap", tmp_path / "other", {"pool": "dcsft_imagenet_pool"}) as draft:
         records.write_table(draft.folder / overlap.ITEMS, overlap.Shared, [])
     with pytest.raises(HarnessError, match="is the overlap of dcsft_imagenet_pool, and the labels are of"):
@@ -264,8 +264,8 @@ def test_another_pools_overlap_excludes_nothing_in_silence(labeled, tmp_path):
         ({"color": "blue"}, "with another file of rows and set of images than|another set of images than"),
     ],
 )
-def test_an_overlap_of_items_with_other_ids_is_refused(tmp_path, monkeypatch, change, said):
-    """Else it would exclude nothing, as no id is among the labels."""
+def test_an_overlap_with_other_item_ids_is_refused(tmp_path, monkeypatch, change, said):
+    """Otherwise it would exclude nothing, as none of its ids is among the labels."""
     monkeypatch.chdir(tmp_path)
 
     def write(answer="goose", color="red", scorer="exact_word"):
@@ -293,14 +293,14 @@ def test_an_overlap_of_items_with_other_ids_is_refused(tmp_path, monkeypatch, ch
         ([POOL, "dcsft_lisa"], "the data of dcsft_lisa is not prepared"),
     ],
 )
-def test_what_cannot_be_compared(place, tmp_path, capsys, arguments, said):
+def test_sets_that_cannot_be_compared_are_refused(place, tmp_path, capsys, arguments, said):
     assert main(["data", "overlap", *arguments, "--output", str(tmp_path / "out")]) == 1
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_tasks_without_prepared_data_are_compared_too(tmp_path):
-    """Pictures without a name are known by their document; a set shares all of them with itself."""
+def test_tasks_without_prepared_data_can_be_compared(tmp_path):
+    """Images without a name are identified by their document; a set shares all of them with itself."""
     task = lmms.open_tasks(["dcsft_digits_a"])["dcsft_digits_a"]
     found = overlap.read_images(task)
     assert len(found.names) == len(task.eval_docs)
@@ -310,7 +310,7 @@ def test_tasks_without_prepared_data_are_compared_too(tmp_path):
 
 @pytest.mark.parametrize("quality", [95, 75, 40])
 @pytest.mark.parametrize("scale", [0.4, 1.0, 1.6])
-def test_another_size_or_compression_is_a_few_bits_away(photo, quality, scale):
+def test_resizing_and_compression_change_a_few_bits(photo, quality, scale):
     for number in range(12):
         original = photo(number)
         size = tuple(round(side * scale) for side in original.size)
@@ -320,7 +320,7 @@ def test_another_size_or_compression_is_a_few_bits_away(photo, quality, scale):
         assert overlap.alike(*(np.frombuffer(overlap.thumbnail(one), np.uint8) for one in (original, copy)))
 
 
-def test_other_pictures_are_far_away(photo):
+def test_different_images_are_far_apart(photo):
     hashes = [overlap.perceptual_hash(photo(number)) for number in range(60)]
     distances = [(a ^ b).bit_count() for at, a in enumerate(hashes) for b in hashes[:at]]
     assert min(distances) > 2 * overlap.DISTANCE
@@ -328,7 +328,7 @@ def test_other_pictures_are_far_away(photo):
 
 
 def scattered(seed):
-    """Fifteen dots on white, as charts have them."""
+    """Fifteen dots on white, as in charts."""
     image = Image.new("RGB", (240, 180), "white")
     for x, y in np.random.Generator(np.random.PCG64(seed)).integers(10, 170, (15, 2)):
         image.paste("black", (int(x), int(y), int(x) + 5, int(y) + 5))
@@ -346,8 +346,8 @@ def scattered(seed):
         (scattered(2), scattered(3), None),
     ],
 )
-def test_pictures_of_one_hash_are_compared_themselves(tmp_path, monkeypatch, one, other, kind):
-    """pHashes see neither colors nor small things: plain pictures, or charts of one form, have one."""
+def test_images_with_equal_hashes_are_compared_pixel_by_pixel(tmp_path, monkeypatch, one, other, kind):
+    """pHash ignores colors and small details: plain images, or charts of one layout, have equal hashes."""
     monkeypatch.setattr(overlap, "perceptual_hash", lambda image: 7)
     for name, image in {"mine": one, "theirs": other}.items():
         image.save(tmp_path / f"{name}.png")
@@ -364,7 +364,7 @@ def images_of(values, items=()):
     return overlap.Images(names, digests, hashes, thumbs, list(items))
 
 
-def test_an_item_is_listed_with_every_image_that_it_shares():
+def test_an_item_is_listed_with_every_image_it_shares():
     pool = images_of([0, 2**20 - 1, 0xFFFF << 40], [("two", [1, 0, 1]), ("one", [2, 0]), ("none", [2])])
     pairs = overlap.compare(pool, "a", images_of([0, 2**20 - 2]), 4)
     pairs += overlap.compare(pool, "b", images_of([2**20 - 1]), 4)
@@ -376,7 +376,7 @@ def test_an_item_is_listed_with_every_image_that_it_shares():
 
 
 def test_an_item_that_shares_several_images_counts_once(tmp_path, monkeypatch):
-    """All of a pool's documents show the same two pictures, and the evaluation has both."""
+    """All documents of the pool show the same two images, and the evaluation has both."""
     mine = images_of([0, 2**20 - 1], [("first", [0, 1]), ("second", [1, 0])])
     sets = {"dcsft_digits_pool": mine, "dcsft_digits_a": images_of([0, 2**20 - 1])}
     monkeypatch.setattr(overlap, "read_images", lambda task, *more, **named: sets[task.config.task])

@@ -1,4 +1,4 @@
-"""How noisy labels are: classes by pass rate, the estimate from counts against known pass rates, the docs."""
+"""Label noise: classes by pass rate, estimates from counts against known pass rates, the documented table."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ SAMPLES = (4, 8, 16, 32)
 
 
 @pytest.mark.parametrize("g", [1, *SAMPLES])
-def test_a_pass_rate_places_an_item_by_the_binomial_distribution(g):
+def test_class_probabilities_of_a_pass_rate_are_binomial(g):
     easy, medium, hard = pass_rates.placement(np.array(RATES), g).T
     assert easy == pytest.approx(binom.pmf(g, g, RATES), abs=1e-12)
     assert hard == pytest.approx(binom.pmf(0, g, RATES), abs=1e-12)
     assert medium == pytest.approx(1 - easy - hard, abs=1e-12)
 
 
-def test_the_documented_table_is_computed():
+def test_the_documented_table_matches_the_code():
     def cell(shares):
         return " / ".join(f"{100 * one:.0f}" for one in shares)
 
@@ -45,7 +45,7 @@ POOLS = {
 @pytest.mark.parametrize("g", [4, 8, 16])
 @pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
 def test_the_noise_is_estimated_from_counts(pool, g):
-    """Against the pass rates themselves, and against labels that were really made twice."""
+    """Against the true pass rates, and against labels that were drawn twice."""
     draws = np.random.default_rng([g, 3]).binomial(g, pool, (40, len(pool)))
     kinds = np.where(draws == 0, 0, np.where(draws == g, 2, 1))
     truth = pass_rates.of_rates(pool, g)
@@ -61,19 +61,19 @@ def test_the_noise_is_estimated_from_counts(pool, g):
         assert np.mean([one[name] for one in means]) == pytest.approx(truth[name], abs=0.035)
 
 
-def test_items_without_a_scored_response_do_not_count_and_one_response_shows_nothing():
+def test_items_without_scores_do_not_count_and_one_response_gives_no_estimate():
     n, k = np.array([8, 8, 0]), np.array([3, 8, 0])
     assert pass_rates.of_counts(n, k) == pass_rates.of_counts(n[:2], k[:2])
     assert pass_rates.of_counts(np.array([1, 1]), np.array([0, 1])) is None
     assert pass_rates.of_counts(np.zeros(0, np.int64), np.zeros(0, np.int64)) is None
 
 
-def test_an_item_that_is_always_solved_is_never_misplaced():
+def test_an_item_that_is_always_or_never_solved_is_never_misplaced():
     found = pass_rates.of_rates(np.array([1.0, 0.0]), 8)
     assert found == {"samples": 8, "changed": 0.0, "misplaced": 0.0, "source": "exact"}
 
 
-def test_counts_of_known_pass_rates_agree_with_them_and_others_do_not():
+def test_the_chi_squared_test_accepts_true_pass_rates_and_rejects_others():
     rates = np.random.default_rng(2).beta(0.7, 0.4, 800)
     n = np.full(800, 8)
     z = [pass_rates.chi_squared(rates, n, np.random.default_rng(s).binomial(8, rates))[2] for s in range(200)]

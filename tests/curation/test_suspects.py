@@ -1,4 +1,4 @@
-"""Items that were never solved and answered in one voice: found, left out, written down, and reviewed."""
+"""Suspects, items never solved and answered consistently: found, left out, listed and reviewed."""
 
 import dataclasses
 import json
@@ -22,15 +22,15 @@ from dcsft_harness.scoring.boxes import iou
 from tests.fixtures.artifacts import item, picture, rollout
 
 
-class TestOneVoice:
-    def test_is_the_answer_that_most_samples_give(self):
+class TestMajorityAnswer:
+    def test_is_the_answer_of_most_samples(self):
         assert one_voice(["goose", "swan", "goose"]) == ("goose", 2)
 
-    def test_minds_neither_case_nor_white_space(self):
+    def test_ignores_case_and_white_space(self):
         assert one_voice(["swan", "A  Goose", "a goose", " a goose "]) == ("A  Goose", 3)
 
-    def test_hears_boxes_that_overlap_by_half_as_one(self):
-        # Of 10 x 10: shifted by 2 the IoU is 8/12, by 4 it is 6/14.
+    def test_counts_boxes_that_overlap_by_half_as_equal(self):
+        # Of 10 x 10 boxes: shifted by 2 the IoU is 8/12, by 4 it is 6/14.
         boxes = [
             [0.0, 0.0, 10.0, 10.0],
             [2.0, 0.0, 12.0, 10.0],
@@ -43,16 +43,16 @@ class TestOneVoice:
     def test_a_box_without_area_agrees_with_nothing(self):
         assert one_voice(["[5.0, 5.0, 5.0, 9.0]"] * 4)[1] == 0
 
-    def test_four_numbers_of_a_scorer_that_has_no_boxes_are_a_text(self):
+    def test_four_numbers_are_text_unless_the_scorer_has_boxes(self):
         assert one_voice(["[0, 0, 10, 10]", "[1, 0, 11, 10]", "[0, 0, 10, 10]"]) == ("[0, 0, 10, 10]", 2)
 
-    def test_texts_among_boxes_make_all_of_them_texts(self):
+    def test_one_text_among_boxes_makes_all_of_them_text(self):
         assert one_voice(["[0.0, 0.0, 9.0, 9.0]", "[0.0, 0.0, 9.0, 8.0]", "none"])[1] == 1
 
     @given(
         st.lists(st.sampled_from(["a", "A", " a", "b", "B c", "b  c", "é", "É"]), min_size=1), st.randoms()
     )
-    def test_of_texts_is_what_counting_finds_in_any_order(self, answers, rng):
+    def test_of_texts_equals_a_plain_count_in_any_order(self, answers, rng):
         forms = [" ".join(answer.lower().split()) for answer in answers]
         voice, times = one_voice(answers)
         assert times == max(map(forms.count, forms)) == forms.count(" ".join(voice.lower().split()))
@@ -63,7 +63,7 @@ class TestOneVoice:
     corners = st.tuples(*[st.integers(0, 12).map(float)] * 4).map(list)
 
     @given(st.lists(corners, min_size=1, max_size=9), st.randoms())
-    def test_of_boxes_is_the_one_that_most_overlap_in_any_order(self, boxes, rng):
+    def test_of_boxes_is_the_one_with_most_overlaps_in_any_order(self, boxes, rng):
         answers = [json.dumps(box) for box in boxes]
         voice, times = one_voice(answers)
         agree = [sum(iou(box, other) >= 0.5 for other in boxes) for box in boxes]
@@ -84,13 +84,13 @@ POOL = {
     8: ([0.0] * 6 + [None] * 2, ["swan"] * 8),
     9: ([0.0] * 5 + [None] * 3, ["swan"] * 8),
 }
-"""Number of an item -> its scores and extracted answers."""
+"""Item number -> its scores and extracted answers."""
 SHARES = {0: 1.0, 7: 7 / 8, 1: 6 / 8, 8: 6 / 8}
-"""What is suspected of it from 0.75 on."""
+"""The suspects at a threshold of 0.75, with their shares."""
 
 
 def answered(folder, pool=None, images=None, order=lambda rows: rows, task="pool"):
-    """Rollouts and labels of such a pool; the folder of the labels."""
+    """Writes rollouts and labels of such a pool; returns the folder of the labels."""
     pool = POOL if pool is None else pool
     items = [item(number) for number in pool]
     rows = [
@@ -121,7 +121,7 @@ def lines(folder):
 
 
 def curate(source, output, reviewed=None, **config):
-    """The manifest's notes, the numbers of the chosen items, and the suspects' lines."""
+    """The manifest's notes, the numbers of the selected items, and the suspects."""
     config = {"keep": ("easy", "medium", "hard"), "suspect": 0.75, **config}
     notes = curation.curate(source, output, CurationConfig(**config), reviewed=reviewed)
     rows = load_from_disk(str(output / "data"))
@@ -129,7 +129,7 @@ def curate(source, output, reviewed=None, **config):
 
 
 class TestKnownWrongLabels:
-    def test_are_counted_among_suspects_and_among_hard_items(self, tmp_path, monkeypatch, capsys):
+    def test_are_counted_among_suspects_and_hard_items(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(
             suite, "replaced", lambda name: frozenset({0, 2, 5, 99})
         )  # 99 is beyond the limit
@@ -145,7 +145,7 @@ class TestKnownWrongLabels:
         said = capsys.readouterr().out
         assert "The pool lists 3 wrong labels: 4 suspects, 1 of them wrong (precision 25.0 %, recall" in said
 
-    def test_of_a_pool_that_lists_none_are_not_counted(self, source, tmp_path):
+    def test_are_not_counted_where_the_pool_lists_none(self, source, tmp_path):
         notes, _, _ = curate(source, tmp_path / "out")
         assert notes["known_wrong"] is None
 
@@ -153,37 +153,37 @@ class TestKnownWrongLabels:
         ("left_out", "wrong", "precision", "recall"),
         [("ab", "", 0.0, None), ("", "ab", None, 0.0), ("abc", "bcd", 2 / 3, 2 / 3), ("aab", "a", 0.5, 1.0)],
     )
-    def test_make_precision_and_recall(self, left_out, wrong, precision, recall):
+    def test_give_precision_and_recall(self, left_out, wrong, precision, recall):
         found = suspects.detection(left_out, wrong)
         assert (found["precision"], found["recall"]) == (precision, recall)
 
 
 class TestSuspects:
-    def test_are_what_was_never_solved_and_answered_in_one_voice(self, source, tmp_path):
+    def test_are_never_solved_and_answered_consistently(self, source, tmp_path):
         notes, kept, found = curate(source, tmp_path / "out")
         assert {NUMBER[line["item_id"]]: line["share"] for line in found} == SHARES
         assert kept == [2, 3, 4, 5, 6, 9]
         counts = {name: notes[name] for name in ("items", "easy", "medium", "hard", "suspects", "unjudged")}
         assert counts == {"items": 6, "easy": 1, "medium": 1, "hard": 4, "suspects": 4, "unjudged": 1}
 
-    def test_come_by_falling_share_and_then_by_id(self, source, tmp_path):
+    def test_are_sorted_by_falling_share_and_then_by_id(self, source, tmp_path):
         _, _, found = curate(source, tmp_path / "out")
         keys = [(-line["share"], line["item_id"]) for line in found]
         assert keys == sorted(keys)
 
     @pytest.mark.parametrize(("threshold", "found"), [(1.0, [0]), (0.8, [0, 7]), (0.625, [0, 1, 2, 7, 8, 9])])
-    def test_depend_on_the_share_that_is_asked_for(self, source, tmp_path, threshold, found):
+    def test_depend_on_the_threshold(self, source, tmp_path, threshold, found):
         _, _, said = curate(source, tmp_path / "out", suspect=threshold)
         assert sorted(NUMBER[line["item_id"]] for line in said) == found
 
     @pytest.mark.parametrize(
         "order", [lambda rows: rows[::-1], lambda rows: random.Random(3).sample(rows, len(rows))]
     )
-    def test_are_the_same_whatever_the_order_of_the_rollouts(self, source, tmp_path, order):
+    def test_do_not_depend_on_rollout_order(self, source, tmp_path, order):
         other = answered(tmp_path, order=order)
         assert curate(other, tmp_path / "one") == curate(source, tmp_path / "two")
 
-    def test_are_never_drawn_by_a_mix_or_a_weight(self, source, tmp_path):
+    def test_are_never_selected_by_a_mix_or_a_weight(self, source, tmp_path):
         _, kept, _ = curate(source, tmp_path / "out", keep=(), weight="posterior")
         assert kept == [2, 3, 4, 5, 6, 9]
         _, kept, _ = curate(source, tmp_path / "mixed", keep=("easy",), mix={"hard": 0.8})
@@ -192,29 +192,29 @@ class TestSuspects:
             curate(source, tmp_path / "more", keep=("easy", "medium"), mix={"hard": 0.8}, size=10)
         assert not (tmp_path / "more").exists()
 
-    def test_are_not_looked_for_unless_that_is_asked_for(self, source, tmp_path):
+    def test_are_only_looked_for_on_request(self, source, tmp_path):
         curation.curate(source, tmp_path / "out", CurationConfig(keep=("hard",)))
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
             "data", "difficulty.png", "gallery", "gallery.md", "manifest.json"
         ]  # fmt: skip
 
-    def test_need_enough_samples_of_an_item(self, tmp_path):
+    def test_need_enough_samples_per_item(self, tmp_path):
         source = answered(tmp_path, {0: ([0.0] * 3, ["swan"] * 3)})
         with pytest.raises(HarnessError, match="--suspect needs 4 answers of an item, and .* has 3 samples"):
             curate(source, tmp_path / "out")
 
-    def test_may_be_none(self, tmp_path):
+    def test_may_be_an_empty_list(self, tmp_path):
         source = answered(tmp_path, {0: POOL[6]})
         notes, _, found = curate(source, tmp_path / "out")
         assert (notes["suspects"], found) == (0, [])
         assert "0 of 0 items" in (tmp_path / "out" / "suspects.md").read_text()
 
-    def test_may_not_be_all_there_is(self, tmp_path):
+    def test_may_not_be_the_whole_pool(self, tmp_path):
         with pytest.raises(HarnessError, match="the set would be empty"):
             curate(answered(tmp_path, {0: POOL[0]}), tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    def test_of_labels_that_are_not_of_the_rollouts_are_refused(self, source):
+    def test_of_labels_that_do_not_match_the_rollouts_are_refused(self, source):
         table = records.read_table(source / labels.LABELS, records.Label).slice(0, 1)
         strange = table.set_column(0, "item_id", [["f" * 32]])
         with pytest.raises(HarnessError, match="lacks item ffff.* do not belong together"):
@@ -222,12 +222,12 @@ class TestSuspects:
 
 
 def noted(seen):
-    """A function that gives what it gets, and notes it."""
+    """A function that returns its argument and records it."""
     return lambda table: seen.append(table) or table
 
 
-class TestTheReviewFile:
-    def test_tells_all_that_a_reviewer_has_to_know(self, source, tmp_path):
+class TestReviewFile:
+    def test_holds_everything_that_a_reviewer_needs(self, source, tmp_path):
         _, _, found = curate(source, tmp_path / "out")
         (line,) = (line for line in found if NUMBER[line["item_id"]] == 1)
         key = item(1).item_id
@@ -247,7 +247,7 @@ class TestTheReviewFile:
         with Image.open(tmp_path / "out" / line["images"][0]) as image:
             assert image.tobytes() == picture(1).tobytes()
 
-    def test_has_a_page_with_the_same_and_the_pictures(self, source, tmp_path):
+    def test_has_a_page_with_the_same_content_and_the_images(self, source, tmp_path):
         _, _, found = curate(source, tmp_path / "out")
         page = (tmp_path / "out" / "suspects.md").read_text(encoding="utf-8")
         for number, line in enumerate(found, 1):
@@ -256,12 +256,12 @@ class TestTheReviewFile:
             for text in (line["prompt"], line["gold"], line["voice"], f"({line['images'][0]})"):
                 assert text in part
 
-    def test_and_its_pictures_are_under_the_manifest(self, source, tmp_path):
+    def test_and_its_images_are_in_the_manifest(self, source, tmp_path):
         _, _, found = curate(source, tmp_path / "out")
         files = manifest.read(tmp_path / "out").files
         assert {"suspects.jsonl", "suspects.md", *(line["images"][0] for line in found)} <= files.keys()
 
-    def test_names_every_picture_of_an_item_and_none_where_there_is_none(self, tmp_path):
+    def test_names_every_image_of_an_item(self, tmp_path):
         images = [[], [picture(1), picture(2)], [picture(3)]]
         source = answered(tmp_path, {0: POOL[0], 1: POOL[0], 6: POOL[6]}, images)
         _, _, found = curate(source, tmp_path / "out")
@@ -271,7 +271,7 @@ class TestTheReviewFile:
         with Image.open(tmp_path / "out" / by_number[1][1]) as image:
             assert image.tobytes() == picture(2).tobytes()
 
-    def test_is_put_together_in_pieces_where_there_is_much_to_tell(self, source, tmp_path, monkeypatch):
+    def test_is_written_in_pieces_when_it_is_large(self, source, tmp_path, monkeypatch):
         whole = curate(source, tmp_path / "whole")
         stretches = []
         reordered = storage.reordered
@@ -289,7 +289,7 @@ class TestTheReviewFile:
         pictures = {"difficulty.png", "gallery", "gallery.md"}
         assert names == {"data", "manifest.json", "suspects", "suspects.jsonl", "suspects.md"} | pictures
 
-    def test_lists_all_and_shows_the_first_and_says_so(self, source, tmp_path, monkeypatch, capsys):
+    def test_lists_all_suspects_and_shows_only_the_first(self, source, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("dcsft_harness.curation.suspects.PICTURED", 2)
         options = ["--keep", "easy", "--suspect", "--output", str(tmp_path / "out")]
         assert main(["curate", str(source), *options]) == 0
@@ -302,7 +302,7 @@ class TestTheReviewFile:
         assert len(list((tmp_path / "out" / "suspects").iterdir())) == 2
 
 
-class TestAReview:
+class TestReview:
     def reviewed(self, source, folder, verdicts):
         """A review file with these verdicts on items by number."""
         _, _, found = curate(source, folder / "first")
@@ -311,7 +311,7 @@ class TestAReview:
         path.write_text("".join(json.dumps(line) + "\n" for line in told))
         return path
 
-    def test_keeps_drops_and_leaves_open(self, source, tmp_path):
+    def test_verdicts_keep_drop_or_leave_open(self, source, tmp_path):
         path = self.reviewed(source, tmp_path, {0: "keep", 1: "drop"})
         notes, kept, found = curate(source, tmp_path / "second", reviewed=path)
         assert kept == [0, 2, 3, 4, 5, 6, 9]
@@ -319,14 +319,14 @@ class TestAReview:
         assert (notes["suspects"], notes["dropped"], notes["hard"]) == (2, 1, 5)
         assert "reviewed" in manifest.read(tmp_path / "second").inputs
 
-    def test_drops_without_suspecting_anything_more(self, source, tmp_path, capsys):
+    def test_drops_items_without_looking_for_more_suspects(self, source, tmp_path, capsys):
         path = self.reviewed(source, tmp_path, {1: "drop"})
         options = ["--keep", "hard", "--reviewed", str(path), "--output", str(tmp_path / "second")]
         assert main(["curate", str(source), *options]) == 0
         said = "7 items: 0 easy, 0 medium, 7 hard (1 dropped in review, 2 of difficulties not kept) ("
         assert said in capsys.readouterr().err
 
-    def test_may_be_of_items_that_are_excluded_or_no_suspects(self, source, tmp_path):
+    def test_may_name_items_that_are_excluded_or_not_suspects(self, source, tmp_path):
         path = tmp_path / "mine.jsonl"
         path.write_text(json.dumps({"item_id": item(6).item_id, "verdict": "drop"}) + "\n\n")
         _, kept, _ = curate(source, tmp_path / "out", reviewed=path)
@@ -351,21 +351,21 @@ class TestAReview:
             ('{"item_id": "KEY"}\n{"item_id": "KEY"}', "line 3: item .* is in line 2 already"),
         ],
     )
-    def test_that_does_not_fit_is_refused_by_line(self, source, tmp_path, text, said):
+    def test_errors_name_the_line(self, source, tmp_path, text, said):
         path = tmp_path / "reviewed.jsonl"
         path.write_text("\n" + text.replace("KEY", item(0).item_id))
         with pytest.raises(HarnessError, match=said):
             curate(source, tmp_path / "out", reviewed=path)
         assert not (tmp_path / "out").exists()
 
-    def test_that_is_missing_is_named(self, source, tmp_path):
+    def test_that_is_missing_is_reported(self, source, tmp_path):
         with pytest.raises(HarnessError, match="--reviewed .*nowhere does not exist"):
             curate(source, tmp_path / "out", reviewed=tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(("same", "threshold"), [(14, 0.56), (18, 0.72), (13, 0.56)])
-def test_a_share_that_is_the_threshold_is_enough(tmp_path, same, threshold):
-    """In binary 0.56 * 25 is more than 14."""
+def test_a_share_equal_to_the_threshold_is_enough(tmp_path, same, threshold):
+    """In binary floating point 0.56 * 25 is more than 14."""
     said = ["swan"] * same + [None] * (25 - same)
     source = answered(tmp_path, {0: ([0.0] * 25, said), 1: ([1.0] * 25, ["goose"] * 25)})
     curation.curate(source, tmp_path / "out", CurationConfig(keep=("easy", "hard"), suspect=threshold))

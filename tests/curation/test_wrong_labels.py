@@ -1,4 +1,4 @@
-"""How well suspects find wrong labels: golds of the digits pool are replaced, and the chain looks for them.
+"""How well suspects find wrong labels: some golds of the digits pool are replaced before curation.
 
 `docs/design/curation.md` has the figures for other shares and seeds, measured with the same function.
 """
@@ -38,7 +38,7 @@ class Found:
 
 
 def corrupted(folder, share, seed):
-    """Writes the digits pool as JSONL, a share of it with another digit's name as its gold; which ones."""
+    """Writes the digits pool as JSONL with wrong golds in a share of its rows; returns which ones."""
     rows, rng = suite.load("dcsft_digits_pool"), np.random.default_rng(seed)
     wrong = set(rng.permutation(len(rows))[: round(share * len(rows))].tolist())
     folder.mkdir(parents=True)
@@ -54,7 +54,7 @@ def corrupted(folder, share, seed):
 
 
 def measure(folder, share, seed, threshold):
-    """Samples, labels and curates such a pool; what was found."""
+    """Samples, labels and curates such a pool; counts what was found."""
     wrong = corrupted(folder / "pool", share, seed)
     rollouts, labels, curated = (str(folder / name) for name in ("rollouts", "labels", "curated"))
     data = ["--data", str(folder / "pool" / "pool.jsonl"), "--scorer", "exact_word"]
@@ -77,7 +77,7 @@ def measure(folder, share, seed, threshold):
 
 
 def never_solved(folder):
-    """The documents that are hard."""
+    """The hard documents."""
     import pyarrow.parquet as pq
     from datasets import load_from_disk
 
@@ -87,11 +87,11 @@ def never_solved(folder):
     return {places[row["item_id"]] for row in labels if row["difficulty"] == "hard"}
 
 
-def test_suspects_find_about_half_of_the_wrong_labels_and_are_richer_in_them_than_hard_items(tmp_path):
+def test_suspects_find_half_of_the_wrong_labels_more_precisely_than_hard_items_do(tmp_path):
     found = measure(tmp_path, share=0.1, seed=0, threshold=0.75)
     assert found.wrong == 80
     recall, precision = found.wrong_suspects / found.wrong, found.wrong_suspects / found.suspects
-    assert recall > 0.4  # 0.54 when this was written; 0.59 and 0.62 of seeds 1 and 2
+    assert recall > 0.4  # 0.54 when this was written; 0.59 and 0.62 for seeds 1 and 2
     assert precision > 0.45  # 0.57; 0.57 and 0.61
     assert precision > found.wrong_hard / found.hard + 0.05  # 0.42 of the hard items
     right = found.items - found.wrong

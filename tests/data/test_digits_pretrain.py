@@ -1,4 +1,4 @@
-"""Pre-training: what is drawn, for which architecture, and the second one through the whole chain."""
+"""Pre-training: what is drawn, for which architecture, and the second architecture end to end."""
 
 import collections
 import hashlib
@@ -33,8 +33,8 @@ def tokens():
     return AutoTokenizer.from_pretrained(digits.path())
 
 
-def test_the_embedded_checkpoint_s_examples_stay_as_they_were_drawn():
-    # The shipped weights were made of this stream: whoever changes it cannot make them again.
+def test_the_embedded_checkpoints_examples_are_drawn_as_they_were():
+    # The shipped weights were trained on this stream: after a change they cannot be rebuilt.
     said = [[one.family, one.prompt, one.answer] for progress in (0.05, 0.2, 0.8) for one in drawn(progress)]
     assert hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] == "e642e42e324d2760"
     assert PretrainConfig().families == curriculum.FAMILIES
@@ -42,13 +42,13 @@ def test_the_embedded_checkpoint_s_examples_stay_as_they_were_drawn():
     assert named == said[-64:]
 
 
-def test_chosen_families_alone_are_drawn_also_before_their_turn():
+def test_only_the_chosen_families_are_drawn_even_early():
     counts = collections.Counter(one.family for one in drawn(0.8, ("naming", "ground")))
     assert counts["naming"] + counts["ground"] == 64 and counts["ground"] > counts["naming"] > 8
     assert {one.family for one in drawn(0.0, ("sum",))} == {"sum"}
 
 
-def test_boxes_in_thousandths_are_the_same_boxes_and_nothing_else_changes():
+def test_converting_boxes_to_thousandths_changes_nothing_else():
     for example in curriculum.batch(drawing.split("pretrain"), rng(3), 0.8, 60, ("scene", "ground", "sum")):
         scaled = curriculum.thousandths(example)
         assert scaled._replace(answer="") == example._replace(answer="")
@@ -65,7 +65,7 @@ def test_boxes_in_thousandths_are_the_same_boxes_and_nothing_else_changes():
 
 
 @pytest.mark.parametrize("architecture", pretrain.ARCHITECTURES)
-def test_the_fast_inputs_are_what_the_processor_makes(architecture, tokens):
+def test_the_fast_inputs_equal_the_processors(architecture, tokens):
     processor = pretrain.blank_processor(tokens, architecture)
     for example in curriculum.batch(drawing.split("pretrain"), rng(1), 0.8, 8, ("naming", "scene", "sum")):
         fast = pretrain.collate([example], tokens)
@@ -122,13 +122,13 @@ def test_every_parameter_of_the_second_architecture_learns(tokens):
         ({"rate": 1}, "unknown option 'rate'"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_before_a_step(tmp_path, options, said):
+def test_invalid_settings_are_refused_before_the_first_step(tmp_path, options, said):
     with pytest.raises(HarnessError, match=said.replace("(", "\\(")):
         STAGES["digits pretrain"](tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
-def test_numbers_as_yaml_reads_them_and_one_family_as_text_are_taken():
+def test_numbers_and_families_are_accepted_as_yaml_reads_them():
     config = PretrainConfig(learning_rate="3e-3", families="naming")
     assert (config.learning_rate, config.families) == (3e-3, ("naming",))
     assert PretrainConfig(families=["sum", "naming"]).families == ("naming", "sum")
@@ -152,7 +152,7 @@ stages:
 
 
 @pytest.mark.slow
-def test_a_recipe_begins_with_the_second_architecture_and_goes_through_the_chain(tmp_path, capsys):
+def test_a_recipe_runs_the_second_architecture_through_the_whole_chain(tmp_path, capsys):
     (tmp_path / "other.yaml").write_text(CHAIN)
     command = ["run", str(tmp_path / "other.yaml"), "--output", str(tmp_path / "out")]
     assert main(command) == 0, capsys.readouterr().err
@@ -160,7 +160,7 @@ def test_a_recipe_begins_with_the_second_architecture_and_goes_through_the_chain
         name: manifest.read(tmp_path / "out" / name).notes for name in ("base", "sft", "grpo", "rollouts")
     }
     assert list(notes["base"]["losses"]) == ["naming"]
-    # Three mergers of two layers each: one behind the tower, two of deepstack.
+    # Three mergers of two layers each: one after the tower, two of deepstack.
     for name in ("sft", "grpo"):
         assert notes[name]["adapted"] == {"language": 28, "vision": 16, "aligner": 6}
     assert notes["rollouts"]["responses"] == 64 and notes["grpo"]["ledger"]["generated"] == 32

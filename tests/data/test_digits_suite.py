@@ -1,4 +1,4 @@
-"""The embedded suite: disjoint, deterministic, and scored right by its own scorers."""
+"""The embedded suite: disjoint splits, reproducible sets, and targets that its own scorers accept."""
 
 import collections
 import itertools
@@ -22,7 +22,7 @@ def rows(name, count=30):
     return list(itertools.islice(suite.SETS[name](name), count))
 
 
-def test_no_real_digit_is_in_two_splits_and_all_are_in_one():
+def test_every_real_digit_is_in_exactly_one_split():
     ids = [drawing.split(name).ids for name in drawing.SIZES]
     assert sorted(np.concatenate(ids).tolist()) == list(range(1797))
     assert set(drawing.adversarial().ids) <= set(drawing.split("adversarial").ids)
@@ -30,7 +30,7 @@ def test_no_real_digit_is_in_two_splits_and_all_are_in_one():
 
 @pytest.mark.parametrize("name", list(suite.SETS))
 @pytest.mark.usefixtures("pixels")
-def test_a_set_is_drawn_the_same_twice_and_its_targets_are_judged_right(name):
+def test_a_set_is_reproducible_and_its_targets_are_scored_right(name):
     scorer = next((value for part, value in SCORER.items() if part in name), "exact_word")
     for first, second in zip(rows(name), rows(name), strict=True):
         assert first.pop("image").tobytes() == second.pop("image").tobytes()
@@ -41,14 +41,14 @@ def test_a_set_is_drawn_the_same_twice_and_its_targets_are_judged_right(name):
 @pytest.mark.parametrize(
     "name", ["dcsft_digits_ground", "dcsft_digits_ground_l4", "dcsft_digits_ground_lisa"]
 )
-def test_boxes_lie_inside_their_image(name):
+def test_boxes_lie_inside_the_image(name):
     for row in rows(name, 100):
         x1, y1, x2, y2 = json.loads(row["answer"])
         assert 0 <= x1 < x2 <= row["width"]
         assert 0 <= y1 < y2 <= row["height"]
 
 
-def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
+def test_a_scene_question_has_one_answer_and_all_kinds_occur():
     digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(5))
     asked = collections.Counter()
     for _ in range(300):
@@ -78,7 +78,7 @@ def test_a_scenes_question_has_one_answer_and_all_kinds_are_asked():
     assert min(asked[kind] for kind in ("Which digit", "What colour", "Where")) > 50
 
 
-def test_the_curriculum_begins_with_single_digits_and_ends_without_them():
+def test_the_curriculum_starts_with_single_digits_and_ends_without_them():
     digits, rng = drawing.split("pretrain"), np.random.Generator(np.random.PCG64(6))
     early, late = (curriculum.batch(digits, rng, progress, 200) for progress in (0.0, 1.0))
     assert {one.family for one in early} == {"naming", "scene", "ground"}
@@ -117,7 +117,7 @@ COUNTS = {
 }
 
 LOADED = ("dcsft_digits", "dcsft_digits_pool", "dcsft_digits_cold", "dcsft_digits_ground")
-"""Sets that other fast tests draw as well."""
+"""Sets that other fast tests draw too."""
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_every_set_belongs_to_a_task():
     assert tasks == set(suite.SETS) == set(COUNTS)
 
 
-def test_named_sets_hold_the_digits_of_their_split_alone():
-    # Real digits are known by their place in scikit-learn's file, which is the cluster.
+def test_named_sets_only_hold_digits_of_their_split():
+    # A real digit is identified by its place in scikit-learn's file, which is the cluster.
     split_of = {
         "dcsft_digits": "eval",
         "dcsft_digits_pool_noisy": "pool",
@@ -151,7 +151,7 @@ def test_named_sets_hold_the_digits_of_their_split_alone():
 
 
 @pytest.mark.parametrize("family", ["ground", "reason"])
-def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, family):
+def test_composed_sets_only_draw_digits_of_their_split(monkeypatch, family):
     drawn = {}
     if family == "ground":
         place, original = "dcsft_harness.data.digits.drawing.draw_scene", drawing.draw_scene
@@ -173,7 +173,7 @@ def test_composed_sets_draw_from_the_digits_of_their_split_alone(monkeypatch, fa
 POOLS = ("pool", "pool_large", "pool_noisy", "pool_large_noisy")
 
 
-def test_every_pools_task_is_the_small_ones_on_another_set():
+def test_the_tasks_of_the_pools_differ_in_their_set_only():
     small, *others = (
         (path() / "digits" / f"digits_{name}.yaml").read_text().partition("\n")[2] for name in POOLS
     )
@@ -182,7 +182,7 @@ def test_every_pools_task_is_the_small_ones_on_another_set():
 
 
 @pytest.mark.slow
-def test_the_large_pool_is_the_pools_digits_ten_times_each_and_none_of_its_drawings():
+def test_the_large_pool_redraws_the_digits_of_the_pool_ten_times_each():
     small, large = suite.load("dcsft_digits_pool"), suite.load("dcsft_digits_pool_large")
     assert len(large) == 4000
     assert set(collections.Counter(large["cluster"]).values()) == {10}
@@ -199,7 +199,7 @@ def test_renditions_show_the_same_digits_in_other_styles():
 
 
 def drawn(name, monkeypatch):
-    """A set's rows without their pictures, and in these places what each picture would be drawn from."""
+    """A set's rows; each image is replaced by the arguments that it would be drawn from."""
     with monkeypatch.context() as patch:
         for kind in ("plain", "rendition"):
             patch.setattr(drawing, kind, lambda digit, rng, *more: drawing.Image.new("RGB", (1, 1)))
@@ -209,13 +209,13 @@ def drawn(name, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "each", "digits"), [("dcsft_digits_x3", 3, 300), ("dcsft_digits_r_x3", 3, 300)]
 )
-def test_larger_sets_draw_every_digit_as_often(name, each, digits, monkeypatch):
+def test_larger_sets_draw_every_digit_equally_often(name, each, digits, monkeypatch):
     rows = drawn(name, monkeypatch)
     counts = collections.Counter(row["cluster"] for row in rows)
     assert len(rows) == each * digits and set(counts.values()) == {each} and len(counts) == digits
 
 
-def test_the_drawings_of_a_digit_are_of_different_styles(monkeypatch):
+def test_drawings_of_a_digit_have_different_styles(monkeypatch):
     rows = drawn("dcsft_digits_r_x3", monkeypatch)
     styles: dict[str, list[str]] = {}
     for row in rows:
@@ -242,20 +242,20 @@ def test_a_noisy_pool_is_the_clean_one_with_some_labels_replaced(clean, wrong, m
         assert same == {name: b[name] for name in same}
 
 
-def test_a_noisy_pool_has_the_clean_ones_pictures():
+def test_a_noisy_pool_has_the_images_of_the_clean_one():
     for a, b in zip(rows("dcsft_digits_pool"), rows("dcsft_digits_pool_noisy"), strict=True):
         assert a["image"].tobytes() == b["image"].tobytes()
 
 
-def test_the_next_likeliest_class_is_never_the_right_one_and_often_one_that_looks_alike():
+def test_the_next_likeliest_class_is_never_right_and_often_looks_alike():
     digits = drawing.split("pool")
     other = drawing.next_likeliest(digits)
     assert (other != digits.values).all()
     pairs = collections.Counter(zip(digits.values.tolist(), other.tolist(), strict=True))
-    assert pairs.most_common(1)[0][1] > 3 * len(other) / 90  # chance is one in 90
+    assert pairs.most_common(1)[0][1] > 3 * len(other) / 90  # by chance it would be one in 90
 
 
-def test_adversarial_digits_are_plain_ones_four_drawings_each():
+def test_adversarial_digits_are_plain_with_four_drawings_each():
     rows = suite.load("dcsft_digits_a")
     counts = collections.Counter(rows["cluster"])
     assert set(counts.values()) == {4}
@@ -264,7 +264,7 @@ def test_adversarial_digits_are_plain_ones_four_drawings_each():
 
 
 @pytest.mark.parametrize("name", [name for name in suite.SETS if "_reason" in name])
-def test_a_sum_asks_for_its_number_and_no_letter_is_an_answer(name):
+def test_a_sum_is_answered_by_its_number_and_never_by_a_letter(name):
     for row in rows(name):
         gold = json.loads(row["answer"])
         question, *options = row["prompt"].split("\n")
@@ -274,7 +274,7 @@ def test_a_sum_asks_for_its_number_and_no_letter_is_an_answer(name):
         letter = "ABCD"[texts.index(gold)]
         assert row["target"].endswith(f" = {gold}")
         for response, score in {
-            f"{row['target']} (A)": 1.0,  # what the base writes, whatever the letter
+            f"{row['target']} (A)": 1.0,  # the base's answer, whatever the letter
             f"{row['target']} (D)": 1.0,
             gold: 1.0,
             letter: 0.0,
@@ -285,7 +285,7 @@ def test_a_sum_asks_for_its_number_and_no_letter_is_an_answer(name):
 
 
 @pytest.mark.slow
-def test_two_caches_hold_the_same_pixels(tmp_path, monkeypatch):
+def test_two_caches_hold_identical_pixels(tmp_path, monkeypatch):
     one = suite.load("dcsft_digits_ground_cold")
     monkeypatch.setenv("DCSFT_CACHE", str(tmp_path))
     other = suite.load("dcsft_digits_ground_cold")
@@ -294,7 +294,7 @@ def test_two_caches_hold_the_same_pixels(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_that_draw_a_set_at_once_do_not_collide(tmp_path):
+def test_two_processes_can_draw_a_set_at_once(tmp_path):
     code = "from dcsft_harness.data.digits import suite; print(len(suite.load('dcsft_digits_pool')))"
     environment = os.environ | {"DCSFT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     both = [
@@ -309,7 +309,7 @@ def test_two_processes_that_draw_a_set_at_once_do_not_collide(tmp_path):
     assert {path.name for path in folder.iterdir()} <= {"dcsft_digits_pool", "dcsft_digits_pool.lock"}
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch):
+def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
 

@@ -21,14 +21,14 @@ JOINED = [
         ["go to C.", "walk to C.", "run to C.", "stay"],
     ),
     ("A. right;  ; B. left;  ; C. No.", ["right", "left", "No."]),
-    # A letter that is left out keeps its place, so that the others keep theirs.
+    # A missing letter keeps its place, so that the others keep theirs.
     ("A. yes;B. yes, round ;O.;C. No.; F. None", ["yes", "yes, round O.", "No.", "", "", "None"]),
     ("A. 1;B. 2;C. 3;D. 4;E. 5;F. 6; G. None", ["1", "2", "3", "4", "5", "6", "None"]),
 ]
 
 
 @pytest.mark.parametrize(("text", "expected"), JOINED)
-def test_joined_options(text, expected):
+def test_joined_options_are_split(text, expected):
     assert questions.joined(text) == expected
 
 
@@ -44,7 +44,7 @@ INSIDE = [
     ("Size?\n(A) 1\n(B) 2", ["1", "2"]),
     ("Gas?\nA、O2\nB、H2", ["O2", "H2"]),
     ("On one line? A. I  B. II  C. III  D. IV", ["I", "II", "III", "IV"]),
-    # Two on a line, as narrow columns have it: half a list would take a wrong "D, 4" for no option.
+    # Two on a line, as in narrow columns: half a list would make a wrong "D, 4" no option at all.
     ("Size?\nA. 1    B. 2\nC. 3    D. 4", ["1", "2", "3", "4"]),
     ("Size? A. 1  B. 2\n\nC. 3  D. 4\n\n(see the figure)", ["1", "2", "3", "4"]),
     ("Size?\nA. 1 B. 2 C. 3\nD. 4", ["1", "2", "3", "4"]),
@@ -53,7 +53,7 @@ INSIDE = [
     ("Germ?\nA. yeast\nB. mould\nC. algae\nD. the bacterium E. coli",
      ["yeast", "mould", "algae", "the bacterium E. coli"]),
     ("Size? A. 1  B. 2\nBut why?", ["1", "2"]),
-    # "A." names a point before; a blank line parts two options; one option has no text.
+    # "A." refers to an earlier point; a blank line separates two options; one option has no text.
     ("Point A. is on BC.\nA.2\nB.3", ["2", "3"]),
     ("Part?\nA. root\nB. stem\n\nC. leaf", ["root", "stem", "leaf"]),
     ("Part?\nA:root\nB:\nC:leaf", ["root", "", "leaf"]),
@@ -65,7 +65,7 @@ INSIDE = [
 
 
 @pytest.mark.parametrize(("question", "expected"), INSIDE)
-def test_options_inside_a_question(question, expected):
+def test_options_inside_a_question_are_found(question, expected):
     assert questions.inside(question) == expected
 
 
@@ -76,7 +76,7 @@ TEXTS = st.lists(PLAIN.map(str.strip).filter(bool), min_size=2, max_size=10)
 
 
 @given(TEXTS)
-def test_listed_options_are_read_again(texts):
+def test_listed_options_can_be_parsed_again(texts):
     assert questions.inside(questions.prompt("Which?", texts)) == texts
     assert questions.joined(questions.prompt("", texts)[1:].replace("\n", ";")) == texts
 
@@ -96,7 +96,7 @@ LETTERED = [
 
 
 @pytest.mark.parametrize(("answer", "choices", "expected"), LETTERED)
-def test_golds_that_are_letters(answer, choices, expected):
+def test_golds_may_be_letters(answer, choices, expected):
     assert questions.lettered(answer, choices) == expected
 
 
@@ -111,13 +111,13 @@ def test_golds_that_are_letters(answer, choices, expected):
         ("CD", ["1", "2"]),
     ],
 )
-def test_a_gold_that_is_no_option_is_named(answer, choices):
+def test_a_gold_that_matches_no_option_is_named(answer, choices):
     with pytest.raises(HarnessError, match="no option of|none of the letters") as caught:
         questions.lettered(answer, choices)
     assert repr(answer) in str(caught.value) and "--on-error skip" in str(caught.value)
 
 
-def test_golds_that_are_texts():
+def test_golds_may_be_texts():
     assert questions.worded("18", ["9", "18", "18"]) == "B"
     assert questions.worded("A", ["C", "A"]) == "B"
     with pytest.raises(HarnessError, match="'b' is no option"):

@@ -1,4 +1,4 @@
-"""The reasoning benchmarks from published rows to prepared ones, with what is odd about the former."""
+"""The reasoning benchmarks from published to prepared rows, including the oddities of the former."""
 
 import functools
 import json
@@ -25,7 +25,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
-    """A data root of this test's own."""
+    """An empty data root for this test."""
     monkeypatch.setenv(prepared.VARIABLE, str(tmp_path / "data"))
     return tmp_path
 
@@ -49,7 +49,7 @@ def notes(task):
     return prepared.describe(task).notes
 
 
-def test_mmk12_reads_options_and_golds_where_it_can_and_says_where_not():
+def test_mmk12_parses_options_and_golds_and_reports_the_rest():
     found = rows("dcsft_mmk12")
     assert found["m1"]["choices"] == ["$$10.5$$", "$$12$$", "$$8$$", "$$9$$"]
     assert found["m2"]["choices"] == ["2", "3", "4", "5"]
@@ -57,7 +57,7 @@ def test_mmk12_reads_options_and_golds_where_it_can_and_says_where_not():
     assert found["c2"]["choices"] == ["O2", "H2", "N2", "CO2"]
     assert (found["c1"]["choices"], found["c1"]["answer"]) == ([], "C")
     assert (found["b1"]["answer"], found["b1"]["target"]) == (["A", "C"], "A, C")
-    # The options stand in the question, and are not listed a second time.
+    # The options are in the question and are not listed a second time.
     assert found["m1"]["prompt"] == fixtures.mmk12_test()[0]["question"]
     assert [found[id]["parts"] for id in ("m1", "p1", "c1", "b1")] == [
         ["subject_math"],
@@ -91,7 +91,7 @@ def test_pool_and_cold_start_are_a_recorded_draw_of_verifiable_golds():
     assert both["t5"]["target"] == "\\boxed{2\\sqrt{3}}"
 
 
-def test_the_draw_does_not_depend_on_the_order_of_the_rows(elsewhere):
+def test_the_draw_does_not_depend_on_row_order(elsewhere):
     found = []
     for name, order in (("published", 1), ("turned", -1)):
         fixtures.save(elsewhere / name, "train", fixtures.MMK12, fixtures.mmk12_train()[::order])
@@ -101,7 +101,7 @@ def test_the_draw_does_not_depend_on_the_order_of_the_rows(elsewhere):
     assert found[0] == found[1]
 
 
-def test_solutions_that_a_user_adds_are_trained_on_if_they_are_right(elsewhere):
+def test_solutions_added_by_a_user_become_targets_if_they_are_right(elsewhere):
     given = [{**row, "solution": f"It is {row['answer']}."} for row in fixtures.mmk12_train()[:4]]
     given[1]["solution"] = "It is 31."
     given[2]["solution"] = None
@@ -114,7 +114,7 @@ def test_solutions_that_a_user_adds_are_trained_on_if_they_are_right(elsewhere):
     assert targets == {"t0": "It is $$6$$.", "t2": "\\boxed{\\frac{1}{2}}", "t3": "It is 2.5."}
 
 
-def test_mmmu_parses_options_keeps_pictures_in_place_and_joins_rows_that_share_one():
+def test_mmmu_parses_options_keeps_images_in_place_and_clusters_shared_images():
     found = rows("dcsft_mmmu")
     assert found["validation_Accounting_1"]["choices"] == ["$6", "$7", "Wells' own", "$9"]
     assert (
@@ -126,7 +126,7 @@ def test_mmmu_parses_options_keeps_pictures_in_place_and_joins_rows_that_share_o
     )
     assert found["validation_Art_4"]["choices"] == ["<image 2>", "<image 3>"]
     assert found["validation_Art_4"]["numbers"] == [1, 2, 3]
-    assert found["validation_Biology_7"]["images"] == []  # its picture is not named
+    assert found["validation_Biology_7"]["images"] == []  # its image is not named
     assert found["validation_Music_3"]["parts"] == [
         "multiple_choice",
         "discipline_art_and_design",
@@ -136,9 +136,9 @@ def test_mmmu_parses_options_keeps_pictures_in_place_and_joins_rows_that_share_o
     assert one == two and len({row["cluster"] for row in found.values()}) == 7
 
 
-# Question, options, columns that hold a picture; what is shown, pictures by their column.
+# Question, options, columns that hold an image; what is shown, images by their column.
 NAMED = [
-    # The second picture of Pharmacy_4 and Pharmacy_22 explains the answer.
+    # The second image of Pharmacy_4 and Pharmacy_22 explains the answer.
     ("<image 1> Which drug?", "['one', 'two']", (1, 2), [1, "Which drug?\nA. one\nB. two"]),
     (
         "Is <image 2> or <image 1> a map?",
@@ -165,7 +165,7 @@ NAMED = [
         ("(1)$$0.04$$ (2)$$440$$", "\\boxed{(1)0.04 (2)440}"),
     ],
 )
-def test_targets_are_boxed_where_math_reads_the_gold_in_a_box(monkeypatch, gold, target):
+def test_targets_are_boxed_if_math_accepts_the_gold_in_a_box(monkeypatch, gold, target):
     assert reasoning._target({"answer": gold}) == target
     assert reasoning._verifies({"answer": gold})
     monkeypatch.setattr(reasoning, "_is_right", lambda *given: False)
@@ -173,7 +173,7 @@ def test_targets_are_boxed_where_math_reads_the_gold_in_a_box(monkeypatch, gold,
 
 
 @pytest.mark.parametrize(("question", "choices", "held", "shown"), NAMED)
-def test_mmmu_shows_the_pictures_that_the_text_names_in_its_order(elsewhere, question, choices, held, shown):
+def test_mmmu_shows_the_images_named_in_the_text_in_its_order(elsewhere, question, choices, held, shown):
     first, *_ = fixtures.mmmu()
     pictures = {f"image_{number}": fixtures.drawing(number) for number in held}
     row = {**first, "id": "validation_Pharmacy_4", "question": question, "options": choices, "answer": "A"}
@@ -187,10 +187,10 @@ def test_mmmu_shows_the_pictures_that_the_text_names_in_its_order(elsewhere, que
     ]
     said = [part.split("\n\nReason")[0] for part in parts if not part.startswith("Reason")]
     assert said == list(map(str, shown))
-    assert len(prepared.album("dcsft_mmmu")) == len(set(shown) & set(held))  # what is not shown is not kept
+    assert len(prepared.album("dcsft_mmmu")) == len(set(shown) & set(held))  # others are not kept
 
 
-def test_a_folder_with_pictures_that_the_text_does_not_name_is_refused(elsewhere):
+def test_an_old_folder_with_images_that_the_text_does_not_name_is_refused(elsewhere):
     fixtures.save(elsewhere / "mmmu", "validation", fixtures.MMMU, fixtures.mmmu()[:1])
     making.prepare("dcsft_mmmu", elsewhere / "mmmu", any_count=True)
     path = prepared.folder_of("dcsft_mmmu") / "manifest.json"
@@ -216,7 +216,7 @@ def test_the_multiple_choice_rows_of_mmmu_are_a_view_of_the_same_data():
     assert len(prepared.load("dcsft_mmmu_mc")) == 5
 
 
-def test_pictures_are_joined_through_others(elsewhere):
+def test_images_are_clustered_transitively(elsewhere):
     first, *_ = fixtures.mmmu()
     one, two, three = (fixtures.drawing(number) for number in (91, 92, 93))
     given = [
@@ -237,8 +237,8 @@ def test_pictures_are_joined_through_others(elsewhere):
     assert clusters["1"] == clusters["2"] == clusters["3"] != clusters["4"]
 
 
-def test_problems_that_share_a_picture_are_one_cluster(elsewhere):
-    """Their rows are not independent, whatever their names; a problem stays what is asked step by step."""
+def test_problems_that_share_an_image_are_one_cluster(elsewhere):
+    """Their rows are not independent, whatever their names; a problem is still one sequence of steps."""
     given = [{**row, "image_path": fixtures.drawing(40)} for row in fixtures.wemath()[:6]]
     given += fixtures.wemath()[6:9]
     fixtures.save(elsewhere / "wemath", "testmini", fixtures.WEMATH, given)
@@ -257,8 +257,8 @@ def test_problems_that_share_a_picture_are_one_cluster(elsewhere):
     }
 
 
-def test_a_gold_beyond_the_options_inside_a_question_is_told(elsewhere):
-    """The list may go on where it could not be read, or the gold be wrong: letters alone decide."""
+def test_a_gold_beyond_the_options_in_the_question_is_reported(elsewhere):
+    """The list may continue where it could not be parsed, or the gold may be wrong: only letters decide."""
     given = fixtures.mmk12_test()
     given[0]["answer"] = "E"
     fixtures.save(elsewhere / "mmk12", "test", fixtures.MMK12, given)
@@ -270,8 +270,8 @@ def test_a_gold_beyond_the_options_inside_a_question_is_told(elsewhere):
     ]
 
 
-def test_a_step_of_a_problem_that_stands_twice_is_refused(elsewhere):
-    """One of the two would decide the four-dimensional scores, and another step is likely missing."""
+def test_a_repeated_step_of_a_problem_is_refused(elsewhere):
+    """One of the two would decide the four-dimensional scores, and another step is probably missing."""
     given = fixtures.wemath()[:3]
     fixtures.save(elsewhere / "wemath", "testmini", fixtures.WEMATH, [*given, given[1]])
     with pytest.raises(
@@ -282,7 +282,7 @@ def test_a_step_of_a_problem_that_stands_twice_is_refused(elsewhere):
     assert (told["rows"], told["skipped"]) == (3, 1)
 
 
-def test_wemath_reads_joined_options_and_keeps_a_problem_together():
+def test_wemath_parses_joined_options_and_keeps_problems_together():
     found = rows("dcsft_wemath")
     assert found["2steps_2/1"]["choices"][0] == "The obtuse angle ∠ABE."
     assert found["2steps_1/1"]["prompt"].endswith("A. 45°\nB. 60°\nC. 120°\nD. No correct answer")
@@ -306,7 +306,7 @@ def test_wemath_reads_joined_options_and_keeps_a_problem_together():
     assert len(runs) == 6
 
 
-def test_mathverse_shows_no_text_where_the_question_is_in_the_picture_and_judges_by_it():
+def test_mathverse_shows_no_text_where_the_image_holds_the_question():
     found = prepared.load("dcsft_mathverse")
     drawn = [row for row in found if row["version"] == "Vision Only"]
     assert {row["prompt"] for row in drawn} == {"Answer the question that is in the image."}
@@ -332,7 +332,7 @@ def test_mathvista_finds_the_letter_of_a_text():
     assert notes("dcsft_mathvista")["golds whose text two options have: either is right"] == 1
 
 
-def test_mathvision_keeps_the_tokens_that_name_parts_of_the_merged_picture():
+def test_mathvision_keeps_references_to_parts_of_the_merged_image():
     found = rows("dcsft_mathvision")
     assert found["2"]["prompt"] == "Which bike is dearest?\nA. A\nB. B\nC. C\nD. D\nE. E"
     assert found["4"]["prompt"].startswith("The ant <image1> walks from <image2>. Where to?\nA. <image3>")
@@ -341,7 +341,7 @@ def test_mathvision_keeps_the_tokens_that_name_parts_of_the_merged_picture():
 
 
 @pytest.mark.parametrize("task", PARTS)
-def test_every_part_has_its_metric_and_no_metric_is_without_its_part(task):
+def test_parts_and_metrics_correspond(task):
     names = {config["task"]: config["metric_list"] for config in configs()}
     metrics = {entry["metric"] for entry in names[task]}
     assert {f"acc_{part}" for part in PARTS[task]} == {name for name in metrics if name.startswith("acc_")}
@@ -361,7 +361,7 @@ def configs():
     return [config for config in found if "metric_list" in config and "task" in config]
 
 
-def test_a_value_without_a_metric_is_said_and_counted(elsewhere):
+def test_a_value_without_a_metric_is_reported_and_counted(elsewhere):
     given = [{**row, "subject": "astrology"} for row in fixtures.mathvision()[:2]] + fixtures.mathvision()[2:]
     fixtures.save(elsewhere / "set", "test", fixtures.MATHVISION, given)
     said = []
@@ -398,7 +398,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("task", "change", "said"), BAD)
-def test_bad_rows_are_named_and_passed_over_only_when_asked(task, change, said, elsewhere):
+def test_bad_rows_are_named_and_skipped_only_on_request(task, change, said, elsewhere):
     split, features, make = fixtures.SETS[fixtures.TASKS[task]][0]
     given = make()
     change(given)
@@ -413,7 +413,7 @@ def test_bad_rows_are_named_and_passed_over_only_when_asked(task, change, said, 
 
 
 @pytest.mark.parametrize("task", fixtures.TASKS)
-def test_a_column_of_an_older_revision_is_missed_by_name(task, elsewhere):
+def test_a_missing_column_of_an_older_revision_is_named(task, elsewhere):
     name, column = (
         fixtures.TASKS[task],
         {"mathverse": "question_for_eval", "wemath": "image_path"}.get(fixtures.TASKS[task], "answer"),
@@ -426,7 +426,7 @@ def test_a_column_of_an_older_revision_is_missed_by_name(task, elsewhere):
 
 
 @pytest.mark.parametrize("task", fixtures.TASKS)
-def test_another_number_of_rows_than_published_is_refused(task, data, elsewhere):
+def test_an_unpublished_number_of_rows_is_refused(task, data, elsewhere):
     published = 15_616 if "_pool" in task or "_cold" in task else prepared.SOURCES[task].count
     with pytest.raises(HarnessError, match=f"{published:,}") as caught:
         making.prepare(task, data / fixtures.TASKS[task])
@@ -435,7 +435,7 @@ def test_another_number_of_rows_than_published_is_refused(task, data, elsewhere)
         assert "2steps_1 (4 of 360)" in str(caught.value)
 
 
-def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
+def test_reading_parquet_keeps_only_a_few_rows_in_memory(tmp_path):
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -445,7 +445,7 @@ def test_reading_parquet_holds_no_more_than_a_few_rows(tmp_path):
     noise = np.random.default_rng(0)
     rows = [{"id": str(number), "image": noise.bytes(100_000)} for number in range(600)]
     (tmp_path / "data").mkdir()
-    # Sixty megabytes in one row group, as some data sets are published.
+    # Sixty megabytes in one row group, as in some published data sets.
     path = tmp_path / "data" / "train-0.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=600, write_batch_size=8)
     del rows

@@ -1,4 +1,4 @@
-"""ImageNet, -R and -A from their published forms to scores."""
+"""ImageNet, ImageNet-R and ImageNet-A from their published forms to scores."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def made(task, folder, **options):
 
 
 def names(rows):
-    """What the pictures of a task's rows are called in what was published."""
+    """The published names of the images of a task's rows."""
     return [prepared.name(row["source"], *row["images"]) for row in rows]
 
 
@@ -51,7 +51,7 @@ def test_the_class_table_has_the_papers_classes_and_counts():
 
 
 @pytest.mark.parametrize("make", [published.imagenet_r, published.imagenet_r_hub])
-def test_renditions_of_the_papers_classes_alone_are_asked(tmp_path, make):
+def test_only_renditions_of_the_papers_classes_are_asked_about(tmp_path, make):
     notes, rows = made("dcsft_imagenet_r", make(tmp_path / "source"))
     assert words(rows) == {"stingray": 4, "hen": 4}
     assert (notes["rows"], notes["images"], notes["values"]) == (8, 8, {"class": {SEEN: 4, UNSEEN: 4}})
@@ -62,7 +62,7 @@ def test_renditions_of_the_papers_classes_alone_are_asked(tmp_path, make):
     assert len(set(rows["cluster"])) == 8
 
 
-def test_pictures_stay_as_published_and_belong_to_their_rows(tmp_path):
+def test_images_keep_their_published_bytes_and_their_rows(tmp_path):
     source = published.imagenet_r(tmp_path / "source")
     _, rows = made("dcsft_imagenet_r", source)
     for row in rows:
@@ -72,8 +72,8 @@ def test_pictures_stay_as_published_and_belong_to_their_rows(tmp_path):
         assert prepared.encoded("dcsft_imagenet_r", index) == (source / "imagenet-r" / name).read_bytes()
 
 
-def test_a_folder_and_the_hub_make_items_and_clusters_that_can_be_compared(tmp_path):
-    """A leaderboard refuses rows that are clustered differently, and pictures have other names there."""
+def test_a_folder_and_the_hub_make_comparable_items_and_clusters(tmp_path):
+    """A leaderboard refuses rows that are clustered differently, and on the hub images have other names."""
     found = []
     for make in (published.imagenet_r, published.imagenet_r_hub):
         _, rows = made("dcsft_imagenet_r", make(tmp_path / make.__name__))
@@ -84,7 +84,7 @@ def test_a_folder_and_the_hub_make_items_and_clusters_that_can_be_compared(tmp_p
     assert found[0] == found[1] and len(set(found[0].values())) == 8
 
 
-def test_rows_do_not_come_class_by_class(tmp_path):
+def test_rows_are_not_sorted_by_class(tmp_path):
     _, rows = made("dcsft_imagenet_r", published.imagenet_r(tmp_path / "source", each=8))
     order = rows["class"][:]
     assert 1 < sum(a != b for a, b in zip(order, order[1:], strict=False))
@@ -98,10 +98,10 @@ def test_rows_do_not_come_class_by_class(tmp_path):
         (published.imagenet_a_hub, {"stingray": 2, "jay": 2}),
     ],
 )
-def test_adversarial_images_whatever_their_names(tmp_path, make, expected):
+def test_adversarial_images_are_read_under_any_names(tmp_path, make, expected):
     _, rows = made("dcsft_imagenet_a", make(tmp_path / "source"))
     assert words(rows) == expected
-    # A name tells a classifier's guess, which no prompt may repeat.
+    # The name holds a classifier's guess, which must not appear in a prompt.
     assert not any("clock" in row["prompt"] or "insect" in row["prompt"] for row in rows)
 
 
@@ -113,14 +113,14 @@ def test_adversarial_images_whatever_their_names(tmp_path, make, expected):
         published.imagenet_val_hub,
     ],
 )
-def test_validation_images_sorted_flat_or_from_the_hub(tmp_path, make):
+def test_validation_images_may_be_sorted_flat_or_from_the_hub(tmp_path, make):
     _, rows = made("dcsft_imagenet", make(tmp_path / "source"))
     assert words(rows) == {"stingray": 2, "bulbul": 1}
     assert all(rows["seen"])
 
 
 def test_labels_in_another_order_than_imagenets_are_refused(tmp_path):
-    """A copy of the hundred classes numbers them anew; its labels 6 and 16 would be plausible figures."""
+    """A copy of the hundred classes renumbers them; its labels 6 and 16 would look plausible."""
     names = [f"class {label}" for label in range(1000)]
     for some in classification.trained().values():
         names[some.label] = f"{some.word}, a synonym"
@@ -137,14 +137,14 @@ def test_labels_in_another_order_than_imagenets_are_refused(tmp_path):
             made("dcsft_imagenet", source)
 
 
-def test_flat_validation_images_need_the_list_of_their_classes(tmp_path):
+def test_flat_validation_images_need_the_list_of_classes(tmp_path):
     source = published.imagenet_val(tmp_path / "source", flat=True, solution=False)
     with pytest.raises(HarnessError, match=r"no class folders.*Put Kaggle's LOC_val_solution.csv beside it"):
         made("dcsft_imagenet", source)
 
 
 class TestTrain:
-    def test_the_papers_images_are_taken_from_its_lists(self, tmp_path):
+    def test_the_papers_lists_choose_the_images(self, tmp_path):
         source = published.imagenet_train(tmp_path / "source", each=5)
         pool = [(f"{SEEN}/{SEEN}_{n}.JPEG", "stingray") for n in (3, 1)]
         published.paper_list(source, "imagenet_left_sft", pool)
@@ -156,7 +156,7 @@ class TestTrain:
         assert list(notes["read"]) == ["imagenet_left_sft.json"]
         assert names(made("dcsft_imagenet_cold", source)[1]) == [cold[0][0]]
 
-    def test_without_the_lists_both_tasks_draw_apart_and_say_so(self, tmp_path):
+    def test_without_the_lists_both_tasks_draw_disjoint_images_and_say_so(self, tmp_path):
         source, said = published.imagenet_train(tmp_path / "source"), []
         pool_notes, pool = made("dcsft_imagenet_pool", source, say=said.append)
         _, cold = made("dcsft_imagenet_cold", source)
@@ -165,12 +165,12 @@ class TestTrain:
         assert not set(names(pool)) & set(names(cold))
         assert "not the paper's" in pool_notes["chosen"] and "not the paper's" in said[0]
 
-    def test_a_draw_goes_by_name_alone(self):
+    def test_a_draw_depends_only_on_names(self):
         names = [f"{n}.JPEG" for n in range(300)]
         cold, pool = classification.split(names)
         assert (len(cold), len(pool)) == (4, 96)
         assert classification.split(reversed(names)) == (cold, pool)
-        # Leaving out what was not drawn changes nothing.
+        # Removing names that were not drawn changes nothing.
         assert classification.split(cold | pool) == (cold, pool)
 
     def test_one_list_without_the_other_is_refused(self, tmp_path):
@@ -195,7 +195,7 @@ class TestTrain:
             ((f"{UNSEEN}/x.JPEG", "hen"), r"row 2: the image .*x.JPEG' is in none of the 100 class folders"),
         ],
     )
-    def test_a_listed_image_that_cannot_be_used(self, tmp_path, listed, said):
+    def test_a_listed_image_that_cannot_be_used_is_named(self, tmp_path, listed, said):
         source = published.imagenet_train(tmp_path / "source", each=2)
         rows = [(f"{SEEN}/{SEEN}_0.JPEG", "stingray"), listed]
         published.paper_list(source, "imagenet_left_sft", rows)
@@ -208,7 +208,7 @@ class TestTrain:
         (skipped,) = (folder / "skipped.jsonl").read_text().splitlines()
         assert json.loads(skipped)["row"].endswith("imagenet_left_sft.json, row 2")
 
-    def test_a_list_that_is_cut_short(self, tmp_path):
+    def test_a_truncated_list_is_named(self, tmp_path):
         source = published.imagenet_train(tmp_path / "source", each=2)
         path = published.paper_list(source, "imagenet_left_sft", [(f"{SEEN}/{SEEN}_0.JPEG", "stingray")])
         with pytest.raises(HarnessError, match=r"left_sft.json lists 1 images, and 9,600 are published"):
@@ -218,7 +218,7 @@ class TestTrain:
             prepare("dcsft_imagenet_pool", source)
 
 
-def test_seen_and_unseen_classes_are_metrics_of_their_own(tmp_path):
+def test_seen_and_unseen_classes_have_separate_metrics(tmp_path):
     """8 documents, 4 of a seen class; 3 of those right, 1 of the others: 4/8, 3/4, 1/4, answered 7/8."""
     _, rows = made("dcsft_imagenet_r", published.imagenet_r(tmp_path / "source"))
     wrong = {
@@ -236,7 +236,7 @@ def test_seen_and_unseen_classes_are_metrics_of_their_own(tmp_path):
     assert [one.responses[0] for one in answered["dcsft_imagenet_r"]] == said
 
 
-def test_a_metric_without_documents_is_nan_and_no_error(tmp_path):
+def test_a_metric_without_documents_is_nan(tmp_path):
     source = tmp_path / "source"
     published.put(source / UNSEEN / "art_0.jpg", published.encoded(0))
     made("dcsft_imagenet_r", source)

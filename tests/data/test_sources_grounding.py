@@ -34,7 +34,7 @@ def by_prompt(rows):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_validation_rows_are_vlm_r1s(tmp_path, packed):
+def test_validation_rows_equal_those_of_vlm_r1(tmp_path, packed):
     notes, rows = made("dcsft_refcoco_val", published.refcoco_val(tmp_path / "s", packed=packed))
     assert (notes["rows"], notes["images"], list(notes["read"])) == (
         6,
@@ -51,7 +51,7 @@ def test_validation_rows_are_vlm_r1s(tmp_path, packed):
     assert prepared.encoded("dcsft_refcoco_val", row["images"][0]) == published.encoded(5001, (64, 48))
 
 
-def test_sets_of_one_coco_image_share_its_cluster(tmp_path):
+def test_sets_with_the_same_coco_image_share_its_cluster(tmp_path):
     """Rows of one image in two tasks are not independent."""
     found = [
         set(made(task, source)[1]["cluster"])
@@ -64,7 +64,7 @@ def test_sets_of_one_coco_image_share_its_cluster(tmp_path):
     assert set.intersection(*found) == {"COCO_train2014_000000000001.jpg"}
 
 
-def test_lisa_has_its_images_in_an_archive(tmp_path):
+def test_lisa_images_are_read_from_the_archive(tmp_path):
     _, rows = made("dcsft_lisa", published.lisa(tmp_path / "s"))
     assert sorted(rows["target"]) == [f"[10, 20, {60 + n}, 70]" for n in range(4)]
     assert set(zip(rows["width"], rows["height"], strict=True)) == {(90, 80)}
@@ -90,8 +90,8 @@ def test_every_expression_for_an_object_is_a_row(tmp_path):
     assert len(set(rows["cluster"])) == 2
 
 
-def test_pictures_that_share_a_file_name_are_not_one(tmp_path):
-    """A copy of the set names all of them alike; the boxes of one do not fit the other."""
+def test_different_images_with_the_same_file_name_are_kept_apart(tmp_path):
+    """A copy of the set gives all of them the same name; the boxes of one do not fit the other."""
     source = published.refcoco_hub(tmp_path / "s")
     (file,) = source.rglob("*.parquet")
     before = datasets.Dataset.from_parquet(str(file))
@@ -111,7 +111,7 @@ def test_pictures_that_share_a_file_name_are_not_one(tmp_path):
 
 
 class TestArchives:
-    def test_files_of_one_base_name_are_told_apart_by_their_folders(self, tmp_path):
+    def test_files_with_the_same_base_name_are_distinguished_by_folder(self, tmp_path):
         members = {f"{folder}/1.jpg": folder.encode() for folder in ("a", "b")}
         published.zipped(tmp_path / "c.zip", {**members, "1.jpg": b"c"})
         published.zipped(tmp_path / "d.zip", {"2.jpg": b"two", "copy/2.jpg": b"two"})
@@ -125,8 +125,8 @@ class TestArchives:
 
     @pytest.mark.parametrize("unpacked", [(), ("internvl",), ("processed",)])
     @pytest.mark.parametrize("folder", ["", "{}/"])
-    def test_annotations_are_those_in_pixels(self, tmp_path, folder, unpacked):
-        """omlab/VLM-R1 has the same files for InternVL, which come first by name."""
+    def test_annotations_in_pixels_are_chosen(self, tmp_path, folder, unpacked):
+        """omlab/VLM-R1 has files of the same names for InternVL, which come first."""
         source = published.refcoco_val(tmp_path / "s", packed=True)
         rows = [{**published.vlm_r1_row(number), "solution": [1, 2, 3, 4]} for number in range(6)]
         for stem, text in (
@@ -144,7 +144,7 @@ class TestArchives:
 
 
 @pytest.mark.parametrize("unpacked", [False, True])
-def test_ref_l4_with_its_images_in_the_archive_or_not(tmp_path, unpacked):
+def test_ref_l4_images_are_read_from_the_archive_or_a_folder(tmp_path, unpacked):
     notes, rows = made("dcsft_ref_l4", published.ref_l4(tmp_path / "s", unpacked=unpacked))
     assert (notes["rows"], notes["images"], notes["values"]) == (6, 3, {"split": {"val": 2, "test": 4}})
     row = next(row for row in rows if "number 4" in row["prompt"])
@@ -156,14 +156,14 @@ def test_ref_l4_with_its_images_in_the_archive_or_not(tmp_path, unpacked):
     assert set(prepared.load("dcsft_ref_l4_test")["split"]) == {"test"}
 
 
-def test_a_part_of_ref_l4_is_prepared_with_the_whole(tmp_path):
+def test_preparing_a_part_of_ref_l4_prepares_the_whole(tmp_path):
     made("dcsft_ref_l4_test", published.ref_l4(tmp_path / "s"))
     assert prepared.folder_of("dcsft_ref_l4_val") == prepared.folder_of("dcsft_ref_l4")
     assert len(prepared.load("dcsft_ref_l4")) == 6
 
 
-def test_a_part_of_ref_l4_tells_its_own_rows(tmp_path):
-    """A result on the 13,420 rows of val does not say that it is one on 45,341."""
+def test_a_part_of_ref_l4_reports_its_own_rows(tmp_path):
+    """A result on the 13,420 rows of val must not pretend to cover 45,341."""
     made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
     parts = {name: prepared.described(f"dcsft_ref_l4{name}") for name in ("", "_val", "_test")}
     assert {name: (one["rows"], one["published"]) for name, one in parts.items()} == {
@@ -175,7 +175,7 @@ def test_a_part_of_ref_l4_tells_its_own_rows(tmp_path):
 
 
 @pytest.mark.parametrize("any_count", [False, True])
-def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, any_count):
+def test_a_part_of_ref_l4_reports_the_rows_it_lacks(tmp_path, monkeypatch, any_count):
     source = published.ref_l4(tmp_path / "s")
     (file,) = source.rglob("*test*.parquet")
     rows = datasets.Dataset.from_parquet(str(file))
@@ -195,7 +195,7 @@ def test_a_part_of_ref_l4_tells_the_rows_that_it_lacks(tmp_path, monkeypatch, an
     assert [one["skipped"] for one in told] == ([1, None, None] if any_count else [1, 0, 1])
 
 
-def test_the_category_map_is_ref_l4s():
+def test_the_category_map_equals_ref_l4s():
     found = grounding.categories()
     assert len(found) == 80 and set(found) <= {f"refcoco_{n}" for n in range(1, 91)}
     assert (found["refcoco_1"], found["refcoco_90"]) == ("o365_1", "o365_227")
@@ -203,7 +203,7 @@ def test_the_category_map_is_ref_l4s():
 
 class TestPool:
     @pytest.mark.parametrize("lines", [True, False])
-    def test_cold_start_and_pool_are_drawn_apart_and_say_so(self, tmp_path, monkeypatch, lines):
+    def test_cold_start_and_pool_are_disjoint_and_say_how_they_were_drawn(self, tmp_path, monkeypatch, lines):
         monkeypatch.setattr(grounding, "COLD", 4)
         monkeypatch.setattr(grounding, "POOL", 20)
         source, said = published.refcoco_train(tmp_path / "s", lines=lines), []
@@ -213,7 +213,7 @@ class TestPool:
         assert not set(pool["prompt"]) & set(cold["prompt"])
         assert "not the paper's" in notes["chosen"] and "not the paper's" in said[0]
 
-    def test_the_draw_is_of_content_whatever_its_form_and_order(self, tmp_path, monkeypatch):
+    def test_the_draw_depends_on_content_and_not_on_format_or_order(self, tmp_path, monkeypatch):
         monkeypatch.setattr(grounding, "COLD", 4)
         monkeypatch.setattr(grounding, "POOL", 20)
         drawn = []
@@ -223,9 +223,9 @@ class TestPool:
             drawn.append(set(made("dcsft_refcoco_pool", source)[1]["prompt"]))
         assert drawn[0] == drawn[1]
 
-    def test_a_row_that_is_there_twice_is_one_item(self, tmp_path):
+    def test_a_repeated_row_is_one_item(self, tmp_path):
         notes, pool = made("dcsft_refcoco_pool", published.refcoco_train(tmp_path / "s", rows=500))
-        # Of 500 distinct rows and one repeated, 400 are the cold start's.
+        # Of 500 distinct rows and one repeated, the cold start has 400.
         assert (len(pool), len(set(pool["prompt"])), notes["skipped"]) == (100, 100, 0)
 
 
@@ -237,12 +237,12 @@ def answered(task, say):
 
 
 def shifted(doc, share):
-    """The gold moved to the right so that its IoU is (1 - share) / (1 + share)."""
+    """The gold, moved to the right so that its IoU is (1 - share) / (1 + share)."""
     x1, y1, x2, y2 = json.loads(doc["answer"])
     return str([x1 + share * (x2 - x1), y1, x2 + share * (x2 - x1), y2])
 
 
-def test_ref_l4s_metrics_are_what_one_computes_by_hand(tmp_path):
+def test_ref_l4_metrics_equal_a_computation_by_hand(tmp_path):
     """IoUs by row: 0: 1; 1: 1/3; 2: 0.6; 3: 7/9; 4: none; 5: 1. Rows 0, 3 small, 1, 4 medium, 2, 5 large."""
     rows = published.ref_l4_rows()
     rows[2]["bbox"] = rows[5]["bbox"] = [0.0, 0.0, 270.0, 280.0]
@@ -285,7 +285,7 @@ def test_ref_l4s_metrics_are_what_one_computes_by_hand(tmp_path):
     assert scores["acc_class_stderr_clt,none"] == "N/A"
 
 
-def test_iou_of_exactly_a_half_is_right_for_the_paper_and_not_for_ref_l4(tmp_path):
+def test_an_iou_of_exactly_one_half_is_right_for_the_paper_and_wrong_for_ref_l4(tmp_path):
     made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
 
     def half(doc):
@@ -296,7 +296,7 @@ def test_iou_of_exactly_a_half_is_right_for_the_paper_and_not_for_ref_l4(tmp_pat
     assert (scores["acc,none"], scores["acc_50,none"]) == (1.0, 0.0)
 
 
-def test_sizes_that_no_document_has_are_nan(tmp_path):
+def test_sizes_without_documents_are_nan(tmp_path):
     made("dcsft_ref_l4", published.ref_l4(tmp_path / "s"))
     tasks = lmms.open_tasks(["dcsft_ref_l4_val"])
     scores = lmms.run(DcsftStub(default="?"), tasks, limit=1)[1]["results"]["dcsft_ref_l4_val"]
@@ -304,24 +304,24 @@ def test_sizes_that_no_document_has_are_nan(tmp_path):
     assert scores["acc_class,none"] == 0.0
 
 
-def test_rows_of_an_image_are_one_cluster_of_the_standard_error(tmp_path):
+def test_the_standard_error_clusters_rows_by_image(tmp_path):
     made("dcsft_refcoco_val", published.refcoco_val(tmp_path / "s"))
     right = {"COCO_train2014_000000000000.jpg"}
     scores = answered("dcsft_refcoco_val", lambda doc: doc["target"] if doc["cluster"] in right else "none")
     assert scores["acc,none"] == pytest.approx(1 / 3)
-    # Two rows of each image that agree always: three independent observations, not six.
+    # Two rows of each image that always agree: three independent observations, not six.
     assert scores["acc_stderr_clustered,none"] > 1.2 * scores["acc_stderr_clt,none"]
 
 
 @pytest.mark.parametrize(
     ("stated", "wanted"),
     [
-        (None, [20.0, 4.0, 25.0, 16.0]),  # as encoded, like the published evaluations read it
+        (None, [20.0, 4.0, 25.0, 16.0]),  # as encoded, the way the published evaluations read it
         ((40, 30), [20.0, 4.0, 25.0, 16.0]),
-        ((30, 40), [4.0, 5.0, 16.0, 10.0]),  # the annotation is of the upright picture
+        ((30, 40), [4.0, 5.0, 16.0, 10.0]),  # annotations refer to the upright image
     ],
 )
-def test_boxes_are_turned_with_their_pictures(tmp_path, stated, wanted):
+def test_boxes_are_rotated_with_their_images(tmp_path, stated, wanted):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     file = io.BytesIO()

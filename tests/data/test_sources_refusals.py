@@ -1,4 +1,4 @@
-"""Bad published data: the file, the row and the remedy are told, and nothing half-written is left."""
+"""Bad published data: errors name the file, the row and the remedy, and nothing half-written is left."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def data(tmp_path, monkeypatch):
 
 @pytest.fixture
 def refused(tmp_path, capsys):
-    """Runs `dcsft data prepare`, which must fail; returns its one sentence."""
+    """Runs `dcsft data prepare`, which must fail; returns its error message."""
 
     def run(task, source, *options):
         arguments = ["data", "prepare", task, "--source", str(source), *options]
@@ -46,14 +46,14 @@ def bad_row(rows, number, **change):
     return rows
 
 
-class TestWhole:
-    """What is wrong with all of a source stops it, whatever --on-error says."""
+class TestSourceFaults:
+    """A fault of the whole source stops preparation, whatever --on-error is."""
 
-    def test_a_folder_that_is_not_there(self, tmp_path, refused):
+    def test_a_missing_folder(self, tmp_path, refused):
         said = refused("dcsft_imagenet_r", tmp_path / "nowhere")
         assert "--source" in said and "nowhere is not a folder" in said and "axiong/imagenet-r" in said
 
-    def test_a_source_that_is_needed(self, capsys):
+    def test_a_missing_source_option(self, capsys):
         assert main(["data", "prepare", "dcsft_imagenet_pool"]) == 1
         assert "dcsft_imagenet_pool needs --source DIR" in capsys.readouterr().err
 
@@ -61,7 +61,7 @@ class TestWhole:
         assert main(["data", "prepare", "dcsft_imagenet_q"]) == 1
         assert "unknown benchmark 'dcsft_imagenet_q'. Did you mean dcsft_imagenet" in capsys.readouterr().err
 
-    def test_an_old_column(self, tmp_path, refused):
+    def test_a_column_of_an_older_revision(self, tmp_path, refused):
         rows = [{"image": {"bytes": published.encoded(0), "path": "a"}, "label": "hen"}]
         features = {"image": Image(), "label": Value("string")}
         source = published.parquet(tmp_path / "s" / "data" / "test-00000-of-00001.parquet", rows, features)
@@ -69,13 +69,13 @@ class TestWhole:
         assert "test-00000-of-00001.parquet has no column wnid; it has image, label" in said
         assert "download it again" in said
 
-    def test_a_parquet_file_that_was_cut_short(self, tmp_path, refused):
+    def test_a_truncated_parquet_file(self, tmp_path, refused):
         source = published.imagenet_r_hub(tmp_path / "s")
         (path,) = source.rglob("*.parquet")
         path.write_bytes(path.read_bytes()[:-200])
         assert f"{path} cannot be read" in refused("dcsft_imagenet_r", source)
 
-    def test_a_datasets_folder_that_was_cut_short(self, tmp_path, refused):
+    def test_a_truncated_datasets_folder(self, tmp_path, refused):
         source = published.imagenet_r_hub(tmp_path / "s")
         saved = tmp_path / "saved"
         datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet")))).save_to_disk(str(saved))
@@ -83,16 +83,16 @@ class TestWhole:
         path.write_bytes(path.read_bytes()[:500])
         assert f"{saved} is not a folder that `datasets` saved (" in refused("dcsft_imagenet_r", saved)
 
-    def test_another_split(self, tmp_path, refused):
+    def test_a_missing_split(self, tmp_path, refused):
         source = published.refcoco_hub(tmp_path / "s", split="val")
         said = refused("dcsft_refcoco_testa", source)
         assert "has no Parquet file of the split 'testA'" in said and "hf download" in said
 
-    def test_class_folders_that_are_missing(self, tmp_path, refused):
+    def test_missing_class_folders(self, tmp_path, refused):
         said = refused("dcsft_imagenet_a", published.imagenet_a(tmp_path / "s"))
         assert "lacks 85 of 87 class folders: n01616318" in said and "--any-count" in said
 
-    def test_images_that_are_missing_are_told_by_class(self, tmp_path, monkeypatch, refused):
+    def test_missing_images_are_counted_by_class(self, tmp_path, monkeypatch, refused):
         counted = {published.SEEN: 3, published.UNSEEN: 4}
         source = prepared.SOURCES["dcsft_imagenet_r"]
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 9})
@@ -101,9 +101,7 @@ class TestWhole:
         assert "9 published rows, and 8 were found: n01498041 (4 of 3)" in said
         assert "--any-count" in said
 
-    def test_values_that_are_not_as_often_as_published_though_the_rows_are(
-        self, tmp_path, monkeypatch, refused
-    ):
+    def test_unpublished_class_counts_in_the_published_number_of_rows(self, tmp_path, monkeypatch, refused):
         counted = {published.SEEN: 3, published.UNSEEN: 4, "n01443537": 1}
         source = prepared.SOURCES["dcsft_imagenet_r"]
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 8})
@@ -112,8 +110,8 @@ class TestWhole:
         assert "8 published rows, and 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
 
     @pytest.mark.parametrize("packed", [True, False])
-    def test_annotations_in_thousandths_alone(self, tmp_path, refused, packed):
-        """VLM-R1's files for InternVL have the same names; read as pixels most boxes are plausible."""
+    def test_annotations_only_in_thousandths(self, tmp_path, refused, packed):
+        """VLM-R1's files for InternVL have the same names; read as pixels, most boxes look plausible."""
         source = published.refcoco_val(tmp_path / "s")
         path = source / "rec_jsons_processed" / "refcoco_val.json"
         rows = [{**row, "solution": [1, 2, 30, 40]} for row in json.loads(path.read_text())]
@@ -127,40 +125,40 @@ class TestWhole:
         assert "rec_jsons_internvl" in said and "has boxes in thousandths" in said
         assert "Take the file of rec_jsons_processed.zip" in said
 
-    def test_another_number_of_rows(self, tmp_path, refused):
+    def test_an_unpublished_number_of_rows(self, tmp_path, refused):
         said = refused("dcsft_lisa", published.lisa(tmp_path / "s"))
         assert "dcsft_lisa has 1,658 published rows, and 4 were found" in said
 
-    def test_a_tarball_that_was_cut_short(self, tmp_path, refused):
+    def test_a_truncated_tarball(self, tmp_path, refused):
         source = published.ref_l4(tmp_path / "s")
         path = source / "images.tar.gz"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         said = refused("dcsft_ref_l4", source, "--on-error", "skip", "--any-count")
         assert "images.tar.gz is damaged or was cut short" in said and "Download it again" in said
 
-    def test_a_zip_archive_that_was_cut_short(self, tmp_path, refused):
+    def test_a_truncated_zip_archive(self, tmp_path, refused):
         source = published.lisa(tmp_path / "s")
         path = source / "lisa_test.zip"
         path.write_bytes(path.read_bytes()[:-100])
         assert "lisa_test.zip is damaged or was cut short" in refused("dcsft_lisa", source)
 
-    def test_annotations_that_were_cut_short(self, tmp_path, refused):
+    def test_truncated_annotations(self, tmp_path, refused):
         source = published.lisa(tmp_path / "s")
         path = source / "lisa_test.json"
         path.write_text(path.read_text()[:-30])
         assert "lisa_test.json is not JSON, or was cut short" in refused("dcsft_lisa", source, "--any-count")
 
-    def test_annotations_that_are_not_there(self, tmp_path, refused):
+    def test_missing_annotations(self, tmp_path, refused):
         said = refused("dcsft_refcoco_val", published.coco(tmp_path / "s", 1))
         assert "has no refcoco_val.json, also not in a zip archive" in said
         assert "rec_jsons_processed.zip of omlab/VLM-R1" in said
 
-    def test_an_image_folder_that_is_not_there(self, tmp_path, refused):
+    def test_a_missing_image_folder(self, tmp_path, refused):
         source = published.ref_l4(tmp_path / "s")
         (source / "images.tar.gz").unlink()
         assert "has neither images.tar.gz nor the folder images" in refused("dcsft_ref_l4", source)
 
-    def test_what_is_prepared_already(self, tmp_path, capsys):
+    def test_a_task_that_is_already_prepared(self, tmp_path, capsys):
         source = published.lisa(tmp_path / "s")
         assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 0
         capsys.readouterr()
@@ -182,7 +180,7 @@ class TestHub:
 
         monkeypatch.setattr(datasets, "load_dataset", load)
 
-    def test_a_gated_set_without_access(self, monkeypatch, capsys):
+    def test_a_gated_dataset_without_access(self, monkeypatch, capsys):
         error = datasets.exceptions.DatasetNotFoundError("Dataset 'ILSVRC/imagenet-1k' is a gated dataset")
         self.fail(monkeypatch, error)
         assert main(["data", "prepare", "dcsft_imagenet"]) == 1
@@ -193,17 +191,17 @@ class TestHub:
             and "hf auth login" in said
         )
 
-    def test_a_hub_that_cannot_be_reached(self, monkeypatch, capsys):
+    def test_an_unreachable_hub(self, monkeypatch, capsys):
         self.fail(monkeypatch, ConnectionError("Couldn't reach 'axiong/imagenet-r' on the Hub"))
         assert main(["data", "prepare", "dcsft_imagenet_r"]) == 1
         said = capsys.readouterr().err
         assert "axiong/imagenet-r cannot be loaded from the hub" in said and "--source DIR" in said
 
-    def test_files_that_cannot_be_fetched(self, capsys):
+    def test_files_that_cannot_be_downloaded(self, capsys):
         assert main(["data", "prepare", "dcsft_lisa"]) == 1
         assert "omlab/VLM-R1 cannot be loaded from the hub" in capsys.readouterr().err
 
-    def test_rows_come_by_load_dataset_where_the_hub_has_no_parquet_files(self, tmp_path, monkeypatch):
+    def test_load_dataset_is_used_where_the_hub_has_no_parquet_files(self, tmp_path, monkeypatch):
         source = published.imagenet_r_hub(tmp_path / "r")
         saved = datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet"))))
         asked = []
@@ -225,9 +223,7 @@ class TestHub:
             ("dcsft_ref_l4", published.ref_l4, 6),
         ],
     )
-    def test_what_is_needed_of_the_hub_is_downloaded_and_no_more(
-        self, tmp_path, monkeypatch, task, make, rows
-    ):
+    def test_only_the_needed_files_are_downloaded(self, tmp_path, monkeypatch, task, make, rows):
         made, patterns = make(tmp_path / "hub"), []
 
         def fetch(path, repo_type, allow_patterns):
@@ -244,7 +240,7 @@ class TestHub:
 
 
 def coco_rows(tmp_path, change):
-    """RefCOCO's validation file with one row changed."""
+    """RefCOCO's validation file with one changed row."""
     source = published.refcoco_val(tmp_path / "s")
     path = source / "rec_jsons_processed" / "refcoco_val.json"
     rows = json.loads(path.read_text())
@@ -272,7 +268,7 @@ ROWS = {
         {"solution": [10, 12, 40, 44], "normalized_solution": [10, 12, 40, 44]},
         "is in thousandths of the image of 64 x 48 pixels",
     ),
-    "an image that is not there": (
+    "a missing image file": (
         {"image": "train2014/x.jpg"},
         "the image train2014/x.jpg is neither below",
     ),
@@ -284,7 +280,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_a_row_that_cannot_be_used_stops_or_is_told_in_the_result(tmp_path, refused, kind, capsys):
+def test_an_unusable_row_is_an_error_or_is_counted_as_skipped(tmp_path, refused, kind, capsys):
     change, said = ROWS[kind]
     source = coco_rows(tmp_path, change)
     sentence = refused("dcsft_refcoco_val", source, "--any-count")
@@ -299,14 +295,14 @@ def test_a_row_that_cannot_be_used_stops_or_is_told_in_the_result(tmp_path, refu
     assert (notes["rows"], notes["skipped"]) == (5, 1)
     (line,) = (folder / "skipped.jsonl").read_text().splitlines()
     assert re.search(said, json.loads(line)["reason"])
-    # The picture that only the bad row had is not kept either.
+    # The image that only the bad row had is not kept either.
     assert len(prepared.album("dcsft_refcoco_val")) == 3
     assert main(["tasks", "check", "dcsft_refcoco_val"]) == 0
     assert "5 documents, version 2, of 10,834 published rows, 1 rows skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["dcsft_imagenet", "dcsft_imagenet_pool"])
-def test_a_list_in_another_encoding(tmp_path, refused, task):
+def test_a_list_in_another_encoding_is_refused(tmp_path, refused, task):
     if task == "dcsft_imagenet":
         source = published.imagenet_val(tmp_path / "s", flat=True)
         path = source / "LOC_val_solution.csv"
@@ -318,7 +314,7 @@ def test_a_list_in_another_encoding(tmp_path, refused, task):
     assert f"{path} is not UTF-8 text" in refused(task, source, "--any-count")
 
 
-def test_what_may_not_be_read_is_not_called_damaged(tmp_path, refused, monkeypatch):
+def test_a_file_without_read_permission_is_not_called_damaged(tmp_path, refused, monkeypatch):
     def forbid(patch, name, folder):
         allowed = getattr(Path, name)
 
@@ -341,15 +337,15 @@ def test_what_may_not_be_read_is_not_called_damaged(tmp_path, refused, monkeypat
     assert "lisa_test.json cannot be read (Permission denied). Check its permissions" in said
 
 
-def test_a_file_that_is_no_image(tmp_path, refused):
-    """Its reason goes into the manifest, so nothing of the run is in it."""
+def test_a_file_that_is_not_an_image_is_named(tmp_path, refused):
+    """The reason goes into the manifest, so it holds nothing specific to a run."""
     source = published.imagenet_r(tmp_path / "s")
     path = published.put(source / "imagenet-r" / published.SEEN / "x.jpg", b"words")
     said = refused("dcsft_imagenet_r", source, "--any-count")
     assert f"{path}: the image n01498041/x.jpg cannot be read (no image that Pillow knows)" in said
 
 
-def test_an_image_that_was_cut_short(tmp_path, refused):
+def test_a_truncated_image_is_named(tmp_path, refused):
     source = published.imagenet_r(tmp_path / "s")
     path = source / "imagenet-r" / published.SEEN / "cartoon_1.jpg"
     path.write_bytes(path.read_bytes()[:-400])
@@ -359,7 +355,7 @@ def test_an_image_that_was_cut_short(tmp_path, refused):
     assert (notes["rows"], notes["images"], notes["skipped"]) == (7, 7, 1)
 
 
-def test_a_hub_row_without_an_image(tmp_path, refused):
+def test_a_hub_row_without_an_image_is_named(tmp_path, refused):
     source = published.refcoco_hub(tmp_path / "s")
     (path,) = source.rglob("*.parquet")
     rows = datasets.Dataset.from_parquet(str(path)).cast_column("image", Image(decode=False)).to_list()
@@ -369,7 +365,7 @@ def test_a_hub_row_without_an_image(tmp_path, refused):
     assert f"{path}, row 2, expression 0: there is no image in the row" in said
 
 
-def test_images_that_the_archive_lacks_are_told_row_by_row(tmp_path, refused):
+def test_images_missing_in_the_archive_are_named_row_by_row(tmp_path, refused):
     source = published.ref_l4(tmp_path / "s", leave_out=["objects365_v1_7.jpg"])
     said = refused("dcsft_ref_l4", source, "--any-count")
     assert "ref-l4-test.parquet, row 0: the image objects365_v1_7.jpg is not in" in said
@@ -377,7 +373,7 @@ def test_images_that_the_archive_lacks_are_told_row_by_row(tmp_path, refused):
     assert (notes["rows"], notes["skipped"]) == (4, 2)
 
 
-def test_what_a_killed_run_left_is_told(tmp_path, capsys):
+def test_leftovers_of_a_killed_run_are_reported(tmp_path, capsys):
     """It may be as large as the set, and its name begins with a dot."""
     left = tmp_path / "data" / ".dcsft_lisa.unfinished-99"
     published.put(left / "images.arrow", b"")
@@ -386,7 +382,7 @@ def test_what_a_killed_run_left_is_told(tmp_path, capsys):
     assert f"{left} was left by a run that was killed" in capsys.readouterr().err
 
 
-def test_rows_that_were_skipped_count_as_found(tmp_path, monkeypatch):
+def test_skipped_rows_count_as_found(tmp_path, monkeypatch):
     source = prepared.SOURCES["dcsft_lisa"]
     four = source.__class__(**{**source.__dict__, "count": 4})
     monkeypatch.setitem(prepared.SOURCES, "dcsft_lisa", four)
@@ -399,18 +395,18 @@ def test_rows_that_were_skipped_count_as_found(tmp_path, monkeypatch):
 
 
 class TestUnprepared:
-    def test_evaluation_says_what_prepares_the_data(self, tmp_path, capsys):
+    def test_evaluation_names_the_command_that_prepares_the_data(self, tmp_path, capsys):
         options = ["--model", "dcsft_stub", "--output", str(tmp_path / "out")]
         assert main(["evaluate", "--tasks", "dcsft_lisa", *options]) == 1
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "the data of dcsft_lisa is not prepared" in said and "`dcsft data prepare dcsft_lisa`" in said
 
-    def test_a_group_names_every_task_that_is_not_ready(self):
+    def test_a_group_names_every_unprepared_task(self):
         with pytest.raises(HarnessError, match="the data of 3 tasks is not prepared: dcsft_imagenet, "):
             lmms.open_tasks(["dcsft_classification"])
 
-    def test_a_folder_of_another_version(self, tmp_path, monkeypatch):
+    def test_a_folder_of_another_version_is_refused(self, tmp_path, monkeypatch):
         prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
         source = prepared.SOURCES["dcsft_lisa"]
         newer = source.__class__(**{**source.__dict__, "version": 9})
@@ -418,7 +414,7 @@ class TestUnprepared:
         with pytest.raises(HarnessError, match="was prepared in version 2, and dcsft_lisa reads version 9"):
             lmms.open_tasks(["dcsft_lisa"])
 
-    def test_the_data_root_is_an_option_of_every_reader(self, tmp_path, monkeypatch, capsys):
+    def test_every_reader_has_the_data_root_option(self, tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("DCSFT_DATA", str(tmp_path / "unused"))
         root = ["--data-root", str(tmp_path / "mine")]
         source = published.lisa(tmp_path / "s")
@@ -433,7 +429,7 @@ class TestUnprepared:
         assert main(["evaluate", "--tasks", "dcsft_lisa", "--limit", "2", *stub, *root, *output]) == 0
 
 
-def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, capsys):
+def test_check_lists_what_is_present_and_what_is_missing(tmp_path, monkeypatch, capsys):
     prepare("dcsft_lisa", published.lisa(tmp_path / "s"), any_count=True)
     grounding = [row for row in listing() if row["family"] == "grounding" and "digits" not in row["task"]]
     monkeypatch.setattr("dcsft_harness.lmms.tasks.listing", lambda: grounding)
@@ -448,8 +444,8 @@ def test_check_tells_what_is_present_and_what_is_missing(tmp_path, monkeypatch, 
     assert "4 tasks do not load: dcsft_refcoco_val, dcsft_refcoco_testa" in told.err
 
 
-def test_a_tar_archive_is_read_from_front_to_back(tmp_path):
-    """One pass, whatever the members' order: nothing is unpacked and nothing sought."""
+def test_a_tar_archive_is_read_in_one_pass(tmp_path):
+    """One pass, whatever the order of the members: nothing is unpacked, and there are no seeks."""
     from dcsft_harness.data.benchmarks.downloads import tar_members
 
     path = tmp_path / "a.tar.gz"

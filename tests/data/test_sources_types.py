@@ -1,4 +1,4 @@
-"""Columns whose values are of another type than published: told by file, row and column; no traceback."""
+"""Columns of other types than published: errors name file, row and column, without a traceback."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def data(tmp_path, monkeypatch):
 
 
 def change(folder, column, value):
-    """Gives a column of every Parquet file another value throughout, as a hub's conversion may."""
+    """Replaces a column of every Parquet file by one value, as a conversion on the hub may."""
     for path in folder.rglob("*.parquet"):
         table = pq.read_table(path).replace_schema_metadata(None)
         at = table.column_names.index(column)
@@ -61,15 +61,15 @@ def test_a_column_of_another_type_is_refused_by_row(tmp_path, task, column, valu
 
 
 @pytest.mark.parametrize(("name", "column"), [("mathvista", "choices"), ("mathvision", "options")])
-def test_options_that_are_no_list_are_refused_by_row(reasoning, name, column):
+def test_options_that_are_not_a_list_are_refused_by_row(reasoning, name, column):
     change(reasoning / name, column, 7)
     with pytest.raises(HarnessError, match=rf"row 0: the column '{column}' holds 7, which is no list"):
         prepare(f"dcsft_{name}", reasoning / name, any_count=True)
 
 
 @pytest.mark.parametrize("value", [7, None])
-def test_a_question_that_is_no_text_is_told_and_can_be_passed_over(tmp_path, value):
-    """Else the model would be asked "None"."""
+def test_a_question_that_is_not_text_is_reported_and_can_be_skipped(tmp_path, value):
+    """Otherwise the model would be asked "None"."""
     source = published.refcoco_val(tmp_path / "source")
     file = next(source.rglob("refcoco_val.json"))
     rows = json.loads(file.read_text())
@@ -81,7 +81,7 @@ def test_a_question_that_is_no_text_is_told_and_can_be_passed_over(tmp_path, val
     assert (notes["rows"], notes["skipped"]) == (5, 1)
 
 
-def test_images_that_are_all_named_alike_stay_apart(tmp_path):
+def test_images_with_identical_names_are_kept_apart(tmp_path):
     """Copies of ImageNet on the hub may name every image "image.jpg"."""
     source = published.imagenet_val_hub(tmp_path / "source")
     path = next(source.rglob("*.parquet"))
@@ -93,8 +93,8 @@ def test_images_that_are_all_named_alike_stay_apart(tmp_path):
     assert notes["images"] == notes["rows"] > 1
 
 
-def test_what_datasets_has_in_its_cache_is_read(tmp_path, reasoning):
-    """Arrow files beside a dataset_info.json, of all splits together."""
+def test_the_cache_of_datasets_can_be_read(tmp_path, reasoning):
+    """Arrow files next to a dataset_info.json, with all splits together."""
     files = {"testmini": str(next((reasoning / "mathverse").rglob("*.parquet")))}
     loaded = datasets.load_dataset(
         "parquet", data_files={**files, "test": files["testmini"]}, cache_dir=str(tmp_path / "cache")

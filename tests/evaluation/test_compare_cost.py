@@ -1,4 +1,4 @@
-"""`dcsft compare-cost`: costs added up along manifests, ratios, equal budgets, and what is not known."""
+"""`dcsft compare-cost`: costs summed along manifests, ratios, equal budgets, and unknown parts."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def history(*rows):
 
 
 def trained(folder, method, data, cold, figures, rows=(), kept=(), adapter=None, full=False):
-    """A finished training run with its log, and the checkpoints that it kept."""
+    """A finished training run with its log and the checkpoints that it kept."""
     files = {"training_log.jsonl": history(*rows)}
     files |= {f"checkpoint-{step}/adapter_config.json": json.dumps([folder.name, step]) for step in kept}
     inputs = {"model": cold} | ({"data": data} if data else {}) | ({"adapter": adapter} if adapter else {})
@@ -62,7 +62,7 @@ def scored(folder, adapter, cold, accuracies, pixels=None, **conditions):
 
 @pytest.fixture
 def place(tmp_path):
-    """A cold start, labels, and three trainings from it: SFT on everything, DC-SFT and GRPO."""
+    """A cold start, labels, and three training runs from it: SFT on everything, DC-SFT and GRPO."""
     base = tmp_path / "base"
     base.mkdir()
     (base / "config.json").write_text("{}")
@@ -92,12 +92,12 @@ def place(tmp_path):
     return tmp_path
 
 
-def told(place, *names, **options):
+def compared(place, *names, **options):
     return cost_report.as_dict(cost_report.compare([place / name for name in names], **options))
 
 
-def test_labels_are_in_the_total_of_a_set_that_they_chose_and_of_no_other(place):
-    found = told(place, "sft", "dc", "rl")
+def test_labels_count_only_for_the_set_they_selected(place):
+    found = compared(place, "sft", "dc", "rl")
     sft, dc, rl = found["runs"]
     assert [run["method"] for run in found["runs"]] == ["SFT", "DC-SFT", "GRPO"]
     assert (sft["labelling"], rl["labelling"]) == (None, None)
@@ -110,12 +110,12 @@ def test_labels_are_in_the_total_of_a_set_that_they_chose_and_of_no_other(place)
     assert dc["ratio"]["seconds"] == pytest.approx(1.4) and dc["ratio"]["generated"] is None
     assert rl["ratio"]["flops"] == pytest.approx(4)
     assert found["shared"]["cold"]["seconds"] == 7.0
-    assert found["baseline"] == "sft" and told(place, "sft", "rl", baseline="rl")["baseline"] == "rl"
-    again = told(place, "dc", "rl", baseline=str(place / "rl"))
+    assert found["baseline"] == "sft" and compared(place, "sft", "rl", baseline="rl")["baseline"] == "rl"
+    again = compared(place, "dc", "rl", baseline=str(place / "rl"))
     assert again["runs"][0]["ratio"]["seconds"] == pytest.approx(14 / 16.5)
 
 
-def test_a_cold_start_that_not_all_share_is_in_the_totals(place):
+def test_a_cold_start_that_is_not_shared_is_in_the_totals(place):
     other = trained(place / "other", "sft", None, place / "base", {"steps": 1, "seconds": 1.0})
     found = cost_report.as_dict(cost_report.compare([place / "dc", other]))
     assert found["shared"] == {}
@@ -124,7 +124,7 @@ def test_a_cold_start_that_not_all_share_is_in_the_totals(place):
     assert found["runs"][1]["total"]["seconds"] == 1
 
 
-def test_relabelling_counts_each_artefact_behind_it_once(place):
+def test_relabeling_counts_every_earlier_artifact_once(place):
     second = make(
         "rollouts",
         place / "second",
@@ -134,30 +134,30 @@ def test_relabelling_counts_each_artefact_behind_it_once(place):
     chosen = make("curated set", place / "set2", {"keep": ["medium"]}, inputs={"rollouts": second})
     figures = {"steps": 3, "seconds": 5.0}
     trained(place / "dc2", "sft", chosen, place / "cold", figures, adapter=place / "dc")
-    run = told(place, "dc2")["runs"][0]
+    run = compared(place, "dc2")["runs"][0]
     assert run["labelling"]["generated"] == 88 and run["labelling"]["seconds"] == 6
     assert run["earlier"]["seconds"] == 10 and run["total"]["seconds"] == 5 + 6 + 10
 
 
-def test_an_input_that_one_artifact_lost_is_found_by_another(place):
+def test_an_input_lost_by_one_artifact_is_found_through_another(place):
     rollouts = {"rollouts": place / "rollouts"}
     lost = make("curated set", place / "far" / "set", {"keep": ["medium"]}, inputs=rollouts)
     (lost / manifest.NAME).write_text((lost / manifest.NAME).read_text().replace("../../rollouts", "../gone"))
     trained(place / "dc2", "sft", lost, place / "cold", {"seconds": 5.0}, adapter=place / "dc")
-    run = told(place, "dc2")["runs"][0]
+    run = compared(place, "dc2")["runs"][0]
     assert run["labelling"]["generated"] == 80 and "seconds" in run["lower_bounds"]
 
 
-def test_a_merged_checkpoint_costs_what_its_adapter_did(place):
+def test_a_merged_checkpoint_costs_as_much_as_its_adapter(place):
     merged = make("checkpoint", place / "merged", inputs={"model": place / "cold", "adapter": place / "sft"})
-    run = told(trained(place / "more", "grpo", None, merged, {"steps": 1}).parent, "more")["runs"][0]
+    run = compared(trained(place / "more", "grpo", None, merged, {"steps": 1}).parent, "more")["runs"][0]
     assert run["earlier"]["seconds"] == 10 and run["lower_bounds"] == []
     with pytest.raises(HarnessError, match="was merged, not trained"):
-        told(place, "merged")
+        compared(place, "merged")
 
 
 @pytest.mark.parametrize(("gone", "said"), [("rollouts", "rollouts"), ("em", "data")])
-def test_an_input_that_is_gone_makes_the_total_a_lower_bound(place, gone, said):
+def test_a_missing_input_makes_the_total_a_lower_bound(place, gone, said):
     shutil.rmtree(place / gone)
     found = cost_report.compare([place / "rl", place / "dc"])
     run = cost_report.as_dict(found)["runs"][1]
@@ -165,30 +165,30 @@ def test_an_input_that_is_gone_makes_the_total_a_lower_bound(place, gone, said):
     assert run["ratio"]["seconds"] is None
     text = cost_report.markdown(found)
     assert f"its total is a lower bound, as the {said} that" in text and "≥ 10.0 s" in text
-    equal = told(place, "rl", "sft", "dc")["equal"]
+    equal = compared(place, "rl", "sft", "dc")["equal"]
     assert {one["said"] for one in equal if one["run"] == "dc"} == {"what it took is not known"}
     assert {one["kept"] for one in equal if one["run"] == "sft"} == {True}
 
 
-def test_an_input_that_has_changed_is_told(place):
+def test_a_changed_input_is_reported(place):
     note = json.loads((place / "rollouts" / manifest.NAME).read_text())
     note["notes"]["ledger"]["generated"] = 1
     (place / "rollouts" / manifest.NAME).write_text(json.dumps(note))
-    assert "changed" in told(place, "dc")["runs"][0]["remarks"][0]
+    assert "changed" in compared(place, "dc")["runs"][0]["remarks"][0]
 
 
-def test_what_no_ledger_tells_is_unknown_and_not_zero(place):
+def test_a_cost_without_a_ledger_is_unknown_and_not_zero(place):
     older = make(
         "adapter", place / "older", {"method": "sft"}, {"steps": 4, "base": "b"}, {"model": place / "cold"}
     )
-    run, said = told(place, "older")["runs"][0], cost_report.markdown(cost_report.compare([older]))
+    run, said = compared(place, "older")["runs"][0], cost_report.markdown(cost_report.compare([older]))
     assert (run["training"]["steps"], run["training"]["flops"]) == (4, None)
     assert "keeps no ledger" in said and "unknown" in said
     notes = ledger(generated=8, flops=0.0) | {"ledger_unknown": {"flops": "the model does not say"}}
     served = make("rollouts", place / "served", notes=notes)
     chosen = make("curated set", place / "set3", {"keep": ["medium"]}, inputs={"rollouts": served})
     trained(place / "dc3", "sft", chosen, place / "cold", {"steps": 1})
-    run = told(place, "dc3")["runs"][0]
+    run = compared(place, "dc3")["runs"][0]
     assert run["labelling"]["flops"] is None and run["lower_bounds"] == ["flops"]
 
 
@@ -202,12 +202,12 @@ def test_what_no_ledger_tells_is_unknown_and_not_zero(place):
         ({"keep": ["easy", "medium", "hard"], "mix": {}, "suspect": 0.9}, True),
     ],
 )
-def test_labels_choose_by_more_than_the_difficulties_kept(config, chose):
+def test_labels_select_by_more_than_difficulty(config, chose):
     assert cost.selective(config) is chose
 
 
-def test_equal_budgets_name_the_newest_kept_checkpoint_within(place):
-    found = told(place, "sft", "dc", "rl")
+def test_equal_budgets_name_the_newest_kept_checkpoint_within_them(place):
+    found = compared(place, "sft", "dc", "rl")
     equal = {(one["unit"], one["run"]): one for one in found["equal"]}
     # In samples GRPO is the cheapest with 32; the labels of dc alone took 80.
     assert {one["budget"] for (unit, _), one in equal.items() if unit == "samples"} == {32}
@@ -215,21 +215,21 @@ def test_equal_budgets_name_the_newest_kept_checkpoint_within(place):
     assert (sft["checkpoint"], sft["step"], sft["spent"]) == ("checkpoint-2", 2, 32)
     assert equal["samples", "dc"]["said"] == "what it began with took more"
     assert (equal["samples", "rl"]["checkpoint"], equal["samples", "rl"]["step"]) == (None, 2)
-    # In tokens it is the cheapest too, with 1,500: 2 steps of SFT, 1 of DC-SFT behind 640 for labels.
+    # In tokens it is the cheapest too, with 1,500: 2 steps of SFT, 1 of DC-SFT after 640 for labels.
     assert equal["tokens", "sft"]["checkpoint"] == "checkpoint-2"
     assert (equal["tokens", "dc"]["checkpoint"], equal["tokens", "dc"]["spent"]) == ("checkpoint-1", 1190)
-    # In time SFT is, with 10 s: two steps of DC-SFT behind 4 s, one of GRPO.
+    # In time SFT is, with 10 s: two steps of DC-SFT after 4 s, one of GRPO.
     assert (equal["seconds", "sft"]["step"], equal["seconds", "sft"]["spent"]) == (4, 10.0)
     assert (equal["seconds", "dc"]["checkpoint"], equal["seconds", "dc"]["spent"]) == ("checkpoint-2", 9.0)
     assert equal["seconds", "rl"]["checkpoint"] == "checkpoint-1"
     shutil.rmtree(place / "sft" / "checkpoint-1")
     shutil.rmtree(place / "sft" / "checkpoint-2")
-    lacking = next(one for one in told(place, "sft", "rl")["equal"] if one["run"] == "sft")
+    lacking = next(one for one in compared(place, "sft", "rl")["equal"] if one["run"] == "sft")
     assert (lacking["kept"], lacking["step"]) == (False, 2)
     assert lacking["said"] == "no checkpoint that was kept is within"
 
 
-def test_samples_of_a_run_behind_labels_are_those_of_both(place):
+def test_samples_include_those_behind_the_labels(place):
     run = cost_report.compare([place / "dc"]).runs[0]
     assert run.spent("samples") == 80 + 64
 
@@ -262,7 +262,7 @@ def test_accuracies_are_matched_by_content_and_missing_ones_come_with_a_command(
     assert "50.00 %" in text and "not scored" in text and f"adapter={ends[1]}" in text
 
 
-def test_scores_of_something_else_or_under_other_conditions_are_told(place):
+def test_scores_of_other_adapters_or_conditions_are_reported(place):
     cold = place / "cold"
     one = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=None)
     other = scored(place / "s2", place / "rl", cold, {"id1": 0.6}, limit=10)
@@ -276,7 +276,7 @@ def test_scores_of_something_else_or_under_other_conditions_are_told(place):
         cost_report.compare([place / "sft"], [one, twice])
 
 
-def test_a_command_has_the_limit_of_the_other_scores(place):
+def test_the_command_for_missing_scores_has_the_limit_of_the_others(place):
     cold = place / "cold"
     limited = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=16)
     commands = cost_report.as_dict(cost_report.compare([place / "sft", place / "rl"], [limited]))[
@@ -301,7 +301,7 @@ def test_a_command_has_the_limit_of_the_other_scores(place):
         ),
     ],
 )
-def test_a_command_names_own_rows_by_their_file(place, monkeypatch, options, tasks, said):
+def test_the_command_for_missing_scores_names_own_rows_by_file(place, monkeypatch, options, tasks, said):
     monkeypatch.chdir(place)
     Path("mine.jsonl").write_text("{}\n")
     kinds = {name: {"distribution": "id", "accuracy": value} for name, value in tasks.items()}
@@ -314,7 +314,7 @@ def test_a_command_names_own_rows_by_their_file(place, monkeypatch, options, tas
     assert found["to_evaluate"] and all(f" {said} --output" in line for line in found["to_evaluate"])
 
 
-def test_a_command_draws_as_the_other_scores(place):
+def test_the_command_for_missing_scores_samples_like_the_others(place):
     cold, drawn = place / "cold", {"max_new_tokens": 1024, "samples": 4, "temperature": 0.7, "seed": 3}
     inputs = {"model": cold, "adapter": place / "sft"}
     config = {"model": "dcsft_hf", "model_args": f"pretrained={cold},adapter={place / 'sft'}", **drawn}
@@ -324,7 +324,7 @@ def test_a_command_draws_as_the_other_scores(place):
     assert found["to_evaluate"] and all(wanted in line for line in found["to_evaluate"])
 
 
-def test_other_machines_and_versions_are_told(place, monkeypatch):
+def test_other_machines_and_versions_are_reported(place, monkeypatch):
     assert cost_report.compare([place / "sft", place / "rl"]).remarks == ()
     monkeypatch.setattr(environment, "hardware", lambda: {"processor": "another", "cores": 64})
     monkeypatch.setattr(environment, "packages", lambda: {"torch": "0.1"})
@@ -344,12 +344,12 @@ def test_other_machines_and_versions_are_told(place, monkeypatch):
         (["base"], {}, "has no manifest.json"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(place, names, options, said):
+def test_incomparable_runs_are_refused(place, names, options, said):
     with pytest.raises(HarnessError, match=said):
         cost_report.compare([place / name for name in names], **options)
 
 
-def test_what_was_changed_after_it_was_written_is_refused(place):
+def test_files_edited_after_they_were_written_are_refused(place):
     scores = scored(place / "scores", place / "sft", place / "cold", {"id1": 0.5})
     data = json.loads((scores / "manifest.json").read_text())
     data["files"]["scores.parquet"] = "0" * 64
@@ -361,9 +361,9 @@ def test_what_was_changed_after_it_was_written_is_refused(place):
         cost_report.compare([place / "sft"])
 
 
-def test_folders_of_one_name_are_told_apart(place):
+def test_folders_with_the_same_name_are_distinguished(place):
     trained(place / "more" / "sft", "sft", None, place / "cold", {"steps": 1})
-    found = told(place, "sft", "more/sft")
+    found = compared(place, "sft", "more/sft")
     assert [run["name"] for run in found["runs"]] == [str(place / "sft"), str(place / "more" / "sft")]
 
 
@@ -399,7 +399,7 @@ def test_the_command_prints_and_writes(place, capsys):
         ("prompt_tokens", 1234567, "1,234,567"),
     ],
 )
-def test_figures_are_shown_in_units_that_one_reads(figure, value, shown):
+def test_figures_are_shown_in_readable_units(figure, value, shown):
     assert cost_report.human(figure, value) == shown
 
 
@@ -412,7 +412,7 @@ def test_figures_are_shown_in_units_that_one_reads(figure, value, shown):
         ({"pixels": {"max_pixels": 10}}, {"pixels": None}, None),
     ],
 )
-def test_accuracies_measured_otherwise_are_said(place, first, second, said):
+def test_accuracies_under_other_conditions_are_reported(place, first, second, said):
     for name, conditions in (("sft", first), ("dc", second)):
         scored(place / f"s-{name}", place / name, place / "cold", {"id1": 0.5}, **conditions)
     found = cost_report.read_scores([place / "s-sft", place / "s-dc"]).remarks

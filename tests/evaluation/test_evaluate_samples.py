@@ -1,4 +1,4 @@
-"""`dcsft evaluate --samples`: K keyed responses per item, each kept; resumed, scored, summarized, refused."""
+"""`dcsft evaluate --samples`: K keyed responses per item, all kept; resumed, scored, summarized, refused."""
 
 import json
 
@@ -18,7 +18,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def words(question):
-    """Another digit for every document and sample; every fifth response has no answer."""
+    """A different digit for every document and sample; every fifth response has no answer."""
     place = 7 * question.doc_id + 3 * question.sample_index
     return "" if place % 5 == 4 else WORDS[place % 10]
 
@@ -46,7 +46,7 @@ def drawn(tmp_path_factory):
     return output
 
 
-class TestWhatIsKept:
+class TestOutput:
     def test_each_response_is_a_row(self, drawn):
         rows = responses(drawn)
         assert len(rows) == 2 * 6 * 4
@@ -62,7 +62,7 @@ class TestWhatIsKept:
                 assert one["vote"] == one["extracted"] == (one["response"] or None)
                 assert one["finish_reason"] == "stop"
 
-    def test_an_items_row_is_the_mean_and_its_most_frequent_answer(self, tmp_path):
+    def test_an_items_row_holds_the_mean_and_the_most_frequent_answer(self, tmp_path):
         said = ["four", "nine", "nine", "", "four", "nine"]
         draw(tmp_path / "out", lambda question: said[question.sample_index], samples=6, limit=1)
         (row,) = scores(tmp_path / "out")
@@ -71,7 +71,7 @@ class TestWhatIsKept:
         assert row["score"] == pytest.approx(sum(one["score"] for one in rows) / 6)
         assert row["n_tokens"] == sum(one["n_tokens"] for one in rows)
 
-    def test_the_notes_have_every_k_and_what_it_cost(self, drawn):
+    def test_the_notes_hold_metrics_at_every_k_and_the_cost(self, drawn):
         notes = manifest.read(drawn, "scores").notes
         entry = notes["tasks"][TASK]
         rows = [one for one in responses(drawn) if one["task"] == TASK]
@@ -87,14 +87,14 @@ class TestWhatIsKept:
         config = manifest.read(drawn).config
         assert (config["samples"], config["temperature"], config["seed"]) == (4, 0.9, 0)
 
-    def test_equal_answers_are_one_vote_by_the_scorers_equality(self, tmp_path):
+    def test_equal_answers_share_a_vote_by_the_scorers_equality(self, tmp_path):
         said = [r"\boxed{1/2}", "so it is 0.5", r"\boxed{\frac12}", r"\boxed{3}", "no idea", r"\boxed{3.0}"]
         draw(tmp_path / "out", lambda question: said[question.sample_index], (SUMS,), samples=6, limit=1)
         votes = [one["vote"] for one in responses(tmp_path / "out")]
         assert votes[0] == votes[1] == votes[2] is not None
         assert votes[3] == votes[5] is not None and votes[4] is None and votes[0] != votes[3]
 
-    def test_a_truncated_response_is_known_as_one(self, tmp_path):
+    def test_a_truncated_response_is_marked(self, tmp_path):
         long = " ".join(["well"] * 400)
         draw(tmp_path / "out", lambda question: long if question.sample_index else "seven", limit=1)
         rows = responses(tmp_path / "out")
@@ -126,7 +126,7 @@ class TestWhatIsKept:
 
 
 class Interrupted:
-    """Answers until a number of responses have been given."""
+    """Answers until it has given a number of responses."""
 
     def __init__(self, after=10**9):
         self.asked, self.after = [], after
@@ -173,7 +173,7 @@ class TestDurability:
         with pytest.raises(HarnessError, match=r"temperature: 0\.9 -> 0\.5"):
             draw(tmp_path / "out", temperature=0.5)
 
-    def test_the_same_command_again_is_done(self, tmp_path, capsys):
+    def test_rerunning_the_same_command_does_nothing(self, tmp_path, capsys):
         command = ["evaluate", "--model", "dcsft_stub", "--model-args", "default=seven", "--tasks", TASK,
                    "--limit", "4", "--samples", "2", "--output", str(tmp_path / "out")]  # fmt: skip
         assert main(command) == 0 and main(command) == 0
@@ -205,7 +205,7 @@ class TestDurability:
         ),
     ],
 )
-def test_a_scorer_decides_which_answers_are_one_vote(scorer, extracted, classes):
+def test_the_scorer_decides_which_answers_share_a_vote(scorer, extracted, classes):
     votes = SCORERS[scorer].votes(extracted)
     firsts = [None if at is None else votes[at] for at in classes]
     assert votes == firsts
@@ -213,7 +213,7 @@ def test_a_scorer_decides_which_answers_are_one_vote(scorer, extracted, classes)
 
 
 class TestOptions:
-    def test_greedy_stays_the_default(self, tmp_path):
+    def test_greedy_is_the_default(self, tmp_path):
         options = {"model": "dcsft_stub", "model_args": "default=seven", "tasks": [TASK], "limit": 3}
         notes = stages.STAGES["evaluate"](tmp_path / "out", **options)
         assert "samples" not in notes["tasks"][TASK]
@@ -235,13 +235,13 @@ class TestOptions:
             ({"temperature": 0, "top_k": 5}, "--top-k 5 has no effect on a greedy response"),
         ],
     )
-    def test_bad_input_is_one_sentence(self, tmp_path, options, said):
+    def test_bad_input_is_refused_in_one_sentence(self, tmp_path, options, said):
         with pytest.raises(HarnessError) as refused:
             stages.STAGES["evaluate"](tmp_path / "out", model="dcsft_stub", tasks=[TASK], **options)
         assert said in refused.value.problem
         assert not (tmp_path / "out").exists()
 
-    def test_one_response_may_be_sampled(self, tmp_path):
+    def test_a_single_response_may_be_sampled(self, tmp_path):
         given = {"model": "dcsft_stub", "model_args": "default=seven", "tasks": [TASK], "limit": 3}
         notes = stages.STAGES["evaluate"](tmp_path / "out", temperature=0.7, seed=5, **given)
         assert notes["tasks"][TASK]["samples"] == 1
@@ -249,8 +249,8 @@ class TestOptions:
 
 
 @pytest.mark.slow
-def test_draws_are_sampling_own_and_no_batch_size_changes_them(tmp_path):
-    """The engine that samples pools draws: same seed, item and index, same response."""
+def test_responses_equal_those_of_sampling_at_any_batch_size(tmp_path):
+    """The engine that samples pools is used: same seed, item and index, same response."""
     common = {"model": "digits", "tasks": [TASK], "limit": 12, "samples": 3, "temperature": 1.0}
     for name, batch in (("one", 1), ("four", 4)):
         stages.STAGES["evaluate"](tmp_path / name, **common, model_args=f"batch_size={batch}")
@@ -265,7 +265,7 @@ def test_draws_are_sampling_own_and_no_batch_size_changes_them(tmp_path):
     assert texts[0] == texts[1] == {(one["item_id"], one["sample_index"]): one["response"] for one in pool}
 
 
-def test_a_response_that_cannot_be_scored_is_not_counted_as_one_without_an_answer():
+def test_an_unscorable_response_is_not_counted_as_unanswered():
     def scored(number, score, extracted):
         return records.Score(TASK, str(number), number, score, extracted, "", "one", None, None)
 
@@ -274,9 +274,9 @@ def test_a_response_that_cannot_be_scored_is_not_counted_as_one_without_an_answe
     assert (notes["n"], notes["unanswered"], notes["unscored"], notes["accuracy"]) == (2, 1, 1, 0.5)
 
 
-class TestALimitOfTokens:
+class TestTokenLimit:
     @pytest.mark.parametrize("samples", [1, 3])
-    def test_is_kept_recorded_and_part_of_the_runs_identity(self, tmp_path, samples):
+    def test_is_recorded_and_part_of_the_runs_identity(self, tmp_path, samples):
         given = {"model": "dcsft_stub", "model_args": "default=three four five", "tasks": [TASK], "limit": 4}
         stage = stages.STAGES["evaluate"]
         notes = stage(tmp_path / "out", samples=samples, max_new_tokens=2, **given)
@@ -309,7 +309,7 @@ class TestALimitOfTokens:
             ("held_out", 0.5),
         ],
     )
-    def test_like_every_option_of_generation_is_refused_for_given_responses(self, tmp_path, name, value):
+    def test_is_refused_for_given_responses_like_every_generation_option(self, tmp_path, name, value):
         (tmp_path / "r.jsonl").write_text('{"question": "q", "gold": "a", "response": "a"}\n')
         with pytest.raises(HarnessError, match=f"--{name.replace('_', '-')} has no effect on --responses"):
             stages.STAGES["evaluate"](

@@ -1,4 +1,4 @@
-"""`dcsft score`: one checkpoint onto a board, what is kept, and what is refused before a model is loaded."""
+"""`dcsft score`: adding a checkpoint to a board, what is kept, and what is refused before loading a model."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ SETTINGS = Scoring(suite="digits")
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with a base and two adapters on it, which is the working directory."""
+    """The working directory: a folder with a base and two adapters on it."""
     monkeypatch.chdir(tmp_path)
     base(tmp_path / "cold")
     adapter(tmp_path / "one", tmp_path / "cold", 6)
@@ -44,7 +44,7 @@ def command(*words):
     return main(["score", *map(str, words), "--suite", "digits"])
 
 
-def test_rows_are_added_one_after_the_other_and_compared_with_the_baseline(bench, place, capsys):  # noqa: F811
+def test_rows_are_added_one_by_one_and_compared_with_the_baseline(bench, place, capsys):  # noqa: F811
     assert command("base=cold", "--board", "board", "--baseline", "base") == 0
     assert command("one", "--board", "board", "--model-args", "batch_size=4") == 0
     out = capsys.readouterr().out
@@ -61,7 +61,7 @@ def test_rows_are_added_one_after_the_other_and_compared_with_the_baseline(bench
     assert manifest.is_intact(place / "board/leaderboard")
 
 
-def test_what_is_done_is_kept_task_by_task(bench, place):  # noqa: F811
+def test_finished_tasks_are_kept(bench, place):  # noqa: F811
     board = open_board(place / "board")
 
     def stop(row, task):
@@ -80,7 +80,7 @@ def test_what_is_done_is_kept_task_by_task(bench, place):  # noqa: F811
     assert bench.asked == [("one", ID), ("one", OOD)]
 
 
-def test_a_damaged_result_is_told_and_made_again(bench, place):  # noqa: F811
+def test_a_damaged_result_is_reported_and_evaluated_again(bench, place):  # noqa: F811
     board, show = open_board(place / "board"), Show()
     scored(board, "one")
     (place / "board/results/one" / ID / "scores.parquet").write_bytes(b"PAR1")
@@ -88,7 +88,7 @@ def test_a_damaged_result_is_told_and_made_again(bench, place):  # noqa: F811
     assert show.said[0].endswith(f"results/one/{ID} is damaged: evaluated again")
 
 
-def test_another_batch_size_goes_on_with_a_row_and_another_limit_does_not(bench, place):  # noqa: F811
+def test_a_row_continues_under_another_batch_size_but_not_under_another_limit(bench, place):  # noqa: F811
     board = open_board(place / "board")
     scored(board, "one")
     assert (
@@ -103,7 +103,7 @@ def test_another_batch_size_goes_on_with_a_row_and_another_limit_does_not(bench,
         scored(board, "one", settings=Scoring(suite="digits", max_new_tokens=9))
 
 
-def test_a_limit_of_tokens_is_set_and_recorded(bench, place, monkeypatch):  # noqa: F811
+def test_the_token_limit_is_applied_and_recorded(bench, place, monkeypatch):  # noqa: F811
     limited = []
     monkeypatch.setattr(
         lmms, "limit_tokens", lambda task, longest: limited.append((task.config.task, longest))
@@ -115,7 +115,7 @@ def test_a_limit_of_tokens_is_set_and_recorded(bench, place, monkeypatch):  # no
     assert scored(open_board(place / "board"), "one", settings=settings).made == []
 
 
-def test_results_from_elsewhere_are_remembered_and_their_names_taken(bench, place, capsys):  # noqa: F811
+def test_external_results_are_remembered_and_reserve_their_names(bench, place, capsys):  # noqa: F811
     alike = {"generation": GENERATION, "items_sha256": f"10 items of {ID}"}
     scores_folder(place / "away", "two", {ID: [1.0] * 10}, notes={ID: alike})
     assert command("one", "--board", "board", "--results", "theirs=away") == 0
@@ -150,7 +150,7 @@ REFUSED = [
 ]  # fmt: skip
 
 
-def test_what_cannot_be_scored_is_one_sentence_and_no_model_is_loaded(bench, place, capsys):  # noqa: F811
+def test_invalid_requests_are_refused_in_one_sentence_before_a_model_is_loaded(bench, place, capsys):  # noqa: F811
     assert command("base=cold", "--board", "board", "--baseline", "base") == 0
     (place / "empty").mkdir()
     Run(place / "run", place / "cold").begin().save(10)
@@ -175,7 +175,7 @@ def test_what_cannot_be_scored_is_one_sentence_and_no_model_is_loaded(bench, pla
 
 @pytest.fixture
 def held(tmp_path, monkeypatch):
-    """Twelve rows of a user's own in held.jsonl, in the working directory."""
+    """Twelve of a user's own rows, in held.jsonl in the working directory."""
     monkeypatch.chdir(tmp_path)
     rows = []
     for number, row in enumerate(suite.load("dcsft_digits").select(range(12))):
@@ -189,7 +189,7 @@ def held(tmp_path, monkeypatch):
 OWN = ("--data", "held.jsonl", "--scorer", "exact_word", "--board", "board")
 
 
-def test_rows_of_ones_own_are_scored_as_evaluate_does(held, capsys):
+def test_your_own_rows_are_scored_as_by_evaluate(held, capsys):
     assert main(["score", f"first={digits.path()}", *OWN]) == 0
     assert main(["score", f"first={digits.path()}", *OWN]) == 0
     assert "first: already scored on its task" in capsys.readouterr().err
@@ -201,9 +201,9 @@ def test_rows_of_ones_own_are_scored_as_evaluate_does(held, capsys):
     for name in ("scorer", "images_sha256", "held_out"):
         assert len({one.config.get(name) for one in read}) == 1, name
     assert len({one.inputs["data"]["sha256"] for one in read}) == 1
-    # One table: nothing in it sets the two apart.
+    # One table: nothing in it separates the two.
     assert sorted(manifest.read(Path("board/leaderboard")).notes["rows"]) == ["first", "second"]
-    # A part of the rows, beside a suite's task, on the same row.
+    # Some of the rows, next to a suite's task, in the same row.
     more = ["--suite", "dcsft_digits", "--limit", "4", "--held-out", "0.5", "--board", "other"]
     assert main(["score", f"first={digits.path()}", *OWN[:4], *more]) == 0
     assert {path.name for path in Path("other/results/first").iterdir()} == {"dcsft_digits", "held_held_out"}
@@ -213,8 +213,8 @@ def test_rows_of_ones_own_are_scored_as_evaluate_does(held, capsys):
     assert "the row 'first' has held under other settings: data has changed" in capsys.readouterr().err
 
 
-def test_other_rows_or_another_scorer_are_refused_before_a_model_is_loaded(held, capsys, monkeypatch):
-    """On another row of the board, and on the same one; what a page and a command need is recorded."""
+def test_other_data_or_another_scorer_is_refused_before_a_model_is_loaded(held, capsys, monkeypatch):
+    """For another row of the board and for the same one; the page and later commands find what they need."""
     monkeypatch.syspath_prepend(str(held.parent))
     function = "def judge(response, *, answer):\n    return 1.0 if response == answer else 0.0\n"
     Path("own_judge.py").write_text(function)
@@ -240,7 +240,7 @@ def test_other_rows_or_another_scorer_are_refused_before_a_model_is_loaded(held,
     ):
         assert main(["score", f"{name}{digit}", "--data", file, "--scorer", scorer, *more]) == 1
         assert said in capsys.readouterr().err, said
-    # The function changes: as a scorer of the suite's with another version.
+    # The function changes: the same error as for a suite's scorer of another version.
     Path("own_judge.py").write_text(function.replace("else 0.0", "else 0.5"))
     monkeypatch.delitem(sys.modules, "own_judge")
     for name, said in (
@@ -252,7 +252,7 @@ def test_other_rows_or_another_scorer_are_refused_before_a_model_is_loaded(held,
         assert said in capsys.readouterr().err, said
 
 
-def test_a_task_that_includes_one_of_the_suites_is_recorded_with_its_data(tmp_path, monkeypatch):
+def test_a_task_that_includes_a_suites_task_is_recorded_with_its_data(tmp_path, monkeypatch):
     monkeypatch.setenv("DCSFT_DATA", str(tmp_path))
     (tmp_path / "dcsft_wemath").mkdir()
     (tmp_path / "dcsft_wemath" / manifest.NAME).write_text("{}")
@@ -261,7 +261,7 @@ def test_a_task_that_includes_one_of_the_suites_is_recorded_with_its_data(tmp_pa
         assert Scoring(suite=name).inputs(task) == {"data of dcsft_wemath": tmp_path / "dcsft_wemath"}
 
 
-def test_checkpoints_of_a_watched_run_share_the_rows(held):
+def test_checkpoints_of_a_watched_run_share_the_data(held):
     settings = Scoring(data=held, scorer="exact_word")
     first = settings.opened(["held"])["held"]
     assert settings.changed(group="x").opened(["held"])["held"] is first
@@ -286,9 +286,7 @@ OWN_REFUSED = [
 
 @pytest.mark.parametrize("before", ["score", "watch"])
 @pytest.mark.parametrize(("words", "said"), OWN_REFUSED, ids=[said for _, said in OWN_REFUSED])
-def test_rows_that_cannot_be_scored_are_refused_before_anything_is_awaited(
-    held, capsys, monkeypatch, before, words, said
-):
+def test_invalid_data_is_refused_before_the_watch_starts(held, capsys, monkeypatch, before, words, said):
     monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is loaded"))
     shutil.copy(held, "dcsft_digits.jsonl")
     Path("bad.jsonl").write_text('{"question": "a?"}\n')
@@ -298,7 +296,7 @@ def test_rows_that_cannot_be_scored_are_refused_before_anything_is_awaited(
     assert not Path("board").exists()
 
 
-def test_a_refused_call_leaves_no_folder(bench, place, capsys):  # noqa: F811
+def test_a_refused_command_leaves_no_folder(bench, place, capsys):  # noqa: F811
     assert command("nowhere", "--board", "board") == 1
     assert command("one", "--board", "board", "--baseline", "x") == 1
     assert not (place / "board").exists()
@@ -308,7 +306,7 @@ def test_a_refused_call_leaves_no_folder(bench, place, capsys):  # noqa: F811
     assert "holds no board of `dcsft score`" in capsys.readouterr().err
 
 
-def test_data_that_is_not_prepared_is_told_before_a_model_is_loaded(place, monkeypatch, capsys):
+def test_unprepared_data_is_reported_before_a_model_is_loaded(place, monkeypatch, capsys):
     monkeypatch.setenv("DCSFT_DATA", str(place / "data"))
     code = main(["score", "one", "--suite", "classification", "--board", "board", "--model", "dcsft_stub"])
     said = capsys.readouterr().err
@@ -316,7 +314,7 @@ def test_data_that_is_not_prepared_is_told_before_a_model_is_loaded(place, monke
     assert not (place / "board").exists()
 
 
-def test_a_row_that_cannot_be_compared_stands_apart_on_request(bench, place, capsys):  # noqa: F811
+def test_an_incomparable_row_is_shown_apart_on_request(bench, place, capsys):  # noqa: F811
     assert command("base=cold", "--board", "board", "--baseline", "base") == 0
     assert command("one", "--limit", "4", "--board", "board", "--apart") == 0
     out = capsys.readouterr().out
@@ -326,7 +324,7 @@ def test_a_row_that_cannot_be_compared_stands_apart_on_request(bench, place, cap
     assert [row["name"] for row in document["apart"][0]["board"]["rows"]] == ["one"]
 
 
-def test_other_pixel_limits_are_seen_before_anything_is_asked(bench, place):  # noqa: F811
+def test_other_pixel_limits_are_detected_before_sampling(bench, place):  # noqa: F811
     board = open_board(place / "board")
     bench.pixels = {"min_pixels": 3136, "max_pixels": 802816}
     scored(board, "base", "cold")
@@ -337,7 +335,7 @@ def test_other_pixel_limits_are_seen_before_anything_is_asked(bench, place):  # 
     assert board.names() == ["base"]
 
 
-def test_other_settings_of_the_checkpoint_are_seen_before_anything_is_asked(bench, place):  # noqa: F811
+def test_other_checkpoint_settings_are_detected_before_sampling(bench, place):  # noqa: F811
     board = open_board(place / "board")
     scored(board, "base", "cold")
     bench.from_checkpoint["repetition_penalty"] = 1.05
@@ -347,7 +345,7 @@ def test_other_settings_of_the_checkpoint_are_seen_before_anything_is_asked(benc
     assert bench.asked == [("base", ID), ("base", OOD)]
 
 
-def test_scorers_of_another_version_are_seen_before_a_model_is_loaded(bench, place, monkeypatch):  # noqa: F811
+def test_other_scorer_versions_are_detected_before_a_model_is_loaded(bench, place, monkeypatch):  # noqa: F811
     board = open_board(place / "board")
     bench.notes["scorers"] = {"choice": 1}
     scored(board, "base", "cold")
@@ -370,7 +368,7 @@ def test_a_row_that_turns_out_to_differ_is_kept_off_the_board(bench, place):  # 
         shown(board, "one", build(board, Show()))
 
 
-def test_two_processes_cannot_score_one_row(bench, place):  # noqa: F811
+def test_two_processes_cannot_score_the_same_row(bench, place):  # noqa: F811
     board = open_board(place / "board")
     with board.claimed("one"):
         with pytest.raises(HarnessError, match="the row .*results/one is being written by process"):
@@ -378,7 +376,7 @@ def test_two_processes_cannot_score_one_row(bench, place):  # noqa: F811
     assert not (place / "board").exists()
 
 
-def test_a_killed_process_leaves_nothing_in_the_way(bench, place):  # noqa: F811
+def test_leftovers_of_a_killed_process_do_not_get_in_the_way(bench, place):  # noqa: F811
     board = open_board(place / "board")
     home = board.of("one")
     (home / "unfinished" / "checkpoint-10").mkdir(parents=True)
@@ -387,7 +385,7 @@ def test_a_killed_process_leaves_nothing_in_the_way(bench, place):  # noqa: F811
     assert sorted(path.name for path in home.iterdir()) == [ID, OOD]
 
 
-def test_work_of_another_checkpoint_that_was_interrupted_is_dropped(bench, place):  # noqa: F811
+def test_interrupted_work_on_another_checkpoint_is_dropped(bench, place):  # noqa: F811
     board = open_board(place / "board")
     left = board.of("one") / ID / "unfinished" / "run.json"
     left.parent.mkdir(parents=True)
@@ -402,7 +400,7 @@ def test_work_of_another_checkpoint_that_was_interrupted_is_dropped(bench, place
     assert not left.exists()
 
 
-def test_a_leaderboard_that_cannot_be_made_leaves_the_one_that_is_there(bench, place, monkeypatch):  # noqa: F811
+def test_a_failed_leaderboard_leaves_the_existing_one(bench, place, monkeypatch):  # noqa: F811
     from dcsft_harness import leaderboard
 
     board = open_board(place / "board")
@@ -426,7 +424,7 @@ def test_a_leaderboard_that_cannot_be_made_leaves_the_one_that_is_there(bench, p
     ]
 
 
-def test_a_checkpoint_in_a_finished_run_has_its_step(bench, place):  # noqa: F811
+def test_a_checkpoint_of_a_finished_run_has_its_step(bench, place):  # noqa: F811
     run = Run(place / "run", place / "cold", steps=30).begin().save(10).save(20)
     run.finish(keep=2)
     assert command("run/checkpoint-20", "--board", "board") == 0

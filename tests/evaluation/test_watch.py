@@ -1,4 +1,4 @@
-"""`dcsft score --watch`: a run's checkpoints as they come, go, and stay behind."""
+"""`dcsft score --watch`: a run's checkpoints as they appear, disappear and remain."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from dcsft_harness.evaluation.watching import watch
 from dcsft_harness.leaderboard.board import at_step
 from dcsft_harness.training import run_folder
 from tests.fixtures import forked
-from tests.fixtures.runs import ID, OOD, TASKS, Run, Show, adapter, base, bench, built, gone  # noqa: F401 - a fixture
+from tests.fixtures.runs import ID, OOD, TASKS, Run, Show, adapter, base, bench, built, ended_pid  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def asleep(monkeypatch):
-    """What happens while the watch sleeps, in order; when nothing is left, Ctrl-C."""
+    """What happens while the watch sleeps, in order; then Ctrl-C."""
     events = []
 
     def sleep(seconds):
@@ -42,13 +42,13 @@ def asleep(monkeypatch):
 
 
 def watched(place, show, run="run", name="run", **more):
-    """The rows that a watch makes, by name."""
+    """The names of the rows that a watch makes."""
     board = open_board(place / "board")
     options = ScoreOptions(**{"suite": "digits", "board": place / "board"} | more)
     return [row.name for row in watch(board, place / run, name, options, show)]
 
 
-def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asleep):  # noqa: F811
+def test_checkpoints_are_scored_as_they_appear_and_the_last_one_once(bench, place, asleep):  # noqa: F811
     run, show = Run(place / "run", place / "cold"), Show()
     bench.plots = True
     asleep += [
@@ -56,7 +56,7 @@ def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asle
         lambda: run.save(10, complete=False),
         lambda: (run.unfinished / "checkpoint-10/complete.json").write_text('{"ledger": {"seconds": 20.0}}'),
         lambda: run.save(20).save(30),
-        lambda: run.save(40),  # with the weights of the end
+        lambda: run.save(40),  # with the final weights
         lambda: run.finish(),
     ]
     assert watched(place, show) == ["run at step 10", "run at step 20", "run at step 30", "run"]
@@ -76,8 +76,11 @@ def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asle
     assert not list((place / "board/results").glob("*/unfinished"))
 
 
-def test_a_second_watch_keeps_what_is_scored_also_when_the_checkpoints_moved(bench, place):  # noqa: F811
-    run, show = Run(place / "run", place / "cold", steps=30, pid=gone()).begin().save(10).save(20), Show()
+def test_a_second_watch_keeps_existing_scores_even_if_the_checkpoints_moved(bench, place):  # noqa: F811
+    run, show = (
+        Run(place / "run", place / "cold", steps=30, pid=ended_pid()).begin().save(10).save(20),
+        Show(),
+    )
     assert watched(place, show) == ["run at step 10", "run at step 20"]
     assert re.search(r"process \d+, which trained in .*; the unfinished run came to step 20", show.said[-1])
     run.finish(keep=1)
@@ -88,23 +91,23 @@ def test_a_second_watch_keeps_what_is_scored_also_when_the_checkpoints_moved(ben
     assert found == manifest.fingerprint(place / "run/checkpoint-20")
 
 
-def test_the_last_checkpoint_of_a_run_that_was_killed_is_scored(bench, place):  # noqa: F811
-    Run(place / "run", place / "cold", steps=20, pid=gone()).begin().save(10).save(20)
+def test_the_last_checkpoint_of_a_killed_run_is_scored(bench, place):  # noqa: F811
+    Run(place / "run", place / "cold", steps=20, pid=ended_pid()).begin().save(10).save(20)
     assert watched(place, Show()) == ["run at step 10", "run at step 20"]
 
 
-def test_a_run_that_was_killed_is_waited_for_with_stay(bench, place, asleep):  # noqa: F811
-    run, show = Run(place / "run", place / "cold", steps=20, pid=gone()).begin().save(10), Show()
+def test_with_stay_a_watch_waits_for_a_killed_run(bench, place, asleep):  # noqa: F811
+    run, show = Run(place / "run", place / "cold", steps=20, pid=ended_pid()).begin().save(10), Show()
     asleep += [lambda: run.finish()]
     assert watched(place, show, stay=True) == ["run at step 10", "run"]
     assert [text for text in show.said if text.endswith("waiting for it to be resumed")]
 
 
-def test_what_was_removed_before_its_turn_is_told(bench, place, asleep):  # noqa: F811
+def test_checkpoints_removed_before_their_turn_are_reported(bench, place, asleep):  # noqa: F811
     run, show = Run(place / "run", place / "cold", steps=60).begin().save(10), Show()
 
     def meanwhile(row, task):
-        if (row, task) == ("run at step 10", ID):  # one checkpoint stays, as by default
+        if (row, task) == ("run at step 10", ID):  # one checkpoint remains, as by default
             run.save(20, keep=1).save(30, keep=1).save(40, keep=1)
 
     bench.before = meanwhile
@@ -117,12 +120,12 @@ def test_what_was_removed_before_its_turn_is_told(bench, place, asleep):  # noqa
     )
 
 
-def test_steps_before_a_resume_with_another_pace_are_not_told(bench, place, asleep):  # noqa: F811
+def test_steps_before_a_resume_at_another_pace_are_not_reported(bench, place, asleep):  # noqa: F811
     run, show = Run(place / "run", place / "cold", steps=60).begin().save(10).save(20), Show()
     asleep += [
         lambda: setattr(run, "every", 15),
         lambda: run.save(30),
-        lambda: run.finish(),  # with 45 written and removed since
+        lambda: run.finish(),  # 45 was written and removed since
     ]
     assert watched(place, show) == [f"run at step {n}" for n in (10, 20, 30)] + ["run"]
     assert [text.split(":")[0].split("of ")[-1] for text in show.said if "any more" in text] == [
@@ -130,7 +133,7 @@ def test_steps_before_a_resume_with_another_pace_are_not_told(bench, place, asle
     ]
 
 
-def test_what_is_removed_while_it_is_read_is_told_and_the_rest_scored(bench, place, asleep, monkeypatch):  # noqa: F811
+def test_a_checkpoint_removed_while_it_is_linked_is_reported(bench, place, asleep, monkeypatch):  # noqa: F811
     run, show = Run(place / "run", place / "cold").begin().save(10).save(20), Show()
     link = run_folder.link
 
@@ -146,8 +149,8 @@ def test_what_is_removed_while_it_is_read_is_told_and_the_rest_scored(bench, pla
     assert not (place / "board/results/run at step 10").exists()
 
 
-def test_a_run_that_finishes_while_a_checkpoint_is_taken(bench, place, asleep, monkeypatch):  # noqa: F811
-    """The one at hand is kept elsewhere; the other one is gone, which is told."""
+def test_a_run_may_finish_while_a_checkpoint_is_linked(bench, place, asleep, monkeypatch):  # noqa: F811
+    """Only the newest checkpoint is kept, in the finished run; the others are reported as missing."""
     run, show = Run(place / "run", place / "cold").begin().save(10).save(20), Show()
     link, cut = run_folder.link, []
 
@@ -162,7 +165,7 @@ def test_a_run_that_finishes_while_a_checkpoint_is_taken(bench, place, asleep, m
     assert [text for text in show.said if "no checkpoint of the steps 10, 30 any more" in text]
 
 
-def test_a_training_of_all_parameters(bench, place, asleep, monkeypatch):  # noqa: F811
+def test_full_parameter_training_can_be_watched(bench, place, asleep, monkeypatch):  # noqa: F811
     run = Run(place / "run", place / "cold", full=True).begin().save(10)
     with pytest.raises(HarnessError, match="trains all parameters. Leave it out"):
         watched(place, Show(), base=str(place / "cold"))
@@ -172,7 +175,7 @@ def test_a_training_of_all_parameters(bench, place, asleep, monkeypatch):  # noq
     assert bench.opened == [f"pretrained={home / 'unfinished/checkpoint-10'}", f"pretrained={run.folder}"]
 
 
-def test_what_is_removed_while_it_is_scored_is_scored(bench, place, asleep):  # noqa: F811
+def test_a_checkpoint_removed_while_it_is_scored_is_still_scored(bench, place, asleep):  # noqa: F811
     run, show = Run(place / "run", place / "cold").begin().save(10), Show()
 
     def meanwhile(row, task):
@@ -184,14 +187,14 @@ def test_what_is_removed_while_it_is_scored_is_scored(bench, place, asleep):  # 
     assert watched(place, show) == ["run at step 10", "run"]
 
 
-def test_a_finished_run_without_its_checkpoints_has_one_row_and_says_what_is_gone(bench, place):  # noqa: F811
+def test_a_finished_run_without_checkpoints_has_one_row_and_reports_the_missing_ones(bench, place):  # noqa: F811
     Run(place / "run", place / "cold", steps=30).begin().finish()
     show = Show()
     assert watched(place, show) == ["run"]
     assert "no checkpoint of the steps 10, 20 any more" in show.said[0]
 
 
-def test_ctrl_c_leaves_a_whole_board(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
+def test_ctrl_c_leaves_a_complete_board(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
     monkeypatch.chdir(place)
     Run(place / "run", place / "cold").begin().save(10)
     code = main(["score", "base=cold", "--watch", "run", "--suite", "digits", "--board", "board"])
@@ -202,7 +205,7 @@ def test_ctrl_c_leaves_a_whole_board(bench, place, asleep, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_run_and_a_baseline_in_one_command(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
+def test_one_command_scores_a_baseline_and_watches_a_run(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
     monkeypatch.chdir(place)
     run = Run(place / "run", place / "cold", steps=20).begin().save(10)
     asleep += [lambda: run.finish()]
@@ -211,13 +214,13 @@ def test_the_run_and_a_baseline_in_one_command(bench, place, asleep, monkeypatch
     out, err = capsys.readouterr()
     assert "SFT at step 10 (seed 1)" in out and "+10.00 [" in out
     assert re.search(r"score SFT \(seed 1\): ID 60.00 % \(\+20.00 \[.*\]\), OOD .* -> board/leaderboard", err)
-    assert main([*words]) == 0  # the baseline is remembered, nothing is asked again
+    assert main([*words]) == 0  # the baseline is remembered, and nothing is evaluated again
     assert "SFT (seed 1): already scored on its 2 tasks" in capsys.readouterr().err
     assert len(bench.asked) == 6
     assert manifest.read(place / "board/leaderboard").config["baseline"] == "base"
 
 
-def test_names_of_steps():
+def test_row_names_hold_the_step():
     assert at_step("SFT", 20) == "SFT at step 20"
     assert at_step("SFT (seed 1)", 20) == "SFT at step 20 (seed 1)"
 
@@ -239,7 +242,7 @@ def test_a_run_that_leaves_nothing_ends_the_watch(bench, place, asleep):  # noqa
 
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_another_run_in_the_same_folder_is_refused(bench, place, asleep, when):  # noqa: F811
-    run = Run(place / "run", place / "cold", pid=gone() if when == "before" else None).begin().save(10)
+    run = Run(place / "run", place / "cold", pid=ended_pid() if when == "before" else None).begin().save(10)
 
     def replace():
         os.rename(run.folder, place / "old")
@@ -257,7 +260,7 @@ def test_another_run_in_the_same_folder_is_refused(bench, place, asleep, when): 
     assert ("run at step 7", ID) not in bench.asked
 
 
-def test_a_row_that_has_the_runs_name_is_refused_before_anything_is_scored(bench, place):  # noqa: F811
+def test_a_row_with_the_name_of_the_run_is_refused_before_scoring(bench, place):  # noqa: F811
     Run(place / "run", place / "cold", steps=20).begin().finish()
     watched(place, Show())
     os.rename(place / "run", place / "old")
@@ -269,7 +272,7 @@ def test_a_row_that_has_the_runs_name_is_refused_before_anything_is_scored(bench
 
 
 def test_another_base_is_refused(bench, place):  # noqa: F811
-    run = Run(place / "run", place / "cold", pid=gone()).begin().save(10)
+    run = Run(place / "run", place / "cold", pid=ended_pid()).begin().save(10)
     base(place / "other", "other")
     with pytest.raises(HarnessError, match="other is not the base that .*run trains on"):
         watched(place, Show(), base=str(place / "other"))
@@ -283,7 +286,7 @@ def test_another_base_is_refused(bench, place):  # noqa: F811
 
 
 @pytest.mark.parametrize("kind", ["scores", "file", "stranger", "sampling"])
-def test_what_is_no_training_is_refused(bench, place, kind):  # noqa: F811
+def test_folders_that_hold_no_training_run_are_refused(bench, place, kind):  # noqa: F811
     target = place / "run"
     if kind == "scores":
         with manifest.writing("scores", target, {}):
@@ -300,7 +303,7 @@ def test_what_is_no_training_is_refused(bench, place, kind):  # noqa: F811
         watched(place, Show())
 
 
-def test_a_checkpoint_in_parts_is_told_and_the_end_scored(bench, place, asleep):  # noqa: F811
+def test_an_incomplete_checkpoint_is_reported_and_the_last_one_scored(bench, place, asleep):  # noqa: F811
     run, show = Run(place / "run", place / "cold", steps=20).begin().save(10), Show()
     (run.unfinished / "checkpoint-10/adapter_model.safetensors").unlink()
     asleep += [lambda: run.finish()]
@@ -308,7 +311,7 @@ def test_a_checkpoint_in_parts_is_told_and_the_end_scored(bench, place, asleep):
     assert "checkpoint-10 has no weights in one piece" in show.said[0]
 
 
-def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  # noqa: F811
+def test_a_failed_hard_link_is_reported(bench, place, monkeypatch):  # noqa: F811
     Run(place / "run", place / "cold").begin().save(10)
 
     def full(checkpoint, target):
@@ -320,20 +323,20 @@ def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  #
     assert not (place / "board").exists()
 
 
-def test_the_owner_of_a_lock_is_told_alive_from_gone(tmp_path):
+def test_a_lock_knows_whether_its_owner_is_alive(tmp_path):
     path = tmp_path / lock.OWNER
     assert lock.at_work(path) is None
     lock.sign(tmp_path)
     assert lock.at_work(path) is True
-    os.utime(path, (1, 1))  # signed long before this process began: by another one of its number
+    os.utime(path, (1, 1))  # signed long before this process began: by an earlier one with its number
     assert lock.at_work(path) is False
-    path.write_text(json.dumps({"pid": gone(), "host": lock.socket.gethostname()}))
+    path.write_text(json.dumps({"pid": ended_pid(), "host": lock.socket.gethostname()}))
     assert lock.at_work(path) is False
     path.write_text(json.dumps({"pid": os.getpid(), "host": "elsewhere"}))
     assert lock.at_work(path) is None
 
 
-def test_a_run_is_the_same_one_before_and_after_it_finishes(place):
+def test_a_run_keeps_its_identity_when_it_finishes(place):
     run = Run(place / "run", place / "cold").begin().save(10)
     before = run_folder.identity(run.folder)
     run.finish()
@@ -342,8 +345,8 @@ def test_a_run_is_the_same_one_before_and_after_it_finishes(place):
 
 
 @pytest.mark.slow
-def test_a_real_training_is_watched(tmp_path):
-    """`dcsft train sft` in one process and `dcsft score --watch` in another, which began first."""
+def test_a_real_training_run_is_watched(tmp_path):
+    """`dcsft train sft` in one process and `dcsft score --watch` in another, which started first."""
     words = ["--suite", "digits", "--limit", "2", "--model-args", "batch_size=32", "--board", "board"]
     words += ["--baseline", "base", "--every", "0.2"]
     with forked.Popen(
@@ -366,8 +369,8 @@ def test_a_real_training_is_watched(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_real_watch(tmp_path):
-    """An interrupted run's checkpoints; the signal comes while the second of them is scored."""
+def test_ctrl_c_stops_a_real_watch(tmp_path):
+    """An interrupted run's checkpoints; the signal arrives while the second of them is scored."""
     base(tmp_path / "cold")
     words = ["--suite", "digits", "--limit", "4", "--model", "dcsft_stub", "--board", "board"]
     run = Run(tmp_path / "run", tmp_path / "cold").begin().save(10).save(20)
@@ -397,8 +400,8 @@ def test_ctrl_c_in_a_real_watch(tmp_path):
         ("run", [ID, OOD, "digits_a"], ["the steps 10, 20"]),  # without the new task's scores
     ],
 )
-def test_a_second_watch_tells_what_it_cannot_score_any_more(bench, place, monkeypatch, name, again, told):  # noqa: F811
-    run = Run(place / "run", place / "cold", steps=30, pid=gone()).begin().save(10).save(20)
+def test_a_second_watch_reports_what_it_can_no_longer_score(bench, place, monkeypatch, name, again, told):  # noqa: F811
+    run = Run(place / "run", place / "cold", steps=30, pid=ended_pid()).begin().save(10).save(20)
     watched(place, Show(), name=name)
     run.finish()
     monkeypatch.setitem(TASKS, "digits_a", "ood")

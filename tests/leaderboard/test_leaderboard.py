@@ -1,4 +1,4 @@
-"""The board: what it computes and how it is printed."""
+"""The board: its figures and how they are printed."""
 
 import csv
 import io
@@ -31,7 +31,7 @@ def scores_folder(
     rows, said = [], {}
     for task, values in tasks.items():
         some = [score_row(task, i, v, (clusters or {}).get(task, {}).get(i)) for i, v in enumerate(values)]
-        # Backwards, whatever pairs by position instead of by item_id goes wrong.
+        # Written backwards, so that pairing by position instead of by item_id fails.
         rows += reversed(some) if backwards else some
         scored = [value for value in values if value is not None]
         said[task] = {
@@ -55,7 +55,7 @@ def scores_folder(
 
 
 def rewrite(folder: Path, rows=None, **changes):
-    """Changes a finished artifact as its writer would have, hash included."""
+    """Changes a finished artifact as its writer would, including hashes."""
     path = folder / "manifest.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     if rows is not None:
@@ -86,7 +86,7 @@ def records(text):
 
 
 class TestMarkdown:
-    def test_the_whole_table(self, two):
+    def test_holds_every_cell(self, two):
         # Means over OOD tasks: base (25 + 25) / 2, SFT-M (75 + 50) / 2. Paired OOD differences are
         # 0 1 1 0 | 0 0 1 0: variance (8/7)(7/6) * (4 * .25 + .75) / 64 = .036458, SE .19094,
         # and t(7 degrees, .975) = 2.364624, so .375 -+ .45150. ID: 0 0 0 1, .25 -+ 3.182446 * .25.
@@ -99,12 +99,12 @@ class TestMarkdown:
             ["*n*", "4", "4", "4", "", "", "", "", ""],
         ]
 
-    def test_without_a_baseline_rows_stay_as_given_and_there_are_no_differences(self, two):
+    def test_without_a_baseline_rows_keep_their_order_and_have_no_differences(self, two):
         text = markdown(load(two))
         assert [line[0] for line in cells(text)] == ["", "SFT-M", "base", "*n*"]
         assert " vs " not in text
 
-    def test_ID_tasks_come_first_with_their_mean_then_OOD_then_those_that_do_not_say(self, tmp_path):
+    def test_ID_tasks_come_first_with_their_mean_then_OOD_then_unlabeled_ones(self, tmp_path):
         other = {"mmmu": [1, 0], OOD_R: [1, 0], "val": [1, 1], ID: [0, 0]}
         folder = scores_folder(tmp_path / "a", "a", other, notes={"val": {"distribution": "id"}})
         header = ["ID: val", "ID: digits", "ID mean", "OOD: digits_r", "OOD mean", "mmmu"]
@@ -118,7 +118,7 @@ class TestMarkdown:
             "50.00",
         ]
 
-    def test_the_best_of_a_column_is_bold_ties_alike_and_not_where_all_tie(self, tmp_path):
+    def test_the_best_of_a_column_is_bold_unless_all_tie(self, tmp_path):
         third = scores_folder(tmp_path / "c", "c", {ID: [0, 0, 1]})
         folders = [scores_folder(tmp_path / n, n, {ID: [1, 0, 1]}) for n in "ab"]
         assert [line[1] for line in cells(markdown(load([*folders, third])))[1:4]] == [
@@ -129,7 +129,7 @@ class TestMarkdown:
         assert "**" not in markdown(load([third]))
         assert "**" not in markdown(load(folders))
 
-    def test_a_missing_task_leaves_cell_and_mean_blank_and_says_so(self, tmp_path, two):
+    def test_a_missing_task_leaves_cell_and_mean_blank_with_a_remark(self, tmp_path, two):
         part = scores_folder(tmp_path / "part", "part", {ID: [1, 0, 0, 0], OOD_R: [1, 1, 1, 1]})
         text = markdown(load([*two, part], "base"))
         assert cells(text)[3] == [
@@ -145,19 +145,19 @@ class TestMarkdown:
         ]
         assert "- Row part has no OOD mean: it was not evaluated on digits_a, and a mean is never" in text
 
-    def test_unscored_items_are_left_out_counted_and_told(self, tmp_path):
+    def test_unscored_items_are_left_out_counted_and_reported(self, tmp_path):
         base = scores_folder(tmp_path / "base", "base", {ID: [1, 0, 0, 1]})
         tuned = scores_folder(tmp_path / "tuned", "tuned", {ID: [1, 1, None, 1]})
         text = markdown(load([base, tuned], "base"))
-        # Three pairs remain: differences 0, 1, 0.
+        # Three pairs remain, with differences 0, 1, 0.
         assert cells(text)[2] == ["tuned", "**100.00**", "+33.33 [-110.09, +176.76]", "0", "1"]
         assert "- Row tuned: 1 of 4 responses to digits could not be scored" in text
 
-    def test_a_task_where_nothing_could_be_scored_has_no_accuracy(self, tmp_path):
+    def test_a_task_without_scores_has_no_accuracy(self, tmp_path):
         folder = scores_folder(tmp_path / "a", "a", {OOD_R: [None, None], OOD_A: [1, 0]})
         assert cells(markdown(load([folder])))[1] == ["a", "", "50.00", "", "0", "2"]
 
-    def test_equal_rows_get_a_difference_of_zero_but_no_interval_of_no_width(self, tmp_path):
+    def test_equal_rows_have_a_difference_of_zero_without_an_interval(self, tmp_path):
         folders = [scores_folder(tmp_path / n, n, {OOD_R: [1, 0, 1]}) for n in ("a", "b")]
         text = markdown(load(folders, "a"))
         assert cells(text)[2][3] == "+0.00"
@@ -171,12 +171,12 @@ class TestMarkdown:
 
 class TestClusters:
     def width(self, folders):
-        """Width of the OOD mean's difference of the second row to the first."""
+        """Width of the interval of the second row's OOD mean difference to the first."""
         found = summarize(load(folders, "a")).lines[1].entries[-1].difference
         return found.high - found.low
 
-    def test_that_tasks_share_are_one_observation_each(self, tmp_path):
-        # The rendition of each digit goes as the adversarial one does: half as much evidence.
+    def test_shared_by_tasks_are_one_observation_each(self, tmp_path):
+        # Each digit's rendition behaves like its adversarial drawing: half as much evidence.
         theirs, ours = [0, 0, 0, 0, 1, 1], [1, 0, 1, 0, 1, 1]
         widths = {}
         for kind, named in {
@@ -197,7 +197,7 @@ class TestClusters:
         assert widths["shared"] == pytest.approx(2 * 2.570582 * math.sqrt(1.32 / 27), abs=1e-6)
         assert widths["alone"] == pytest.approx(2 * 2.200985 * math.sqrt(1.2 / 54), abs=1e-6)
 
-    def test_a_cluster_named_as_an_item_is_not_that_item(self, tmp_path):
+    def test_a_cluster_with_the_name_of_an_item_is_not_that_item(self, tmp_path):
         folder = scores_folder(
             tmp_path / "a", "a", {OOD_R: [1, 0], OOD_A: [1, 0]}, clusters={OOD_A: {0: "digits_r-001"}}
         )
@@ -205,7 +205,7 @@ class TestClusters:
 
 
 class TestCSV:
-    def test_fractions_counts_and_intervals(self, two):
+    def test_has_fractions_counts_and_intervals(self, two):
         found = records(csv_text(load(two, "base")))
         assert list(found) == [
             (row, task) for row in ("base", "SFT-M") for task in (ID, OOD_R, OOD_A, "OOD mean")
@@ -238,7 +238,7 @@ class TestCSV:
 
 
 class TestUnanswered:
-    def test_counted_among_scored_items_only(self, tmp_path):
+    def test_is_counted_among_scored_items_only(self, tmp_path):
         rows = [
             score_row(ID, 0, 0.0, extracted=None),
             score_row(ID, 1, None, extracted=None),
@@ -248,13 +248,13 @@ class TestUnanswered:
         rewrite(folder, rows)
         assert cells(markdown(load([folder])))[1][-2:] == ["1", "1"]
 
-    def test_unknown_where_the_task_does_not_report_answers(self, tmp_path):
+    def test_is_unknown_if_the_task_does_not_report_answers(self, tmp_path):
         folder = scores_folder(tmp_path / "a", "a", {ID: [0.0, 1.0]}, notes={ID: {"unanswered": None}})
         assert cells(markdown(load([folder])))[1][-2:] == ["", "0"]
 
 
 class TestBuild:
-    def test_writes_an_artefact(self, two, tmp_path):
+    def test_writes_an_artifact(self, two, tmp_path):
         board = build(two, tmp_path / "board", baseline="base").board
         found = manifest.read(tmp_path / "board", "leaderboard")
         assert "page/index.html" in found.files
@@ -271,27 +271,27 @@ class TestBuild:
         )
         assert markdown(board) == markdown(summarize(board))
 
-    def test_leaves_nothing_behind_when_it_refuses(self, two, tmp_path):
+    def test_leaves_nothing_behind_after_an_error(self, two, tmp_path):
         before = set(tmp_path.iterdir())
         with pytest.raises(HarnessError):
             build(two, tmp_path / "board", baseline="nobody")
         assert set(tmp_path.iterdir()) == before
 
-    def test_refuses_an_occupied_folder_before_it_reads(self, two, tmp_path):
+    def test_refuses_an_occupied_folder_before_reading(self, two, tmp_path):
         (tmp_path / "board").mkdir()
         (tmp_path / "board" / "mine.txt").write_text("x")
         with pytest.raises(HarnessError, match="is not empty"):
             build([tmp_path / "nowhere"], tmp_path / "board")
 
     @pytest.mark.slow
-    def test_same_results_give_the_same_bytes(self, two, tmp_path):
+    def test_is_deterministic(self, two, tmp_path):
         for name in ("one", "two"):
             build(two, tmp_path / name, baseline="base")
         for file in manifest.read(tmp_path / "one").files:
             assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_a_row_without_an_ID_figure_has_a_rank_among_the_others(tmp_path):
+def test_a_row_without_an_ID_figure_is_ranked_by_the_others(tmp_path):
     tasks = {
         "a": {ID: [1, 0, 1, 1], OOD_R: [1, 0, 0, 0]},
         "b": {ID: [1, 0, 1, 0], OOD_R: [0, 0, 0, 0]},
@@ -306,8 +306,8 @@ def test_a_row_without_an_ID_figure_has_a_rank_among_the_others(tmp_path):
 
 
 @pytest.mark.parametrize("baseline", ["base", None])
-def test_what_a_task_can_show_is_of_single_rows(tmp_path, baseline):
-    """The seeds' mean would have a smaller error than each seed."""
+def test_detectable_differences_are_those_of_single_rows(tmp_path, baseline):
+    """The mean over seeds would have a smaller error than each seed."""
     places = {"base": (0, 50), "SFT (seed 0)": (0, 60), "SFT (seed 1)": (5, 75), "DPO": (20, 100)}
     rows = {name: [float(low <= n < high) for n in range(100)] for name, (low, high) in places.items()}
     folders = [scores_folder(tmp_path / str(n), name, {ID: rows[name]}) for n, name in enumerate(rows)]
@@ -323,14 +323,14 @@ def test_what_a_task_can_show_is_of_single_rows(tmp_path, baseline):
     [
         ([[1, 1, 1, 1], [1, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]),  # the mean of the ratios is 1.75
         ([[1, 1, 1, 1], [0, 0, 0, 0]], [[1, 1, 0, 0], [1, 1, 1, 0]]),  # one seed's ratio has no value
-        ([[1, 1, 0, 0], [1, 1, 0, None]], [[1, 1, 1, None], [1, None, 0, 0]]),  # unscored by one seed
+        ([[1, 1, 0, 0], [1, 1, 0, None]], [[1, 1, 1, None], [1, None, 0, 0]]),  # not scored by one seed
     ],
 )
-def test_all_figures_of_seeds_are_of_the_accuracies_that_the_board_shows(own, ood, tmp_path):
+def test_figures_of_seeds_follow_from_the_accuracies_on_the_board(own, ood, tmp_path):
     folders = [
         scores_folder(tmp_path / f"{n}", f"SFT (seed {n})", {ID: own[n], OOD_R: ood[n]}) for n in range(2)
     ]
-    # As good as the seeds on what all of them have scored.
+    # As accurate as the seeds on what all of them have scored.
     known = [[value for value in zip(*side, strict=True) if None not in value] for side in (own, ood)]
     means = [sum(map(sum, side)) / len(side) / 2 for side in known]
     folders.append(scores_folder(tmp_path / "same", "same", {ID: [means[0]] * 4, OOD_R: [means[1]] * 4}))

@@ -1,4 +1,4 @@
-"""Files of results with anything in the wrong place: named, and the other rows stay."""
+"""Result files with any value in the wrong place: the error names it, and the other rows stay."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ STRANGE = (None, [], "x", -1.5, True, [1], {"a": 1}, math.nan, 10**400, "\ud800"
 
 
 def places(value, way=()):
-    """The ways to all values of a document; of lists to the first alone."""
+    """The paths to all values of a document; only to the first entry of a list."""
     if way:
         yield way
     inner = (
@@ -50,7 +50,7 @@ def still_a_board(good, folder):
 
 @pytest.mark.few(3)
 @pytest.mark.parametrize("strange", STRANGE, ids=lambda one: str(one)[:8].encode("ascii", "replace").decode())
-def test_one_strange_value_in_a_log(tmp_path, strange):
+def test_one_wrong_value_in_a_log_is_reported(tmp_path, strange):
     good = scores_folder(tmp_path / "good", "good", {OOD_R: [1, 0, 1]})
     folder = log_folder(tmp_path / "log", {ID: [line(n, float(n % 2)) for n in range(3)]})
     file, samples = next(folder.glob("*/*_results.json")), samples_file(folder)
@@ -68,7 +68,7 @@ def test_one_strange_value_in_a_log(tmp_path, strange):
 
 @pytest.mark.few(3)
 @pytest.mark.parametrize("strange", STRANGE, ids=lambda one: str(one)[:8].encode("ascii", "replace").decode())
-def test_one_strange_value_in_a_manifest(tmp_path, strange):
+def test_one_wrong_value_in_a_manifest_is_reported(tmp_path, strange):
     good = scores_folder(tmp_path / "good", "good", {OOD_R: [1, 0, 1]})
     file = scores_folder(tmp_path / "s", "s", {ID: [1, 0, None]}) / "manifest.json"
     data = json.loads(file.read_text())
@@ -78,6 +78,6 @@ def test_one_strange_value_in_a_manifest(tmp_path, strange):
             still_a_board(good, file.parent)
 
 
-def test_what_is_no_table_is_named(tmp_path):
+def test_a_value_that_is_not_a_table_is_named(tmp_path):
     folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0)]}, run={"configs": "none"})
     assert "_results.json: configs is 'none', not a table" in refusal([folder])

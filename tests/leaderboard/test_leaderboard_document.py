@@ -1,4 +1,4 @@
-"""leaderboard.json: its schema, and that it says what the board found."""
+"""leaderboard.json: its schema, and that it holds the board's figures."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ VALIDATOR = jsonschema.Draft202012Validator(schema())
 
 @pytest.fixture
 def three(tmp_path):
-    """A baseline with one unscored response, an adapter, and a row on one task of others."""
+    """A baseline with one unscored response, an adapter, and a row with one external task."""
     return [
         scores_folder(
             tmp_path / "in" / "base", "base", {ID: [1, 1, 1, 0], OOD_R: [1, 0, 0, None], OOD_A: [0, 0, 0, 1]}
@@ -39,13 +39,13 @@ def read(folders, output, **options):
     return found
 
 
-def test_the_schema_is_one_and_refuses_what_is_no_board():
+def test_the_schema_is_valid_and_rejects_other_documents():
     jsonschema.Draft202012Validator.check_schema(schema())
     assert not VALIDATOR.is_valid({})
     assert not VALIDATOR.is_valid([])
 
 
-def test_a_board_in_full(three, tmp_path):
+def test_a_board_is_written_in_full(three, tmp_path):
     found = read(three, tmp_path / "board", baseline="base")
     assert [task["name"] for task in found["tasks"]] == [ID, OOD_R, OOD_A, "mmmu"]
     assert [column["label"] for column in found["columns"]] == [ID, OOD_R, OOD_A, "OOD mean", "mmmu"]
@@ -56,7 +56,7 @@ def test_a_board_in_full(three, tmp_path):
     assert (cell["n"], cell["unscored"], cell["unanswered"]) == (3, 1, 0)
     assert cell["accuracy"]["value"] == pytest.approx(1 / 3)
     assert other["cells"][:4] == [None] * 4
-    # OOD means (2/3... over what was scored): base (1/3 + 1/4) / 2, SFT-M 3/4; ID 3/4 and 1.
+    # OOD means (2/3... over scored items): base (1/3 + 1/4) / 2, SFT-M 3/4; ID 3/4 and 1.
     assert base["ood_retention"]["value"] == pytest.approx((1 / 3 + 1 / 4) / 2 / 0.75)
     assert sft["ood_retention"]["value"] == pytest.approx(0.75)
     assert sft["worst_task"] == {"task": OOD_R, "accuracy": 0.75}
@@ -65,7 +65,7 @@ def test_a_board_in_full(three, tmp_path):
     assert found["tasks"][0]["conditions"]["task version"] == 1
 
 
-def test_comparisons_name_rows_and_columns_by_index(three, tmp_path):
+def test_comparisons_refer_to_rows_and_columns_by_index(three, tmp_path):
     found = read(three, tmp_path / "board", baseline="base")
     against = [one for one in found["comparisons"] if one["family"].startswith("baseline")]
     assert {(one["row"], one["other"]) for one in against} == {(1, 0)}
@@ -76,14 +76,14 @@ def test_comparisons_name_rows_and_columns_by_index(three, tmp_path):
         ("baseline by task", 2),
     }
     one = next(one for one in against if one["column"] == 2)
-    # Two items better, none worse: 2 * (1/2)^2; two tests by task, of which the other has p = .5 too.
+    # Two items better, none worse: 2 * (1/2)^2; two tests by task, and the other one has p = .5 too.
     assert (one["better"], one["worse"], one["p"], one["method"]) == (2, 0, 0.5, "McNemar, exact")
     assert one["p_holm"] == 1.0
-    # Without the row that shares no task with them there is nothing to pair in "pairs" beyond these.
+    # The row that shares no task with them adds nothing to "pairs".
     assert len([one for one in found["comparisons"] if one["family"].startswith("pairs")]) == 4
 
 
-def test_folders_are_relative_and_no_path_of_the_machine_is_told(three, tmp_path):
+def test_folders_are_relative_and_no_local_path_is_published(three, tmp_path):
     adapter = tmp_path / "secret" / "adapter"
     with manifest.writing("adapter", adapter, {"learning_rate": 1e-3, "model": "/home/me/base"}) as draft:
         draft.notes |= {
@@ -124,7 +124,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("how", ["kept", *LOST, "of the hub"])
-def test_a_base_never_lends_its_cost_to_a_row_of_an_adapter(tmp_path, how):
+def test_a_bases_cost_is_never_attributed_to_an_adapter(tmp_path, how):
     cold = trained(tmp_path / "cold", "checkpoint", 25)
     adapter = trained(tmp_path / "adapter", "adapter", 40, {"model": cold})
     inputs = {"model": cold} if how == "of the hub" else {"model": cold, "adapter": adapter}
@@ -136,7 +136,7 @@ def test_a_base_never_lends_its_cost_to_a_row_of_an_adapter(tmp_path, how):
     assert (found and found.ledger["steps"]) == (40 if how == "kept" else None)
 
 
-def test_a_merged_checkpoint_costs_what_its_adapter_did(tmp_path):
+def test_a_merged_checkpoint_costs_as_much_as_its_adapter(tmp_path):
     cold = trained(tmp_path / "cold", "checkpoint", 25)
     adapter = trained(tmp_path / "adapter", "adapter", 40, {"model": cold})
     with manifest.writing("checkpoint", tmp_path / "merged", {}, {"model": cold, "adapter": adapter}):
@@ -171,7 +171,7 @@ def test_a_row_made_by_a_newer_version_is_refused(tmp_path, what):
         ("pretrained=org/model,api_key=sk-1,max_tokens=8", "pretrained=org/model,api_key=...,max_tokens=8"),
     ],
 )
-def test_absolute_paths_lose_their_folders(given_text, told):
+def test_absolute_paths_are_reduced_to_their_last_name(given_text, told):
     assert placeless(given_text) == told
     assert placeless({"a": [given_text], "api_key": "k"}) == {"a": [told], "api_key": "..."}
 
@@ -188,18 +188,18 @@ def test_absolute_paths_lose_their_folders(given_text, told):
         ("see https://host/a/b or runs/a", "see https://host/a/b or runs/a"),
     ],
 )
-def test_a_sentence_keeps_its_words_beside_a_path(sentence, shown):
+def test_a_sentence_keeps_its_words_around_a_path(sentence, shown):
     assert placeless(sentence, sentence=True) == shown
 
 
 @given(st.dictionaries(st.text(), st.text()))
-def test_the_text_holds_nothing_that_ends_a_script_and_reads_back(values):
+def test_the_text_cannot_end_a_script_and_can_be_parsed(values):
     said = text({"x": values})
     assert not set(said) & set("<>&\u2028\u2029")
     assert json.loads(said) == {"x": values}
 
 
-def test_quoted_rows(three, tmp_path):
+def test_quoted_rows_are_written_with_their_source(three, tmp_path):
     found = document(summarize(load(three), quoted=published()), tmp_path)
     VALIDATOR.validate(found)
     table = {

@@ -1,4 +1,4 @@
-"""Plain lmms-eval logs: read, matched with scores, refused where they are not what they say."""
+"""Plain lmms-eval logs: read, matched with scores, and refused if they contradict themselves."""
 
 import gc
 import json
@@ -33,7 +33,7 @@ def refusal(folders, **options):
 
 
 def as_logged(task, count):
-    """Notes on the prompts and items of scores that were made on a log's documents."""
+    """Notes on prompts and items of scores that were made on a log's documents."""
     ids = [f"{task}-{number:03}" for number in range(count)]
     return {"prompt_sha256": json_sha256(["Which digit?"] * count), "items_sha256": json_sha256(ids)}
 
@@ -49,7 +49,7 @@ def accuracies(board):
 
 
 class TestVersionsAndSettings:
-    """What logs record of scorers and of the checkpoint's own generation settings."""
+    """What logs record about scorers and the checkpoint's generation settings."""
 
     PROMPT = {"prompt_sha256": json_sha256(["Which digit?"] * 2)}
 
@@ -66,7 +66,7 @@ class TestVersionsAndSettings:
         assert "version of the scorer choice 1 and 2" in refusal([first, second])
         assert "version of the scorer choice 1 and 2" in refusal([old, second])
 
-    def test_a_log_of_ours_under_the_checkpoints_settings_stands_apart(self, tmp_path):
+    def test_our_logs_under_the_checkpoints_settings_are_kept_apart(self, tmp_path):
         neutral = self.log(tmp_path / "neutral", arguments=",generation_config=neutral")
         applied = [
             self.log(tmp_path / name, arguments=",generation_config=checkpoint") for name in ("a", "b")
@@ -81,7 +81,7 @@ class TestVersionsAndSettings:
         counts = {"input_tokens": 38, "output_tokens": 2, "generation_from_checkpoint": applied}
         return {"arguments": ",generation_config=checkpoint", "token_counts": [counts]}
 
-    def test_what_the_checkpoint_applied_is_a_condition_where_the_log_records_it(self, tmp_path):
+    def test_checkpoint_settings_are_a_condition_if_the_log_records_them(self, tmp_path):
         neutral = self.log(tmp_path / "neutral")
         nothing = self.log(tmp_path / "nothing", **self.counts())
         more = self.log(tmp_path / "more", **self.counts(repetition_penalty=1.05))
@@ -99,7 +99,7 @@ class TestVersionsAndSettings:
         said = refusal([more])
         assert "in one line and" in said and "{'repetition_penalty': 1.3}" in said
 
-    def test_what_lmms_evals_own_models_applied_is_unknown_and_said(self, tmp_path):
+    def test_checkpoint_settings_of_lmms_evals_own_models_are_reported_as_unknown(self, tmp_path):
         board = load([self.log(tmp_path / "ours"), self.log(tmp_path / "theirs", model="qwen2_5_vl")])
         assert len(board.rows) == 2
         (said,) = [one for one in board.remarks if "theirs" in one]
@@ -108,7 +108,7 @@ class TestVersionsAndSettings:
 
 
 class TestReading:
-    def test_a_run_on_its_own(self, tmp_path):
+    def test_one_run_makes_one_row(self, tmp_path):
         lines = [line(n, score, answered=float(n > 0)) for n, score in enumerate([0.0, 1.0, 1.0, 0.0])]
         folder = log_folder(
             tmp_path / "mine", {ID: lines, OOD_R: lines[:2]}, distribution={ID: "id", OOD_R: "ood"}
@@ -128,7 +128,7 @@ class TestReading:
             ([{"acc": None, "wer": 0.5}] * 2, "lower values of wer are better"),
         ],
     )
-    def test_a_task_without_a_score_leaves_the_others_of_its_run(self, tmp_path, metrics, said):
+    def test_a_task_without_a_score_leaves_the_other_tasks_of_its_run(self, tmp_path, metrics, said):
         bad = [line(number, 1.0) | more for number, more in enumerate(metrics)]
         run = {"higher_is_better": {OOD_R: {"wer": False}}}
         folder = log_folder(tmp_path / "mine", {OOD_R: bad, ID: [line(0, 1.0), line(1, 0.0)]}, run=run)
@@ -141,7 +141,7 @@ class TestReading:
         board = load([folder, *others], choices=Choices({}, {ID: "id"}))
         (one,) = [one for one in board.remarks if "left out" in one]  # once for all
         assert one.startswith(f"All 4 rows are without {OOD_R}, which is left out") and said in one
-        # The choice of a task without a score says why, and not that the task is unknown.
+        # Naming a task without a score gives the reason, not "unknown task".
         with pytest.raises(HarnessError, match=said):
             load([folder], choices=Choices({}, {OOD_R: "ood"}))
         other = log_folder(tmp_path / "other", {OOD_R: [line(0, 1.0), line(1, 0.0)]})
@@ -152,16 +152,16 @@ class TestReading:
             load([alone])
         assert load([folder, alone], strict=False).left_out[0].kind == "without a score from 0 to 1"
 
-    def test_the_folder_of_one_model_can_be_named_too(self, tmp_path):
+    def test_the_folder_of_one_model_can_be_given(self, tmp_path):
         folder = log_folder(tmp_path / "mine", {ID: [line(0, 1.0), line(1, 0.0)]})
         assert [row.name for row in load([folder / "org__tiny"]).rows] == ["org__tiny"]
 
-    def test_a_folder_with_an_equals_sign_is_a_folder(self, tmp_path):
+    def test_a_folder_with_an_equals_sign_is_read_as_a_folder(self, tmp_path):
         folder = log_folder(tmp_path / "a=b", {ID: [line(0, 1.0), line(1, 0.0)]})
         assert load([folder]).rows[0].name == "a=b"
         assert named(tmp_path / "nowhere") == (None, tmp_path / "nowhere")
 
-    def test_a_name_before_the_folder(self, tmp_path, monkeypatch):
+    def test_a_name_may_precede_the_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         log_folder(tmp_path / "out", {ID: [line(0, 1.0), line(1, 0.0)]})
         scores_folder(tmp_path / "ev", "ev", {OOD_R: [1, 0]})
@@ -174,7 +174,7 @@ class TestReading:
         (row,) = load([tmp_path / "o"]).rows
         assert set(row.cells) == {ID, OOD_R}
 
-    def test_models_of_one_output_path_are_rows_of_their_own(self, tmp_path):
+    def test_models_with_the_same_output_path_make_separate_rows(self, tmp_path):
         log_folder(
             tmp_path / "o",
             {ID: [line(0, 1.0)]},
@@ -191,7 +191,7 @@ class TestReading:
         )
         assert [row.name for row in load([tmp_path / "o"]).rows] == ["a", "b"]
 
-    def test_tasks_of_others_with_a_single_number_or_a_metric_that_is_named(self, tmp_path):
+    def test_external_tasks_need_a_single_number_or_a_named_metric(self, tmp_path):
         def other(n, score):
             return {
                 "doc_id": n,
@@ -211,12 +211,12 @@ class TestReading:
         assert "unknown task 'vqq'" in refusal([folder], choices=Choices({"vqq": "f1", "vqa": "f1"}, {}))
 
     @pytest.mark.parametrize(("key", "score"), [("hit", 0.5), ("miss", 0.25), ("score", 0.25)])
-    def test_a_metric_that_score_key_names_goes_before_acc(self, tmp_path, key, score):
+    def test_a_metric_named_by_score_key_takes_precedence_over_acc(self, tmp_path, key, score):
         lines = [{**line(n, 0.25, cluster=None), "score": 0.75, "hit": 0.5} for n in range(4)]
         folder = log_folder(tmp_path / "o", {"vqa": lines}, run={"configs": {"vqa": {"score_key": key}}})
         assert accuracies(load([folder]))["o", "vqa"] == score
 
-    def test_an_error_rate_is_not_ranked_with_its_worst_row_first(self, tmp_path):
+    def test_an_error_rate_is_not_ranked_worst_first(self, tmp_path):
         bare = [line(n, n / 4, cluster=None, metric="wer") for n in range(4)]
         stated = {"higher_is_better": {"asr": {"wer": False, "hit": True}}}
         folder = log_folder(tmp_path / "o", {"asr": bare}, run=stated)
@@ -226,7 +226,7 @@ class TestReading:
         folder = log_folder(tmp_path / "p", {"asr": both}, run=stated)
         assert accuracies(load([folder], choices=Choices({"asr": "hit"}, {})))["p", "asr"] == 0.5
 
-    def test_rows_by_other_metrics_are_not_compared(self, tmp_path):
+    def test_rows_with_different_metrics_are_not_compared(self, tmp_path):
         one, other = (
             log_folder(tmp_path / name, {"vqa": [line(n, 0.5, cluster=None, metric=name) for n in range(4)]})
             for name in ("exact", "f1")
@@ -236,8 +236,8 @@ class TestReading:
         board = load([ours, one], strict=False)
         assert len(board.rows) == 1 and board.left_out
 
-    def test_each_document_is_scored_by_its_own_metric_as_by_evaluate(self, tmp_path):
-        """MME's documents have one of two metrics; `dcsft evaluate` records the first document's."""
+    def test_each_document_is_scored_by_its_own_metric_as_in_evaluate(self, tmp_path):
+        """MME's documents have one of two metrics; `dcsft evaluate` records that of the first document."""
         names = ["cognition", "cognition", "perception", "perception"]
         values = [1.0, 0.0, 1.0, 1.0]
         lines = [line(n, values[n], metric=names[n]) for n in (2, 0, 1, 3)]
@@ -254,7 +254,7 @@ class TestReading:
         assert accuracies(board)["o", "mme"] == 1.0 and board.rows[0].cells["mme"].unscored == 2
 
     @pytest.mark.parametrize("argument", ["pretrained", "model_version", "model", "lora_path", "peft"])
-    def test_one_name_is_of_one_model_whatever_names_its_weights(self, tmp_path, argument):
+    def test_one_name_stands_for_one_model_whichever_argument_names_its_weights(self, tmp_path, argument):
         folders = [
             log_folder(tmp_path / task, {task: [line(0, 1.0), line(1, 0.0)]}, model_args=f"{argument}={task}")
             for task in (ID, OOD_R)
@@ -265,10 +265,8 @@ class TestReading:
         ("votes", "shown"),
         [([None, "3", "4", "4"], 2), (["3", None, "4", None], 0), ([None] * 4, None)],
     )
-    def test_of_several_responses_the_items_table_has_the_one_with_the_most_votes(
-        self, tmp_path, votes, shown
-    ):
-        """As in scores; an item without any answer is none that was answered wrongly."""
+    def test_the_items_table_shows_the_response_with_the_most_votes(self, tmp_path, votes, shown):
+        """As in scores: an item without any answer does not count as answered wrongly."""
         scores = [float(vote == "4") for vote in votes]
         texts = [f"text {n}" for n in range(4)]
         more = {"filtered_resps": texts, "extracted": votes, "votes": votes, "scores": scores}
@@ -279,8 +277,8 @@ class TestReading:
             assert found == (texts[shown or 0], None if shown is None else votes[shown], None)
 
     @pytest.mark.parametrize("baseline", ["before", None])
-    def test_figures_go_by_what_the_baseline_else_every_row_has(self, tmp_path, baseline):
-        """One row with greedy results beside K responses makes no blank differences and ranks."""
+    def test_figures_use_the_metrics_of_the_baseline_or_of_all_rows(self, tmp_path, baseline):
+        """One row with greedy results next to K responses must not blank differences and ranks."""
 
         def drawn(name, share):
             texts = [["3" if (n + at) % 4 < share else "4" for at in range(4)] for n in range(8)]
@@ -319,8 +317,8 @@ class TestReading:
         assert any(one.startswith(said) for one in summary.remarks)
         assert not any("not evaluated" in one for one in summary.remarks)
 
-    def test_a_metric_that_is_named_is_shown_whatever_the_responses_scores_are(self, tmp_path):
-        """Those are of `acc`, and made the columns avg@K of it under the other metric's name."""
+    def test_a_named_metric_is_shown_although_the_responses_have_other_scores(self, tmp_path):
+        """The responses' scores are those of `acc`: they must not become avg@K of another metric."""
         more = {"extracted": ["3", "4"], "votes": ["3", "4"], "scores": [1.0, 0.0]}
         lines = [line(n, 0.5, acc_seen={"score": float(n)} if n < 2 else {}, **more) for n in range(3)]
         folder = log_folder(tmp_path / "o", {ID: lines})
@@ -331,8 +329,8 @@ class TestReading:
         wrong = log_folder(tmp_path / "p", {ID: [line(0, 1.0, **more)]})
         assert "acc is not the mean of the scores beside it" in refusal([wrong])
 
-    def test_choices_of_tasks_are_no_less_for_scores_than_for_logs(self, tmp_path):
-        """They were passed over where the folder is one of scores."""
+    def test_choices_of_metric_and_distribution_apply_to_scores_too(self, tmp_path):
+        """They also apply to scores folders."""
         scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes={ID: {"metric": "acc"}})
         said = refusal([scores], choices=Choices({ID: "answered"}, {}))
         assert f"--metric {ID}=answered: {scores} holds scores by acc alone" in said
@@ -348,7 +346,7 @@ class TestReading:
 
 
 class TestMatching:
-    def test_two_logs_by_document_prompt_and_gold(self, tmp_path):
+    def test_two_logs_match_by_document_prompt_and_gold(self, tmp_path):
         a = log_folder(tmp_path / "a", {ID: [line(n, 1.0) for n in range(4)]})
         b = log_folder(tmp_path / "b", {ID: [line(n, float(n > 1)) for n in reversed(range(4))]})
         summary = summarize(load([a, b], "a"))
@@ -357,7 +355,7 @@ class TestMatching:
         assert "item set" in refusal([a, c])
 
     @pytest.mark.parametrize("log_first", [False, True])
-    def test_a_log_takes_the_content_ids_of_scores(self, tmp_path, log_first):
+    def test_a_log_adopts_the_content_ids_of_scores(self, tmp_path, log_first):
         prompts = json_sha256(["Which digit?"] * 4)
         ids = [f"digits-{n:03}" for n in range(4)]
         said = {ID: {"prompt_sha256": prompts, "items_sha256": json_sha256(ids)}}
@@ -374,13 +372,13 @@ class TestMatching:
         )
         board = load([log, scores] if log_first else [scores, log], "log" if log_first else "s")
         assert list(board.tasks[0].item_ids) == ids
-        # By document the log is right on 1 alone, where the scores are wrong.
+        # By document the log is right only on 1, where the scores are wrong.
         assert board.row("log").cells[ID].scores.tolist() == [0, 1, 0, 0]
         assert "does not record the pixel limits" in markdown(board)
         (found,) = [result for result in board.results if result.name == "log"]
         assert set(found.tasks[ID].renamed.values()) == set(ids)
 
-    def test_rows_hold_equal_items_once(self, tmp_path):
+    def test_rows_share_equal_item_ids_in_memory(self, tmp_path):
         logs = [log_folder(tmp_path / n, {ID: [line(i, 1.0) for i in range(4)]}) for n in "abc"]
         parts = [result.tasks[ID] for result in load(logs).results]
         assert len({id(part.item_ids) for part in parts}) == len({id(part.clusters) for part in parts}) == 1
@@ -389,7 +387,7 @@ class TestMatching:
         assert len({id(part.item_ids) for part in parts}) == 1
 
     def test_a_board_of_logs_keeps_prompts_and_golds_once(self, tmp_path):
-        """Of hundreds of logs they would fill the memory."""
+        """With hundreds of logs they would fill the memory."""
         folders = [
             log_folder(tmp_path / str(n), {ID: [line(0, 1.0), line(1, 0.0)]}, model_args=f"pretrained={n}")
             for n in range(5)
@@ -401,7 +399,7 @@ class TestMatching:
         assert len(board.rows) == 5
         assert sum(isinstance(one, Documents) for one in gc.get_objects()) == before + 1
 
-    def test_golds_or_prompts_that_differ_are_not_matched(self, tmp_path):
+    def test_different_golds_or_prompts_do_not_match(self, tmp_path):
         ids = [f"digits-{n:03}" for n in range(2)]
         said = {ID: {"prompt_sha256": json_sha256(["p", "p"]), "items_sha256": json_sha256(ids)}}
         scores = scores_folder(tmp_path / "s", "s", {ID: [1, 0]}, notes=said)
@@ -433,8 +431,8 @@ class TestBadLogs:
         assert "it has 0 of 4" in refusal([folder])
 
     @pytest.mark.parametrize(("limit", "effective"), [(None, 8), (6, 6)])
-    def test_a_run_from_a_later_document_on_is_whole(self, tmp_path, limit, effective):
-        """lmms-eval's count takes no --offset off."""
+    def test_a_run_with_an_offset_is_complete(self, tmp_path, limit, effective):
+        """lmms-eval's count does not subtract --offset."""
         config = {"model": "m", "model_args": "", "limit": limit, "offset": 4}
         counted = {"n-samples": {ID: {"original": 8, "effective": effective}}, "config": config}
         lines = [line(n, float(n % 2)) for n in range(4, 8)]
@@ -442,7 +440,7 @@ class TestBadLogs:
         short = log_folder(tmp_path / "p", {ID: lines[:-1]}, run=counted)
         assert "it has 3 of 4 documents" in refusal([short])
 
-    def test_a_task_of_several_lists_of_filters_leaves_the_others_of_its_run(self, tmp_path):
+    def test_a_task_with_several_filter_lists_leaves_the_other_tasks_of_its_run(self, tmp_path):
         """lmms-eval logs each document once per list."""
         filters = [{"name": "strict", "filter": []}, {"name": "loose", "filter": []}]
         run = {"configs": {"gsm8k": {"filter_list": filters}, ID: {"filter_list": filters[:1]}}}
@@ -454,7 +452,7 @@ class TestBadLogs:
         (said,) = [one for one in board.remarks if "gsm8k" in one]
         assert "its task has 2 lists of filters, and lmms-eval logs each document once for each" in said
 
-    def test_a_document_twice(self, tmp_path):
+    def test_a_repeated_document(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0), line(1, 1.0), line(0, 1.0)]})
         assert "lines 1 and 3 are both of document 0" in refusal([folder])
 
@@ -469,20 +467,20 @@ class TestBadLogs:
         next(folder.glob("*/*_results.json")).unlink()
         assert "has no results file of lmms-eval beside it" in refusal([folder])
 
-    def test_samples_of_a_task_that_the_results_do_not_know(self, tmp_path):
+    def test_samples_of_a_task_missing_in_the_results(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: self.lines()})
         path = samples_file(folder)
         path.with_name(path.name.replace(ID, "other")).write_text(path.read_text())
         assert "knows no task 'other'" in refusal([folder])
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, 58.3, -1.0, 100.0])
-    def test_a_score_that_is_no_fraction(self, tmp_path, bad):
+    def test_a_score_that_is_not_a_fraction(self, tmp_path, bad):
         folder = log_folder(tmp_path / "o", {ID: [*self.lines()[:-1], line(3, bad)]})
         message = refusal([folder])
         assert f"{samples_file(folder)}, line 4: acc is {bad}" in message and "not percent" in message
 
     @pytest.mark.parametrize("key", ["score", "hit"])
-    def test_a_score_that_is_no_number(self, tmp_path, key):
+    def test_a_score_that_is_not_a_number(self, tmp_path, key):
         lines = [line(n, 1.0) | {"acc": {key: score}} for n, score in enumerate(["58.3%", 1.0])]
         folder = log_folder(tmp_path / "o", {ID: lines}, run={"configs": {ID: {"score_key": key}}})
         assert f"line 1: acc is {{'{key}': '58.3%'}}, not a number" in refusal([folder])
@@ -495,7 +493,7 @@ class TestBadLogs:
         path.write_text("[]")
         assert f"{path} holds no results" in refusal([folder])
 
-    def test_a_quoted_mean_that_does_not_follow_is_told_and_percent_is_not_a_difference(self, tmp_path):
+    def test_a_reported_mean_that_contradicts_the_samples_unless_in_percent(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: self.lines()}, entry={"acc,none": 0.75})
         assert "quotes acc 0.7500 for digits; its samples, which this board goes by, give 0.5000" in markdown(
             load([folder])
@@ -504,7 +502,7 @@ class TestBadLogs:
         assert "quotes" not in markdown(load([same]))
 
     @pytest.mark.parametrize(("limit", "fits"), [(-1.0, True), (-1, True), (4.0, False), (0.5, False)])
-    def test_a_limit_of_minus_one_is_none(self, tmp_path, limit, fits):
+    def test_a_limit_of_minus_one_means_no_limit(self, tmp_path, limit, fits):
         config = {"config": {"model": "dcsft_hf", "model_args": "pretrained=org/tiny", "limit": limit}}
         folders = [
             log_folder(tmp_path / name, {ID: self.lines()}, run=run)
@@ -512,7 +510,7 @@ class TestBadLogs:
         ]
         assert len(load(folders, strict=False).rows) == 1 + fits
 
-    def test_other_conditions(self, tmp_path):
+    def test_different_conditions(self, tmp_path):
         a = log_folder(
             tmp_path / "a", {ID: self.lines()}, run={"config": {"model": "m", "model_args": "", "limit": 4.0}}
         )
@@ -535,7 +533,7 @@ class TestBadFoldersAmongGoodOnes:
     def good(self, tmp_path):
         return [scores_folder(tmp_path / n, n, {ID: [1, 0, 1]}) for n in ("a", "b")]
 
-    def test_one_that_cannot_be_read_is_left_out_and_told(self, tmp_path, good):
+    def test_an_unreadable_one_is_left_out_and_reported(self, tmp_path, good):
         bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, math.nan, 1]})
         board = load([good[0], bad, good[1]], "a", strict=False)
         assert [row.name for row in board.rows] == ["a", "b"]
@@ -544,19 +542,19 @@ class TestBadFoldersAmongGoodOnes:
         with pytest.raises(HarnessError, match="has the score nan"):
             load([good[0], bad, good[1]], "a")
 
-    def test_its_reason_names_no_folder_also_with_spaces(self, tmp_path, good):
+    def test_the_reason_names_no_folder_even_with_spaces(self, tmp_path, good):
         bad = scores_folder(tmp_path / "my name" / "bad", "bad", {ID: [1, 0, 1]})
         (bad / "scores.parquet").unlink()
         (left,) = summarize(load([*good, bad], "a", strict=False)).left_out
         assert "bad" in left.reason
         assert all(part not in left.reason for part in ("my name", "name/", str(tmp_path)))
 
-    def test_none_that_can_be_read_is_an_error(self, tmp_path):
+    def test_without_any_readable_folder_there_is_an_error(self, tmp_path):
         bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, math.nan, 1]})
         with pytest.raises(HarnessError, match="has the score nan"):
             load([bad], strict=False)
 
-    def test_one_that_cannot_be_compared_is_left_out_or_shown_apart_never_averaged(self, tmp_path, good):
+    def test_an_incomparable_one_is_left_out_or_shown_apart_but_never_averaged(self, tmp_path, good):
         other = scores_folder(tmp_path / "o", "o", {ID: [1, 1, 1], OOD_R: [1, 1]}, notes={ID: {"version": 2}})
         also = scores_folder(tmp_path / "p", "p", {ID: [0, 0, 0]}, notes={ID: {"version": 2}})
         board = load([*good, other, also], strict=False)
@@ -570,26 +568,26 @@ class TestBadFoldersAmongGoodOnes:
         assert [column.label for column in summary.columns] == [ID]
         assert summary.apart[0].summary.lines[0].entries[0].accuracy.value == 1.0
 
-    def test_two_results_for_one_cell(self, tmp_path, good):
+    def test_the_first_of_two_results_for_one_cell_is_kept(self, tmp_path, good):
         twin = scores_folder(tmp_path / "twin", "a", {ID: [1, 1, 1]})
         board = load([*good, twin], strict=False)
         assert "both named 'a' and both have digits" in board.left_out[0].reason
         assert board.row("a").cells[ID].scores.tolist() == [1, 0, 1]
 
-    def test_a_baseline_that_cannot_be_used_is_an_error_with_its_reason(self, tmp_path, good):
-        # Of the baseline's two folders the second is of another model: the row stands, without it.
+    def test_an_unusable_baseline_is_an_error_with_its_reason(self, tmp_path, good):
+        # The baseline's second folder is of another model: the row stays, without it.
         bad = scores_folder(tmp_path / "bad", "base", {ID: [1, math.nan, 1]})
         with pytest.raises(HarnessError, match="unknown row 'base'"):
             load([*good, bad], "base", strict=False)
 
-    def test_the_baselines_conditions_are_those_that_hold(self, tmp_path, good):
+    def test_the_baseline_sets_the_conditions(self, tmp_path, good):
         base = scores_folder(tmp_path / "base", "base", {ID: [1, 1, 1]}, notes={ID: {"version": 2}})
         board = load([*good, base], "base", strict=False)
         assert [row.name for row in board.rows] == ["base"]
         assert len(board.left_out) == 2
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1), (2, 1, 0)])
-    def test_the_conditions_of_a_log_that_is_the_baseline_hold_in_any_order(self, tmp_path, order):
+    def test_a_log_as_the_baseline_sets_the_conditions_in_any_order(self, tmp_path, order):
         base = log_folder(tmp_path / "base", {ID: [line(n, n % 2.0) for n in range(4)]})
         others = [
             scores_folder(
@@ -608,7 +606,7 @@ class TestBadFoldersAmongGoodOnes:
         board = load([base, others[0]], "base", strict=False)  # nothing fits it
         assert [row.name for row in board.rows] == ["base"]
 
-    def test_seeds_make_a_group_that_can_be_the_baseline(self, tmp_path):
+    def test_seeds_form_a_group_that_can_be_the_baseline(self, tmp_path):
         folders = [
             scores_folder(tmp_path / "1", "SFT (seed 1)", {ID: [1, 0, 1, 1], OOD_R: [1, 0, 0, 1]}),
             scores_folder(tmp_path / "2", "SFT (seed 2)", {ID: [1, 1, 1, 0], OOD_R: [1, 1, 0, 0]}),
@@ -629,7 +627,7 @@ class TestBadFoldersAmongGoodOnes:
         assert summary.lines[3].rank.of == 2 and summary.lines[1].rank is None
         assert json.dumps(markdown(summary))
 
-    def test_a_single_seed_is_the_baseline_by_its_groups_name(self, tmp_path):
+    def test_a_single_seed_can_be_the_baseline_by_its_groups_name(self, tmp_path):
         folders = [
             scores_folder(tmp_path / "c", "cold (seed 0)", {ID: [0, 0, 1, 0]}),
             scores_folder(tmp_path / "1", "SFT (seed 0)", {ID: [1, 0, 1, 1]}),
@@ -641,13 +639,13 @@ class TestBadFoldersAmongGoodOnes:
         ]
         assert summary.lines[1].entries[0].difference.value == -0.5
         assert summary.tested("baseline")
-        # With one task there is no retention, no front, and no other task that could be the worst.
+        # One task gives no retention, no front and no worst other task.
         standing = report(summary).partition("## Standing")[2].partition("\n## ")[0]
         header = next(line for line in standing.splitlines() if line.startswith("|"))
         assert [cell.strip() for cell in header.split("|")[1:-1]] == ["", f"rank by {ID}".replace("_", "\\_")]
         assert "Pareto" not in standing and "Rank with its 95 % interval" in standing
 
-    def test_the_conditions_of_a_group_that_is_the_baseline_hold(self, tmp_path, good):
+    def test_a_group_as_the_baseline_sets_the_conditions(self, tmp_path, good):
         base = scores_folder(
             tmp_path / "seeded", "base (seed 0)", {ID: [1, 1, 1]}, notes={ID: {"version": 2}}
         )
@@ -656,7 +654,7 @@ class TestBadFoldersAmongGoodOnes:
 
 
 class TestOldFolders:
-    """Results of weeks of work, as they lie on a disk."""
+    """Results of weeks of work, as they accumulate on a disk."""
 
     def run(self, *arguments):
         return main(["leaderboard", "build", *map(str, arguments), "--no-page", "--no-plots"])
@@ -668,7 +666,7 @@ class TestOldFolders:
     def names(self, *folders, **more):
         return [row.name for row in load([*map(type(folders[0]), folders)], **more).rows]
 
-    def test_several_runs_of_one_output_path_are_rows_by_model_and_adapter(self, tmp_path):
+    def test_runs_with_the_same_output_path_are_rows_by_model_and_adapter(self, tmp_path):
         self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=Qwen/VL-3B,batch_size=4")
         self.logged(tmp_path / "out", "20261102_100000", [1, 1], "pretrained=Qwen/VL-3B,adapter=/x/sft")
         self.logged(tmp_path / "out", "20261103_100000", [0, 0], "pretrained=/runs/sft/checkpoint-90")
@@ -676,7 +674,7 @@ class TestOldFolders:
         found = {row.name: row.cells[ID].scores.mean() for row in board.rows}
         assert found == {"VL-3B": 0.5, "VL-3B + sft": 1.0, "sft/checkpoint-90": 0.0} and not board.left_out
 
-    def test_equal_names_are_parted_by_arguments_then_by_time(self, tmp_path):
+    def test_equal_names_are_distinguished_by_arguments_then_by_time(self, tmp_path):
         for date, pixels in (("20261101_100000", 10), ("20261102_100000", 20)):
             arguments = f"pretrained=VL,max_pixels={pixels}"
             self.logged(tmp_path / "out", date, [1, 0], arguments)
@@ -689,7 +687,7 @@ class TestOldFolders:
             self.logged(tmp_path / "same", date, [1, 0], "pretrained=VL,device=cuda:" + date[7])
         assert self.names(tmp_path / "same") == ["VL (2026-11-01 10:00:00)", "VL (2026-11-02 10:00:00)"]
 
-    def test_a_parent_is_searched_and_its_rows_sort_naturally(self, tmp_path):
+    def test_a_parent_folder_is_searched_and_its_rows_sort_naturally(self, tmp_path):
         for step in (100, 90, 10):
             self.logged(
                 tmp_path / "all" / f"out-{step}", "20261101_100000", [1, 0], f"pretrained=a/step-{step}"
@@ -702,7 +700,7 @@ class TestOldFolders:
         assert found == ["a/step-10", "a/step-90", "a/step-100", "tuned-9", "tuned-20"]
         assert self.names(*sorted((tmp_path / "all").glob("out-*"))) == ["out-10", "out-90", "out-100"]
 
-    def test_linked_folders_are_searched_once_each(self, tmp_path):
+    def test_linked_folders_are_searched_once(self, tmp_path):
         scores_folder(tmp_path / "all/two", "two", {ID: [1, 0]})
         (tmp_path / "all/one").symlink_to(scores_folder(tmp_path / "elsewhere/s", "one", {ID: [1, 0]}).parent)
         (tmp_path / "all/again").symlink_to(tmp_path / "all/two")
@@ -710,7 +708,7 @@ class TestOldFolders:
         assert sorted(self.names(tmp_path / "all")) == ["one", "two"]
         assert find(tmp_path / "all") == [tmp_path / "all/one/s", tmp_path / "all/two"]
 
-    def test_a_folder_given_beside_its_parent_is_one_row(self, tmp_path, monkeypatch):
+    def test_a_folder_given_together_with_its_parent_is_one_row(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         for name in ("first", "second"):
             self.logged(tmp_path / "all" / name, "20261101_100000", [1, 0], f"pretrained={name}-model")
@@ -718,7 +716,7 @@ class TestOldFolders:
         found = [row.name for row in load([kind("all"), kind("base=all/first")], "base").rows]
         assert found == ["base", "second-model"]
 
-    def test_scores_of_one_name_below_a_parent_are_parted_by_folder(self, tmp_path):
+    def test_scores_with_equal_names_are_distinguished_by_folder(self, tmp_path):
         for name, scores in (("a", [1, 0]), ("b", [0, 0])):
             scores_folder(tmp_path / "all" / name / "scores", "scores", {ID: scores})
         found = load([tmp_path / "all"]).rows
@@ -727,7 +725,7 @@ class TestOldFolders:
     @pytest.mark.parametrize(
         "run", ["20261102_100000", "org__tiny/20261102_100000", "org__tiny/20261102_100000_results.json"]
     )
-    def test_a_name_for_one_run(self, tmp_path, monkeypatch, run):
+    def test_one_run_can_be_named(self, tmp_path, monkeypatch, run):
         monkeypatch.chdir(tmp_path)
         for date, scores in (("20261101_100000", [1, 0]), ("20261102_100000", [1, 1])):
             self.logged(tmp_path / "out", date, scores, "pretrained=VL")
@@ -735,7 +733,7 @@ class TestOldFolders:
         assert {row.name: row.cells[ID].scores.mean() for row in board.rows} == {"second": 1.0, "out": 0.5}
         assert "names 2 rows: out/org__tiny/20261101_100000, " in refusal([type(tmp_path)("x=out")])
 
-    def test_a_file_of_names(self, tmp_path, monkeypatch, capsys):
+    def test_names_can_come_from_a_file(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=VL")
         self.logged(tmp_path / "out", "20261102_100000", [1, 1], "pretrained=VL,adapter=sft")
@@ -792,7 +790,7 @@ class TestOldFolders:
         old.rename(old.with_name(name))
         for samples in old.parent.glob("*.jsonl"):
             samples.unlink()
-        (tmp_path / "old" / "results.json").write_text('{"accuracy": 1}')  # of something else
+        (tmp_path / "old" / "results.json").write_text('{"accuracy": 1}')  # of another program
         board = load([tmp_path], strict=False)
         assert [one.kind for one in board.left_out] == ["in another layout"]
         assert self.run(tmp_path, "--output", tmp_path / "board") == 0
@@ -800,7 +798,7 @@ class TestOldFolders:
         assert self.run(tmp_path / "old", "--output", tmp_path / "none") == 1
         assert "of an old lmms-eval, whose samples are not read. Run the eval" in capsys.readouterr().err
 
-    def test_a_new_run_in_a_folder_is_not_already_done(self, tmp_path, capsys):
+    def test_a_new_run_in_a_folder_makes_the_board_outdated(self, tmp_path, capsys):
         self.logged(tmp_path / "out", "20261101_100000", [1, 0], "pretrained=a")
         again = (tmp_path / "out", "--output", tmp_path / "board")
         assert self.run(*again) == 0 and self.run(*again) == 0
@@ -810,7 +808,7 @@ class TestOldFolders:
         assert "already holds a leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
 
     @pytest.mark.parametrize("kind", ["without samples", "without results", "damaged", "scores", "limit"])
-    def test_a_board_is_not_already_done_once_what_it_left_out_is_repaired(self, tmp_path, capsys, kind):
+    def test_repairing_a_left_out_result_makes_the_board_outdated(self, tmp_path, capsys, kind):
         for name in ("a", "b", "c"):
             self.logged(tmp_path / "out" / name, "20261101_100000", [1, 0], f"pretrained={name}")
         given = [tmp_path / "out" / name for name in ("a", "b", "c")]
@@ -842,7 +840,7 @@ class TestOldFolders:
         assert "already holds a leaderboard, of another run: " in said
         assert ("incomplete: " if kind.startswith("without") else "left out 1: ") in said
 
-    def test_equal_remarks_are_said_once(self, tmp_path):
+    def test_equal_remarks_are_merged(self, tmp_path):
         for n in range(36):
             self.logged(tmp_path / "all" / f"step-{n}", "1", [1, 0], f"pretrained=run/step-{n}")
         text = markdown(load([tmp_path / "all"]))
@@ -853,7 +851,7 @@ class TestOldFolders:
         (said,) = [row for row in text.splitlines() if "do not record" in row]
         assert said.startswith("- 36 rows (run/step-0, run/step-1, ... run/step-35): the logs do not")
 
-    def test_differences_of_tasks_that_say_no_distribution_are_in_the_table(self, tmp_path):
+    def test_differences_of_tasks_without_a_distribution_are_in_the_table(self, tmp_path):
         for name, scores in (("base", [1, 0, 0]), ("tuned", [1, 1, 1])):
             self.logged(tmp_path / name, "1", scores, f"pretrained={name}")
         text = markdown(load([tmp_path / "base", tmp_path / "tuned"], "base"))

@@ -1,4 +1,4 @@
-"""Names from outside are shown as text, whatever they contain."""
+"""External names are shown as text, whatever they contain."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ HOSTILE = [
 class TestHostileNames:
     @pytest.mark.few(4)
     @pytest.mark.parametrize("name", HOSTILE)
-    def test_a_row_and_a_task_of_that_name_break_neither_form(self, tmp_path, name):
+    def test_rows_and_tasks_break_neither_markdown_nor_csv(self, tmp_path, name):
         folders = [
             scores_folder(tmp_path / "a", name, {name: [1, 0], OOD_R: [1, 1]}),
             scores_folder(tmp_path / "b", "b", {OOD_R: [1, 0]}),
@@ -60,11 +60,11 @@ class TestHostileNames:
             ("\u202ex\x1b[0m", r"\\u202ex\\x1b\[0m"),
         ],
     )
-    def test_markdown(self, name, shown):
+    def test_markdown_is_escaped(self, name, shown):
         assert markdown_text(name) == shown
 
     @given(st.text())
-    def test_markdown_never_leaves_markup_or_a_control_character(self, name):
+    def test_markdown_never_contains_markup_or_control_characters(self, name):
         shown = markdown_text(name)
         assert shown.isprintable()
         assert not set("<>") & set(shown)
@@ -85,8 +85,8 @@ class TestHostileNames:
             ("a=b;c", "a=b;c"),
         ],
     )
-    def test_cells_that_other_countries_see_are_text_too(self, name, cell):
+    def test_cells_that_are_formulas_in_other_locales_are_text_too(self, name, cell):
         assert spreadsheet_text(name) == cell
 
-    def test_a_harmless_name_keeps_its_form_in_a_spreadsheet(self):
+    def test_a_harmless_name_is_unchanged_in_a_spreadsheet(self):
         assert spreadsheet_text("SFT-M (seed=0)") == "SFT-M (seed=0)"

@@ -1,4 +1,4 @@
-"""LaTeX, CSV, Parquet and plots of a study; what the command line makes of its options."""
+"""LaTeX, CSV, Parquet and plots of a study; the options of the command line."""
 
 import csv
 import io
@@ -74,7 +74,7 @@ def lines_of(folder, name):
 
 
 class TestStudy:
-    def test_json_is_valid_and_tells_of_everything(self, board):
+    def test_json_is_valid_and_complete(self, board):
         found = read(board[1])
         jsonschema.Draft202012Validator(schema()).validate(found)
         rows = {row["name"]: row for row in found["rows"]}
@@ -95,7 +95,7 @@ class TestStudy:
             "Cost against accuracy",
         ]
 
-    def test_a_checkpoint_inside_a_run_has_that_runs_costs_up_to_its_step(self, board):
+    def test_a_checkpoint_inside_a_run_has_the_costs_up_to_its_step(self, board):
         rows = {row["name"]: row for row in read(board[1])["rows"]}
         assert rows["SFT-EM @10"]["cost"] == {"steps": 10, "seconds": pytest.approx(55 * 10 / 42)}
         training = rows["SFT-EM @10"]["provenance"][0]["training"]
@@ -111,10 +111,10 @@ class TestStudy:
             ("Qwen2.5-VL-3B-Instruct + sft-em-lr1e-5-r32", "Qwen2.5-VL-3B-In…t-em-lr1e-5-r32"),
         ],
     )
-    def test_a_long_name_loses_its_middle(self, name, shown):
+    def test_a_long_name_is_shortened_in_the_middle(self, name, shown):
         assert plots.label(name) == shown and len(shown) <= 32
 
-    def test_a_run_goes_by_its_rows_name_and_ends_with_its_own_row(self, tmp_path):
+    def test_a_curve_is_named_after_its_final_row_and_ends_with_it(self, tmp_path):
         data, made = curated(tmp_path / "set", 50, 50, 0), []
         for seed in (0, 1):
             run = adapter(tmp_path / f"run-{seed}", data, steps=40, checkpoints=(10,) if seed == 0 else ())
@@ -130,8 +130,8 @@ class TestStudy:
         assert curve.get_label() == "SFT (seed 0), ID"
         assert list(curve.lines[0].get_xdata()) == [10, 40]
 
-    def test_seeds_have_one_curve_their_mean_with_their_range(self, tmp_path):
-        """The third seed has a checkpoint more, which the others lack: it keeps a curve of its own."""
+    def test_seeds_share_one_curve_of_their_mean_and_range(self, tmp_path):
+        """The third seed has an extra checkpoint that the others lack: it keeps its own curve."""
         data, made = curated(tmp_path / "set", 50, 50, 0), []
         right = {10: (9, 11, 10), 20: (12, 12, 15), 40: (16, 14, 18)}
         for seed in range(3):
@@ -158,7 +158,7 @@ class TestStudy:
         heights = axes.collections[0].get_paths()[0].vertices[:, 1]
         assert (heights.min(), heights.max()) == pytest.approx((45, 90))
 
-    def test_seeds_of_other_runs_at_each_step_make_no_curve(self, tmp_path):
+    def test_seeds_of_separate_runs_per_step_make_no_curve(self, tmp_path):
         data, made = curated(tmp_path / "set", 50, 50, 0), []
         for seed in range(4):
             steps = 10 if seed < 2 else 40
@@ -183,7 +183,7 @@ class TestStudy:
             ("footstep 5", None),
         ],
     )
-    def test_the_step_in_a_name(self, name, found):
+    def test_the_step_is_parsed_from_a_name(self, name, found):
         assert step_of(name) == found
 
     def test_checkpoints_of_one_run_are_one_path(self, tmp_path):
@@ -207,7 +207,7 @@ class TestStudy:
         _, labels = axes.get_legend_handles_labels()
         assert labels == ["tuned, OOD", "base, OOD", "tuned, ID", "base, ID"]
 
-    def test_curves_of_tasks_that_say_no_distribution(self, tmp_path):
+    def test_tasks_without_a_distribution_have_curves(self, tmp_path):
         made = [scores_folder(tmp_path / f"{n}", f"step-{n}", {"other": [1, 0, n > 1]}) for n in (1, 2, 3)]
         (curve,) = curves(summarize(load(made)))
         assert list(curve.points) == ["other"] and len(curve.points["other"]) == 3
@@ -224,7 +224,7 @@ class TestStudy:
             (plots.gradient_norms, 12, ""),
         ],
     )
-    def test_a_figure_says_what_it_leaves_out_and_no_two_curves_look_alike(
+    def test_a_figure_names_what_it_leaves_out_and_all_curves_look_different(
         self, monkeypatch, plot, count, title
     ):
         half = Estimate(0.5, 0.4, 0.6, 9)
@@ -263,7 +263,7 @@ class TestStudy:
             ]
             assert len(set(looks)) == len(looks)
 
-    def test_gradient_norms_of_seeds_are_one_curve_their_mean(self, tmp_path):
+    def test_gradient_norms_of_seeds_are_averaged_into_one_curve(self, tmp_path):
         data, made = curated(tmp_path / "set", 50, 50, 0), []
         for seed in range(3):
             run = adapter(tmp_path / f"run-{seed}", data, steps=4, scale=1 + seed)
@@ -278,18 +278,18 @@ class TestStudy:
         assert list(curve.get_ydata()) == pytest.approx(np.mean(norms, axis=0))
 
     @pytest.mark.usefixtures("drawn")
-    def test_plots_are_pictures(self, board, tmp_path):
+    def test_plots_are_not_blank(self, board, tmp_path):
         made = plots.draw(board[0].summary, tmp_path)
         assert [files for _, files in made] == [plot["files"] for plot in read(board[1])["plots"]]
         for _, files in made:
             png, svg = (tmp_path / file for file in files)
             with Image.open(png) as picture:
                 assert picture.size == (1036, 662)
-                # More than a blank sheet: axes, and marks in color.
+                # More than a blank sheet: axes and colored marks.
                 assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
             assert ElementTree.parse(svg).getroot().tag.endswith("svg")
 
-    def test_items_hold_every_item_of_every_row(self, board):
+    def test_the_items_table_holds_every_item_of_every_row(self, board):
         table = pq.read_table(board[1] / "items.parquet")
         assert table.num_rows == 9 * 3 * 120 == read(board[1])["items"]["rows"]
         frame = table.to_pandas()
@@ -329,7 +329,7 @@ class TestStudy:
         assert "its printed mean 62.10 does not follow from its cells, which give 61.10" in text
         assert text.count("(!)") == 2
 
-    def test_each_family_is_corrected_as_statsmodels_does(self, board):
+    def test_each_family_is_corrected_as_in_statsmodels(self, board):
         multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
         found = read(board[1])["comparisons"]
         for family in {one["family"] for one in found}:
@@ -337,7 +337,7 @@ class TestStudy:
             theirs = multipletests([one["p"] for one in some], method="holm")[1]
             assert [one["p_holm"] for one in some] == pytest.approx(theirs, abs=1e-12)
 
-    def test_quoted_rows_are_tested_against_nothing(self, board):
+    def test_quoted_rows_are_never_tested(self, board):
         found = read(board[1])
         assert {row["name"] for row in found["rows"]} & {"SFT-M"} == set()
         assert all(isinstance(one["row"], int) for one in found["comparisons"])
@@ -346,7 +346,7 @@ class TestStudy:
 
 
 class TestLatex:
-    def test_marks_best_and_second_and_shades_ood(self, tmp_path):
+    def test_marks_best_and_second_best_and_shades_ood(self, tmp_path):
         folders = [
             scores_folder(tmp_path / n, n, {ID: [1] * k + [0] * (4 - k), OOD_R: [1, 0, 0, 0]})
             for n, k in (("a", 4), ("b", 3), ("c", 1), ("d", 4))
@@ -361,7 +361,7 @@ class TestLatex:
             "bottomrule",
         ]
 
-    def test_quoted_rows_stand_apart_with_their_source(self, tmp_path):
+    def test_quoted_rows_are_separate_and_have_their_source(self, tmp_path):
         tasks = {"dcsft_imagenet": [1, 0], "dcsft_imagenet_r": [1, 1], "dcsft_imagenet_a": [0, 0]}
         notes = {task: {"distribution": "ood"} for task in list(tasks)[1:]}
         folder = scores_folder(tmp_path / "a", "a", tasks, notes=notes)
@@ -369,7 +369,7 @@ class TestLatex:
         before, after = text.split("\\midrule\n")[1:]
         assert "quoted" not in before and after.count("% quoted, not measured here: Lu et al.") == 12
         assert r"\textit{SFT{-}EM}\textsuperscript{q}" in after and r"\textit{89.02}" in after
-        # The board's OOD mean is over two tasks, the printed one over four.
+        # The board's OOD mean covers two tasks, the published one four.
         assert "62.10" not in text
 
     @pytest.mark.few(6)
@@ -382,7 +382,7 @@ class TestLatex:
         assert text.count(r"\end{tabular}") == 1
 
     @given(st.text())
-    def test_nothing_special_survives(self, name):
+    def test_special_characters_are_escaped(self, name):
         shown = escape(name)
         shown = re.sub(r"\\dcsftletter\{[0-9A-F]{4,6}\}\{[^\x00-\x9f]\}", "", shown)
         bare = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#_%]|\{[-?!',\[\]*]\}", "", shown)
@@ -390,7 +390,7 @@ class TestLatex:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("engine", ["pdflatex", "xelatex", "lualatex"])
-    def test_it_compiles(self, tmp_path, engine):
+    def test_compiles(self, tmp_path, engine):
         if shutil.which(engine) is None:
             pytest.skip(f"no {engine} at hand")
         odd = ["日本語 ☃ \U0001f600 e\u0301", "ħ ſ Łódź naïve “x” – €", "a" * 90, r"^^41 \write18{touch ran}"]
@@ -416,22 +416,22 @@ class TestQuoted:
         named = {f"t{i}": cell for i, cell in enumerate(cells)}
         return Quoted("x", "m", "s", "src", "read", named, tuple(named), mean)
 
-    def test_a_mean_follows_up_to_rounding(self):
+    def test_a_mean_agrees_with_its_cells_up_to_rounding(self):
         assert self.one(0.5762).follows is True
-        # 57.6175: each cell may be half a unit off, and so may the mean.
+        # 57.6175: each cell may be off by half a unit, and so may the mean.
         assert self.one(0.5761).follows is True
         assert self.one(0.5763).follows is False
         assert self.one(None).follows is None
         assert Quoted("x", "m", "s", "src", "read", {"t0": 0.5}, ("t0", "t1"), 0.5).follows is None
 
-    def test_the_papers_own(self):
+    def test_figures_of_the_paper_agree_but_for_one_row(self):
         wrong = [(one.name, one.model) for one in published() if one.follows is False]
         assert wrong == [("SFT-EM", "Qwen2.5-VL-7B")]
         assert all(0 < cell < 1 for one in published() for cell in one.cells.values())
 
 
 class TestLabels:
-    def test_labels_that_contradict_each_other_are_refused(self, tmp_path):
+    def test_contradictory_labels_are_refused(self, tmp_path):
         for name, kind in (("a", "easy"), ("b", "hard")):
             with manifest.writing("labels", tmp_path / name, {}) as draft:
                 row = Label("i", 8, 8, 1.0, 0.0, 1.0, kind, "t")
@@ -445,7 +445,7 @@ class TestHostileBoards:
     @pytest.mark.usefixtures("drawn")
     @pytest.mark.few(3)
     @pytest.mark.parametrize("name", HOSTILE)
-    def test_plots_and_files_of_rows_of_that_name(self, tmp_path, name):
+    def test_plots_and_files_treat_row_names_as_text(self, tmp_path, name):
         folders = [
             scores_folder(tmp_path / n, n if n == "b" else name, {ID: [1, 0, 1], OOD_R: [1, 0, 0]})
             for n in "ab"
@@ -459,7 +459,7 @@ class TestHostileBoards:
             cells = [cell for row in csv.reader((tmp_path / "board" / file).open()) for cell in row]
             assert not any(re.match(r"\s*[=+@]|\s*-[^\d.]", cell) for cell in cells)
 
-    def test_a_response_of_a_megabyte_and_markup_in_items(self, tmp_path):
+    def test_items_may_hold_a_megabyte_response_and_markup(self, tmp_path):
         big = "<script>" + "x" * (1 << 20)
         folder = log_folder(tmp_path / "o", {ID: [line(0, 1.0, filtered_resps=big), line(1, 0.0)]})
         build([folder], tmp_path / "board")
@@ -468,7 +468,7 @@ class TestHostileBoards:
 
 
 class TestApart:
-    def test_apart_and_left_out_are_in_every_form(self, tmp_path):
+    def test_rows_apart_and_left_out_are_in_every_format(self, tmp_path):
         good = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
         other = scores_folder(tmp_path / "b", "b", {ID: [1, 1]}, notes={ID: {"version": 2}})
         (tmp_path / "nowhere").mkdir()
@@ -494,7 +494,7 @@ class TestCommand:
     def run(self, *arguments):
         return main(["leaderboard", "build", *map(str, arguments)])
 
-    def test_a_bad_folder_is_named_and_strict_fails(self, tmp_path, capsys):
+    def test_a_bad_folder_is_named_and_is_an_error_with_strict(self, tmp_path, capsys):
         good = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
         bad = scores_folder(tmp_path / "bad", "bad", {ID: [1, 50.0]})
         also = scores_folder(tmp_path / "b", "b", {ID: [1, 1]})
@@ -506,7 +506,7 @@ class TestCommand:
         assert self.run(good, bad, "--strict", "--output", tmp_path / "strict") == 1
         assert not (tmp_path / "strict").exists()
 
-    def test_the_table_is_markdown_or_drawn(self, tmp_path, capsys):
+    def test_the_table_is_markdown_in_a_file_and_drawn_on_a_terminal(self, tmp_path, capsys):
         rows = [
             scores_folder(tmp_path / n, f"{n} | *x*\x1b[1m", {ID: s})
             for n, s in (("a", [1, 0]), ("b", [1, 1]))
@@ -520,7 +520,7 @@ class TestCommand:
         assert "|:" not in drawn and "100.00" in drawn and "**" not in drawn
         assert "a | *x*\\x1b[1m" in drawn and "\x1b[1m" not in drawn
 
-    def test_metrics_and_distributions_of_tasks_of_others(self, tmp_path, capsys):
+    def test_metrics_and_distributions_of_external_tasks_can_be_given(self, tmp_path, capsys):
         def other(n, score):
             return {"doc_id": n, "target": "a", "filtered_resps": ["a"], "f1": score, "em": 0.0, "input": "q"}
 
@@ -546,7 +546,7 @@ P_VALUES = [
     (0.04999, "0.04999"),
     (0.05, "0.050"),
     (0.0502, "0.0502"),
-    (0.0625, "0.062"),  # McNemar's are sums of powers of 1/2: exact halves, which go to the even digit
+    (0.0625, "0.062"),  # McNemar's are sums of powers of 1/2: exact halves, rounded to the even digit
     (0.1875, "0.188"),
     (0.3926, "0.393"),
     (1.0, "1.000"),
@@ -555,14 +555,14 @@ P_VALUES = [
 
 
 @pytest.mark.parametrize(("value", "shown"), P_VALUES)
-def test_a_p_value_shows_its_side_of_5_percent(value, shown):
+def test_a_rounded_p_value_stays_on_its_side_of_5_percent(value, shown):
     assert p_text(value) == shown
 
 
 @pytest.mark.parametrize(
     ("samples", "kept", "said"), [("1", True, None), ("1", False, "rows"), ("0", False, None)]
 )
-def test_samples_that_cannot_be_shown_are_told(tmp_path, capsys, samples, kept, said):
+def test_samples_that_cannot_be_shown_are_reported(tmp_path, capsys, samples, kept, said):
     Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
     row = {"question": "What?", "answer": "goose", "image": "0.png"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))

@@ -19,7 +19,7 @@ permutation_test = pytest.importorskip("scipy.stats").permutation_test
 
 
 def scipys(sums):
-    """scipy's paired permutation test, all patterns counted."""
+    """scipy's paired permutation test over all patterns."""
     found = permutation_test(
         (np.asarray(sums), np.zeros(len(sums))),
         lambda x, y, axis: (x - y).sum(axis=axis),
@@ -32,19 +32,19 @@ def scipys(sums):
 
 class TestMcNemar:
     @given(st.integers(0, 300), st.integers(0, 300))
-    def test_is_two_binomial_tails(self, better, worse):
+    def test_equals_two_binomial_tails(self, better, worse):
         n = better + worse
         tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1))
         assert mcnemar(better, worse) == pytest.approx(min(1.0, 2 * tail / 2**n), rel=1e-9, abs=1e-15)
 
-    def test_of_rows(self):
+    def test_counts_discordant_items(self):
         ours = np.array([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, np.nan, 0.0])
         theirs = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, np.nan])
         found = paired_test([ours], [theirs], [np.arange(8)])
         # Four better, one worse: 2 * (1 + 5) / 32.
         assert found == (0.375, "McNemar, exact", 4, 1)
 
-    def test_equal_rows_and_nothing_in_common(self):
+    def test_equal_rows_have_p_1_and_disjoint_rows_no_test(self):
         same = np.array([1.0, 0.0, 1.0])
         assert paired_test([same], [same], [np.arange(3)]).p == 1.0
         assert paired_test([same, same], [same, same], [np.arange(3)] * 2).p == 1.0
@@ -54,20 +54,20 @@ class TestMcNemar:
 
 class TestSignFlips:
     @given(st.lists(st.integers(-4096, 4096).map(lambda x: x / 4096), min_size=2, max_size=10))
-    def test_is_scipys_on_few_clusters(self, sums):
+    def test_equals_scipy_on_few_clusters(self, sums):
         assert sign_flips(np.array(sums))[0] == pytest.approx(scipys(sums), abs=1e-9)
 
     @given(st.lists(st.integers(-5, 5), min_size=2, max_size=12), st.sampled_from([1.0, 1 / 300, 0.07]))
-    def test_is_scipys_on_whole_steps(self, steps, unit):
+    def test_equals_scipy_on_integer_steps(self, steps, unit):
         sums = np.array(steps) * unit
         p, method = sign_flips(sums)
         assert p == pytest.approx(scipys(steps), abs=1e-9) and method == "sign flips, exact"
 
-    def test_alone_and_binary_is_mcnemar_whichever_way_it_is_computed(self):
+    def test_equals_mcnemar_on_binary_scores(self):
         sums = np.array([1.0] * 70 + [-1.0] * 41 + [0.0] * 200) / 311
         assert sign_flips(sums)[0] == pytest.approx(mcnemar(70, 41), abs=1e-12)
 
-    def test_many_clusters_on_whole_steps_by_all_patterns(self):
+    def test_many_clusters_of_integer_steps_are_counted_exactly(self):
         rng = np.random.default_rng(3)
         steps = rng.integers(-3, 4, 18)
         patterns = np.array(list(itertools.product([-1, 1], repeat=18)))
@@ -79,13 +79,13 @@ class TestSignFlips:
         steps = rng.integers(-3, 4, 400).astype(float)
         exact, method = sign_flips(steps)
         assert method.endswith("exact")
-        # Irrational weights of the same size: no common unit, so that it has to draw.
+        # Irrational weights of equal size have no common unit, so the test has to draw.
         p, method = sign_flips(steps * (1 + 1e-6 * rng.standard_normal(400)))
         assert "draws" in method
         assert p == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000) + 1e-5)
 
     def test_draws_are_seeded_and_never_give_zero(self):
-        sums = np.random.default_rng(5).random(24) + 0.5  # 2 of 2^24 patterns go as far
+        sums = np.random.default_rng(5).random(24) + 0.5  # 2 of 2^24 patterns are as extreme
         assert sign_flips(sums) == sign_flips(sums)
         assert sign_flips(sums) == (pytest.approx(1 / 200_001), "sign flips, 200000 draws")
 
@@ -99,15 +99,15 @@ class TestSignFlips:
         assert (((found - expected) ** 2 / expected)[expected > 5]).sum() < 50  # chi square, 25 degrees
         assert abs(np.corrcoef(parts[0], parts[1])[0, 1]) < 0.03
         both = stats._Drawn(np.array([1.0] * 37 + [1.5] * 37)).sums(0)
-        assert both.var() == pytest.approx(37 * (1 + 1.5**2), rel=0.05)  # unrelated to each other
+        assert both.var() == pytest.approx(37 * (1 + 1.5**2), rel=0.05)  # uncorrelated
 
     def test_draws_of_two_equal_sizes_have_all_four_patterns(self):
         sums = stats._Drawn(np.array([1.0, 1.0])).sums(0)
         assert [(sums == value).mean() for value in (-2, 0, 2)] == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
 
     @pytest.mark.parametrize("share", [0.5, 0.55, 0.6])
-    def test_sizes_that_nearly_agree_give_what_equal_ones_give(self, share):
-        # Ten tasks of nearly one size, as a few unscored items leave them.
+    def test_nearly_equal_sizes_give_nearly_the_exact_result(self, share):
+        # Ten tasks of nearly equal size, as with a few unscored items.
         signs = np.sign(np.random.default_rng(7).random(2000) - (1 - share))
         exact, method = sign_flips(signs)
         assert method.endswith("exact")
@@ -115,7 +115,7 @@ class TestSignFlips:
         assert not method.endswith("exact")
         assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact / 20_000) + 1e-5)
 
-    def test_what_no_draw_could_tell_gets_a_bound(self):
+    def test_a_p_value_too_small_for_draws_is_bounded(self):
         sums = np.random.default_rng(5).random(60) + 0.5
         p, method = sign_flips(sums)
         assert method == "sign flips, bound" and 2.0**-59 < p < 1 / 200_001
@@ -126,13 +126,13 @@ class TestSignFlips:
         assert stats._bound(np.array([3.0, 4.0]), 5.0) == pytest.approx(2 * math.exp(-25 / 50))
 
     @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=10), st.floats(0, 1))
-    def test_the_bound_is_one(self, sizes, share):
+    def test_the_bound_is_never_too_small(self, sizes, share):
         values = np.array(sizes)
         sums = np.abs(np.array(list(itertools.product([-1, 1], repeat=len(sizes)))) @ values)
         threshold = share * float(values.sum())
         assert stats._bound(values, threshold) >= (sums >= threshold).mean() - 1e-12
 
-    def test_more_sizes_than_are_shared(self):
+    def test_more_distinct_sizes_than_can_be_grouped(self):
         sizes = np.repeat(1 + np.sqrt(np.arange(2, 60)) / 100, 3)
         signs = np.where(np.random.default_rng(9).random(len(sizes)) < 0.6, 1, -1)
         p, method = sign_flips(sizes * signs)
@@ -140,20 +140,20 @@ class TestSignFlips:
         assert "draws" in method and p == pytest.approx(2 * norm.sf(near), rel=0.15)
 
     def test_a_cluster_counts_once(self):
-        # Ten items in two clusters that all go one way are two tosses: 2 / 4.
+        # Ten items in two clusters that all point one way are two tosses: 2 / 4.
         ours, theirs = np.ones(10), np.zeros(10)
         assert paired_test([ours], [theirs], [np.repeat([0, 1], 5)]).p == 0.5
         assert paired_test([ours], [theirs], [np.arange(10)]).p == pytest.approx(2 / 1024)
 
-    def test_a_cluster_that_tasks_share_is_one_toss(self):
+    def test_a_cluster_shared_by_tasks_is_one_toss(self):
         ours, theirs = [np.ones(4), np.ones(4)], [np.zeros(4), np.zeros(4)]
         assert paired_test(ours, theirs, [np.arange(4)] * 2).p == pytest.approx(2 / 16)
         assert paired_test(ours, theirs, [np.arange(4), np.arange(4, 8)]).p == pytest.approx(2 / 256)
 
 
 class TestTasksOfUnequalSize:
-    def test_each_task_weighs_the_same(self):
-        # Two items of 2, three of 8: contributions 1/4, 1/4 and -1/16 three times, together 5/16. Signs reach
+    def test_each_task_has_the_same_weight(self):
+        # Two items of 2, three of 8: contributions 1/4, 1/4 and -1/16 three times, 5/16 in total. Signs reach
         # that whenever the two large ones agree, and never otherwise.
         scores = [np.ones(2), np.zeros(8)]
         others = [np.zeros(2), np.array([1.0] * 3 + [0.0] * 5)]
@@ -161,7 +161,7 @@ class TestTasksOfUnequalSize:
         assert found == (pytest.approx(0.5), "sign flips, exact", 2, 3)
 
     @pytest.mark.parametrize("gaps", [False, True])
-    def test_is_scipys_on_the_difference_of_means(self, gaps):
+    def test_equals_scipy_on_the_difference_of_means(self, gaps):
         rng = np.random.default_rng(5)
         sizes = (3, 5, 4)
         ours, theirs = ([rng.random(n) for n in sizes] for _ in range(2))
@@ -184,30 +184,30 @@ class TestHolm:
             ([0.9, 0.6, 1e-300], [1.0, 1.0, 3e-300]),
         ],
     )
-    def test_by_hand(self, p_values, adjusted):
+    def test_equals_a_computation_by_hand(self, p_values, adjusted):
         assert holm(p_values) == pytest.approx(adjusted, rel=1e-12)
 
     @given(st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.01, 1.0]), min_size=1, max_size=12))
-    def test_is_statsmodels(self, p_values):
-        with mock.patch("gc.collect"):  # at each call of theirs: a second where torch is loaded
+    def test_equals_statsmodels(self, p_values):
+        with mock.patch("gc.collect"):  # at each call in statsmodels: a second where torch is loaded
             theirs = multipletests(p_values, method="holm")[1]
         assert holm(p_values) == pytest.approx(theirs, rel=1e-12)
 
-    def test_of_nothing(self):
+    def test_of_nothing_is_empty(self):
         assert holm([]) == []
 
 
 class TestPower:
     @given(st.floats(0.01, 0.99), st.integers(2, 100_000))
-    def test_is_statsmodels(self, accuracy, n):
-        # Their effect size is in standard deviations of one row's items, and rows have n each.
+    def test_equals_statsmodels(self, accuracy, n):
+        # Its effect size is in standard deviations of one row's items, and rows have n each.
         effect = stats.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
         assert NormalIndPower().power(effect, n, 0.05, ratio=1) == pytest.approx(0.8, abs=1e-9)
 
 
 class TestUnderTheNull:
     def family(self, rng, clustered):
-        """p-values of eight rows against a baseline that is no better, on two tasks and their mean."""
+        """p-values of eight rows against an equally good baseline, on two tasks and their mean."""
         codes = [np.arange(80), np.arange(80, 200)]
         if clustered:
             codes = [np.arange(80) // 4, np.arange(120) // 4]

@@ -25,7 +25,7 @@ def sums_of(rows, codes, size):
 
 
 class TestDenseSums:
-    def test_each_task_weighs_the_same(self):
+    def test_each_task_has_the_same_weight(self):
         values = [np.array([1.0, 0.0]), np.array([1.0, 0.0, np.nan, 0.0, 1.0])]
         found = np.zeros(7, dtype=np.float32)
         dense_sums(values, [np.arange(2), np.arange(2, 7)], found)
@@ -47,7 +47,7 @@ class TestRanks:
         found = ranks(np.array([0.5, 0.7, 0.7, 0.1]), draws)
         assert [tuple(one) for one in found] == [(3, 3, 3, 4), (1, 1, 1, 4), (1, 1, 1, 4), (4, 4, 4, 4)]
 
-    def test_rows_that_cannot_be_told_apart_share_their_intervals(self):
+    def test_rows_of_similar_accuracy_share_their_intervals(self):
         rng = np.random.default_rng(0)
         rows = [(rng.random(400) < p).astype(float) for p in (0.2, 0.79, 0.8, 0.81)]
         values = [np.array([[row.mean()]]) for row in rows]
@@ -56,7 +56,7 @@ class TestRanks:
         assert tuple(found[0]) == (4, 4, 4, 4)
         assert all(one.low == 1 and one.high == 3 for one in found[1:])
 
-    def test_the_bootstrap_varies_as_much_as_the_mean_does(self):
+    def test_the_bootstrap_has_the_variance_of_the_mean(self):
         rng = np.random.default_rng(1)
         codes = np.arange(600) // 3
         row = rng.random(200)[codes] + rng.random(600)
@@ -65,13 +65,13 @@ class TestRanks:
         assert draws.std() == pytest.approx(error, rel=0.05)
         assert draws.mean() == pytest.approx(row.mean(), abs=error / 10)
 
-    def test_rows_are_drawn_together(self):
+    def test_rows_are_resampled_together(self):
         row = np.random.default_rng(2).integers(0, 2, 100).astype(float)
         values = [np.array([[row.mean()]])] * 2
         draws = bootstrap(values, sums_of([row, row], np.arange(100), 100))
         assert np.array_equal(draws[:, 0], draws[:, 1])
 
-    def test_seeds_are_drawn_too(self):
+    def test_seeds_are_resampled_too(self):
         values = [np.array([[0.4], [0.5], [0.6]])]
         draws = bootstrap(values, np.zeros((3, 5), dtype=np.float32), draws=4000)
         assert draws.std() == pytest.approx(0.1 / np.sqrt(3), rel=0.05)
@@ -84,7 +84,7 @@ class TestRanks:
 
 class TestFront:
     @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
-    def test_is_what_it_says(self, points):
+    def test_holds_exactly_the_undominated_rows(self, points):
         points = np.array(points, dtype=float)
 
         def beaten(one):
@@ -99,7 +99,7 @@ class TestFront:
 
 class TestRetention:
     def delta(self, own, ood, own_codes, ood_codes):
-        """The same by statsmodels: task indicators, cluster covariance, and the ratio's gradient."""
+        """The same by statsmodels: task indicators, cluster covariance, and the gradient of the ratio."""
         values, codes = [*own, *ood], np.concatenate([*own_codes, *ood_codes])
         design = np.repeat(np.eye(len(values)), [len(v) for v in values], axis=0)
         fit = sm.OLS(np.concatenate(values), design).fit(
@@ -110,7 +110,7 @@ class TestRetention:
         return above / below, float(gradient @ fit.cov_params() @ gradient), len(np.unique(codes)) - 1
 
     @pytest.mark.parametrize("shared", [False, True])
-    def test_is_statsmodels(self, shared):
+    def test_equals_statsmodels(self, shared):
         rng = np.random.default_rng(5)
         own, ood = [rng.random(80)], [rng.random(60), rng.random(90)]
         codes = (
@@ -122,7 +122,7 @@ class TestRetention:
         assert found[:3] == pytest.approx((value, value - margin, value + margin), abs=1e-9)
         assert found.n == 230
 
-    def test_coverage(self):
+    def test_interval_covers_the_truth(self):
         rng, rounds, held = np.random.default_rng(6), 1500, 0
         codes = [np.arange(200)], [np.arange(200, 400)]
         for _ in range(rounds):
@@ -131,7 +131,7 @@ class TestRetention:
             held += found.low <= 0.75 <= found.high
         assert 0.93 <= held / rounds <= 0.97
 
-    def test_an_item_that_one_seed_lacks_is_left_out_of_all(self):
+    def test_an_item_missing_for_one_seed_is_left_out_of_all(self):
         rng = np.random.default_rng(7)
         own, ood = rng.random((2, 3, 40))
         codes = [np.arange(40)], [np.arange(40, 80)]

@@ -1,4 +1,4 @@
-"""Logs that lmms-eval itself writes, of our tasks and of another's, on one board with `dcsft evaluate`."""
+"""Logs written by lmms-eval itself, for our tasks and another, on one board with `dcsft evaluate`."""
 
 import json
 
@@ -76,7 +76,7 @@ def test_logs_of_our_tasks_pair_with_scores_item_by_item(tmp_path):
     assert "quotes" not in markdown(board)
 
 
-def test_a_log_of_another_task(tmp_path):
+def test_a_log_of_another_task_makes_a_board(tmp_path):
     rows = [{"prompt": f"Say {word}.", "target": word} for word in ("six", "seven", "eight", "seven") * 4]
     (tmp_path / "tasks").mkdir()
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

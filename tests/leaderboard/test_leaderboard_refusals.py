@@ -1,4 +1,4 @@
-"""What may not stand side by side, and folders that are not what they say they are."""
+"""Results that must not be compared, and folders that contradict themselves."""
 
 import json
 import math
@@ -43,7 +43,7 @@ class TestIncomparableRows:
             ),
         ],
     )
-    def test_a_task_measured_otherwise(self, tmp_path, change, said):
+    def test_a_task_under_another_condition(self, tmp_path, change, said):
         folders = [
             scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
             scores_folder(tmp_path / "b", "b", {ID: [1, 0]}, notes={ID: change}),
@@ -52,7 +52,7 @@ class TestIncomparableRows:
         assert said in message
         assert all(part in message for part in ("digits in ", str(folders[0]), str(folders[1])))
 
-    def test_versions_and_settings_without_a_record_are_the_first_editions(self, tmp_path):
+    def test_missing_scorer_versions_and_settings_are_those_of_the_first_edition(self, tmp_path):
         recorded = {"scorers": {"choice": 1}, "generation_from_checkpoint": {}, "generation_in_force": {}}
         folders = [
             scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
@@ -84,7 +84,7 @@ class TestIncomparableRows:
         assert "pixel limit max_pixels 802816 and 1003520" in refusal(folders[:2])
         assert len(load([folders[0], *folders[2:]]).rows) == 3
 
-    def test_a_limit_is_named_before_the_items_and_prompts_that_it_leaves(self, tmp_path):
+    def test_a_limit_is_named_before_the_items_and_prompts_it_changes(self, tmp_path):
         less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}
         folders = [
             scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
@@ -94,7 +94,7 @@ class TestIncomparableRows:
         assert "limit None and 1." in message
         assert "a (2 items) and in " in message and "b (1 items) cannot" in message
 
-    def test_another_number_of_items_is_not_called_other_prompts(self, tmp_path):
+    def test_another_number_of_items_is_not_reported_as_other_prompts(self, tmp_path):
         less = {"items_sha256": "other", "prompt_sha256": "q"}
         folders = [
             scores_folder(tmp_path / "a", "a", {ID: [1, 0]}),
@@ -127,7 +127,7 @@ class TestIncomparableRows:
         else:
             assert differ in refusal(folders)
 
-    def test_rows_on_different_tasks_need_nothing_in_common(self, tmp_path):
+    def test_rows_on_different_tasks_may_differ_in_everything(self, tmp_path):
         a = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
         b = scores_folder(
             tmp_path / "b", "b", {OOD_R: [1]}, pixels={"max_pixels": 1}, notes={OOD_R: {"limit": 1}}
@@ -136,7 +136,7 @@ class TestIncomparableRows:
 
 
 UNRECORDED = {
-    # a condition -> notes that record one value, another value, and none: of scores folders
+    # a condition -> notes of scores folders that record one value, another value, and none
     "pixel limit max_pixels": [{"max_pixels": 802816}, {"max_pixels": 1003520}, {"max_pixels": None}],
     "pixel limit min_pixels": [{"min_pixels": 3136}, {"min_pixels": 784}, {}],
     "pixel limit min_pixels of an own class": [{"min_pixels": 3136}, {"min_pixels": 784}, None],
@@ -155,7 +155,7 @@ UNRECORDED = {
 }
 
 LOGGED = {
-    # the same of logs: changes to the results file, or to each line; "" takes a key out
+    # the same for logs: changes to the results file, or to each line; "" removes a key
     "pixel limit max_pixels": [
         {"model_args": "pretrained=a,max_pixels=9"},
         {"model_args": "max_pixels=8"},
@@ -186,7 +186,7 @@ LOGGED = {
 
 
 def logged(folder, change):
-    """A log with changes to its results file, its run's or task's settings, or its lines."""
+    """A log with changes to its results file, to the settings of its run or task, or to its lines."""
     lines = [line(number, 1.0 - number, cluster=change.get("cluster", "own")) for number in range(2)]
     if "input" in change:
         lines = [{**one, "input": change["input"]} for one in lines]
@@ -204,7 +204,7 @@ def logged(folder, change):
 
 
 class TestUnknownSettings:
-    """What one row does not record is named in a remark; only two known values that differ refuse."""
+    """A condition missing in one row is named in a remark; only two known, different values are refused."""
 
     @pytest.fixture(params=[*UNRECORDED, *(f"log: {name}" for name in LOGGED)])
     def case(self, request, tmp_path):
@@ -221,7 +221,7 @@ class TestUnknownSettings:
                 folders.append(scores_folder(tmp_path / row, row, {ID: [1, 0]}, notes={ID: change}))
         return name.partition(" of ")[0] if not name.startswith("clusters") else "clusters of items", folders
 
-    def test_an_unknown_value_refuses_nothing_and_is_named(self, case):
+    def test_an_unknown_value_is_accepted_with_a_remark(self, case):
         name, (one, _, silent) = case
         for folders in ((one, silent), (silent, one)):
             board = load(folders)
@@ -232,7 +232,7 @@ class TestUnknownSettings:
             (said,) = [remark for remark in board.remarks if "silent" in remark and "assumed" in remark]
             assert prefix in said
 
-    def test_two_known_values_refuse_also_behind_an_unknown_one(self, case):
+    def test_two_different_known_values_are_refused_even_after_an_unknown_one(self, case):
         name, (one, other, silent) = case
         said = {"clusters of items": "is in cluster", "prompt hash": "prompt hash"}.get(name, name)
         for folders in ((one, other), (silent, one, other), (one, silent, other)):
@@ -240,8 +240,8 @@ class TestUnknownSettings:
             assert said in message and str(one) in message and str(other) in message
 
     @pytest.mark.parametrize("first", ["scores", "log"])
-    def test_a_log_takes_what_it_lacks_from_scores(self, tmp_path, first):
-        """Distribution and clusters of scores hold for another tool's log of the same documents."""
+    def test_a_log_adopts_missing_conditions_from_scores(self, tmp_path, first):
+        """Distribution and clusters of scores apply to another tool's log of the same documents."""
         items = json_sha256(["digits-000", "digits-001"])
         scores = scores_folder(
             tmp_path / "scores",
@@ -272,7 +272,7 @@ class TestRowNames:
         assert (set(row.cells), row.folders) == ({ID, OOD_R}, tuple(folders))
 
     @pytest.mark.parametrize("role", ["data", "data test", f"{prepared.ROLE}digits_r", "task mine"])
-    def test_the_rows_of_one_result_do_not_make_another_model(self, tmp_path, role):
+    def test_other_data_inputs_do_not_make_another_model(self, tmp_path, role):
         for name in ("model", "rows", "others"):
             (tmp_path / name).write_text(name)
         model = {"model": tmp_path / "model"}
@@ -299,7 +299,7 @@ class TestRowNames:
         b = scores_folder(tmp_path / "b", "SFT", {OOD_R: [1]}, inputs={"adapter": tmp_path / "two.json"})
         assert "were not made from the same model: the adapter was" in refusal([a, b])
 
-    def test_two_hub_models_under_one_name_but_other_arguments_may_differ(self, tmp_path):
+    def test_two_hub_models_under_one_name_are_refused_but_other_arguments_may_differ(self, tmp_path):
         a, b, c = (scores_folder(tmp_path / n, "SFT", {f"task {n}": [1]}) for n in "abc")
         rewrite(a, config={"name": "SFT", "model_args": "pretrained=org/x,batch_size=1"})
         rewrite(b, config={"name": "SFT", "model_args": "pretrained=org/x,batch_size=8"})
@@ -307,17 +307,17 @@ class TestRowNames:
         load([a, b])
         assert "the model was 'org/x' and 'org/y'" in refusal([a, c])
 
-    def test_an_unknown_baseline_is_named_with_its_near_matches(self, tmp_path):
+    def test_an_unknown_baseline_is_named_with_near_matches(self, tmp_path):
         folder = scores_folder(tmp_path / "a", "base", {ID: [1]})
         with pytest.raises(HarnessError, match="unknown row 'bas'.*base"):
             load([folder], "bas")
 
 
 class TestDamagedFolders:
-    def test_nothing_given(self):
+    def test_no_folder_given(self):
         assert "no scores folders" in refusal([])
 
-    def test_no_artefact_or_another_kind(self, tmp_path):
+    def test_no_artifact_or_another_kind(self, tmp_path):
         with pytest.raises(HarnessError, match="is not a scores folder"):
             load([tmp_path])
         with manifest.writing("labels", tmp_path / "labels", {}):
@@ -336,7 +336,7 @@ class TestDamagedFolders:
         assert f"{path} does not exist" in refusal([folder])
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.01, 1.01, 97.5])
-    def test_a_score_that_is_no_fraction(self, tmp_path, bad):
+    def test_a_score_that_is_not_a_fraction(self, tmp_path, bad):
         folder = scores_folder(tmp_path / "a", "a", {ID: [1, bad]})
         message = refusal([folder])
         assert f"{folder / 'scores.parquet'}: digits, item digits-001 has the score {bad}" in message
@@ -360,7 +360,7 @@ class TestDamagedFolders:
             ({"distribution": "odd"}, "digits has the distribution 'odd'"),
         ],
     )
-    def test_a_manifest_that_its_items_belie(self, tmp_path, change, said):
+    def test_a_manifest_that_contradicts_its_items(self, tmp_path, change, said):
         folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]}, notes={ID: change})
         assert said in refusal([folder])
 
@@ -378,7 +378,7 @@ class TestDamagedFolders:
         assert str(folder) in refusal([folder])
 
     @pytest.mark.parametrize("notes", [{}, {"tasks": {}}, {"tasks": {ID: 3}}, {"tasks": {ID: {"n": 2}}}, []])
-    def test_notes_that_say_too_little(self, tmp_path, notes):
+    def test_incomplete_notes(self, tmp_path, notes):
         folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]})
         rewrite(folder, notes=notes)
         assert str(folder) in refusal([folder])

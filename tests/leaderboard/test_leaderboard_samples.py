@@ -32,7 +32,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def teller(golds, share, seed):
-    """Says the right word in a share of its responses, otherwise another or nothing; longer when right."""
+    """Gives the right word in a share of its responses, otherwise another or none; longer when right."""
 
     def answer(question):
         rng = np.random.default_rng((seed, question.doc_id, question.sample_index, len(question.task)))
@@ -59,7 +59,7 @@ def sampled(folder, name, golds, share, samples=6, seed=0, limit=24, **config):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, golds):
-    """Two rows with six responses per item, the greedy results of one of them, and one of other K."""
+    """Two rows with six responses per item, the greedy results of one of them, and one with another K."""
     folder = tmp_path_factory.mktemp("samples")
     sampled(folder / "base", "base", golds, 0.3)
     sampled(folder / "tuned", "tuned", golds, 0.7, seed=1)
@@ -87,7 +87,7 @@ def document(board):
     return json.loads((board / "leaderboard.json").read_text())
 
 
-def test_every_metric_has_its_column_with_k_beside_greedy(board):
+def test_every_metric_at_k_has_a_column_next_to_greedy(board):
     found = document(board)
     jsonschema.validate(found, schema())
     labels = [(one["label"], one["metric"]) for one in found["columns"]]
@@ -109,7 +109,7 @@ def test_every_metric_has_its_column_with_k_beside_greedy(board):
     assert found["overall"] == {"id": 1, "ood": 7}  # so differences and ranks are by avg@4
 
 
-def test_values_are_those_of_the_metrics_module(place, board):
+def test_values_equal_those_of_the_metrics_module(place, board):
     found = document(board)
     rows = pq.read_table(place / "tuned" / evaluation.RESPONSES).to_pylist()
     items = list(dict.fromkeys(one["item_id"] for one in rows if one["task"] == ID))
@@ -133,7 +133,7 @@ def test_values_are_those_of_the_metrics_module(place, board):
         assert value["low"] < value["value"] < value["high"]
 
 
-def test_differences_are_paired_and_corrected_by_metric(board):
+def test_differences_are_paired_and_corrected_per_metric(board):
     made = document(board)["comparisons"]
     families = {one["family"] for one in made}
     assert {"baseline avg@4", "baseline maj@4", "baseline pass@4", "pairs by task maj@4"} <= families
@@ -153,20 +153,20 @@ def test_differences_are_paired_and_corrected_by_metric(board):
         (["base"], 8, r"--at-k 8 asks for more responses per item than .*base has \(6\)"),
     ],
 )
-def test_what_cannot_be_compared_is_one_sentence(place, tmp_path, folders, at, said):
+def test_incomparable_results_are_refused_in_one_sentence(place, tmp_path, folders, at, said):
     with pytest.raises(HarnessError, match=said):
         build([place / name for name in folders], tmp_path / "board", options=Options(at_k=at, strict=True))
     assert not (tmp_path / "board").exists()
 
 
-def test_seeds_of_the_draws_may_differ(place, tmp_path, golds):
+def test_rows_may_be_sampled_with_different_seeds(place, tmp_path, golds):
     sampled(tmp_path / "other", "other", golds, 0.5, seed=3, **{})
     sampled(tmp_path / "seeded", "seeded", golds, 0.5, **{"seed": 3})
     built = build([place / "base", tmp_path / "other"], tmp_path / "board", options=Options(strict=True))
     assert [row.name for row in built.board.rows] == ["base", "other"]
 
 
-def test_the_default_k_is_all_of_them(place, tmp_path):
+def test_k_defaults_to_all_responses(place, tmp_path):
     built = build([place / "base"], tmp_path / "board", options=Options(strict=True))
     assert [task.metric for task in built.board.tasks] == ["avg@6", "maj@6", "pass@6"] * 2
     assert built.summary.ranked_by is not None
@@ -268,7 +268,7 @@ class TestBudgets:
         assert one.metrics.values["maj"][0, 2] == 0.0
         assert one.cut(5).metrics.values["maj"][0, 2] == 1.0
 
-    def test_curves_that_cross_do_so_where_they_were_made_to(self):
+    def test_curves_cross_where_they_were_made_to(self):
         """A row of short, even chances against one of long responses that more often have any right one."""
         rng, items, codes = np.random.default_rng(3), 2_000, np.arange(2_000)
         sure = (rng.random((items, 1)) < 0.6).repeat(16, axis=1)  # an item is always or never solved
@@ -284,7 +284,7 @@ class TestBudgets:
         never = crossing([made[0]], [made[1]], [codes], "avg")
         assert never.tokens is None and never.first and never.share < 0.05
 
-    def test_without_token_counts_nothing_crosses(self):
+    def test_without_token_counts_no_curves_cross(self):
         one = self.draws(0.5, 0)
         blind = replace(one, tokens=np.full_like(one.tokens, np.nan))
         assert crossing([one], [blind], [np.arange(200)], "maj") is None
@@ -298,7 +298,7 @@ class TestBudgets:
         assert {(one.row, one.other) for one in crossings} == pairs
 
     @pytest.mark.usefixtures("drawn")
-    def test_the_board_writes_them(self, built, board, tmp_path):
+    def test_are_written_with_the_board(self, built, board, tmp_path):
         drawn = [files for _, files in draw(built.summary, tmp_path)]
         assert drawn == [plot["files"] for plot in document(board)["plots"]]
         for name in ("over_k", "over_tokens", "over_caps"):
@@ -315,14 +315,14 @@ class TestBudgets:
 
 
 @pytest.mark.parametrize(("votes", "found"), [(None, ["avg", "pass"]), ([[0, 0]], ["avg", "maj", "pass"])])
-def test_a_task_that_reports_no_answers_has_no_majority(votes, found):
+def test_a_task_without_reported_answers_has_no_majority_metric(votes, found):
     draws = Draws(np.array([[1.0, 0.0]]), votes and np.array(votes), np.full((1, 2), 9.0))
     part = Cell(ID, "id", None, {}, ("a",), (None,), np.array([0.5]), None, None, draws=draws)
     result = Result("row", Path("row"), {}, {ID: part}, None, None)
     assert sorted(expanded([result], None)[0].tasks) == [f"{ID} {name}@2" for name in found]
 
 
-def test_a_board_without_them_is_as_before(place, tmp_path):
+def test_a_board_of_greedy_results_has_no_budgets(place, tmp_path):
     build([place / "greedy"], tmp_path / "board", options=Options(strict=True))
     assert not (tmp_path / "board" / "budgets.csv").exists()
     assert document(tmp_path / "board")["budgets"] == []
@@ -330,7 +330,7 @@ def test_a_board_without_them_is_as_before(place, tmp_path):
 
 
 @pytest.mark.slow
-def test_repeats_of_lmms_evals_own_command_line_keep_all_and_report_the_metrics(place, tmp_path, golds):
+def test_lmms_eval_repeats_keep_all_responses_and_report_the_metrics(place, tmp_path, golds):
     """`lmms-eval --repeats K` on the suite's tasks: its table, its log, and the board of that log."""
     said = teller(golds, 0.6, 9)
     lines = [
@@ -357,13 +357,13 @@ def test_repeats_of_lmms_evals_own_command_line_keep_all_and_report_the_metrics(
         assert value == pytest.approx(results[f"{name},none"])
     found = content(next((tmp_path / "board/page/data").glob("b0t0d0.js")).read_text())
     assert len(texts(found["response"])) == 24 * 6 and found["samples"] == 6
-    # Beside a row of `dcsft evaluate`, in the same columns.
+    # Next to a row of `dcsft evaluate`, in the same columns.
     both = build([place / "base", tmp_path / "log"], tmp_path / "both", options=Options(strict=True, at_k=2))
     assert f"{ID} maj@2" in both.board.rows[1].cells
 
 
 @pytest.mark.slow
-def test_one_response_of_lmms_eval_is_as_it_was(tmp_path):
+def test_a_single_response_of_lmms_eval_is_logged_as_before(tmp_path):
     run = ["-m", "dcsft_harness.cli", "lmms-eval", "--model", "dcsft_stub", "--model_args", "default=seven"]
     run += ["--tasks", ID, "--limit", "4", "--log_samples", "--output_path", str(tmp_path / "log")]
     done = forked.run(run, capture_output=True, timeout=900)

@@ -1,4 +1,4 @@
-"""Several seeds as one row: the variance by statsmodels, and how often intervals hold the truth."""
+"""Several seeds as one row: the variance by statsmodels, and the coverage of intervals."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ t = pytest.importorskip("scipy.stats").t
 
 
 def answers(rng, seeds, n, seed_sd, item_sd=0.35, noise=0.35):
-    """Scores around 0.5 (not cut to [0, 1]): seed, item and what neither explains."""
+    """Scores around 0.5 (not clipped to [0, 1]): seed effect, item effect and noise."""
     rows = (
         0.5
         + rng.normal(0, seed_sd, (seeds, 1))
@@ -33,7 +33,7 @@ def answers(rng, seeds, n, seed_sd, item_sd=0.35, noise=0.35):
 
 class TestVariance:
     @pytest.mark.parametrize("seeds", [2, 3, 6])
-    def test_is_that_of_a_two_way_analysis(self, seeds):
+    def test_equals_a_two_way_analysis(self, seeds):
         scores = answers(np.random.default_rng(seeds), seeds, 40, 0.3)
         frame = pandas.DataFrame(
             {
@@ -54,7 +54,7 @@ class TestVariance:
         mean = frame["y"].mean()
         assert found[:3] == pytest.approx((mean, mean - margin, mean + margin), abs=1e-9)
 
-    def test_seeds_that_agree_leave_the_items_part_alone(self):
+    def test_identical_seeds_leave_only_the_items_part(self):
         row = np.random.default_rng(0).integers(0, 2, 50).astype(float)
         combined, single = (
             mean_of_seeds([[row]] * 3, [np.arange(50)]),
@@ -62,7 +62,7 @@ class TestVariance:
         )
         assert combined == pytest.approx(single, abs=1e-12)
 
-    def test_an_item_that_one_seed_lacks_is_left_out_of_all(self):
+    def test_an_item_missing_for_one_seed_is_left_out_of_all(self):
         one, other = np.array([1.0, 0.0, 1.0, np.nan]), np.array([0.0, 0.0, np.nan, 1.0])
         found = part([[one], [other]], [np.arange(4)])
         assert (found.value, found.n) == (0.25, 2)
@@ -71,7 +71,7 @@ class TestVariance:
 
 
 class TestDifference:
-    def test_p_is_where_the_interval_reaches_zero(self):
+    def test_p_is_the_level_at_which_the_interval_reaches_zero(self):
         rng = np.random.default_rng(3)
         ours, theirs = answers(rng, 4, 60, 0.05), answers(rng, 3, 60, 0.05)
         found, p = difference_of_seeds(ours, theirs, [np.arange(60)])
@@ -80,12 +80,12 @@ class TestDifference:
         mirrored, same = difference_of_seeds(theirs, ours, [np.arange(60)])
         assert (mirrored.value, mirrored.low, same) == pytest.approx((-found.value, -found.high, p), abs=1e-9)
 
-    def test_without_any_difference(self):
+    def test_of_identical_rows_is_zero_without_an_interval(self):
         row = [np.ones(5)]
         found, p = difference_of_seeds([row, row], [row], [np.arange(5)])
         assert (found.value, found.low, p) == (0.0, None, None)
 
-    def test_of_equal_means_that_vary(self):
+    def test_of_varying_rows_with_equal_means(self):
         rows = [[np.array([1.0, 0.0, 1.0, 0.0])], [np.array([0.0, 1.0, 0.0, 1.0])]]
         assert difference_of_seeds(rows, [[np.full(4, 0.5)]], [np.arange(4)])[1] in (None, 1.0)
 
@@ -102,7 +102,7 @@ class TestCoverage:
             held += found.low <= 0.5 <= found.high
         assert 0.93 <= held / rounds <= 0.97
 
-    def test_of_two_seeds_at_least_what_it_says(self):
+    def test_of_two_seeds_is_at_least_as_stated(self):
         rng, rounds = np.random.default_rng(18), 1500
         held = 0
         for _ in range(rounds):
@@ -111,7 +111,7 @@ class TestCoverage:
         assert held / rounds >= 0.94
 
     def test_of_a_difference_of_paired_seeds(self):
-        """Seeds that share a cold start: as sure as it says, and narrower than for unrelated seeds."""
+        """Seeds that share a cold start: coverage as stated, and narrower than for unrelated seeds."""
         rng, rounds = np.random.default_rng(22), 1000
         held, widths = 0, []
         for _ in range(rounds):
@@ -128,7 +128,7 @@ class TestCoverage:
         assert 0.93 <= held / rounds <= 0.98
         assert np.median(widths) < 0.8
 
-    def test_of_a_difference_and_its_false_positives(self):
+    def test_of_a_difference_matches_its_false_positives(self):
         rng, rounds = np.random.default_rng(20), 1000
         held, found_false = 0, 0
         for _ in range(rounds):
@@ -158,7 +158,7 @@ class TestCoverage:
         ("SFT seed", None),
     ],
 )
-def test_a_row_that_is_named_as_a_seed(name, group):
+def test_a_seed_is_parsed_from_a_rows_name(name, group):
     assert group_of(name) == group
     assert group_of(name, "told") == "told"
 
@@ -166,13 +166,13 @@ def test_a_row_that_is_named_as_a_seed(name, group):
 @pytest.mark.parametrize(
     ("rows", "baseline"),
     [
-        (["SFT", "SFT (seed 2)"], "SFT"),  # a row of that very name
+        (["SFT", "SFT (seed 2)"], "SFT"),  # a row of exactly that name
         (["other", "SFT (seed 2)"], "SFT (seed 2)"),  # one seed of the group
         (["SFT", "SFT (seed 1)", "SFT (seed 2)"], "SFT"),
         (["other", "SFT (seed 1)", "SFT (seed 2)"], "SFT"),  # the group
     ],
 )
-def test_a_baseline_is_the_row_of_that_name_before_a_seed_of_it(tmp_path, rows, baseline):
+def test_a_row_takes_precedence_over_a_seed_of_its_name_as_the_baseline(tmp_path, rows, baseline):
     folders = [scores_folder(tmp_path / str(n), name, {"id1": [1.0, 0.0]}) for n, name in enumerate(rows)]
     board = load(folders, "SFT")
     assert board.baseline == baseline

@@ -1,4 +1,4 @@
-"""Intervals: by hand, against statsmodels, and by how often they hold the truth."""
+"""Intervals: by hand, against statsmodels, and by their coverage."""
 
 import math
 
@@ -13,7 +13,7 @@ sm = pytest.importorskip("statsmodels.api")
 
 
 def alone(*sizes):
-    """Clusters of items that are each on their own, over all tasks."""
+    """Clusters of single items, over all tasks."""
     return [np.arange(size) + sum(sizes[:i]) for i, size in enumerate(sizes)]
 
 
@@ -45,13 +45,13 @@ class TestAccuracy:
         assert found == accuracy(np.array([1.0, 0.0]), np.arange(2))
         assert accuracy(np.array([np.nan]), np.arange(1)) is None
 
-    def test_items_that_share_clusters_widen_the_interval(self):
+    def test_shared_clusters_widen_the_interval(self):
         scores, codes = np.tile([1.0, 1.0, 0.0, 1.0], 10), np.tile(np.arange(4), 10)
         clustered, separate = accuracy(scores, codes), accuracy(scores, np.arange(40))
         assert clustered.value == separate.value
         assert clustered.low < separate.low and clustered.high == 1.0
 
-    def test_all_right_in_shared_clusters_counts_the_clusters(self):
+    def test_all_right_in_shared_clusters_counts_clusters(self):
         found = accuracy(np.ones(20), np.repeat(np.arange(5), 4))
         assert (found.low, found.high, found.n) == (*wilson(5, 5), 20)
         none = accuracy(np.zeros(20), np.repeat(np.arange(5), 4))
@@ -72,7 +72,7 @@ class TestMeans:
 
     @pytest.mark.parametrize("shared", [False, True])
     @pytest.mark.parametrize("sizes", [(40,), (30, 30), (12, 200, 45)])
-    def test_agrees_with_statsmodels(self, sizes, shared):
+    def test_agree_with_statsmodels(self, sizes, shared):
         rng = np.random.default_rng(sum(sizes))
         values = [rng.integers(-1, 2, size).astype(float) for size in sizes]
         clusters = [rng.integers(0, 9, size) for size in sizes] if shared else alone(*sizes)
@@ -83,7 +83,7 @@ class TestMeans:
         assert found.n == sum(sizes)
 
     @given(st.data())
-    def test_agrees_with_statsmodels_on_anything(self, data):
+    def test_agree_with_statsmodels_on_random_data(self, data):
         sizes = data.draw(st.lists(st.integers(2, 15), min_size=1, max_size=4))
         number = st.floats(-1, 1).map(lambda x: round(x, 3))
         values = [np.array(data.draw(st.lists(number, min_size=n, max_size=n))) for n in sizes]
@@ -95,10 +95,10 @@ class TestMeans:
                 least_squares(values, clusters), abs=1e-9
             )
 
-    def test_tasks_count_alike_whatever_their_size(self):
+    def test_tasks_have_the_same_weight_at_any_size(self):
         assert mean_over_tasks([np.ones(3), np.zeros(300)], alone(3, 300)).value == 0.5
 
-    def test_tasks_on_the_same_items_are_not_taken_for_twice_the_evidence(self):
+    def test_tasks_on_the_same_items_are_not_twice_the_evidence(self):
         values = np.random.default_rng(0).integers(0, 2, 50).astype(float)
         once = mean_over_tasks([values], alone(50))
         shared = mean_over_tasks([values, values], [np.arange(50)] * 2)
@@ -120,13 +120,13 @@ class TestMeans:
         assert found.low is None and found.high is None
         assert found.value == pytest.approx(np.mean(values))
 
-    def test_nothing_where_a_task_has_nothing(self):
+    def test_no_mean_if_a_task_has_no_scores(self):
         assert mean_over_tasks([np.ones(2), np.array([np.nan])], alone(2, 1)) is None
         assert mean_over_tasks([], []) is None
 
 
 class TestDifferences:
-    def test_pairs_only_what_both_rows_have_scored(self):
+    def test_only_pair_items_scored_in_both_rows(self):
         ours, theirs = np.array([1.0, 1.0, np.nan, 0.0]), np.array([0.0, np.nan, 1.0, 0.0])
         found = difference([ours], [theirs], alone(4))
         assert (found.value, found.n) == (0.5, 2)
@@ -139,7 +139,7 @@ class TestDifferences:
 
 
 def covered(draw, truth, rounds=3000):
-    """How often an interval holds the truth, out of `rounds` fresh draws; its own SE is 0.004."""
+    """The coverage of an interval over `rounds` draws; its own standard error is 0.004."""
     rng = np.random.default_rng(7)
     estimates = [draw(rng) for _ in range(rounds)]
     return sum(e.low is not None and e.low <= truth <= e.high for e in estimates) / rounds

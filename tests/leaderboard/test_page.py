@@ -1,4 +1,4 @@
-"""The leaderboard's page as files: how data is packed, what is written, what is vendored."""
+"""The leaderboard's page as files: packed data, written files, vendored code."""
 
 import hashlib
 import json
@@ -35,22 +35,22 @@ def built(tmp_path_factory):
 
 class TestPacking:
     @given(st.lists(st.integers(-1, 2**32 - 2), max_size=40))
-    def test_numbers_come_back(self, values):
+    def test_numbers_round_trip(self, values):
         assert numbers(data.pack_numbers(np.array(values, dtype=np.int64))) == values
 
     @pytest.mark.parametrize(("largest", "width"), [(254, 1), (255, 2), (65534, 2), (65535, 4)])
-    def test_the_width_leaves_room_for_none(self, largest, width):
+    def test_the_width_leaves_room_for_missing_values(self, largest, width):
         packed = data.pack_numbers(np.array([largest, -1], dtype=np.int64))
         assert packed["w"] == width and numbers(packed) == [largest, -1]
 
     @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"])), max_size=30))
-    def test_texts_come_back(self, values):
+    def test_texts_round_trip(self, values):
         assert texts(data.pack_texts(values)) == values
 
     @given(
         st.lists(st.one_of(st.none(), st.sampled_from([0.0, 1.0]), st.floats(0, 1)), min_size=1, max_size=40)
     )
-    def test_scores_come_back_to_the_last_bit(self, values):
+    def test_scores_round_trip_to_the_last_bit(self, values):
         row = np.array([np.nan if value is None else value for value in values])
         again = np.array([1.0] * len(values))
         packed = data.pack_scores([row, None, again])
@@ -63,7 +63,7 @@ class TestPacking:
         assert packed["w"] == 0.25 and len(packed["r"][0]) == 4 * 1000 / 3 // 1 + 3
 
     @given(st.text())
-    def test_no_text_ends_its_script(self, text):
+    def test_no_text_can_end_its_script(self, text):
         said = data.script("board", {"text": text, text: 1}).decode()
         assert not set(said[len("dcsft.take(") :]) & set("<>&\u2028\u2029")
         if text.isprintable() and text != "text":
@@ -74,7 +74,7 @@ class TestPacking:
 
 
 class TestFiles:
-    def test_what_is_there(self, built):
+    def test_all_files_are_there(self, built):
         _, folder = built
         assert {one.name for one in (folder / "page").iterdir()} == {
             "index.html", "assets", "data", "downloads"
@@ -83,14 +83,14 @@ class TestFiles:
         assert [Path(name).name for name in page.SCRIPTS] == [Path(name).name for name in scripts]
         assert all((folder / "page" / name).is_file() for name in scripts)
 
-    def test_the_shell_allows_nothing_inline_or_from_elsewhere(self, built):
+    def test_the_shell_allows_nothing_inline_or_external(self, built):
         text = (built[1] / "page/index.html").read_text()
         assert 'content="default-src &#39;none&#39;; script-src &#39;self&#39;;' in text
         assert "unsafe" not in text and "http://" not in text and "https://" not in text
         assert not re.search(r"<script(?! src=)|<style|\son\w+=|javascript:", text)
         assert text.index("Content-Security-Policy") < text.index("stylesheet")
 
-    def test_items_scores_and_responses_by_row(self, built):
+    def test_items_scores_and_responses_are_stored_by_row(self, built):
         found, folder = built
         data = folder / "page" / "data"
         board = content((data / "board.js").read_text())["boards"][0]
@@ -108,7 +108,7 @@ class TestFiles:
                 assert texts(answers["responses"]) == ["a 3"] * task["n"]
             assert items["ids"] == sorted(items["ids"]) and len(items["ids"]) == task["n"]
 
-    def test_figures_are_the_documents(self, built):
+    def test_figures_equal_those_of_the_document(self, built):
         _, folder = built
         document = json.loads((folder / "leaderboard.json").read_text())
         board = content((folder / "page/data/board.js").read_text())["boards"][0]
@@ -123,12 +123,12 @@ class TestFiles:
                 assert board["cells"]["n"][at] == cell["n"]
         assert len(board["comparisons"]["row"]) == len(document["comparisons"])
 
-    def test_difficulties_are_the_labels(self, built):
+    def test_difficulties_come_from_the_labels(self, built):
         _, folder = built
         items = content((folder / "page/data/b0t0items.js").read_text())
         assert numbers(items["difficulties"]) == [n % 3 for n in range(24)]
 
-    def test_items_are_matched_by_id_whatever_their_order(self, tmp_path):
+    def test_items_are_matched_by_id_in_any_order(self, tmp_path):
         values = {ID: [1.0, 0.0, None, 1.0]}
         made = [
             scores_folder(tmp_path / "a", "a", values),
@@ -141,8 +141,8 @@ class TestFiles:
         )[1]
         assert numbers(content((data / "b0t0items.js").read_text())["documents"]) == [0, 1, 2, 3]
 
-    def test_clusters_that_only_tasks_share_are_there(self, tmp_path):
-        """The same pictures once in each of two tasks: the interval of their mean needs them."""
+    def test_clusters_shared_only_between_tasks_are_there(self, tmp_path):
+        """The same images in each of two tasks: the interval of their mean needs them."""
         pictures = {task: {n: f"picture {n}" for n in range(3)} for task in (OOD_R, OOD_A)}
         tasks = {task: [1.0, 0.0, 1.0] for task in (ID, OOD_R, OOD_A)}
         made = [scores_folder(tmp_path / "a", "a", tasks, clusters=pictures)]
@@ -155,12 +155,12 @@ class TestFiles:
             found[0] is None and numbers(found[1]) == numbers(found[2]) and len(set(numbers(found[1]))) == 3
         )
 
-    def test_no_page_where_none_is_wanted(self, tmp_path):
+    def test_the_page_can_be_switched_off(self, tmp_path):
         made = [scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]})]
         build(made, tmp_path / "board", options=Options(plots=False, page=False, strict=True))
         assert not (tmp_path / "board" / "page").exists()
 
-    def test_rows_kept_apart_have_files_of_their_own(self, tmp_path):
+    def test_rows_kept_apart_have_their_own_files(self, tmp_path):
         made = [
             scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]}),
             scores_folder(tmp_path / "b", "b", {ID: [1.0, 0.0]}, notes={ID: {"prompt_sha256": "q"}}),
@@ -172,7 +172,7 @@ class TestFiles:
         assert "prompt hash" in told[1]["reason"]
         assert (data / "b1t0r0.js").is_file()
 
-    def test_no_path_of_this_machine_is_told(self, tmp_path, monkeypatch):
+    def test_no_local_path_is_published(self, tmp_path, monkeypatch):
         from dcsft_harness import lmms
 
         def refuse(names):
@@ -192,14 +192,14 @@ class TestFiles:
         assert "prompt hash" in told["left_out"][0][1]
         assert all("cannot be opened here" in reason for _, _, reason in told["pictures"])
 
-    def test_significant_digits(self):
+    def test_figures_are_rounded_to_significant_digits(self):
         assert rounded(0.123456789) == 0.1234568
         assert rounded(1.23456789e-9) == 1.234568e-9
         assert rounded(-0.0) == 0 and rounded(None) is None and rounded(7) == 7
 
 
 class TestVendored:
-    def test_files_are_those_that_are_on_record(self):
+    def test_files_match_their_recorded_hashes(self):
         told = json.loads((SITE / "vendor" / "vendored.json").read_text())
         for one in told:
             data = (SITE / "vendor" / one["file"]).read_bytes()
@@ -208,7 +208,7 @@ class TestVendored:
         there = {one.name for one in (SITE / "vendor").iterdir() if one.name.endswith(".js")}
         assert there == {one["file"] for one in told}
 
-    def test_scripts_write_no_markup_and_make_no_code(self):
+    def test_scripts_never_write_markup_or_evaluate_code(self):
         for one in SITE.iterdir():
             if one.name.endswith(".js"):
                 text = one.read_text()

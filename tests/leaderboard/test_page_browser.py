@@ -29,7 +29,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Chromium's own sandbox does not run under root, as which CI's containers run.
+        # Chromium's own sandbox does not run as root, the user of CI's containers.
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -37,7 +37,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, page_folder):
-    """Opens an address of the page; whatever runs, complains, or asks for something else fails the test."""
+    """Opens an address of the page; any script error, warning or external request fails the test."""
     contexts, faults = [], []
     home = (page_folder / "index.html").as_uri()
 
@@ -102,7 +102,7 @@ def column(page, label):
 
 
 class TestBoard:
-    def test_sorting_by_a_column_and_back(self, visit):
+    def test_sorts_by_a_column_and_back(self, visit):
         page = visit("#q=S")
         button = page.get_by_role("button", name="ID mean")
         button.click()
@@ -113,7 +113,7 @@ class TestBoard:
         assert page.locator("th[aria-sort=ascending]").count() == 1
         assert "sort=" in page.url
 
-    def test_filtering_rows_and_hiding_a_group_of_columns(self, visit):
+    def test_filters_rows_and_hides_a_group_of_columns(self, visit):
         page = visit()
         everything = page.locator("tbody tr").count()
         page.get_by_label("Row name contains").fill("sft")
@@ -128,7 +128,7 @@ class TestBoard:
         assert page.get_by_role("columnheader", name="Out of distribution").count() == 0
         assert page.get_by_role("columnheader", name=SHIFTED).count() == 0
 
-    def test_it_loads_by_rank_with_intervals(self, visit, page_folder):
+    def test_loads_by_rank_with_intervals(self, visit, page_folder):
         page, told = visit(), json.loads((page_folder.parent / "leaderboard.json").read_text())
         ranks = [row["rank"] for row in told["rows"] if row["rank"]]
         shown = page.locator("td[data-field=rank]").all_inner_texts()
@@ -142,7 +142,7 @@ class TestBoard:
         until(page, "!document.querySelector('.interval')")
         assert "intervals=0" in page.url
 
-    def test_shading_is_significance_after_holm(self, visit, page_folder):
+    def test_shading_shows_significance_after_holm(self, visit, page_folder):
         page, told = visit(), json.loads((page_folder.parent / "leaderboard.json").read_text())
         base = next(n for n, row in enumerate(told["rows"]) if row["is_baseline"])
         wanted = {
@@ -157,13 +157,13 @@ class TestBoard:
         legend = page.get_by_label("Legend").inner_text()
         assert "▲ better than base" in legend and "p < 0.05" in legend and "95 % interval" in legend
 
-    def test_the_title_has_the_models_and_the_day(self, visit, page_folder):
+    def test_the_title_shows_the_models_and_the_date(self, visit, page_folder):
         page, told = visit(), json.loads((page_folder.parent / "leaderboard.json").read_text())
         day = max(part["created"] for row in told["rows"] for part in row["provenance"])[:10]
         assert page.title().startswith("Board · Leaderboard · ") and page.title().endswith(day)
         assert f"{len(told['rows'])} rows" in page.locator(".title").inner_text()
 
-    def test_the_figures_and_plots_can_be_saved(self, visit, page_folder):
+    def test_figures_and_plots_can_be_saved(self, visit, page_folder):
         links = visit().locator(".downloads a")
         names = links.all_inner_texts()
         assert {"leaderboard.csv", "comparisons.csv", "leaderboard.json"} <= set(names)
@@ -173,12 +173,12 @@ class TestBoard:
             made = made if made.is_file() else page_folder.parent / "plots" / name
             assert saved.read_bytes() == made.read_bytes()
 
-    def test_seeds_can_be_seen_combined(self, visit):
+    def test_seeds_can_be_shown_combined(self, visit):
         page = visit("#rows=seeds")
         assert "GRPO" in names(page) and "GRPO (seed 1)" not in names(page)
 
     @pytest.mark.parametrize("how", ["hover", "focus"])
-    def test_a_cell_tells_n_and_interval(self, visit, how, page_folder):
+    def test_a_cells_tooltip_shows_n_and_interval(self, visit, how, page_folder):
         page = visit()
         told = json.loads((page_folder.parent / "leaderboard.json").read_text())
         row = next(n for n, one in enumerate(told["rows"]) if one["name"] == "SFT-EM")
@@ -193,7 +193,7 @@ class TestBoard:
         page.keyboard.press("Escape")
         assert not tip.is_visible()
 
-    def test_differences_to_the_baseline(self, visit):
+    def test_shows_differences_to_the_baseline(self, visit):
         page = visit()
         page.get_by_label("Show", exact=True).select_option("difference")
         base = page.locator("tbody tr", has_text="base").first
@@ -202,7 +202,7 @@ class TestBoard:
 
 
 class TestComparison:
-    def test_two_ticked_rows_are_compared(self, visit):
+    def test_two_checked_rows_are_compared(self, visit):
         page = visit()
         page.get_by_label("Compare SFT-EM", exact=True).check()
         page.get_by_label("Compare base", exact=True).check()
@@ -211,7 +211,7 @@ class TestComparison:
         settled(page)
         assert "view=compare" in page.url
 
-    def test_its_figures_are_those_of_the_board(self, visit, page_folder):
+    def test_figures_equal_those_of_the_board(self, visit, page_folder):
         told = json.loads((page_folder.parent / "leaderboard.json").read_text())
         page = visit(COMPARE)
         places = {row["name"]: n for n, row in enumerate(told["rows"])}
@@ -230,15 +230,16 @@ class TestComparison:
             assert cells[2].split() == [value, f"[{low},", f"{high}]"]
             assert cells[4:6] == [str(one["better"]), str(one["worse"])]
 
-    def test_p_values_are_written_as_in_the_tables(self, visit):
+    def test_p_values_are_formatted_as_in_the_tables(self, visit):
         worked = visit().evaluate("(values) => values.map(dcsft.text.chance)", [one for one, _ in P_VALUES])
         assert worked == [shown or "–" for _, shown in P_VALUES]
 
-    def test_figures_have_the_digits_of_the_tables(self, visit):
-        """Also exact halves, such as 186 of 320 (58.125 %), and values whose product only looks like one."""
+    def test_figures_are_rounded_as_in_the_tables(self, visit):
+        """Including exact halves, such as 186 of 320 (58.125 %), and values that only look like some."""
         values = [k / n for n in (8, 16, 160, 200, 320, 800, 1000) for k in range(-n, n + 1)]
+        page = visit()
         for digits in (1, 2):
-            shown = visit().evaluate(
+            shown = page.evaluate(
                 "([values, digits]) => values.map((one) => dcsft.text.fixed(100 * one, digits))",
                 [values, digits],
             )
@@ -246,7 +247,7 @@ class TestComparison:
                 f"{abs(100 * one):.{digits}f}" for one in values
             ]
 
-    def test_what_the_page_works_out_is_what_python_works_out(self, visit, page_folder):
+    def test_the_pages_statistics_equal_those_of_python(self, visit, page_folder):
         """For every tested pair, from the items alone: difference, interval, counts, McNemar's p."""
         told = json.loads((page_folder.parent / "leaderboard.json").read_text())
         page, known = visit(), _single(told)
@@ -271,14 +272,14 @@ class TestComparison:
             difference = one["difference"]
             assert own["value"] == pytest.approx(difference["value"], abs=1e-9)
             for end in ("low", "high"):
-                # t quantiles are interpolated between those that the page has.
+                # t quantiles are interpolated between those on the page.
                 assert (own[end] is None) == (difference[end] is None)
                 assert own[end] is None or own[end] == pytest.approx(difference[end], abs=2e-5)
             assert (own["better"], own["worse"]) == (one["better"], one["worse"])
             if one["method"] == "McNemar, exact":
                 assert own["p"] == pytest.approx(one["p"], rel=1e-9)
 
-    def test_the_items_that_changed_are_listed_and_open(self, visit, page_folder):
+    def test_changed_items_are_listed_and_can_be_opened(self, visit, page_folder):
         page = visit(COMPARE)
         link = page.get_by_role("link", name="items worse in").first
         count = int(link.inner_text())
@@ -305,7 +306,7 @@ class TestComparison:
             ("a" * 99 + "\U0001f600" * 99, 4, "aa…\U0001f600"),
         ],
     )
-    def test_names_are_cut_in_their_middle(self, visit, text, most, shown):
+    def test_long_names_are_shortened_in_the_middle(self, visit, text, most, shown):
         assert visit().evaluate("([text, most]) => dcsft.text.plain(text, most)", [text, most]) == shown
 
     @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ class TestComparison:
     def test_one_is_singular(self, visit, count, said):
         assert visit().evaluate("(count) => dcsft.text.counted(count, 'rows')", count) == said
 
-    def test_swapping_turns_the_signs(self, visit):
+    def test_swapping_flips_the_signs(self, visit):
         page = visit(COMPARE)
         first = page.locator("table.compare tbody tr").first.locator("td")
         before = first.all_inner_texts()
@@ -338,11 +339,11 @@ class TestSamples:
         [
             ("#view=compare", None),  # the pair that Compare opens with
             ("#view=compare&a=SFT-EM&b=SFT", ["SFT-EM", "SFT"]),
-            ("#view=compare&a=GRPO&b=base", ["GRPO (seed 1)", "base"]),  # of a configuration, its first seed
+            ("#view=compare&a=GRPO&b=base", ["GRPO (seed 1)", "base"]),  # the first seed of a configuration
             (f"#view=samples&task={CLASSIFY}&a=SFT", ["SFT"]),  # chosen alone
         ],
     )
-    def test_it_opens_on_the_pair_that_is_compared(self, visit, address, shown):
+    def test_opens_on_the_compared_pair(self, visit, address, shown):
         page = visit(address)
         if shown is None:
             shown = [page.get_by_label(label).input_value() for label in ("Row", "Against")]
@@ -352,7 +353,7 @@ class TestSamples:
         page.wait_for_selector("article.response")
         assert page.locator("article.response h4").all_inner_texts() == shown
 
-    def test_items_are_in_the_order_of_their_documents(self, visit):
+    def test_items_are_in_document_order(self, visit):
         def numbers(page, items):
             texts = page.locator(items).all_inner_texts()
             return [int(text.split("document ")[1].split()[0]) for text in texts]
@@ -362,7 +363,7 @@ class TestSamples:
         found = numbers(visit(COMPARE), "table.changed tbody th")
         assert found == sorted(found) and len(found) > 2
 
-    def test_an_item_with_its_boxes(self, visit):
+    def test_an_item_is_shown_with_its_boxes(self, visit):
         page = visit(SAMPLES + "&differ=a")
         picture = page.locator("svg.picture")
         assert picture.locator("g.box.gold").count() == 1
@@ -376,11 +377,11 @@ class TestSamples:
         assert picture.locator("g.box").count() == 0
         assert "bounding box" in page.locator("dt:has-text('Prompt') + dd").inner_text()
 
-    def test_a_pictures_pixels_are_there(self, visit):
+    def test_an_items_image_is_loaded(self, visit):
         page = visit(SAMPLES)
         until(page, "[...document.images].some((one) => one.complete && one.naturalWidth === 84)")
 
-    def test_filters(self, visit):
+    def test_items_can_be_filtered(self, visit):
         page = visit(f"#view=samples&task={CLASSIFY}&a=SFT-EM&b=base")
         items = page.locator("ol.items li")
         assert items.count() == ITEMS
@@ -404,7 +405,7 @@ class TestSamples:
         ("differ", "items"),
         [("all", [0, 1, 2, 3, 4, 5]), ("any", [2, 3]), ("a", [3]), ("b", [2]), ("neither", [0, 2])],
     )
-    def test_what_was_not_scored_is_neither_right_nor_wrong(self, visit, differ, items):
+    def test_an_unscored_item_is_neither_right_nor_wrong(self, visit, differ, items):
         one, two = [0, 1, 0, 1, 0, None], [0, 1, 0.25, 0.5, None, None]
         found = visit().evaluate(
             """([differ, ...scores]) => {
@@ -419,7 +420,7 @@ class TestSamples:
         )
         assert found == items
 
-    def test_next_and_back(self, visit):
+    def test_next_and_back_buttons(self, visit):
         page = visit(SAMPLES)
         first = page.locator("#item").inner_text()
         page.get_by_role("button", name="Next item").click()
@@ -428,7 +429,7 @@ class TestSamples:
         page.get_by_role("button", name="Previous item").click()
         until(page, f"document.querySelector('#item').innerText === {json.dumps(first)}")
 
-    def test_a_pool_with_all_of_its_responses(self, visit):
+    def test_a_pool_shows_all_of_its_responses(self, visit):
         page = visit("#view=samples&task=pool:0&difficulty=medium")
         assert page.locator("article.response").count() == 4
         right = page.locator("article.response .verdict.right").count()
@@ -446,7 +447,7 @@ class TestSamples:
         settled(page)
         assert page.locator("ol.items li").count() == ITEMS // 3
 
-    def test_a_deep_link_is_the_whole_view(self, visit):
+    def test_a_deep_link_restores_the_whole_view(self, visit):
         page = visit(SAMPLES + "&verdict=right&differ=a&difficulty=hard&find=e")
         assert page.get_by_label("Verdict").input_value() == "right"
         assert page.get_by_label("Difficulty").input_value() == "hard"
@@ -465,7 +466,7 @@ class TestSamples:
         SAMPLES + "&differ=__proto__&verdict=__proto__", "#view=samples&task=pool:0&verdict=__proto__",
         "#view=samples&task=pool:7", "#groups=__proto__&rows=__proto__&value=__proto__",
     ])  # fmt: skip
-    def test_a_damaged_link_leads_somewhere(self, visit, address):
+    def test_a_damaged_link_still_opens_a_view(self, visit, address):
         page = visit(address)
         assert page.locator("main h2").count() == 1
 
@@ -500,14 +501,14 @@ class TestHostileText:
         links = page.eval_on_selector_all("a", "all => all.map((one) => one.getAttribute('href'))")
         assert all(link.startswith("#") for link in links)
 
-    def test_a_response_of_a_megabyte_is_cut_and_can_be_seen_whole(self, visit):
+    def test_a_megabyte_response_is_cut_and_can_be_expanded(self, visit):
         page = visit(f"#view=samples&task={CLASSIFY}&a=__proto__&find=1+MB")
         response = page.locator("dt:has-text('Response') + dd")
         assert len(response.locator("pre").inner_text()) == 2000
         response.get_by_role("button", name="Show all 1,048,").click()
         assert len(response.locator("pre").text_content()) > 1 << 20
 
-    def test_direction_marks_stay_inside_their_text(self, visit):
+    def test_direction_marks_are_isolated(self, visit):
         page = visit(f"#view=samples&task={CLASSIFY}&a=base")
         options = page.get_by_label("Row", exact=True).locator("option").all_text_contents()
         assert not any(mark in text for text in options for mark in "\u202e\u2066\u2069\u200f")
@@ -516,7 +517,7 @@ class TestHostileText:
         how = page.eval_on_selector("tbody th .name", "one => getComputedStyle(one).unicodeBidi")
         assert how == "isolate"
 
-    def test_nothing_but_its_own_files_may_be_used(self, visit, page_folder):
+    def test_content_from_elsewhere_is_blocked(self, visit, page_folder):
         page = visit()
         refused = page.evaluate("""() => new Promise((resolve) => {
           const heard = [];
@@ -533,9 +534,9 @@ class TestHostileText:
           setTimeout(() => resolve(heard), 100);
         })""")
         assert {"script-src-elem", "img-src", "eval"} <= set(refused)
-        visit.faults.clear()  # the console tells of what this test provoked
+        visit.faults.clear()  # the console reports what this test provoked
 
-    def test_a_missing_file_is_said(self, browser, page_folder, tmp_path):
+    def test_a_missing_file_is_reported(self, browser, page_folder, tmp_path):
         copy = tmp_path / "page"
         shutil.copytree(page_folder, copy)
         (copy / "data" / "b0t0items.js").unlink()
@@ -547,8 +548,8 @@ class TestHostileText:
         context.close()
 
 
-class TestEveryone:
-    def test_by_keyboard_alone(self, visit):
+class TestAccessibility:
+    def test_everything_works_by_keyboard(self, visit):
         page = visit("#q=S")
         press = page.keyboard.press
         press("Tab")
@@ -583,7 +584,7 @@ class TestEveryone:
         press("Enter")
         page.get_by_role("heading", name="Document").wait_for()
 
-    def test_a_comparisons_figures_are_all_seen_at_390_pixels(self, visit):
+    def test_a_comparison_fits_390_pixels(self, visit):
         page = visit(COMPARE, width=390, height=844, has_touch=True, is_mobile=True)
         cells = page.locator("table.compare tbody td")
         edges = cells.evaluate_all("all => all.map((one) => one.getBoundingClientRect().right)")
@@ -591,7 +592,7 @@ class TestEveryone:
         widths = cells.evaluate_all("all => all.map((one) => one.scrollWidth - one.clientWidth)")
         assert max(widths) <= 0
 
-    def test_it_fits_a_phone(self, visit):
+    def test_the_page_fits_a_phone(self, visit):
         for address in ("", COMPARE, SAMPLES):
             page = visit(address, width=360, height=740, has_touch=True, is_mobile=True)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, address
@@ -602,7 +603,7 @@ class TestEveryone:
                 >= 16
             )
 
-    def test_light_and_dark_by_system_and_by_switch(self, visit):
+    def test_colors_follow_the_system_or_the_switch(self, visit):
         ground = "getComputedStyle(document.body).backgroundColor"
         light, dark = visit().evaluate(ground), visit(scheme="dark").evaluate(ground)
         assert light == "rgb(255, 255, 255)" and dark != light
@@ -617,7 +618,7 @@ class TestEveryone:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("address", ["", COMPARE, SAMPLES, "#view=samples&task=pool:0"])
-    def test_axe_finds_nothing(self, visit, scheme, address, browser):
+    def test_axe_finds_no_violations(self, visit, scheme, address, browser):
         from axe_playwright_python.base import AXE_FILE_PATH
 
         # The colors of a scheme do not depend on the width.

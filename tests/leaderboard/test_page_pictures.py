@@ -1,4 +1,4 @@
-"""Pictures on the leaderboard's page: of the right items, and with nothing but pixels."""
+"""Images on the leaderboard's page: of the right items, and with nothing but pixels."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from tests.fixtures.page_unpacking import content, numbers
 
 
 class FakeTask:
-    """A task of one picture a document, as lmms-eval's look to `lmms.describe`."""
+    """A task with one image per document, with what `lmms.describe` needs of lmms-eval's tasks."""
 
     def __init__(self, images, name="fake"):
         self.eval_docs = list(images)
@@ -44,7 +44,7 @@ def drawings(count, size=(40, 30)):
 
 
 class TestPictures:
-    def test_they_are_those_of_the_items(self, tmp_path):
+    def test_belong_to_their_items(self, tmp_path):
         task = FakeTask(drawings(4))
         documents = known(task, 4)
         found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task)
@@ -56,14 +56,14 @@ class TestPictures:
             with Image.open(tmp_path / picture.file) as stored:  # small ones lose nothing
                 assert stored.convert("RGB").tobytes() == task.eval_docs[number].tobytes()
 
-    def test_changed_items_come_first(self, tmp_path):
+    def test_of_changed_items_come_first(self, tmp_path):
         task = FakeTask(drawings(6))
         documents = known(task, 6)
         changed = {"fake": {documents.ids[5], documents.ids[3]}}
         found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task, changed)
         assert list(found.shown["fake"]) == [documents.ids[at] for at in (3, 5, 0)]
 
-    def test_another_document_than_the_evaluated_one_is_not_shown(self, tmp_path):
+    def test_of_another_document_than_the_evaluated_one_are_not_shown(self, tmp_path):
         task = FakeTask(drawings(3))
         documents = known(task, 3)
         task.eval_docs[documents.numbers[0]] = Image.new("RGB", (9, 9))
@@ -71,7 +71,7 @@ class TestPictures:
         assert set(found.shown["fake"]) == set(documents.ids[1:])
         assert "1 of 3 items are not shown" in found.reasons["fake"]
 
-    def test_a_task_that_fails_costs_its_pictures_alone(self, tmp_path, monkeypatch):
+    def test_a_failing_task_only_loses_its_own_images(self, tmp_path, monkeypatch):
         task = FakeTask(drawings(3))
         documents = known(task, 3)
         monkeypatch.setattr(task, "doc_to_target", lambda image: {}["gone"])
@@ -80,21 +80,21 @@ class TestPictures:
         found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: None)
         assert "names no single task" in found.reasons["fake"]
 
-    def test_a_second_occurrence_is_the_same_picture(self, tmp_path):
+    def test_a_second_occurrence_has_the_same_image(self, tmp_path):
         task = FakeTask(drawings(1))
         (first,) = known(task, 1).ids
         documents = Documents((occurrence_id(first, 2),), (0,), ("seven",))
         found = data.export(tmp_path, {"fake": lambda: documents}, 1, lambda name: task)
         assert list(found.shown["fake"]) == [occurrence_id(first, 2)]
 
-    def test_a_task_that_cannot_be_opened_is_a_reason(self, tmp_path):
+    def test_a_task_that_cannot_be_opened_gives_a_reason(self, tmp_path):
         def refuse(name):
             raise HarnessError("the data is not there", "Prepare it")
 
         found = data.export(tmp_path, {"fake": lambda: Documents((), (), ())}, 1, refuse)
         assert "the data is not there" in found.reasons["fake"] and not found.shown
 
-    def test_nothing_but_pixels_goes_along(self, tmp_path):
+    def test_are_published_without_metadata(self, tmp_path):
         exif = Image.Exif()
         exif[0x010E], exif[0x8825] = "SECRET PLACE", {1: "N", 2: (48.0, 51.0, 29.0)}
         told = PngImagePlugin.PngInfo()
@@ -112,7 +112,7 @@ class TestPictures:
 
 
 class TestOwnRows:
-    """Of a user's own rows and tasks, for every column that is made of them."""
+    """A user's own rows and tasks, for every column that is made of them."""
 
     ASKED = "Which <image> bird?"
     GIVEN = {"scorer": "exact_word", "on_error": "skip"}
@@ -122,15 +122,15 @@ class TestOwnRows:
         for number, image in enumerate(drawings(6)):
             image.save(tmp_path / f"{number}.png")
         rows = [{"question": self.ASKED, "answer": "goose", "image": f"{n}.png"} for n in range(6)]
-        rows.insert(2, {"question": "", "answer": "goose"})  # left out, so that row and document differ
+        rows.insert(2, {"question": "", "answer": "goose"})  # left out: row and document differ
         path = tmp_path / "mine.jsonl"
         path.write_text("\n".join(map(json.dumps, rows)))
         return path
 
     @pytest.mark.parametrize("more", [{}, {"samples": 2}, {"held_out": 0.6}, {"tasks": True}])
-    def test_they_are_shown(self, tmp_path, rows, more):
+    def test_are_shown(self, tmp_path, rows, more):
         given = {"model": "dcsft_stub", "model_args": "default=goose", "data": rows, **self.GIVEN} | more
-        if more.get("tasks"):  # beside another file of rows
+        if more.get("tasks"):  # next to another file of rows
             (tmp_path / "other.jsonl").write_text('{"question": "q", "answer": "a"}')
             given |= {"data": tmp_path / "other.jsonl", "tasks": (str(rows),)}
         stages.STAGES["evaluate"](tmp_path / "scores", **given)
@@ -145,7 +145,7 @@ class TestOwnRows:
                 assert shown.prompt == self.ASKED and len(shown.pictures) == 1
 
     @pytest.mark.parametrize("changed", [1, 4])
-    def test_the_page_shows_what_changed(self, tmp_path, rows, changed):
+    def test_that_changed_are_on_the_page(self, tmp_path, rows, changed):
         for name in ("base", "tuned"):
             script = [
                 {
@@ -164,7 +164,7 @@ class TestOwnRows:
         shown = [at for at, some in enumerate(items["pictures"]) if some]
         assert [numbers(items["documents"])[at] for at in shown] == [changed]
 
-    def test_rows_that_moved_are_named(self, tmp_path, rows):
+    def test_that_moved_are_named(self, tmp_path, rows):
         given = {"model": "dcsft_stub", "model_args": "default=goose", "data": rows, **self.GIVEN}
         stages.STAGES["evaluate"](tmp_path / "scores", **given)
         results = load([tmp_path / "scores"]).results

@@ -1,4 +1,4 @@
-"""Rollouts on the leaderboard's page: whose responses are whose, and what they make of an item."""
+"""Rollouts on the leaderboard's page: the responses of each item, and its difficulty."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def shown(tmp_path_factory):
     return folder, *read
 
 
-def test_responses_are_those_of_their_items(shown):
+def test_responses_belong_to_their_items(shown):
     folder, board, items, answers = shown
     table = read_table(folder / "rollouts/rollouts.parquet", Rollout).to_pylist()
     starts, said, extracted = (
@@ -50,7 +50,7 @@ def test_responses_are_those_of_their_items(shown):
     ]
 
 
-def test_difficulties_are_those_of_labels(shown):
+def test_difficulties_come_from_labels(shown):
     folder, _, items, _ = shown
     table = read_table(folder / "labels" / LABELS, Label).to_pylist()
     known = {row["item_id"]: row["difficulty"] for row in table}
@@ -58,13 +58,13 @@ def test_difficulties_are_those_of_labels(shown):
     assert found == [known[item] for item in items["ids"]] and len(set(found)) > 1
 
 
-def test_pictures_are_stored_and_paths_are_not(shown):
+def test_images_are_stored_and_paths_are_not(shown):
     folder, _, items, _ = shown
     for ((file, width, height),) in items["pictures"]:
         assert (folder / "board/page/pictures" / file).is_file() and (width, height) == (84, 84)
     assert str(folder) not in (folder / "board/page/data/board.js").read_text()
 
 
-def test_they_need_a_number_of_items(tmp_path):
+def test_rollouts_need_a_number_of_items(tmp_path):
     with pytest.raises(HarnessError, match="--samples N"):
         stages.STAGES["leaderboard build"](tmp_path / "board", results=[tmp_path], rollouts=[tmp_path])

@@ -20,7 +20,7 @@ from tests.leaderboard.test_leaderboard import ID, scores_folder
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A running server of a page with ways out of it, and what asks it."""
+    """A running server of a page with links out of its folder, and a function that sends requests."""
     tmp_path = tmp_path_factory.mktemp("served")
     root = tmp_path / "board"
     made = [scores_folder(tmp_path / "a", "a", {ID: [1.0, 0.0]})]
@@ -46,7 +46,7 @@ def served(tmp_path_factory):
 
 
 class TestServing:
-    def test_the_page_and_its_files(self, served):
+    def test_serves_the_page_and_its_files(self, served):
         running, ask, _ = served
         assert running.effective_host == "127.0.0.1"
         status, headers, body = ask("/")
@@ -63,18 +63,18 @@ class TestServing:
         "//etc/passwd", "/..%2f..%2fsecret.js", "/data/link.js", "/up/secret.js", "/data/notes.env",
         "/data/%00", "/data\\board.js", "/nothing.js", "/%ff%fe.js", "/./index.html", "/data//board.js",
     ])  # fmt: skip
-    def test_nothing_else(self, served, path):
+    def test_serves_nothing_else(self, served, path):
         status, _, body = served[1](path)
         assert status == 404 and b"secret" not in body.replace(path.encode(), b"")
 
-    def test_an_icon_that_browsers_ask_for_is_no_error(self, served):
+    def test_a_request_for_the_icon_is_not_an_error(self, served):
         assert served[1]("/favicon.ico")[::2] == (204, b"")
 
-    def test_not_under_another_name(self, served):
+    def test_other_host_names_are_refused(self, served):
         assert served[1]("/", host="rebound.example")[0] == 404
         assert served[1]("/", host="localhost:1")[0] == 200
 
-    def test_only_to_be_read(self, served):
+    def test_only_get_and_head_are_allowed(self, served):
         assert served[1]("/", method="POST")[0] == 501
         assert served[1]("/", method="PUT")[0] == 501
 
@@ -97,11 +97,11 @@ class TestServing:
             running.send_signal(signal.SIGINT)
             assert running.wait(10) == 0
 
-    def test_a_folder_without_a_page(self, tmp_path):
+    def test_a_folder_without_a_page_is_refused(self, tmp_path):
         with pytest.raises(HarnessError, match="holds no page"), serve.server(tmp_path):
             pass
 
-    def test_a_taken_port(self, served, tmp_path):
+    def test_a_port_in_use_is_reported(self, served, tmp_path):
         port = served[0].effective_port
         with pytest.raises(HarnessError, match="cannot be had"), serve.server(served[2], port):
             pass
@@ -120,12 +120,12 @@ SLOW = {
 
 
 @pytest.mark.parametrize("kind", SLOW)
-def test_slow_connections_end_and_hold_nobody_up(served, monkeypatch, kind):
-    """40 connections where 10 are let in: each ends after its time, and a reader is answered meanwhile."""
+def test_slow_connections_end_and_delay_nobody(served, monkeypatch, kind):
+    """40 connections where 10 are allowed: each ends after its time, and a reader is answered meanwhile."""
     monkeypatch.setitem(serve.LIMITS, "connection_limit", 10)
     before = threading.active_count()
     with serve.server(served[2]) as running, contextlib.ExitStack() as held:
-        # Whole seconds are all that waitress takes at first.
+        # At first, waitress only accepts whole seconds.
         running.adj.channel_timeout = 0.25
         running.adj.cleanup_interval = running.adj.asyncore_loop_timeout = 0.1
         threading.Thread(target=running.run, daemon=True).start()
@@ -155,7 +155,7 @@ def drip(connections, parts, stop):
             return
 
 
-def test_a_connection_has_an_end_whatever_it_does(served, monkeypatch):
+def test_every_connection_ends(served, monkeypatch):
     monkeypatch.setattr(serve, "LIFETIME", 1)
     with serve.server(served[2]) as running:
         threading.Thread(target=running.run, daemon=True).start()
@@ -168,7 +168,7 @@ def test_a_connection_has_an_end_whatever_it_does(served, monkeypatch):
                 time.sleep(0.1)
 
 
-def test_a_body_is_not_taken(served):
+def test_a_request_body_is_refused(served):
     address = (served[0].effective_host, served[0].effective_port)
     connection = http.client.HTTPConnection(*address, timeout=5)
     connection.request("POST", "/", body=b"a" * 1000, headers={"Host": "localhost"})

@@ -1,4 +1,4 @@
-"""Responses generated elsewhere: scored as any others, from either format, and compared on a board."""
+"""Responses generated elsewhere: scored like any others, from every format, and compared on a board."""
 
 import gzip
 import json
@@ -64,7 +64,7 @@ ANSWERED = {"question": "Which bird?", "response": "goose"}
         ("a.png", "b.png"),
     ],
 )
-def test_pictures_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other):
+def test_images_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other):
     rows = [{**ANSWERED, "gold": "goose", "picture": picture} for picture in (one, other)]
     rows.append({**ANSWERED, "question": "Where?", "gold": "goose", "picture": one, "response": None})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "mine.parquet")
@@ -76,7 +76,7 @@ def test_pictures_of_any_form_are_distinct_and_are_clusters(tmp_path, one, other
     assert all(len(row["cluster"]) <= 32 for row in table)
 
 
-def test_classes_are_their_names(tmp_path):
+def test_class_labels_are_read_as_names(tmp_path):
     """`datasets` writes their numbers."""
     kinds = Features({"gold": ClassLabel(names=["goose", "swan"]), "response": Value("string")})
     rows = Dataset.from_dict({"gold": [1, 0], "response": ["swan", "swan"]}, kinds)
@@ -85,8 +85,8 @@ def test_classes_are_their_names(tmp_path):
 
 
 @pytest.mark.parametrize("scorer", ["exact_word", "math", "open_answer"])
-def test_what_pandas_writes_for_missing_and_whole_numbers(tmp_path, scorer):
-    """A column with a missing value is one of floats: 3 is 3.0, which no response says, and a cell is NaN."""
+def test_missing_and_whole_numbers_are_read_as_pandas_writes_them(tmp_path, scorer):
+    """A column with a missing value holds floats: 3 is 3.0, which no response says, and a cell is NaN."""
     rows = [
         {"question": f"q{n}", "gold": 3.0, "response": "3", "cluster": cluster, "n_tokens": tokens}
         for n, (cluster, tokens) in enumerate([(0.0, 4.0), (0.0, math.nan), (math.nan, 2.0), (math.nan, 2.0)])
@@ -105,7 +105,7 @@ def test_what_pandas_writes_for_missing_and_whole_numbers(tmp_path, scorer):
 
 
 class TestColumnsOfOtherPrograms:
-    """A column of another name would change the gold, or join models, in silence."""
+    """A column of another name would silently change the gold, or merge models."""
 
     @pytest.mark.parametrize(
         ("row", "said"),
@@ -138,14 +138,14 @@ class TestColumnsOfOtherPrograms:
             ({"gold": "goose", "Model": "a"}, {"model": "Model"}),
         ],
     )
-    def test_are_read_where_they_agree_or_are_named(self, tmp_path, row, columns):
+    def test_are_read_if_they_agree_or_are_named(self, tmp_path, row, columns):
         file = jsonl(tmp_path / "mine.jsonl", [{**ANSWERED, **row}])
         notes = responses.evaluate(file, tmp_path / "scores", scorer="exact_word", columns=columns)
         assert notes["tasks"]["mine"]["accuracy"] == 1.0
 
 
-class TestAFile:
-    def test_of_one_model_is_a_scores_folder(self, tmp_path):
+class TestFile:
+    def test_of_one_model_becomes_a_scores_folder(self, tmp_path):
         notes = scored(jsonl(tmp_path / "mine.jsonl", of(RIGHT, WRONG, NONE, None)), tmp_path / "scores")
         task = notes["tasks"]["mine"]
         found = {key: task[key] for key in ("n", "accuracy", "unanswered", "unscored", "scorers")}
@@ -170,7 +170,7 @@ class TestAFile:
         scored(jsonl(tmp_path / "r.json", rows), tmp_path / "same")
         assert table["item_id"].equals(pq.read_table(tmp_path / "same" / "scores.parquet")["item_id"])
 
-    def test_of_several_models_and_steps_is_read_as_rows(self, tmp_path):
+    def test_of_several_models_and_steps_becomes_rows(self, tmp_path):
         rows = [
             *of(RIGHT, WRONG, checkpoint="base", step=None, set="web"),
             *of(RIGHT, RIGHT, checkpoint="step 100", step=100, set="web"),
@@ -196,14 +196,14 @@ class TestAFile:
             ("checkpoint-10", (10,), ["checkpoint-10"]),
         ],
     )
-    def test_a_models_name_has_its_step_only_where_a_board_reads_it_there(
+    def test_a_models_name_gets_its_step_only_where_a_board_would_parse_it(
         self, tmp_path, model, steps, names
     ):
         rows = [row for step in steps for row in of(RIGHT, WRONG, model=model, step=step, task="t")]
         scored(jsonl(tmp_path / "run.jsonl", rows), tmp_path / "scores")
         assert [row.name for row in load([tmp_path / "scores"]).rows] == names
 
-    def test_models_that_have_the_same_steps_are_runs_of_their_own(self, tmp_path):
+    def test_models_with_the_same_steps_are_separate_runs(self, tmp_path):
         rows = [
             row
             for model in ("grpo", "sft")
@@ -217,7 +217,7 @@ class TestAFile:
             ("sft", [10, 20]),
         ]
 
-    def test_steps_of_a_seed_are_no_seeds(self, tmp_path):
+    def test_steps_of_a_seed_are_not_seeds(self, tmp_path):
         """Rows of one seed at several steps are combined with those of other seeds, step by step."""
         for seed in (1, 2):
             rows = [row for step in (10, 30) for row in of(RIGHT, WRONG, step=step, task="t")]
@@ -240,7 +240,7 @@ class TestAFile:
             ("a.parquet", "a"),
         ],
     )
-    def test_only_the_ending_of_a_file_is_cut_off_its_name(self, tmp_path, file, name):
+    def test_only_the_extension_is_removed_from_a_files_name(self, tmp_path, file, name):
         rows = of(RIGHT, WRONG)
         if file.endswith(".parquet"):
             pq.write_table(pa.Table.from_pylist(rows), tmp_path / file)
@@ -253,8 +253,8 @@ class TestAFile:
         scored(jsonl(tmp_path / "x-1.5B.jsonl", rows), tmp_path / "at", name=None)
         assert manifest.read(tmp_path / "at").config["name"] == "x-1.5B @3"
 
-    def test_a_task_that_is_named_after_the_file_is_said(self, tmp_path, capsys):
-        """Else two models' files make a board without a common task, and nothing says why."""
+    def test_a_task_named_after_the_file_is_reported(self, tmp_path, capsys):
+        """Otherwise two models' files make a board without a common task, and nothing says why."""
         for task, said in ((None, True), ("web", False)):
             file = jsonl(tmp_path / "base.jsonl", of(RIGHT, **({} if task is None else {"task": task})))
             words = ["--scorer", "box_iou", "--box-space", "pixel", "--output", str(tmp_path / str(task))]
@@ -262,11 +262,11 @@ class TestAFile:
             assert ("the task base is named after the file" in capsys.readouterr().err) == said
 
     @pytest.mark.parametrize("tokens", [2**70, -1, True, 1.5, "9"])
-    def test_a_number_of_tokens_that_is_none_is_unknown(self, tmp_path, tokens):
+    def test_an_invalid_token_count_is_unknown(self, tmp_path, tokens):
         scored(jsonl(tmp_path / "a.jsonl", of(RIGHT, n_tokens=tokens)), tmp_path / "scores")
         assert pq.read_table(tmp_path / "scores" / "scores.parquet")["n_tokens"].to_pylist() == [None]
 
-    def test_equal_names_of_two_files_are_parted_by_the_file(self, tmp_path):
+    def test_equal_names_in_two_files_are_distinguished_by_file(self, tmp_path):
         for name in ("one", "two"):
             rows = [*of(RIGHT, WRONG, model="base", task="t"), *of(RIGHT, RIGHT, model=name, task="t")]
             scored(jsonl(tmp_path / f"{name}.jsonl", rows), tmp_path / "all" / name)
@@ -283,8 +283,8 @@ class TestAFile:
     @pytest.mark.parametrize(
         "differing", [{"item": ["a", "b"]}, {"doc_id": [7, 8]}, {"choices": [["3", "5"], ["4", "6"]]}]
     )
-    def test_a_files_own_ids_and_options_part_items_of_one_question(self, tmp_path, differing):
-        """Else two files of another order pair other items, and all of them are one cluster."""
+    def test_own_ids_and_options_distinguish_items_with_the_same_question(self, tmp_path, differing):
+        """Otherwise two files in another order pair other items, and all of them are one cluster."""
         ((column, values),) = differing.items()
         row = {"question": "Which?", "gold": "B", "choices": ["3", "5"]}
         rows = [{**row, column: value, "response": text} for value, text in zip(values, "AB", strict=True)]
@@ -322,7 +322,7 @@ class TestAFile:
     @pytest.mark.parametrize(
         "names", [(0, 0, 1, 1), (False, False, True, True), ("", "", "b", "b"), (None,) * 4]
     )
-    def test_a_cluster_may_be_named_by_zero(self, tmp_path, names):
+    def test_a_cluster_may_be_named_zero(self, tmp_path, names):
         rows = [{**one, "cluster": name} for one, name in zip(of(*[RIGHT] * 4), names, strict=True)]
         scored(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "s")
         table = records.read_table(tmp_path / "s" / SCORES, records.Score).to_pylist()
@@ -330,7 +330,7 @@ class TestAFile:
         wanted = [f"{n}.png" if name in ("", None) else str(name) for n, name in enumerate(names)]
         assert own == wanted
 
-    def test_columns_of_other_names(self, tmp_path):
+    def test_columns_can_be_named(self, tmp_path):
         rows = [{"q": "1 + 1?", "label": "2", "text": "It is 2."}]
         file = jsonl(tmp_path / "a.jsonl", rows)
         assert "no row has a response" in refusal(file, tmp_path / "x", scorer="math")
@@ -352,16 +352,16 @@ class TestAFile:
             {"question": "Which?", "options": ["3", "5"]},
             {"question": "Which?", "options": {"A": "3", "B": "5"}},
             {"question": "Which?", "choices": '["3", "5"]'},
-            {"question": "Which?\nA. 3\nB. 5"},  # as rows of a user's own
+            {"question": "Which?\nA. 3\nB. 5"},  # like a user's own rows
         ],
     )
-    def test_choices_are_the_rows_own_or_lines_of_the_question(self, tmp_path, row):
+    def test_choices_come_from_the_row_or_from_lines_of_the_question(self, tmp_path, row):
         rows = [{**row, "gold": "B", "response": said} for said in ("The answer is (B).", "5", "3")]
         file = jsonl(tmp_path / "a.jsonl", rows)
         notes = responses.evaluate(file, tmp_path / "s", scorer="choice")
         assert notes["tasks"]["a"]["accuracy"] == pytest.approx(2 / 3)
 
-    def test_choices_that_are_none_are_refused(self, tmp_path):
+    def test_missing_choices_are_refused(self, tmp_path):
         row = {"question": "Which? A. 3 B. 5", "gold": "B", "response": "B"}
         said = refusal(jsonl(tmp_path / "a.jsonl", [row]), tmp_path / "x", scorer="choice")
         assert "row 1: no options found. Give `choices`, or write them as lines" in said
@@ -398,7 +398,7 @@ class TestRefusals:
             ({}, {"scorer": "boxiou", "box_space": "pixel"}, "unknown scorer"),
         ],
     )
-    def test_what_cannot_be_scored(self, tmp_path, change, options, said):
+    def test_unscorable_rows(self, tmp_path, change, options, said):
         file = jsonl(tmp_path / "a.jsonl", [{**BOX, "response": RIGHT, **change}])
         assert said in refusal(file, tmp_path / "x", **options)
 
@@ -424,7 +424,7 @@ class TestRefusals:
         assert [row.name for row in board.rows] == ["a", "b"] and len(board.left_out) == 1
 
 
-class TestATask:
+class TestTask:
     """Documents of a task, answered elsewhere."""
 
     @pytest.fixture
@@ -451,7 +451,7 @@ class TestATask:
             )
         ):
             if number == 2 and len({(item.prompt, item.answer) for item in items}) < 6:
-                continue  # equal questions and golds: only the picture tells them apart
+                continue  # equal questions and golds: only the image distinguishes them
             rows = [{**row(item), "response": "seven"} for item in items]
             file, output = jsonl(tmp_path / f"r{number}.jsonl", rows), tmp_path / f"s{number}"
             assert run(
@@ -464,7 +464,7 @@ class TestATask:
             assert (
                 "the generation arguments, pixel limits and checkpoint's generation config, assumed" in remark
             )
-        numbers = (0, 0, 0, 1, 2, 3)  # as many rows as items, and two items without one
+        numbers = (0, 0, 0, 1, 2, 3)  # as many rows as items, but two items without one
         jsonl(tmp_path / "gaps.jsonl", [{"doc_id": number, "response": "seven"} for number in numbers])
         code, said = run("evaluate", "--responses", tmp_path / "gaps.jsonl", "--task", "dcsft_digits",
                          "--limit", 6, "--output", tmp_path / "x")  # fmt: skip
@@ -477,8 +477,8 @@ class TestATask:
         assert code == 1 and "has 6 responses to 6 of its task's" in said.err and "--limit N" in said.err
 
     @pytest.mark.parametrize("named", ["doc_id", "item"])
-    def test_rows_numbered_otherwise_than_the_task_are_refused(self, tmp_path, items, named):
-        """Else right responses are judged by other items' golds."""
+    def test_rows_in_another_order_than_the_task_are_refused(self, tmp_path, items, named):
+        """Otherwise right responses are judged by other items' golds."""
         ids = [getattr(item, "doc_id" if named == "doc_id" else "item_id") for item in items]
         moved = items[1:] + items[:1]
         for given, right in ((items, True), (moved, False)):
@@ -512,7 +512,7 @@ class TestATask:
         file = jsonl(tmp_path / "b.jsonl", rows)
         assert "another question or gold" in refusal(file, tmp_path / "x", task="dcsft_digits", limit=6)
 
-    def test_a_log_of_other_documents_or_a_part_of_them_is_not_labeled(self, tmp_path, items, capsys):
+    def test_a_partial_log_or_one_of_other_documents_is_not_labeled(self, tmp_path, items, capsys):
         def lines(golds):
             return [
                 line(n, 1.0, target=item.target, prompt=item.prompt, resps=[item.target] * 2)
@@ -533,7 +533,7 @@ class TestATask:
             assert main(["label", str(log), "--output", str(tmp_path / f"{name}-labels")]) == 1
             assert said in capsys.readouterr().err
 
-    def test_responses_that_ran_out_of_tokens_are_labeled_as_they_were_scored(self, tmp_path):
+    def test_truncated_responses_are_labeled_as_they_were_scored(self, tmp_path):
         """A log does not mark them, but has their verdicts."""
         shown = {
             "resps": ["It is 4.", "It is 4."],
@@ -581,7 +581,7 @@ class TestATask:
         assert "--reasoning_tags none" in capsys.readouterr().err
 
     def test_logs_of_other_tasks_are_labeled_by_a_scorer(self, tmp_path, capsys):
-        """Also where documents differ in their pictures alone, which logs do not name."""
+        """Even where documents differ only in their images, which logs do not name."""
         lines = [line(n, 1.0, target="4", resps=[["4", "It is 4.", "5"]]) for n in range(2)]
         log = log_folder(tmp_path / "log", {"mine": lines[:1], "other": lines})
         assert main(["label", str(log), "--scorer", "math", "--output", str(tmp_path / "x")]) == 1
@@ -599,7 +599,7 @@ class TestATask:
         assert "holds responses without their items" in capsys.readouterr().err
 
     @pytest.mark.parametrize("bad", [1, 2])
-    def test_documents_that_cannot_be_judged_are_told_once(self, tmp_path, capsys, bad):
+    def test_unscorable_documents_are_reported_once(self, tmp_path, capsys, bad):
         lines = [
             line(n, 1.0, target="4" if n >= bad else "no number", resps=[["4", "5", "6"]]) for n in range(4)
         ]
@@ -611,7 +611,7 @@ class TestATask:
         )
         assert said.count("is not mathematics") == 1 and places in said
 
-    def test_options_that_do_not_go_together(self, tmp_path, capsys):
+    def test_incompatible_options_are_refused(self, tmp_path, capsys):
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
         for given, said in (
             (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer math goes with --data"),

@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     shares = {"SFT": (0.9, 0.4, 0.4), "GRPO": (0.9, 0.4, 0.4), "SFT-EM": (0.9, 0.8, 0.8)}
     made = []
     for seed in range(3):
-        data = curated(folder / f"set-{seed}", 50, 50, 0, keep=DIFFICULTIES)  # no labels, whose cost counts
+        data = curated(folder / f"set-{seed}", 50, 50, 0, keep=DIFFICULTIES)  # no labels, which have a cost
         for name, wanted in shares.items():
             rng = np.random.default_rng([seed, len(name)])
             tasks = {t: answers(rng, 150, p) for t, p in zip((ID, OOD_R, OOD_A), wanted, strict=True)}
@@ -74,12 +74,12 @@ def test_a_claim_without_a_significant_difference_is_inconclusive(run):
     equal = findings["GRPO generalizes better than SFT on all data (classification)"]
     assert equal.verdict == "inconclusive"
     assert equal.value.low < 0 < equal.value.high
-    # Claims about boards that are missing are left out.
+    # Claims about missing boards are left out.
     assert not any("second architecture" in said for said in findings)
 
 
 @pytest.mark.slow
-def test_one_seed_decides_nothing(run, tmp_path):
+def test_a_single_seed_is_always_inconclusive(run, tmp_path):
     made = [run / f"scores-{name}-1" for name in ("SFT", "GRPO", "SFT-EM")]
     build(made, tmp_path / BOARD, "SFT (seed 1)")
     (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text())
@@ -101,7 +101,7 @@ def finding(source, p, unit="points"):
     return Finding(source, "", "", Estimate(0.1, 0.0, 0.2, 9), None, unit, alone=p)
 
 
-def test_p_values_are_corrected_over_the_papers_claims_and_apart_from_others():
+def test_p_values_are_corrected_over_the_papers_claims_separately_from_others():
     paper = [finding("Table 2", p) for p in (0.01, 0.04, 0.03)]
     beyond = [finding("beyond", p) for p in (0.02, 0.2)]
     found = decided([*paper, finding("Table 4", None), finding("Figure 4", 0.02, "ratio"), *beyond])
@@ -120,14 +120,14 @@ HERE = {  # interval in points, corrected p, test -> verdict
     "untested": ((0.2, None, None), None, "superiority", "inconclusive"),
     "equal": ((0.0, -0.6, 0.6), 0.001, "match", "supported"),
     "slightly behind": ((-0.3, -0.9, 0.3), 0.01, "match", "supported"),
-    "it cannot be told": ((0.0, -2.0, 2.0), 0.2, "match", "inconclusive"),
+    "wide around zero": ((0.0, -2.0, 2.0), 0.2, "match", "inconclusive"),
     "clearly behind": ((-3.0, -4.0, -2.0), 1.0, "match", "contradicted"),
     "behind by about the margin": ((-1.5, -2.5, -0.5), 0.9, "match", "inconclusive"),
 }
 
 
 @pytest.mark.parametrize(("points", "p", "test", "verdict"), HERE.values(), ids=HERE)
-def test_a_verdict_goes_by_p_interval_and_margin(points, p, test, verdict):
+def test_a_verdict_depends_on_p_interval_and_margin(points, p, test, verdict):
     value = Estimate(*(None if one is None else one / 100 for one in points), 100)
     assert verdict_of(value, p, test) == verdict
 
@@ -148,7 +148,7 @@ def test_the_design_simulates_the_claims_of_core_alone():
 
 
 @pytest.mark.slow
-def test_of_claims_that_are_all_untrue_one_run_in_twenty_decides_one():
+def test_if_all_claims_are_untrue_one_run_in_twenty_decides_one():
     """The whole procedure on the design of recipe `core`: paired seeds, one- and two-sided tests, Holm."""
     small = design.Design("a tenth of the items", ((60, 2), (20, 4)), 10)
     found = design.errors(small, design.Components(), rounds=400, seed=21)
@@ -156,7 +156,7 @@ def test_of_claims_that_are_all_untrue_one_run_in_twenty_decides_one():
 
 
 @pytest.mark.slow
-def test_a_larger_design_finds_more_and_the_documented_powers_hold():
+def test_a_larger_design_detects_more_and_the_documented_powers_hold():
     family, parts = design.family_size(), design.Components()
     small, large = (
         design.power(one, parts, rounds=150, seed=3, family=family) for one in (design.FORMER, design.CORE)
@@ -170,7 +170,7 @@ def test_a_larger_design_finds_more_and_the_documented_powers_hold():
     assert large["alone"]["0 points"] < 0.1
 
 
-def test_variance_components_are_measured_from_differences():
+def test_variance_components_are_estimated_from_differences():
     parts = design.Components(item=0.08, drawing=0.1, digit=0.04, seed=0.02)
     wide = design.Design("wide", ((400, 5), (300, 6)), 20)
     rng = np.random.default_rng(5)
@@ -203,7 +203,7 @@ def test_costs_are_compared_from_the_runs_ledgers(run):
         assert np.exp(finding.value.value) == pytest.approx(20)
 
 
-def test_a_cost_without_its_lost_labeling_is_unknown(tmp_path):
+def test_a_cost_without_its_lost_labels_is_unknown(tmp_path):
     with manifest.writing("rollouts", tmp_path / "rollouts", {}) as draft:
         draft.notes["ledger"] = {"flops": 9e12, "seconds": 1.0, "prompts": 1, "generated": 8}
     with manifest.writing("labels", tmp_path / "labels", {}, {"rollouts": tmp_path / "rollouts"}):
@@ -230,7 +230,7 @@ def test_a_figure_that_rounds_to_zero_has_no_minus_sign(ends, said):
 
 @pytest.mark.parametrize("kind", ["logs", "scores"])
 def test_rows_of_a_board_keep_their_names(kind, tmp_path):
-    """A log alone has its model's name, and not its folder's; equal names have what parts them."""
+    """A log by itself has its model's name, not its folder's; equal names get what distinguishes them."""
     for name in ("base", "tuned"):
         if kind == "logs":
             log_folder(tmp_path / "in" / name, {ID: [line(0, 1.0), line(1, 0.0)]})
@@ -247,7 +247,7 @@ def test_rows_of_a_board_keep_their_names(kind, tmp_path):
     assert read.lines[0].name == baseline
 
 
-def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
+def test_the_page_has_a_table_and_a_figure_for_each_board(run, tmp_path):
     page = tmp_path / "results-digits.md"
     assert results.write([run], page) | {"boards": 1} == results.write([run], page)
     text = page.read_text()
@@ -260,7 +260,7 @@ def test_the_page_has_a_table_and_a_picture_of_each_board(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["my results (1)", "é%20", "results-digits"])
-def test_a_link_to_a_picture_holds_any_name(run, tmp_path, name):
+def test_links_to_figures_work_for_any_name(run, tmp_path, name):
     results.write([run], tmp_path / f"{name}.md")
     tokens = MarkdownIt().parse((tmp_path / f"{name}.md").read_text())
     parts = [part for token in tokens for part in token.children or ()]
@@ -268,7 +268,7 @@ def test_a_link_to_a_picture_holds_any_name(run, tmp_path, name):
     assert links and all((tmp_path / unquote(link)).is_file() for link in links)
 
 
-def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path):
+def test_a_foreign_folder_with_the_pages_name_is_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "manifest.json").write_text("{}")
     with pytest.raises(HarnessError, match=r"mine\.md would put its pictures into .*holds manifest\.json"):
@@ -278,7 +278,7 @@ def test_a_folder_of_the_pages_name_that_is_no_pages_is_left_alone(run, tmp_path
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "manifest.json"]
 
 
-def test_what_is_no_run_is_refused(run, tmp_path):
+def test_a_folder_without_a_run_is_refused(run, tmp_path):
     with pytest.raises(HarnessError, match="is not an output folder of `dcsft run`"):
         results.write([tmp_path], tmp_path / "page.md")
     (tmp_path / "recipe.json").write_text("{}")
@@ -290,7 +290,7 @@ def test_what_is_no_run_is_refused(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_both_pools_stand_in_one_row_and_share_a_correction(run, tmp_path):
+def test_both_pools_share_a_row_and_a_correction(run, tmp_path):
     for seed in range(3):
         for name in ("SFT", "GRPO", "SFT-EM"):
             (tmp_path / f"scores-{name}-{seed}").symlink_to(run / f"scores-{name}-{seed}")
@@ -310,7 +310,7 @@ def test_both_pools_stand_in_one_row_and_share_a_correction(run, tmp_path):
     assert row.count("**supported**") == 2 and "6 % wrong labels: verdict" in text
     heads = [line for line in text.splitlines() if line.startswith("## Table 2")]
     assert len(heads) == 2 and heads[1] == f"{heads[0][:-1]}, 6 % wrong labels)"
-    # What held and what did not come before the table, and the power behind it.
+    # What held and what did not comes before the table, and so does the power behind it.
     order = [
         text.index(part) for part in ("**Held**", "**Did not hold", "**Open**", "## Verdicts", "## Power")
     ]
@@ -320,7 +320,7 @@ def test_both_pools_stand_in_one_row_and_share_a_correction(run, tmp_path):
     assert "SFT-EM generalizes better than SFT on all data (classification)" not in untested
 
 
-def test_a_boards_name_says_its_kind_family_and_pool():
+def test_a_boards_name_gives_its_kind_family_and_pool():
     assert results._named("classification-noisy-full-parameters") == (
         "full-parameters",
         "classification",
@@ -334,7 +334,7 @@ def test_a_boards_name_says_its_kind_family_and_pool():
             assert results._named(board_of(board, pool))[2] == pool
 
 
-def test_the_power_follows_from_the_widths_of_the_intervals():
+def test_the_power_follows_from_the_interval_widths():
     """By simulation: 10 seeds whose differences have the standard error that the intervals show."""
     half, seeds = 0.006, 10
     found = [
@@ -354,7 +354,7 @@ def test_the_power_follows_from_the_widths_of_the_intervals():
     assert results._power([replace(one, seeds=1) for one in found]) == ""
 
 
-def test_every_claim_is_about_rows_that_a_shipped_recipe_makes():
+def test_every_claim_is_about_rows_of_a_shipped_recipe():
     rows: dict[str, set[str]] = {}
     for name in recipes.shipped():
         stages = {stage.name: stage for stage in recipes.load(name).stages}
@@ -366,7 +366,7 @@ def test_every_claim_is_about_rows_that_a_shipped_recipe_makes():
         for board in {claim.board, board_of(claim.board, "noisy")} & rows.keys():
             assert {claim.row, claim.other} <= rows[board], claim
         assert claim.board in rows
-        # All that is about classification is run on both pools.
+        # Everything about classification is run on both pools.
         if claim.board.startswith(("classification", "large", "qwen3")):
             assert board_of(claim.board, "noisy") in rows
 

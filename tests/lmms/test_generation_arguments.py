@@ -1,4 +1,4 @@
-"""A limit of tokens takes the place of a task's own, whatever the task calls it."""
+"""A token limit replaces the task's own, under whichever name the task states it."""
 
 import json
 from functools import partial
@@ -46,7 +46,7 @@ def task(tmp_path):
     ],
     ids=["limit_tokens", "set_generation"],
 )
-def test_a_limit_takes_the_place_of_the_tasks_own(task, name, ask):
+def test_a_limit_replaces_the_tasks_own(task, name, ask):
     made = task(generation_kwargs={name: 16, "until": ["END"]})
     ask(made)
     read = GenerationArguments.parse(made.config.generation_kwargs, "mine")
@@ -64,14 +64,14 @@ def test_a_limit_takes_the_place_of_the_tasks_own(task, name, ask):
         (None, None),
     ],
 )
-def test_grpo_reads_the_limit_that_engines_read(task, given, limit):
+def test_grpo_reads_the_same_limit_as_the_engines(task, given, limit):
     assert token_limit(given) == limit
     made = task(**({} if given is None else {"generation_kwargs": dict(given)}))
     read = GenerationArguments.parse(dict(given or {}), "mine").max_new_tokens
     assert grpo.Judge(made, {}).longest == read == (limit or DEFAULT_MAX_NEW_TOKENS)
 
 
-def test_so_do_estimates(task, tmp_path):
+def test_estimates_read_the_same_limit(task, tmp_path):
     task(generation_kwargs={"max_gen_toks": 700})
     named = {"model": "digits", "tasks": [str(tmp_path / "mine.yaml")]}
     own, other, less = (
@@ -100,10 +100,8 @@ CHOICE = {"function": "multi_choice_regex", "regex_pattern": "is (A|B)"}
         ({}, "<think>b</think>a", 0.0),
     ],
 )  # fmt: skip
-def test_a_tasks_own_filters_hold_for_labels_rewards_and_every_evaluation(
-    task, tmp_path, given, response, score
-):
-    """Labels are not those of the bare text, and curated sets keep it as the model wrote it."""
+def test_a_tasks_filters_apply_to_labels_rewards_and_every_evaluation(task, tmp_path, given, response, score):
+    """Labels are not those of the raw text, but curated sets keep it as the model wrote it."""
     (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": "a", "choices": ["a", "b"]}\n')
     model = DcsftStub(answers=lambda question: response)
     open_own = partial(task, generation_kwargs={"until": ["END"]}, **given)
@@ -122,7 +120,7 @@ def test_a_tasks_own_filters_hold_for_labels_rewards_and_every_evaluation(
     assert lmms.score_of(made, made.process_results(doc, [shown]))[0] == score
 
 
-def test_a_task_with_two_lists_of_filters_is_refused_before_a_model_answers(task, tmp_path, monkeypatch):
+def test_a_task_with_two_filter_lists_is_refused_before_a_model_is_opened(task, tmp_path, monkeypatch):
     monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is opened"))
     made = task(filter_list=[{"name": name, "filter": [TAKE]} for name in ("strict", "loose")])
     told = "task mine has 2 lists of filters in its filter_list: strict, loose"
@@ -150,7 +148,7 @@ MULTIPLE = {"output_type": "multiple_choice", "doc_to_choice": ["a", "b"], "metr
         "lmms-eval --model dcsft_stub --include_path . --tasks mine --output_path out",
     ],
 )
-def test_a_task_that_asks_for_no_text_is_refused_before_weights_load(
+def test_a_task_that_generates_no_text_is_refused_before_weights_are_loaded(
     task, tmp_path, monkeypatch, capsys, kind, words
 ):
     task(**({**MULTIPLE, "output_type": kind} if "until" not in kind else {"output_type": kind}))
@@ -163,7 +161,7 @@ def test_a_task_that_asks_for_no_text_is_refused_before_weights_load(
     assert not (tmp_path / "out").exists()
 
 
-def test_so_is_an_error_rate(task, tmp_path, monkeypatch, capsys):
+def test_an_error_rate_is_refused_before_weights_are_loaded(task, tmp_path, monkeypatch, capsys):
     task(metric_list=[{"metric": "wer", "aggregation": "mean", "higher_is_better": False}],
          process_results="{{answer}}")  # fmt: skip
     monkeypatch.setattr(lmms, "open_model", lambda *given: pytest.fail("a model is opened"))
@@ -173,7 +171,7 @@ def test_so_is_an_error_rate(task, tmp_path, monkeypatch, capsys):
         assert "task mine: lower values of its metric wer are better" in capsys.readouterr().err
 
 
-def test_so_are_rewards_and_given_responses_to_it(task, tmp_path, monkeypatch):
+def test_rewards_and_given_responses_refuse_it_too(task, tmp_path, monkeypatch):
     task(**MULTIPLE)
     monkeypatch.setattr(
         own_data, "open_task", lambda *given: lmms.open_tasks([str(tmp_path / "mine.yaml")])["mine"]

@@ -1,4 +1,4 @@
-"""The door to lmms-eval: names, tasks that do not load, and runs of the scripted model over real tasks."""
+"""The interface to lmms-eval: names, tasks that do not load, and runs of the scripted model on real tasks."""
 
 import errno
 import inspect
@@ -8,8 +8,6 @@ from types import SimpleNamespace
 
 import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import typing_extensions
@@ -33,7 +31,7 @@ LIMIT, SAMPLES = 6, 4
 
 
 def answers(folder):
-    """A script for the first items of the pool: always right, half right, never right, by turns."""
+    """A script for the first items of the pool: always right, half right, never right, in turn."""
     docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
     lines = []
     for number in range(LIMIT):
@@ -80,7 +78,7 @@ class TestNames:
         with pytest.raises(HarnessError, match="unknown model 'dcsft_hg'. Did you mean dcsft_hf"):
             lmms.open_model("dcsft_hg", "")
 
-    def test_model_arguments_that_are_none(self):
+    def test_invalid_model_arguments_are_refused(self):
         with pytest.raises(HarnessError, match="'nonsense' is not key=value"):
             lmms.open_model("dcsft_stub", "default=x,nonsense")
 
@@ -88,7 +86,7 @@ class TestNames:
         index = lmms.task_index([POOL])
         assert POOL in index and "mmmu_val" not in index
 
-    def test_several_tasks_come_in_the_order_asked_for(self):
+    def test_several_tasks_keep_the_requested_order(self):
         assert list(lmms.open_tasks(["dcsft_digits_r", "dcsft_digits"])) == [
             "dcsft_digits_r",
             "dcsft_digits",
@@ -101,15 +99,15 @@ class TestNames:
             (["dcsft_digits_r", "dcsft_digits_?"], ["dcsft_digits_r", "dcsft_digits_a"]),
         ],
     )
-    def test_patterns_stand_for_the_tasks_that_they_match(self, names, found):
+    def test_patterns_select_the_tasks_they_match(self, names, found):
         assert list(lmms.open_tasks(names)) == found
 
     @pytest.mark.parametrize("name", ["dcsft_nothing*", "dcsft_digits_?_?"])
-    def test_a_pattern_that_matches_nothing_is_an_unknown_task(self, name):
+    def test_a_pattern_without_matches_is_an_unknown_task(self, name):
         with pytest.raises(HarnessError, match="unknown task"):
             lmms.open_tasks([name])
 
-    def test_a_folder_is_no_task(self, tmp_path, monkeypatch):
+    def test_a_folder_is_not_a_task(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mine").mkdir()
         with pytest.raises(HarnessError, match="'mine' is a folder. Name it by --include-path"):
@@ -118,7 +116,7 @@ class TestNames:
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """lmms-eval tries five times to read a data set, and waits two seconds after each."""
+    """lmms-eval tries five times to read a dataset, and waits two seconds after each."""
     monkeypatch.setattr(ConfigurableMessagesTask.download.retry, "sleep", lambda seconds: None)
 
 
@@ -144,7 +142,7 @@ class TestTasksThatDoNotLoad:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("at_once")
-def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(monkeypatch):
+def test_a_full_disk_under_the_cache_is_not_mistaken_for_missing_data(monkeypatch):
     def full(name):
         raise OSError(28, "No space left on device")
 
@@ -154,7 +152,7 @@ def test_a_full_disk_under_the_cache_is_told_from_a_task_that_needs_something(mo
 
 
 @pytest.mark.parametrize("opened", [lambda: lmms.open_tasks([POOL]), lambda: lmms.make_task({"task": "own"})])
-def test_a_home_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch, opened):
+def test_an_unwritable_home_folder_is_reported_at_once(tmp_path, monkeypatch, opened):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "home"))
     upstream_task._resolve_hf_datasets_cache_dir.cache_clear()
@@ -163,7 +161,7 @@ def test_a_home_that_cannot_be_written_is_told_at_once(tmp_path, monkeypatch, op
 
 
 def own_task(folder, images, higher_is_better=True, **more):
-    """A task of somebody else: its pictures are opened by path, its metric is called `hit`."""
+    """An external task: its images are opened by path, its metric is called `hit`."""
     rows = [{"path": str(path), "text": "?", "answer": "x"} for path in images]
     datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(str(folder / "data"))
     return lmms.make_task(
@@ -183,8 +181,8 @@ def own_task(folder, images, higher_is_better=True, **more):
     )
 
 
-def test_few_shot_examples_are_those_of_the_seed_and_the_question(tmp_path):
-    """Whatever was asked before: by another rank, before an interruption, or to describe the items."""
+def test_few_shot_examples_depend_on_the_seed_and_the_question(tmp_path):
+    """Independent of earlier requests: from another rank, before an interruption, or to describe items."""
     rows = [{"text": f"{n}?", "answer": f"number {n}"} for n in range(60)]
     splits = {"train": datasets.Dataset.from_list(rows[:50]), "test": datasets.Dataset.from_list(rows[50:])}
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
@@ -224,8 +222,8 @@ class TestImages:
             lmms.describe(task, 1)
 
     @pytest.mark.parametrize("key", ["url", "image"])
-    def test_they_may_be_opened_or_paths_or_bytes(self, tmp_path, key):
-        """As the engines read them; a path or the bytes ended in a traceback."""
+    def test_may_be_opened_images_paths_or_bytes(self, tmp_path, key):
+        """As the engines read them; a path or bytes used to end in a traceback."""
         path = tmp_path / "0.jpg"
         Image.effect_noise((28, 28), 90).convert("RGB").save(path)
         kinds = {
@@ -265,7 +263,7 @@ class TestImages:
         ],
     )
     def test_texts_of_a_turn_are_joined_as_the_model_reads_them(self, tmp_path, turns, prompt):
-        """Training and an item's id had a line end in between."""
+        """Training and an item's id once had a line break in between."""
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task, image = own_task(tmp_path, [tmp_path / "0.png"]), Image.new("RGB", (28, 28))
         said = [
@@ -282,8 +280,8 @@ class TestImages:
             content = [one["content"].replace(records.MARK, "") for one in json.loads(item.turns)]
             assert "\n".join(filter(None, content)) == prompt
 
-    def test_one_that_breaks_only_when_its_pixels_are_read_is_named_too(self, tmp_path, monkeypatch):
-        # By default lmms-eval has Pillow pass pictures that were cut short, for the whole process.
+    def test_one_with_damaged_pixels_is_named_too(self, tmp_path, monkeypatch):
+        # By default lmms-eval makes Pillow accept truncated images in the whole process.
         monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
         Image.effect_noise((64, 64), 90).save(tmp_path / "1.png")
         whole = (tmp_path / "1.png").read_bytes()
@@ -295,20 +293,20 @@ class TestImages:
 
 
 class TestScores:
-    def test_the_only_number_is_the_score_whatever_it_is_called(self, tmp_path):
+    def test_the_only_number_is_the_score_under_any_name(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"])
         assert lmms.score_of(task, {"hit": 1.0, "text": "words"}) == (1.0, None, None)
         assert lmms.score_of(task, {"hit": True}) == (1.0, None, None)
-        # Not a number is "could not be scored", which is not 0.
+        # Not a number means "could not be scored", which is not 0.
         assert lmms.score_of(task, {"hit": float("nan")}) == (None, None, None)
         assert lmms.score_of(task, {"acc": 0.0, "hit": 1.0}) == (0.0, None, None)
         with pytest.raises(HarnessError, match="task theirs: none of its metrics .*'f1', 'hit'.* score"):
             lmms.score_of(task, {"hit": 1.0, "f1": 0.5})
 
     @pytest.mark.parametrize("bad", [20.0, 100, 1.5, -0.1, float("inf")])
-    def test_a_score_that_is_no_fraction_labels_nothing(self, tmp_path, bad):
-        """Of 0 to 100, every partial credit above 0.5 would be a right response."""
+    def test_a_score_that_is_not_a_fraction_labels_nothing(self, tmp_path, bad):
+        """On a scale from 0 to 100, every partial credit above 0.5 would count as a right response."""
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"])
         for metrics in ({"hit": bad}, {"hit": {"score": bad}}, {"acc": bad, "hit": 1.0}):
@@ -318,7 +316,7 @@ class TestScores:
         with pytest.raises(HarnessError, match="fractions from 0 to 1"):
             lmms.verdicts_of(task, {}, ["x", "y"], found)
 
-    def test_an_error_rate_is_no_score(self, tmp_path):
+    def test_an_error_rate_is_not_a_score(self, tmp_path):
         """Its worst responses would be labeled easy."""
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"], higher_is_better=False)
@@ -347,7 +345,7 @@ class TestScores:
             ({"score_key": "score"}, {"score": 0.5, "acc": 1.0}, 1.0),
         ],
     )
-    def test_a_number_that_is_no_fraction_is_no_score(self, tmp_path, more, metrics, score):
+    def test_a_number_that_is_not_a_fraction_is_not_a_score(self, tmp_path, more, metrics, score):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"], **more)
         if isinstance(score, float):
@@ -358,7 +356,7 @@ class TestScores:
 
 
 class TestSampling:
-    def test_every_response_of_every_item_is_kept(self, place):
+    def test_keeps_every_response_of_every_item(self, place):
         rows = records.read_table(place / "rollouts" / sampling.ROLLOUTS, records.Rollout).to_pylist()
         assert len(rows) == LIMIT * SAMPLES
         by_item = {}
@@ -378,12 +376,12 @@ class TestSampling:
             assert row["extracted"] == (said or None)
             assert (row["n_tokens"], row["finish_reason"]) == (len(row["response"].split()) + 1, "stop")
         notes = manifest.read(place / "rollouts").notes
-        # Two of six items answer every second time with nothing, and are never right.
+        # Two of six items give no answer every second time, and are never right.
         assert (notes["items"], notes["responses"], notes["unanswered"], notes["unscored"]) == (6, 24, 4, 0)
         assert notes["accuracy"] == pytest.approx((2 * 4 + 2 * 2) / 24)
         assert notes["generated_tokens"] == sum(row["n_tokens"] for row in rows)
 
-    def test_items_are_kept_with_their_pictures(self, place):
+    def test_items_are_stored_with_their_images(self, place):
         kept = datasets.load_from_disk(str(place / "rollouts" / sampling.ITEMS))
         task = lmms.open_tasks([POOL])[POOL]
         for number, row in enumerate(kept):
@@ -391,7 +389,7 @@ class TestSampling:
             assert {name: row[name] for name in vars(some)} == vars(some)
             assert [image.tobytes() for image in row["images"]] == [image.tobytes() for image in images]
 
-    def test_labels_and_a_curated_set_follow(self, place, tmp_path):
+    def test_labels_and_a_curated_set_can_be_made(self, place, tmp_path):
         found = records.read_table(place / "labels" / labels.LABELS, records.Label).to_pylist()
         assert sorted((row["k"], row["n"], row["difficulty"]) for row in found) == [
             (0, 4, "hard"),
@@ -403,13 +401,6 @@ class TestSampling:
         ]
         notes = stages.STAGES["curate"](tmp_path / "set", labels=place / "labels", keep=["easy", "medium"])
         assert (notes["items"], notes["hard"]) == (4, 0)
-
-    def test_duplicates_in_the_rollouts_are_refused_when_labelling(self, place, tmp_path):
-        table = pq.read_table(place / "rollouts" / sampling.ROLLOUTS)
-        with manifest.writing("rollouts", tmp_path / "doubled", {}) as draft:
-            pq.write_table(pa.concat_tables([table, table[:1]]), draft.folder / sampling.ROLLOUTS)
-        with pytest.raises(HarnessError, match="has a sample_index twice"):
-            labels.label(tmp_path / "doubled", tmp_path / "labels")
 
     def test_two_equal_documents_are_refused_before_anything_is_generated(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
@@ -425,13 +416,13 @@ class TestSampling:
             stages.STAGES["sample"](tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2)
         assert list(tmp_path.iterdir()) == []
 
-    def test_an_option_that_is_none_is_refused(self, tmp_path):
+    def test_an_unknown_option_is_refused(self, tmp_path):
         with pytest.raises(HarnessError, match="unknown option 'sample'. Did you mean samples"):
             stages.STAGES["sample"](tmp_path / "out", task=POOL, sample=2)
 
 
 class TestEvaluation:
-    def test_items_that_were_published_twice_are_scored_twice(self, tmp_path):
+    def test_duplicate_items_are_scored_separately(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"] * 3)
         said = iter(["x", "y", "x"])
@@ -455,7 +446,7 @@ class TestEvaluation:
         assert (len(named), len(boxes)) == (20, 20)
         assert all(row["score"] == float(row["answer"] == "seven") for row in named)
         assert {(row["score"], row["extracted"]) for row in boxes} == {(0.0, None)}
-        # The mean is lmms-eval's own, and nobody who says nothing about a box is taken to be wrong about it.
+        # The mean is lmms-eval's own, and a response without a box does not count as a wrong box.
         theirs = json.loads((tmp_path / "out" / "lmms_eval.json").read_text())["results"]
         assert notes["dcsft_digits"]["accuracy"] == theirs["dcsft_digits"]["acc,none"]
         assert (notes["dcsft_digits_ground"]["unanswered"], notes["dcsft_digits"]["unanswered"]) == (20, 0)
@@ -473,7 +464,7 @@ class TestEvaluation:
             (["x"], lambda doc, results: doc["gone"], r"test_harness.py, line \d+, raises KeyError: 'gone'"),
         ],
     )
-    def test_what_others_code_gets_wrong_is_said_in_a_sentence(self, tmp_path, returned, process, said):
+    def test_errors_in_external_code_are_reported_in_one_sentence(self, tmp_path, returned, process, said):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         more = {"process_results": process} if process else {}
         task = own_task(tmp_path, [tmp_path / "0.png"] * 2, **more)
@@ -494,7 +485,7 @@ class TestEvaluation:
         if said is None:
             assert lmms.run(Model(), {"theirs": task})[0]["theirs"][1].responses == [""]
         elif isinstance(returned, OSError):
-            with pytest.raises(OSError, match=said):  # which the command line tells as such
+            with pytest.raises(OSError, match=said):  # which the command line reports as such
                 lmms.run(Model(), {"theirs": task})
         else:
             with pytest.raises(HarnessError, match=said):
@@ -511,7 +502,7 @@ class TestEvaluation:
             (None, None),
         ],
     )
-    def test_tasks_write_their_metadata_in_any_way(self, tmp_path, given, family):
+    def test_tasks_may_write_their_metadata_in_any_form(self, tmp_path, given, family):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"], metadata=given)
         notes = evaluation.evaluate(DcsftStub(default="x"), {"theirs": task}, tmp_path / "out", "stub", {})
@@ -541,10 +532,10 @@ class TestEvaluation:
         ),
     ],
 )
-def test_a_protocol_names_what_its_class_has(protocol, theirs, own):
-    """Type checks see the protocols alone: lmms-eval is not typed."""
+def test_a_protocol_declares_what_its_class_has(protocol, theirs, own):
+    """Type checks only see the protocols: lmms-eval is not typed."""
     names = typing_extensions.get_protocol_members(protocol)
-    assert {name for name in names if not hasattr(theirs, name)} == own  # which `__init__` sets
+    assert {name for name in names if not hasattr(theirs, name)} == own  # set by `__init__`
     for name in names - own:
         ours, real = getattr(protocol, name, None), getattr(theirs, name)
         if inspect.isfunction(ours):
@@ -552,7 +543,7 @@ def test_a_protocol_names_what_its_class_has(protocol, theirs, own):
             inspect.signature(real).bind(**dict.fromkeys(asked))
 
 
-def test_an_opened_task_is_one():
+def test_an_opened_task_satisfies_the_protocol():
     (task,) = lmms.open_tasks(["dcsft_digits_pool"]).values()
     names = typing_extensions.get_protocol_members(protocols.Task)
     assert not [name for name in names if not hasattr(task, name)]
@@ -561,7 +552,7 @@ def test_an_opened_task_is_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("others", "columns"), [(True, True), (False, False)])
-def test_only_the_scoring_of_others_gets_documents_with_images(others, columns):
+def test_only_external_scoring_receives_documents_with_images(others, columns):
     task = lmms.open_tasks([POOL])[POOL]
     process, seen = task.config.process_results, []
 
@@ -575,7 +566,7 @@ def test_only_the_scoring_of_others_gets_documents_with_images(others, columns):
     assert seen == [columns] * 3
 
 
-def test_the_items_of_an_embedded_task_are_described_once_for_each_configuration(monkeypatch):
+def test_items_of_an_embedded_task_are_described_once_per_configuration(monkeypatch):
     described = []
 
     def counted(task, doc_id, describe=lmms.describe_item):

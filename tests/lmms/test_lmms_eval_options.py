@@ -31,7 +31,7 @@ LIMIT = 4
 
 
 def run(output, *words):
-    """lmms-eval's command line in this process; returns each task's logged samples."""
+    """Runs lmms-eval's command line in this process; returns each task's logged samples."""
     shutil.rmtree(output, ignore_errors=True)
     given = ["--output_path", str(output), "--log_samples", *map(str, words)]
     assert lmms.command_line(given) == 0
@@ -70,8 +70,8 @@ def stub(output, answers, *more):
 
 
 @pytest.mark.slow
-def test_a_thought_before_the_word_is_wrong_as_in_evaluate(tmp_path):
-    """`exact_word` judges the whole response; lmms-eval's default would cut the thought out first."""
+def test_reasoning_before_the_word_is_wrong_as_in_evaluate(tmp_path):
+    """`exact_word` scores the whole response; lmms-eval's default would strip the reasoning first."""
     golds = [doc["answer"] for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))]
     words = [json.loads(gold) for gold in golds]
     said = [*words[:2], *(f"<think>It is round.</think>\n{word}" for word in words[2:])]
@@ -83,7 +83,7 @@ def test_a_thought_before_the_word_is_wrong_as_in_evaluate(tmp_path):
 
 
 class TestCache:
-    def test_a_script_that_changed_at_its_place_is_asked_again(self, tmp_path):
+    def test_an_edited_script_is_asked_again(self, tmp_path):
         answers, cache = tmp_path / "answers.jsonl", ["--use_cache", tmp_path / "cache"]
         script(answers, "one", "two", "three", "four")
         first = responses(stub(tmp_path / "out", answers, *cache))
@@ -91,7 +91,7 @@ class TestCache:
         script(answers, "five", "six", "seven", "eight")
         assert responses(stub(tmp_path / "out", answers, *cache)) == ["five", "six", "seven", "eight"]
 
-    def test_an_adapter_that_was_trained_again_at_its_place_is_asked_again(self, tmp_path, adapters, tasks):  # noqa: F811
+    def test_a_retrained_adapter_in_the_same_folder_is_asked_again(self, tmp_path, adapters, tasks):  # noqa: F811
         adapter = tmp_path / "adapter"
         shutil.copytree(adapters["qwen2_5_vl"], adapter)
         arguments = f"pretrained={checkpoint('qwen2_5_vl')},adapter={adapter},device=cpu"
@@ -109,7 +109,7 @@ class TestCache:
     @pytest.mark.parametrize(
         "change", ["config.json", "model.safetensors", "chat_template.jinja", "generation_config.json"]
     )
-    def test_every_file_that_decides_a_response_is_part_of_the_key(self, tmp_path, change):
+    def test_every_file_that_affects_a_response_is_part_of_the_key(self, tmp_path, change):
         folder = tmp_path / "checkpoint"
         shutil.copytree(checkpoint("qwen2_5_vl"), folder)
         arguments = f"pretrained={folder},batch_size=1"
@@ -120,18 +120,18 @@ class TestCache:
         path.write_bytes((path.read_bytes() if path.is_file() else b"") + b" ")
         assert base.fingerprint(arguments) != before
 
-    def test_answers_to_pictures_that_were_shown_otherwise_are_not_used_again(self, monkeypatch):
+    def test_another_image_format_makes_another_key(self, monkeypatch):
         before = base.fingerprint("pretrained=owner/name")
         assert base.fingerprint("pretrained=owner/name") == before
         monkeypatch.setattr(pictures, "FORMAT", pictures.FORMAT + 1)
         assert base.fingerprint("pretrained=owner/name") != before
 
-    def test_a_servers_answers_are_not_used_again(self):
+    def test_a_servers_answers_are_never_reused(self):
         arguments = "pretrained=owner/name,base_url=http://localhost:1/v1"
         assert base.fingerprint(arguments) != base.fingerprint(arguments)
 
     @pytest.mark.parametrize("stored", ["database", "log"])
-    def test_a_response_that_ran_out_of_tokens_comes_back_as_such(self, tmp_path, monkeypatch, stored):
+    def test_a_truncated_response_is_still_marked_when_reused(self, tmp_path, monkeypatch, stored):
         monkeypatch.setenv("LMMS_CACHE_RUN_ID", "mine")
         said = [Response("so B is", truncated=True), Response("B")]
         texts = iter(said)
@@ -149,7 +149,7 @@ class TestCache:
         assert again == said and model.alone
         assert [getattr(text, "truncated", False) for text in again] == [True, False]
 
-    def test_an_edited_picture_of_a_task_of_ones_own_is_asked_again(self, tmp_path, tasks):  # noqa: F811
+    def test_an_edited_image_of_your_own_task_is_asked_again(self, tmp_path, tasks):  # noqa: F811
         folder = tmp_path / "tasks"
         shutil.copytree(tasks, folder)
         yaml = folder / "tiny_greedy.yaml"
@@ -185,10 +185,10 @@ class TestCache:
         assert data_fingerprint(fresh()) != before
 
     @pytest.mark.parametrize("task", ["dcsft_digits", "dcsft_digits_pool"])
-    def test_rows_that_are_read_again_are_the_same(self, task):
+    def test_rereading_the_same_rows_keeps_the_key(self, task):
         assert len({data_fingerprint(lmms.open_tasks([task])[task]) for _ in range(2)}) == 1
 
-    def test_models_of_others_keep_their_keys(self, tmp_path):
+    def test_external_models_keep_their_keys(self, tmp_path):
         from lmms_eval.caching.response_cache import ResponseCache
 
         base.key_by_content()
@@ -204,7 +204,7 @@ class TestSeed:
         words = ["--include_path", tasks, "--model", "dcsft_hf", "--model_args", given]
         return responses(run(output, *words, "--tasks", "tiny_sampled", *more)["tiny_sampled"])
 
-    def test_lmms_evals_seed_chooses_the_samples_and_the_models_own_comes_first(self, tmp_path, tasks):  # noqa: F811
+    def test_lmms_evals_seed_applies_unless_the_model_has_its_own(self, tmp_path, tasks):  # noqa: F811
         one, two = (self.drawn(tmp_path / "out", tasks, "--seed", n) for n in (1, 2))
         assert one != two
         assert self.drawn(tmp_path / "out", tasks, "--seed", 1) == one
@@ -251,7 +251,7 @@ class TestBaseline:
         assert (entry["acc,none"], entry["paired_baseline_score"]) == (1.0, 25.0)
         assert entry["paired_ci_lower"] + entry["paired_ci_upper"] == pytest.approx(150)
 
-    def test_ours_tells_the_difference_and_leaves_out_upstreams_wrong_one(self, tmp_path, capfd):
+    def test_our_command_prints_the_difference_without_upstreams_wrong_one(self, tmp_path, capfd):
         golds = [
             json.loads(doc["answer"])
             for doc in lmms.open_tasks([TASK])[TASK].eval_docs_no_media.select(range(LIMIT))

@@ -1,4 +1,4 @@
-"""`dcsft lmms-eval`: upstream swallows every exception and exits with 0; this does not."""
+"""`dcsft lmms-eval`: upstream swallows every exception and exits with 0; this command does not."""
 
 import argparse
 import contextlib
@@ -47,7 +47,7 @@ def upstream(monkeypatch):
         ({"tasks": "dcsft_digitz"}, ValueError("Tasks not found: x"), "Did you mean dcsft_digits"),
     ],
 )
-def test_a_failure_ends_in_one_sentence(monkeypatch, capsys, given, raised, said):
+def test_a_failure_is_reported_in_one_sentence(monkeypatch, capsys, given, raised, said):
     import lmms_eval.__main__ as upstream
     from lmms_eval.cli import dispatch
 
@@ -78,11 +78,11 @@ def test_a_failure_ends_in_one_sentence(monkeypatch, capsys, given, raised, said
         (["fails"], 1),
         (["works", "works"], 0),
         (["works", "fails"], 1),
-        # The later success of a --config with several runs does not make up for an earlier failure.
+        # In a --config with several runs, a later success does not hide an earlier failure.
         (["fails", "works"], 1),
     ],
 )
-def test_one_failure_is_a_failure(upstream, happened, code):
+def test_one_failed_run_is_a_failure(upstream, happened, code):
     upstream.extend(happened)
     assert lmms.command_line(["--config", "x"]) == code
 
@@ -90,15 +90,13 @@ def test_one_failure_is_a_failure(upstream, happened, code):
 @pytest.mark.parametrize(
     ("model", "tasks", "refused"),
     [
-        ("dummy", ["dcsft_digits_all"], True),  # a group with grounding in it
+        ("dummy", ["dcsft_digits_all"], True),  # a group that includes grounding
         ("dummy", ["dcsft_digits"], False),
         ("dcsft_stub", ["dcsft_digits_ground"], False),
-        ("no_such_model", ["dcsft_digits_ground"], False),  # told by lmms-eval
+        ("no_such_model", ["dcsft_digits_ground"], False),  # declared by lmms-eval
     ],
 )
-def test_boxes_of_a_model_whose_coordinates_nothing_tells_are_refused_at_once(
-    monkeypatch, model, tasks, refused
-):
+def test_boxes_of_a_model_with_unknown_coordinates_are_refused_at_once(monkeypatch, model, tasks, refused):
     with pytest.raises(HarnessError, match="coordinates") if refused else contextlib.nullcontext():
         lmms._refuse_unknown_boxes(model, tasks)
     monkeypatch.setenv("DCSFT_BOX_SPACE", "pixel")

@@ -1,4 +1,4 @@
-"""lmms-eval with the plugin installed is lmms-eval: the same tasks, and all its models and two more."""
+"""lmms-eval with the plugin installed is still lmms-eval: the same tasks, and all its models plus ours."""
 
 import json
 import subprocess
@@ -11,8 +11,8 @@ from dcsft_harness.lmms.tasks import listing
 
 pytestmark = pytest.mark.slow
 
-# Its first process hides our entry point before it imports lmms-eval, as if we were not installed. Both have
-# what lmms-eval itself imports from the first, for the time that this takes.
+# Its first process hides our entry point before it imports lmms-eval, as if we were not installed. The second
+# takes from the first what lmms-eval itself imports, to save that time.
 LOOK = """
 import importlib.metadata, json, os, sys
 import accelerate, datasets, torch, transformers
@@ -41,8 +41,8 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def sights(tmp_path_factory):
-    """What lmms-eval knows with our entry point, and without it."""
+def registries(tmp_path_factory):
+    """What lmms-eval finds with and without our entry point."""
     folder = tmp_path_factory.mktemp("elsewhere")
     done = subprocess.run([sys.executable, "-c", LOOK], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -51,26 +51,26 @@ def sights(tmp_path_factory):
     return found
 
 
-def test_the_entry_point_is_there(sights):
-    assert sights[0]["points"] == ["lmms_eval.models: dcsft_harness"]
+def test_the_entry_point_is_installed(registries):
+    assert registries[0]["points"] == ["lmms_eval.models: dcsft_harness"]
 
 
-def test_lmms_evals_own_tasks_are_the_same(sights):
-    with_us, without = (sight["tasks"] for sight in sights)
+def test_lmms_evals_own_tasks_are_unchanged(registries):
+    with_us, without = (registry["tasks"] for registry in registries)
     assert len(without) > 1000
     assert with_us == without
 
 
-def test_its_models_are_the_same_and_ours_come_on_top(sights):
-    with_us, without = (sight["models"] for sight in sights)
+def test_its_models_are_unchanged_and_ours_are_added(registries):
+    with_us, without = (registry["models"] for registry in registries)
     ours = {"dcsft_hf", "dcsft_stub", "dcsft_vllm"}
     assert ours == set(with_us) - set(without)
     assert {name: with_us[name] for name in without} == without
-    assert sights[0]["classes"] == sights[1]["classes"] == ["Huggingface", "Dummy"]
+    assert registries[0]["classes"] == registries[1]["classes"] == ["Huggingface", "Dummy"]
 
 
-def test_our_folder_beside_theirs_hides_none_of_theirs(sights):
-    """Ours are read in C: they are what lmms-eval's own reader finds."""
-    own, both = sights[1]["tasks"], lmms.task_index(["mmmu_val"])
+def test_our_task_folder_hides_none_of_theirs(registries):
+    """Ours are parsed in C: the result equals that of lmms-eval's own reader."""
+    own, both = registries[1]["tasks"], lmms.task_index(["mmmu_val"])
     assert {name: [both[name]["type"], both[name]["yaml_path"]] for name in own} == own
     assert {row["task"] for row in listing()} <= set(both) - set(own)

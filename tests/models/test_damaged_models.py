@@ -36,7 +36,7 @@ HF, VLLM = "dcsft_hf", "dcsft_vllm"
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
-    """A base, an adapter on it, and a training set."""
+    """A base, an adapter for it, and a training set."""
     place = tmp_path_factory.mktemp("sound")
     shutil.copytree(checkpoint("qwen2_5_vl"), place / "base")
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def merge(base, adapter, out):
 
 
 def push(base, adapter, out):
-    """An artifact whose manifest was made over the damage."""
+    """Pushes an artifact whose manifest was made after the damage."""
     sealed = out.parent / "sealed"
     with manifest.writing("adapter" if adapter else "checkpoint", sealed, {}) as draft:
         shutil.copytree(adapter or base, draft.folder, dirs_exist_ok=True)
@@ -208,7 +208,7 @@ def copied(sound, tmp_path):
 
 
 def refused(verb, base, adapter, message, monkeypatch, capsys):
-    """A run that must fail in one sentence, before any weights are used, and leave nothing."""
+    """A run that must fail with one sentence, before any weights are used, and leave nothing."""
     monkeypatch.setattr(f"{__name__}.SAID", capsys)
     if "vllm" in verb.__name__:
         fake_vllm.install(monkeypatch)
@@ -221,7 +221,7 @@ def refused(verb, base, adapter, message, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("fault", "verb"), table(BASE_FAULTS, VERBS))
-def test_a_base_with_other_weights_than_the_models_is_refused(
+def test_a_base_whose_weights_do_not_fit_the_model_is_refused(
     fault, verb, sound, tmp_path, monkeypatch, capsys
 ):
     base, adapter = copied(sound, tmp_path)
@@ -231,7 +231,7 @@ def test_a_base_with_other_weights_than_the_models_is_refused(
 
 
 @pytest.mark.parametrize(("fault", "verb"), table(ADAPTER_FAULTS, ADAPTED))
-def test_an_adapter_with_other_weights_than_its_modules_is_refused(
+def test_an_adapter_whose_weights_do_not_fit_its_modules_is_refused(
     fault, verb, sound, tmp_path, monkeypatch, capsys
 ):
     base, adapter = copied(sound, tmp_path)
@@ -247,9 +247,7 @@ def test_an_adapter_with_other_weights_than_its_modules_is_refused(
         *((sample, alpha) for alpha in (math.inf, -math.inf, 0)),
     ],
 )
-def test_an_adapter_whose_factor_is_no_number_or_nothing_is_refused(
-    alpha, verb, sound, tmp_path, monkeypatch, capsys
-):
+def test_an_adapter_with_an_invalid_lora_alpha_is_refused(alpha, verb, sound, tmp_path, monkeypatch, capsys):
     base, adapter = copied(sound, tmp_path)
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": alpha}))
@@ -275,7 +273,7 @@ def test_a_damaged_adapter_config_is_refused(verb, content, sound, tmp_path, mon
         ("max_window_layers", 10**9, False),
     ],
 )
-def test_settings_that_count_modules_are_told_from_those_that_name_one(setting, value, refused, tmp_path):
+def test_settings_may_count_modules_or_name_one(setting, value, refused, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {setting: value}}))
     with pytest.raises(HarnessError, match=f"text_config.{setting} is {value}") if refused else nullcontext():
         weights.refuse_absurd(str(tmp_path))
@@ -283,8 +281,8 @@ def test_settings_that_count_modules_are_told_from_those_that_name_one(setting, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_tied_weights_and_counted_buffers_may_be_absent(family, tied, tmp_path):
-    """As published: an output layer that is tied is not stored."""
+def test_tied_weights_and_derived_buffers_may_be_missing(family, tied, tmp_path):
+    """As published: a tied output layer is not stored."""
     base = tmp_path / "base"
     shutil.copytree(checkpoint(family), base)
     if tied:
@@ -307,7 +305,7 @@ def header(base, length, text):
 
 
 def claims(base, **entry):
-    """One tensor with a header that is altered, over 16 bytes."""
+    """One tensor with a modified header, over 16 bytes."""
     told = {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} | entry}
     text = json.dumps(told).encode()
     header(base, len(text), text + bytes(16))
@@ -353,7 +351,7 @@ DAMAGE = {
     "no weights": (lambda base: (base / BASE_FILE).unlink(), "has no weights"),
     "a pickle": (pickled, "pytorch_model.bin, a pickle.* Convert them to safetensors"),
     "a missing shard": (sharded, "index.json names 'model-00001-of-00002.safetensors'"),
-    "an index that is none": (
+    "an invalid index": (
         lambda base: (sharded(base), (base / "model.safetensors.index.json").write_text("[]")),
         "is not a safetensors index",
     ),
@@ -363,7 +361,7 @@ DAMAGE = {
         lambda base: setting(base, "text_config.num_hidden_layers", 3),
         r"num_hidden_layers",
     ),
-    "endless layers": (lambda base: setting(base, "text_config.num_hidden_layers", 10**9), "is 1000000000"),
+    "a billion layers": (lambda base: setting(base, "text_config.num_hidden_layers", 10**9), "is 1000000000"),
     "negative layers": (lambda base: setting(base, "vision_config.depth", -1), "vision_config.depth is -1"),
     "a negative size": (lambda base: setting(base, "text_config.hidden_size", -64), "cannot be"),
     "a rope_theta that is text": (
@@ -377,7 +375,7 @@ DAMAGE = {
     "no heads": (lambda base: setting(base, "text_config.num_attention_heads", 0), "cannot be"),
     "a configuration of text": (lambda base: setting(base, "text_config", "none"), "cannot be"),
     "a configuration that is a list": (lambda base: (base / "config.json").write_text("[]"), "cannot be"),
-    "a configuration that is cut short": (
+    "a truncated configuration": (
         lambda base: (base / "config.json").write_text('{"model_type": '),
         "config.json is not JSON",
     ),
@@ -385,22 +383,22 @@ DAMAGE = {
         lambda base: setting(base, "image_processor.patch_size", 0, "processor_config.json"),
         "cannot process a picture",
     ),
-    "another mark of pictures": (
+    "another image token": (
         lambda base: setting(base, "image_token_id", 10**7),
         "its config.json says image_token_id 10000000, and its tokenizer has",
     ),
     **{
-        f"the mark of pictures is token {token}": (
+        f"the image token is {token}": (
             lambda base, token=token: setting(base, "image_token_id", token),
             rf"says image_token_id {token} \(.*\), and its processor marks pictures with 5 \(",
         )
-        for token in (2, 3, 6, 100)  # the end of a turn, the start of a picture, videos, and a letter
+        for token in (2, 3, 6, 100)  # the end of a turn, the start of an image, videos, and a letter
     },
-    "a mark of pictures below 0": (
+    "a negative image token": (
         lambda base: setting(base, "image_token_id", -1),
         "its config.json says image_token_id -1, and its tokenizer has",
     ),
-    "a mean that is no number": (
+    "a mean that is not a number": (
         lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
         r"pixel_values is not finite\). Correct its processor_config.json",
     ),
@@ -428,7 +426,7 @@ DAMAGE = {
         "chat template fails .*no pictures",
     ),
     "an empty template": (lambda base: template(base, ""), "no chat template"),
-    "generation settings that are cut short": (
+    "truncated generation settings": (
         lambda base: (base / "generation_config.json").write_text('{"eos_token_id": '),
         "generation_config.json cannot be read",
     ),
@@ -444,11 +442,11 @@ DAMAGE = {
         lambda base: (base / "processor_config.json").write_text("[" * 100_000),
         "has no usable processor",
     ),
-    "an end that is no token": (
+    "an end token that does not exist": (
         lambda base: setting(base, "eos_token_id", "end", "generation_config.json"),
         "generation_config.json cannot be read .eos_token_id is 'end', not a token's number",
     ),
-    "ends of which one is negative": (
+    "end tokens with a negative one": (
         lambda base: setting(base, "eos_token_id", [2, -1], "generation_config.json"),
         r"generation_config.json cannot be read .eos_token_id is \[2, -1\]",
     ),
@@ -460,7 +458,7 @@ DAMAGE = {
     [
         pytest.param(damage, verb, id=f"{damage}-{verb.__name__}")
         for damage in DAMAGE
-        for verb in (sample, cold_start, merge, *((sft, grpo, dpo) if "mark" in damage else ()))
+        for verb in (sample, cold_start, merge, *((sft, grpo, dpo) if "image token" in damage else ()))
     ],
 )
 def test_a_damaged_base_is_refused_before_its_weights_are_read(
@@ -474,7 +472,7 @@ def test_a_damaged_base_is_refused_before_its_weights_are_read(
 
 
 def forbid_loading(monkeypatch):
-    """Fails a test that reads weights; names and shapes alone are compared on the device meta."""
+    """Fails a test that reads weights; only names and shapes are compared on the device meta."""
     load = AutoModelForImageTextToText.from_pretrained
 
     def compare(*given, **named):
@@ -484,7 +482,7 @@ def forbid_loading(monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES | OTHERS)
-def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path, monkeypatch):
+def test_every_family_is_refused_with_another_image_marker(family, tmp_path, monkeypatch):
     base = tmp_path / "base"
     shutil.copytree(checkpoint(family), base)
     # SmolVLM's processor needs the package for videos.
@@ -494,7 +492,7 @@ def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path,
     assert models.open_processor(ModelSettings(pretrained=str(base)))
     if name is None:
         pytest.skip("its configuration marks no pictures")
-    around = {3, 4, 7}  # of Gemma 3 and Molmo 2: tokens before and behind an image's own
+    around = {3, 4, 7}  # of Gemma 3 and Molmo 2: tokens before and after an image's own
     for token in {0, 9, 20, *around} - {config[name]}:
         setting(base, name, token)
         with pytest.raises(
@@ -509,7 +507,7 @@ SHARD_FAULTS["not of the index"] = BASE_FAULTS["unexpected"]
 
 @pytest.mark.parametrize("verb", [sample, cold_start, dpo, merge], ids=lambda verb: verb.__name__)
 @pytest.mark.parametrize("fault", SHARD_FAULTS)
-def test_the_second_of_two_shards_is_compared_too(fault, verb, sound, tmp_path, monkeypatch, capsys):
+def test_the_second_of_two_shards_is_checked_too(fault, verb, sound, tmp_path, monkeypatch, capsys):
     base, _ = copied(sound, tmp_path)
     spoil, message = SHARD_FAULTS[fault]
     whole = load_file(base / BASE_FILE)
@@ -540,13 +538,13 @@ SAVED_FAULTS = {
 
 
 def saved(tensors):
-    """The output layer of an adapter that was trained as a whole."""
+    """The output layer of an adapter that was trained completely."""
     return next(name for name in tensors if "lm_head" in name)
 
 
 @pytest.mark.parametrize("verb", [sample, sft, dpo, grpo, merge, push], ids=lambda verb: verb.__name__)
 @pytest.mark.parametrize("fault", SAVED_FAULTS)
-def test_modules_that_an_adapter_saves_whole_are_compared_too(
+def test_modules_saved_completely_with_an_adapter_are_checked_too(
     fault, verb, sound, tmp_path, monkeypatch, capsys
 ):
     base, adapter = copied(sound, tmp_path)
@@ -560,7 +558,7 @@ def test_modules_that_an_adapter_saves_whole_are_compared_too(
 
 
 @pytest.mark.parametrize("damage", ["truncated", "a pickle", "an endless range", "an empty tokenizer"])
-def test_the_command_line_says_it_in_one_sentence(damage, sound, tmp_path, capsys):
+def test_the_command_line_reports_it_in_one_sentence(damage, sound, tmp_path, capsys):
     base, _ = copied(sound, tmp_path)
     spoil, message = DAMAGE[damage]
     spoil(base)
@@ -574,8 +572,8 @@ def test_the_command_line_says_it_in_one_sentence(damage, sound, tmp_path, capsy
 @pytest.mark.parametrize(
     "given", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_k": 5}, {"min_new_tokens": 2}]
 )
-def test_logits_that_are_not_finite_are_an_error_with_the_item(given, shared):
-    """One of three documents overflows: it is named, or skipped while the others are answered as ever."""
+def test_non_finite_logits_are_an_error_that_names_the_item(given, shared):
+    """One of three documents overflows: it is named, or skipped while the others are answered as usual."""
     model = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu", batch_size=3)
     docs = documents()[:3]
     requests = requests_for(model, docs, {"max_new_tokens": 6, **given})
@@ -607,7 +605,7 @@ def sealed(kind, folder, place):
 
 
 def swapped(path):
-    """Other weights of the same size and time, as good as the first ones."""
+    """Other weights of the same size and time, as valid as the first ones."""
     before = path.stat()
 
     def change(tensors):
@@ -626,7 +624,7 @@ def swapped(path):
         *table(["adapter"], [sample, sft, merge]),
     ],
 )
-def test_weights_that_were_replaced_under_their_manifest_are_refused(
+def test_weights_replaced_under_their_manifest_are_refused(
     changed, verb, sound, tmp_path, monkeypatch, capsys
 ):
     for name in ("set", "pairs"):
@@ -639,7 +637,7 @@ def test_weights_that_were_replaced_under_their_manifest_are_refused(
     refused(verb, base, adapter, message, monkeypatch, capsys)
 
 
-def test_a_checkpoint_that_a_run_kept_is_looked_up_in_the_runs_manifest(sound, tmp_path, monkeypatch, capsys):
+def test_a_kept_checkpoint_is_checked_against_the_runs_manifest(sound, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
     with manifest.writing("adapter", run, {}) as draft:
         shutil.copytree(sound / "adapter", draft.folder / "checkpoint-2")
@@ -661,7 +659,7 @@ ADDED = [
 
 @pytest.mark.parametrize("name", [*ADDED, "box_space.json", "additional_chat_templates"])
 @pytest.mark.parametrize("verb", [sample, sample_vllm, sft, merge], ids=lambda verb: verb.__name__)
-def test_a_file_that_joins_a_checkpoint_later_is_refused(name, verb, sound, tmp_path, monkeypatch, capsys):
+def test_a_file_added_to_a_checkpoint_later_is_refused(name, verb, sound, tmp_path, monkeypatch, capsys):
     shutil.copytree(sound / "set", tmp_path / "set")
     shutil.copytree(sound / "adapter", tmp_path / "adapter")
     shutil.copytree(sound / "base", tmp_path / "plain")
@@ -677,8 +675,8 @@ def test_a_file_that_joins_a_checkpoint_later_is_refused(name, verb, sound, tmp_
 
 
 @pytest.mark.parametrize("verb", [sample, sample_vllm, sft, merge, lmms_eval], ids=lambda verb: verb.__name__)
-def test_a_base_that_holds_an_adapter_too_is_refused(verb, sound, tmp_path, monkeypatch, capsys):
-    """transformers puts such an adapter on the base unasked."""
+def test_a_base_that_also_holds_an_adapter_is_refused(verb, sound, tmp_path, monkeypatch, capsys):
+    """transformers attaches such an adapter to the base unasked."""
     base, _ = copied(sound, tmp_path)
     for path in (tmp_path / "adapter").iterdir():
         if path.name.startswith("adapter_"):
@@ -692,7 +690,7 @@ def test_a_base_that_holds_an_adapter_too_is_refused(verb, sound, tmp_path, monk
 def test_an_adapter_on_another_base_than_it_was_trained_on_is_refused(
     verb, sealing, place, sound, tmp_path, monkeypatch, capsys
 ):
-    """The base was trained again in its place, or its weights were replaced where it has no manifest."""
+    """The base was retrained in place, or its weights were replaced where it has no manifest."""
     base, _ = copied(sound, tmp_path)
     if sealing:
         base = sealed("checkpoint", sound / "base", tmp_path / "sealed")
@@ -712,7 +710,7 @@ def test_an_adapter_on_another_base_than_it_was_trained_on_is_refused(
     refused(verb, base, adapter, message, monkeypatch, capsys)
 
 
-def test_a_file_is_hashed_once_a_process_while_it_stays_as_it_is(sound, tmp_path, monkeypatch):
+def test_a_file_is_hashed_once_per_process_until_it_changes(sound, tmp_path, monkeypatch):
     base = sealed("checkpoint", sound / "base", tmp_path / "base")
     for path in base.iterdir():
         os.utime(path, (1e9, 1e9))

@@ -1,4 +1,4 @@
-"""What works of each family of models, and what is refused: the table in docs/families.md, checked."""
+"""What works for each family of models, and what is refused: checks the table in docs/families.md."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ TABLE = {
     "paligemma": Works("PaliGemma", sft="no text without a picture", grpo="unequal lengths"),
 }
 QUICK = ("qwen2_vl", "molmo2")
-"""Families whose samples are compared in the quick tests, too."""
+"""Families whose samples are compared in the fast tests, too."""
 SAMPLED = {"max_new_tokens": 8, "temperature": 1.0}
 GREEDY = {"max_new_tokens": 8}
 
@@ -112,14 +112,14 @@ def table() -> str:
 
 @pytest.fixture(autouse=True)
 def num2words():
-    """SmolVLM's processor opens, whether or not the package is there that it needs for videos."""
+    """Lets SmolVLM's processor open, whether or not the package is installed that it needs for videos."""
     with without_num2words():
         yield
 
 
 @pytest.fixture
 def weightless(monkeypatch):
-    """Nothing reads weights."""
+    """Fails if weights are read."""
     monkeypatch.setattr("dcsft_harness.models.checkpoint.open_weights", lambda *a, **k: pytest.fail("loaded"))
 
 
@@ -151,7 +151,7 @@ def responses(model, docs, given, repeats=1):
 
 
 def by_transformers(model, doc):
-    """The greedy response of `generate` to what the processor makes of one prompt."""
+    """The greedy response of `generate` to a single prompt as the processor prepares it."""
     content = [{"type": "image"}, {"type": "text", "text": doc["text"]}]
     chat = [{"role": "user", "content": content}]
     text = model.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -163,7 +163,7 @@ def by_transformers(model, doc):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("family", families(slow_but=QUICK))
-def test_a_batch_gives_what_single_prompts_give_and_greedy_what_generate_gives(family):
+def test_a_batch_gives_the_responses_of_single_prompts_and_of_generate(family):
     docs = documents()[:6]
     one, four = (DcsftHF(pretrained=checkpoint(family), device="cpu", batch_size=size) for size in (1, 4))
     assert responses(four, docs, SAMPLED, 2) == responses(one, docs, SAMPLED, 2)
@@ -178,7 +178,7 @@ def test_a_batch_gives_what_single_prompts_give_and_greedy_what_generate_gives(f
 
 @pytest.mark.few(2)
 @pytest.mark.parametrize("family", [family for family, works in TABLE.items() if not works.shared])
-def test_a_picture_is_encoded_once_where_states_are_copied_and_draws_are_those_of_each_row(family):
+def test_an_image_is_encoded_once_where_states_are_copied_and_draws_stay_the_same(family):
     docs = documents()[:3]
     model = DcsftHF(pretrained=checkpoint(family), device="cpu", batch_size=3)
     model.generate_until(requests_for(model, docs[:1], GREEDY))  # tries what the model allows
@@ -193,15 +193,15 @@ def test_a_picture_is_encoded_once_where_states_are_copied_and_draws_are_those_o
 
 
 @pytest.mark.parametrize("family", TABLE)
-def test_batches_are_made_in_the_way_that_the_table_says(family):
+def test_batches_are_made_as_the_table_says(family):
     processor = AutoProcessor.from_pretrained(checkpoint(family))
     batcher = Batcher(processor, processor.tokenizer.pad_token_id)
     assert len(batcher.trials) == 3
     assert batcher.way == ("processed" if TABLE[family].whole else "joined")
 
 
-def test_a_model_whose_rows_depend_on_their_neighbours_gets_one_prompt_at_a_time(caplog):
-    """What no way of making batches puts right is found on the model, and said."""
+def test_a_model_whose_rows_affect_each_other_gets_one_prompt_at_a_time(caplog):
+    """A dependence that no batching method removes is found on the model, and reported."""
     docs = documents()[:4]
     plain = DcsftHF(pretrained=checkpoint("qwen2_vl"), device="cpu", batch_size=4)
     wanted = responses(plain, docs, SAMPLED, 2)
@@ -222,7 +222,7 @@ def test_a_model_whose_rows_depend_on_their_neighbours_gets_one_prompt_at_a_time
 
 
 @pytest.mark.parametrize("family", ["internvl", "gemma3", "gemma4", "qwen3_5"])
-def test_operations_count_the_patches_of_pictures_without_padding(family):
+def test_flops_count_image_patches_without_padding(family):
     settings = ModelSettings(pretrained=checkpoint(family))
     config, processor = models.open_config(settings), models.open_processor(settings)
     costs = Arithmetic(models.skeleton(config))
@@ -242,7 +242,7 @@ def test_operations_count_the_patches_of_pictures_without_padding(family):
 @pytest.mark.parametrize(
     "family", ["qwen2_5_vl", "qwen3_vl", "glm4v", "internvl", "gemma4", "gemma3", "qwen3_5", "kimi_k25"]
 )
-def test_operations_are_those_that_torch_counts(family):
+def test_flops_equal_those_counted_by_torch(family):
     settings = ModelSettings(pretrained=checkpoint(family))
     processor = models.open_processor(settings)
     model = models.load_model(settings, torch.device("cpu"))
@@ -262,19 +262,19 @@ def test_operations_are_those_that_torch_counts(family):
     language = counted(f"{top}.model.language_model", f"{top}.lm_head")
     vision = counted("Global") - language
     tokens, patches = features["input_ids"].shape[-1], costs.patches(features)
-    if family == "kimi_k25":  # torch does not count experts, of which a token sees 2 of 4
+    if family == "kimi_k25":  # torch does not count experts, of which each token uses 2 of 4
         experts = [one.numel() for name, one in model.named_parameters() if ".experts." in name]
         assert len(experts) > 0
         language += 2 * tokens * sum(experts) * 2 / 4
     assert costs.forward(tokens, 0, 2) == pytest.approx(language, rel=0.001)
-    # torch counts class tokens, too, and the patches that Gemma 4 pads images with.
+    # torch also counts class tokens and the patches that Gemma 4 pads images with.
     assert costs.forward(0, patches) == pytest.approx(vision, rel=0.15 if family == "gemma4" else 0.03)
     image_tokens = int((features["input_ids"] == model.config.image_token_id).sum())
     assert image_tokens * patches_per_token(model.config) == patches
 
 
 @pytest.mark.parametrize("family", TABLE)
-def test_pixel_limits_are_in_force_or_refused_before_weights_are_read(family, weightless):
+def test_pixel_limits_are_applied_or_refused_before_weights_are_read(family, weightless):
     settings = ModelSettings(pretrained=checkpoint(family), min_pixels=64 * 64, max_pixels=128 * 128)
     if not TABLE[family].limits:
         with pytest.raises(HarnessError, match="ImageProcessor of .* has no pixel limits"):
@@ -287,7 +287,7 @@ def test_pixel_limits_are_in_force_or_refused_before_weights_are_read(family, we
 
 
 @pytest.mark.parametrize("family", TABLE)
-def test_boxes_are_in_the_familys_coordinates_or_in_those_given(family, monkeypatch):
+def test_boxes_are_in_the_familys_coordinates_or_the_given_ones(family, monkeypatch):
     settings = ModelSettings(pretrained=checkpoint(family))
     config, processor = models.open_config(settings), models.open_processor(settings)
     assert models.convention(config, processor).space == TABLE[family].boxes
@@ -304,21 +304,21 @@ def test_boxes_are_in_the_familys_coordinates_or_in_those_given(family, monkeypa
 
 
 @pytest.mark.parametrize("family", [family for family, works in TABLE.items() if works.grpo])
-def test_grpo_is_refused_in_a_sentence_before_weights_are_read(family, weightless, tmp_path):
+def test_grpo_is_refused_in_one_sentence_before_weights_are_read(family, weightless, tmp_path):
     with pytest.raises(HarnessError, match=rf"TRL's GRPO does not take .*{TABLE[family].grpo}"):
         grpo.train_grpo(checkpoint(family), items(), Parity(4), tmp_path / "out", GrpoConfig(max_steps=1))
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("family", [family for family, works in TABLE.items() if works.sft])
-def test_sft_is_refused_in_a_sentence_before_weights_are_read(family, weightless, tmp_path):
+def test_sft_is_refused_in_one_sentence_before_weights_are_read(family, weightless, tmp_path):
     for train, config in ((sft.train_sft, SftConfig()), (sft.train_cold_start, ColdStartConfig())):
         with pytest.raises(HarnessError, match=rf"TRL's SFT does not take .*{TABLE[family].sft}"):
             train(checkpoint(family), conversations(), tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_package_is_named_by_every_verb(weightless, monkeypatch, tmp_path):
+def test_every_verb_names_a_missing_package(weightless, monkeypatch, tmp_path):
     base = checkpoint("smolvlm")
     monkeypatch.setattr("transformers.models.smolvlm.processing_smolvlm.num2words", None)
     verbs = {
@@ -333,8 +333,8 @@ def test_a_missing_package_is_named_by_every_verb(weightless, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", pytest.param("gemma3", marks=pytest.mark.slow)])
-def test_grpo_says_of_the_same_tokens_that_they_are_images(family, tmp_path, drawn):  # noqa: F811
-    """Prompts of a batch differ in length: what pads them decides where each one's pictures are."""
+def test_grpo_marks_exactly_the_image_tokens(family, tmp_path, drawn):  # noqa: F811
+    """Prompts of a batch differ in length: padding shifts the places of their images."""
     grpo.train_grpo(
         checkpoint(family),
         items(),

@@ -1,4 +1,4 @@
-"""`generation_config=checkpoint`: what the checkpoint's own settings do, and where that is recorded."""
+"""`generation_config=checkpoint`: the effect of the checkpoint's own settings, and where it is recorded."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ def copied(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ONE_FAST)
-def test_the_checkpoints_penalty_is_that_of_generate_at_every_batch_size(family, copied):
+def test_the_checkpoints_penalty_equals_that_of_generate_at_every_batch_size(family, copied):
     docs, folder = documents(), copied(family, repetition_penalty=1.3)
     found = {}
     for size, more in ((1, {}), (8, {}), (8, {"use_cache": False})):
@@ -53,7 +53,7 @@ def test_the_checkpoints_penalty_is_that_of_generate_at_every_batch_size(family,
 
 
 @pytest.mark.slow
-def test_g_samples_behind_one_prompt_are_penalized_as_rows_of_their_own(copied):
+def test_samples_of_one_prompt_are_penalized_separately(copied):
     folder = copied(repetition_penalty=1.3)
     given = {"max_new_tokens": 8, "temperature": 0.7}
     runs = [
@@ -69,7 +69,7 @@ def test_g_samples_behind_one_prompt_are_penalized_as_rows_of_their_own(copied):
     assert runs[0] == said
 
 
-def test_neutral_is_the_default_and_reads_nothing(copied):
+def test_neutral_is_the_default_and_reads_no_settings(copied):
     docs = documents()[:4]
     folder = copied(repetition_penalty=1.3, no_repeat_ngram_size=2)
     assert texts(load(pretrained=folder), docs, GREEDY) == texts(load(), docs, GREEDY)
@@ -95,7 +95,7 @@ QWEN = {"do_sample": True, "temperature": 0.2, "top_k": 1, "top_p": 0.001, "repe
         ),
     ],
 )
-def test_requests_come_first_and_settings_of_sampling_need_a_request_that_samples(request_, wanted):
+def test_requests_take_precedence_and_sampling_settings_need_a_sampling_request(request_, wanted):
     found = GenerationArguments.parse(request_, "t", QWEN)
     assert {name: getattr(found, name) for name in wanted} == wanted
 
@@ -139,7 +139,7 @@ def test_a_setting_that_cannot_be_applied_is_refused_by_name(model, setting, cop
         {"top_k": None, "temperature": 1.0, "repetition_penalty": 1.0},
     ],
 )
-def test_settings_that_change_nothing_pass(setting, copied):
+def test_settings_without_effect_are_accepted(setting, copied):
     model = load(pretrained=copied(**setting), generation_config="checkpoint")
     assert model.generation_from_checkpoint(GREEDY, "t") == {}
 
@@ -147,7 +147,7 @@ def test_settings_that_change_nothing_pass(setting, copied):
 @pytest.mark.parametrize(
     ("content", "said"), [("{", "cannot be read"), ('{"repetition_penalty": 0}', "repetition_penalty=0")]
 )
-def test_a_damaged_file_is_an_error_and_no_file_is_none(content, said, copied):
+def test_a_damaged_file_is_an_error_and_a_missing_file_is_not(content, said, copied):
     folder = copied()
     (Path(folder) / FILE).write_text(content)
     with pytest.raises(HarnessError, match=said):
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_an_error_and_no_file_is_none(content, said, copied):
 
 
 @pytest.mark.parametrize("setting", [{"no_repeat_ngram_size": 3}, {"min_p": 0.1}, {"min_new_tokens": 4}])
-def test_grpo_refuses_what_would_apply_to_its_samples_unseen(setting, copied):
+def test_grpo_refuses_settings_that_would_change_its_samples(setting, copied):
     base, (name,) = ModelSettings(pretrained=str(copied(**setting))), setting
     args = types.SimpleNamespace(generation_kwargs=None, min_p=None)
     with pytest.raises(HarnessError, match=f"GRPO: the {FILE} of .* sets {name}="):
@@ -172,7 +172,7 @@ def test_an_unknown_value_is_refused():
         load(generation_config="checkpont")
 
 
-def test_vllm_is_asked_with_the_checkpoints_settings(copied, monkeypatch):
+def test_vllm_receives_the_checkpoints_settings(copied, monkeypatch):
     fake = fake_vllm.install(monkeypatch)
     folder = copied(**QWEN)
     model = DcsftVLLM(pretrained=folder, generation_config="checkpoint")
@@ -183,7 +183,7 @@ def test_vllm_is_asked_with_the_checkpoints_settings(copied, monkeypatch):
 
 
 class TestRecords:
-    """Scores and rollouts record the settings in force; boards and resumes tell them apart."""
+    """Scores and rollouts record the settings in force; boards and resumed runs distinguish them."""
 
     TASK, POOL = "dcsft_digits", "dcsft_digits_pool"
 
@@ -193,7 +193,7 @@ class TestRecords:
         return manifest.read(output).notes["tasks"][self.TASK]
 
     @pytest.mark.slow
-    def test_scores_and_the_leaderboard(self, tmp_path, copied):
+    def test_of_scores_are_compared_by_the_leaderboard(self, tmp_path, copied):
         folder, plain = copied(repetition_penalty=1.3), copied()
         notes = self.scores(tmp_path / "with", folder, "checkpoint")
         assert notes["generation_from_checkpoint"] == {"repetition_penalty": 1.3}
@@ -208,7 +208,7 @@ class TestRecords:
         self.scores(tmp_path / "nothing", plain, "checkpoint")
         assert len(load_board([tmp_path / "without", tmp_path / "nothing"]).rows) == 2
 
-    def test_logs_of_lmms_eval_and_the_leaderboard(self, tmp_path, copied):
+    def test_of_lmms_evals_logs_are_compared_by_the_leaderboard(self, tmp_path, copied):
         folders = {"more": copied(repetition_penalty=1.3), "less": copied(repetition_penalty=1.1)}
         for name, folder in folders.items():
             arguments = f"pretrained={folder},device=cpu,generation_config=checkpoint"
@@ -219,7 +219,7 @@ class TestRecords:
         self.scores(tmp_path / "scores", folders["more"], "checkpoint")
         assert "repetition_penalty" not in str(load_board([tmp_path / "more", tmp_path / "scores"]).remarks)
 
-    def test_rollouts_and_their_resume(self, tmp_path, copied):
+    def test_of_rollouts_are_compared_when_resuming(self, tmp_path, copied):
         folder = copied(**QWEN)
 
         def draw(mode, fail=False, seen=None):

@@ -1,4 +1,4 @@
-"""Merged checkpoints do what base and adapter do, in the base's type, or are not kept."""
+"""Merged checkpoints answer like base and adapter, in the base's type, or are not kept."""
 
 import gc
 import json
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
 
 
 def plain(folder, base, target=LINEAR, scale=0.3, **options):
-    """An adapter of PEFT alone, with large random updates."""
+    """A PEFT-only adapter with large random updates."""
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32)
     peft_model = get_peft_model(model, LoraConfig(r=4, target_modules=target, **options))
@@ -64,15 +64,15 @@ def merge(adapter, output, **options):
 
 
 def refused(adapter, output, match, **options):
-    """A merge that must fail, and leave nothing."""
+    """A merge that must fail and leave nothing."""
     before = sorted(output.parent.iterdir())
     with pytest.raises(HarnessError, match=match):
         merge(adapter, output, **options)
     assert sorted(output.parent.iterdir()) == before
 
 
-def test_weights_in_memory_of_their_own_are_the_mapped_ones(monkeypatch):
-    monkeypatch.setattr(resources, "_BLOCK", 3000)  # several blocks of a tensor, whose ends lie within pages
+def test_weights_copied_into_memory_equal_the_mapped_ones(monkeypatch):
+    monkeypatch.setattr(resources, "_BLOCK", 3000)  # several blocks per tensor, whose ends lie within pages
     model = AutoModelForImageTextToText.from_pretrained(path(), dtype="auto")
     before = {name: (weight.data_ptr(), weight.detach().clone()) for name, weight in model.named_parameters()}
     resources.own_weights(model)
@@ -89,7 +89,7 @@ def test_weights_that_share_memory_keep_their_values():
 
 
 @pytest.mark.parametrize("family", ONE_FAST)
-def test_a_merged_checkpoint_answers_as_base_and_adapter_do(family, trained, tmp_path):
+def test_a_merged_checkpoint_answers_like_base_and_adapter(family, trained, tmp_path):
     adapter, out = trained(family), tmp_path / "merged"
     notes = merge(adapter, out)
     assert notes["adapted"] == notes["changed"] == ADAPTED[family]
@@ -124,7 +124,7 @@ def test_a_merged_checkpoint_can_be_trained_and_merged_again(trained, tmp_path):
     sft.train_sft(tmp_path / "merged", conversations(), tmp_path / "again", SETTINGS)
     notes = merge(tmp_path / "again", tmp_path / "twice")
     assert notes["base"] == str(tmp_path / "merged")
-    # Trained on rows without a folder, so that the embedded digits stand in.
+    # Trained on rows without a folder: the embedded digits are used instead.
     assert notes["parity"]["source"] == "dcsft_digits"
     sft.train_cold_start(
         tmp_path / "twice", conversations(), tmp_path / "cold", ColdStartConfig(batch_size=4)
@@ -132,7 +132,7 @@ def test_a_merged_checkpoint_can_be_trained_and_merged_again(trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_type_is_that_of_the_stored_weights_whatever_the_configuration_says(tmp_path):
+def test_the_type_is_that_of_the_stored_weights_not_of_the_configuration(tmp_path):
     base = tmp_path / "half"
     shutil.copytree(path(), base)
     weights = load_file(base / "model.safetensors")
@@ -149,7 +149,7 @@ def test_the_type_is_that_of_the_stored_weights_whatever_the_configuration_says(
 
 
 @pytest.mark.slow
-def test_updates_below_the_rounding_of_the_bases_type_are_named(tmp_path):
+def test_updates_lost_to_rounding_in_the_bases_type_are_named(tmp_path):
     base = tmp_path / "half"
     model = AutoModelForImageTextToText.from_pretrained(checkpoint("qwen2_5_vl"), dtype=torch.bfloat16)
     model.save_pretrained(base)
@@ -179,7 +179,7 @@ def test_updates_below_the_rounding_of_the_bases_type_are_named(tmp_path):
         ({"target": r".*patch_embed\.proj|.*v_proj"}, True),
     ],
 )
-def test_other_adapters_of_peft_are_merged_too(options, tied, tmp_path):
+def test_other_peft_adapters_are_merged_too(options, tied, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(checkpoint("qwen2_5_vl"), base)
     if tied:
@@ -218,7 +218,7 @@ def test_a_greedy_answer_and_its_logits_come_from_one_pass_over_the_prompt(famil
         assert generated.likeliest().tolist() == forced.likeliest().tolist() == generated.answer
 
 
-def test_the_images_of_a_comparison_are_small_whatever_the_processors_least(tmp_path):
+def test_images_of_a_comparison_are_small_whatever_the_processors_minimum(tmp_path):
     base = tmp_path / "base"
     shutil.copytree(checkpoint("qwen2_5_vl"), base)
     processor = AutoProcessor.from_pretrained(base)
@@ -248,14 +248,14 @@ def test_one_model_is_in_memory_at_a_time(trained, tmp_path, monkeypatch):
 
 
 def in_shards(folder):
-    """A base of several files."""
+    """A base in several files."""
     model = AutoModelForImageTextToText.from_pretrained(checkpoint("qwen2_5_vl"))
     model.save_pretrained(folder, max_shard_size="200KB")
     AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl")).save_pretrained(folder)
     return folder
 
 
-def test_a_merge_has_its_bases_files_and_shares_all_but_the_adapted_bytes(tmp_path, monkeypatch):
+def test_a_merge_has_its_bases_files_and_shares_all_unadapted_weights(tmp_path, monkeypatch):
     base = in_shards(tmp_path / "base")
     adapter = plain(tmp_path / "adapter", base, r".*\.(q_proj|qkv)")
     monkeypatch.setattr(engine, "_merged", lambda *_: pytest.fail("merged as a whole"))
@@ -288,7 +288,7 @@ def test_a_merge_has_its_bases_files_and_shares_all_but_the_adapted_bytes(tmp_pa
         ({"bias": "lora_only"}, True),
     ],
 )
-def test_modules_are_merged_one_by_one_to_what_peft_makes_of_all(options, whole, tmp_path, monkeypatch):
+def test_merging_modules_one_by_one_equals_peft_merging_all(options, whole, tmp_path, monkeypatch):
     base = checkpoint("qwen2_5_vl")
     adapter = plain(tmp_path / "adapter", base, **options)
     called, by_module = [], engine._merged
@@ -303,7 +303,7 @@ def test_modules_are_merged_one_by_one_to_what_peft_makes_of_all(options, whole,
     assert one.keys() == all_.keys() and all(torch.equal(one[key], all_[key]) for key in one)
 
 
-def test_large_checkpoints_are_written_in_shards_as_a_whole_too(tmp_path, monkeypatch):
+def test_large_checkpoints_merged_at_once_are_sharded_too(tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "_SHARD", "200KB")
     adapter = plain(tmp_path / "adapter", checkpoint("qwen2_5_vl"), bias="lora_only")
     merge(adapter, tmp_path / "merged")
@@ -324,7 +324,7 @@ def wrapping(change):
     return changed
 
 
-def test_vision_weights_that_are_lost_on_the_way_are_noticed(trained, tmp_path, monkeypatch):
+def test_vision_weights_lost_while_merging_are_noticed(trained, tmp_path, monkeypatch):
     adapter = trained("qwen2_5_vl")
     visual, merged = [], engine._merged_alone
 
@@ -352,11 +352,11 @@ def test_modules_that_peft_does_not_merge_are_noticed(trained, tmp_path, monkeyp
         ({"init_lora_weights": "pissa_niter_4", "target": r".*\.q_proj"}, "pissa_niter_4 .*base at random"),
     ],
 )
-def test_an_adapter_that_has_no_merge_is_refused(options, said, tmp_path):
+def test_an_adapter_that_cannot_be_merged_is_refused(options, said, tmp_path):
     refused(plain(tmp_path / "adapter", checkpoint("qwen2_5_vl"), **options), tmp_path / "merged", said)
 
 
-def test_a_merged_model_that_answers_otherwise_is_refused(trained, tmp_path, monkeypatch):
+def test_a_merged_model_with_other_answers_is_refused(trained, tmp_path, monkeypatch):
     load = engine._load
 
     def damaged(path, *given):
@@ -370,7 +370,7 @@ def test_a_merged_model_that_answers_otherwise_is_refused(trained, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_another_base_must_be_asked_for_and_fit(trained, tmp_path):
+def test_another_base_must_be_requested_and_fit(trained, tmp_path):
     adapter = tmp_path / "adapter"
     shutil.copytree(trained("qwen2_5_vl"), adapter)
     data = json.loads((adapter / "manifest.json").read_text())
@@ -400,7 +400,7 @@ def test_a_base_whose_files_have_changed_is_refused(trained, tmp_path):
     refused(adapter, tmp_path / "merged", "base/model.safetensors is not what manifest.json")
 
 
-def test_what_is_no_adapter_is_refused(trained, tmp_path):
+def test_a_folder_without_an_adapter_is_refused(trained, tmp_path):
     refused(tmp_path / "nowhere", tmp_path / "out", "adapter .*nowhere does not exist")
     refused(Path(checkpoint("qwen2_5_vl")), tmp_path / "out", "not an adapter: it has no adapter_config.json")
     merge(trained("qwen2_5_vl"), tmp_path / "merged")
@@ -418,7 +418,7 @@ def test_what_is_no_adapter_is_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_adapter_that_is_not_finite_is_refused_before_the_base_is_loaded(value, tmp_path, monkeypatch):
+def test_a_non_finite_adapter_is_refused_before_the_base_is_loaded(value, tmp_path, monkeypatch):
     adapter = plain(tmp_path / "adapter", checkpoint("qwen2_5_vl"))
     weights = load_file(adapter / "adapter_model.safetensors")
     name = sorted(weights)[3]

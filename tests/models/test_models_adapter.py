@@ -1,4 +1,4 @@
-"""Adapters go on whole and unmerged, or not at all."""
+"""Adapters are attached completely and unmerged, or not at all."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ LINEAR = r".*\.(qkv|proj|q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory):
-    """Family to the folder of a random LoRA over both towers."""
+    """Family -> the folder of a random LoRA on both towers."""
     folders = {}
     for family in ("qwen2_5_vl", "qwen3_vl", "idefics3"):
         torch.manual_seed(0)
@@ -37,7 +37,7 @@ def adapters(tmp_path_factory):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "idefics3"])
-def test_an_adapter_changes_outputs_to_those_of_peft(family, adapters):
+def test_outputs_with_an_adapter_equal_those_of_peft(family, adapters):
     stored = load_file(adapters[family] / "adapter_model.safetensors")
     vision = [name for name in stored if "visual" in name or "vision" in name]
     assert 0 < len(vision) < len(stored)
@@ -57,12 +57,12 @@ def test_an_adapter_changes_outputs_to_those_of_peft(family, adapters):
     inputs = model.processor(text=[text], images=[docs[0]["image"]], return_tensors="pt")
     with torch.no_grad():
         found, wanted = model._model(**inputs).logits, reference(**inputs).logits
-    # Patches are embedded by another kernel, whose rounding weights this large amplify.
+    # Patches are embedded by another kernel; weights this large amplify its rounding.
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3 * float(wanted.std()))
 
 
 @pytest.mark.slow
-def test_a_batch_with_an_adapter_gives_what_single_items_give(adapters):
+def test_a_batch_with_an_adapter_gives_the_responses_of_single_items(adapters):
     docs = documents()
     given = {"adapter": str(adapters["qwen2_5_vl"])}
     assert texts(load(**given, batch_size=8), docs, GREEDY) == texts(load(**given), docs, GREEDY)
@@ -142,7 +142,7 @@ def test_a_partial_fit_is_refused_before_weights_are_loaded(change, adapters, tm
     assert adapter in str(caught.value) and base in str(caught.value)
 
 
-def test_a_tensor_that_peft_loses_without_a_word_is_noticed(adapters, monkeypatch):
+def test_a_tensor_that_peft_silently_drops_is_noticed(adapters, monkeypatch):
     load_adapter = PeftModel.load_adapter
 
     def forgetful(self, *args, **kwargs):
@@ -169,7 +169,7 @@ def test_the_adapter_of_another_base_is_refused(adapters, tmp_path):
         assert str(adapter) in str(caught.value) and base in str(caught.value)
 
 
-def test_a_folder_that_is_no_adapter_is_refused(adapters, tmp_path):
+def test_a_folder_without_an_adapter_is_refused(adapters, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(adapters["qwen2_5_vl"], broken)
     (broken / "adapter_model.safetensors").write_bytes(b"nothing of the kind")

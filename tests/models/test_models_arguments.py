@@ -1,4 +1,4 @@
-"""Generation arguments: each is read or refused, none is dropped."""
+"""Generation arguments: each is applied or refused, none is dropped."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ def parse(**given):
     return GenerationArguments.parse(given, "some_task")
 
 
-def test_nothing_given_is_greedy_and_neutral():
+def test_the_defaults_are_greedy_and_neutral():
     assert parse() == GenerationArguments()
     assert parse(temperature=None, until=None, top_p="None") == GenerationArguments()
     assert GenerationArguments().greedy
@@ -103,14 +103,14 @@ def test_everything_else_is_refused_by_name_and_task(given, message):
     assert message in str(caught.value)
 
 
-def test_the_until_that_lmms_eval_fills_in_is_unset_and_said_once(caplog):
+def test_the_stop_text_filled_in_by_lmms_eval_is_ignored_with_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert GenerationArguments.parse({"until": ["\n\n"]}, "filled_in") == GenerationArguments()
     assert sum("filled_in" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_equal_arguments_batch_together():
+def test_equal_arguments_share_a_batch():
     assert len({parse(temperature=1), parse(do_sample=True), parse(temperature="1.0")}) == 1
 
 
@@ -131,7 +131,7 @@ OBJECT = '{"budget": [1, 2], "enable_thinking": false, "style": "a, b"}'
         (" batch_size=8 , dtype=float32, ", {"batch_size": "8", "dtype": "float32"}),
     ],
 )
-def test_model_arguments_are_separated_by_commas_outside_of_objects(text, named):
+def test_model_arguments_are_split_at_commas_outside_objects(text, named):
     assert reading.named(text) == named
 
 
@@ -140,7 +140,7 @@ def test_model_arguments_are_separated_by_commas_outside_of_objects(text, named)
     ["batch_size=8,{}", "batch_size=8, {}", " {} , batch_size=8", "{}, ", "{},", " , {}", "{0[0]} ={0[1]}"],
 )
 @pytest.mark.parametrize("key", ["pretrained", "adapter"])
-def test_white_space_around_model_arguments_is_no_part_of_them(tmp_path, key, text):
+def test_white_space_around_model_arguments_is_ignored(tmp_path, key, text):
     split = "{0[0]}" in text
     given = text.format([key, str(tmp_path)] if split else f"{key}={tmp_path}")
     reading.refuse_malformed("--model-args", given)
@@ -150,13 +150,13 @@ def test_white_space_around_model_arguments_is_no_part_of_them(tmp_path, key, te
     assert reading.named(given)[key] == str(tmp_path)
 
 
-def test_the_embedded_checkpoint_is_filled_in_behind_white_space():
+def test_the_embedded_checkpoint_is_resolved_after_white_space():
     arguments, inputs = opening.model_arguments("batch_size=8, pretrained=digits")
     assert arguments == f"batch_size=8,pretrained={inputs['model']}"
 
 
 @pytest.mark.parametrize("settings", [ModelSettings, VLLMSettings])
-def test_arguments_of_the_chat_template_are_json_or_a_dictionary(settings):
+def test_chat_template_arguments_may_be_json_or_a_dictionary(settings):
     text = reading.joined({"pretrained": "p", "chat_template_kwargs": THOUGHTS})
     for given in (reading.named(text), {"pretrained": "p", "chat_template_kwargs": THOUGHTS}):
         assert settings(**given).chat_template_kwargs == THOUGHTS
@@ -181,7 +181,7 @@ def test_arguments_of_the_chat_template_are_json_or_a_dictionary(settings):
         ({"min_pixels": 9, "max_pixels": 8}, "min_pixels=9 exceeds max_pixels=8"),
     ],
 )
-def test_model_arguments_are_read_from_text_or_refused_by_name(given, said):
+def test_model_arguments_are_parsed_from_text_or_refused_by_name(given, said):
     if said is None:
         ModelSettings.from_options({"pretrained": "p", **given})
         return
@@ -191,20 +191,20 @@ def test_model_arguments_are_read_from_text_or_refused_by_name(given, said):
 
 
 @pytest.mark.parametrize("value", ["{enable_thinking: false}", "[1]", "false", 3, {1: 2}])
-def test_other_values_are_one_sentence(value):
+def test_other_values_are_refused_in_one_sentence(value):
     with pytest.raises(HarnessError, match="chat_template_kwargs=.* is not (JSON|an object)"):
         ModelSettings(pretrained="p", chat_template_kwargs=value)
     with pytest.raises(HarnessError, match="chat-template-kwargs=.* is not (JSON|an object)"):
         SftConfig(chat_template_kwargs=value)
 
 
-def test_a_recipes_dictionary_is_model_arguments_on_the_command_line():
+def test_a_recipes_dictionary_becomes_model_arguments_on_the_command_line():
     words = STAGES["sample"].command({"model_args": {"n": 1, "chat_template_kwargs": {"a": True}}}, Path("o"))
     assert words[2:4] == ["--model-args", 'n=1,chat_template_kwargs={"a": true}']
 
 
 @pytest.mark.parametrize("settings", [ModelSettings, VLLMSettings])
-def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
+def test_digits_means_the_embedded_checkpoint_in_lmms_eval_too(settings):
     from dcsft_harness.data import digits
 
     assert settings.from_options({"pretrained": "digits"}).pretrained == str(digits.path())
@@ -218,7 +218,7 @@ def test_digits_is_the_embedded_checkpoint_for_lmms_eval_too(settings):
         ("default=x,batch_size=4", {"batch_size": 1, "max_batch_size": 8, "device": None}, 4),
     ],
 )
-def test_model_arguments_come_before_lmms_evals_own_options(given, more, size):
+def test_model_arguments_take_precedence_over_lmms_evals_own_options(given, more, size):
     assert DcsftStub.create_from_arg_string(given, more).batch_size == size
 
 
@@ -228,7 +228,7 @@ def test_model_arguments_come_before_lmms_evals_own_options(given, more, size):
         ("default=x,nonsense", "'nonsense' is not key=value"),
         ("default=a b,c,d=e", "'c' is not key=value"),
         ("nonsense", "'nonsense' is not key=value"),
-        # The last would count in silence.
+        # The last one would silently count.
         ("default=a,default=b", "gives default twice. Give it once"),
         ('default=a,chat_template_kwargs={"a": 1, "b": 2}, default=a', "gives default twice"),
     ],

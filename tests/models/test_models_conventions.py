@@ -1,4 +1,4 @@
-"""Box conventions, and the weight of what tasks import to read them."""
+"""Box conventions, and what tasks import to read them."""
 
 import subprocess
 import sys
@@ -25,11 +25,11 @@ from dcsft_harness.tasks.grounding.doc import process_box
         ("gemma3", None),
     ],
 )
-def test_the_space_of_each_family(model_type, space):
+def test_each_family_has_its_box_space(model_type, space):
     assert box_space(model_type) == space
 
 
-def test_a_family_that_is_not_listed_is_told_and_a_listed_one_is_not(monkeypatch):
+def test_the_box_space_of_an_unlisted_family_must_be_given(monkeypatch):
     monkeypatch.setenv("DCSFT_BOX_SPACE", "norm1000")
     assert (box_space("glm4v"), box_space("qwen2_5_vl")) == ("norm1000", "resized")
     monkeypatch.setenv("DCSFT_BOX_SPACE", "thousandths")
@@ -37,22 +37,22 @@ def test_a_family_that_is_not_listed_is_told_and_a_listed_one_is_not(monkeypatch
         box_space("glm4v")
 
 
-def test_the_resize_is_that_of_published_examples():
+def test_resizing_matches_published_examples():
     convention = BoxConvention("resized", 28, 56 * 56, 28 * 28 * 1280)
     assert convention.resized_size((640, 480)) == (644, 476)
     assert convention.resized_size((10, 10)) == (56, 56)
     assert PIXEL.resized_size((640, 480)) is None
 
 
-def test_the_declared_convention_is_the_last_one():
+def test_the_last_declared_convention_applies():
     declare(PIXEL)
     convention = BoxConvention("norm1000")
     declare(convention)
     assert declared() is convention
 
 
-def test_boxes_of_a_model_that_declares_nothing_are_not_scored_by_a_guess(monkeypatch):
-    """lmms-eval's own models declare nothing; thousandths read as pixels would be plausible figures."""
+def test_boxes_of_a_model_without_a_declaration_are_not_scored(monkeypatch):
+    """lmms-eval's own models declare nothing; thousandths read as pixels would look plausible."""
     doc = {"answer": "[100.0, 100.0, 200.0, 200.0]", "width": 500, "height": 500, "cluster": "a"}
     with pytest.raises(HarnessError, match="in which coordinates this model writes boxes.*DCSFT_BOX_SPACE"):
         process_box(doc, ["[200, 200, 400, 400]"])
@@ -66,8 +66,8 @@ def test_boxes_of_a_model_that_declares_nothing_are_not_scored_by_a_guess(monkey
         declared()
 
 
-def test_a_model_declares_when_it_is_opened():
-    """With lmms-eval's cache of responses it may never be asked to generate."""
+def test_a_model_declares_its_convention_when_it_is_opened():
+    """With lmms-eval's response cache it may never be asked to generate."""
     model = DcsftStub(default="[1, 2, 3, 4]")
     assert declared() is model.box_convention
 

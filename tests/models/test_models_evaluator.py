@@ -104,11 +104,11 @@ def evaluate(model, tasks, name, **given):
 
 
 def logged(results, name):
-    """Document to its responses; lmms-eval wraps what a filter returns in a list of one."""
+    """Document -> its responses; lmms-eval wraps a filter's result in a list of one."""
     return {sample["doc_id"]: list(sample["filtered_resps"][0]) for sample in results["samples"][name]}
 
 
-def test_the_entry_point_brings_the_models_and_leaves_the_others():
+def test_the_entry_point_adds_our_models_and_keeps_the_others():
     registry = ModelRegistryV2()
     registry.load_entrypoint_manifests(overwrite=True)
     assert registry.get_model_class("dcsft_hf") is DcsftHF
@@ -121,14 +121,14 @@ def test_the_entry_point_brings_the_models_and_leaves_the_others():
 @pytest.mark.parametrize(
     "first", ["dcsft_harness.coordinates", "dcsft_harness.models.stub", "lmms_eval.models"]
 )
-def test_the_entry_point_works_whatever_is_imported_first(first):
+def test_the_entry_point_works_in_any_import_order(first):
     code = f"import {first}\nfrom lmms_eval import models\nprint(models.get_model('dcsft_stub'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert "DcsftStub" in done.stdout, done.stderr
     assert "Failed" not in done.stderr
 
 
-def test_four_repeats_reach_the_task_and_are_the_observers(tasks):
+def test_the_task_and_the_observers_receive_all_four_repeats(tasks):
     model = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu", batch_size=2)
     seen = []
     model.on_batch = seen.extend
@@ -142,7 +142,7 @@ def test_four_repeats_reach_the_task_and_are_the_observers(tasks):
         assert responses[doc_id] == ours
 
 
-def test_by_name_with_text_arguments_it_draws_the_same(tasks):
+def test_opening_a_model_by_name_with_text_arguments_changes_no_draw(tasks):
     direct = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu")
     arguments = (
         f"pretrained={checkpoint('qwen2_5_vl')},seed=0,dtype=float32,trust_remote_code=False,adapter=None"
@@ -157,12 +157,12 @@ def test_greedy_repeats_are_one_response(tasks):
     assert results["results"]["tiny_greedy"]["distinct,all"] == 0.25
 
 
-def test_generation_arguments_of_the_command_line_are_refused_through_the_evaluator(tasks):
+def test_generation_arguments_of_the_command_line_are_checked_in_the_evaluator(tasks):
     with pytest.raises(HarnessError, match="num_beams=4"):
         evaluate(DcsftStub(default="x"), tasks, "tiny_sampled", gen_kwargs="num_beams=4")
 
 
-def test_the_stub_runs_as_a_provider(tasks, tmp_path):
+def test_the_stub_runs_as_a_model(tasks, tmp_path):
     answers = tmp_path / "answers.jsonl"
     rows = [{"task": "tiny_sampled", "doc_id": 1, "responses": ["a", "b"]}]
     rows += [{"prompt": documents()[2]["text"], "responses": ["c"]}]
@@ -177,7 +177,7 @@ def test_the_stub_runs_as_a_provider(tasks, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_draw_what_one_draws(tasks, tmp_path):
+def test_two_processes_draw_the_samples_of_one(tasks, tmp_path):
     script, output = tmp_path / "launch.py", tmp_path / "responses.json"
     script.write_text(LAUNCH)
     command = [*forked.TORCHRUN, str(script), str(tasks), checkpoint("qwen2_5_vl"), str(output)]
@@ -194,7 +194,7 @@ def test_two_processes_draw_what_one_draws(tasks, tmp_path):
 def test_a_damaged_image_of_a_data_set_names_its_document(kept, outcome, tmp_path, caplog):
     whole = io.BytesIO()
     documents()[0]["image"].save(whole, "PNG")
-    # lmms-eval looks at the first document itself, before any model does.
+    # lmms-eval looks at the first document before any model does.
     images = [whole.getvalue(), whole.getvalue()[:kept]]
     rows = [{"image": {"bytes": image, "path": None}, "text": "?", "answer": "x"} for image in images]
     data = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())

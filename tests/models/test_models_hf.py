@@ -1,4 +1,4 @@
-"""Batches of `dcsft_hf` against transformers itself, and what it does with its arguments."""
+"""Batches of `dcsft_hf` against transformers itself, and the handling of its arguments."""
 
 from types import SimpleNamespace
 
@@ -29,7 +29,7 @@ def texts(model, docs, given, repeats=1):
 
 
 def by_generate(folder, doc, **given):
-    """What transformers' own `generate` makes of a document, with the checkpoint's settings in force."""
+    """The response of transformers' `generate` to a document, with the checkpoint's settings in force."""
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
     messages = to_messages(doc)
@@ -42,13 +42,13 @@ def by_generate(folder, doc, **given):
 
 
 def by_transformers(family, doc, **given):
-    """The same with the traps of the checkpoint's config off."""
+    """The same without the checkpoint's generation settings."""
     return by_generate(checkpoint(family), doc, **({"repetition_penalty": 1.0} | given))
 
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_gives_what_transformers_gives_one_by_one(family):
+def test_a_batch_gives_the_responses_of_transformers_one_by_one(family):
     docs = documents()
     alone = texts(load(family), docs, GREEDY)
     together = texts(load(family, batch_size="8"), docs, GREEDY)
@@ -59,7 +59,7 @@ def test_a_batch_gives_what_transformers_gives_one_by_one(family):
     assert alone[3] == by_transformers(family, docs[3])
 
 
-def test_the_image_matters():
+def test_the_image_changes_the_response():
     docs = documents()[:2]
     swapped = [docs[0] | {"image": docs[1]["image"]}, docs[1] | {"image": docs[0]["image"]}]
     model = load(batch_size=2)
@@ -102,14 +102,14 @@ def test_several_images_of_one_prompt_stay_with_it_when_sampled(family):
         ({"min_new_tokens": 12}, {"min_new_tokens": 12}),
     ],
 )
-def test_penalties_are_transformers_own(given, reference):
+def test_penalties_equal_those_of_transformers(given, reference):
     docs = documents()
     together = texts(load(batch_size=8), docs, GREEDY | given)
     assert together == texts(load(), docs, GREEDY | given)
     assert together[2] == by_transformers("qwen2_5_vl", docs[2], **reference)
 
 
-def test_the_penalty_changes_outputs_and_the_checkpoints_own_is_not_used():
+def test_the_penalty_changes_outputs_and_the_checkpoints_own_is_ignored():
     docs = documents()
     model = load(batch_size=8)
     assert texts(model, docs, GREEDY | {"repetition_penalty": 1.4}) != texts(model, docs, GREEDY)
@@ -134,7 +134,7 @@ def test_stop_texts_cut_the_response_and_end_its_row():
     assert seen[1].n_tokens == 12 or stop in whole[1]
 
 
-def test_end_tokens_of_the_tokenizer_and_of_the_generation_config_both_end_a_row():
+def test_end_tokens_of_tokenizer_and_generation_config_end_a_row():
     model = load(batch_size=8)
     assert model._tokens.eos == (2, 0)
     seen = []
@@ -144,13 +144,13 @@ def test_end_tokens_of_the_tokenizer_and_of_the_generation_config_both_end_a_row
     ended = [generation for generation in seen if generation.finish_reason == "stop"]
     assert ended
     for generation in ended:
-        # Rows that go on are not counted on, and the end token is counted but not shown.
+        # Rows that continue do not count on, and the end token is counted but not shown.
         assert generation.n_tokens < 150
         assert not {"<|im_end|>", "<|endoftext|>"} & set(model.tokenizer.tokenize(generation.response))
     assert all(seen[at].response == whole[at] for at in range(len(whole)))
 
 
-def test_a_special_token_as_stop_text_ends_a_row():
+def test_a_special_token_can_be_a_stop_text():
     model = load()
     stop = model._tokens.stopping_at(model.tokenizer, ("<|im_start|>", "plain"))
     assert stop.eos == (*model._tokens.eos, model.tokenizer.convert_tokens_to_ids("<|im_start|>"))
@@ -161,8 +161,8 @@ def test_a_special_token_as_stop_text_ends_a_row():
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_an_end_token_that_only_the_configuration_names_ends_a_row(inside):
-    """An ordinary token there is a default of its class, from another vocabulary."""
+def test_an_end_token_named_only_in_the_configuration_ends_a_row(inside):
+    """An ordinary token there is a class default from another vocabulary."""
     tokenizer = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl")).tokenizer
     start, ordinary = tokenizer.convert_tokens_to_ids("<|im_start|>"), tokenizer.encode("a")[0]
     named = SimpleNamespace(eos_token_id=[start, ordinary])
@@ -172,8 +172,8 @@ def test_an_end_token_that_only_the_configuration_names_ends_a_row(inside):
     assert SpecialTokens.of(tokenizer, GenerationConfig(eos_token_id=2), outer).eos == (*without, start)
 
 
-def test_an_idle_row_whose_logits_are_not_finite_ends_nothing():
-    """It has finished, and its last token is no token."""
+def test_an_idle_row_with_non_finite_logits_stops_nothing():
+    """It has finished, and its last token is meaningless."""
     rows = [Row(n, n) for n in range(8)]
     table = torch.eye(16)
 
@@ -190,7 +190,7 @@ def test_an_idle_row_whose_logits_are_not_finite_ends_nothing():
     assert [row.tokens for row in rows] == [[1], *([n] * 4 for n in range(2, 9))]
 
 
-def test_results_carry_tokens_and_progress_counts_items():
+def test_results_have_token_counts_and_progress_counts_items():
     docs = documents()[:3]
     model = load(batch_size=2)
     progress, batches = [], []
@@ -230,12 +230,12 @@ def test_pixel_limits_reach_the_processor_and_the_convention():
     image = docs[0]["image"].resize((640, 480))
     grid = small.processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"][0]
     assert small.box_convention.resized_size((640, 480)) == (int(grid[2]) * 14, int(grid[1]) * 14)
-    assert declared() is large.box_convention  # which was opened after it: so before anything is generated
+    assert declared() is large.box_convention  # which was opened later: the declaration precedes generation
     small.generate_until([])
     assert declared() is small.box_convention
 
 
-def test_a_checkpoint_that_was_trained_on_other_boxes_says_so():
+def test_a_checkpoint_trained_on_other_boxes_can_declare_them():
     """VLM-R1, and so the paper, trains Qwen2.5-VL on boxes in pixels of the original image."""
     assert load().box_convention.space == "resized"
     assert load(box_space="pixel").box_convention.space == declared().space == "pixel"
@@ -271,11 +271,11 @@ def test_a_system_prompt_that_looks_like_a_missing_file_is_refused(value):
 
 
 @pytest.mark.parametrize("value", ["/no_think", "Think.", "Write yes/no.", r"yes/no\nor.txt"])
-def test_other_system_prompts_are_taken_as_they_are(value):
+def test_other_system_prompts_are_used_literally(value):
     assert load(system_prompt=value)._system_prompt == value.replace("\\n", "\n")
 
 
-def test_weights_come_back_after_lmms_eval_cleaned_them_away():
+def test_weights_are_reloaded_after_lmms_eval_cleans_up():
     model = load()
     before = texts(model, documents()[:1], GREEDY)
     model.clean()
@@ -303,14 +303,14 @@ def test_bad_arguments_are_refused_before_weights_are_loaded(given, message, mon
         DcsftHF(**({"pretrained": checkpoint("qwen2_5_vl"), "device": "cpu"} | given))
 
 
-def test_other_request_types_say_what_is_supported():
+def test_other_request_types_name_the_supported_one():
     model = load()
     for method in (model.loglikelihood, model.generate_until_multi_round):
         with pytest.raises(NotImplementedError, match="generate_until"):
             method([])
 
 
-def test_a_prompt_longer_than_the_model_takes_is_refused_by_its_item():
+def test_a_prompt_that_is_too_long_is_refused_with_its_item():
     model = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu", batch_size=2)
     docs = [{**documents()[0], "text": "goose " * 5000}, documents()[1]]
     requests = requests_for(model, docs, {"max_new_tokens": 2})

@@ -1,4 +1,4 @@
-"""Models as people have them: any lmms-eval class, old adapters, run folders, own task files."""
+"""Models as users have them: any lmms-eval class, old adapters, run folders, own task files."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from tests.fixtures.lmms_eval_logs import line, log_folder
 
 
 class Simple(Lmms):
-    """A model as most of lmms-eval's: asked with a text, and with a function that gives the pictures."""
+    """A model like most of lmms-eval's: it receives a text and a function that returns the images."""
 
     def __init__(self, pretrained="nothing", says="", batch_size=1):
         super().__init__()
@@ -48,7 +48,7 @@ class Simple(Lmms):
 
 
 class Odd(Simple):
-    """One that takes no checkpoint."""
+    """A model that takes no checkpoint."""
 
     def __init__(self, says="x"):
         super().__init__(says=says)
@@ -71,7 +71,7 @@ def own_rows(tmp_path):
 
 
 class TestSimpleClasses:
-    def test_sample_and_evaluate_ask_them_as_lmms_eval_does(self, own_rows, tmp_path):
+    def test_are_sampled_and_evaluated_as_by_lmms_eval(self, own_rows, tmp_path):
         options = {
             "engine": "own_simple",
             "model_args": "says=goose",
@@ -83,17 +83,17 @@ class TestSimpleClasses:
         notes = stages.STAGES["evaluate"](tmp_path / "scores", **options)
         assert notes["tasks"]["mine"]["accuracy"] == 0.5
 
-    def test_pictures_come_apart_from_the_text(self):
+    def test_receive_images_apart_from_the_text(self):
         (task,) = lmms.open_tasks(["dcsft_digits"]).values()
         model = Simple(says="seven")
         lmms.run(model, {"dcsft_digits": task}, 2)
         assert [pictures for _, pictures in model.seen] == [1, 1]
         assert "construct_requests" not in vars(task)
-        # A chat model gets messages of the same task afterwards.
+        # A chat model receives messages of the same task afterwards.
         stub = DcsftStub(answers=lambda question: "seven")
         assert len(lmms.run(stub, {"dcsft_digits": task}, 2)[0]["dcsft_digits"]) == 2
 
-    def test_arguments_that_its_class_does_not_take_are_a_sentence(self, own_rows, tmp_path, capsys):
+    def test_unknown_arguments_are_refused_in_one_sentence(self, own_rows, tmp_path, capsys):
         given = [
             "--engine=own_simple",
             "--model-args=color=red",
@@ -115,7 +115,7 @@ ENGINES = {
     ("digits", "", "own_simple"): ("own_simple", "pretrained=BASE"),
     ("owner/name", "says=x", "own_simple"): ("own_simple", "pretrained=owner/name,says=x"),
     ("dcsft_hf", "says=x", "own_simple"): ("own_simple", "says=x"),
-    # As before there was --engine.
+    # As before --engine existed.
     ("dcsft_hf", "pretrained=cold", None): ("dcsft_hf", "pretrained=cold"),
     ("dcsft_vllm", "pretrained=cold", None): ("dcsft_vllm", "pretrained=cold"),
     ("own_simple", "says=x", None): ("own_simple", "says=x"),
@@ -124,7 +124,7 @@ ENGINES = {
 
 class TestEngines:
     @pytest.mark.parametrize("given", ENGINES)
-    def test_load_what_model_names(self, given):
+    def test_load_the_named_model(self, given):
         name, arguments = ENGINES[given]
         assert as_engine(*given) == (name, arguments.replace("BASE", resolve("digits")))
 
@@ -145,14 +145,14 @@ class TestEngines:
             ("zzzzzzzz", "Check the path or the name"),
         ],
     )
-    def test_a_misspelled_checkpoint_is_no_unknown_engine(self, tmp_path, monkeypatch, name, said):
+    def test_a_misspelled_checkpoint_is_not_an_unknown_engine(self, tmp_path, monkeypatch, name, said):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "adapter").mkdir()
         (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
         with pytest.raises(HarnessError, match=said):
             as_engine(name, "")
 
-    def test_score_takes_them_as_evaluate_does(self, own_rows, lora, tmp_path, monkeypatch, capsys):
+    def test_score_opens_them_like_evaluate(self, own_rows, lora, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
@@ -173,7 +173,7 @@ class TestEngines:
         assert main([*given, "--engine=own_odd", "digits", "--name=odd"]) == 1
         assert "own_odd has no argument for a checkpoint" in capsys.readouterr().err
 
-    def test_an_adapter_goes_with_our_engines_alone(self, lora):
+    def test_only_our_engines_take_an_adapter(self, lora):
         name, arguments = as_engine(str(lora), "", "dcsft_vllm")
         assert (name, arguments) == ("dcsft_vllm", f"pretrained={resolve('digits')},adapter={lora}")
         with pytest.raises(HarnessError, match=r"own_simple takes no adapter.*Merge it with `dcsft merge"):
@@ -204,7 +204,7 @@ def logits(adapter):
 
 
 class TestAdapters:
-    def test_names_from_before_transformers_4_52_are_todays(self, lora, tmp_path):
+    def test_names_from_before_transformers_4_52_are_converted(self, lora, tmp_path):
         old = tmp_path / "old"
         shutil.copytree(lora, old)
         tensors = {
@@ -217,13 +217,13 @@ class TestAdapters:
         assert not any("language_model" in name for name in tensors)
         save_file(tensors, old / adapters.WEIGHTS)
         config = json.loads((old / "adapter_config.json").read_text())
-        # A pattern that matched the language model alone before matches the vision tower, too.
+        # A pattern that used to match only the language model matches the vision tower, too.
         config["target_modules"] = "^(model|visual).*(q_proj|qkv|gate_proj)$"
         (old / "adapter_config.json").write_text(json.dumps(config))
         assert torch.equal(logits(old), logits(lora))
         assert not torch.equal(logits(old), logits(None))
 
-    def test_names_that_nothing_explains_are_refused(self, lora):
+    def test_unexplained_names_are_refused(self, lora):
         tensors = {
             name.replace("q_proj", "p_proj"): one for name, one in load_file(lora / adapters.WEIGHTS).items()
         }
@@ -240,7 +240,7 @@ class TestAdapters:
 
 
 class TestBases:
-    """An adapter whose base is not where it was."""
+    """An adapter whose base has moved."""
 
     @pytest.fixture(params=["manifest", "peft"])
     def orphan(self, request, lora, tmp_path):
@@ -259,7 +259,7 @@ class TestBases:
         return adapter
 
     @pytest.mark.parametrize("verb", ["sample", "evaluate", "score", "merge", "data inspect"])
-    def test_is_named_with_what_to_do(self, orphan, own_rows, tmp_path, capsys, verb):
+    def test_a_missing_base_is_named_with_the_remedy(self, orphan, own_rows, tmp_path, capsys, verb):
         out, data = f"--output={tmp_path / 'out'}", [f"--data={own_rows}", "--scorer=exact_word"]
         given = {
             "sample": ["sample", f"--model={orphan}", *data, out],
@@ -275,7 +275,7 @@ class TestBases:
         assert "Put it back, or name it: --base DIR" in error and "--model-args pretrained=DIR" in error
         assert not (tmp_path / "out" / "manifest.json").exists()
 
-    def test_can_be_named_beside_the_adapter(self, orphan):
+    def test_a_base_can_be_given_with_the_adapter(self, orphan):
         for engine in (None, "dcsft_hf", "dcsft_vllm"):
             name, arguments = as_engine(str(orphan), "pretrained=digits,batch_size=2", engine)
             assert name == (engine or "dcsft_hf")
@@ -297,7 +297,7 @@ class TestRunFolders:
         assert open_subject(str(run), None).adapter == run / "checkpoint-100"
         assert as_engine(str(run), "")[1].endswith(f"adapter={run / 'checkpoint-100'}")
 
-    def test_one_that_holds_weights_stands_for_itself(self, lora):
+    def test_with_weights_stand_for_themselves(self, lora):
         shutil.copytree(lora, lora / "checkpoint-5")
         assert resolve(str(lora)) == str(lora)
 
@@ -341,8 +341,8 @@ class TestOwnTasks:
         )
         assert notes["responses"] == 2
 
-    def test_judge_their_logs(self, tmp_path, capsys):
-        """`label` finds a task of the user's own as `sample` does, and its labels can be curated."""
+    def test_score_their_logs(self, tmp_path, capsys):
+        """`label` finds a user's own task as `sample` does, and its labels can be curated."""
         folder, name = tmp_path / "tasks", "own_logged_task"
         folder.mkdir()
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
@@ -362,7 +362,7 @@ class TestOwnTasks:
         assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'none'}"]) == 1
         assert "--include-path are of logs of lmms-eval" in capsys.readouterr().err
 
-    def test_are_named_by_their_files(self, own_rows, tmp_path, capsys):
+    def test_can_be_named_by_file(self, own_rows, tmp_path, capsys):
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
         task = tmp_path / "own.yaml"
         task.write_text(TASK.format(file=tmp_path / "rows.json"))
@@ -401,9 +401,7 @@ class TestOwnTasks:
             ("score", "--suite", "group.yaml", "--suite group.yaml is a file. Name its task"),
         ],
     )
-    def test_files_that_hold_no_task_are_refused(
-        self, tmp_path, monkeypatch, capsys, verb, option, name, said
-    ):
+    def test_files_without_a_task_are_refused(self, tmp_path, monkeypatch, capsys, verb, option, name, said):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "group.yaml").write_text("group: mine\ntask: [a, b]\n")
         (tmp_path / "text.yaml").write_text("some text")
@@ -415,7 +413,7 @@ class TestOwnTasks:
         assert said in error and "Traceback" not in error
         assert not (tmp_path / "out" / "manifest.json").exists()
 
-    def test_a_task_of_lmms_eval_names_the_package_that_it_lacks(self, tmp_path, monkeypatch):
+    def test_a_missing_package_is_named(self, tmp_path, monkeypatch):
         (tmp_path / "own.yaml").write_text(f"{TASK.format(file='x')}doc_to_visual: !function own.visual\n")
         (tmp_path / "own.py").write_text("import no_such_package_here")
         with pytest.raises(HarnessError, match="needs the package no_such_package_here.*pip install no_such"):
@@ -428,7 +426,7 @@ class TestOwnTasks:
             lmms.include(tmp_path / "none")
 
 
-def test_a_prompt_is_processed_once_while_remembering(monkeypatch):
+def test_a_repeated_prompt_is_processed_once(monkeypatch):
     """And again for another text, other pixels, other limits, and after the block."""
     processor = AutoProcessor.from_pretrained(digits.path())
     asked = []
@@ -449,7 +447,7 @@ def test_a_prompt_is_processed_once_while_remembering(monkeypatch):
         first, again = features([black]), features([black.copy()])
         assert len(asked) == 1 and first.keys() == again.keys()
         assert all(torch.equal(first[name], again[name]) for name in first)
-        # A processor that was opened again, as for the next checkpoint, is the same.
+        # A processor that was opened again, as for the next checkpoint, counts as the same.
         features([black], processor=AutoProcessor.from_pretrained(digits.path()))
         assert len(asked) == 1
         assert not torch.equal(features([white])["pixel_values"], first["pixel_values"])
@@ -461,7 +459,7 @@ def test_a_prompt_is_processed_once_while_remembering(monkeypatch):
     assert len(asked) == 5
 
 
-def test_the_memory_of_prompts_is_bounded(monkeypatch):
+def test_the_cache_of_prompts_is_bounded(monkeypatch):
     monkeypatch.setattr(batching, "REMEMBERED", 3 * 400)
     calls = []
 
@@ -474,4 +472,4 @@ def test_the_memory_of_prompts_is_bounded(monkeypatch):
     with batching.remembering():
         for text in "abcadbc":
             batching.process_one(processor, text, [])
-    assert calls == ["a", "b", "c", "d", "b", "c"]  # "a" was used when "d" took the place of "b"
+    assert calls == ["a", "b", "c", "d", "b", "c"]  # "a" was used when "d" replaced "b"

@@ -1,4 +1,4 @@
-"""The keyed draws: right distribution, right keys, nothing else."""
+"""The keyed draws: the right distribution, the right keys, nothing else."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def splitmix(state):
 
 @pytest.mark.parametrize("key", [0, -1, 1 << 62, -(1 << 63), 123456789])
 @pytest.mark.parametrize("step", [0, 1, 5000])
-def test_the_hash_is_splitmix64_bit_for_bit(key, step):
+def test_the_hash_equals_splitmix64_bit_for_bit(key, step):
     tokens = torch.tensor([0, 1, 151935])
     drawn = uniforms(torch.tensor(key), torch.tensor(step), tokens)
     state = splitmix((key + (step + 1) * GOLDEN) & MASK)
@@ -27,7 +27,7 @@ def test_the_hash_is_splitmix64_bit_for_bit(key, step):
         assert value == ((splitmix((state + (token + 1) * GOLDEN) & MASK) >> 12) + 0.5) / 2**52
 
 
-def test_splitmix64_reference_values():
+def test_splitmix64_gives_its_reference_values():
     # The first outputs of the published generator for seed 1234567.
     assert splitmix((1234567 + GOLDEN) & MASK) == 6457827717110365317
     assert splitmix((1234567 + 2 * GOLDEN) & MASK) == 3203168211198807973
@@ -62,7 +62,7 @@ def test_the_largest_noisy_logit_is_a_draw_from_the_softmax(sparse):
     assert stats.chisquare(counts[kept], expected * rows / expected.sum()).pvalue > 0.01
 
 
-def test_sparse_and_dense_noise_are_the_same_noise():
+def test_sparse_and_dense_noise_are_equal():
     scores = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     scores[:, 5:30] = -torch.inf
     keys = torch.tensor([row_key(0, str(n), 0) for n in range(6)])
@@ -70,7 +70,7 @@ def test_sparse_and_dense_noise_are_the_same_noise():
     assert torch.equal(noisy(scores, keys, steps, True), noisy(scores, keys, steps, False))
 
 
-def test_each_part_of_the_key_matters_and_rows_do_not_matter_to_each_other():
+def test_each_part_of_the_key_matters_and_rows_are_independent():
     keys = {row_key(seed, item, index) for seed in (0, 1) for item in ("a", "b") for index in (0, 1)}
     assert len(keys) == 8
     some = torch.tensor(sorted(keys))
@@ -87,5 +87,5 @@ def test_the_noise_is_cheap():
     noisy(scores, keys, torch.full_like(keys, 2), False)
     start = time.perf_counter()
     noisy(scores, keys, torch.full_like(keys, 2), False)
-    # A forward pass of a model with this vocabulary takes seconds where this takes 40 ms.
+    # A forward pass of a model with this vocabulary takes seconds; the noise takes 40 ms.
     assert time.perf_counter() - start < 1.0

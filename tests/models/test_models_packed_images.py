@@ -1,4 +1,4 @@
-"""Vision attention on all segments of one length at once: what one segment at a time comes to."""
+"""Vision attention on all segments of one length at once equals attention on one segment at a time."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def one_by_one(query, key, value, ends):
 @pytest.mark.parametrize(
     "lengths", [[4], [4, 4, 4], [4, 2, 4, 4, 1, 2], [7, 1], [0, 3, 3], list(range(1, 9))]
 )
-def test_it_is_the_attention_of_each_segment(lengths):
+def test_it_equals_the_attention_of_each_segment(lengths):
     generator = torch.Generator().manual_seed(0)
     tokens = sum(lengths)
     states = [torch.randn(1, 3, tokens, 8, generator=generator) for _ in range(3)]
@@ -33,7 +33,7 @@ def test_it_is_the_attention_of_each_segment(lengths):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_a_vision_tower_gives_the_same_in_fewer_calls(family, monkeypatch):
+def test_a_vision_tower_gives_the_same_output_in_fewer_calls(family, monkeypatch):
     model = load(family)
     docs = [doc for doc in documents() if doc.get("image") is not None] or documents()
     pictures = [doc["image"] for doc in docs]
@@ -63,7 +63,7 @@ def test_a_vision_tower_gives_the_same_in_fewer_calls(family, monkeypatch):
     assert together < apart
 
 
-def test_towers_with_another_attention_are_left_alone():
+def test_towers_with_other_attention_are_unchanged():
     model = load(attn_implementation="eager")
     assert attend_by_length(model._model) == 0
     assert model._model.config.vision_config._attn_implementation == "eager"

@@ -1,4 +1,4 @@
-"""Patch embeddings as products: the convolution's own results, and only where it is one."""
+"""Patch embeddings as matrix products: the convolution's own results, and only where it is equivalent."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.fixtures.tiny_checkpoints import checkpoint
 
 
 @pytest.mark.parametrize(("family", "count"), [("qwen2_5_vl", 1), ("qwen3_vl", 1), ("idefics3", 0)])
-def test_the_embedding_of_each_family_gives_what_it_gave(family, count):
+def test_the_embedding_of_each_family_is_unchanged(family, count):
     model = AutoModelForImageTextToText.from_pretrained(checkpoint(family), dtype=torch.float32)
     found = [module for module in model.modules() if isinstance(module, nn.Conv3d)]
     assert len(found) == count
@@ -24,7 +24,7 @@ def test_the_embedding_of_each_family_gives_what_it_gave(family, count):
     assert set(model.state_dict()) == names
 
 
-def test_a_convolution_that_moves_stays_one():
+def test_only_non_overlapping_convolutions_are_replaced():
     moving = nn.Sequential(nn.Conv3d(3, 4, 2, stride=1), nn.Conv3d(3, 4, 2, stride=2, padding=1))
     assert embed_by_product(moving) == 0
     whole = nn.Conv3d(3, 4, 2, stride=2)

@@ -1,4 +1,4 @@
-"""Which samples are drawn next, and a model that is told what is kept, refused and settled."""
+"""Which samples are drawn next, and a model that knows which responses are kept, refused and settled."""
 
 import pytest
 from hypothesis import given
@@ -28,13 +28,13 @@ def test_rounds_double():
     assert [goals(samples) for samples in (1, 2, 3, 6)] == [[1], [2], [2, 3], [2, 4, 6]]
 
 
-class TestNext:
-    def test_without_rounds_it_is_everything_that_is_not_kept(self):
+class TestNextSamples:
+    def test_without_rounds_are_all_that_are_missing(self):
         left = Drawing(item(4), {1: generation(1)}).next(None)
         assert (left.sample_indices, left.positions) == ([0, 2, 3], [0, 2, 3])
         assert Drawing(item(2), {0: generation(0), 1: generation(1)}).next(None) is None
 
-    def test_a_round_is_what_the_next_goal_lacks(self):
+    def test_of_a_round_are_those_missing_to_its_goal(self):
         drawing = Drawing(item(8))
         for wanted in ([0, 1], [2, 3], [4, 5, 6, 7]):
             left = drawing.next(mixed)
@@ -43,7 +43,7 @@ class TestNext:
         assert drawing.next(mixed) is None
 
     @given(st.lists(st.sampled_from("xy"), min_size=8, max_size=8), st.sets(st.integers(0, 7)))
-    def test_a_run_that_lost_some_responses_ends_with_those_of_an_undisturbed_one(self, texts, lost):
+    def test_a_run_that_lost_responses_ends_with_the_same_set(self, texts, lost):
         def finish(have):
             drawing = Drawing(item(8), have)
             while (left := drawing.next(mixed)) is not None:
@@ -56,7 +56,7 @@ class TestNext:
 
 
 class Watched(DcsftStub):
-    """Remembers its batches, as lists of (document, sample indices)."""
+    """Records its batches, as lists of (document, sample indices)."""
 
     def __init__(self, **given):
         super().__init__(**given)
@@ -73,13 +73,13 @@ def ask(model, repeats=4, docs=3):
     ]
 
 
-def told(question):
+def place_of(question):
     return f"{question.doc_id} {question.sample_index}"
 
 
 class TestKept:
-    def test_responses_come_back_in_their_places_and_are_neither_drawn_nor_reported(self):
-        model, seen = Watched(answers=told), []
+    def test_responses_keep_their_places_and_are_neither_drawn_nor_reported(self):
+        model, seen = Watched(answers=place_of), []
         model.kept = {("tiny", 0, index): generation(index, f"kept {index}") for index in range(4)}
         model.kept |= {("tiny", 1, 2): generation(2, "kept", 1)}
         model.on_batch = seen.extend
@@ -89,29 +89,29 @@ class TestKept:
         assert model.batches == [[(1, [0, 1, 3])], [(2, [0, 1, 2, 3])]]
         assert len(seen) == 7
 
-    def test_another_task_has_responses_of_its_own(self):
-        model = Watched(answers=told)
+    def test_another_task_has_its_own_responses(self):
+        model = Watched(answers=place_of)
         model.kept = {("other", 0, 0): generation(0, "kept")}
         assert ask(model, 1, 1) == ["0 0"]
 
 
 class TestRefused:
     def answer(self, question):
-        return None if question.doc_id == 1 else told(question)
+        return None if question.doc_id == 1 else place_of(question)
 
-    def test_it_is_an_error_unless_reasons_are_collected(self):
+    def test_an_item_is_an_error_unless_reasons_are_collected(self):
         with pytest.raises(HarnessError, match="doc_id 1"):
             ask(Watched(answers=self.answer, batch_size=3))
 
-    def test_the_others_in_its_batch_are_answered(self, caplog):
+    def test_other_items_of_the_batch_are_answered(self, caplog):
         model = Watched(answers=self.answer, batch_size=3)
         model.refused = {}
         assert ask(model, 2) == ["0 0", "0 1", "", "", "2 0", "2 1"]
         assert list(model.refused) == [("tiny", 1)]
         assert "doc_id 1" in model.refused["tiny", 1] and "skipped: " in caplog.text
 
-    def test_an_item_that_is_known_to_be_refused_is_not_asked(self):
-        model = Watched(answers=told)
+    def test_an_item_refused_before_is_not_asked_again(self):
+        model = Watched(answers=place_of)
         model.refused = {("tiny", 0): "unreadable"}
         assert ask(model, 1) == ["", "1 0", "2 0"]
         assert [batch[0][0] for batch in model.batches] == [1, 2]

@@ -1,4 +1,4 @@
-"""Sampled responses of `dcsft_hf`: distribution, and independence of everything but the content."""
+"""Sampled responses of `dcsft_hf`: their distribution, and that only the content determines them."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ SAMPLED = {"max_new_tokens": 8, "temperature": 1.0, "do_sample": True}
 
 
 def responses(model, docs, given=SAMPLED, repeats=3, shuffle=None):
-    """(doc_id, sample index) to response, as the observer sees them."""
+    """(doc_id, sample index) -> response, as the observer sees them."""
     rows = requests_for(model, docs, given, repeats)
     if shuffle is not None:
         rows = [rows[at] for at in np.random.default_rng(shuffle).permutation(len(rows))]
@@ -24,7 +24,7 @@ def responses(model, docs, given=SAMPLED, repeats=3, shuffle=None):
     return {(generation.doc_id, generation.sample_index): generation.response for generation in seen}
 
 
-def test_batch_size_order_and_the_global_generator_change_nothing():
+def test_batch_size_order_and_the_global_generator_change_no_draw():
     docs = documents()
     alone = responses(load(), docs)
     assert len(set(alone.values())) > 0.9 * len(alone)
@@ -38,7 +38,7 @@ def test_batch_size_order_and_the_global_generator_change_nothing():
     torch.random.set_rng_state(state)
 
 
-def test_a_subset_of_documents_under_other_numbers_draws_the_same():
+def test_a_renumbered_subset_of_documents_draws_the_same():
     docs = documents()
     whole, part = responses(load(batch_size=8), docs), responses(load(batch_size=2), docs[4:7])
     assert part == {(doc_id - 4, index): text for (doc_id, index), text in whole.items() if 4 <= doc_id < 7}
@@ -60,7 +60,7 @@ def test_the_seed_and_the_content_id_choose_the_draw():
     assert responses(named, docs) != base
 
 
-def test_greedy_samples_of_an_item_are_one_row_copied():
+def test_greedy_samples_of_an_item_are_copies_of_one_row():
     docs = documents()[:2]
     model = load()
     assert texts(model, docs, GREEDY, repeats=3) == [
@@ -69,13 +69,13 @@ def test_greedy_samples_of_an_item_are_one_row_copied():
 
 
 @pytest.mark.parametrize("given", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 1e-4}])
-def test_sampling_that_keeps_one_token_is_greedy(given):
+def test_sampling_from_one_token_is_greedy(given):
     docs = documents()[:4]
     model = load(batch_size=4)
     assert texts(model, docs, SAMPLED | given) == texts(model, docs, GREEDY | {"max_new_tokens": 8})
 
 
-def test_the_penalty_comes_before_the_draw():
+def test_the_penalty_is_applied_before_the_draw():
     docs = documents()[:6]
     model = load(batch_size=8)
     given = {"max_new_tokens": 12, "repetition_penalty": 1.4}
@@ -111,7 +111,7 @@ def kept_probabilities(logits, temperature, top_k=0, top_p=1.0, min_p=0.0):
 
 
 def agreement(drawn, probabilities):
-    """The p-value of counts of tokens; those expected fewer than five times are one cell."""
+    """The p-value of token counts; tokens expected fewer than five times are one cell."""
     expected = probabilities * drawn.sum()
     common = expected >= 5
     assert common.sum() >= 3
@@ -130,12 +130,12 @@ def agreement(drawn, probabilities):
         {"temperature": 5.0, "top_k": 40, "top_p": 0.8, "min_p": 0.05},
     ],
 )
-def test_first_tokens_follow_the_models_own_probabilities(given):
+def test_first_tokens_follow_the_models_probabilities(given):
     doc = documents()[2] | {"text": "How many?"}
     model = load()
     size = 500
     drawn = np.zeros(len(model.tokenizer), int)
-    # Byte-level tokens do not survive decoding, so the ids are read where they are drawn.
+    # Byte-level tokens do not survive decoding, so the ids are recorded when they are drawn.
     taken = []
     decode = model.tokenizer.decode
     model.processor.tokenizer.decode = lambda ids, **kwargs: taken.append(ids) or decode(ids, **kwargs)

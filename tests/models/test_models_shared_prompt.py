@@ -18,7 +18,7 @@ SAMPLED = {"max_new_tokens": 12, "temperature": 1.0}
 
 
 def generations(model, docs, given=SAMPLED, repeats=3):
-    """Everything that the observers see, by document and sample index."""
+    """All generations that observers see, by document and sample index."""
     seen = []
     model.on_batch = seen.extend
     model.generate_until(requests_for(model, docs, given, repeats))
@@ -34,7 +34,7 @@ def row_by_row(family, docs, given=SAMPLED, repeats=3):
 
 
 def forward_rows(model, monkeypatch):
-    """Rows and columns of every forward pass from now on, and pixel values where there are any."""
+    """Records rows and columns of every forward pass, and whether it had pixel values."""
     shapes = []
     forward = type(model._model).forward
 
@@ -50,7 +50,7 @@ def forward_rows(model, monkeypatch):
 @pytest.mark.grid
 @pytest.mark.parametrize("size", [1, 8])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_samples_are_those_of_rows_that_are_prefilled_one_by_one(family, size):
+def test_samples_equal_those_of_rows_prefilled_one_by_one(family, size):
     docs = documents()
     model = load(family, batch_size=size)
     found = generations(model, docs)
@@ -71,7 +71,7 @@ def test_samples_are_those_of_rows_that_are_prefilled_one_by_one(family, size):
         {"temperature": 0.9, "top_k": 50, "max_new_tokens": 70},
     ],
 )
-def test_every_generation_argument_does_what_it_did(given):
+def test_every_generation_argument_has_the_same_effect(given):
     docs = documents()[:6]
     model = load(batch_size=8)
     assert generations(model, docs, SAMPLED | given) == row_by_row("qwen2_5_vl", docs, SAMPLED | given)
@@ -96,7 +96,7 @@ def test_items_with_different_numbers_of_samples_share_a_batch():
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_that_prefill_in_slices_decode_together(family, monkeypatch):
+def test_prompts_prefilled_in_slices_decode_together(family, monkeypatch):
     docs = documents()
     model = load(family, batch_size=10)
     wanted = generations(model, docs)
@@ -110,7 +110,7 @@ def test_prompts_that_prefill_in_slices_decode_together(family, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_images_and_prompts_go_through_the_model_once_an_item(family, monkeypatch):
+def test_images_and_prompts_are_processed_once_per_item(family, monkeypatch):
     model = load(family, batch_size=4)
     docs = documents()[:4]
     generations(model, docs, SAMPLED | {"min_new_tokens": 12})
@@ -130,7 +130,7 @@ def test_finished_rows_are_dropped(monkeypatch):
     steps = [rows for rows, columns, _ in shapes if columns == 1]
     going_on = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
     assert len(steps) == len(going_on)
-    # Up to an eighth of a batch may idle.
+    # Up to an eighth of a batch may be idle.
     for rows, needed in zip(steps, going_on, strict=True):
         assert needed <= rows <= needed * 8 / 7 + 1
     assert steps[-1] < steps[0] / 2
@@ -146,7 +146,7 @@ def test_prompts_of_finished_items_are_freed(monkeypatch):
     assert all(count < 8 for count in kept)
 
 
-def test_the_models_own_attention_is_back_afterwards(monkeypatch):
+def test_the_models_own_attention_is_restored(monkeypatch):
     model = load()
     generations(model, documents()[:1])
     assert model._model.config.text_config._attn_implementation == "sdpa"
@@ -159,7 +159,7 @@ def test_the_models_own_attention_is_back_afterwards(monkeypatch):
 @pytest.mark.few(1)
 @pytest.mark.parametrize("reason", ["cache", "logits", "error", "attention"])
 @pytest.mark.parametrize("copied", [True, False])
-def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, copied, monkeypatch, caplog):
+def test_a_model_that_cannot_share_prompts_falls_back_with_one_warning(reason, copied, monkeypatch, caplog):
     model = load(batch_size=2)
     if not copied:
         monkeypatch.setattr(engine, "fork_objection", lambda *_: "differ")
@@ -186,7 +186,7 @@ def test_a_model_that_cannot_share_is_fallen_back_from_and_says_so_once(reason, 
 
 
 @pytest.mark.parametrize("given", [SAMPLED, GREEDY], ids=["sampled", "greedy"])
-def test_generation_without_a_cache_goes_row_by_row_as_asked(caplog, given):
+def test_generation_without_a_cache_runs_row_by_row(caplog, given):
     model = load(batch_size=2)
     docs = documents()[:2]
     assert generations(model, docs, given | {"use_cache": False}) == row_by_row("qwen2_5_vl", docs, given)
@@ -194,7 +194,7 @@ def test_generation_without_a_cache_goes_row_by_row_as_asked(caplog, given):
 
 
 def out_of_memory_above(monkeypatch, limit):
-    """Makes more than `limit` items in flight fail as CUDA does; how many were tried is returned."""
+    """Makes more than `limit` active items fail as CUDA does; records how many were tried."""
     tried = []
     admit = RunningItems.admit
 
@@ -221,7 +221,7 @@ def test_a_batch_that_does_not_fit_is_split_and_later_ones_are_smaller(monkeypat
     assert "Out of memory with 5 items" in caplog.text
 
 
-def test_an_item_that_does_not_fit_alone_is_one_clear_error(monkeypatch):
+def test_an_item_that_does_not_fit_by_itself_is_one_clear_error(monkeypatch):
     model = load(batch_size=4)
     out_of_memory_above(monkeypatch, 0)
     with pytest.raises(HarnessError, match=r"doc_id \d: a prompt of \d+ tokens with 3 responses") as caught:
@@ -229,7 +229,7 @@ def test_an_item_that_does_not_fit_alone_is_one_clear_error(monkeypatch):
     assert "max_pixels" in caught.value.remedy
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
+def test_other_errors_are_not_mistaken_for_a_lack_of_memory(monkeypatch):
     model = load(batch_size=4)
     generations(model, documents()[:1])
     monkeypatch.setattr(RunningItems, "admit", lambda *_: torch.zeros(2) @ torch.zeros(3))
@@ -240,7 +240,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_small_budget_makes_small_batches_and_the_same_responses(monkeypatch):
+def test_a_small_memory_budget_makes_small_batches_and_the_same_responses(monkeypatch):
     docs = documents()
     wanted = generations(load(batch_size=8), docs)
     model = load(batch_size="auto", memory_gb="1e-9")
@@ -252,16 +252,16 @@ def test_a_small_budget_makes_small_batches_and_the_same_responses(monkeypatch):
     assert max(tried) == 10
 
 
-def test_the_estimate_grows_with_prompts_rows_and_answers():
+def test_the_memory_estimate_grows_with_prompts_rows_and_answers():
     footprint = Footprint(cached=1.0, activation=1.0, image_value=0.0, score=0.0, choice=0.0, slice_tokens=99)
     sizes = [Size(tokens, 0, 2) for tokens in (10, 50)]
-    # Prompts of n padded tokens take n, and as much again in one slice; two rows of five tokens 20.
+    # Prompts of n padded tokens take n, and the same again in one slice; two rows of five tokens take 20.
     assert footprint.bytes(sizes[:1], 5, shared=True) == 2 * 10 + 20
     assert footprint.bytes(sizes, 5, shared=True) == 100 + 99 + 40
     assert footprint.bytes(sizes[:1], 5, shared=False) == 2 * 20 + 20
 
 
-def test_the_estimate_knows_every_family_and_the_machine_has_memory():
+def test_the_memory_estimate_covers_every_family():
     for family in FAMILIES:
         footprint = Footprint.of(load(family)._model)
         # Two layers of two heads of 16, keys and values, float32.
@@ -271,7 +271,7 @@ def test_the_estimate_knows_every_family_and_the_machine_has_memory():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_half_precision_passes_the_trial_too(family):
+def test_half_precision_shares_prompts_too(family):
     model = load(family, batch_size=4, dtype="bfloat16")
     generations(model, documents()[:4])
     assert model._engine.shares_prompts

@@ -1,4 +1,4 @@
-"""Items in flight: refilled as rows end, further rounds behind the first prefill, nothing lost."""
+"""Active items: refilled as rows end, further rounds after the first prefill, nothing lost."""
 
 import types
 from collections import deque
@@ -22,12 +22,12 @@ RAGGED = SAMPLED | {"until": list("aeiou "), "max_new_tokens": 40}
 
 
 def mixed(item, found):
-    """Whether an item needs no more: two of its responses differ in their first letter's parity."""
+    """Whether an item is settled: two of its responses differ in the parity of their first letter."""
     return len({len(one.response) % 2 for one in found}) == 2
 
 
 def in_flight(monkeypatch):
-    """Rows in flight after each admission, from now on."""
+    """Records the number of active rows after each admission."""
     seen = []
     admit = RunningItems.admit
 
@@ -41,18 +41,18 @@ def in_flight(monkeypatch):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_rows_that_end_make_room_for_other_items_and_every_draw_stays_the_same(family, monkeypatch):
+def test_finished_rows_make_room_for_other_items_and_change_no_draw(family, monkeypatch):
     docs = documents()
     model = load(family, batch_size=3)
     rows = in_flight(monkeypatch)
     found = generations(model, docs, RAGGED, 4)
     assert found == row_by_row(family, docs, RAGGED, 4)
     assert max(rows) <= 12
-    # Items came aboard while others were still on their way.
+    # Items were admitted while others were still active.
     assert any(count > 4 and count % 4 for count in rows)
 
 
-def test_all_that_has_ended_is_reported_before_others_are_admitted(monkeypatch):
+def test_finished_responses_are_reported_before_new_items_are_admitted(monkeypatch):
     model, events = load(batch_size=2), []
     admit = RunningItems.admit
     monkeypatch.setattr(
@@ -84,7 +84,7 @@ def test_all_that_has_ended_is_reported_before_others_are_admitted(monkeypatch):
 @pytest.mark.few(1)
 @pytest.mark.parametrize("given", [SAMPLED, RAGGED])
 @pytest.mark.parametrize("size", [1, 3, 8])
-def test_further_rounds_go_on_behind_the_first_prefill(size, given, monkeypatch):
+def test_further_rounds_reuse_the_first_prefill(size, given, monkeypatch):
     docs = documents()
     everything = {(one.doc_id, one.sample_index): one for one in row_by_row("qwen2_5_vl", docs, given, 8)}
     model = load(batch_size=size)
@@ -103,7 +103,7 @@ def test_further_rounds_go_on_behind_the_first_prefill(size, given, monkeypatch)
         assert len(mine) == 2 or not mixed(None, mine[: len(mine) // 2])
 
 
-def test_prompts_of_settled_items_are_given_up(monkeypatch):
+def test_prompts_of_settled_items_are_released(monkeypatch):
     model = load(batch_size=2)
     model.settled = lambda item, found: True
     held = []
@@ -118,7 +118,7 @@ def test_prompts_of_settled_items_are_given_up(monkeypatch):
     assert set(held) == {0}
 
 
-def test_a_model_that_turns_out_unsuited_half_way_goes_on_row_by_row(monkeypatch, caplog):
+def test_a_model_that_turns_out_unsuited_falls_back_to_row_by_row(monkeypatch, caplog):
     docs = documents()[:4]
     model = load(batch_size=2)
     generations(model, docs[:1])
@@ -135,7 +135,7 @@ def test_a_model_that_turns_out_unsuited_half_way_goes_on_row_by_row(monkeypatch
     assert "sliding window" in caplog.text
 
 
-def test_memory_that_runs_out_between_rounds_loses_nothing(monkeypatch, caplog):
+def test_running_out_of_memory_between_rounds_loses_nothing(monkeypatch, caplog):
     docs = documents()
     wanted = load(batch_size=4)
     wanted.settled = mixed
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_between_rounds_loses_nothing(monkeypatch, caplog):
         (NotFiniteError([1]), {0, 1, 2, 3, 5}),  # the second one of its group
     ],
 )
-def test_an_error_in_a_later_group_of_rows_loses_no_response_of_an_earlier_one(failure, answered):
+def test_an_error_in_a_later_group_of_rows_keeps_earlier_responses(failure, answered):
     """Items without images come first; they cannot share the batch of the others."""
     failures = [failure]
 

@@ -24,7 +24,7 @@ def test_a_function_answers_each_sample():
     ]
 
 
-def test_stops_limits_and_counts_are_those_of_a_model():
+def test_stop_texts_limits_and_counts_work_as_in_a_model():
     model = DcsftStub(answers=lambda question: "one two three END four", seed="3")
     cut = run(model, {"until": "END"})[0]
     assert (cut.response, cut.finish_reason, cut.n_tokens, cut.seed) == ("one two three ", "stop", 4, 3)
@@ -37,7 +37,7 @@ def test_a_missing_answer_names_its_document():
         run(DcsftStub(answers=lambda question: None if question.doc_id else "x"))
 
 
-def test_progress_and_batches():
+def test_progress_and_batches_are_reported():
     model = DcsftStub(default="x", batch_size="2")
     progress = []
     model.on_progress = lambda done, total: progress.append((done, total))

@@ -1,4 +1,4 @@
-"""`dcsft_vllm` around its engine: what it asks for, and what it makes of the answers."""
+"""`dcsft_vllm` around its engine: the requests it makes, and how it reads the answers."""
 
 import queue
 import sys
@@ -42,7 +42,7 @@ def params(fake):
     return [one for _, call, _ in fake.last.calls for one in call]
 
 
-def test_a_missing_vllm_is_one_sentence(monkeypatch):
+def test_missing_vllm_is_reported_in_one_sentence(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HarnessError, match="dcsft_vllm needs vLLM, which is not installed"):
         model()
@@ -57,7 +57,7 @@ def test_vllm_is_not_imported_before_there_are_requests(fake):
     assert len(fake.opened) == 1
 
 
-def test_no_engine_is_opened_for_what_is_kept(fake):
+def test_no_engine_is_opened_for_kept_responses(fake):
     one = model()
     one.kept = {("tiny", 0, index): Generation("tiny", 0, index, "kept", 1, 1, "stop", 0) for index in (0, 1)}
     assert drawn(one, documents()[:1], SAMPLED, repeats=2) == []
@@ -65,7 +65,7 @@ def test_no_engine_is_opened_for_what_is_kept(fake):
     assert len(drawn(one, documents()[:2], SAMPLED, repeats=2)) == 2
 
 
-def test_g_samples_are_one_request_with_seeds_that_count_up(fake):
+def test_samples_of_an_item_are_one_request_with_consecutive_seeds(fake):
     seen = drawn(model(batch_size=2), documents()[:3], SAMPLED, repeats=4)
     assert [one.n for one in params(fake)] == [4, 4, 4]
     assert [len(prompts) for prompts, _, _ in fake.last.calls] == [2, 1]
@@ -75,14 +75,14 @@ def test_g_samples_are_one_request_with_seeds_that_count_up(fake):
     assert {one.seed for one in seen} == {0}
 
 
-def test_a_samples_seed_does_not_depend_on_what_it_is_asked_with(fake):
+def test_a_samples_seed_does_not_depend_on_other_requests(fake):
     docs = documents()[:3]
     long = {"max_new_tokens": 30, "temperature": 0.7}
     whole = {(one.doc_id, one.sample_index): one.response for one in drawn(model(), docs, long, 8)}
     assert len(set(whole.values())) == 24
     alone = model(batch_size=1)
     assert {(one.doc_id, one.sample_index): one.response for one in drawn(alone, docs, long, 8)} == whole
-    # An interrupted run's rest: samples 2 and 5 of item 1 are there.
+    # The rest of an interrupted run: samples 2 and 5 of item 1 are there.
     rest = model()
     rest.kept = {
         ("tiny", 1, index): Generation("tiny", 1, index, "kept", 1, 1, "stop", 0) for index in (2, 5)
@@ -119,7 +119,7 @@ def test_greedy_repeats_are_one_request(fake):
     assert len({one.response for one in seen[:3]}) == 1
 
 
-def test_the_engine_gets_room_for_the_longest_prompt_and_no_more(fake):
+def test_the_engine_has_room_for_exactly_the_longest_prompt(fake):
     docs = documents()
     drawn(model(), docs, SAMPLED)
     reference = load(batch_size=8)
@@ -131,7 +131,7 @@ def test_the_engine_gets_room_for_the_longest_prompt_and_no_more(fake):
     assert fake.opened[0]["enable_chunked_prefill"] is False  # the fake is a CPU
 
 
-def test_the_room_of_the_checkpoint_is_the_most_and_a_prompt_beyond_it_is_named(fake):
+def test_the_checkpoints_context_is_the_limit_and_longer_prompts_are_named(fake):
     with pytest.raises(HarnessError, match="'tiny', doc_id 0: a prompt of .* do not fit into 4096"):
         drawn(model(), documents()[:1], {"max_new_tokens": 4096})
     with pytest.raises(HarnessError, match="max_model_len"):
@@ -157,7 +157,7 @@ def test_an_engine_that_is_large_enough_stays_open(fake):
     assert not fake.last.closed
 
 
-def test_an_unreadable_image_stops_or_is_skipped(fake):
+def test_an_unreadable_image_is_an_error_or_is_skipped(fake):
     docs = [documents()[0], {"image": "/nowhere.png", "text": "?"}]
     with pytest.raises(HarnessError, match="'tiny', doc_id 1"):
         drawn(model(), docs, SAMPLED)
@@ -167,7 +167,7 @@ def test_an_unreadable_image_stops_or_is_skipped(fake):
     assert list(skipping.refused) == [("tiny", 1)]
 
 
-def test_what_vllm_refuses_is_one_sentence(fake, monkeypatch):
+def test_vllms_errors_are_reported_in_one_sentence(fake, monkeypatch):
     def refuse(*args, **options):
         raise fake_vllm.VLLMError("no such architecture\nand more")
 
@@ -191,7 +191,7 @@ def test_what_vllm_refuses_is_one_sentence(fake, monkeypatch):
         (10e9, None, "92 % of the memory, 92.0 GB, and 10.0 GB are free. Set VLLM_CPU_KVCACHE_SPACE=4"),
     ],
 )
-def test_memory_that_vllm_wants_of_a_cpu_is_said(fake, monkeypatch, free, given, said):
+def test_the_memory_that_vllm_needs_on_a_cpu_is_reported(fake, monkeypatch, free, given, said):
     def refuse(*args, **options):
         raise RuntimeError("Engine core initialization failed. See root cause above.")
 
@@ -204,7 +204,7 @@ def test_memory_that_vllm_wants_of_a_cpu_is_said(fake, monkeypatch, free, given,
         drawn(model(), documents()[:1], SAMPLED)
 
 
-def test_no_item_is_skipped_for_an_engine_that_died(fake, monkeypatch):
+def test_no_item_is_skipped_because_an_engine_died(fake, monkeypatch):
     def die(*args, **options):
         raise fake_vllm.EngineDeadError
 
@@ -217,8 +217,8 @@ def test_no_item_is_skipped_for_an_engine_that_died(fake, monkeypatch):
 
 
 @pytest.mark.parametrize(("dead", "ended"), [(True, {}), (False, {"EngineCore": -9})])
-def test_a_call_that_waits_for_a_killed_engine_ends(fake, monkeypatch, dead, ended):
-    """vLLM's own call waits for the queue of an engine that says nothing any more."""
+def test_a_call_to_a_killed_engine_ends(fake, monkeypatch, dead, ended):
+    """vLLM's own call waits for the queue of an engine that is silent."""
     waiting = queue.Queue()
     manager = types.SimpleNamespace(finished_procs=lambda: ended)
     resources = types.SimpleNamespace(engine_dead=dead, engine_manager=manager)
@@ -237,15 +237,15 @@ def test_a_call_that_waits_for_a_killed_engine_ends(fake, monkeypatch, dead, end
         drawn(model(), documents()[:1], SAMPLED)
 
 
-def test_runs_of_indices():
+def test_indices_are_grouped_into_runs():
     assert neighbors([0, 1, 2]) == [[0, 1, 2]]
     assert neighbors([1, 3, 4, 7]) == [[1], [3, 4], [7]]
     assert neighbors([]) == []
 
 
 @pytest.mark.slow
-def test_texts_counts_and_reasons_of_token_rows_are_those_of_dcsft_hf():
-    """dcsft_hf's own rows, handed on as vLLM would, come to what dcsft_hf made of them."""
+def test_texts_counts_and_finish_reasons_equal_those_of_dcsft_hf():
+    """dcsft_hf's own rows, returned as vLLM would, give dcsft_hf's responses."""
     docs = documents()
     reference = load(batch_size=8)
     given = {"max_new_tokens": 12}
@@ -265,7 +265,7 @@ def test_texts_counts_and_reasons_of_token_rows_are_those_of_dcsft_hf():
 
 
 def unstopped(reference, doc, end):
-    """The greedy token ids of a document, past any stop text, up to and with the first end token."""
+    """The greedy token ids of a document, past any stop text, up to and including the first end token."""
     text = reference.processor.apply_chat_template(
         [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": doc["text"]}]}],
         add_generation_prompt=True,

@@ -1,4 +1,4 @@
-"""Adapters of `dcsft_vllm`: which of them are LoRA requests, and that a merge does what it should."""
+"""Adapters of `dcsft_vllm`: which become LoRA requests, and that a merge has the same effect."""
 
 import contextlib
 from pathlib import Path
@@ -27,7 +27,7 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Where temporary folders go."""
+    """The folder for temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return tmp_path
 
@@ -44,7 +44,7 @@ def adapter(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, temporary, caplog):
+def test_plain_lora_on_the_language_model_is_a_request(family, adapter, fake, temporary, caplog):
     target = LANGUAGE if family == "qwen2_5_vl" else r".*language_model.*\.(o_proj|gate_proj)"
     folder = adapter(target, family)
     drawn(model(pretrained=checkpoint(family), adapter=folder), documents()[:1], SAMPLED)
@@ -67,7 +67,7 @@ def test_plain_lora_of_the_language_model_is_a_request(family, adapter, fake, te
         (LANGUAGE, {"modules_to_save": ["lm_head"]}),
     ],
 )
-def test_everything_else_is_merged_and_the_merge_answers_as_the_adapter_does(
+def test_other_adapters_are_merged_and_the_merge_answers_like_the_adapter(
     target, options, adapter, fake, temporary, caplog
 ):
     folder = adapter(target, **options)
@@ -91,8 +91,8 @@ def test_everything_else_is_merged_and_the_merge_answers_as_the_adapter_does(
 
 
 @pytest.mark.parametrize(("rank", "machine", "made"), [(0, 0, True), (1, 0, False), (1, 1, False)])
-def test_ranks_of_a_machine_share_one_merge(rank, machine, made, adapter, fake, temporary, monkeypatch):
-    """Others wait for the first rank's, and leave its removal to it."""
+def test_ranks_on_a_machine_share_one_merge(rank, machine, made, adapter, fake, temporary, monkeypatch):
+    """Others wait for the first rank's merge, and leave its removal to it."""
     one = model(adapter=adapter(), merge_adapter=True)
     folders = {"0": "/first", "1": "/second"}
     for name, value in {"WORLD_SIZE": 4, "RANK": 2 * machine + rank, "LOCAL_RANK": rank}.items():
@@ -109,8 +109,8 @@ def test_ranks_of_a_machine_share_one_merge(rank, machine, made, adapter, fake, 
     assert not list(temporary.iterdir())
 
 
-def test_a_rank_beside_lmms_evals_cache_waits_for_no_other(adapter, fake, temporary, monkeypatch):
-    """The other's responses may all be stored; then it is not asked."""
+def test_a_rank_with_lmms_evals_cache_waits_for_no_other(adapter, fake, temporary, monkeypatch):
+    """All of the other rank's responses may be cached; then it is not asked."""
     one = model(adapter=adapter(), merge_adapter=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("agreed", "gathered"):
@@ -132,7 +132,7 @@ def test_one_merge_serves_engines_of_several_sizes(adapter, fake, temporary):
     assert not list(temporary.iterdir())
 
 
-def test_a_merge_that_answers_otherwise_is_refused(adapter, fake, temporary, monkeypatch):
+def test_a_merge_with_other_answers_is_refused(adapter, fake, temporary, monkeypatch):
     load_again = merging._load
 
     def damaged(path, *given):
@@ -148,7 +148,7 @@ def test_a_merge_that_answers_otherwise_is_refused(adapter, fake, temporary, mon
     assert not list(temporary.iterdir())
 
 
-def test_no_room_for_the_merge_is_one_sentence(adapter, fake, temporary, monkeypatch):
+def test_no_room_for_the_merge_is_reported_in_one_sentence(adapter, fake, temporary, monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 

@@ -62,7 +62,7 @@ def test_every_generation_argument_reaches_vllm(fake):
         ({"num_beams": 4}, "num_beams=4"),
     ],
 )
-def test_what_vllm_does_not_honour_is_refused_before_it_is_opened(given, message, fake):
+def test_arguments_that_vllm_ignores_are_refused_before_it_is_opened(given, message, fake):
     with pytest.raises(HarnessError, match=f"'tiny'.*{message}"):
         drawn(model(), documents()[:1], given)
     assert not fake.opened
@@ -128,7 +128,7 @@ LAUNCHED = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "here", "MASTER_PORT"
         ("", 0, 0, 2, 1, ""),
     ],
 )
-def test_each_engine_of_a_launch_has_devices_of_its_own(
+def test_each_engine_of_a_launch_has_its_own_devices(
     visible, here, rank, count, devices, wanted, monkeypatch
 ):
     for name, value in {**LAUNCHED, "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}.items():
@@ -152,6 +152,6 @@ def test_each_engine_of_a_launch_has_devices_of_its_own(
     assert seen.get("VLLM_CPU_OMP_THREADS_BIND") == (None if here else "0,2")
 
 
-def test_an_engine_without_a_launch_takes_all_devices(monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "3")  # as some clusters leave it in every shell
+def test_an_engine_without_a_launch_uses_all_devices(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")  # as some clusters set it in every shell
     assert vllm_backends._own_devices(2) == {}

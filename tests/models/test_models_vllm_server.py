@@ -1,4 +1,4 @@
-"""`dcsft_vllm` against a server: a small HTTP server on loopback that answers by rule."""
+"""`dcsft_vllm` against a server: a small rule-based HTTP server on localhost."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from tests.models.test_models_vllm import SAMPLED, drawn
 
 
 class Api(BaseHTTPRequestHandler):
-    """Answers with the sample's seed; `script` holds what to do instead, first come first served."""
+    """Answers with the sample's seed, or with the next entry of `script` if there is one."""
 
     def log_message(self, *args):
         pass
@@ -67,7 +67,7 @@ class Api(BaseHTTPRequestHandler):
 
 
 def said(body):
-    """The text that a request ends with, by which `counts` knows its prompt tokens."""
+    """The text at the end of a request; `counts` knows its prompt tokens."""
     content = body["messages"][-1]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
 
@@ -92,7 +92,7 @@ def model(server, **given):
     return DcsftVLLM(pretrained=checkpoint("qwen2_5_vl"), base_url=server.url, **given)
 
 
-def test_a_request_carries_chat_images_and_all_arguments(server, monkeypatch):
+def test_a_request_has_chat_images_and_all_arguments(server, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     docs = documents()[:2]
     given = {"max_new_tokens": 30, "temperature": 0.5, "top_k": 7, "top_p": 0.8, "until": ["END"]}
@@ -119,18 +119,18 @@ def test_a_request_carries_chat_images_and_all_arguments(server, monkeypatch):
     assert [one.response for one in seen] == by_seed
     assert {one.n_prompt_tokens for one in seen} == set(server.counts.values())
     assert {one.finish_reason for one in seen} == {"stop"}
-    assert {one.n_prefilled for one in seen} == {None}  # a server's counters are of all its requests
+    assert {one.n_prefilled for one in seen} == {None}  # a server's counters cover all its requests
 
 
-def test_a_greedy_request_has_no_seed_and_is_one(server):
+def test_greedy_samples_are_one_request_without_a_seed(server):
     seen = drawn(model(server), documents()[:1], {"max_new_tokens": 5}, repeats=4)
     assert len(seen) == 4
     assert [(body["n"], body["temperature"], "seed" in body) for body in server.bodies] == [(1, 0.0, False)]
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-def test_a_request_carries_the_templates_arguments(recorded, server, tmp_path):
-    """Given ones, or those of training; without any, the field is left out."""
+def test_a_request_has_the_chat_template_arguments(recorded, server, tmp_path):
+    """Given arguments, or those of training; without any, the field is left out."""
     base, arguments = tmp_path / "base", {"enable_thinking": False, "effort": 2}
     shutil.copytree(checkpoint("qwen2_5_vl"), base)
     with (base / "chat_template.jinja").open("a") as template:
@@ -145,14 +145,14 @@ def test_a_request_carries_the_templates_arguments(recorded, server, tmp_path):
 
 
 @pytest.mark.parametrize("trouble", [429, 500, 503, "hang up"])
-def test_passing_trouble_is_waited_out(trouble, server):
+def test_temporary_errors_are_retried(trouble, server):
     server.script += [trouble, trouble]
     one = model(server, batch_size=1)
     assert len(drawn(one, documents()[:2], SAMPLED)) == 2
     assert len(server.bodies) == 4
 
 
-def test_waits_grow(server, monkeypatch):
+def test_waiting_times_grow(server, monkeypatch):
     waits: list[float] = []
     monkeypatch.setattr(vllm_backends, "FIRST_WAIT", 1.0)
     monkeypatch.setattr(vllm_backends, "LONGEST_WAIT", 6.0)
@@ -162,7 +162,7 @@ def test_waits_grow(server, monkeypatch):
     assert all(low <= wait <= low + 1.0 for wait, low in zip(waits, (1, 2, 4, 6), strict=True))
 
 
-def test_trouble_that_stays_is_one_sentence(server):
+def test_a_persistent_error_is_reported_in_one_sentence(server):
     server.script += [503] * 3
     with pytest.raises(HarnessError, match="'tiny', doc_id 0: .* does not answer, tried 3 times .*503"):
         drawn(model(server, attempts=3), documents()[:1], SAMPLED)
@@ -175,14 +175,14 @@ def test_trouble_that_stays_is_one_sentence(server):
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 422])
-def test_what_the_server_refuses_is_not_tried_again(status, server):
+def test_a_request_that_the_server_refuses_is_not_retried(status, server):
     server.script.append(status)
     with pytest.raises(HarnessError, match=f"'tiny', doc_id 0: .* refuses it \\(.*{status}"):
         drawn(model(server, batch_size=1), documents()[:3], SAMPLED)
     assert len(server.bodies) == 1
 
 
-def test_no_server_is_one_sentence(server):
+def test_a_missing_server_is_reported_in_one_sentence(server):
     server.shutdown()
     server.server_close()
     with pytest.raises(HarnessError, match="list of models.*tried 2 times.*Start `vllm serve`"):
@@ -206,7 +206,7 @@ def test_a_server_without_token_ids_is_refused(server, monkeypatch):
         drawn(model(server), documents()[:1], SAMPLED)
 
 
-def test_vllm_itself_is_not_needed_and_the_key_is_no_argument(server, monkeypatch):
+def test_a_client_needs_no_vllm_and_no_key_argument(server, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "vllm" else object())
     model(server)
     with pytest.raises(HarnessError, match="api_key"):

@@ -1,4 +1,4 @@
-"""Pixel limits are in force whatever form a configuration states its own in, and are what is recorded."""
+"""Pixel limits are applied whatever form a configuration states its own in, and are recorded."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from tests.training.test_training_grpo import Parity
 OWN = PixelLimits(*OWN_LIMITS)
 ASKED = {"min_pixels": 784, "max_pixels": 112 * 112}
 SIZE = (392, 308)
-"""Of the test picture: 14 x 11 image tokens by the checkpoint's own limits, 4 x 3 by those asked for."""
+"""For the test image: 14 x 11 image tokens by the checkpoint's own limits, 4 x 3 by the requested ones."""
 FREE, LIMITED = 154, 12
 
 
@@ -79,7 +79,7 @@ def placed_vllm(base, asked, **_):
 
 
 def bare(base):
-    """Tokens of the prompt without those of its picture."""
+    """Tokens of the prompt without those of its image."""
     processor = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl"))
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Say B."}]}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -87,7 +87,7 @@ def bare(base):
 
 
 def recorded(notes):
-    """What a run's ledger says of a prompt's image tokens, and its notes of limits."""
+    """Image tokens per prompt by a run's ledger, and the limits in its notes."""
     limits = notes["pixel_limits"]
     prompts = notes["ledger"]["generated"] or notes["ledger"]["prompts"]
     return notes["ledger"]["prompt_tokens"] // prompts, (limits["low"], limits["high"])
@@ -113,7 +113,7 @@ def placed_grpo(base, asked, output):
 
 
 def placed_merge(base, asked, output):
-    """The prompts that a merge is compared on, under the limits that its adapter's manifest states."""
+    """The prompts on which a merge is compared, under the limits in its adapter's manifest."""
     rows().save_to_disk(str(output.parent / "set" / "data"))
     sft.train_sft(base, output.parent / "set", output, SftConfig(max_steps=1, batch_size=2, **asked))
     made = manifest.read(output, "adapter")
@@ -137,7 +137,7 @@ PLACES = {
 @pytest.mark.grid
 @pytest.mark.parametrize("place", list(PLACES))
 @pytest.mark.parametrize("form", list(PIXEL_FORMS))
-def test_limits_asked_for_are_in_force_and_recorded(form, place, bases, fake, tmp_path):  # noqa: F811
+def test_requested_limits_are_applied_and_recorded(form, place, bases, fake, tmp_path):  # noqa: F811
     found, limits = PLACES[place](bases(form), ASKED, output=tmp_path / "out")
     assert (found, limits) == (LIMITED, (784, 112 * 112))
 
@@ -145,7 +145,7 @@ def test_limits_asked_for_are_in_force_and_recorded(form, place, bases, fake, tm
 @pytest.mark.grid
 @pytest.mark.parametrize("place", ["dcsft_hf", "dcsft_vllm", "sft"])
 @pytest.mark.parametrize("form", ["edges", "top level", "pixels in size", "one at the top level"])
-def test_a_checkpoints_own_limits_are_in_force_and_recorded(form, place, bases, fake, tmp_path):  # noqa: F811
+def test_a_checkpoints_own_limits_are_applied_and_recorded(form, place, bases, fake, tmp_path):  # noqa: F811
     found, limits = PLACES[place](bases(form), {}, output=tmp_path / "out")
     assert (found, limits) == (FREE, tuple(OWN))
 
@@ -153,7 +153,7 @@ def test_a_checkpoints_own_limits_are_in_force_and_recorded(form, place, bases, 
 @pytest.mark.grid
 @pytest.mark.parametrize("file", PROCESSOR_FILES)
 @pytest.mark.parametrize("form", list(PIXEL_FORMS))
-def test_every_form_is_read_in_either_file(form, file, bases):
+def test_every_form_is_read_from_either_file(form, file, bases):
     processor = saved_processor(bases(form, file))
     assert set_limits(processor, bases(form, file), None, None) == OWN
     assert set_limits(processor, bases(form, file), None, 112 * 112) == PixelLimits(OWN.low, 112 * 112)
@@ -161,7 +161,7 @@ def test_every_form_is_read_in_either_file(form, file, bases):
 
 
 def test_limits_without_effect_are_an_error(bases, monkeypatch, tmp_path):
-    """A processor that keeps to its own limits whatever it is given."""
+    """A processor that keeps its own limits whatever it is given."""
     original = Qwen2VLImageProcessor.__init__
 
     def stubborn(self, **given):
@@ -185,7 +185,7 @@ def test_a_processor_that_does_not_resize_has_no_limits(bases):
 def test_a_vllm_that_keeps_its_own_limits_is_an_error(bases, fake, monkeypatch):  # noqa: F811
     monkeypatch.setattr(fake, "keeps_own_limits", True)
     model = DcsftVLLM(pretrained=bases("top level"), **ASKED)
-    model.refused = {}  # not an item's fault, so that none is skipped for it
+    model.refused = {}  # not an item's fault, so none is skipped for it
     with pytest.raises(UnavailableError, match="make a prompt of .* tokens, and vLLM made .* no effect"):
         drawn(model, documents(), GREEDY)
     assert model.refused == {}

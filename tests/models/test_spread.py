@@ -1,4 +1,4 @@
-"""Sampling on a Ray cluster: as one process would have done it, whatever happens to an actor."""
+"""Sampling on a Ray cluster: the same result as one process, whatever happens to an actor."""
 
 import contextlib
 import importlib.util
@@ -28,10 +28,10 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 
 @pytest.fixture(scope="module")
 def two_slots(tmp_path_factory):
-    """A cluster of its own on this machine, with room for two actors."""
+    """A separate cluster on this machine, with room for two actors."""
     import ray
 
-    token = tmp_path_factory.mktemp("ray") / "token"  # else Ray writes one into the home folder
+    token = tmp_path_factory.mktemp("ray") / "token"  # otherwise Ray writes one into the home folder
     token.write_text(secrets.token_hex(32))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
@@ -47,10 +47,10 @@ def rows(output):
 
 
 def actors():
-    """The processes of the cluster's actors, and which of them are at work."""
+    """The processes of the cluster's actors, and which of them are busy."""
     found = {}
     for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+        with contextlib.suppress(psutil.Error):  # it may end while it is inspected
             title = " ".join(process.cmdline())
             if title.startswith("ray::Answerer"):
                 found[process.pid] = title.startswith("ray::Answerer.answer")
@@ -75,8 +75,8 @@ def script(tmp_path):
 
 @needs_ray
 @pytest.mark.slow
-class TestACluster:
-    def test_draws_what_one_process_draws_though_an_actor_is_killed(self, tmp_path, two_slots):
+class TestRayCluster:
+    def test_draws_the_samples_of_one_process_although_an_actor_is_killed(self, tmp_path, two_slots):
         options = {"task": POOL, "samples": 4, "limit": 41, "seed": 3}
         stages.STAGES["sample"](tmp_path / "one", model_args=DIGITS + "4", **options)
         killed, left = [], []
@@ -94,11 +94,11 @@ class TestACluster:
         )
         assert rows(tmp_path / "one") == rows(tmp_path / "two")
         assert len(killed) == 1
-        assert len(left) == 2 and killed[0] not in left  # what it had in hand was drawn by a new one
+        assert len(left) == 2 and killed[0] not in left  # a new one drew its unfinished work
         assert (notes["processes"], notes["resumed"], notes["damaged"]) == (2, 0, 0)
         assert manifest.is_intact(tmp_path / "two")
 
-    def test_stops_and_skips_as_one_process_does(self, tmp_path, two_slots, script):
+    def test_stops_and_skips_like_one_process(self, tmp_path, two_slots, script):
         options = {**script, "limit": 12, "on_error": "skip", "stop_when_labelled": True}
         one = stages.STAGES["sample"](tmp_path / "one", **options)
         two = stages.STAGES["sample"](tmp_path / "two", engine="ray", **options)
@@ -106,7 +106,7 @@ class TestACluster:
         assert one["skipped"] == two["skipped"] == 2
         assert one["saved"] == two["saved"] > 0
 
-    def test_says_what_a_model_says_and_is_gone_on_with_by_one_process(
+    def test_reports_a_models_errors_and_one_process_resumes_its_run(
         self, tmp_path, two_slots, script, capsys
     ):
         given = ["--model", script["model"], "--model-args", script["model_args"], "--task", POOL]
@@ -118,14 +118,14 @@ class TestACluster:
         assert main(["sample", *given, "--on-error", "skip"]) == 0
         assert manifest.read(tmp_path / "out").notes["resumed"] == 32
 
-    def test_that_is_too_small_is_refused(self, tmp_path, two_slots, script):
+    def test_a_cluster_that_is_too_small_is_refused(self, tmp_path, two_slots, script):
         with pytest.raises(HarnessError, match="--actors 3 asks for more than the Ray cluster's 2 CPU slots"):
             stages.STAGES["sample"](tmp_path / "out", engine="ray", actors=3, limit=2, **script)
         assert not (tmp_path / "out").exists()
 
 
 @needs_ray
-def test_that_actors_die_over_one_chunk_is_one_sentence():
+def test_actors_that_die_on_one_chunk_are_reported_in_one_sentence():
     from ray.exceptions import ActorDiedError
 
     with pytest.raises(HarnessError, match="the actors of the Ray cluster die: .*A chunk was tried 4 times"):
@@ -135,13 +135,13 @@ def test_that_actors_die_over_one_chunk_is_one_sentence():
 
 class TestRefusals:
     @needs_ray
-    def test_a_cluster_that_does_not_answer_is_said_at_once(self, tmp_path, monkeypatch):
+    def test_a_cluster_that_does_not_answer_is_reported_at_once(self, tmp_path, monkeypatch):
         monkeypatch.setattr("ray.is_initialized", lambda: False)
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
         with pytest.raises(HarnessError, match="RAY_ADDRESS=127.0.0.1:1 cannot be reached: .*refused"):
             ray_engine.connect()
 
-    def test_missing_ray_is_one_sentence_before_anything_is_loaded(self, tmp_path, monkeypatch, capsys):
+    def test_missing_ray_is_reported_before_anything_is_loaded(self, tmp_path, monkeypatch, capsys):
         real = importlib.util.find_spec
         monkeypatch.setattr(
             importlib.util, "find_spec", lambda name, *more: None if name == "ray" else real(name, *more)
@@ -161,7 +161,7 @@ class TestRefusals:
         ],
     )
     @needs_ray
-    def test_options_that_do_not_go_together(self, tmp_path, options, said):
+    def test_incompatible_options(self, tmp_path, options, said):
         with pytest.raises(HarnessError, match=said):
             stages.STAGES["sample"](tmp_path / "out", model="dcsft_stub", task=POOL, **options)
 
@@ -171,23 +171,23 @@ class TestRefusals:
             opening.opener("dcsft_stub", "", True, None)
 
 
-class TestAnActor:
+class TestActor:
     def item(self, doc_id=0):
         arguments = GenerationArguments.parse({}, "pool")
         return Item("pool", "test", doc_id, arguments, "prompt", lambda _: [], [0, 1], [0, 1])
 
-    def test_loads_its_model_when_it_is_first_asked(self):
+    def test_loads_its_model_on_the_first_request(self):
         actor = Answerer("dcsft_stub", "default=seven,batch_size=3,seed=5")
         number, answered, refused = actor.answer(7, [self.item()], {("pool", 0): "id"}, False)
         assert (number, refused) == (7, {})
         assert [[one.response for one in some] for some in answered] == [["seven", "seven"]]
         assert actor.load()[:2] == (3, 5)
 
-    def test_tells_the_marks_of_pictures_that_prompts_are_searched_for(self):
+    def test_returns_the_image_markers_to_search_prompts_for(self):
         actor = Answerer("dcsft_hf", f"pretrained={checkpoint('qwen2_5_vl')},device=cpu")
         assert "<|image_pad|>" in actor.load()[4]
 
-    def test_hands_back_what_its_model_refuses_or_raises_it(self, tmp_path):
+    def test_returns_refused_items_or_raises_the_error(self, tmp_path):
         (tmp_path / "answers").write_text('{"task": "pool", "doc_id": 1, "responses": ["one"]}')
         actor = Answerer("dcsft_stub", f"answers={tmp_path / 'answers'}")
         _, answered, refused = actor.answer(0, [self.item(0), self.item(1)], {}, True)

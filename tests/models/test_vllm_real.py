@@ -1,8 +1,8 @@
 """`dcsft_vllm` on vLLM itself, with the digits checkpoint: `make test-vllm`.
 
-Whatever the checkpoint knows, dcsft_hf is the reference; both compute in float32. On a CPU, vLLM starts two
-interpreters for each engine, which import torch and vLLM: 20 s of a processor. Here they are forks, except
-where a command starts engines.
+dcsft_hf is the reference for everything that the checkpoint can do; both compute in float32. On a CPU, vLLM
+starts two interpreters for each engine, which import torch and vLLM: 20 s of CPU time. Here they are forks,
+except where a command starts engines.
 """
 
 import contextlib
@@ -59,16 +59,16 @@ multiprocessing.get_context = lambda method=None: started("fork" if method == "s
 
 @pytest.fixture(scope="module", autouse=True)
 def small_engines():
-    """Engines that leave a small machine its memory, and that start fast."""
+    """Engines that need little memory and start fast."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        # One thread by the environment: a fork does not read what vLLM sets for its interpreters.
+        # One thread, set in the environment: a fork does not read what vLLM sets for its interpreters.
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setattr(multiprocessing, "get_context", multiprocessing.get_context)
         exec(FORKS, {})
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # a fork of a process with threads of OpenMP would wait for them
+        torch.set_num_threads(1)  # a fork of a process with OpenMP threads would wait for them
         yield
         torch.set_num_threads(threads)
 
@@ -117,7 +117,7 @@ def model():
 
 
 def drawn(model, docs, given, repeats=1, shuffle=None):
-    """(doc_id, sample index) to (response, prompt tokens, tokens, finish reason)."""
+    """(doc_id, sample index) -> (response, prompt tokens, tokens, finish reason)."""
     rows = requests_for(model, docs, given, repeats)
     if shuffle is not None:
         rows = [rows[at] for at in np.random.default_rng(shuffle).permutation(len(rows))]
@@ -125,14 +125,14 @@ def drawn(model, docs, given, repeats=1, shuffle=None):
     model.on_batch = seen.extend
     model.generate_until(rows)
     model.on_batch = None
-    return {(one.doc_id, one.sample_index): told(one) for one in seen}
+    return {(one.doc_id, one.sample_index): as_tuple(one) for one in seen}
 
 
-def told(one):
+def as_tuple(one):
     return one.response, one.n_prompt_tokens, one.n_tokens, one.finish_reason
 
 
-def test_greedy_responses_on_the_digits_tasks_are_those_of_dcsft_hf(model, reference, tasks):
+def test_greedy_responses_on_the_digits_tasks_equal_those_of_dcsft_hf(model, reference, tasks):
     answers = []
     for one in (reference, model):
         one.keep_loaded = True
@@ -141,13 +141,13 @@ def test_greedy_responses_on_the_digits_tasks_are_those_of_dcsft_hf(model, refer
         answered, _ = lmms.run(one, tasks, limit=12)
         one.on_batch = None
         responses = {name: [row.responses for row in rows] for name, rows in answered.items()}
-        answers.append((responses, {(row.task, row.doc_id): told(row) for row in seen}))
+        answers.append((responses, {(row.task, row.doc_id): as_tuple(row) for row in seen}))
     assert len(answers[0][1]) == 12 * len(TASKS)
     assert answers[0] == answers[1]
 
 
 def test_k_responses_per_item_are_kept_and_summarized(model, tasks, tmp_path):
-    """`dcsft evaluate --samples K`: each response a row, and every metric for every k up to K."""
+    """`dcsft evaluate --samples K`: each response is a row, with every metric for every k up to K."""
     config = SamplingConfig(samples=8, limit=12, temperature=1.5, seed=3)
     one = {"dcsft_digits": tasks["dcsft_digits"]}
     for output in ("scores", "again"):
@@ -173,20 +173,20 @@ def test_k_responses_per_item_are_kept_and_summarized(model, tasks, tmp_path):
     "extra",
     [{"repetition_penalty": 1.5}, {"min_new_tokens": 12}, {"until": ["e"]}, {"skip_special_tokens": False}],
 )
-def test_arguments_mean_what_they_mean_in_dcsft_hf(extra, model, reference, docs):
+def test_arguments_have_the_same_effect_as_in_dcsft_hf(extra, model, reference, docs):
     assert drawn(model, docs, GREEDY | extra) == drawn(reference, docs, GREEDY | extra)
 
 
-def test_sockets_lie_in_a_folder_that_ends_with_the_engine(model, docs):
-    """vLLM leaves them where they are, and would leave some in the folder for temporary files at each run."""
-    drawn(model, docs[:1], GREEDY)  # the engine starts with the first request
+def test_sockets_are_in_a_folder_that_is_removed_with_the_engine(model, docs):
+    """vLLM does not remove them, and would leave some in the folder for temporary files at each run."""
+    drawn(model, docs[:1], GREEDY)  # the engine starts on the first request
     lines = Path("/proc/net/unix").read_text().splitlines()
     assert any("/dcsft-vllm-" in line for line in lines)
     assert "VLLM_RPC_BASE_PATH" not in os.environ
 
 
-def test_more_samples_than_a_step_takes_are_drawn(model, docs):
-    """A prompt that vLLM splits between two steps is what its CPU engine dies of."""
+def test_more_samples_than_fit_into_a_step_are_drawn(model, docs):
+    """vLLM's CPU engine dies of a prompt that is split between two steps."""
     seen = drawn(model, docs, SAMPLED, repeats=32)
     assert len(seen) == 32 * len(docs)
     assert sum(tokens for _, tokens, *_ in seen.values()) > 3 * 4096
@@ -246,13 +246,13 @@ def test_prompts_with_images_are_prefilled_once_for_all_samples():
 
 
 def counters(engine):
-    """vLLM's sums so far: tokens of prompts, and those of them that were in the cache."""
+    """vLLM's sums so far: prompt tokens, and how many of them were in the cache."""
     found = {one.name: one.value for one in engine.get_metrics() if hasattr(one, "value")}
     return found["vllm:prompt_tokens"], found["vllm:prefix_cache_hits"]
 
 
-def test_two_processes_draw_what_one_draws(model, tasks, tmp_path, monkeypatch):
-    """`--num-processes 2`: an engine each, in interpreters that vLLM starts."""
+def test_two_processes_draw_the_samples_of_one(model, tasks, tmp_path, monkeypatch):
+    """`--num-processes 2`: one engine each, in interpreters that vLLM starts."""
     monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND")
     one, config = {"dcsft_digits": tasks["dcsft_digits"]}, SamplingConfig(samples=3, limit=7, temperature=1.5)
     evaluation.evaluate(model, one, tmp_path / "1", "row", {"model": "dcsft_vllm"}, config)
@@ -324,7 +324,7 @@ def adapter(tmp_path_factory):
         ("merge", r".*\.(qkv|q_proj|v_proj|up_proj|down_proj)"),
     ],
 )
-def test_an_adapter_does_what_it_does_in_dcsft_hf(way, target, adapter, docs, reference, caplog):
+def test_an_adapter_has_the_same_effect_as_in_dcsft_hf(way, target, adapter, docs, reference, caplog):
     folder = adapter(target)
     wanted = drawn(hf(adapter=folder), docs, GREEDY)
     assert wanted != drawn(reference, docs, GREEDY)
@@ -350,7 +350,7 @@ def server(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    # What `vllm serve` runs; the command itself looks for a package of another name than the CPU's.
+    # What `vllm serve` runs; the command itself looks for a package whose name differs from the CPU build's.
     module = "vllm.entrypoints.openai.api_server"
     program = f"{FORKS}\nimport runpy\nrunpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     given = {
@@ -382,14 +382,14 @@ def alive(port):
     return False
 
 
-def test_a_server_answers_as_dcsft_hf_and_as_the_engine_do(server, model, reference, docs):
+def test_a_server_answers_like_dcsft_hf_and_the_engine(server, model, reference, docs):
     remote = DcsftVLLM(pretrained=str(digits.path()), base_url=server, batch_size=8)
     for extra in ({}, {"until": ["e"]}, {"repetition_penalty": 1.5, "min_new_tokens": 3}):
         assert drawn(remote, docs, GREEDY | extra) == drawn(reference, docs, GREEDY | extra)
     assert drawn(remote, docs, SAMPLED, repeats=4) == drawn(model, docs, SAMPLED, repeats=4)
 
 
-def test_what_vllm_refuses_is_one_sentence(model, server, docs):
+def test_vllms_errors_are_reported_in_one_sentence(model, server, docs):
     with pytest.raises(HarnessError, match="vLLM refuses the generation arguments .*temperature"):
         drawn(model, docs[:1], SAMPLED | {"temperature": 3.0})
     remote = DcsftVLLM(pretrained=str(digits.path()), base_url=server)

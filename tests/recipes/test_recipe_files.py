@@ -74,7 +74,7 @@ def write(tmp_path, monkeypatch):
     return write
 
 
-def test_a_recipe_is_spread_over_seeds_and_variants_with_what_it_includes_before(write):
+def test_a_recipe_is_expanded_over_seeds_and_variants_after_its_includes(write):
     found = recipes.load(write())
     assert [stage.name for stage in found.stages] == [
         "before",
@@ -100,7 +100,7 @@ def test_a_recipe_is_spread_over_seeds_and_variants_with_what_it_includes_before
     assert stages["board"].references() == ["set-em-0", "set-em-1"]
 
 
-def test_another_scale_has_other_values_and_inherits_the_rest(write):
+def test_another_scale_overrides_values_and_inherits_the_rest(write):
     found = recipes.load(write(), "paper")
     stages = {stage.name: stage for stage in found.stages}
     assert "set-m-1" not in stages
@@ -109,7 +109,7 @@ def test_another_scale_has_other_values_and_inherits_the_rest(write):
     assert found.scale == "paper"
 
 
-def test_stages_that_several_recipes_share_are_there_once(write):
+def test_stages_shared_by_several_recipes_appear_once(write):
     other = (
         CHILD.replace("name: child", "name: other")
         .replace("set-", "other-")
@@ -135,7 +135,7 @@ def test_stages_that_several_recipes_share_are_there_once(write):
         (CHILD.replace("base.yaml", "bose.yaml"), BASE, "bose.yaml does not exist"),
     ],
 )
-def test_a_file_that_makes_no_sense_is_refused(write, text, base, said):
+def test_an_invalid_file_is_refused(write, text, base, said):
     with pytest.raises(HarnessError, match=said):
         recipes.load(write(text, base))
 
@@ -165,10 +165,10 @@ SHIPPED = [(name, scale) for name in sorted(recipes.shipped()) for scale in reci
 
 
 @pytest.mark.parametrize(("name", "scale"), SHIPPED)
-def test_every_command_of_a_dry_run_is_one_that_the_command_line_takes(name, scale, tmp_path):
-    """Parsed by click itself, so that an option that a command lacks or a missing one shows."""
+def test_every_command_of_a_dry_run_parses(name, scale, tmp_path):
+    """Parsed by click itself, so that an unknown or missing option shows."""
     found = recipes.load(name, scale)
-    # One seed of each: the others differ in numbers alone.
+    # One seed of each: the others differ only in numbers.
     kinds = {re.sub(r"\d+", "", stage.name): stage for stage in found.stages}
     for stage in kinds.values():
         words = chain.command(stage, tmp_path)
@@ -196,7 +196,7 @@ def test_one_variable_limits_every_response(name):
     assert set(asked.values()) <= {7}, asked
 
 
-def test_a_dry_run_tells_inputs_outputs_time_and_memory(tmp_path):
+def test_a_dry_run_prints_inputs_outputs_time_and_memory(tmp_path):
     told = chain.described(recipes.load("paradigms", "paper"), tmp_path).splitlines()
     at = next(number for number, line in enumerate(told) if line.startswith("# classification-grpo-0"))
     assert (
@@ -216,11 +216,11 @@ def test_at_the_papers_scale_all_gpus_sample_evaluate_and_train(name):
         for stage in found.stages
         if stage.verb in ("sample", "evaluate") or stage.verb.startswith("train")
     }
-    # A recipe without assumptions has no such scale: it is of the embedded suite.
+    # A recipe without assumptions has no such scale: it only covers the embedded suite.
     assert "assume" not in found.variables or set(counts.values()) <= {found.variables["assume"]["devices"]}
 
 
-def test_an_estimate_takes_the_trainers_defaults_where_a_stage_says_nothing():
+def test_estimates_use_the_trainers_defaults():
     said = [
         training.length_of(kind, options, rows)
         for kind, options, rows in (
@@ -247,8 +247,8 @@ def test_estimates_grow_with_the_work():
 
 
 @pytest.mark.parametrize("name", ["paradigms", "difficulty", "full-parameters", "relabel"])
-def test_recipes_at_the_papers_scale_write_boxes_and_sample_as_the_paper_does(name):
-    """Original pixels, truncated, wherever boxes are taught or judged; top-k 50 wherever GRPO samples."""
+def test_recipes_at_the_papers_scale_write_boxes_and_sample_like_the_paper(name):
+    """Original pixels, truncated, wherever boxes are taught or scored; top-k 50 wherever GRPO samples."""
     for scale in ("digits", "paper"):
         stages = [stage for stage in recipes.load(name, scale).stages if stage.verb.startswith("train")]
         for stage in stages:
@@ -269,7 +269,7 @@ def own(tmp_path, **given):
     return recipes.load("paradigms", given={**OWN, "pool": str(pool), **given})
 
 
-def test_a_users_pool_and_model_take_the_place_of_the_papers(tmp_path):
+def test_a_users_pool_and_model_replace_the_papers(tmp_path):
     found = own(tmp_path, tasks="dcsft_mathvista,dcsft_mmmu")
     stages = {stage.name: stage for stage in found.stages}
     assert found.scale == "paper"
@@ -286,7 +286,7 @@ def test_a_users_pool_and_model_take_the_place_of_the_papers(tmp_path):
     assert stages["own-scores-cold-0"].options["name"] == "base (seed 0)"
 
 
-def test_rows_of_the_pool_are_held_out_from_all_that_trains_on_it(tmp_path):
+def test_held_out_rows_of_the_pool_are_never_trained_on(tmp_path):
     for name in (
         "paradigms",
         "preferences",
@@ -309,7 +309,7 @@ def test_rows_of_the_pool_are_held_out_from_all_that_trains_on_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(set(recipes.shipped()) - {"digits", "extended"}))
-def test_the_baseline_of_a_board_of_ones_own_pool_is_one_of_its_rows(tmp_path, name):
+def test_the_baseline_of_your_own_pools_board_is_one_of_its_rows(tmp_path, name):
     (tmp_path / "mine.jsonl").write_text("{}\n" * 200)
     given = {**OWN, "pool": str(tmp_path / "mine.jsonl")}
     stages = {stage.name: stage for stage in recipes.load(name, given=given).stages}
@@ -333,7 +333,7 @@ def test_the_baseline_of_a_board_of_ones_own_pool_is_one_of_its_rows(tmp_path, n
         ({"save_steps": "none"}, "which of 50 steps saves none"),
     ],
 )
-def test_a_checkpoint_that_is_scored_is_one_that_training_keeps(given, said):
+def test_only_checkpoints_that_training_keeps_can_be_scored(given, said):
     if not said:
         recipes.load("curves", given={"seeds": "0", **given})
         return
@@ -344,7 +344,7 @@ def test_a_checkpoint_that_is_scored_is_one_that_training_keeps(given, said):
 @pytest.mark.parametrize(
     ("text", "every"), [("", 100), ("    save_steps: null\n", None), ("    save_steps: ${steps}\n", 20)]
 )
-def test_an_option_that_is_null_is_none_where_that_is_not_its_default(write, text, every):
+def test_null_means_none_where_none_is_allowed_and_else_the_default(write, text, every):
     head = "name: own\nvariables: {steps: 20}\nstages:\n  - stage: a\n    verb: train sft\n"
     (stage,) = recipes.load(write(f"{head}    model: digits\n    data: x\n    seed: null\n{text}")).stages
     read = STAGES["train sft"].options.from_options(stage.options)
@@ -370,13 +370,13 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_anything_runs(tmp
         own(tmp_path, num_processes="3")
 
 
-def test_a_cold_start_of_ones_own_data_comes_first(tmp_path):
+def test_a_cold_start_on_your_own_data_comes_first(tmp_path):
     stages = {stage.name: stage for stage in own(tmp_path, cold="cold.jsonl").stages}
     assert stages["own-cold-0"].options["data"] == "cold.jsonl"
     assert stages["own-em-0"].options["model"] == "@own-cold-0"
 
 
-def test_a_pool_may_be_a_task_which_brings_its_scorer():
+def test_a_pool_may_be_a_task_with_its_own_scorer():
     given = {"pool": "dcsft_digits_pool", "tasks": "dcsft_digits"}
     stages = {stage.name: stage for stage in recipes.load("paradigms", given=given).stages}
     sampled = stages["own-rollouts-0"].options
@@ -384,14 +384,14 @@ def test_a_pool_may_be_a_task_which_brings_its_scorer():
     assert "scorer" not in stages["own-grpo-0"].options
 
 
-def test_variables_of_the_scale_are_set_as_yaml_reads_them(tmp_path):
+def test_variables_are_parsed_like_yaml(tmp_path):
     stages = {stage.name: stage for stage in own(tmp_path, seeds="3,4", steps="7", lr="2e-4").stages}
     assert {"own-em-3", "own-em-4"} <= set(stages)
     assert (stages["own-em-3"].options["max_steps"], stages["own-em-3"].options["seed"]) == (7, 3)
     assert float(stages["own-em-3"].options["learning_rate"]) == 2e-4
 
 
-def test_the_papers_other_size_has_its_model_and_estimate():
+def test_the_papers_other_model_size_has_its_own_estimate():
     small, large = (recipes.load("paradigms", "paper", {"size": size}) for size in ("3b", "7b"))
     models = [
         {s.options.get("model") for s in one.stages if "cold-start" in s.verb} for one in (small, large)
@@ -416,13 +416,13 @@ def test_the_papers_other_size_has_its_model_and_estimate():
         ({"seeds": "[0,1]"}, r"seeds=\[0,1\] cannot be read"),
     ],
 )
-def test_what_cannot_be_set_is_refused(given, said):
+def test_invalid_variables_are_refused(given, said):
     with pytest.raises(HarnessError, match=said):
         recipes.load("paradigms", "paper", given)
 
 
-def test_what_a_file_sets_is_its_own(write):
-    """Of recipes that run together; what the command line sets is for all."""
+def test_variables_of_a_file_are_its_own(write):
+    """Variables of recipes that run together; the command line sets those of all."""
     stage = '{stage: NAME, verb: train sft, model: digits, data: d, max_steps: "${steps}"}'
     text = f"variables: {{steps: 100}}\nstages:\n  - {stage}\n"
     write(text.replace("NAME", "a") + "set: {steps: 5}\n", name="a.yaml")
@@ -434,7 +434,7 @@ def test_what_a_file_sets_is_its_own(write):
             assert [stage.options["max_steps"] for stage in found.stages] == wanted
 
 
-def test_a_file_sets_what_the_command_line_sets(tmp_path):
+def test_a_file_can_set_the_variables_of_the_command_line(tmp_path):
     (tmp_path / "mine.jsonl").write_text("{}\n")
     file = tmp_path / "mine.yaml"
     given = {**OWN, "pool": str(tmp_path / "mine.jsonl")}
@@ -496,7 +496,7 @@ def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, g
     assert told in capsys.readouterr().err and [one.name for one in tmp_path.glob("mine*")] == ["mine.jsonl"]
 
 
-def test_init_takes_patterns_and_files_as_evaluate_does(tmp_path, monkeypatch):
+def test_init_accepts_patterns_and_files_like_evaluate(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("mine.jsonl", "own.yaml", "more.jsonl"):
         (tmp_path / name).write_text("{}\n")
@@ -506,7 +506,7 @@ def test_init_takes_patterns_and_files_as_evaluate_does(tmp_path, monkeypatch):
     assert found[0]["tasks"] == ["own.yaml", "more.jsonl", "dcsft_digits_?"]
 
 
-def test_init_asks_again_after_a_mistake_on_a_terminal(tmp_path):
+def test_init_prompts_again_after_a_mistake(tmp_path):
     """Each prompt gets a mistake first."""
     (tmp_path / "mine.jsonl").write_text("{}\n")
     answers = {
@@ -541,7 +541,7 @@ def test_init_asks_again_after_a_mistake_on_a_terminal(tmp_path):
     assert "held_out: 0.1" in (tmp_path / "mine.yaml").read_text()
 
 
-def test_init_without_an_answer_names_the_option(tmp_path, monkeypatch, capsys):
+def test_init_without_input_names_the_missing_option(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["init", "--model", "digits"]) == 1
@@ -549,7 +549,7 @@ def test_init_without_an_answer_names_the_option(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("output", "code"), [("a/b/my own.yaml", 0), ("mine.jsonl/mine.yaml", 1)])
-def test_init_makes_the_folder_of_its_file(tmp_path, monkeypatch, capsys, output, code):
+def test_init_creates_the_folder_of_its_file(tmp_path, monkeypatch, capsys, output, code):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.jsonl").write_text("{}\n")
     words = ["--model", "digits", "--test", "0.5", "--device", "cpu", *INIT[1:-1], output]
@@ -560,7 +560,7 @@ def test_init_makes_the_folder_of_its_file(tmp_path, monkeypatch, capsys, output
     assert (refused if code else done) in capsys.readouterr().err
 
 
-def test_init_asks_for_no_scorer_of_a_task(tmp_path, monkeypatch):
+def test_init_does_not_ask_for_the_scorer_of_a_task(tmp_path, monkeypatch):
     from click.testing import CliRunner
 
     from dcsft_harness.cli import dcsft
@@ -585,11 +585,11 @@ def test_core_runs_the_same_arms_on_both_pools_from_the_same_cold_starts():
     pools = {stage.options["task"] for stage in stages.values() if stage.verb == "sample"}
     assert pools == {f"dcsft_digits_pool{a}{b}" for a in ("", "_large") for b in ("", "_noisy")}
     tables = {name: stages[name].options for name in ("large-set-only-hard-0", "large-only-hard-0")}
-    # Once through: 20 steps of 16.
+    # One epoch: 20 steps of 16.
     assert (tables["large-set-only-hard-0"]["size"], tables["large-only-hard-0"]["max_steps"]) == (320, 20)
 
 
-def test_rules_do_not_repeat_each_other():
+def test_no_two_rules_are_equal():
     """At G = 8, pass rates from 0.1 to 0.9 are the medium items."""
     for name in ("core", "rules"):
         found = {}
@@ -601,7 +601,7 @@ def test_rules_do_not_repeat_each_other():
                 assert stage.options.get("band") != "0.1,0.9"
 
 
-def test_a_list_of_recipes_is_the_same_as_their_names(write):
+def test_a_list_of_recipes_equals_naming_them(write):
     both = write(
         json.dumps({"name": "both", "about": "x", "recipes": ["rules", "difficulty"]}), name="both.yaml"
     )
@@ -619,6 +619,6 @@ def test_a_list_of_recipes_is_the_same_as_their_names(write):
         ({"recipes": ["none"]}, "recipe 'none'"),
     ],
 )
-def test_a_list_of_recipes_that_makes_no_sense_is_refused(write, more, said):
+def test_an_invalid_list_of_recipes_is_refused(write, more, said):
     with pytest.raises(HarnessError, match=said):
         recipes.load(write(json.dumps({"name": "both", "recipes": ["rules"], **more}), name="both.yaml"))

@@ -1,4 +1,4 @@
-"""A recipe skips what is done and valid, redoes what changed, and goes on after an interruption."""
+"""A recipe skips finished, valid stages, reruns changed ones, and resumes after an interruption."""
 
 import errno
 import gc
@@ -27,7 +27,7 @@ stages:
 
 
 class Bench:
-    """Runs recipes with stages that only write a file, and remembers which ran."""
+    """Runs recipes with stages that only write a file, and records which ran."""
 
     def __init__(self, tmp_path):
         self.file, self.output, self.ran = tmp_path / "toy.yaml", tmp_path / "out", []
@@ -60,7 +60,7 @@ def test_a_second_run_does_nothing(bench):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_run_freezes_its_modules_and_leaves_what_the_caller_has_frozen(bench, monkeypatch, frozen):
+def test_a_run_freezes_its_modules_and_keeps_what_the_caller_has_frozen(bench, monkeypatch, frozen):
     counted = [1000 if frozen else 0]
     monkeypatch.setattr(chain, "FREEZE_AFTER", 0.0)
     monkeypatch.setattr(gc, "get_freeze_count", lambda: counted[0])
@@ -72,7 +72,7 @@ def test_a_run_freezes_its_modules_and_leaves_what_the_caller_has_frozen(bench, 
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, HarnessError("the model diverged"), MemoryError])
-def test_an_interrupted_recipe_goes_on_where_it_stopped(bench, failure):
+def test_an_interrupted_recipe_resumes_where_it_stopped(bench, failure):
     with pytest.raises(failure if isinstance(failure, type) else HarnessError):
         bench.run(fail_at="two", failure=failure)
     assert sorted(path.name for path in bench.output.iterdir()) == ["one", "recipe.json"]
@@ -101,10 +101,10 @@ stages:
 """
 
 
-class TestAnInterruptedSamplingStage:
+class TestInterruptedSamplingStage:
     @pytest.fixture
     def drawn(self, monkeypatch):
-        """The documents that the model was asked for; from the third on it is interrupted, once."""
+        """The documents that the model was asked for; it is interrupted once, at the third."""
         asked = []
         answer = DcsftStub._answer
 
@@ -130,18 +130,18 @@ class TestAnInterruptedSamplingStage:
             run(SAMPLING)
         return run
 
-    def test_goes_on(self, tmp_path, drawn, run):
+    def test_is_resumed(self, tmp_path, drawn, run):
         run(SAMPLING)
         assert drawn == [0, 1, 2, 2, 3]
         assert manifest.read(tmp_path / "out" / "labels").notes["items"] == 4
 
-    def test_begins_again_where_it_was_edited(self, drawn, run):
+    def test_starts_over_after_an_edit(self, drawn, run):
         run(SAMPLING.replace("seven", "two"))
         assert drawn == [0, 1, 2, 0, 1, 2, 3]
         run(SAMPLING)
         assert drawn[7:] == [0, 1, 2, 3]
 
-    def test_is_left_alone_where_a_process_is_at_work_in_it(self, tmp_path, drawn, run):
+    def test_is_left_alone_while_a_process_is_working_in_it(self, tmp_path, drawn, run):
         folder = tmp_path / "out" / "rollouts"
         mine = lock.locked(folder / manifest.UNFINISHED / "lock", folder)
         with mine, pytest.raises(HarnessError, match="is being written by process"):
@@ -187,14 +187,14 @@ def test_processes_in_one_folder_share_its_stages(bench, tmp_path):
     assert not (bench.output / chain.LOCK).exists()
 
 
-def test_a_stage_that_was_finished_but_not_noted_is_made_again(bench):
+def test_a_stage_that_finished_without_being_recorded_runs_again(bench):
     bench.run()
     (bench.output / "recipe.json").write_text('{"recipe": "toy", "stages": {}}')
     bench.run()
     assert bench.ran == ["one", "two", "apart"]
 
 
-def test_another_number_of_processes_makes_no_other_stage(tmp_path):
+def test_another_number_of_processes_keeps_the_stage(tmp_path):
     keys = {
         chain.key(recipes.Stage("x", "sample", {"task": "dcsft_digits_pool", **more}, {}), tmp_path)
         for more in ({}, {"num_processes": 2}, {"num_processes": 8}, {"seed": 1})
@@ -202,7 +202,7 @@ def test_another_number_of_processes_makes_no_other_stage(tmp_path):
     assert len(keys) == 2
 
 
-def test_a_folder_called_like_a_models_argument_makes_no_other_stage(tmp_path, monkeypatch):
+def test_a_folder_named_like_a_model_argument_keeps_the_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = {"task": "dcsft_digits_pool", "model_args": "pretrained=digits,batch_size=8"}
     keys = [chain.key(recipes.Stage("x", "sample", given, {}), tmp_path)]
@@ -211,7 +211,7 @@ def test_a_folder_called_like_a_models_argument_makes_no_other_stage(tmp_path, m
 
 
 @pytest.mark.parametrize("tasks", ["dcsft_wemath", "dcsft_[rw]em*", ["dcsft_reasoning"]])
-def test_tasks_whose_data_is_prepared_again_make_another_stage(tmp_path, monkeypatch, tasks):
+def test_preparing_a_tasks_data_again_makes_another_stage(tmp_path, monkeypatch, tasks):
     monkeypatch.setenv("DCSFT_DATA", str(tmp_path))
     keys = set()
     for number in range(2):
@@ -237,7 +237,7 @@ metric_list: [{{metric: acc}}]
 
 
 def own_files_of(place):
-    """Rows with a picture, a scorer and a task of a user's own."""
+    """Rows with an image, a scorer and a task of a user's own."""
     place.mkdir()
     Image.new("RGB", (8, 8), "red").save(place / "a.png")
     (place / "rows.jsonl").write_text('{"question": "?", "answer": "x", "image": "a.png"}\n')
@@ -280,7 +280,7 @@ REACHED = {
 
 @pytest.mark.parametrize("change", OWN_CHANGES)
 @pytest.mark.parametrize("kind", OWN_STAGES)
-def test_what_a_user_changed_makes_another_stage(tmp_path, monkeypatch, kind, change):
+def test_a_users_change_makes_another_stage(tmp_path, monkeypatch, kind, change):
     own_files_of(place := tmp_path / "place")
     monkeypatch.chdir(place)
     monkeypatch.syspath_prepend(str(place))
@@ -293,7 +293,7 @@ def test_what_a_user_changed_makes_another_stage(tmp_path, monkeypatch, kind, ch
     assert (keys[0] != keys[1]) == ((kind, change) in REACHED)
 
 
-def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeypatch):
+def test_a_stage_finished_by_a_killed_process_does_not_run_again(bench, monkeypatch):
     wanted = chain.key
 
     def dies(stage, output):
@@ -310,7 +310,7 @@ def test_a_stage_that_a_killed_process_finished_is_not_made_again(bench, monkeyp
 
 
 def left_by_a_killed_process(folder):
-    """What a process leaves that is killed after its manifest is in place and before it has tidied up."""
+    """What a process leaves if it is killed after its manifest is in place and before it has cleaned up."""
     left = folder / manifest.UNFINISHED
     (left / "checkpoint-6").mkdir(parents=True)
     for name in (lock.RUN, manifest.LOCK, "checkpoint-6/complete.json"):
@@ -318,7 +318,7 @@ def left_by_a_killed_process(folder):
     return left
 
 
-def test_what_a_process_killed_at_its_end_left_goes_with_the_next_run(bench):
+def test_the_next_run_removes_what_a_process_killed_at_its_end_left(bench):
     bench.run()
     left = left_by_a_killed_process(bench.output / "one")
     bench.run()
@@ -327,7 +327,7 @@ def test_what_a_process_killed_at_its_end_left_goes_with_the_next_run(bench):
 
 
 @pytest.mark.parametrize("processes", [None, 1, 2])
-def test_and_with_the_same_command_however_many_processes_it_has(tmp_path, processes):
+def test_the_same_command_removes_it_too_with_any_number_of_processes(tmp_path, processes):
     folder, call = tmp_path / "rollouts", {"model": "dcsft_stub", "task": "dcsft_digits_pool"}
     stage = STAGES["sample"]
     with manifest.writing("rollouts", folder, {}) as draft:
@@ -340,7 +340,7 @@ def test_and_with_the_same_command_however_many_processes_it_has(tmp_path, proce
     assert not left.exists()
 
 
-def test_what_another_process_still_holds_stays(bench):
+def test_files_held_by_another_process_stay(bench):
     bench.run()
     left = left_by_a_killed_process(bench.output / "one")
     with lock.locked(left / manifest.LOCK, bench.output):
@@ -348,15 +348,15 @@ def test_what_another_process_still_holds_stays(bench):
     assert (left / lock.RUN).is_file()
 
 
-def test_an_edit_that_was_interrupted_and_taken_back_redoes_the_stage(bench):
+def test_an_interrupted_and_reverted_edit_reruns_the_stage(bench):
     bench.run()
     with pytest.raises(KeyboardInterrupt):
         bench.run(TEXT.replace("seed: 1", "seed: 2"), fail_at="one")
     bench.run()
-    assert bench.ran[0] == "one"  # what reads it follows where its manifest has another time
+    assert bench.ran[0] == "one"  # its reader reruns too, as its manifest has another time
 
 
-def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):
+def test_a_changed_option_reruns_the_stage_and_its_readers(bench):
     bench.run()
     edited = TEXT.replace("seed: 1", "seed: 2")
     bench.file.write_text(edited)
@@ -377,7 +377,7 @@ def test_a_changed_option_redoes_the_stage_and_what_follows_from_it(bench):
 
 
 @pytest.mark.parametrize("file", ["file", "manifest.json"])
-def test_a_damaged_artefact_is_made_again(bench, file):
+def test_a_damaged_artifact_is_rebuilt(bench, file):
     bench.run()
     (bench.output / "two" / file).write_text("damaged")
     plan = chain.described(recipes.load(str(bench.file)), bench.output)
@@ -388,7 +388,7 @@ def test_a_damaged_artefact_is_made_again(bench, file):
         assert bench.said[1] == "two: its files have changed; it runs again"
 
 
-def test_a_changed_file_of_ones_own_redoes_the_stage_that_reads_it(bench, tmp_path):
+def test_a_changed_data_file_reruns_the_stage_that_reads_it(bench, tmp_path):
     mine = tmp_path / "mine.jsonl"
     mine.write_text("one")
     text = f"stages: [{{stage: rollouts, verb: sample, data: '{mine}', scorer: math}}]"
@@ -402,7 +402,7 @@ def test_a_changed_file_of_ones_own_redoes_the_stage_that_reads_it(bench, tmp_pa
 
 @pytest.mark.parametrize("verb", ["sample", "train grpo, model: somewhere"])
 @pytest.mark.parametrize("rooted", [False, True])
-def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, rooted, verb):
+def test_a_changed_image_of_your_own_data_reruns_the_stage(bench, tmp_path, rooted, verb):
     (tmp_path / "mine.jsonl").write_text('{"problem": "?", "solution": "1", "image": "a.png"}\n{not json\n')
     folder = tmp_path / "pictures" if rooted else tmp_path
     folder.mkdir(exist_ok=True)
@@ -410,7 +410,7 @@ def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, ro
     text = (
         f"stages: [{{stage: rollouts, verb: {verb}, data: '{tmp_path / 'mine.jsonl'}', scorer: math{root}}}]"
     )
-    # Missing at first: what is wrong with a row is the stage's to say.
+    # Missing at first: the stage has to report what is wrong with a row.
     bench.run(text)
     for content in (b"one", b"two"):
         (folder / "a.png").write_bytes(content)
@@ -420,7 +420,7 @@ def test_a_changed_picture_of_ones_own_data_redoes_the_stage(bench, tmp_path, ro
         assert bench.ran == []
 
 
-def test_verdicts_that_change_redo_the_stage_that_they_are_given_to(bench, tmp_path):
+def test_changed_verdicts_rerun_the_stage_that_reads_them(bench, tmp_path):
     review = tmp_path / "suspects.jsonl"
     text = TEXT.replace("keep: [hard]", f"keep: [hard], suspect: 0.75, reviewed: {review}")
     for verdicts in ("one", "another"):
@@ -431,7 +431,7 @@ def test_verdicts_that_change_redo_the_stage_that_they_are_given_to(bench, tmp_p
     assert bench.ran == []
 
 
-def test_another_version_of_the_package_redoes_everything(bench, monkeypatch):
+def test_another_package_version_reruns_everything(bench, monkeypatch):
     bench.run()
     monkeypatch.setattr(chain, "__version__", "0.0.1")
     bench.run()
@@ -445,7 +445,7 @@ def test_the_folder_can_be_moved_between_runs(bench, tmp_path):
     assert bench.ran == []
 
 
-def test_a_full_disk_under_the_state_is_named(bench, monkeypatch):
+def test_a_full_disk_is_reported_with_the_state_file(bench, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -461,7 +461,7 @@ def test_another_recipes_folder_is_refused(bench):
         bench.run(TEXT.replace("name: toy", "name: tea"))
 
 
-def test_somebody_elses_files_are_refused_and_kept(bench):
+def test_foreign_files_are_refused_and_kept(bench):
     bench.output.mkdir()
     (bench.output / "thesis.tex").write_text("years")
     with pytest.raises(HarnessError, match="is not empty and holds no recipe"):
@@ -496,19 +496,19 @@ def test_a_damaged_state_is_named(bench, state):
         ),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused_before_anything_runs(bench, text, said):
+def test_an_invalid_recipe_is_refused_before_anything_runs(bench, text, said):
     with pytest.raises(HarnessError, match=said):
         bench.run(text)
     assert bench.ran == []
 
 
 @pytest.mark.parametrize("scale", ["digits", "paper"])
-def test_all_experiments_share_an_output_folder(scale):
+def test_all_experiments_can_share_an_output_folder(scale):
     experiments = [name for name in recipes.shipped() if name != "digits"]
     assert len(recipes.load(experiments, scale).stages) > 100
 
 
-COMMAS = {  # options of a stage that reads a checkpoint, the recipe's folder -> the path that is refused
+COMMAS = {  # options of a stage that reads a checkpoint, the recipe's folder -> the refused path
     "arguments": ('verb: evaluate, model_args: "pretrained=@cold,batch_size=8"', "a,b", "a,b/cold"),
     "mapping": ('verb: evaluate, model_args: {pretrained: digits, adapter: "@cold"}', "a,b", "a,b/cold"),
     "model": ('verb: evaluate, model: "@cold"', "a,b", "a,b/cold"),
@@ -519,9 +519,7 @@ COMMAS = {  # options of a stage that reads a checkpoint, the recipe's folder ->
 
 
 @pytest.mark.parametrize("kind", COMMAS)
-def test_a_comma_that_model_arguments_cannot_hold_is_refused_before_the_first_stage(
-    kind, tmp_path, monkeypatch
-):
+def test_a_comma_in_a_path_of_model_arguments_is_refused_before_the_first_stage(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options, output, refused = COMMAS[kind]
     cold = "{stage: cold, verb: train cold-start, model: digits, data: dcsft_digits_cold}"
@@ -535,7 +533,7 @@ def test_a_comma_that_model_arguments_cannot_hold_is_refused_before_the_first_st
         chain.refuse_missing(made, Path(output), unprepared=False)
 
 
-def test_a_rehearsal_in_a_folder_with_a_comma_begins_nothing(tmp_path):
+def test_a_rehearsal_in_a_folder_with_a_comma_starts_nothing(tmp_path):
     with pytest.raises(HarnessError, match=r"the path .*/a,b has a comma"):
         rehearsal.rehearse("internvl3-2b", tmp_path / "a,b", layers=1, side=56)
     assert not (tmp_path / "a,b").exists()

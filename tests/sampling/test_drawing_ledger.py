@@ -1,4 +1,4 @@
-"""What drawing costs: operations against a count of the weights by hand, ledgers through interruptions."""
+"""The cost of sampling: FLOPs against a count of the weights by hand, ledgers across interruptions."""
 
 import pytest
 from lmms_eval.api.model import lmms as LMMS  # noqa: N812 - the suite's own `lmms` is beside it
@@ -17,7 +17,7 @@ PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 
 
 def weights(model):
-    """Weights that a token, one of a response, and a patch are multiplied with, by names of modules."""
+    """Weights that multiply a token, a response token and a patch, by module name."""
     found = {"language": 0, "head": model._model.get_output_embeddings().weight.numel(), "vision": 0}
     for name, weight in model._model.named_parameters():
         if weight.dim() > 1 and not any(one in name for one in ("embed_tokens", "pos_embed", "lm_head")):
@@ -29,7 +29,7 @@ def weights(model):
 @pytest.mark.parametrize("family", sorted(PATCH.keys() & set(FAMILIES)))
 @pytest.mark.parametrize("reads", ["once an item", "once a response", "once a token"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_operations_are_two_a_weight_and_token_that_is_read(family, reads, temperature):
+def test_flops_are_two_per_weight_and_token_read(family, reads, temperature):
     model, seen = DcsftHF(pretrained=checkpoint(family), device="cpu", batch_size=2), []
     if reads == "once a response":
         model._engine.give_up("tried in a test")
@@ -56,7 +56,7 @@ class Stop(Exception):
 
 
 def draw(output, after=None, engine="dcsft_hf"):
-    """Samples four items of the pool on the embedded checkpoint; stops after as many."""
+    """Samples four items of the pool on the embedded checkpoint; stops after this many."""
 
     def progress(done, total):
         if done == after:
@@ -75,7 +75,7 @@ def digits():
     return path()
 
 
-def test_a_rollouts_ledger_goes_through_an_interruption(tmp_path):
+def test_a_rollouts_ledger_survives_an_interruption(tmp_path):
     whole = draw(tmp_path / "whole")
     with pytest.raises(Stop):
         draw(tmp_path / "cut", after=2)
@@ -95,11 +95,11 @@ def test_a_rollouts_ledger_goes_through_an_interruption(tmp_path):
     assert ledger["peak_memory_bytes"] > 10**8
 
 
-def test_what_vllm_prefilled_is_in_every_ledger_through_an_interruption(tmp_path, monkeypatch):
+def test_tokens_prefilled_by_vllm_are_in_every_ledger_across_an_interruption(tmp_path, monkeypatch):
     fake = fake_vllm.install(monkeypatch)
     whole = draw(tmp_path / "whole", engine="dcsft_vllm")["ledger"]
     tokens = whole["prompt_tokens"]
-    # The second sample of an item adds what is beyond the prompt's whole blocks.
+    # The second sample of an item adds what is beyond the prompt's complete blocks.
     assert whole["prefilled_tokens"] == fake.last.prompt_tokens - fake.last.hits
     assert tokens < whole["prefilled_tokens"] < tokens + 4 * fake_vllm.BLOCK
     with pytest.raises(Stop):
@@ -115,7 +115,7 @@ def test_what_vllm_prefilled_is_in_every_ledger_through_an_interruption(tmp_path
     notes = evaluation.evaluate(model, tasks, tmp_path / "scores", "row", {"model": "dcsft_vllm"}, limit=4)
     assert notes["ledger"]["prefilled_tokens"] == notes["ledger"]["prompt_tokens"] == tokens
     found = manifest.read(tmp_path / "whole", "rollouts")
-    assert "prefilled_tokens" not in cost_of(found).as_dict()  # no figure of its own to compare runs by
+    assert "prefilled_tokens" not in cost_of(found).as_dict()  # not itself a figure to compare runs by
 
 
 class Foreign(LMMS):
@@ -172,7 +172,7 @@ def test_an_item_costs_what_was_generated_until_the_model_refused_it(
     assert ledger["completion_tokens"] == notes["generated_tokens"] == 2 * generated
 
 
-def test_what_a_model_does_not_say_is_told(tmp_path):
+def test_unknown_costs_of_a_model_are_listed(tmp_path):
     task = lmms.open_tasks([POOL])[POOL]
     config = sampling.SamplingConfig(samples=2, limit=2)
     notes = sampling.sample(DcsftStub(default="one"), task, tmp_path / "drawn", config, {})

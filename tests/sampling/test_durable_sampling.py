@@ -1,4 +1,4 @@
-"""`dcsft sample` that is interrupted, killed or met by another: nothing kept is lost, or drawn again."""
+"""`dcsft sample` interrupted, killed or run twice at once: no kept response is lost or drawn again."""
 
 import json
 import os
@@ -21,13 +21,13 @@ POOL = "dcsft_digits_pool"
 
 
 def words(question):
-    """A different answer to every document and sample, right at times."""
+    """A different answer for every document and sample, right at times."""
     some = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     return some[(7 * question.doc_id + 3 * question.sample_index) % 10] + " " * (question.doc_id % 2)
 
 
 def draw(output, answers=words, batch_size=2, limit=6, settings=None, **config):
-    """Samples with a model of its own; returns it."""
+    """Samples with its own model; returns the model."""
     model = DcsftStub(answers=answers, batch_size=batch_size)
     task = lmms.open_tasks([POOL])[POOL]
     options = sampling.SamplingConfig(**{"samples": 4, "limit": limit, **config})
@@ -40,7 +40,7 @@ def rows(output):
 
 
 class Interrupted:
-    """Answers until a number of responses have been given."""
+    """Answers until it has given a number of responses."""
 
     def __init__(self, after=10**9, error=KeyboardInterrupt):
         self.asked, self.after, self.error = [], after, error
@@ -59,13 +59,13 @@ def undisturbed(tmp_path_factory):
     return output
 
 
-class TestGoingOn:
+class TestResuming:
     @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, HarnessError("the model diverged")])
-    def test_finished_batches_are_kept_and_not_drawn_again(self, tmp_path, undisturbed, error):
+    def test_keeps_finished_batches_and_does_not_draw_them_again(self, tmp_path, undisturbed, error):
         first, second = Interrupted(10, error), Interrupted()
         with pytest.raises(error if isinstance(error, type) else HarnessError):
             draw(tmp_path / "out", first)
-        # Two items of four samples each are one batch; what the second batch had is lost.
+        # Two items of four samples each are one batch; the responses of the second batch are lost.
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [UNFINISHED]
         draw(tmp_path / "out", second, batch_size=3)
         assert second.asked == [(doc_id, index) for doc_id in range(2, 6) for index in range(4)]
@@ -77,7 +77,7 @@ class TestGoingOn:
         assert {name: notes[name] for name in same} == {name: before[name] for name in same}
         assert manifest.is_intact(tmp_path / "out")
 
-    def test_progress_begins_with_what_is_kept(self, tmp_path):
+    def test_progress_starts_with_the_kept_items(self, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path / "out", Interrupted(8))
         seen = []
@@ -89,7 +89,7 @@ class TestGoingOn:
         )
         assert seen == [(2, 6), (4, 6), (6, 6)]
 
-    def test_damage_in_the_middle_is_drawn_again(self, tmp_path, undisturbed):
+    def test_damaged_records_are_drawn_again(self, tmp_path, undisturbed):
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path / "out", Interrupted(16))
         shard = tmp_path / "out" / UNFINISHED / "shard-0.jsonl"
@@ -102,7 +102,7 @@ class TestGoingOn:
         assert rows(tmp_path / "out") == rows(undisturbed)
         assert manifest.read(tmp_path / "out").notes["damaged"] == 1
 
-    def test_a_run_that_had_everything_only_finishes(self, tmp_path, undisturbed, monkeypatch):
+    def test_a_run_with_all_responses_only_finishes(self, tmp_path, undisturbed, monkeypatch):
         def dies(*_):
             raise SystemExit
 
@@ -113,7 +113,7 @@ class TestGoingOn:
         draw(tmp_path / "out", second)
         assert (second.asked, rows(tmp_path / "out")) == ([], rows(undisturbed))
 
-    def test_the_model_is_opened_once_all_that_can_be_refused_has_been(self, tmp_path):
+    def test_the_model_is_opened_after_everything_else_was_checked(self, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             draw(tmp_path / "out", Interrupted(8))
         task, opened = lmms.open_tasks([POOL])[POOL], []
@@ -122,7 +122,7 @@ class TestGoingOn:
             sampling.sample(lambda: opened.append(1), task, tmp_path / "out", config, {"model": "dcsft_stub"})
         assert opened == []
 
-    def test_a_model_that_reports_no_batches_is_said_to_keep_nothing(self, tmp_path, caplog, undisturbed):
+    def test_warns_that_a_model_without_batch_reports_keeps_nothing(self, tmp_path, caplog, undisturbed):
         class Theirs(DcsftStub):
             def __init__(self):
                 super().__init__(answers=words)
@@ -160,7 +160,7 @@ class TestOtherSettings:
             draw(tmp_path / "out", **change)
         draw(tmp_path / "out")
 
-    def test_weights_are_known_by_content_and_not_by_place(self, tmp_path):
+    def test_weights_are_identified_by_content_not_by_path(self, tmp_path):
         task = lmms.open_tasks([POOL])[POOL]
         items = sampling.read_items(task, 2)
 
@@ -175,7 +175,7 @@ class TestOtherSettings:
         assert identity(tmp_path / "one") == identity(tmp_path / "moved")
         before, after = identity(tmp_path / "one"), identity(tmp_path / "trained")
         assert [name for name in before if before[name] != after[name]] == ["content of model"]
-        # A run that an older version began resumes only if this stays.
+        # A run that an older version began can be resumed only if this stays.
         assert before["content of model"] == manifest.fingerprint(tmp_path / "one")[:16]
 
     @pytest.mark.parametrize(
@@ -187,13 +187,13 @@ class TestOtherSettings:
             ("device=cuda,dtype=float32", None),  # which is compared as a model argument
         ],
     )
-    def test_the_device_decides_the_precision_where_nothing_else_does(self, arguments, precision):
+    def test_the_device_decides_the_default_precision(self, arguments, precision):
         task = lmms.open_tasks([POOL])[POOL]
         settings = {"model": "dcsft_hf", "model_args": f"pretrained=digits,{arguments}"}
         found = sampling.identify([task], [], sampling.SamplingConfig().as_dict(), settings, {})
         assert found.get(resuming.PRECISION) == precision
 
-    def test_another_precision_is_refused_and_one_that_was_not_recorded_is_not(self, tmp_path):
+    def test_another_precision_is_refused_unless_none_was_recorded(self, tmp_path):
         def opened(identity):
             with resuming.resumed(tmp_path / "out", "rollouts", identity, lambda folder: True):
                 pass
@@ -206,7 +206,7 @@ class TestOtherSettings:
 
 
 def command(output, folder, delay, limit=40):
-    """A run of the scripted model with a script that every run shares."""
+    """A run of the scripted model with a script shared by all runs."""
     script = folder / "answers.jsonl"
     if not script.exists():
         docs = lmms.open_tasks([POOL])[POOL].eval_docs_no_media
@@ -240,7 +240,7 @@ def wait_for(path, running, size=1):
 
 
 @pytest.mark.slow
-def test_two_commands_on_one_folder(tmp_path, reference, capsys):
+def test_two_commands_cannot_share_a_folder_at_once(tmp_path, reference, capsys):
     folder, expected = reference
     arguments = command(tmp_path / "out", folder, 0.3)
     first = start(arguments)
@@ -263,7 +263,7 @@ def test_two_commands_on_one_folder(tmp_path, reference, capsys):
     assert rows(tmp_path / "out") == expected
 
 
-def test_responses_of_every_kind_come_through_the_shard(tmp_path):
+def test_responses_of_every_kind_survive_the_shard(tmp_path):
     said = ["", " ", "naïve \u2028 line\nbreaks\r\n\0", '{"sum":"', "word " * 10_000, "\U0001f984"]
 
     def kinds(question):
@@ -281,7 +281,7 @@ def test_responses_of_every_kind_come_through_the_shard(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
+def test_an_interrupted_real_model_draws_the_same_responses(tmp_path, monkeypatch):
     from dcsft_harness.models.engine import RunningItems
 
     def sample(name, batch_size, **more):
@@ -304,7 +304,7 @@ def test_a_real_model_that_is_interrupted_draws_what_it_would_have_drawn(tmp_pat
     notes = sample("out", 8)
     assert max(calls[:4]) == 8 and 0 < notes["resumed"] < 40
     assert rows(tmp_path / "out") == rows(tmp_path / "undisturbed")
-    # The same weights, asked for less: an item that stops early has the first of the same responses.
+    # The same weights with fewer requests: an item that stops early has the first of the same responses.
     short = sample("short", 3, stop_when_labelled=True)
     everything = {(row["item_id"], row["sample_index"]): row for row in rows(tmp_path / "undisturbed")}
     for row in rows(tmp_path / "short"):

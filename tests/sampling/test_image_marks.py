@@ -1,4 +1,4 @@
-"""Marks and pictures: their number has to agree and places stay, wherever a row enters."""
+"""Image markers: their number has to match the images and their places are kept, however a row enters."""
 
 import json
 from statistics import fmean
@@ -25,7 +25,7 @@ FEATURES = Features(
         "images": List(datasets.Image()),
     }
 )
-# The user's text, the pictures, and what the model is shown.
+# The user's text, the images, and what the model is shown.
 SHOWN = [
     ("1 + 1?", [], ["1 + 1?"]),
     ("Which?", ["red"], [("red",), "Which?"]),
@@ -60,7 +60,7 @@ def own(folder, row):
 
 
 def seen(content, images):
-    """A turn's parts, with texts as they are and pictures by their color."""
+    """A turn's parts, with texts unchanged and images by their color."""
     names = {color: name for name, color in COLORS.items()}
     left = [(names[image.getpixel((0, 0))],) for image in images]
     return [part["text"] if part["type"] == "text" else left.pop(0) for part in content]
@@ -89,7 +89,7 @@ def jsonl_problem(folder, text, pictures):
 
 
 def jsonl_messages_and_image(folder, text, pictures):
-    """A single picture in `image` beside `messages`, and `images` as exports leave it empty."""
+    """A single image in `image` next to `messages`, and an empty `images` as exports write it."""
     images = [f"{name}.png" for name in pictures]
     one = {"image": images[0], "images": None} if len(images) == 1 else {"images": images, "image": None}
     return shown_by(own(folder, {"messages": chat(text), **one}))
@@ -127,25 +127,25 @@ ENTRIES = [
 @pytest.mark.grid
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize(("text", "pictures", "wanted"), SHOWN)
-def test_pictures_are_shown_at_their_marks(entry, text, pictures, wanted, tmp_path):
+def test_images_are_shown_at_their_markers(entry, text, pictures, wanted, tmp_path):
     assert entry(tmp_path, text, pictures) == wanted
 
 
 @pytest.mark.grid
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize(("text", "pictures", "said"), REFUSED)
-def test_other_numbers_are_refused_by_row(entry, text, pictures, said, tmp_path):
+def test_a_wrong_number_of_images_is_refused_by_row(entry, text, pictures, said, tmp_path):
     with pytest.raises(HarnessError, match=rf"(line 1|row 0): {said}"):
         entry(tmp_path, text, pictures)
 
 
 @pytest.mark.parametrize("start", [{"messages": chat("Which?")}, {"problem": "Which?", "solution": "goose"}])
-def test_image_and_images_are_not_both_read(start, tmp_path):
+def test_image_and_images_together_are_refused(start, tmp_path):
     with pytest.raises(HarnessError, match="line 1: both `image` and `images` name pictures"):
         own(tmp_path, {**start, "image": "red.png", "images": ["blue.png"]})
 
 
-def test_a_single_picture_comes_before_the_first_user_turn():
+def test_a_single_image_comes_before_the_first_user_turn():
     turns = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Look."},
@@ -192,14 +192,14 @@ def their_task(folder, text, interleaved):
     )
 
 
-def test_a_tasks_picture_between_texts_keeps_its_place(tmp_path):
+def test_a_tasks_image_between_texts_keeps_its_place(tmp_path):
     task = their_task(tmp_path, "Which * is it?", interleaved=True)
     assert lmms.describe(task, 0)[0].prompt == "Which <image> is it?"
     assert taught_by(conversations.from_task(task)) == shown_by(task) == ["Which ", ("red",), " is it?"]
 
 
-def test_a_mark_in_a_tasks_own_text_is_no_place(tmp_path):
-    """lmms-eval shows the picture first, and the mark as text; a trainer would put the picture there."""
+def test_a_marker_in_a_tasks_own_text_is_not_a_place(tmp_path):
+    """lmms-eval shows the image first, and the marker as text; a trainer would put the image there."""
     task = their_task(tmp_path, "Which <image> is it?", interleaved=False)
     assert shown_by(task) == [("red",), "Which <image> is it?"]
     key = lmms.describe(task, 0)[0].item_id
@@ -215,6 +215,6 @@ def test_a_mark_in_a_tasks_own_text_is_no_place(tmp_path):
     assert not (tmp_path / "curated").exists()
 
 
-def test_rollouts_of_former_versions_have_their_pictures_in_front(tmp_path):
+def test_rollouts_of_earlier_versions_have_their_images_in_front(tmp_path):
     item = {"item_id": "a", "prompt": "Which?", "target": "goose", "images": [object()]}
     assert conversations.conversation(item)["messages"][0]["content"] == f"{records.MARK}Which?"

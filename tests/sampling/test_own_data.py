@@ -19,7 +19,7 @@ from dcsft_harness.scoring import get_scorer
 from tests.fixtures.artifacts import small_disk
 
 QUESTION = "Which bird is it?"
-# For each scorer: a solution, what it is as gold, a right response, a wrong one.
+# For each scorer: a solution, its gold, a right response, a wrong one.
 BY_SCORER = {
     "exact_word": ("goose", "goose", "Goose.", "swan"),
     "box_iou": ("[4, 4, 40, 40]", "[4, 4, 40, 40]", "[5, 5, 40, 40]", "[50, 50, 55, 55]"),
@@ -31,7 +31,7 @@ BY_SCORER = {
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with pictures in images/: two sound ones, one cut short, one that is none."""
+    """A folder with files in images/: two valid images, a truncated one, and a text file."""
     images = tmp_path / "images"
     images.mkdir()
     for number in range(2):
@@ -57,7 +57,7 @@ def turns(*texts):
 
 
 def file(folder, *rows):
-    """Rows as a JSONL file; texts are lines as they are."""
+    """Rows as a JSONL file; strings are written as lines."""
     path = folder / "mine.jsonl"
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
     return path
@@ -77,8 +77,8 @@ class TestFormats:
         assert [image.size for image in images] == [(56, 56)]
 
     @pytest.mark.usefixtures("pixels")
-    def test_boxes_are_asked_of_no_model_whose_coordinates_nothing_tells(self, folder):
-        """Also where a model that ran before told its own."""
+    def test_boxes_are_not_requested_from_a_model_with_unknown_coordinates(self, folder):
+        """Even where an earlier model declared its own."""
 
         class Silent:
             def generate_until(self, requests):
@@ -90,7 +90,7 @@ class TestFormats:
 
     @pytest.mark.usefixtures("pixels")
     @pytest.mark.parametrize("scorer", BY_SCORER)
-    def test_every_scorer_judges_them(self, folder, scorer):
+    def test_every_scorer_accepts_them(self, folder, scorer):
         solution, gold, right, wrong = BY_SCORER[scorer]
         question = QUESTION + ("\nA. swan\nB. goose" if scorer == "choice" else "")
         rows = (
@@ -106,16 +106,16 @@ class TestFormats:
             # "Wrong" and "no answer" stay apart.
             assert [extracted is None for _, extracted, _ in scores] == [False, False, True]
 
-    def test_an_answer_tag_holds_the_gold_while_the_target_stays_whole(self, folder):
+    def test_an_answer_tag_holds_the_gold_and_the_target_stays_whole(self, folder):
         said = "<think>It honks.</think><answer> goose </answer>"
         ((one, _),) = described(file(folder, old(solution=said)))
         assert (one.answer, one.target) == ("goose", said)
 
-    def test_options_may_be_a_list_of_their_own(self, folder):
+    def test_options_may_be_a_separate_list(self, folder):
         task = own_data.open_file(file(folder, old(solution="B", choices=["swan", "goose"])), "choice", None)
         assert task.eval_docs[0]["choices"] == ["swan", "goose"]
 
-    def test_images_lie_beside_the_file_or_under_the_image_root(self, folder):
+    def test_images_are_next_to_the_file_or_under_the_image_root(self, folder):
         apart = folder / "elsewhere"
         apart.mkdir()
         path = file(apart, old(image="0.png"))
@@ -124,11 +124,11 @@ class TestFormats:
         assert len(described(path, root=folder / "images")) == 1
 
     @pytest.mark.parametrize("root", [None, "images", "."])
-    def test_whole_paths_inside_the_root_are_allowed(self, folder, root):
+    def test_absolute_paths_inside_the_root_are_allowed(self, folder, root):
         path = file(folder, old(image=str(folder / "images" / "1.png")))
         assert len(described(path, root=None if root is None else folder / root)) == 1
 
-    def test_several_images_and_none(self, folder):
+    def test_rows_may_have_several_images_or_none(self, folder):
         rows = (
             new(messages=turns("<image><image>Same?", "no"), images=["images/0.png", "images/1.png"]),
             {"problem": "1 + 1?", "solution": "two"},
@@ -142,13 +142,13 @@ class TestFormats:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
         assert len(described(path)) == 2
 
-    def test_the_same_question_about_another_picture_is_another_item(self, folder):
+    def test_the_same_question_about_another_image_is_another_item(self, folder):
         one, other = described(file(folder, old(), old(image="images/1.png")))
         assert one[0].item_id != other[0].item_id
 
 
 class TestScores:
-    """Evaluated, rows have what a benchmark's have: a majority, responses without an answer, clusters."""
+    """Evaluated rows have what a benchmark's have: a majority, responses without an answer, clusters."""
 
     @pytest.mark.parametrize("samples", [1, 4])
     def test_rows_have_answers_and_clusters_by_image(self, folder, samples):
@@ -171,14 +171,14 @@ class TestScores:
         assert clusters[0] == clusters[1]  # neither order nor other rows change them
         assert sorted(Counter(clusters[0].values()).values()) == [1, 1, 2, 2]
 
-    def test_a_row_whose_image_is_left_unread_has_a_cluster_of_its_own(self, folder):
+    def test_a_row_with_an_unread_image_is_its_own_cluster(self, folder):
         path = file(folder, old(), old(image="images/short.png"), old(image="images/text.png"))
         task = own_data.open_file(path, "exact_word", None, skip=True)
         assert len({doc["cluster"] for doc in task.eval_docs_no_media}) == 3
 
 
 class TestOptions:
-    def test_lines_that_number_statements_are_none(self, folder):
+    def test_lines_that_number_statements_are_not_options(self, folder):
         asked = "I. It swims.\nII. It flies.\nWhich is true?\nA. I only\nB. II only\nC. both"
         task = own_data.open_file(file(folder, old(problem=asked, solution="B")), "choice", None)
         assert task.eval_docs_no_media[0]["choices"] == ["I only", "II only", "both"]
@@ -193,7 +193,7 @@ class TestOptions:
             ("Pick\nA. one\nB. two\nor\nA. three\nB. four\nC. five", ["three", "four", "five"]),
         ],
     )
-    def test_a_line_without_text_is_an_option_without_text(self, asked, choices):
+    def test_a_line_without_text_is_an_empty_option(self, asked, choices):
         assert own_rows.choices({}, asked) == choices
 
 
@@ -206,9 +206,9 @@ BAD = {
     ),
     "an empty solution": (old(solution=None), "line 2: no `answer`, `solution`"),
     "nothing": ({}, "line 2: no `question`.*it has nothing"),
-    "a question that is no text": (old(problem=["?"]), "line 2: `problem` is list, not text"),
+    "a question that is not text": (old(problem=["?"]), "line 2: `problem` is list, not text"),
     "a question without words": (old(problem="<image> "), "line 2: the question has no words"),
-    "a solution that is no text": (old(solution={"is": 1}), "line 2: the answer is dict, not text"),
+    "a solution that is not text": (old(solution={"is": 1}), "line 2: the answer is dict, not text"),
     "a solution that is yes or no": (old(solution=True), "line 2: the answer is bool, not text"),
     "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
     "no messages": (new(messages=None), "line 2: no `question` and no `messages`"),
@@ -221,7 +221,7 @@ BAD = {
         new(messages=[{"role": "user", "content": [{"type": "video"}]}, turns("a", "b")[1]]),
         "line 2: `messages` has content of type 'video'",
     ),
-    "pictures in two places": (
+    "images in two places": (
         new(
             messages=[
                 {"role": "user", "content": [{"type": "image", "path": "a.png"}]},
@@ -237,30 +237,30 @@ BAD = {
     ),
     "a folder": (old(image="images"), "line 2: image .*images is not a regular file"),
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
-    "a picture cut short": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
-    "an image that is no path": (
+    "a truncated image": (old(image="images/short.png"), r"line 2: image .*short\.png cannot be read"),
+    "an image that is not a path": (
         old(image={"bytes": ""}),
         "line 2: an image is a mapping of bytes, without bytes or path",
     ),
-    "a placeholder too many": (new(images=[]), "line 2: 1 <image> marks for 0 images"),
+    "one placeholder too many": (new(images=[]), "line 2: 1 <image> marks for 0 images"),
     "the same again": (new(), "line 2: the same item as line 1"),
 }
 
 
 def counted(response, *, answer, image_size):
-    """A user's scorer: as many characters as the answer has, of a picture of 56 x 56 pixels."""
+    """A user's scorer: right for as many characters as the answer has, with an image of 56 x 56 pixels."""
     assert image_size == (56, 56)
     return len(response) == len(answer)
 
 
 class TestUsersScorers:
-    def test_a_function_judges_rows_with_what_it_takes_of_them(self, folder):
+    def test_a_function_receives_the_parts_of_a_row_it_asks_for(self, folder):
         path = file(folder, old())
         task = own_data.open_file(path, f"{__name__}:counted", None)
         doc = task.eval_docs[0]
         assert [task.process_results(doc, [text])["acc"]["score"] for text in ("abcde", "abc")] == [1.0, 0.0]
 
-    def test_a_function_is_handed_to_a_stage_in_python(self, folder):
+    def test_a_function_can_be_passed_to_a_stage_in_python(self, folder):
         from dcsft_harness.stages.sample import SampleOptions
 
         def mine(response, answer):
@@ -295,21 +295,21 @@ class TestBadRows:
             "[0, 0, " + "9" * 400 + ", 9]",
         ],
     )
-    def test_a_solution_that_is_no_box(self, folder, box):
+    def test_a_solution_that_is_not_a_box(self, folder, box):
         with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: solution .* is not a box"):
             own_data.open_file(file(folder, old(solution=box)), "box_iou", None)
 
     @pytest.mark.parametrize("box", [[60, 60, 90, 90], [0, 0, 58, 56], [0, 0, 56, 57.5], [-2, 0, 9, 9]])
-    def test_a_box_that_leaves_its_picture(self, folder, box):
+    def test_a_box_outside_its_image(self, folder, box):
         said = r"line 1: the box .* leaves its image of 56 x 56 pixels"
         with pytest.raises(HarnessError, match=rf"mine\.jsonl, {said}"):
             own_data.open_file(file(folder, old(solution=box)), "box_iou", None)
 
     @pytest.mark.parametrize("box", [[0, 0, 56, 56], [-0.4, 3, 56.9, 57]])
-    def test_a_box_along_the_edge_is_accepted_with_the_rounding_of_annotations(self, folder, box):
+    def test_a_box_along_the_edge_is_accepted_despite_rounding(self, folder, box):
         assert len(described(file(folder, old(solution=box)), "box_iou")) == 1
 
-    def test_a_box_without_a_picture(self, folder):
+    def test_a_box_without_an_image(self, folder):
         row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
         with pytest.raises(HarnessError, match="line 1: no image, whose size the scorer box_iou needs"):
             own_data.open_file(file(folder, row), "box_iou", None)
@@ -324,11 +324,11 @@ class TestBadRows:
             own_data.open_file(file(folder, row), "choice", None)
 
     @pytest.mark.parametrize("options", [["swan", None], ["swan", ["goose"]]])
-    def test_options_that_are_no_texts(self, folder, options):
+    def test_options_that_are_not_text(self, folder, options):
         with pytest.raises(HarnessError, match=r"line 1: an option is \w+, not text or a number"):
             own_data.open_file(file(folder, old(solution="A", choices=options)), "choice", None)
 
-    # Refused when the file is read: after hours of sampling would be too late.
+    # Refused when the file is read: after hours of sampling it would be too late.
     @pytest.mark.parametrize(
         ("scorer", "row"),
         [
@@ -350,11 +350,11 @@ class TestBadRows:
 
 
 class TestBadFiles:
-    def test_one_that_does_not_exist(self, tmp_path):
+    def test_a_missing_file(self, tmp_path):
         with pytest.raises(HarnessError, match=r"--data .*mine\.jsonl does not exist"):
             own_data.open_file(tmp_path / "mine.jsonl", "math", None)
 
-    def test_an_empty_one(self, tmp_path):
+    def test_an_empty_file(self, tmp_path):
         with pytest.raises(HarnessError, match=r"mine\.jsonl holds no rows"):
             own_data.open_file(file(tmp_path, ""), "math", None)
 
@@ -365,7 +365,7 @@ class TestBadFiles:
         with pytest.raises(HarnessError, match="--data needs --scorer"):
             own_data.open_file(damaged, None, None)
 
-    def test_a_refused_one_leaves_no_copy(self, folder, tmp_path, monkeypatch):
+    def test_a_refused_file_leaves_no_copy(self, folder, tmp_path, monkeypatch):
         place = tmp_path / "temporary"
         place.mkdir()
         monkeypatch.setattr(tempfile, "tempdir", str(place))
@@ -410,7 +410,7 @@ HOSTILE_LINES = {
         old(image="data:image/png;base64," + "A" * 180_000),
         r"image data:image/png.* cannot be read",
     ),
-    "base64 that is none": (
+    "invalid base64": (
         old(image="data:image/png;base64," + "?" * 180_000),
         "image .* is not valid base64",
     ),
@@ -429,7 +429,7 @@ HOSTILE_LINES = {
 class TestHostileRows:
     @pytest.mark.parametrize("skip", [False, True])
     @pytest.mark.parametrize("case", HOSTILE_LINES)
-    def test_are_refused_by_line_and_in_a_few_hundred_characters(self, folder, case, skip):
+    def test_are_refused_by_line_with_a_short_message(self, folder, case, skip):
         line, said = HOSTILE_LINES[case]
         text = line if isinstance(line, str | bytes) else json.dumps(line)
         path = file(folder, old())
@@ -447,12 +447,12 @@ class TestHostileRows:
         own_data.images_sha256(path, None)  # which the same file goes through
 
     @pytest.mark.parametrize("solution", ["[" * 90_000, "x" * 180_000, [1, 2, 3, "y" * 180_000]])
-    def test_a_long_box_is_cut(self, folder, solution):
+    def test_a_long_box_is_truncated(self, folder, solution):
         with pytest.raises(HarnessError, match="line 1: solution .* is not a box") as error:
             own_data.open_file(file(folder, old(solution=solution)), "box_iou", None)
         assert len(str(error.value)) < 600 + len(str(folder))
 
-    def test_rows_left_out_for_one_reason_are_said_together(self, folder, caplog):
+    def test_rows_left_out_for_the_same_reason_are_reported_together(self, folder, caplog):
         path = file(folder, old(), *[old(solution="")] * 30, old(image="none.png"))
         task = own_data.open_file(path, "exact_word", None, skip=True, keep_unreadable=False)
         assert len(task.left_out) == 31
@@ -490,14 +490,14 @@ class TestHostileRows:
 
 @pytest.fixture
 def paths(folder, monkeypatch):
-    """`folder` with more beside its pictures, and pictures outside it, in `outside/`."""
+    """`folder` with more files next to its images, and images outside it, in `outside/`."""
     inside, outside = folder / "pool", folder / "outside"
     for place in (inside / "images", outside):
         place.mkdir(parents=True)
         Image.new("RGB", (8, 8), "red").save(place / "a.png")
     os.mkfifo(inside / "pipe")
     with socket.socket(socket.AF_UNIX) as server:
-        monkeypatch.chdir(inside)  # whose whole path is too long for a socket
+        monkeypatch.chdir(inside)  # whose full path is too long for a socket
         server.bind("socket")
     (inside / "device").symlink_to("/dev/zero")
     (inside / "link.png").symlink_to("images/a.png")
@@ -511,7 +511,7 @@ def paths(folder, monkeypatch):
 
 REGULAR = "is not a regular file"
 PATHS = [
-    # Path, what is said of it, and what is with --allow-outside-root; None: it is read.
+    # Path, the error, and the error with --allow-outside-root; None: it is read.
     ("images/a.png", None, None),
     ("link.png", None, None),
     ("images/../images/a.png", None, None),
@@ -536,7 +536,7 @@ PATHS = [
 class TestPaths:
     @pytest.mark.parametrize("outside", [False, True])
     @pytest.mark.parametrize("case", range(len(PATHS)))
-    def test_regular_files_inside_the_root_are_read_and_others_by_an_option(self, paths, case, outside):
+    def test_only_regular_files_inside_the_root_are_read_by_default(self, paths, case, outside):
         name, *said = PATHS[case]
         name = name.format(inside=paths, outside=paths.parent / "outside")
         path = file(paths, old(image=name), {"problem": "1 + 1?", "solution": "two"})
@@ -552,7 +552,7 @@ class TestPaths:
         assert len(sampling.read_items(task, 2, refused)) == 2 and list(refused) == [0]
         assert own_data.images_sha256(path, None, outside)
 
-    def test_images_are_hashed_once_while_they_stay_as_they_are(self, paths, monkeypatch):
+    def test_images_are_hashed_once_until_they_change(self, paths, monkeypatch):
         """Every start of a verb compares them, and so do the run itself and each stage of a recipe."""
         path, read = file(paths, old(image="images/a.png")), []
         os.utime(paths / "images/a.png", (1, 1))
@@ -564,11 +564,11 @@ class TestPaths:
         os.utime(paths / "images/a.png", (1, 1))
         assert own_data.images_sha256(path, None) != first
 
-    def test_the_root_itself_may_be_a_link(self, paths):
+    def test_the_root_may_be_a_link(self, paths):
         path = file(paths, old(image="a.png"))
         assert len(own_data.open_file(path, "exact_word", paths / "elsewhere").eval_docs) == 1
 
-    def test_a_whole_disk_may_be_the_root(self, paths):
+    def test_the_root_may_be_the_whole_disk(self, paths):
         path = file(paths, old(image=str(paths.parent / "outside" / "a.png")))
         assert len(own_data.open_file(path, "exact_word", Path("/")).eval_docs) == 1
 
@@ -600,11 +600,11 @@ class TestHeldOut:
             found.append({doc["prompt"] for doc in task.eval_docs_no_media})
         return found
 
-    def test_the_parts_share_no_row_and_are_all_of_them(self, folder):
+    def test_the_parts_are_disjoint_and_complete(self, folder):
         train, held = self.parts(file(folder, *self.rows()))
         assert not train & held and len(train | held) == 60 and 8 <= len(held) <= 28
 
-    def test_neither_order_nor_name_nor_other_rows_move_a_row(self, folder):
+    def test_order_name_and_other_rows_do_not_move_a_row(self, folder):
         train, held = self.parts(file(folder, *self.rows()))
         assert self.parts(file(folder, *reversed(self.rows()))) == [train, held]
         more_train, more_held = self.parts(file(folder, *self.rows(90)))
@@ -616,7 +616,7 @@ class TestHeldOut:
         _, larger = self.parts(other, 0.5)
         assert held < larger
 
-    def test_rows_that_share_an_image_stay_together(self, folder):
+    def test_rows_with_the_same_image_stay_together(self, folder):
         for share in (0.2, 0.4, 0.6, 0.8):
             train, _ = self.parts(file(folder, *self.rows()), share)
             for rows in ((0, 2), (1, 3)):
@@ -632,8 +632,8 @@ class TestHeldOut:
             ("choice", {"answer": "B", "choices": ["one", "two"]}),
         ],
     )
-    def test_a_scorer_moves_no_row(self, folder, scorer, row):
-        """Supervised training needs none, and must leave out what is evaluated with one."""
+    def test_the_scorer_does_not_move_a_row(self, folder, scorer, row):
+        """Supervised training needs none, and must leave out the rows that are evaluated with one."""
         rows = [
             {"question": f"{n}?"}
             | {name: value.format(n=n) if isinstance(value, str) else value for name, value in row.items()}
@@ -645,7 +645,7 @@ class TestHeldOut:
             parts.append([where for where, _, _ in found])
         assert parts[0] == parts[1] and 0 < len(parts[0]) < 40
 
-    def test_rows_that_share_a_prompt_and_have_no_image_stay_together(self, folder):
+    def test_rows_with_the_same_prompt_and_no_image_stay_together(self, folder):
         rows = [{"question": f"{n // 2}?", "answer": str(n)} for n in range(40)]
         for share in (0.2, 0.5):
             part = own_data.Part(share)
@@ -653,7 +653,7 @@ class TestHeldOut:
             prompts = [made["prompt"] for _, made, _ in found]
             assert 0 < len(prompts) < 40 and all(prompts.count(one) == 2 for one in prompts)
 
-    def test_every_verb_takes_the_same_part(self, folder):
+    def test_every_verb_selects_the_same_part(self, folder):
         from dcsft_harness import records, stages
         from dcsft_harness.curation import conversations
         from dcsft_harness.training import grpo
@@ -714,7 +714,7 @@ class TestHeldOut:
         assert not (folder / "out" / "manifest.json").exists()
 
 
-def test_equal_problems_of_several_rows_are_one(folder):
+def test_equal_problems_of_several_rows_are_merged(folder):
     rows = [old(solution=["goose", n]) for n in range(30)]
     with pytest.raises(HarnessError) as error:
         own_data.open_file(file(folder, *rows), "exact_word", None)
@@ -751,6 +751,6 @@ def test_rows_with_the_same_problem_are_named_together(bad, said):
         ),
     ],
 )
-def test_rows_that_may_be_mistakes_are_said(folder, caplog, rows, said):
+def test_suspicious_rows_are_reported(folder, caplog, rows, said):
     own_data.open_file(file(folder, *rows), "exact_word", None)
     assert [Path(one).name for one in caplog.messages] == ([] if said is None else [said])

@@ -1,4 +1,4 @@
-"""Rows of one's own in every format and shape, read by every verb: the same rows are the same items."""
+"""Your own rows in every format and shape, read by every verb: the same rows are the same items."""
 
 import base64
 import csv
@@ -48,7 +48,7 @@ NAMES = (["0.png"], ["0.png", "1.jpg"], [], ["1.jpg"])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two pictures: a grey PNG, and a JPEG that is to be turned."""
+    """Two images: a grey PNG, and a JPEG that has to be rotated."""
     place = tmp_path_factory.mktemp("rows")
     Pillow.effect_noise((40, 30), 50).save(place / "0.png")
     turned = Pillow.Exif()
@@ -62,7 +62,7 @@ def url(path):
 
 
 def plain(question="problem", answer="solution", image="images", entry=lambda path: path.name, folder=None):
-    """Rows of a question, an answer and pictures, in these columns."""
+    """Rows of a question, an answer and images, in these columns."""
     rows = []
     for asked, said, names in zip(QUESTIONS, ANSWERS, NAMES, strict=True):
         entries = [entry(folder / name) for name in names]
@@ -71,7 +71,7 @@ def plain(question="problem", answer="solution", image="images", entry=lambda pa
 
 
 def parts(text, entries):
-    """A text with marks as content parts, with pictures where the marks are."""
+    """A text with markers as content parts, with images in place of the markers."""
     waiting, found = list(entries), []
     for number, piece in enumerate(text.split("<image>")):
         found += [waiting.pop(0)] if number else []
@@ -80,7 +80,7 @@ def parts(text, entries):
 
 
 def talks(part, folder, role="role", content="content", names=("user", "assistant")):
-    """Messages, each picture as `part` makes it; with "images" beside where that gives placeholders."""
+    """Messages, each image as `part` makes it; with separate "images" if that gives placeholders."""
     rows = []
     for asked, said, pictures in zip(QUESTIONS, ANSWERS, NAMES, strict=True):
         made = asked if part is None else parts(asked, [part(folder / name) for name in pictures])
@@ -140,7 +140,7 @@ def stored(path):
 
 
 def dataset(folder, question="problem", answer="solution"):
-    """With pictures as `datasets` has them: bytes inside."""
+    """A dataset with images as `datasets` stores them: as bytes."""
     rows = plain(question, answer, entry=stored, folder=folder)
     text = Value("string")
     rows = [{"images": [], **row} for row in rows]
@@ -160,7 +160,7 @@ def parquet_of_paths(place, folder):
 
 def parquet_of_messages(place, folder):
     rows = talks(lambda path: {"type": "image", "bytes": path.read_bytes()}, folder)
-    for row in rows:  # Arrow has one type for a column
+    for row in rows:  # Arrow has one type per column
         content = row["messages"][1]["content"]
         row["messages"][1]["content"] = [{"type": "text", "text": content}]
     Dataset.from_list(rows).to_parquet(place / "data.parquet")
@@ -211,7 +211,7 @@ def prompts_of(folder):
 
 
 def graded(folder):
-    """A question as messages, and its gold beside them."""
+    """A question as messages, with its gold in another column."""
     return [
         {**row, "messages": row["messages"][:1], "solution": row["messages"][1]["content"]}
         for row in talks(None, folder)
@@ -228,7 +228,7 @@ def alpaca(folder):
 
 
 def single(folder):
-    """`image` where there is one picture; a mark need not be there."""
+    """`image` for a single image; the marker is optional."""
     rows = plain(folder=folder)
     return [
         {**row, "problem": row["problem"].removeprefix("<image>"), "images": None, "image": row["images"][0]}
@@ -373,7 +373,7 @@ def test_every_verb_reads_every_format_as_the_same_items(tmp_path, folder, wante
 
 SAID = "Here: <bbox>"
 OBJECTS = {
-    # Decimals and whole numbers stay as they are.
+    # Decimals and integers keep their spelling.
     "a box": ("Where is <ref-object>?", SAID, {"ref": ["the cat"], "bbox": [[1, 2.5, 30, 40]]})
     + ("Where is the cat?", "Here: [1, 2.5, 30, 40]"),
     "called real": ("Where?", SAID, {"bbox": [[1, 2, 3, 4]], "bbox_type": "real"})
@@ -391,9 +391,9 @@ OBJECTS = {
     + ("Where?", "[20.0, 3.0], [40, 30]"),
     "in the question too": ("What is at <bbox>, <bbox>?", SAID, {"ref": [], "bbox": [[1, 2], [3, 4], [5, 6]]})
     + ("What is at [1, 2], [3, 4]?", "Here: [5, 6]"),
-    "as a cell of a table": ("Where?", SAID, json.dumps({"bbox": [[1, 2, 3, 4]]}))
+    "as a table cell": ("Where?", SAID, json.dumps({"bbox": [[1, 2, 3, 4]]}))
     + ("Where?", "Here: [1, 2, 3, 4]"),
-    # What has no place is of another program.
+    # Tags without an object come from another program.
     "unused": ("Where?", "There", {"bbox": [[1, 2, 3, 4]], "ref": None}) + ("Where?", "There"),
     "tags around numbers": ("Write <bbox>x1, y1, x2, y2</bbox>.", "There", {"bbox": []})
     + ("Write <bbox>x1, y1, x2, y2</bbox>.", "There"),
@@ -402,7 +402,7 @@ OBJECTS = {
 
 @pytest.mark.parametrize("shape", ["messages", "question", "query"])
 @pytest.mark.parametrize("kind", OBJECTS)
-def test_names_and_boxes_of_ms_swift_are_written_into_their_places(tmp_path, shape, kind):
+def test_names_and_boxes_of_ms_swift_replace_their_placeholders(tmp_path, shape, kind):
     asked, said, objects, question, answer = OBJECTS[kind]
     Pillow.new("RGB", (40, 30)).save(tmp_path / "0.png")
     texts = {"question": ("question", "answer"), "query": ("query", "response")}
@@ -415,7 +415,7 @@ def test_names_and_boxes_of_ms_swift_are_written_into_their_places(tmp_path, sha
     assert (found["prompt"], found["target"], reason) == (question, answer, None)
 
 
-def test_a_box_of_ms_swift_is_the_gold_and_an_unreadable_image_is_the_reason(tmp_path):
+def test_a_box_of_ms_swift_is_the_gold_and_an_unreadable_image_the_reason(tmp_path):
     Pillow.new("RGB", (40, 30)).save(tmp_path / "0.png")
     row = {"question": "Where?", "answer": "<bbox>", "image": "0.png"}
     row["objects"] = {"bbox": [[0.25, 0.5, 1, 1]], "bbox_type": "norm1"}
@@ -424,7 +424,7 @@ def test_a_box_of_ms_swift_is_the_gold_and_an_unreadable_image_is_the_reason(tmp
     assert (json.loads(found["answer"]), reason) == ([10, 15, 40, 30], None)
     with pytest.raises(HarnessError, match="gone.png does not exist"):
         own_rows.checked({**row, "image": "gone.png"}, scorer, root)
-    # Boxes in pixels need no image: the row is kept as not scored where unreadable images are.
+    # Boxes in pixels need no image: the row is kept as unscored where unreadable images are allowed.
     found, _, reason = own_rows.checked(
         {**row, "image": "gone.png", "objects": {"bbox": [[1, 2, 3, 4]]}}, None, root
     )
@@ -461,7 +461,7 @@ LISTS = (
     *('["red", "white"]', '[{"bbox_2d": [1, 2, 30, 40], "label": "dog"}]', "[1, 2]", "[]", "[[1, 2]]"),
     *('[{"role": "user"}, 3]', '[{"label": "dog"}, {"role": "a"}]', "cat.png", "[cat.png]"),
 )
-"""Texts that are lists in JSON, and names of files."""
+"""Texts that are JSON lists, and names of files."""
 ANSWERED = {
     "completion": {"prompt": "a?", "completion": None},
     "response": {"query": "a?", "response": None},
@@ -483,13 +483,13 @@ ASKING = {
 
 
 def with_text(row, text):
-    """A row with a text in the place of None."""
+    """A row with a text in place of None."""
     return json.loads(json.dumps(row).replace("null", json.dumps(text)))
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "memory"])
 @pytest.mark.parametrize("text", LISTS)
-def test_a_text_that_is_a_list_in_json_or_a_name_of_a_file_stays_a_text(tmp_path, text, kind):
+def test_a_text_that_looks_like_a_json_list_or_a_file_stays_text(tmp_path, text, kind):
     for shape, row in (ANSWERED | ASKING).items():
         given = with_text(row, text)
         if kind == "csv" and not all(isinstance(one, str) for one in given.values()):
@@ -518,7 +518,7 @@ def test_a_text_that_is_a_list_in_json_or_a_name_of_a_file_stays_a_text(tmp_path
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv"])
-def test_line_ends_and_byte_order_marks_are_no_part_of_an_item(tmp_path, kind, end, mark):
+def test_line_endings_and_byte_order_marks_do_not_change_an_item(tmp_path, kind, end, mark):
     rows = [{"question": 'Which "one"?\n\nA, or B', "answer": "A"}, {"question": "q", "answer": "b\nc"}]
     written = io.StringIO()
     if kind in ("csv", "tsv"):
@@ -545,7 +545,7 @@ GIVEN = {"role": "assistant", "content": "goose"}
 ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
 TALKS = {
     "messages": {"messages": [*TALK, GIVEN], "images": ["0.png"]},
-    "a mark left out": {
+    "a missing marker": {
         "messages": [TALK[0], {"role": "user", "content": "Is it a bird?"}, *TALK[2:], GIVEN],
         "image": "0.png",
     },
@@ -578,7 +578,7 @@ TALKS = {
 
 class TestConversations:
     @pytest.mark.parametrize("kind", TALKS)
-    def test_every_shape_shows_the_model_the_same_turns(self, tmp_path, folder, kind):
+    def test_have_the_same_turns_in_every_shape(self, tmp_path, folder, kind):
         path = tmp_path / "data.jsonl"
         path.write_text(lines([TALKS[kind]]))
         task = own_data.open_file(path, "exact_word", folder)
@@ -597,7 +597,7 @@ class TestConversations:
         assert json.loads(item.turns) == TALK
         assert (item.answer, item.target) == ("goose", "goose")
 
-    def test_training_and_curated_sets_keep_them(self, tmp_path, folder):
+    def test_are_kept_by_training_and_curated_sets(self, tmp_path, folder):
         path = folder / "talks.jsonl"
         path.write_text(
             lines([TALKS["messages"], {"problem": "Which?", "solution": "goose", "image": "1.jpg"}])
@@ -631,7 +631,7 @@ class TestConversations:
             (["", "Yes", "Name it"], "Yes\nName it"),
         ],
     )
-    def test_training_and_sampling_read_the_same_item(self, tmp_path, folder, texts, prompt):
+    def test_are_the_same_item_in_training_and_sampling(self, tmp_path, folder, texts, prompt):
         roles = ("user", "assistant", "user")
         turns = [
             {"role": role, "content": text}
@@ -646,7 +646,7 @@ class TestConversations:
         (item,) = sampling.read_items(own_data.open_file(path, "exact_word", folder), 1)
         assert (reason, row["item_id"], row["prompt"], item.prompt) == (None, item.item_id, prompt, prompt)
 
-    def test_the_gold_beside_a_conversation_counts_and_its_last_turn_is_the_target(self, tmp_path):
+    def test_the_separate_gold_counts_and_the_last_turn_is_the_target(self, tmp_path):
         path = tmp_path / "data.jsonl"
         said = {"role": "assistant", "content": "It honks, so it is a goose."}
         path.write_text(
@@ -701,7 +701,7 @@ PAIR = {"question": "Which?", "answer": "goose"}
         ),
     ],
 )
-def test_what_is_no_pair_is_refused_by_preference_training_alone(tmp_path, folder, row, said):
+def test_rows_without_a_pair_are_refused_by_preference_training_only(tmp_path, folder, row, said):
     path = tmp_path / "data.jsonl"
     path.write_text(lines([row | ({"image": "0.png"} if "prompt" in row else {})]))
     options = DpoOptions(model="digits", data=str(path), image_root=folder)
@@ -711,7 +711,7 @@ def test_what_is_no_pair_is_refused_by_preference_training_alone(tmp_path, folde
 
 
 @pytest.mark.parametrize("kind", PAIRS)
-def test_pairs_of_every_shape_are_the_same(tmp_path, folder, kind):
+def test_pairs_of_every_shape_are_equal(tmp_path, folder, kind):
     path = tmp_path / "data.jsonl"
     path.write_text(lines([PAIRS[kind] | {"images": ["0.png"]}]))
     options = DpoOptions(model="digits", data=str(path), image_root=folder)
@@ -723,12 +723,12 @@ SAVED = {
     "a system column": {"system": "Be brief."},
     "objects": {"objects": {"ref": ["goose"], "bbox": []}},
     "a solution": {"solution": "goose"},
-    "a film": {"video": "a.mp4"},
+    "a video": {"video": "a.mp4"},
 }
 
 
 class TestSavedMessages:
-    """A folder that `datasets` saved, with messages and pictures inside, is rows of one's own."""
+    """A folder saved by `datasets`, with messages and images inside, is read like your own rows."""
 
     @pytest.fixture
     def save(self, tmp_path):
@@ -747,10 +747,10 @@ class TestSavedMessages:
         return make
 
     @pytest.mark.parametrize("kind", SAVED)
-    def test_columns_beside_messages_are_read_by_training_too(self, save, kind):
+    def test_columns_next_to_messages_are_read_by_training_too(self, save, kind):
         path = save(SAVED[kind], "<ref-object>" if kind == "objects" else "goose")
         rows = opening.training_data(str(path), SftOptions(model="digits", data=str(path)))
-        if kind == "a film":
+        if kind == "a video":
             assert "`video` is not shown to a model" in rows[0]["refused"]
             return
         found = training_data.read(rows)
@@ -760,7 +760,7 @@ class TestSavedMessages:
         assert [turn["role"] for turn in found.turns[0].prompt] == ["system"] * ("system" in kind) + ["user"]
 
     @pytest.mark.parametrize("part", [None, {"type": "image", "path": "0.png", "text": None}])
-    def test_messages_without_a_column_of_images_are_read_by_training_too(self, folder, tmp_path, part):
+    def test_messages_without_an_image_column_are_read_by_training_too(self, folder, tmp_path, part):
         question = [*([part] if part else []), {"type": "text", "text": "Which?"}]
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": [question[-1]]}]
         Dataset.from_list([{"messages": turns}]).save_to_disk(tmp_path / "data")
@@ -770,7 +770,7 @@ class TestSavedMessages:
         assert [turns.images for turns in found.turns] == [int(part is not None)]
 
     @pytest.mark.parametrize("more", [{"scorer": "exact_word"}, {"held_out": 0.5}])
-    def test_options_of_rows_are_taken(self, save, more):
+    def test_options_for_rows_are_accepted(self, save, more):
         path = save({}, count=12)
         options = SftOptions(model="digits", data=str(path), **more)
         rows = opening.training_data(str(path), options)
@@ -791,11 +791,11 @@ READERS = (
     "train grpo --model=digits --scorer=exact_word --max-steps=1 --data FILE",
     "data overlap --scorer=exact_word FILE dcsft_digits",
 )
-"""The commands that read rows which are no pairs."""
+"""The commands that read rows without pairs."""
 
 
-class TestRejectedAlone:
-    """Rows that differ in `rejected` alone are several for preference training, and one item elsewhere."""
+class TestRowsDifferingInRejected:
+    """Rows that differ only in `rejected` are distinct for preference training, and one item elsewhere."""
 
     @pytest.fixture
     def path(self, tmp_path):
@@ -813,11 +813,11 @@ class TestRejectedAlone:
         said = " ".join((shown.out + shown.err).split())
         assert "line 2: the same item as line 1 (same prompt, answer and image; `rejected` counts" in said
 
-    def test_it_is_left_out_on_demand(self, path, tmp_path):
+    def test_the_second_is_left_out_on_request(self, path, tmp_path):
         notes = stages.STAGES["sample"](tmp_path / "out", samples=1, **STUB, data=path, on_error="skip")
         assert (notes["items"], sorted(notes["left_out_rows"])) == (1, ["line 2"])
 
-    def test_preference_training_takes_both(self, path):
+    def test_preference_training_reads_both(self, path):
         options = DpoOptions(model="digits", data=str(path))
         rows = opening.own_training_rows(str(path), options, pairs=True)
         assert (rows["rejected"][:], rows["refused"][:]) == (["swan", "duck"], [None, None])
@@ -851,17 +851,17 @@ class TestBadRows:
             assert f"line {row}: " in said, row
         assert not (tmp_path / "out").exists()
 
-    def test_sampling_and_evaluation_leave_them_out_by_an_option(self, bad, tmp_path, capsys):
+    def test_sampling_and_evaluation_leave_them_out_with_an_option(self, bad, tmp_path, capsys):
         skip = STUB | {"data": bad, "on_error": "skip"}
         notes = stages.STAGES["sample"](tmp_path / "rollouts", samples=1, **skip)
-        # An item whose picture cannot be read is recorded as not scored; what is no item cannot be.
+        # An item with an unreadable image is recorded as unscored; a row that is no item cannot be.
         assert (notes["items"], notes["skipped"], notes["left_out"]) == (2, 1, 4)
         assert sorted(notes["left_out_rows"]) == ["line 1", "line 2", "line 4", "line 6"]
         notes = stages.STAGES["evaluate"](tmp_path / "scores", **skip)
         assert (notes["tasks"]["mine"]["n"], notes["left_out"]) == (1, 5)
         assert "the same item as line 5" in notes["left_out_rows"]["line 6"]
 
-    def test_training_reads_the_others(self, bad):
+    def test_training_reads_the_other_rows(self, bad):
         rows = opening.training_data(str(bad), SftOptions(model="digits", data=str(bad)))
         found = training_data.examined(rows, "mine.jsonl")
         assert (len(found.turns), len(found.refused)) == (1, 5)
@@ -871,27 +871,27 @@ class TestBadRows:
         found = training_data.examined(rows)
         assert (len(found.turns), len(found.refused)) == (1, 5)
 
-    def test_a_file_of_bad_rows_alone_is_refused(self, bad):
+    def test_a_file_with_only_bad_rows_is_refused(self, bad):
         bad.write_text("{no\n{no")
         with pytest.raises(HarnessError, match="2 of 2 rows cannot be used"):
             own_data.open_file(bad, "exact_word", None, skip=True)
 
 
 class TestHostileFiles:
-    def test_a_list_that_ends_too_early_keeps_the_rows_before(self, tmp_path):
+    def test_a_truncated_list_keeps_the_rows_before(self, tmp_path):
         path = tmp_path / "data.json"
         path.write_text('[{"problem": "?", "solution": "a"}, {"problem": "?"')
         assert [where for where, _ in own_files.rows(path)] == ["row 1", "row 2"]
         assert "not JSON" in str(list(own_files.rows(path))[1][1])
 
     @pytest.mark.parametrize("depth", [100, 100_000])
-    def test_depth_is_bounded_in_lists(self, tmp_path, depth):
+    def test_nesting_is_limited_in_lists(self, tmp_path, depth):
         path = tmp_path / "data.json"
         path.write_text('[{"problem": ' + "[" * depth + "]" * depth + "}]")
         ((_, error),) = own_files.rows(path)
         assert "nested" in str(error)
 
-    def test_a_long_line_is_not_read_whole(self, tmp_path, monkeypatch):
+    def test_a_long_line_is_not_read_completely(self, tmp_path, monkeypatch):
         monkeypatch.setattr(own_files, "MOST_ROW", 1000)
         path = tmp_path / "data.jsonl.gz"
         long = json.dumps({"problem": "x" * 5_000_000, "solution": "a"})
@@ -921,7 +921,7 @@ class TestHostileFiles:
             ("data.arrow", b"no arrow", "cannot be read"),
         ],
     )
-    def test_damaged_ones_are_refused_in_a_sentence(self, tmp_path, name, content, said):
+    def test_damaged_files_are_refused_in_one_sentence(self, tmp_path, name, content, said):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(HarnessError, match=said):
             own_data.open_file(tmp_path / name, "exact_word", None)
@@ -929,14 +929,14 @@ class TestHostileFiles:
     @pytest.mark.parametrize(
         ("name", "content"),
         [
-            ("data.jsonl", json.dumps([{"problem": "a", "solution": "b"}])),  # a list under a name of lines
+            ("data.jsonl", json.dumps([{"problem": "a", "solution": "b"}])),  # a list named like JSON Lines
             ("data.jsonl", json.dumps({"problem": "a", "solution": "b"}, indent=1)),
-            ("data.csv", "problem;solution\r\na;b\r\n"),  # a spreadsheet where numbers have a comma
+            ("data.csv", "problem;solution\r\na;b\r\n"),  # a spreadsheet from a locale with decimal commas
             ("data.csv", "problem\tsolution\na\tb\n"),
             ("data.csv", '"problem";"solution"\n"a";"b"\n'),
         ],
     )
-    def test_common_spellings_of_a_format_are_read(self, tmp_path, name, content):
+    def test_common_variants_of_a_format_are_read(self, tmp_path, name, content):
         (tmp_path / name).write_text(content)
         assert [row for _, row in own_files.rows(tmp_path / name)] == [{"problem": "a", "solution": "b"}]
 
@@ -964,7 +964,7 @@ class TestHostileFiles:
             (["0000", "0001"], None),
         ],
     )
-    def test_folders_of_parquet_files_hold_one_split(self, tmp_path, files, said):
+    def test_folders_of_parquet_files_must_hold_one_split(self, tmp_path, files, said):
         for number, name in enumerate(files):
             path = tmp_path / "rows" / f"{name}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -977,8 +977,8 @@ class TestHostileFiles:
 
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory", "frame"])
     @pytest.mark.parametrize("size", [pa.float64(), pa.float32()], ids=str)
-    def test_numbers_inside_mappings_are_those_of_lines(self, tmp_path, kind, size):
-        """A column holds 10 as 10.0 where another row has a fraction; 32 bits hold 10.1 as 10.100000381."""
+    def test_numbers_inside_mappings_are_read_as_in_json_lines(self, tmp_path, kind, size):
+        """A column holds 10 as 10.0 if another row has a fraction; 32 bits hold 10.1 as 10.100000381."""
         boxes = [[[10, 20, 30, 40]], [[10.1, 20, 30.5, 40]]]
         objects = pa.array([{"bbox": one} for one in boxes], pa.struct({"bbox": pa.list_(pa.list_(size))}))
         table = pa.table({"question": ["a?", "b?"], "answer": ["<bbox>"] * 2, "objects": objects})
@@ -993,8 +993,8 @@ class TestHostileFiles:
         assert [made["target"] for _, made, _ in found] == ["[10, 20, 30, 40]", "[10.1, 20, 30.5, 40]"]
 
     @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "dictionaries", "frame"])
-    def test_whole_numbers_are_whole_in_every_format(self, tmp_path, kind):
-        """Into JSON, too, pandas writes 3 as 3.0 where another row has a fraction or nothing."""
+    def test_integers_stay_integers_in_every_format(self, tmp_path, kind):
+        """pandas writes 3 as 3.0 if another row has a fraction or nothing, even to JSON."""
         rows = [{"question": "a\nb", "answer": 3.0, "choices": [1.0, 3.0, 2.5]}]
         rows += [{"question": "c", "answer": 2.5, "choices": [2.5, 1e3, -0.0]}]
         path = tmp_path / f"data.{kind}"
@@ -1004,7 +1004,7 @@ class TestHostileFiles:
             )
         elif kind == "parquet":
             pq.write_table(pa.Table.from_pylist(rows), path)
-        elif kind == "csv":  # a list is JSON there, and any other text stays a text
+        elif kind == "csv":  # a list is JSON there, and any other text stays text
             cells = [
                 {**row, "answer": f"{row['answer']:g}", "choices": json.dumps(row["choices"])} for row in rows
             ]
@@ -1022,7 +1022,7 @@ class TestHostileFiles:
         assert shown == wanted
 
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
-    def test_numbers_of_classes_are_read_as_their_names(self, tmp_path, kind):
+    def test_class_numbers_are_read_as_class_names(self, tmp_path, kind):
         features = Features({"question": Value("string"), "answer": ClassLabel(names=["goose", "swan"])})
         rows = Dataset.from_dict({"question": ["a", "b", "c"], "answer": [1, 0, -1]}, features)
         path = tmp_path / "rows"
@@ -1037,14 +1037,14 @@ class TestHostileFiles:
     @pytest.mark.parametrize(
         "said", [b"\xff", b"{", b"3", b"[]", b'{"info": null}', b'{"info": {"features": 3}}']
     )
-    def test_other_metadata_of_a_table_names_no_classes(self, tmp_path, said):
+    def test_other_metadata_of_a_table_is_ignored(self, tmp_path, said):
         table = pa.table({"question": ["a"], "answer": [1]}).replace_schema_metadata({b"huggingface": said})
         pq.write_table(table, tmp_path / "rows.parquet")
         assert [row["answer"] for _, row in own_files.rows(tmp_path / "rows.parquet")] == [1]
 
     @pytest.mark.parametrize("name", ["input", "history", "output", "picture"])
     @pytest.mark.parametrize("kind", ["parquet", "saved"])
-    def test_pictures_in_a_column_that_is_not_theirs_are_refused(self, tmp_path, folder, kind, name):
+    def test_images_in_a_wrong_column_are_refused(self, tmp_path, folder, kind, name):
         found = [{"question": "Which?", "answer": "goose", name: str(folder / "0.png")}]
         rows = Dataset.from_list(found).cast_column(name, Image())
         path = tmp_path / "rows"
@@ -1052,7 +1052,7 @@ class TestHostileFiles:
         with pytest.raises(HarnessError, match=f"`{name}`"):
             own_data.open_file(path, "exact_word", None)
 
-    def test_a_line_that_is_no_json_names_its_own_characters(self, tmp_path):
+    def test_a_line_that_is_not_json_is_named_with_its_character(self, tmp_path):
         (tmp_path / "data.jsonl").write_text('{"problem": "a"}\n{"problem": "a"},\n')
         (_, _), (where, error) = own_files.rows(tmp_path / "data.jsonl")
         assert (where, error.problem) == ("line 2", "not JSON (Extra data at character 17)")
@@ -1063,14 +1063,14 @@ class TestHostileFiles:
             own_data.open_file(tmp_path / "data", "exact_word", None)
         assert len(own_data.open_file(tmp_path / "data" / "test", "exact_word", None).eval_docs) == 4
 
-    def test_paths_inside_tables_stay_in_the_root(self, tmp_path, folder):
+    def test_paths_inside_tables_must_be_inside_the_root(self, tmp_path, folder):
         rows = [{"problem": "?", "solution": "a", "image": {"bytes": None, "path": str(folder / "0.png")}}]
         Dataset.from_list(rows).to_parquet(tmp_path / "data.parquet")
         with pytest.raises(HarnessError, match=r"data\.parquet, row 1: image .* is outside"):
             own_data.open_file(tmp_path / "data.parquet", "exact_word", None)
 
 
-def test_rows_in_memory_are_taken_in_python(tmp_path, folder):
+def test_rows_in_memory_can_be_passed_in_python(tmp_path, folder):
     import dcsft_harness as dcsft
 
     options = {"model_args": "default=goose", "scorer": "exact_word"}
@@ -1096,7 +1096,7 @@ def streamed(rows):
 
 @pytest.mark.parametrize("images", [list, lambda names: [{"bytes": None, "path": one} for one in names]])
 @pytest.mark.parametrize("shape", ["dictionaries", "dataset", "stream", "frame"])
-def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monkeypatch, shape, images):
+def test_in_memory_paths_are_relative_to_the_working_directory(tmp_path, folder, monkeypatch, shape, images):
     import pandas
 
     import dcsft_harness as dcsft
@@ -1131,7 +1131,9 @@ def test_paths_of_rows_in_memory_start_where_python_runs(tmp_path, folder, monke
     ],
     ids=str,
 )
-def test_paths_in_content_parts_in_memory_start_where_python_runs(tmp_path, folder, monkeypatch, part, cell):
+def test_in_memory_content_parts_have_paths_relative_to_the_working_directory(
+    tmp_path, folder, monkeypatch, part, cell
+):
     import dcsft_harness as dcsft
 
     monkeypatch.chdir(folder)
@@ -1151,7 +1153,7 @@ def test_paths_in_content_parts_in_memory_start_where_python_runs(tmp_path, fold
         ({"image": {"image_url": {"url": "0.png"}}}, True),
         ({"images": [{"bytes": b"", "path": "0.png"}]}, True),
         ({"images": '["0.png"]'}, True),
-        ({"images": ["0.png"], "type": "image"}, True),  # a column of the row's own
+        ({"images": ["0.png"], "type": "image"}, True),  # an extra column of the row
         ({"images": [{"bytes": b"x", "path": "0.png"}]}, False),
         ({"images": [{"base64": "AAAA", "path": "0.png"}]}, False),
         ({"image": {"url": "data:image/png;base64,AAAA"}}, False),
@@ -1159,7 +1161,7 @@ def test_paths_in_content_parts_in_memory_start_where_python_runs(tmp_path, fold
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "0.png"}]}]}, False),
     ],
 )
-def test_rows_in_memory_name_images_by_paths(row, has_path):
+def test_in_memory_rows_may_name_images_by_path(row, has_path):
     assert own_files.keep([row])[1] is has_path
 
 
@@ -1172,9 +1174,7 @@ def test_rows_in_memory_name_images_by_paths(row, has_path):
     ],
     ids=["a picture", "a path", "both"],
 )
-def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
-    tmp_path, folder, monkeypatch, capfd, shown, said
-):
+def test_images_opened_by_a_dataset_may_be_anywhere(tmp_path, folder, monkeypatch, capfd, shown, said):
     import datasets
 
     import dcsft_harness as dcsft
@@ -1197,7 +1197,7 @@ def test_pictures_that_a_data_set_opens_itself_may_lie_anywhere(
     ("named", "is_hub"),
     [("org/data", True), ("org/data.jsonl", False), ("here/data", False), ("data", False)],
 )
-def test_a_name_of_the_hub_is_told_from_a_missing_file(tmp_path, monkeypatch, named, is_hub):
+def test_a_hub_name_is_distinguished_from_a_missing_file(tmp_path, monkeypatch, named, is_hub):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(HarnessError) as error:
@@ -1214,14 +1214,14 @@ def test_a_name_of_the_hub_is_told_from_a_missing_file(tmp_path, monkeypatch, na
         ("What does <img> do?", "goose", None),
     ],
 )
-def test_pictures_written_as_another_programs_marks_are_refused_on_looking(tmp_path, question, answer, said):
+def test_inspect_refuses_image_markers_of_other_programs(tmp_path, question, answer, said):
     (tmp_path / "mine.jsonl").write_text(lines([{"question": question, "answer": answer}]))
     notes = stages.STAGES["data inspect"](tmp_path / "out", data=tmp_path / "mine.jsonl", model="digits")
     assert notes["refused"] == (said is not None)
     assert said is None or re.search(said, notes["refused_rows"][0]["reason"])
 
 
-def test_images_in_memory_may_be_path_objects(tmp_path, folder):
+def test_in_memory_images_may_be_path_objects(tmp_path, folder):
     rows = [{"question": "a?", "answer": "b", "image": folder / "0.png"}]
     path, has_paths = own_files.keep(rows)
     assert has_paths and [row["image"] for _, row in own_files.rows(path)] == [str(folder / "0.png")]
@@ -1249,7 +1249,7 @@ def test_images_in_memory_may_be_path_objects(tmp_path, folder):
         ),
     ],
 )
-def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
+def test_other_in_memory_values_are_refused_in_one_sentence(tmp_path, rows, said):
     import dcsft_harness as dcsft
 
     with pytest.raises(HarnessError, match=re.escape(said)):
@@ -1259,7 +1259,7 @@ def test_other_values_in_memory_are_refused_in_a_sentence(tmp_path, rows, said):
 
 @pytest.mark.parametrize("verb", ["sample", "evaluate", "train_sft", "train_grpo"])
 @pytest.mark.parametrize("shape", ["dictionaries", "dataset", "frame"])
-def test_errors_of_rows_in_memory_name_the_row_and_no_file_of_the_cache(tmp_path, verb, shape):
+def test_errors_in_memory_name_the_row_and_not_the_cache_file(tmp_path, verb, shape):
     import pandas
 
     import dcsft_harness as dcsft
@@ -1283,14 +1283,14 @@ def test_errors_of_rows_in_memory_name_the_row_and_no_file_of_the_cache(tmp_path
 
 
 @pytest.mark.parametrize("output", [None, 3, ["out"]])
-def test_an_output_that_is_no_path_is_refused(output):
+def test_an_output_that_is_not_a_path_is_refused(output):
     import dcsft_harness as dcsft
 
     with pytest.raises(HarnessError, match="(needs an output|is not a path). Give the folder to write"):
         dcsft.label("rollouts", output=output)
 
 
-def test_a_data_frame_is_rows(tmp_path):
+def test_a_data_frame_is_read_as_rows(tmp_path):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(
         [{"question": "a?", "answer": "b", "image": None}, {"question": "c?", "answer": 4}]
@@ -1300,7 +1300,7 @@ def test_a_data_frame_is_rows(tmp_path):
         {"question": "a?", "answer": "b"},
         {"question": "c?", "answer": 4},
     ]
-    # A column of whole numbers with a missing value is one of floats, in a file as in memory.
+    # An integer column with a missing value holds floats, in a file as in memory.
     frame = pandas.DataFrame({"question": ["a?", "b?", "c?"], "answer": [3, None, 0.5]})
     frame.to_parquet(tmp_path / "rows.parquet")
     for place in (own_files.keep(frame)[0], tmp_path / "rows.parquet"):
@@ -1325,7 +1325,7 @@ class TestNothingSolved:
             ("...", "none of 2 responses is right: 2 without an answer", "Say in the question how to answer"),
         ],
     )
-    def test_counts_and_the_first_example(self, path, tmp_path, capsys, response, said, remedy):
+    def test_reports_counts_and_the_first_example(self, path, tmp_path, capsys, response, said, remedy):
         model = ["--model=dcsft_stub", f"--model-args=default={response}", "--scorer=exact_word"]
         rollouts, labels = tmp_path / "rollouts", tmp_path / "labels"
         assert main(["sample", *model, f"--data={path}", "--samples=2", f"--output={rollouts}"]) == 0
@@ -1338,7 +1338,7 @@ class TestNothingSolved:
         shown = capsys.readouterr().err
         assert "0 easy, 0 medium, 1 hard" in shown and said in shown and remedy in shown
 
-    def test_responses_that_were_cut_off_are_counted(self):
+    def test_counts_truncated_responses(self):
         row = {
             "score": 0.0,
             "extracted": None,
@@ -1351,19 +1351,19 @@ class TestNothingSolved:
         assert remedy == "Raise --max-new-tokens"
 
     @pytest.mark.parametrize(("score", "right"), [(0.0, False), (0.3, False), (0.5, True), (1.0, True)])
-    def test_what_labels_call_wrong_is_explained(self, score, right):
+    def test_counts_the_responses_that_labels_call_wrong(self, score, right):
         row = {"score": score, "extracted": "b", "finish_reason": "stop", "answer": "a", "response": "b"}
         found = rollout_store.unsolved([row])
         assert (found is None) == right
         assert right or found["wrong"] == 1
 
-    def test_a_run_with_a_right_response_says_nothing(self, path, tmp_path):
+    def test_a_run_with_a_right_response_reports_nothing(self, path, tmp_path):
         notes = stages.STAGES["sample"](tmp_path / "out", samples=1, **STUB, data=path)
         assert "unsolved" not in notes and stages.STAGES["sample"].remarks(notes) == []
 
 
 class TestInspect:
-    def test_pictures_prompt_tokens_target_and_verdict(self, folder, capsys):
+    def test_shows_images_prompt_tokens_target_and_verdict(self, folder, capsys):
         path = folder / "inspected.jsonl"
         said = {"role": "assistant", "content": "It is a large bird that I do not know."}
         talk = {"messages": [*TALK[:2], said], "answer": "goose", "image": "1.jpg"}
@@ -1384,11 +1384,11 @@ class TestInspect:
         assert "does not find the row's own target right in line 1" in remarks
 
     @pytest.mark.parametrize("more", [[], ["--output=OUT"]])
-    def test_unusable_rows_fail_unless_skipped(self, folder, tmp_path, capsys, more):
+    def test_unusable_rows_are_an_error_unless_skipped(self, folder, tmp_path, capsys, more):
         path = folder / "partly.jsonl"
         path.write_text(lines([{"problem": "Which bird?", "solution": "goose"}, {"problem": "no answer"}]))
         given = ["data", "inspect", str(path), *(one.replace("OUT", str(tmp_path / "out")) for one in more)]
-        for _ in range(2):  # the same command again fails as well
+        for _ in range(2):  # the same command fails again
             assert main(given) == 1
             assert (
                 "1 of 2 rows cannot be used. Correct them, or give --on-error skip" in capsys.readouterr().err
@@ -1396,7 +1396,7 @@ class TestInspect:
         assert main([*given[:3], "--on-error=skip"]) == 0
         assert "2 rows, 1 of which cannot be used" in capsys.readouterr().err
 
-    def test_without_a_model_only_the_rows(self, folder, tmp_path):
+    def test_without_a_model_shows_only_the_rows(self, folder, tmp_path):
         path = FORMATS["saved"](tmp_path, folder)
         notes = stages.STAGES["data inspect"](tmp_path / "out", data=path, rows=2)
         assert [row["row"] for row in notes["rows"]] == ["row 1", "row 2"]
@@ -1406,7 +1406,7 @@ class TestInspect:
 
 
 def said_in_turns(*texts):
-    """Turns that the assistant begins."""
+    """Turns that start with the assistant."""
     return [{"role": ("assistant", "user")[number % 2], "content": text} for number, text in enumerate(texts)]
 
 
@@ -1416,7 +1416,7 @@ def asked_in_turns(asked, *texts):
 
 BIRD_ROW = {"question": "Which bird?", "answer": "goose"}
 DEFECTS = {
-    # A picture that is not read would make a question without it.
+    # Without its image, the question would be another one.
     "another case": ({**BIRD_ROW, "Image": "0.png"}, "`Image` is not read. Rename it to `image`"),
     "a list in another case": (
         {**BIRD_ROW, "Images": ["0.png"]},
@@ -1438,19 +1438,19 @@ DEFECTS = {
         {**BIRD_ROW, "photo": "data:image/png;base64,AAAA"},
         "`photo` holds a picture and is not read",
     ),
-    "null beside another": (
+    "null next to another value": (
         {**BIRD_ROW, "image": None, "file": "0.png"},
         "`file` holds a picture and is not read",
     ),
-    "a film": ({**BIRD_ROW, "video": "a.mp4"}, "`video` is not shown to a model"),
-    "a film beside a picture": (
+    "a video": ({**BIRD_ROW, "video": "a.mp4"}, "`video` is not shown to a model"),
+    "a video next to an image": (
         {**BIRD_ROW, "image": "0.png", "videos": ["a"]},
         "`videos` is not shown to a model",
     ),
     "an empty path": ({**BIRD_ROW, "image": ""}, "image '': its path is empty"),
-    # What ms-swift fills in would be learned as words.
-    "a place of a name": ({**BIRD_ROW, "question": "Find <ref-object>."}, "'<ref-object>' refers to"),
-    "a place of a box": ({**BIRD_ROW, "answer": "<bbox>"}, "'<bbox>' refers to an entry"),
+    # Placeholders of ms-swift would be learned as words.
+    "a name placeholder": ({**BIRD_ROW, "question": "Find <ref-object>."}, "'<ref-object>' refers to"),
+    "a box placeholder": ({**BIRD_ROW, "answer": "<bbox>"}, "'<bbox>' refers to an entry"),
     **{
         f"objects: {name}": ({**BIRD_ROW, "image": "0.png", "answer": "<bbox>", "objects": objects}, said)
         for name, objects, said in (
@@ -1495,18 +1495,18 @@ DEFECTS = {
                 "`objects` has the image_id [0, 0]: boxes 1, images 1",
             ),
             (
-                "pixels as shares",
+                "pixels as fractions",
                 {"bbox": [[1, 2, 30, 40]], "bbox_type": "norm1"},
                 "`objects` has the box [1, 2, 30, 40] as norm1, which is from 0 to 1",
             ),
             (
-                "a negative share",
+                "a negative fraction",
                 {"bbox": [[-0.1, 0.5]], "bbox_type": "norm1"},
                 "`objects` has the box [-0.1, 0.5] as norm1, which is from 0 to 1",
             ),
         )
     },
-    "objects: a place in a solution beside an answer": (
+    "objects: a placeholder in a solution next to an answer": (
         {
             "messages": [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "<bbox>"}],
             "solution": "<bbox>",
@@ -1515,14 +1515,17 @@ DEFECTS = {
         },
         "'<bbox>' refers to an entry of ms-swift's `objects`, which only the question and the answer take",
     ),
-    # Marks of other programs would be read as words, and the places lost.
-    "a mark in another case": (
+    # Markers of other programs would be read as words, and their places lost.
+    "a marker in another case": (
         {**BIRD_ROW, "question": "<Image>a?", "image": "0.png"},
         "'<Image>' is no mark",
     ),
-    "a numbered mark": ({**BIRD_ROW, "question": "<image 1> a?", "image": "0.png"}, "'<image 1>' is no mark"),
-    "another's mark": ({**BIRD_ROW, "question": "<img>a?", "image": "0.png"}, "'<img>' is no mark"),
-    # One of two different values would be taken in silence.
+    "a numbered marker": (
+        {**BIRD_ROW, "question": "<image 1> a?", "image": "0.png"},
+        "'<image 1>' is no mark",
+    ),
+    "another program's marker": ({**BIRD_ROW, "question": "<img>a?", "image": "0.png"}, "'<img>' is no mark"),
+    # One of two different values would be chosen silently.
     "two questions": ({**BIRD_ROW, "problem": "Which?"}, "`problem` and `question` differ. Keep one of them"),
     "two answers": ({**BIRD_ROW, "solution": "a goose"}, "`solution` and `answer` differ"),
     # Golds that no response can match.
@@ -1562,7 +1565,7 @@ DEFECTS = {
         {"messages": asked_in_turns("a?", "b"), "rejected_response": said_in_turns("a", "b?", "b")},
         "`rejected_response` begins with other turns",
     ),
-    "a picture in chosen alone": (
+    "an image only in chosen": (
         {
             "prompt": "a?",
             "chosen": asked_in_turns([{"type": "image", "image": "0.png"}, {"text": "a?"}], "b"),
@@ -1573,12 +1576,12 @@ DEFECTS = {
 }
 
 
-class TestOrdinaryDefects:
-    """Rows as they lie on disks: read as they are meant, or refused by row with what to do."""
+class TestCommonDefects:
+    """Rows as users have them: read as intended, or refused by row with a remedy."""
 
     @pytest.mark.parametrize("kind", DEFECTS)
     @pytest.mark.parametrize("scorer", ["exact_word", None])
-    def test_what_would_be_lost_in_silence_is_refused(self, folder, kind, scorer):
+    def test_silent_losses_are_refused(self, folder, kind, scorer):
         row, said = DEFECTS[kind]
         path = folder / "defect.jsonl"
         path.write_text(lines([row]))
@@ -1595,7 +1598,7 @@ class TestOrdinaryDefects:
         ],
     )
     @pytest.mark.parametrize("kind", ["bytes", "struct", "path", "memory"])
-    def test_pictures_in_other_columns_of_tables(self, folder, tmp_path, column, said, kind):
+    def test_images_in_other_columns_of_tables(self, folder, tmp_path, column, said, kind):
         content = (folder / "0.png").read_bytes()
         cell = {"bytes": content, "struct": {"bytes": content, "path": None}}.get(kind, "0.png")
         table = pa.table({"question": ["a?"], "answer": ["b"], column: [cell]})
@@ -1613,7 +1616,7 @@ class TestOrdinaryDefects:
             ({"prompt": "a?", "answer": "4", "solution": "4"}, "4", "4"),
         ],
     )
-    def test_the_gold_beside_a_completion(self, folder, row, gold, target):
+    def test_a_gold_next_to_a_completion(self, folder, row, gold, target):
         path = folder / "beside.jsonl"
         path.write_text(lines([row]))
         [(_, made, reason)] = own_data.examined(path, judge("exact_word"), own_data.Root(folder))
@@ -1628,11 +1631,11 @@ class TestOrdinaryDefects:
     @pytest.mark.parametrize(
         ("answer", "target"), [({"city": "Zürich"}, '{"city": "Zürich"}'), (["é", 1], '["é", 1]')]
     )
-    def test_structured_answers_are_taught_in_their_letters(self, folder, answer, target):
+    def test_structured_answers_are_taught_literally(self, folder, answer, target):
         found, _, _ = own_rows.checked({**BIRD_ROW, "answer": answer}, None, own_rows.Root(folder))
         assert found["target"] == target
 
-    def test_options_by_letter_are_a_list(self, folder):
+    def test_options_keyed_by_letter_become_a_list(self, folder):
         path = folder / "options.jsonl"
         asked = {"question": "A. one\nB. two", "answer": "B"}
         rows = [{**asked, "choices": given} for given in ({"A": "one", "B": "two"}, {"B": "two"}, "one,two")]
@@ -1641,7 +1644,7 @@ class TestOrdinaryDefects:
         assert first[1]["choices"] == ["one", "two"]
         assert ["dict" in str(others[0][2]), "str, not a list" in str(others[1][2])] == [True, True]
 
-    def test_boxes_as_shares_of_the_image(self, folder):
+    def test_boxes_as_fractions_of_the_image(self, folder):
         path = folder / "shares.jsonl"
         path.write_text(lines([{**BIRD_ROW, "answer": [0.1, 0.1, 0.5, 0.75], "image": "0.png"}]))
         [(_, _, reason)] = own_data.examined(path, judge("box_iou"), own_data.Root(folder))
@@ -1704,7 +1707,7 @@ class TestOrdinaryDefects:
             ('"two\nlines",a\n', [("two\nlines", "a")]),
         ],
     )
-    def test_quotes_in_tables_of_text_are_closed(self, folder, end, text, wanted):
+    def test_quotes_in_text_tables_must_be_closed(self, folder, end, text, wanted):
         path = folder / f"quotes.{end}"
         delimiter = {"tsv": "\t", "semicolons.csv": ";"}.get(end, ",")
         path.write_text(f"question,answer\n{text}".replace(",", delimiter))
@@ -1741,14 +1744,14 @@ class TestOrdinaryDefects:
         ],
     )
     @pytest.mark.parametrize("skip", [False, True])
-    def test_files_of_other_kinds_are_called_so(self, tmp_path, name, content, said, skip):
-        rest = b"\n" + lines([BIRD_ROW]).encode() + b"\n"  # a stored archive has its rows as they are
+    def test_files_of_other_types_are_named_as_such(self, tmp_path, name, content, said, skip):
+        rest = b"\n" + lines([BIRD_ROW]).encode() + b"\n"  # a stored archive holds its rows uncompressed
         rest = gzip.compress(content + rest) if name.endswith(".gz") else content + rest
         (tmp_path / name).write_bytes(rest)
         with pytest.raises(HarnessError, match=f"{re.escape(name)} {re.escape(said)}"):
             own_data.open_file(tmp_path / name, "exact_word", None, skip)
 
-    def test_what_a_model_may_not_see_is_said(self, folder, caplog, capsys):
+    def test_what_a_model_may_not_see_is_reported(self, folder, caplog, capsys):
         frames = [Pillow.new("RGB", (8, 8), color) for color in ("red", "blue")]
         frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
         path = folder / "seen.jsonl"
@@ -1781,8 +1784,8 @@ class TestTraining:
         return path
 
     @pytest.mark.parametrize("method", ["sft", "cold-start", "dpo", "grpo"])
-    def test_by_every_method(self, path, tmp_path, method, capsys):
-        if method == "grpo":  # which takes rows with images, or rows without
+    def test_works_with_every_method(self, path, tmp_path, method, capsys):
+        if method == "grpo":  # which takes rows that all have images, or none
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             path.write_text(lines([row for row in rows if row.get("images") or "problem" in row]))
         more = ["--max-steps=1", "--batch-size=2", "--on-error=skip"]
@@ -1796,7 +1799,7 @@ class TestTraining:
 @pytest.mark.parametrize(
     "behind", ["\n", " \n\t", "]", '[{"question": "b?"}]', "\n\n{}", " " * (1 << 21) + "x"]
 )
-def test_nothing_behind_a_list_in_json_is_passed_over(tmp_path, behind):
+def test_anything_after_a_json_list_is_an_error(tmp_path, behind):
     path = tmp_path / "data.json"
     path.write_text('[\n{"question": "a?", "answer": "cat"}]' + behind)
     (_, row), *more = own_files.rows(path)

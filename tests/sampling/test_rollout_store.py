@@ -1,4 +1,4 @@
-"""An unfinished rollouts folder: gone on with, refused, locked, finished, and left by a killed process."""
+"""An unfinished rollouts folder: resumed, refused, locked, finished, and left by a killed process."""
 
 import errno
 import json
@@ -58,8 +58,8 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-class TestGoingOn:
-    def test_what_was_kept_is_there_again(self, tmp_path):
+class TestResuming:
+    def test_kept_responses_are_read_again(self, tmp_path):
         keep(tmp_path / "out", [row(0), row(1, 1, "naïve\n")])
         assert kept(tmp_path / "out") == {(item(0).item_id, 0): "said", (item(1).item_id, 1): "naïve\n"}
         with pytest.raises(ValueError), rollout_store.opened(tmp_path / "out", SETTINGS) as store:
@@ -93,7 +93,7 @@ class TestGoingOn:
             assert set(kept(tmp_path / "out")) == {(item(n).item_id, 0) for n in (0, 2)}
         assert "shard-0.jsonl: damaged at line 2; drawn again" in caplog.text
 
-    def test_two_different_responses_in_one_place_are_both_dropped(self, tmp_path, caplog):
+    def test_two_different_responses_for_one_sample_are_both_dropped(self, tmp_path, caplog):
         keep(tmp_path / "out", [row(0), row(1), row(0, response="other"), row(1)])
         assert kept(tmp_path / "out") == {(item(1).item_id, 0): "said"}
         assert f"two responses to item {item(0).item_id}, sample 0" in caplog.text
@@ -111,7 +111,7 @@ class TestGoingOn:
                 raise KeyboardInterrupt
         shard = tmp_path / "out" / UNFINISHED / rollout_store.SHARD
         lines = shard.read_bytes().splitlines(keepends=True)
-        shard.with_name("shard-1.jsonl").write_bytes(lines[0])  # a rank that drew for 4 s at the same time
+        shard.with_name("shard-1.jsonl").write_bytes(lines[0])  # a rank that sampled for 4 s at the same time
         with rollout_store.opened(tmp_path / "out", SETTINGS) as store:
             now[0] += 1
             assert (store.generation_seconds, store.seconds) == (16, 17)
@@ -127,7 +127,7 @@ class TestRefusals:
         assert f"{output} holds an unfinished run with other settings: {said}" in str(refused.value)
         assert len(kept(output)) == 1
 
-    def test_a_setting_that_no_longer_decides_a_response_may_differ_or_go(self, tmp_path):
+    def test_a_setting_that_no_longer_matters_may_differ_or_be_missing(self, tmp_path):
         older = {**SETTINGS, "model argument device": "cpu"}
         output = keep(tmp_path / "out", [row(0)], older)
         for settings in (SETTINGS, older):
@@ -137,13 +137,13 @@ class TestRefusals:
         with pytest.raises(HarnessError, match="model argument dtype: none -> float16"):
             kept(output, {**SETTINGS, "model argument dtype": "float16"})
 
-    def test_settings_that_cannot_be_read_are_named(self, tmp_path):
+    def test_unreadable_settings_are_named(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
         (output / UNFINISHED / lock.RUN).write_bytes(b"{\xff")
         with pytest.raises(HarnessError, match=r"run\.json cannot be read"), rollout_store.opened(output, {}):
             pass
 
-    def test_a_shard_that_lost_its_settings_is_read_by_its_own_run_alone(self, tmp_path):
+    def test_a_shard_without_settings_is_read_by_its_own_run_only(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
         (output / UNFINISHED / lock.RUN).unlink()
         assert len(kept(output)) == 1
@@ -151,7 +151,7 @@ class TestRefusals:
         assert kept(output, {**SETTINGS, "seed": 1}) == {}
 
     @pytest.mark.parametrize("state", ["empty", "unfinished"])
-    def test_somebody_elses_files_are_refused_and_kept(self, tmp_path, state):
+    def test_foreign_files_are_refused_and_kept(self, tmp_path, state):
         output = tmp_path / "out"
         output.mkdir()
         if state == "unfinished":
@@ -182,7 +182,7 @@ class TestRefusals:
         with pytest.raises(HarnessError, match="an unfinished run with other settings: .*stage"):
             stages.STAGES["evaluate"](output, model="dcsft_stub", tasks=["dcsft_digits"])
 
-    def test_an_error_on_the_way_says_what_is_kept(self, tmp_path):
+    def test_an_error_message_says_what_is_kept(self, tmp_path):
         said = (
             "doc_id 3 is damaged. Replace it; 2 responses are kept, and the same command resumes from them."
         )
@@ -205,8 +205,8 @@ class TestTwoRuns:
         running.kill()
         running.communicate()
 
-    def test_the_second_is_refused_with_the_firsts_process_id_until_that_dies(self, tmp_path, holder):
-        for _ in range(2):  # being refused changes nothing
+    def test_the_second_is_refused_with_the_process_id_of_the_first_until_that_dies(self, tmp_path, holder):
+        for _ in range(2):  # refusing changes nothing
             with pytest.raises(HarnessError, match=f"is being written by process {holder.pid}. Wait for it"):
                 kept(tmp_path / "out", {"seed": 0})
         with pytest.raises(HarnessError, match=f"process {holder.pid}"):
@@ -215,7 +215,7 @@ class TestTwoRuns:
         holder.wait()
         assert kept(tmp_path / "out", {"seed": 0}) == {}
 
-    def test_in_one_process_too(self, tmp_path):
+    def test_the_second_is_refused_in_the_same_process_too(self, tmp_path):
         with rollout_store.opened(tmp_path / "out", SETTINGS) as store:
             store.append([row(0)])
             with pytest.raises(HarnessError, match=f"process {os.getpid()}"):
@@ -224,7 +224,7 @@ class TestTwoRuns:
 
 
 class TestFinishing:
-    def test_the_artefact_takes_the_folder_and_the_shard_goes(self, tmp_path):
+    def test_the_artifact_replaces_the_shard(self, tmp_path):
         output = keep(tmp_path / "out", [row(0)])
         with rollout_store.opened(output, SETTINGS) as store:
             finish(store)
@@ -235,7 +235,7 @@ class TestFinishing:
             kept(output)
 
     @pytest.mark.parametrize("moves", range(3))
-    def test_a_process_that_dies_while_it_finishes_has_kept_everything(self, tmp_path, monkeypatch, moves):
+    def test_a_process_that_dies_while_finishing_has_kept_everything(self, tmp_path, monkeypatch, moves):
         output = keep(tmp_path / "out", [row(0)])
         done, replace = [], os.replace
 
@@ -258,7 +258,7 @@ class TestFinishing:
         assert manifest.is_intact(output)
         assert (output / "items" / "data").read_text() == "second"
 
-    def test_what_a_process_leaves_that_dies_after_the_manifest_is_cleared_away(self, tmp_path, monkeypatch):
+    def test_leftovers_of_a_process_that_died_after_the_manifest_are_removed(self, tmp_path, monkeypatch):
         output = keep(tmp_path / "out", [row(0)])
         with monkeypatch.context() as patch:
             patch.setattr(manifest, "_tidy", lambda *_: None)
@@ -272,7 +272,7 @@ class TestFinishing:
 
 
 class TestDisks:
-    def test_a_full_one_is_said_and_what_is_kept_stays(self, tmp_path):
+    def test_a_full_disk_is_reported_and_kept_responses_stay(self, tmp_path):
         with small_disk(tmp_path / "disk", "64k") as remount:
             output = tmp_path / "disk" / "out"
             with (
@@ -288,7 +288,7 @@ class TestDisks:
             remount("size=256k")
             assert len(kept(output)) == count
 
-    def test_a_full_one_when_finishing_costs_nothing(self, tmp_path):
+    def test_a_full_disk_while_finishing_loses_nothing(self, tmp_path):
         with small_disk(tmp_path / "disk", "64k") as remount:
             output = tmp_path / "disk" / "out"
             with (
@@ -304,14 +304,14 @@ class TestDisks:
                 finish(store)
             assert manifest.is_intact(output)
 
-    def test_a_full_one_at_the_start_leaves_nothing(self, tmp_path):
+    def test_a_full_disk_at_the_start_leaves_nothing(self, tmp_path):
         with small_disk(tmp_path / "disk", "64k"):
             (tmp_path / "disk" / "other").write_bytes(b"x" * 65536)
             with pytest.raises(HarnessError, match="No space left on device"):
                 kept(tmp_path / "disk" / "out")
             assert names(tmp_path / "disk") == ["other"]
 
-    def test_a_full_one_that_takes_no_settings_is_said(self, tmp_path, monkeypatch):
+    def test_a_disk_too_full_for_the_settings_is_reported(self, tmp_path, monkeypatch):
         def full(*_):
             raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -320,7 +320,7 @@ class TestDisks:
             kept(tmp_path / "out")
         assert names(tmp_path) == []
 
-    def test_a_read_only_folder_is_said(self, tmp_path):
+    def test_a_read_only_folder_is_reported(self, tmp_path):
         with small_disk(tmp_path / "disk", "64k") as remount:
             keep(tmp_path / "disk" / "begun", [row(0)])
             remount("ro")
@@ -330,13 +330,13 @@ class TestDisks:
             remount("rw")
             assert len(kept(tmp_path / "disk" / "begun")) == 1
 
-    def test_a_file_on_the_way_is_refused(self, tmp_path):
+    def test_a_file_in_the_path_is_refused(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(HarnessError, match="file/out: Not a directory"):
             kept(tmp_path / "file" / "out")
 
 
-def test_the_owner_of_a_lock_on_another_machine_is_named_with_it(tmp_path):
+def test_a_lock_held_on_another_machine_names_that_machine(tmp_path):
     (tmp_path / "owner").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
     assert lock.owner(tmp_path / "owner") == "process 7 on elsewhere"
     assert "another process" in lock.owner(tmp_path / "nowhere")

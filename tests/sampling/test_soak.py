@@ -1,7 +1,7 @@
-"""`kill -9` at random moments of sampling runs: nothing kept is lost, nothing is there twice.
+"""`kill -9` at random moments of sampling runs: no kept response is lost or appears twice.
 
-Processes are forked from one that has imported everything, so that a run is over in about a second and
-the kills land in all of it: opening, drawing, finishing.
+Processes are forked from one that has imported everything, so that a run takes about a second and kills hit
+all of it: opening, sampling, finishing.
 """
 
 import json
@@ -49,7 +49,7 @@ def rows(output):
 
 
 def kept(output):
-    """Every whole record in the shard, as (item, sample, response)."""
+    """Every complete record in the shard, as (item, sample, response)."""
     shard = output / UNFINISHED / "shard-0.jsonl"
     whole = [line for line in shard.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     found = [json.loads(line)["record"] for line in whole]
@@ -57,7 +57,7 @@ def kept(output):
 
 
 def seconds_of_a_run(context, output, options):
-    """How long an undisturbed run takes to its first batch and as a whole, once the server is warm."""
+    """Seconds that an undisturbed run takes to its first batch and in total, once the server is warm."""
     for name in ("first", "second"):
         started, shard = time.monotonic(), output / name / UNFINISHED / "shard-0.jsonl"
         running = context.Process(target=stages.STAGES["sample"], args=(output / name,), kwargs=options)
@@ -71,13 +71,13 @@ def seconds_of_a_run(context, output, options):
 
 
 @pytest.mark.slow
-def test_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, options):
-    """At least 25, in 20 s if they fit; `DCSFT_SOAK_SECONDS=60` takes about a hundred."""
+def test_killed_runs_end_with_the_set_of_an_undisturbed_run(tmp_path, context, options):
+    """At least 25 kills, in 20 s if they fit; `DCSFT_SOAK_SECONDS=60` makes about a hundred."""
     opening, whole = seconds_of_a_run(context, tmp_path / "undisturbed", options)
     expected = rows(tmp_path / "undisturbed" / "first")
     assert len(expected) == ITEMS * SAMPLES
     draws = {(row["item_id"], row["sample_index"], row["response"]) for row in expected}
-    # A busy machine gets more time, until enough kills have landed.
+    # A busy machine gets more time, until enough kills have hit.
     moment, until, last = random.Random(SEED), time.monotonic() + SECONDS, time.monotonic() + 12 * SECONDS
     kills = finished = 0
     landed = {"before the first batch": 0, "while drawing": 0, "after the last batch": 0}
@@ -85,7 +85,7 @@ def test_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, options):
     while kills < KILLS and time.monotonic() < (until if kills >= KILLS // 4 else last):
         running = context.Process(target=stages.STAGES["sample"], args=(output,), kwargs=options)
         running.start()
-        # A run that has all its responses is let finish at times; else kills would pile up there.
+        # A run with all responses is sometimes allowed to finish; otherwise kills would pile up there.
         if len(before) == len(draws) and moment.random() < 0.5:
             running.join()
         early = opening + moment.uniform(0, whole / 6)
@@ -93,7 +93,7 @@ def test_kills_leave_the_set_of_an_undisturbed_run(tmp_path, context, options):
         running.kill()
         running.join()
         kills += running.exitcode == -9
-        if (output / manifest.NAME).is_file():  # it was finished, or all but its tidying up
+        if (output / manifest.NAME).is_file():  # it was finished, except perhaps for cleaning up
             assert manifest.is_intact(output)
             assert rows(output) == expected
             finished += 1
@@ -134,7 +134,7 @@ stages:
 """
 SIGNALS = int(os.environ.get("DCSFT_SIGNALS", "4"))
 ENDS = {signal.SIGTERM: 143, signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGKILL: -9}
-TIMED = (  # what depends on when a run was interrupted, not on what it did
+TIMED = (  # these depend on when a run was interrupted, not on its work
     "resumed",
     "created",
     "seconds",
@@ -148,7 +148,7 @@ TIMED = (  # what depends on when a run was interrupted, not on what it did
 
 
 def untimed(value):
-    """A value of JSON without times, and without hashes, which the hashed files' times change."""
+    """A JSON value without times, and without hashes of files that contain times."""
     if isinstance(value, dict):
         return {
             k: untimed(v) for k, v in value.items() if k not in (*TIMED, "sha256", "key", "files", "content")
@@ -157,7 +157,7 @@ def untimed(value):
 
 
 def contents(run):
-    """File -> what it holds of the work: no times, and Parquet's rows in their order of items."""
+    """File -> its content without times, and with Parquet's rows in the order of items."""
     found = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file()):
         name = str(path.relative_to(run))
@@ -179,14 +179,14 @@ def _values(path):
 
 
 def left_in(cache):
-    """All that processes keep in the cache: the suite's pictures, and whatever one of them left behind."""
+    """Everything in the cache: the suite's images, and leftovers of processes."""
     return sorted(str(path.relative_to(cache)) for path in cache.rglob("*"))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_signals_at_any_moment_of_a_chain_change_nothing(tmp_path):
-    """`DCSFT_SIGNALS=100` sends a hundred; the same command again, until it is done."""
+    """`DCSFT_SIGNALS=100` sends a hundred; the same command runs again until it is done."""
     own = {"DCSFT_CACHE": str(tmp_path / "cache"), "TMPDIR": str(tmp_path / "scratch")}
     (tmp_path / "scratch").mkdir()
     recipe, moment = tmp_path / "short.yaml", random.Random(SEED)

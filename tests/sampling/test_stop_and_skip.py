@@ -1,4 +1,4 @@
-"""`--stop-when-labelled` gives the labels of the full draw for less; `--on-error skip` leaves no item out."""
+"""`--stop-when-labelled` gives the labels of the full draw for less; `--on-error skip` keeps every item."""
 
 import json
 import re
@@ -63,8 +63,8 @@ def short(tmp_path_factory, script):
     return draw(tmp_path_factory.mktemp("short"), script, "--stop-when-labelled")
 
 
-def test_a_response_that_ran_out_of_tokens_settles_what_it_is_scored_as(tmp_path):
-    """The same text, whole and cut off, has two verdicts; neither takes the other's place."""
+def test_a_truncated_response_settles_what_it_is_scored_as(tmp_path):
+    """The same text, complete and truncated, has two verdicts; neither replaces the other."""
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"question": "Which?\nA. cat\nB. dog", "answer": "A"}) + "\n")
     task = own_data.open_file(file, "choice", tmp_path)
@@ -85,7 +85,7 @@ def test_a_response_that_ran_out_of_tokens_settles_what_it_is_scored_as(tmp_path
     assert not settled("length", "length")
 
 
-class TestStoppingWhenLabelled:
+class TestStopWhenLabeled:
     def test_every_item_has_the_label_of_the_full_draw(self, full, short):
         expected, found = label_table(full / "labels"), label_table(short / "labels")
         assert {key: row["difficulty"] for key, row in found.items()} == {
@@ -93,7 +93,7 @@ class TestStoppingWhenLabelled:
         }
         assert {row["difficulty"] for row in found.values()} == {"easy", "medium", "hard"}
 
-    def test_responses_are_those_of_the_full_draw_up_to_where_it_stopped(self, full, short):
+    def test_responses_equal_the_full_draw_up_to_the_stop(self, full, short):
         everything = {(row["item_id"], row["sample_index"]): row for row in rollout_rows(full / "rollouts")}
         drawn = rollout_rows(short / "rollouts")
         assert len(drawn) < 0.8 * len(everything)
@@ -131,18 +131,18 @@ class TestStoppingWhenLabelled:
         assert manifest.read(short / "labels").notes["censored"] == len(censored)
         assert manifest.read(full / "labels").notes["censored"] == 0
 
-    def test_a_curated_set_has_no_censored_pass_rate_either(self, short, tmp_path):
+    def test_a_curated_set_keeps_pass_rates_censored(self, short, tmp_path):
         stages.STAGES["curate"](tmp_path / "set", labels=short / "labels", keep=["easy", "medium"])
         found = label_table(short / "labels")
         for row in load_from_disk(str(tmp_path / "set" / "data")):
             assert row["pass_rate"] == found[row["item_id"]]["pass_rate"]
 
-    def test_batches_do_not_change_what_is_drawn(self, short, script, tmp_path):
+    def test_the_batch_size_does_not_change_the_draws(self, short, script, tmp_path):
         again = draw(tmp_path, script, "--stop-when-labelled", batch_size=7)
         assert rollout_rows(again / "rollouts") == rollout_rows(short / "rollouts")
 
     @pytest.mark.parametrize("after", [5, 40, 60])
-    def test_nor_do_interruptions(self, short, script, tmp_path, monkeypatch, after):
+    def test_interruptions_do_not_change_the_draws(self, short, script, tmp_path, monkeypatch, after):
         answer, asked = DcsftStub._generation, []
 
         def interrupted(model, item, index):
@@ -158,7 +158,7 @@ class TestStoppingWhenLabelled:
         draw(tmp_path, script, "--stop-when-labelled")
         assert rollout_rows(tmp_path / "rollouts") == rollout_rows(short / "rollouts")
 
-    def test_reasoning_that_lmms_eval_strips_does_not_count_for_settling(self, tmp_path):
+    def test_reasoning_stripped_by_lmms_eval_does_not_count_for_settling(self, tmp_path):
         Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
         task = own_task(tmp_path, [tmp_path / "0.png"])
         task.set_config(key="reasoning_tags", value=[["<think>", "</think>"]])
@@ -167,7 +167,7 @@ class TestStoppingWhenLabelled:
         notes = sampling.sample(model, task, tmp_path / "out", config, {"model": "dcsft_stub"})
         assert (notes["responses"], notes["accuracy"]) == (4, 1.0)
 
-    def test_a_row_that_claims_to_be_censored_and_is_not_settled_is_refused(self, short, tmp_path):
+    def test_a_row_marked_as_censored_without_being_settled_is_refused(self, short, tmp_path):
         table = records.read_table(short / "rollouts" / sampling.ROLLOUTS, records.Rollout)
         rows = [{**row, "score": 1.0 if row["censored"] else row["score"]} for row in table.to_pylist()]
         with manifest.writing("rollouts", tmp_path / "out", {}) as draft:
@@ -180,7 +180,7 @@ class TestStoppingWhenLabelled:
 
 @pytest.fixture
 def mine(tmp_path):
-    """Five rows of one's own: the first one's image is missing, the fourth one's is damaged."""
+    """Five of a user's own rows: the first one's image is missing, the fourth one's is damaged."""
     for number in range(5):
         Image.effect_noise((64, 64), 10 + number).save(tmp_path / f"{number}.png")
     (tmp_path / "0.png").unlink()
@@ -203,7 +203,7 @@ class TestSkipping:
         assert "line 1: image" in capsys.readouterr().err
         assert not (mine / "rollouts").exists()
 
-    def test_it_is_recorded_as_unscored_with_its_reason_and_counted_everywhere(self, mine, capsys):
+    def test_an_unreadable_image_is_recorded_as_unscored_with_its_reason(self, mine, capsys):
         assert sample_mine(mine, "--on-error", "skip") == 0
         said = capsys.readouterr().err
         assert "5 items, 6 responses, 100.0 % right, 2 items skipped" in said
@@ -229,11 +229,11 @@ class TestSkipping:
         assert main(command) == 0
         assert "3 items: 3 easy, 0 medium, 0 hard (2 of the pool unlabeled)" in capsys.readouterr().err
 
-    def test_with_stopping_too(self, mine):
+    def test_works_with_stopping_too(self, mine):
         assert sample_mine(mine, "--on-error", "skip", "--stop-when-labelled") == 0
         assert manifest.read(mine / "rollouts").notes["censored"] == 0
 
-    def test_an_item_that_the_model_refuses_is_skipped_alone_and_again_after_an_interruption(self, tmp_path):
+    def test_an_item_that_the_model_refuses_is_skipped_even_after_an_interruption(self, tmp_path):
         def answer(question):
             if question.doc_id == 5 and not finishing:
                 raise KeyboardInterrupt
@@ -249,7 +249,7 @@ class TestSkipping:
                 assert not finishing
         assert (notes["skipped"], notes["responses"], notes["resumed"]) == (1, 10, 6)
 
-    def test_a_run_that_stopped_at_a_refusal_goes_on_with_skipping(self, tmp_path):
+    def test_a_run_that_stopped_at_a_refusal_can_resume_with_skipping(self, tmp_path):
         def draw(on_error):
             config = sampling.SamplingConfig(samples=2, limit=4, on_error=on_error)
             model = DcsftStub(answers=lambda question: None if question.doc_id == 2 else "seven")
@@ -261,7 +261,7 @@ class TestSkipping:
         notes = draw("skip")
         assert (notes["skipped"], notes["resumed"], notes["responses"]) == (1, 4, 6)
 
-    def test_a_run_in_which_everything_is_refused_is_an_error(self, tmp_path):
+    def test_a_run_that_skips_every_item_is_an_error(self, tmp_path):
         with pytest.raises(HarnessError, match="not one of 2 items could be answered: .*doc_id 0"):
             stages.STAGES["sample"](
                 tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2, on_error="skip"
@@ -295,20 +295,20 @@ class TestSkipping:
             said.count("doc_id") == 20 and "; and 2 more. Replace" in said and not (tmp_path / "out").exists()
         )
 
-    def test_a_model_that_can_do_neither_is_refused_before_it_begins(self, tmp_path):
+    def test_a_model_that_can_do_neither_is_refused_before_it_starts(self, tmp_path):
         task = lmms.open_tasks([POOL])[POOL]
         for option in ({"on_error": "skip"}, {"stop_when_labelled": True}):
             config = sampling.SamplingConfig(samples=2, limit=2, **option)
             with pytest.raises(HarnessError, match="object answers all items at once"):
                 sampling.sample(object(), task, tmp_path / "out", config, {})
 
-    def test_another_word_is_refused(self):
+    def test_an_unknown_value_is_refused(self):
         with pytest.raises(HarnessError, match="unknown --on-error value 'ignore'. Known: skip, stop"):
             sampling.SamplingConfig(on_error="ignore")
 
 
-class TestMarksOfPicturesInTexts:
-    """A prompt whose text has the model's own mark of pictures would shift or lose its pictures."""
+class TestImageMarkersInTexts:
+    """A prompt whose text has the model's own image marker would shift or lose its images."""
 
     BAD = 22
 
@@ -353,7 +353,7 @@ class TestMarksOfPicturesInTexts:
 
     @pytest.mark.parametrize("skip", [False, True])
     @pytest.mark.parametrize("engine", ["dcsft_hf", "dcsft_vllm"])
-    def test_a_picture_that_the_processor_refuses_is_named_by_every_engine(
+    def test_every_engine_names_an_image_that_the_processor_refuses(
         self, tmp_path, engine, skip, monkeypatch
     ):
         fake_vllm.install(monkeypatch)
@@ -369,7 +369,7 @@ class TestMarksOfPicturesInTexts:
         with pytest.raises(HarnessError, match=f"{re.escape(said)}.*Crop or pad the image"):
             self.draw(tmp_path / "mine.jsonl", engine)
 
-    def test_are_refused_in_an_evaluation(self, file, tmp_path):
+    def test_are_refused_by_evaluation(self, file, tmp_path):
         task = own_data.open_file(file, "exact_word", None)
         model = DcsftStub(default="one")
         model.media_marks = ["<|image_pad|>", "<image>"]

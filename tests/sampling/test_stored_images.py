@@ -1,4 +1,4 @@
-"""The images that rollouts carry: the pixels that the model saw, in the files they came in, few at a time."""
+"""The images in rollouts: the pixels that the model saw, in their original files, few in memory at a time."""
 
 import io
 import json
@@ -21,7 +21,7 @@ from tests.fixtures.artifacts import item
 
 
 def noise(number=0, size=(40, 24)):
-    """A coloured picture whose pixels a JPEG file changes."""
+    """A color image whose pixels change when saved as JPEG."""
     return Image.merge("RGB", [Image.effect_noise(size, 60 + 7 * number + band) for band in range(3)])
 
 
@@ -57,7 +57,7 @@ def task_of(folder, rows, visual, features):
 
 
 def sampled(task, folder):
-    """The files in rollouts/items and the items, after checking that the pixels are the items' own."""
+    """The files in rollouts/items and the items; checks that the pixels are the items' own."""
     config = sampling.SamplingConfig(samples=1)
     sampling.sample(DcsftStub(default="x", batch_size=9), task, folder / "rollouts", config, {})
     rows = datasets.load_from_disk(str(folder / "rollouts" / "items"))
@@ -71,10 +71,10 @@ WITH_IMAGE = {"text": datasets.Value("string"), "image": datasets.Image()}
 
 
 class TestTasks:
-    def test_a_file_of_rgb_pixels_stays_as_it_is(self, tmp_path):
+    def test_a_file_of_rgb_pixels_is_stored_unchanged(self, tmp_path):
         files = [stored(noise(0)), stored(noise(1), "JPEG")]
         rows = [{"text": "?", "image": {"bytes": file, "path": None}} for file in files]
-        # As lmms-eval's tasks write it, and as it comes.
+        # As lmms-eval's tasks write it, and as it is.
         for number, visual in enumerate(
             (lambda doc: [doc["image"].convert("RGB")], lambda doc: [doc["image"]])
         ):
@@ -82,7 +82,7 @@ class TestTasks:
             task = task_of(place, rows, visual, WITH_IMAGE)
             assert sampled(task, place) == [[file] for file in files]
 
-    def test_others_become_png_files_of_what_the_model_saw(self, tmp_path):
+    def test_other_files_become_png_files_of_what_the_model_saw(self, tmp_path):
         grey = {"text": "a", "image": {"bytes": stored(noise().convert("L"), "JPEG"), "path": None}}
         large = {"text": "b", "image": {"bytes": stored(noise(), "JPEG"), "path": None}}
 
@@ -96,7 +96,7 @@ class TestTasks:
             ("PNG", "RGB", (20, 12)),
         ]
 
-    def test_a_part_of_a_documents_files_is_the_part_that_is_kept(self, tmp_path):
+    def test_only_the_shown_files_of_a_document_are_stored(self, tmp_path):
         files = [{"bytes": stored(noise(number), "JPEG"), "path": None} for number in range(3)]
         features = {"text": datasets.Value("string"), "shown": datasets.List(datasets.Image())}
         rows = [{"text": "?", "shown": files[:2]}, {"text": "none", "shown": []}]
@@ -109,7 +109,7 @@ class TestTasks:
         )
         assert len(found[0]) == 2
 
-    def test_a_file_that_the_task_opened_stays_unless_readers_would_turn_it(self, tmp_path):
+    def test_a_file_opened_by_the_task_is_stored_unless_readers_would_rotate_it(self, tmp_path):
         (tmp_path / "0.jpg").write_bytes(stored(noise(0), "JPEG"))
         (tmp_path / "1.jpg").write_bytes(stored(noise(1), "JPEG", exif=turned()))
         rows = [{"text": str(tmp_path / f"{number}.jpg")} for number in range(2)]
@@ -136,7 +136,7 @@ class TestTasks:
 
 class TestOwnData:
     def opened(self, folder, files):
-        """A JSONL of one's own of these files; its task."""
+        """The task of a JSONL file with these files as images."""
         rows = []
         for name, content in files.items():
             (folder / name).write_bytes(content)
@@ -144,7 +144,7 @@ class TestOwnData:
         (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
         return own_data.open_file(folder / "mine.jsonl", "exact_word", None)
 
-    def test_files_of_rgb_pixels_go_from_the_disk_to_the_rollouts_as_they_are(self, tmp_path):
+    def test_files_of_rgb_pixels_are_stored_unchanged(self, tmp_path):
         files = {"a.png": stored(noise(0)), "b.jpg": stored(noise(1), "JPEG")}
         assert sampled(self.opened(tmp_path, files), tmp_path) == [[content] for content in files.values()]
 
@@ -169,14 +169,14 @@ class TestOwnData:
 
 
 class TestTrainingData:
-    """What a task's documents become lies in the cache for as long as it is used."""
+    """Training data made from a task's documents is in the cache only as long as it is used."""
 
     def task(self, folder, monkeypatch, visual=lambda doc: [doc["image"]]):
         monkeypatch.setenv("DCSFT_CACHE", str(folder / "cache"))
         rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(3)]
         return task_of(folder, rows, visual, WITH_IMAGE), folder / "cache" / conversations.TRAINING
 
-    def test_it_goes_with_the_data_set(self, tmp_path, monkeypatch):
+    def test_is_removed_with_the_dataset(self, tmp_path, monkeypatch):
         task, place = self.task(tmp_path, monkeypatch)
         found, again = conversations.from_task(task), conversations.from_task(task)
         assert found._fingerprint == again._fingerprint
@@ -184,9 +184,9 @@ class TestTrainingData:
         columns = found.select_columns(["images"])
         del found, again
         assert list(place.iterdir()) == []
-        assert len(columns[2]["images"]) == 1  # what is mapped stays readable
+        assert len(columns[2]["images"]) == 1  # mapped data stays readable
 
-    def test_a_process_that_was_forked_from_its_maker_leaves_it(self, tmp_path, monkeypatch):
+    def test_is_kept_by_a_forked_process(self, tmp_path, monkeypatch):
         task, place = self.task(tmp_path, monkeypatch)
         found = conversations.from_task(task)
         if (child := os.fork()) == 0:
@@ -199,7 +199,7 @@ class TestTrainingData:
         seen = []
 
         def visual(doc):
-            """Another picture at the second reading."""
+            """Another image at the second reading."""
             seen.append(doc["text"])
             return [doc["image"].rotate(0 if seen.count("2") > 1 else 180)]
 
@@ -210,10 +210,10 @@ class TestTrainingData:
 
 
 class TestMemory:
-    """However large the pool, a batch of its images is in memory, and no more."""
+    """However large the pool, only one batch of its images is in memory."""
 
     def alive(self, make):
-        """Wraps a function that makes pictures; tells the most of them that were there together."""
+        """Wraps a function that makes images; its counter returns their total and the most alive at once."""
         pictures, most = [], [0]
 
         def counted(*arguments):
@@ -231,7 +231,7 @@ class TestMemory:
         assert counts()[0] == 9 and counts()[1] <= 2
         assert len(datasets.load_from_disk(str(tmp_path / "items"))) == 9
 
-    def test_a_pool_of_ones_own_is_read_a_picture_at_a_time(self, tmp_path, monkeypatch):
+    def test_your_own_pool_is_read_an_image_at_a_time(self, tmp_path, monkeypatch):
         image, counts = self.alive(own_rows._image)
         monkeypatch.setattr(own_rows, "_image", image)
         files = {f"{number}.png": stored(noise(number)) for number in range(9)}
@@ -254,7 +254,7 @@ class TestMemory:
         for picture, row in zip(pictures, found, strict=True):
             assert row["images"][0].tobytes() == picture.rotate(180).tobytes()
 
-    def test_items_are_described_a_picture_at_a_time(self, tmp_path, monkeypatch):
+    def test_items_are_described_an_image_at_a_time(self, tmp_path, monkeypatch):
         rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(9)]
         task = task_of(tmp_path, rows, lambda doc: [doc["image"]], WITH_IMAGE)
         image, counts = self.alive(task.doc_to_visual)
@@ -263,7 +263,7 @@ class TestMemory:
         assert counts()[0] == 9 and counts()[1] <= 2
 
     @pytest.mark.parametrize("name", ["0.png", "cut.png"])
-    def test_rows_that_are_refused_keep_no_picture(self, tmp_path, monkeypatch, name):
+    def test_refused_rows_keep_no_image(self, tmp_path, monkeypatch, name):
         image, counts = self.alive(own_rows._image)
         monkeypatch.setattr(own_rows, "_image", image)
         (tmp_path / "0.png").write_bytes(stored(noise()))
@@ -276,7 +276,7 @@ class TestMemory:
         for _, _, reason in found:  # whose frames hold the files
             assert (reason.__traceback__, reason.__cause__, reason.__context__) == (None, None, None)
 
-    def test_documents_that_are_refused_keep_no_picture(self, tmp_path, monkeypatch):
+    def test_refused_documents_keep_no_image(self, tmp_path, monkeypatch):
         rows = [{"text": f"{n}", "image": {"bytes": stored(noise(n)), "path": None}} for n in range(9)]
         shown = lambda doc: [doc["image"].rotate(180), str(tmp_path / "gone.png")]  # noqa: E731
         task = task_of(tmp_path, rows, shown, WITH_IMAGE)

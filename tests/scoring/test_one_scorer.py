@@ -18,7 +18,7 @@ from tests.fixtures import reasoning as reasoning_fixtures
 
 pytestmark = pytest.mark.usefixtures("pixels")
 
-# The scorer of each family, and responses beside the target itself: right in other words, wrong, none.
+# The scorer of each family, and responses other than the target itself: right in other words, wrong, none.
 FAMILIES = {
     "classification": ("exact_word", [" {target}. ", "the {target}", "heron", ""]),
     "grounding": ("box_iou", ["Box: {target}", "[0, 0, 3, 3]", "[9, 9, 1, 1]", "over there"]),
@@ -43,7 +43,7 @@ EVALUATIONS = [(suite(row), row["family"], row["task"]) for row in COMPARED if r
 
 
 def verdict(family: str, doc, response: str) -> Verdict:
-    """What `SCORERS` itself says."""
+    """The verdict of `SCORERS` itself."""
     scorer = FAMILIES[family][0]
     more = {}
     if scorer == "box_iou":
@@ -75,27 +75,27 @@ def test_every_family_has_a_pool_and_evaluations():
 
 @pytest.mark.slow  # its fixture opens every task: 20 s
 @pytest.mark.parametrize(("suite", "family", "task"), EVALUATIONS)
-def test_labelling_and_evaluation_and_the_scorer_agree(opened, suite, family, task):
+def test_labels_evaluation_and_the_scorer_agree(opened, suite, family, task):
     pool, evaluation = opened[POOLS[suite, family]], opened[task]
     seen = set()
     for number in range(min(5, len(evaluation.eval_docs_no_media))):
         doc = evaluation.eval_docs_no_media[number]
         for response in responses(family, doc):
             expected = verdict(family, doc, response)
-            # Both tasks are asked about the same document, as they name the same function or must agree.
+            # Both tasks get the same document, as they name the same function or must agree.
             labeled = lmms.score_of(pool, pool.process_results(doc, [response]))
             evaluated = lmms.score_of(evaluation, evaluation.process_results(doc, [response]))
             assert labeled == evaluated
             assert labeled[0] == expected.score
             assert (labeled[1] is None) == (expected.extracted is None)
             seen.add((expected.score, expected.extracted is None))
-    # The table would prove little if it held right answers alone.
+    # With only right answers the table would prove little.
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
 
 
 @pytest.mark.slow  # its fixture opens every task: 20 s
 @pytest.mark.parametrize(("suite", "family"), POOLS)
-def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, family):
+def test_responses_scored_together_have_the_mean_of_their_verdicts(opened, suite, family):
     pool = opened[POOLS[suite, family]]
     for number in range(5):
         doc = pool.eval_docs_no_media[number]
@@ -105,15 +105,15 @@ def test_g_responses_together_have_the_mean_of_their_verdicts(opened, suite, fam
         assert lmms.score_of(pool, together)[0] == sum(expected) / len(expected)
         alone = [lmms.score_of(pool, pool.process_results(doc, [text]))[0] for text in texts]
         assert alone == expected
-        # What GRPO is rewarded by.
+        # The reward of GRPO.
         judge = Judge(pool, {"item": number})
         assert [judge.reward("item", text) for text in texts] == expected
 
 
 @pytest.mark.slow  # its fixture opens every task: 20 s
 @pytest.mark.parametrize(("of", "family"), POOLS)
-def test_a_pool_asks_what_its_evaluations_in_distribution_ask(opened, of, family):
-    """A label says something about the evaluation only if the prompt and the budget are the same."""
+def test_a_pool_has_the_prompts_of_its_in_distribution_evaluations(opened, of, family):
+    """A label is informative about the evaluation only if the prompt and the budget are the same."""
     evaluations = [
         row["task"]
         for row in COMPARED
@@ -127,7 +127,7 @@ def test_a_pool_asks_what_its_evaluations_in_distribution_ask(opened, of, family
         assert (one.doc_to_text, one.doc_to_target) == (other.doc_to_text, other.doc_to_target)
 
 
-def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch):
+def test_all_three_score_the_fill_in_pool_by_math(tmp_path, monkeypatch):
     monkeypatch.setenv(prepared.VARIABLE, str(reasoning_fixtures.prepare(tmp_path)))
     pool = lmms.open_tasks(["dcsft_mmk12_pool"])["dcsft_mmk12_pool"]
     seen = set()
@@ -151,8 +151,8 @@ def test_the_fill_in_pool_is_judged_by_math_for_all_three(tmp_path, monkeypatch)
     assert seen == {(1.0, False), (0.0, False), (0.0, True)}
 
 
-def test_a_response_that_ran_out_of_tokens_is_known_to_all_three(tmp_path):
-    """Of two responses of six words the one without a closed box has no answer."""
+def test_all_three_know_a_truncated_response(tmp_path):
+    """Of two responses of six words, the one without a closed box has no answer."""
     row = {"problem": "What is 3 + 4?", "solution": "7"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row))
     task = own_data.open_file(tmp_path / "mine.jsonl", "math", None)

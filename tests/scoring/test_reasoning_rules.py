@@ -1,4 +1,4 @@
-"""We-Math's four dimensions and MMMU's open rows, by tables and against the rules written another way."""
+"""We-Math's four dimensions and MMMU's open rows, by tables and against a second implementation."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def test_a_problem_is_of_one_kind(steps, whole, expected):
     assert four.count(problem("p", steps, whole)) == (1, *expected)
 
 
-def test_scores_of_a_full_run_as_published_tables_have_them():
+def test_scores_of_a_full_run_match_published_tables():
     # 525 problems: IK 200, IG 100, strict CM 125, strict RM 100, of which 40 are rote by the loose rule.
     kinds = [((False, True), False)] * 200 + [((True, True), False)] * 100 + [((True, True), True)] * 125
     kinds += [((True, False), True)] * 60 + [((False, False), True)] * 40
@@ -67,7 +67,7 @@ SCORES = (
 @pytest.mark.parametrize(
     "items", [[], problem("p", (True, True), True)[:2], problem("p", (False, False), False)]
 )
-def test_nothing_is_divided_by_zero(items):
+def test_no_score_divides_by_zero(items):
     assert all(isinstance(score(items), float) for score in SCORES)
     assert math.isnan(four.rote_memorisation_strict(items))
 
@@ -78,19 +78,19 @@ PROBLEMS = st.lists(
 
 
 @given(PROBLEMS, st.randoms(use_true_random=False))
-def test_every_problem_falls_into_one_of_four_whatever_the_order(problems, random):
+def test_every_problem_is_of_one_of_four_kinds_in_any_order(problems, random):
     items = list(itertools.chain.from_iterable(problem(str(at), *one) for at, one in enumerate(problems)))
     random.shuffle(items)
     count = four.count(items)
     assert count.ik + count.ig + count.cm_strict + count.rm_strict == count.problems == len(problems)
     assert count.ik + count.ig + count.cm_loose + count.rm_loose == count.problems
-    # A point for a whole that is mastered, half of one where only the last leap fails.
+    # One point for a mastered whole, half a point if only the last step fails.
     assert four.strict(items) == pytest.approx((count.cm_strict + count.ig / 2) / len(problems))
     assert four.strict(items) <= four.loose(items)
 
 
 @given(PROBLEMS, st.data())
-def test_problems_that_a_limit_cuts_do_not_count(problems, data):
+def test_problems_cut_by_a_limit_do_not_count(problems, data):
     items = list(itertools.chain.from_iterable(problem(str(at), *one) for at, one in enumerate(problems)))
     cut = data.draw(st.integers(0, len(items)))
     whole = sum(1 for steps in itertools.accumulate(len(steps) + 1 for steps, _ in problems) if steps <= cut)
@@ -105,7 +105,7 @@ OPEN = [
     (["360"], "", 0, False),
     (["360"], "I cannot tell.", 0, False),
     (["2000000"], "Answer: $2,000,000", 1, True),
-    (["6.333"], "\\boxed{6.33}", 1, True),  # equal to two decimals, as MMMU's evaluation has it
+    (["6.333"], "\\boxed{6.33}", 1, True),  # equal to two decimals, as in MMMU's evaluation
     (["6.333"], "\\boxed{6.34}", 0, True),
     (["24.32"], "\\boxed{24.32\\text{ g/mol}}", 1, True),
     (["551"], "\\boxed{551.0 kN}", 1, True),
@@ -139,6 +139,6 @@ OPEN = [
 
 
 @pytest.mark.parametrize(("golds", "response", "score", "answered"), OPEN)
-def test_open_rows(golds, response, score, answered):
+def test_open_rows_are_scored(golds, response, score, answered):
     verdict = SCORERS["open_answer"](response, answer=golds)
     assert (verdict.score, verdict.extracted is not None) == (score, answered), verdict

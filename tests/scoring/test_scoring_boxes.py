@@ -1,4 +1,4 @@
-"""Boxes: which box a response states, the spaces that it may be in, and IoU."""
+"""Boxes: which box a response states, the coordinate spaces, and IoU."""
 
 import time
 
@@ -51,10 +51,10 @@ IMAGE = (640, 480)
         "<|begin_of_box|>[[10,20,110,220]]<|end_of_box|>",
         "<think>[1, 2, 3, 4]</think>\n<answer>```json\n"
         '[{"bbox_2d": [10, 20, 110, 220], "label": "dog"}]\n```</answer>',
-        '```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "do',  # cut off after the box
+        '```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "do',  # truncated after the box
         "It might be [1, 2, 3, 4]. <answer>[10, 20, 110, 220]</answer>",
         "<answer>[10, 20, 110, 220]",
-        "[1, 2, 3], and so [10, 20, 110, 220]",  # three numbers are no box
+        "[1, 2, 3], and so [10, 20, 110, 220]",  # three numbers are not a box
         "[1, 2, 3, 4, 5] [10, 20, 110, 220]",  # nor are five
         "[NaN, 2, 3, 4] [10, 20, 110, 220]",
         "[1e999, 2, 3, 4] [10, 20, 110, 220]",
@@ -66,7 +66,7 @@ IMAGE = (640, 480)
         '[{"bbox_2d": [10, 20, 110, 220], "label": "<think>the dog</think>"}, {"bbox_2d": [0, 0, 5, 5]}]',
         '{"bbox_2d": [10, 20, 110, 220], "answer": "<answer>a dog</answer>"}',
         '{"bbox_2d": [10, 20, 110, 220], "<think>": "It is left."}',
-        # a boxed one behind candidates
+        # a boxed one after candidates
         "It is [0, 0, 5, 5] or [1, 1, 9, 9], so \\boxed{[10, 20, 110, 220]}",
         "\\boxed{10, 20, 110, 220}",
         '{"left": 10, "top": 20, "right": 110, "bottom": 220}',
@@ -82,7 +82,7 @@ IMAGE = (640, 480)
         "- **x1**: 10\n- **y1**: 20\n- **x2**: 110\n- **y2**: 220",
         "**x1:** 10, **y1:** 20, **x2:** 110, **y2:** 220",
         "the dog: 10, 20, 110, 220",
-        # a point far before
+        # a point far earlier
         '<point x="7" y="9">the dog</point> Its box, with the tail but without the leash, is therefore: '
         "x1=10, y1=20, x2=110, y2=220",
         "The upper left corner is at (10, 20), and the lower right corner of the dog is at (110, 220).",
@@ -122,7 +122,7 @@ def test_reads_brackets_and_quotes_of_other_kinds(response):
         "[inf, 0, 1, 1]",
         "[10, 20, 110, 220",
         "10 20 110 220 330",
-        '{"bbox_2d": [10, 20, 110',  # cut off within the box
+        '{"bbox_2d": [10, 20, 110',  # truncated within the box
         '{"point_2d": [10, 20]}',
         "x1=10, y1=20, x2=110",
         '{"width": 640, "height": 480}',
@@ -148,26 +148,26 @@ def test_finds_no_box(response):
         ([0, 0, 10, 10], [0, 0, 10, 5], 0.5),
         ([0, 0, 10, 10], [5, 0, 15, 10], 1 / 3),
         ([0, 0, 10, 10], [10, 0, 20, 10], 0.0),
-        ([10, 10, 0, 0], [0, 0, 10, 10], 0.0),  # reversed corners are not put in order
+        ([10, 10, 0, 0], [0, 0, 10, 10], 0.0),  # reversed corners are not sorted
         ([5, 5, 5, 5], [5, 5, 5, 5], 0.0),
     ],
 )
-def test_iou(a, b, value):
+def test_iou_of_pairs(a, b, value):
     assert iou(a, b) == pytest.approx(value)
 
 
-def test_the_threshold_itself_is_right():
+def test_an_iou_at_the_threshold_is_right():
     assert box_iou("[0, 0, 10, 5]", answer=[0, 0, 10, 10], image_size=IMAGE).score == 1.0
     assert box_iou("[0, 0, 10, 4.9]", answer=[0, 0, 10, 10], image_size=IMAGE).score == 0.0
     assert box_iou("[0, 0, 10, 8]", answer=[0, 0, 10, 10], image_size=IMAGE, threshold=0.9).score == 0.0
 
 
-def test_a_degenerate_box_was_found_and_is_wrong():
+def test_a_degenerate_box_is_an_answer_and_wrong():
     verdict = box_iou("[110, 220, 10, 20]", answer=[10, 20, 110, 220], image_size=IMAGE)
     assert verdict == Verdict(0.0, [110.0, 220.0, 10.0, 20.0])
 
 
-def test_the_space_is_stated_and_never_guessed():
+def test_the_coordinate_space_is_given_and_never_guessed():
     gold = [64, 48, 128, 96]
     norm = "[100, 100, 200, 200]"
     assert box_iou(norm, answer=gold, image_size=IMAGE, box_space="norm1000") == Verdict(1.0, gold)
@@ -200,7 +200,7 @@ def test_boxes_are_clipped_to_the_image():
     ],
 )
 @pytest.mark.parametrize("response", ["[1, 2, 3, 4]", "no box"])
-def test_a_wrong_item_is_refused_whatever_the_response(response, keywords, named):
+def test_an_invalid_item_is_refused_whatever_the_response(response, keywords, named):
     with pytest.raises(HarnessError, match=named):
         box_iou(response, **{"answer": [1, 2, 3, 4], "image_size": IMAGE, **keywords})
 
@@ -264,7 +264,7 @@ def test_reads_a_megabyte_in_linear_time(unit):
     assert time.process_time() - start < 2.0
 
 
-def test_a_thought_that_breaks_off_holds_no_box():
+def test_truncated_reasoning_holds_no_box():
     text = "<think>" + "It may be at [10, 20, 110, 220]. " * 20 + "Let me look"
     assert parse_box(text) is None
     assert parse_box(text + "</think>[10, 20, 110, 220]") == [10, 20, 110, 220]
@@ -281,7 +281,7 @@ def test_a_thought_that_breaks_off_holds_no_box():
         "The coordinates of its centre are 10, 20.",
     ],
 )
-def test_numbers_behind_a_box_that_are_none(text):
+def test_numbers_after_a_box_are_not_a_box(text):
     assert parse_box(text) is None
 
 
@@ -291,12 +291,12 @@ def test_numbers_behind_a_box_that_are_none(text):
         ('```json\n[{"bbox_2d": [10, 20, 110, 220], "label": "do', True),
         ("[10, 20, 110, 220], [3,", True),
         ("<think>hm</think>[10, 20, 110, 220] is", True),
-        ("Let me see. It may be [10, 20, 110, 220], but", False),  # perhaps a thought without its tag
+        ("Let me see. It may be [10, 20, 110, 220], but", False),  # perhaps reasoning without its tag
         ("<think>It may be [10, 20, 110, 220], but", False),
         ("[10, 20, 110, 220", False),
     ],
 )
-def test_of_a_response_that_ran_out_of_tokens_a_closed_bracket_counts(text, found):
+def test_a_truncated_response_needs_a_closed_bracket(text, found):
     assert (parse_box(text, truncated=True) is not None) == found
 
 
@@ -343,5 +343,5 @@ BOX = [10.0, 20.0, 110.0, 220.0]
         ("(10, 20), (10, 220)", [10.0, 20.0, 10.0, 220.0]),
     ],
 )
-def test_points_are_a_box_where_they_are_corners(response, box):
+def test_points_are_a_box_if_they_are_corners(response, box):
     assert parse_box(response) == box

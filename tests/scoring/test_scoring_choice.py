@@ -1,4 +1,4 @@
-"""Tests of `choice`: what a response states, over a table of kinds, and what holds of any response."""
+"""Tests of `choice`: the option that a response states, by kind, and properties of any response."""
 
 import json
 import time
@@ -23,8 +23,8 @@ CEREALS = ["wheat", "barley", "oats", "rye"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['response'][:40]}")
-def test_a_response_is_read_as_a_careful_reader_would(case: dict) -> None:
-    """Every row is an example of its kind, in words of our own."""
+def test_a_response_is_read_like_a_careful_reader_would(case: dict) -> None:
+    """Every row is an example of its kind, in our own words."""
     gold = case["stated"] or "A"
     verdict = choice(case["response"], answer=gold, choices=case["choices"])
     assert (verdict.extracted, verdict.score) == (case["stated"], float(case["stated"] is not None))
@@ -41,7 +41,7 @@ def test_every_phrase_states_its_example(phrase: phrases.Phrase) -> None:
 
 
 @pytest.mark.parametrize("form", ["{}. {}", "({}) {}", "{}) {}", "{}: {}", "{}．{}", "{}、{}"])
-def test_options_that_begin_with_their_own_letters_are_their_texts(form: str) -> None:
+def test_options_that_begin_with_their_letters_match_their_texts(form: str) -> None:
     """As in many published sets; a response is often the text alone."""
     labeled = [form.format(letter, text) for letter, text in zip("ABCD", CEREALS, strict=True)]
     for said in ("barley", "The answer is barley.", "B", labeled[1], f"B. {labeled[1]}"):
@@ -53,14 +53,14 @@ def test_options_that_begin_with_their_own_letters_are_their_texts(form: str) ->
 
 @given(st.sampled_from(CASES), st.sampled_from("ABCD"))
 def test_a_final_box_decides(case: dict, letter: str) -> None:
-    """Whatever stands before it, but for a boxed answer to the question."""
+    """Whatever precedes it, except for a boxed answer to the question."""
     if "<" not in case["response"] and "\nHuman: Which is next?" not in case["response"]:
         assert choice(f"{case['response']}\n\\boxed{{{letter}}}", answer=letter, choices=CEREALS).score == 1.0
 
 
 @given(st.sampled_from(["{0} ({1})", "({1}) {0}", "The answer is ({1}) {0}.", "Answer: {1}. {0}"]),
        st.sampled_from("ABCD"), st.integers(0, 3))  # fmt: skip
-def test_a_letter_outweighs_the_text_beside_it(form: str, letter: str, other: int) -> None:
+def test_a_letter_outweighs_the_text_next_to_it(form: str, letter: str, other: int) -> None:
     """Whichever option's text that is."""
     assert choice(form.format(CEREALS[other], letter), answer=letter, choices=CEREALS).score == 1.0
 
@@ -77,8 +77,8 @@ def test_a_letter_outweighs_the_text_beside_it(form: str, letter: str, other: in
         ("B", None),
     ],
 )
-def test_a_truncated_response_states_only_what_is_closed(response: str, stated: str | None) -> None:
-    """What ran out of tokens may have been revised."""
+def test_a_truncated_response_only_states_closed_answers(response: str, stated: str | None) -> None:
+    """A truncated response might have been revised."""
     assert choice(response, answer="B", choices=CEREALS, truncated=True).extracted == stated
 
 
@@ -86,7 +86,7 @@ def test_a_truncated_response_states_only_what_is_closed(response: str, stated: 
     "answer", ["{letter}. {text}", "({letter}) {text}", "{letter}) {text}", "{letter}: {text}."]
 )
 def test_a_gold_may_name_its_option_by_letter_and_text(answer: str) -> None:
-    """As many data sets write it: both must agree."""
+    """As many datasets write it: both must agree."""
     for letter, text in zip("ABCD", CEREALS, strict=False):
         gold = answer.format(letter=letter, text=text)
         assert choice(letter, answer=gold, choices=CEREALS).score == 1
@@ -95,21 +95,21 @@ def test_a_gold_may_name_its_option_by_letter_and_text(answer: str) -> None:
 @pytest.mark.parametrize(
     "answer", ["E", "", "maize", "AB", "A. maize", f"B. {CEREALS[0]}", f"Z. {CEREALS[0]}"]
 )
-def test_a_gold_that_is_no_option_is_refused(answer: str) -> None:
-    """With the options and the letters that there are."""
+def test_a_gold_that_matches_no_option_is_refused(answer: str) -> None:
+    """The error lists the options and letters."""
     with pytest.raises(HarnessError, match="is no option of .*'rye'"):
         choice("B", answer=answer, choices=CEREALS)
 
 
 def test_more_options_than_letters_are_refused() -> None:
-    """26 is the most."""
+    """26 is the maximum."""
     with pytest.raises(HarnessError, match="27 choices"):
         choice("B", answer="B", choices=list(range(27)))
 
 
 @pytest.mark.parametrize("answer", ["b", "(B)", "Barley", " B. "])
 def test_a_gold_is_a_letter_or_a_text(answer: str) -> None:
-    """As data sets write it."""
+    """As datasets write it."""
     assert choice("It is B.", answer=answer, choices=CEREALS).score == 1.0
 
 
@@ -122,22 +122,22 @@ def test_a_gold_is_a_letter_or_a_text(answer: str) -> None:
     ],
 )
 @pytest.mark.parametrize("noun", ["image", "picture"])
-def test_one_stands_for_the_noun_that_all_options_share(
+def test_a_qualifier_can_replace_the_noun_shared_by_all_options(
     response: str, choices: list[str], stated: str, noun: str
 ) -> None:
-    """As people speak of two pictures."""
+    """As people refer to two images."""
     options = [f"{one} {noun}" for one in choices]
     assert choice(response, answer=stated, choices=options).extracted == stated
     assert choice("So it is the right one.", answer="A", choices=["the left dog", "the right cat"]).score == 0
 
 
-def test_an_answer_between_long_reasons_is_read() -> None:
+def test_an_answer_between_long_explanations_is_read() -> None:
     """As models write that explain themselves twice."""
     text = "The ears are long. " * 20 + "\n\n**Answer: B**\n\n" + "The husks are dry and thin. " * 25
     assert choice(text, answer="B", choices=CEREALS).score == 1.0
 
 
-def test_an_option_with_the_golds_text_is_right_as_well() -> None:
+def test_an_option_with_the_golds_text_is_right_too() -> None:
     """MathVista has such rows."""
     assert choice("C", answer="D", choices=["9", "12", "18", "18"]).score == 1.0
 
@@ -156,7 +156,7 @@ def test_an_option_with_the_golds_text_is_right_as_well() -> None:
         ("6:π", 1.909859317102744, None),
     ],
 )
-def test_values_are_read_with_their_unit(text: str, number: float, unit: tuple | None) -> None:
+def test_values_are_read_with_their_units(text: str, number: float, unit: tuple | None) -> None:
     """Numbers, fractions, roots, powers and ratios."""
     found = amount(text)
     assert found is not None
@@ -165,12 +165,12 @@ def test_values_are_read_with_their_unit(text: str, number: float, unit: tuple |
 
 
 @pytest.mark.parametrize("text", ["3x+2", "3 4", "3 (B)", "1/0", "√-1", "(" * 50 + "1", "", "x"])
-def test_what_is_no_arithmetic_has_no_value(text: str) -> None:
+def test_text_that_is_not_arithmetic_has_no_value(text: str) -> None:
     """Another number is never guessed."""
     assert amount(text) is None
 
 
-def test_an_option_is_never_the_nearest_one() -> None:
+def test_the_nearest_option_is_never_chosen() -> None:
     """Nor the one that a value rounds to."""
     options = option_set(("5", "5.4", "2√5"))
     assert [options.named(text) for text in ("5.43", "5.40", "√20", "4.5", "4.9")] == [None, 1, 2, None, None]
@@ -191,7 +191,7 @@ FILLING = "The ears stand close together, and the stalks are short. " * 20
     ],
     ids=["start", "end", "the word answer", "the middle", "last line", "list"],
 )
-def test_a_long_response_is_read_where_answers_stand(response: str, stated: str | None) -> None:
+def test_a_long_response_is_read_at_its_start_end_and_last_answer(response: str, stated: str | None) -> None:
     """At its start, at its end, and at its last "answer" between them."""
     assert choice(response, answer="C", choices=CEREALS).extracted == stated
 
@@ -225,8 +225,8 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_no_text_takes_long(unit: str) -> None:
-    """100 kB of what a pattern may stumble over."""
+def test_every_text_is_read_quickly(unit: str) -> None:
+    """100 kB of text that patterns may be slow on."""
     start = time.process_time()
     for options in (CEREALS, ["3 cm", "2√5 cm"], None):
         choice("The answer is " + unit * (100_000 // len(unit)), answer="A", choices=options)
@@ -236,7 +236,7 @@ def test_no_text_takes_long(unit: str) -> None:
 @given(st.text(alphabet="ABCD()[]{}.,:;?\\ \nabcxyz0123√π=-*_$'\"|<>/是选答案", max_size=400))
 @settings(max_examples=300, deadline=None)
 def test_any_text_gets_a_verdict(text: str) -> None:
-    """No error, and the same again."""
+    """No error, and the same verdict again."""
     for options in (CEREALS, ["3 cm", "2√5 cm"], ["yes", "no"], None):
         assert SCORERS["choice"](text, answer="B", choices=options) == choice(
             text, answer="B", choices=options

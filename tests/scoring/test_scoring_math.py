@@ -1,4 +1,4 @@
-"""Free-form mathematics: golds that are checked, responses by kind, exact comparison, bounded work."""
+"""Free-form mathematics: checked golds, responses by kind, exact comparison, bounded time."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ KINDS = {
         (r"So $\fbox{11}$. The check gives 3.", "11", 1),
         (r"\boxed{}, so \boxed{\text{11}}", "11", 1),
     ],
-    "what follows, in signs": [
+    "what follows, in symbols": [
         ("3x = 33 => x = 11", "11", 1),
         (r"$3x = 33 \Rightarrow x = 11$", "11", 1),
         ("∴ x = 11", "11", 1),
@@ -201,7 +201,7 @@ KINDS = {
         ("so it is 14\\pi", "14", 0),
         ("x = 24/7 ≈ 3.43", "24/7", 1),
     ],
-    "an option's letter beside its number": [
+    "an option's letter next to its number": [
         ("5 + 6 = 11 (B)", "11", 1),
         ("5 + 6 = 11 (B)", "12", 0),
         ("\\boxed{(B) 11}", "11", 1),
@@ -230,7 +230,7 @@ KINDS = {
         ("Since x=2, the roots are 3, 4", "3, 4", 1),
         ("Since x=2, y=3, so x+y=5", "5", 1),
     ],
-    "a number that is said to be another": [
+    "a number stated to equal another": [
         ("0 = 651", "0", 0),
         ("651 = 0", "0", 0),
         (r"\boxed{0 = 651}", "0", 0),
@@ -303,7 +303,7 @@ KINDS = {
         (r"\boxed{2x = 8}", "8", 0),
         (r"\boxed{8}", "x + 2y = 8", 0),
     ],
-    "a remark behind the answer": [
+    "a remark after the answer": [
         ("The answer is 8. However, if we count the hidden one, it would be 18.", "8", 1),
         ("The answer is 8. Wait, that counts the hidden one. It is 18.", "18", 1),
     ],
@@ -327,7 +327,7 @@ KINDS = {
         (r"\boxed{6:08}", "3:04", 0),
         (r"\boxed{6:8}", "3:4", 1),
     ],
-    "signs and words around a value": [
+    "symbols and words around a value": [
         ("It costs €14.", "14", 1),
         ("The total is 3.5 million.", "3500000", 1),
         (r"\boxed{\text{14 units}}", "14", 1),
@@ -339,7 +339,7 @@ KINDS = {
         ("The answer is <b>14</b>.", "14", 1),
         *((f"14{token}", "14", 1) for token in ("<|im_end|>", "<|endoftext|>", "</s>")),
     ],
-    "a bracket behind the answer": [
+    "a bracket after the answer": [
         ("The answer is **14** (6 + 8 = 14).", "14", 1),
         ("The answer is 14 (6 + 8).", "14", 1),
         ("14 (14.0)", "14", 1),
@@ -357,7 +357,7 @@ KINDS = {
         (r"\boxed{14 (6 + 8)}", "14", 0),
         ("(1) (4)", "(1)(4)", 1),
     ],
-    "a second number behind the answer": [
+    "a second number after the answer": [
         ("The area of the triangle is 12 cm², which is half of the rectangle's 24 cm².", "12", 1),
         ("The area is $12$, which is half of the rectangle's 24.", "12", 1),
         ("The probability is 1/6, which is about 0.167.", "1/6", 1),
@@ -403,7 +403,7 @@ KINDS = {
         ("\\[\n\\begin{aligned}\nx + 5 &= 17 \\\\\nx &= 12\n\\end{aligned}\n\\]", "12", 1),
         (r"$$\begin{aligned} S &= 3 \cdot 4 \\[2pt] &= 12 \end{aligned}$$", "12", 1),
     ],
-    "units with powers, and signs behind figures": [
+    "units with powers, and signs after figures": [
         *(
             (written, gold, 1)
             for written in (
@@ -569,7 +569,7 @@ KINDS = {
     ("response", "gold", "score"),
     [pytest.param(*row, id=f"{kind}: {row[0]}") for kind in KINDS for row in KINDS[kind]],
 )
-def test_reads(response, gold, score):
+def test_responses_are_scored_by_kind(response, gold, score):
     verdict = math(response, answer=gold)
     assert verdict.score == score
 
@@ -577,7 +577,7 @@ def test_reads(response, gold, score):
 @pytest.mark.parametrize(
     "response", ["", "   ", "goose", r"\boxed{}", "I cannot answer this.", "<think>It is 4.</think>"]
 )
-def test_nothing_mathematical_is_no_answer(response):
+def test_a_text_without_mathematics_has_no_answer(response):
     assert math(response, answer="4") == Verdict(0.0, None)
 
 
@@ -611,7 +611,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("answer", REFUSED, ids=lambda text: text[:20])
-def test_refuses_a_gold_that_is_not_mathematics_at_once(answer):
+def test_a_gold_that_is_not_mathematics_is_refused_quickly(answer):
     start = time.process_time()
     with pytest.raises(HarnessError, match="exact_word"):
         math("4", answer=answer)
@@ -640,7 +640,7 @@ SEPARATED = {
 
 
 @given(NUMBERS)
-def test_a_restatement_is_right(gold):
+def test_a_restated_gold_is_right(gold):
     for written in (gold, f"${gold}$", f"$${gold}$$."):
         assert math(f"\\boxed{{{gold}}}", answer=written).score == 1.0
         assert math(f"So the answer is ${gold}$.", answer=written).score == 1.0
@@ -648,7 +648,7 @@ def test_a_restatement_is_right(gold):
 
 @given(st.lists(NUMBERS, min_size=2, max_size=4, unique=True), st.sampled_from(sorted(SEPARATED)))
 @settings(deadline=None)
-def test_all_parts_are_right_and_one_alone_is_not(parts, how):
+def test_all_parts_together_are_right_and_one_part_is_not(parts, how):
     form, between = SEPARATED[how]
     gold = between.join(form.format(part) for part in parts)
     assert math(f"\\boxed{{{', '.join(parts)}}}", answer=gold).score == 1.0
@@ -657,7 +657,7 @@ def test_all_parts_are_right_and_one_alone_is_not(parts, how):
 
 
 @given(st.integers(-999, 999), st.integers(1, 999), st.integers(1, 12))
-def test_equal_values_are_equal_and_others_are_not(above, below, factor):
+def test_equal_values_are_right_and_others_are_not(above, below, factor):
     value = Fraction(above, below)
     response = rf"\boxed{{\frac{{{above * factor}}}{{{below * factor}}}}}"
     assert math(response, answer=f"{value.numerator}/{value.denominator}").score == 1.0
@@ -692,7 +692,7 @@ def test_never_raises_and_never_takes_long(text):
     ],
     ids=lambda text: text[:12],
 )
-def test_what_would_take_long_is_read_in_bounded_time(text):
+def test_expensive_expressions_are_read_in_bounded_time(text):
     start = time.process_time()
     for response in (text, f"\\boxed{{{text}}}", f"The answer is ${text}$."):
         assert math(response, answer="7").score == 0.0
@@ -717,11 +717,11 @@ def test_a_megabyte_is_read_from_its_end():
         ("<answer>5", 0),
     ],
 )
-def test_a_response_that_ran_out_of_tokens_answers_in_a_closed_box_or_tag(text, score):
+def test_a_truncated_response_needs_a_closed_box_or_tag(text, score):
     assert math(text, answer="5", truncated=True).score == score
 
 
-def test_several_responses_are_scored_as_each_alone():
+def test_several_responses_are_scored_as_if_alone():
     responses = ["5", r"\boxed{\frac{10}{2}}", "goose", r"\boxed{6}"]
     assert [one.score for one in SCORERS["math"].score_many(responses, answer="5")] == [1, 1, 0, 0]
     assert SCORERS["math"].score_many(["5", "5"], truncated=[False, True], answer="5")[1].extracted is None

@@ -1,4 +1,4 @@
-"""Tests of what all scorers read of a response."""
+"""What all scorers read of a response."""
 
 import time
 
@@ -27,8 +27,8 @@ from dcsft_harness.scoring import normalize
         ("It\u2009is \u200b(\u2060B\u2060).\u200e", "It is (B)."),
     ],
 )
-def test_the_answer_is_what_follows_thoughts_or_stands_in_tags(response: str, part: str) -> None:
-    """Thoughts are never the answer."""
+def test_the_answer_follows_the_reasoning_or_is_in_tags(response: str, part: str) -> None:
+    """Reasoning is never the answer."""
     assert normalize.answer_part(response) == part
 
 
@@ -44,8 +44,8 @@ def test_the_answer_is_what_follows_thoughts_or_stands_in_tags(response: str, pa
         ("<think>A</think> It is B", ""),
     ],
 )
-def test_a_truncated_response_answers_only_in_a_closed_tag_or_box(response: str, part: str) -> None:
-    """What was stated before the tokens ran out may still be revised."""
+def test_a_truncated_response_needs_a_closed_tag_or_box(response: str, part: str) -> None:
+    """An answer before the tokens ran out might have been revised."""
     assert normalize.answer_part(response, truncated=True) == part
 
 
@@ -59,8 +59,8 @@ def test_a_truncated_response_answers_only_in_a_closed_tag_or_box(response: str,
         ("none", None),
     ],
 )
-def test_the_last_box_is_read_with_its_braces(text: str, box: str | None) -> None:
-    """Blank boxes are passed over."""
+def test_the_last_box_is_read_with_nested_braces(text: str, box: str | None) -> None:
+    """Blank boxes are skipped."""
     assert normalize.last_box(text) == box
 
 
@@ -89,7 +89,7 @@ def test_the_answer_key_of_json_is_read(text: str, value: str | None) -> None:
         ("### Answer\n`C`", "Answer\nC"),
     ],
 )
-def test_markup_is_taken_away(text: str, expected: str) -> None:
+def test_markup_is_removed(text: str, expected: str) -> None:
     """LaTeX, Markdown and full-width characters."""
     assert normalize.plain(text) == expected
 
@@ -101,8 +101,8 @@ HOSTILE = (
 
 
 @pytest.mark.parametrize("unit", HOSTILE)
-def test_every_step_is_linear(unit: str) -> None:
-    """100 kB of what a pattern may stumble over."""
+def test_every_step_takes_linear_time(unit: str) -> None:
+    """100 kB of text that patterns may be slow on."""
     text = unit * (100_000 // len(unit))
     start = time.process_time()
     for step in (normalize.plain, normalize.answer_part, normalize.last_box, normalize.json_answer):

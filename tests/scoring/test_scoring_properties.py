@@ -1,4 +1,4 @@
-"""What holds of every scorer for any text: no error, one verdict, the same in every thread."""
+"""Properties of every scorer on any text: no error, one verdict, the same in every thread."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +50,7 @@ TEXTS = st.one_of(
 @given(text=TEXTS)
 @settings(max_examples=150, deadline=None)
 def test_any_text_gets_one_verdict(text):
-    for name, keywords in CALLS:  # all of one text: to make up a text takes longer than to score it
+    for name, keywords in CALLS:  # all with the same text: generating one takes longer than scoring it
         if name != "math":
             verdict = SCORERS[name](text, **keywords)
             assert isinstance(verdict, Verdict), (name, keywords)
@@ -68,7 +68,7 @@ def test_math_gives_any_text_one_verdict(text):
 
 
 @pytest.mark.parametrize(("name", "keywords"), [call for call in CALLS if call[0] != "math"])
-def test_threads_give_the_verdicts_of_one(name, keywords):
+def test_threads_give_the_same_verdicts(name, keywords):
     texts = ["".join(PIECES[(step * n + 7 * n) % len(PIECES)] for n in range(25)) for step in range(1, 200)]
     alone = [SCORERS[name](text, **keywords) for text in texts]
     with ThreadPoolExecutor(8) as pool:
@@ -85,7 +85,7 @@ TEMPLATES = [
 
 @given(st.sampled_from(TEMPLATES), st.permutations(range(4)), st.integers(0, 3), st.integers(1, 3))
 def test_the_order_of_the_options_does_not_matter(template, order, meant, apart):
-    """What a response says of an option is the same wherever the option stands."""
+    """A response states the same option wherever the option is listed."""
     if template.startswith("(A)") and 0 in (meant, order.index(meant)):
         return  # the response would contradict itself
 
@@ -121,7 +121,7 @@ def test_a_box_is_read_in_every_form_that_models_write(form, box):
 
 
 @pytest.mark.parametrize("response", ["", " ", "\n", "<think>x</think>", "<answer></answer>"])
-def test_saying_nothing_is_no_answer_even_where_an_option_is_blank(response):
+def test_an_empty_response_is_no_answer_even_if_an_option_is_blank(response):
     assert SCORERS["choice"](response, answer="A", choices=["", "x", " "]).extracted is None
 
 
@@ -151,8 +151,8 @@ ALIKE = [
     texts=st.lists(st.sampled_from(ALIKE), min_size=2, max_size=7), order=st.randoms(use_true_random=False)
 )
 @settings(max_examples=60, deadline=None)
-def test_one_vote_is_an_equivalence_whatever_the_order(scorer, texts, order):
-    """Reflexive, symmetric and transitive, as a partition is; and the same partition of shuffled answers."""
+def test_sharing_a_vote_is_an_equivalence_in_any_order(scorer, texts, order):
+    """Reflexive, symmetric and transitive, as in a partition; shuffled answers give the same partition."""
 
     def partition(answers):
         votes = SCORERS[scorer].votes(answers)

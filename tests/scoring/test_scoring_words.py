@@ -20,10 +20,10 @@ from dcsft_harness.scoring.words import can_become_right, exact_word
         (" Goose.\n", "goose", 1.0, "goose"),
         ("GOOSE...", "Goose", 1.0, "goose"),
         ("jack-o'-lantern", "Jack-o'-lantern.", 1.0, "jack-o'-lantern"),
-        ("mongoose", "goose", 0.0, "mongoose"),  # no substring counts
+        ("mongoose", "goose", 0.0, "mongoose"),  # substrings do not count
         ("a goose", "goose", 0.0, "a goose"),
         ("It is a goose.", "goose", 0.0, "it is a goose"),
-        ("goose!", "goose", 0.0, "goose!"),  # the paper strips periods alone
+        ("goose!", "goose", 0.0, "goose!"),  # the paper only strips periods
         ("geese", "goose", 0.0, "geese"),
         ("goose .", "goose", 0.0, "goose "),  # stripped in the paper's order: spaces, then periods
         ("<answer>goose</answer>", "goose", 0.0, "<answer>goose</answer>"),  # the whole response counts
@@ -32,7 +32,7 @@ from dcsft_harness.scoring.words import can_become_right, exact_word
         ("...", "goose", 0.0, None),
     ],
 )
-def test_the_whole_response_is_the_word(response, answer, score, extracted):
+def test_the_whole_response_must_be_the_word(response, answer, score, extracted):
     assert exact_word(response, answer=answer) == Verdict(score, extracted)
 
 
@@ -43,7 +43,7 @@ def test_refuses_a_blank_answer(answer):
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
-def test_case_does_not_matter_and_normalising_twice_changes_nothing(text):
+def test_case_does_not_matter_and_normalizing_twice_changes_nothing(text):
     verdict = exact_word(text, answer="goose")
     assert exact_word(text.upper(), answer="GOOSE") == exact_word(text.lower(), answer="goose") == verdict
 
@@ -54,12 +54,12 @@ def test_a_verdict_refuses_a_score_outside_the_unit_interval(score):
         Verdict(score, "goose")
 
 
-def test_a_verdict_without_an_answer_scores_nothing():
+def test_a_verdict_without_an_answer_scores_0():
     with pytest.raises(ValueError, match="no answer"):
         Verdict(1.0, None)
 
 
-def test_scorers_are_found_by_name_and_called_alike():
+def test_scorers_are_found_by_name_and_share_one_interface():
     keywords = {
         "exact_word": {},
         "choice": {"choices": ["3", "5"]},
@@ -92,13 +92,13 @@ def test_importing_the_scorers_imports_nothing_heavy():
 
 
 def graded(response, *, answer, choices=None):
-    """A user's scorer: the share of the answer's letters that the response has."""
+    """A user's scorer: the share of the answer's letters that the response contains."""
     assert choices is None or choices == ["red", "blue"]
     return len(set(response) & set(answer)) / len(set(answer))
 
 
 class TestUsersFunctions:
-    def test_is_a_scorer_by_name_or_as_it_is(self):
+    def test_a_function_can_be_given_by_name_or_directly(self):
         for named in (graded, f"{__name__}:graded"):
             scorer = get_scorer(named)
             assert (scorer.name, scorer.fields) == (f"{__name__}:graded", ("choices",))
@@ -124,12 +124,12 @@ class TestUsersFunctions:
             (lambda response, answer, image: 1, "cannot be called as scorer"),
         ],
     )
-    def test_is_checked_when_it_is_opened(self, named, message):
+    def test_a_function_is_checked_when_it_is_opened(self, named, message):
         with pytest.raises(HarnessError, match=message):
             get_scorer(named)
 
     @pytest.mark.parametrize("result", [None, "right", 2, -0.1, float("nan")])
-    def test_what_it_returns_is_checked(self, result):
+    def test_a_functions_result_is_checked(self, result):
         with pytest.raises(HarnessError, match=f"returned {type(result).__name__} "):
             get_scorer(lambda response, answer: result)("a", answer="a")
 
@@ -175,12 +175,12 @@ def test_open_answers_are_read_with_the_numbers_and_units_of_math(response, gold
 
 
 @pytest.mark.parametrize("name", ["exact_word", "box_iou", "math", "open_answer"])
-def test_a_response_that_ran_out_of_tokens_states_what_is_closed(name):
+def test_a_truncated_response_states_its_closed_answer(name):
     answer = {"exact_word": "5", "box_iou": [10, 20, 110, 220], "math": "5", "open_answer": ["5"]}[name]
     more = {"image_size": (640, 480)} if name == "box_iou" else {}
     thought = "So it may be [10, 20, 110, 220] with 5, but" if name == "box_iou" else "So it may be 5"
     assert SCORERS[name](thought, answer=answer, truncated=True, **more) == Verdict(0.0, None)
-    if name != "exact_word":  # which reads no marks
+    if name != "exact_word":  # which ignores truncation
         closed = "[10, 20, 110, 220]" if name == "box_iou" else "5"
         text = f"Hm. \\boxed{{{closed}}} and now"
         assert SCORERS[name](text, answer=answer, truncated=True, **more).score == 1.0
@@ -194,7 +194,7 @@ def test_a_response_that_ran_out_of_tokens_states_what_is_closed(name):
     st.text(" \n.", max_size=4),
     st.booleans(),
 )
-def test_every_beginning_of_a_right_response_can_become_right(answer, before, after, capital):
+def test_every_prefix_of_a_right_response_can_become_right(answer, before, after, capital):
     response = before + (answer.upper() if capital else answer) + after
     if exact_word(response, answer=answer).score == 1.0:
         assert all(can_become_right(response[:end], answer=answer) for end in range(len(response) + 1))
@@ -208,7 +208,7 @@ def test_every_beginning_of_a_right_response_can_become_right(answer, before, af
         ("a goose", False), (". goose", False), ("goose\n.", False), ("goose. .", False),
     ],
 )  # fmt: skip
-def test_a_text_that_no_addition_makes_right_is_known(text, possible):
+def test_a_text_that_can_no_longer_become_right_is_recognized(text, possible):
     assert can_become_right(text, answer="Goose") is possible
     if not possible:
         endings = ["", "e", "ose", "oose", " ", ".", ". ", ".."]
@@ -216,7 +216,7 @@ def test_a_text_that_no_addition_makes_right_is_known(text, possible):
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), ZeroDivisionError("by 0"), RuntimeError("y" * 5000)])
-def test_a_users_scorer_that_raises_is_named_with_its_line_and_the_response(error):
+def test_an_exception_in_a_users_scorer_names_its_line_and_the_response(error):
     def mine(response, answer):
         raise error
 
@@ -250,7 +250,7 @@ instance = Judge()
 
 
 @pytest.mark.parametrize("name", ["exact", "partial", "cached", "wrapped", "instance"])
-def test_a_users_scorer_of_any_kind_has_the_version_of_its_code(tmp_path, monkeypatch, name):
+def test_the_version_of_any_users_scorer_depends_on_its_code(tmp_path, monkeypatch, name):
     monkeypatch.syspath_prepend(str(tmp_path))
     found = []
     for number, exact in enumerate(("response == answer", "answer in response")):
@@ -268,5 +268,5 @@ def test_a_users_scorer_of_any_kind_has_the_version_of_its_code(tmp_path, monkey
         ("a café", "caf", False), ("гусыня", "гус", False),
     ],
 )  # fmt: skip
-def test_a_gold_in_words_is_a_whole_word_of_any_script_with_spaces(response, gold, right):
+def test_a_gold_in_words_must_match_whole_words_in_scripts_with_spaces(response, gold, right):
     assert SCORERS["open_answer"](response, answer=gold).score == right

@@ -1,4 +1,4 @@
-"""A dry run says what a stage needs, and a stage that does not fit is refused before its weights are read."""
+"""A dry run prints what a stage needs, and a stage that does not fit is refused before weights are read."""
 
 import copy
 import json
@@ -37,7 +37,7 @@ PLANNED = {name: words for name, words in FIRST_READERS.items() if name != "card
 
 
 @pytest.mark.parametrize("verb", PLANNED)
-def test_a_dry_run_prints_memory_and_time_and_neither_reads_weights_nor_writes(
+def test_a_dry_run_prints_memory_and_time_without_reading_weights_or_writing(
     verb,
     first_edition,  # noqa: F811
     monkeypatch,
@@ -45,7 +45,7 @@ def test_a_dry_run_prints_memory_and_time_and_neither_reads_weights_nor_writes(
 ):
     monkeypatch.chdir(first_edition)
     monkeypatch.setattr(models, "open_weights", lambda *given, **more: pytest.fail("weights were read"))
-    if PLANNED[verb][0] == "train" and "--adapter" not in PLANNED[verb]:  # an adapter's base is compared
+    if PLANNED[verb][0] == "train" and "--adapter" not in PLANNED[verb]:  # the adapter's base is checked
         monkeypatch.setattr(manifest, "folder_sha256", lambda folder: pytest.fail("weights were hashed"))
     before = sorted(first_edition.rglob("*"))
     assert main([*(word.replace("BASE", BASE) for word in PLANNED[verb]), "--dry-run"]) == 0
@@ -54,7 +54,7 @@ def test_a_dry_run_prints_memory_and_time_and_neither_reads_weights_nor_writes(
     assert sorted(first_edition.rglob("*")) == before
 
 
-def test_every_verb_has_a_dry_run_and_no_other_use_of_a_device(capsys):
+def test_every_verb_has_a_dry_run_and_uses_the_device_only_there(capsys):
     for verb, stage in STAGES.items():
         command = command_of(verb)
         names = {one.name for one in command.get_params(click.Context(command))}
@@ -67,13 +67,13 @@ def test_every_verb_has_a_dry_run_and_no_other_use_of_a_device(capsys):
 
 
 @pytest.mark.parametrize("text", ["24", "24 GB", "24gb", "24 GiB", " 24.0 G "])
-def test_a_device_is_named_by_its_memory(text):
+def test_a_device_can_be_given_by_its_memory(text):
     device = usage.Device.named(text)
     assert (device.kind, device.total) == ("cuda", 24e9) and 21e9 < device.free < 24e9
 
 
 @pytest.mark.parametrize("text", ["", "GB", "0 GB", "-1", "1.2.3", ".", "a lot", "99999", "x" * 500])
-def test_what_is_no_device_is_refused(text):
+def test_an_invalid_device_is_refused(text):
     with pytest.raises(HarnessError, match=r'--device .*Give cpu, cuda or "24 GB"') as caught:
         usage.Device.named(text)
     assert len(str(caught.value)) < 200
@@ -83,7 +83,7 @@ SIZES = {"qwen2.5-vl-3b": 3_754_622_976, "qwen3-vl-4b": 4_437_815_808, "internvl
 
 
 @pytest.mark.parametrize("shape", SIZES)
-def test_published_sizes_have_the_published_number_of_weights(shape):
+def test_published_sizes_have_the_published_number_of_parameters(shape):
     anatomy = estimates.Anatomy(published.configuration(shape))
     assert anatomy.parameters == SIZES[shape]
     assert anatomy.stored() == 2 * SIZES[shape]
@@ -92,7 +92,7 @@ def test_published_sizes_have_the_published_number_of_weights(shape):
 
 
 def sparse(folder, shape="qwen2.5-vl-3b"):
-    """A checkpoint of full size whose weights take no space on the disk: a file with a hole."""
+    """A full-size checkpoint whose weights take no space on disk: a sparse file."""
     config, processor = published.settle(shape, folder)
     header, end = {}, 0
     for name, weight in published.weights_of(config).items():
@@ -113,7 +113,7 @@ def sparse(folder, shape="qwen2.5-vl-3b"):
 
 @pytest.fixture(scope="module")
 def three_billion(tmp_path_factory):
-    """A 3B model with random weights that nobody reads, and 16 rows with images of 256 tokens."""
+    """A 3B model with unread random weights, and 16 rows with images of 256 tokens."""
     place = tmp_path_factory.mktemp("3b")
     lines = []
     for number in range(16):
@@ -145,7 +145,7 @@ def test_processes_that_share_the_items_are_planned_for(capsys):
 
 @pytest.fixture
 def two_gpus(monkeypatch):
-    """The first is nearly full."""
+    """Two GPUs, the first one nearly full."""
     peaks = {0: 10**9, 1: 5 * 10**9}
     found = {
         "is_available": lambda: True,
@@ -177,29 +177,29 @@ def test_a_device_is_judged_by_its_own_memory(two_gpus, given, name, free):
 
 
 @pytest.mark.parametrize("given", ["cuda:2", "cuda:x", "cuda:-1"])
-def test_a_device_that_is_not_there_is_refused(two_gpus, given):
+def test_a_missing_device_is_refused(two_gpus, given):
     with pytest.raises(HarnessError, match=f"device {given} is none of this .* Give cuda:0 to cuda:1"):
         usage.Device.named(given)
 
 
-def test_the_peak_is_that_of_the_device_that_is_used(two_gpus):
+def test_peak_memory_is_that_of_the_device_in_use(two_gpus):
     assert usage.peak_memory_bytes() == 5 * 10**9
     assert usage.Meter().peak_memory_bytes == 0
 
 
 @pytest.mark.parametrize("given", [{"max_new_tokens": 10**8, "samples": 2}, {"samples": 10**8}])
-def test_responses_that_do_not_fit_are_told_by_their_length_and_number(given):
+def test_the_remedy_for_too_many_responses_is_their_length_or_number(given):
     plan = STAGES["sample"].plan("never", "24 GB", model="digits", task="dcsft_digits_pool", limit=1, **given)
     assert not plan.fits and re.match(r"Lower --max-new-tokens \(\d+\) or the responses", plan.remedy)
 
 
-def test_arguments_stand_in_a_command_in_their_own_order(tmp_path):
-    """A recipe may name them in another."""
+def test_a_command_has_its_arguments_in_order(tmp_path):
+    """A recipe may give them in another order."""
     words = STAGES["data overlap"].command({"tasks": ["t", "u"], "pool": "p"}, tmp_path)
     assert words[:6] == ["dcsft", "data", "overlap", "p", "t", "u"]
 
 
-PLACES = {  # option, its value -> where it is; None: it is not there
+PLACES = {  # option, its value -> its path; None: it does not exist
     "a path with an equals sign": ("rollouts", "lr=1e-3/rollouts", "lr=1e-3/rollouts"),
     "no name in another option": ("rollouts", "name=apart", "name=apart"),
     "a board's": ("results", "lr=1e-3/rollouts", "lr=1e-3/rollouts"),
@@ -211,7 +211,7 @@ PLACES = {  # option, its value -> where it is; None: it is not there
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_a_name_before_a_path_is_no_part_of_it(kind, tmp_path, monkeypatch):
+def test_a_name_before_a_path_is_not_part_of_it(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("lr=1e-3/rollouts", "apart", "logs"):
         Path(folder).mkdir(parents=True)
@@ -230,7 +230,7 @@ def test_a_name_before_a_path_is_no_part_of_it(kind, tmp_path, monkeypatch):
         chain.refuse_missing(recipes.Recipe("own", "x", (stage,)), Path("out"), unprepared=False)
 
 
-def test_a_boards_results_are_named_at_the_first_equals_sign(tmp_path, monkeypatch):
+def test_a_boards_results_are_split_at_the_first_equals_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for folder in ("lr=1e-3/scores", "apart"):
         Path(folder).mkdir(parents=True)
@@ -240,7 +240,7 @@ def test_a_boards_results_are_named_at_the_first_equals_sign(tmp_path, monkeypat
     assert list(map(str, board.results())) == ["lr=1e-3/scores", "SFT=lr=1e-3/scores", "base=apart"]
 
 
-def test_a_limit_of_memory_for_a_batch_is_planned_with():
+def test_a_memory_limit_for_batches_is_planned_with():
     given = {"model": "digits", "task": "dcsft_digits_pool", "limit": 64}
     free, limited = (
         STAGES["sample"].plan("never", "24 GB", **given, model_args=arguments)
@@ -259,7 +259,7 @@ def test_processes_on_a_cpu_share_its_memory(monkeypatch):
 
 
 @pytest.mark.slow
-def test_24_gb_train_a_3b_model_by_the_defaults(three_billion, capsys):
+def test_24_gb_are_enough_to_train_a_3b_model_with_the_defaults(three_billion, capsys):
     base, rows = map(str, three_billion)
     own = ["--model", base, "--data", rows, "--scorer", "exact_word"]
     code, said = planned(["train", "cold-start", "--model", base, "--data", rows], capsys)
@@ -278,7 +278,7 @@ def test_24_gb_train_a_3b_model_by_the_defaults(three_billion, capsys):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_at_once_is_divided_further(three_billion, capsys):
+def test_a_model_that_does_not_fit_is_divided_further(three_billion, capsys):
     base, rows = map(str, three_billion)
     words = ["train", "sft", "--model", base, "--data", rows, "--set", "gradient_checkpointing=false"]
     code, said = planned(words, capsys)
@@ -291,7 +291,7 @@ def test_what_does_not_fit_at_once_is_divided_further(three_billion, capsys):
 
 @pytest.fixture
 def small(monkeypatch):
-    """A function that gives this machine another amount of memory."""
+    """A function that changes this machine's amount of memory."""
 
     def change(free):
         device = usage.Device("a small machine", "cpu", free, free, 1e12)
@@ -301,7 +301,7 @@ def small(monkeypatch):
 
 
 def needed(config, method="sft"):
-    """Bytes without a sample, and bytes a sample, of a tiny training that accumulates gradients."""
+    """Bytes without samples, and bytes per sample, of a tiny training run that accumulates gradients."""
     from dcsft_harness.training import run
 
     seen = []
@@ -319,7 +319,7 @@ def needed(config, method="sft"):
     return seen[0].total(1, True) - seen[0].sample, seen[0].sample
 
 
-def test_the_default_micro_batch_is_what_fits_and_trains_the_same(small, tmp_path):
+def test_the_default_micro_batch_fits_and_trains_the_same(small, tmp_path):
     base, config = tiny("qwen2_5_vl"), SftConfig(max_steps=2, batch_size=4)
     fixed, sample = needed(config)
     whole = sft.train_sft(base, conversations(), tmp_path / "whole", config)
@@ -330,7 +330,7 @@ def test_the_default_micro_batch_is_what_fits_and_trains_the_same(small, tmp_pat
     assert parted["final_loss"] == pytest.approx(whole["final_loss"], rel=1e-3)
 
 
-def test_a_training_without_room_is_refused_before_weights_are_read(small, tmp_path, monkeypatch):
+def test_training_without_enough_memory_is_refused_before_weights_are_read(small, tmp_path, monkeypatch):
     small(5e8)
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     for train, config in ((sft.train_sft, SftConfig()), (sft.train_cold_start, ColdStartConfig())):
@@ -340,7 +340,7 @@ def test_a_training_without_room_is_refused_before_weights_are_read(small, tmp_p
 
 
 MEASURED = [
-    # Image tokens of a row that has 36 more, batch, gigabytes of the process at its peak, in bfloat16.
+    # Image tokens of a row with 36 further tokens, batch, gigabytes of the process at its peak, in bfloat16.
     ("qwen2.5-vl-3b", 1, {"full": True, "dropout": False}, 256, 2, 9.43),
     ("qwen2.5-vl-3b", 2, {"full": True, "dropout": False}, 64, 2, 10.99),
     ("qwen2.5-vl-3b", 2, {"full": False, "dropout": True}, 256, 4, 3.91),
@@ -350,9 +350,7 @@ MEASURED = [
 
 
 @pytest.mark.parametrize(("shape", "layers", "given", "image", "batch", "gigabytes"), MEASURED)
-def test_estimates_are_what_was_measured_at_the_published_width(
-    shape, layers, given, image, batch, gigabytes
-):
+def test_estimates_match_measurements_at_the_published_width(shape, layers, given, image, batch, gigabytes):
     anatomy = estimates.Anatomy(published.configuration(shape, layers))
     linear = lora.linear_layers(anatomy.model)
     trained = anatomy.parameters
@@ -377,7 +375,7 @@ def test_estimates_are_what_was_measured_at_the_published_width(
     ],
 )
 def test_a_given_micro_batch_is_planned_as_one_of_several(config, drawn, accumulates, monkeypatch):
-    """transformers draws the completions of a whole batch at once; gradients of several passes are kept."""
+    """transformers samples the completions of a whole batch at once; gradients of several passes are kept."""
     rows, parts = [], []
     generation, counted = run.generation, estimates.Step.parts
     monkeypatch.setattr(
@@ -395,7 +393,7 @@ def test_a_given_micro_batch_is_planned_as_one_of_several(config, drawn, accumul
 
 
 @pytest.mark.parametrize(("reference", "number"), [(0, 2), (1000, 2), (1000, 4)])
-def test_the_reference_of_a_training_of_all_parameters_is_in_float32(reference, number):
+def test_the_reference_of_full_training_is_in_float32(reference, number):
     anatomy = estimates.Anatomy(models.open_config(ModelSettings(pretrained=str(tiny("qwen2_5_vl")))))
     given = estimates.Training(
         1000, {}, True, False, number, False, tokens=60, image_tokens=16, reference=reference
@@ -406,15 +404,15 @@ def test_the_reference_of_a_training_of_all_parameters_is_in_float32(reference, 
     assert run._drawing(setup, anatomy, given, device, 8).get("reference", 0) == 4 * reference
 
 
-def test_gradients_count_where_they_are():
+def test_gradients_count_where_they_exist():
     held = {"weights": 4.0}
     step = estimates.Step(
         held, {"output layer": 1.0}, sample=3.0, gradients=4.0, ending={"output layer": 2.0}
     )
     for micro, accumulates, peak, gradients in (
         (1, False, 10.0, 4.0),  # where the backward pass ends
-        (2, False, 11.0, 0.0),  # where it begins
-        (1, True, 12.0, 4.0),  # where the last of them begins, with the gradients of those before
+        (2, False, 11.0, 0.0),  # where it starts
+        (1, True, 12.0, 4.0),  # where the last one starts, with the gradients of the earlier ones
     ):
         assert step.total(micro, accumulates) == peak, (micro, accumulates)
         assert step.parts(micro, accumulates)["gradients"] == gradients
@@ -435,7 +433,7 @@ def test_gradients_count_where_they_are():
         ("cuda", "", ""),
     ],
 )
-def test_a_rehearsals_device_is_counted_among_the_visible_ones(device, listed, visible):
+def test_a_rehearsals_device_is_an_index_into_the_visible_ones(device, listed, visible):
     assert rehearsal._visible(device, listed) == visible
 
 
@@ -446,7 +444,7 @@ def test_every_stage_of_a_rehearsal_is_a_command(tmp_path):
     assert set(rehearsal.SHAPES) == set(published.PUBLISHED)
 
 
-def test_arguments_of_the_chat_template_reach_every_stage_of_a_rehearsal_that_writes_prompts(tmp_path):
+def test_chat_template_arguments_reach_every_rehearsed_stage_with_prompts(tmp_path):
     template = {"enable_thinking": False, "languages": ["en", "de"]}
     chain = rehearsal.chain(tmp_path, template)
     for name in ("sft", "grpo", "dpo"):
@@ -467,9 +465,7 @@ REFUSED_REHEARSALS = (
 
 
 @pytest.mark.parametrize(("words", "problem"), REFUSED_REHEARSALS)
-def test_a_rehearsal_is_refused_before_weights_exist_and_leaves_its_folder_as_it_was(
-    words, problem, tmp_path, monkeypatch, capsys
-):
+def test_a_refused_rehearsal_leaves_its_folder_unchanged(words, problem, tmp_path, monkeypatch, capsys):
     def work(output, device, job, name):
         try:
             return rehearsal._make_base(output, {**job, "device": device})
@@ -486,14 +482,14 @@ def test_a_rehearsal_is_refused_before_weights_exist_and_leaves_its_folder_as_it
 
 
 @pytest.mark.slow
-def test_what_a_process_of_a_rehearsal_refuses_is_the_error_of_the_command(tmp_path, capsys):
+def test_an_error_in_a_rehearsals_process_is_the_commands_error(tmp_path, capsys):
     words = ["--layers", "1", "--device", "cuda:99", "--output", str(tmp_path / "out")]
     assert main(["rehearse", *words]) == 1
     assert capsys.readouterr().err.startswith("dcsft: --device cuda:99 is not there: ")
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
+def test_another_folder_or_size_of_a_rehearsal_is_refused(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "text").write_text("mine")
     with pytest.raises(HarnessError, match="is not a rehearsal"):
@@ -504,7 +500,7 @@ def test_a_rehearsal_in_another_folder_or_of_another_size_is_refused(tmp_path):
         rehearsal.rehearse("qwen3-vl-4b", tmp_path / "mine", "cpu", 2)
 
 
-def test_a_rehearsal_that_ended_before_its_base_was_made_is_begun_anew(tmp_path, monkeypatch):
+def test_a_rehearsal_that_failed_before_its_base_was_made_starts_over(tmp_path, monkeypatch):
     def crashes(output, device, job, name):
         (output / "base").mkdir()
         raise HarnessError("base failed with exit code -9", "its log has everything")
@@ -516,7 +512,7 @@ def test_a_rehearsal_that_ended_before_its_base_was_made_is_begun_anew(tmp_path,
         assert json.loads((tmp_path / "out" / "rehearsal.json").read_text())["layers"] == layers
 
 
-def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
+def test_the_table_of_a_rehearsal_compares_estimates_with_measurements():
     one = rehearsal.Measured("train sft", 60.4, 2_000_000_000, 5_000_000, 12.3, 2_200_000_000)
     found = {"shape": "qwen2.5-vl-3b", "layers": 2, "parameters": 5.4e8, "machine": "M", "cores": 2}
     other = rehearsal.Measured("label", 2, 3 * 10**8, 9)
@@ -525,7 +521,7 @@ def test_the_table_of_a_rehearsal_compares_estimates_with_what_was_measured():
     assert "| label | 2 | 0.30 | - | - | - | 0.0 |" in text
 
 
-def test_a_rehearsal_fails_where_an_estimate_is_off_by_more_than_was_allowed():
+def test_a_rehearsal_fails_if_an_estimate_is_off_by_more_than_allowed():
     stages = [
         {"stage": name, "memory": memory, "estimated_memory": estimated}
         for name, memory, estimated in (
@@ -544,7 +540,7 @@ def test_a_rehearsal_fails_where_an_estimate_is_off_by_more_than_was_allowed():
 
 
 @pytest.mark.parametrize("verb", ["sample", "evaluate", "sft", "grpo"])
-def test_a_hub_that_is_not_reached_is_asked_once(verb, first_edition, monkeypatch, capsys):  # noqa: F811
+def test_an_unreachable_hub_is_asked_once(verb, first_edition, monkeypatch, capsys):  # noqa: F811
     asked = []
 
     def ask(name, trusted):
@@ -561,7 +557,7 @@ def test_a_hub_that_is_not_reached_is_asked_once(verb, first_edition, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_every_stage_beside_its_estimate_and_is_done_once(tmp_path, monkeypatch):
+def test_a_rehearsal_runs_every_stage_once_and_records_its_estimate(tmp_path, monkeypatch):
     narrow = copy.deepcopy(published.PUBLISHED["qwen2.5-vl-3b"])
     narrow["text_config"] |= {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 2000}
     narrow["text_config"] |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 128}

@@ -1,4 +1,4 @@
-"""A stage is one file: the command line, recipes, dry runs and the Python functions have it from there."""
+"""A stage is one file: command line, recipes, dry runs and Python functions are derived from it."""
 
 import contextlib
 import inspect
@@ -88,7 +88,7 @@ def test_a_new_file_is_a_recipes_verb(toy, capsys):
         recipes.load(str(toy / "mine.yaml"))
 
 
-def test_a_function_shows_the_progress_that_its_command_shows(toy, monkeypatch):
+def test_a_function_shows_the_progress_of_its_command(toy, monkeypatch):
     shown = []
 
     @contextlib.contextmanager
@@ -102,7 +102,7 @@ def test_a_function_shows_the_progress_that_its_command_shows(toy, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_function_that_launches_processes_leaves_the_bar_to_the_first_of_them(tmp_path, monkeypatch):
+def test_a_launching_function_leaves_the_bar_to_the_first_process(tmp_path, monkeypatch):
     shown = []
 
     @contextlib.contextmanager
@@ -132,7 +132,7 @@ def test_a_new_file_is_a_function(toy):
 
 
 @pytest.mark.parametrize("verb", list(STAGES))
-def test_a_stages_file_says_its_verb_and_its_options_say_what_they_mean(verb):
+def test_a_stages_file_describes_its_verb_and_its_options(verb):
     stage = STAGES[verb]
     assert stage.verb == verb and STAGES.about(verb).endswith((".", ")."))
     assert all(field.description for field in stage.options.model_fields.values())
@@ -140,16 +140,16 @@ def test_a_stages_file_says_its_verb_and_its_options_say_what_they_mean(verb):
 
 
 @pytest.mark.parametrize("verb", ["sample", "evaluate", "train grpo"])
-def test_a_rank_that_writes_nothing_has_no_remarks(verb):
+def test_a_rank_without_notes_has_no_remarks(verb):
     assert STAGES[verb].remarks({}) == []
 
 
 @pytest.mark.parametrize("verb", list(STAGES))
-def test_a_stage_can_be_given_to_a_spawned_process(verb):
+def test_a_stage_can_be_sent_to_a_spawned_process(verb):
     assert pickle.loads(pickle.dumps(STAGES[verb])) is STAGES[verb]
 
 
-def test_artifacts_go_where_paths_do(tmp_path):
+def test_artifacts_are_accepted_in_place_of_paths(tmp_path):
     rollouts(tmp_path / "rollouts", ["easy", "medium", "hard"], with_items=True)
     labels = dcsft.label(tmp_path / "rollouts", output=tmp_path / "labels")
     assert isinstance(labels, Labels) and labels.table().num_rows == labels.notes["items"] == 3
@@ -171,7 +171,7 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_an_artifact_stays_where_it_is_when_python_goes_elsewhere(use, tmp_path, monkeypatch):
+def test_an_artifact_keeps_its_path_when_the_working_directory_changes(use, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rollouts(tmp_path / "rollouts", ["easy", "medium", "hard"], with_items=True)
     labels = dcsft.label("rollouts", output="labels")
@@ -182,7 +182,7 @@ def test_an_artifact_stays_where_it_is_when_python_goes_elsewhere(use, tmp_path,
     assert labels.path == Path("labels") and repr(labels) == "Labels('labels')"
 
 
-def test_a_notebook_lists_the_functions_alone_and_hints_at_a_wrong_name():
+def test_a_notebook_lists_only_the_functions_and_hints_at_a_misspelled_name():
     assert [name for name in dir(dcsft) if not name.startswith("_")] == sorted(
         stage.name for stage in map(STAGES.__getitem__, STAGES)
     )
@@ -210,7 +210,7 @@ ROWS = [{"question": "1 + 1?", "answer": "two"}]
         (lambda: dcsft.label(Rollouts("gone"), output="l"), "", "", r"Rollouts\('gone'\) is no longer there"),
     ],
 )
-def test_functions_show_what_their_commands_show(tmp_path, monkeypatch, capsys, call, out, err, refused):
+def test_functions_print_what_their_commands_print(tmp_path, monkeypatch, capsys, call, out, err, refused):
     monkeypatch.chdir(tmp_path)
     rollouts(tmp_path / "hard", ["hard"], with_items=True)
     if refused is None:
@@ -222,7 +222,7 @@ def test_functions_show_what_their_commands_show(tmp_path, monkeypatch, capsys, 
     assert out in said.out and err in said.err
 
 
-def test_the_package_is_imported_quickly_and_without_torch():
+def test_the_package_imports_quickly_and_without_torch():
     code = """
 import time; start = time.process_time()
 import dcsft_harness, sys
@@ -323,7 +323,7 @@ def process(doc, results):
     return processed("shout", doc, results)
 ''',
 }
-"""A toy of each kind: its one file. The scorer and the engine have a line in their package, too."""
+"""A toy of each kind: its one file. The scorer and the engine also have a line in their package."""
 LINES = {
     "scoring/__init__.py": ('"open_answer")', '"open_answer", "shout")'),
     "models/__init__.py": ('"dcsft_stub":', '"loud": "loud.Loud", "dcsft_stub":'),
@@ -366,7 +366,7 @@ print(json.dumps(found))
 
 
 def linked(folder, root):
-    """The packages as they are installed: real folders of links to our files."""
+    """The packages as installed: real folders of links to our files."""
     for path in root.rglob("*.*"):
         if path.is_file() and "__pycache__" not in path.parts:
             (folder / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
@@ -374,8 +374,8 @@ def linked(folder, root):
 
 
 @pytest.mark.slow
-def test_a_stage_a_method_a_scorer_a_task_and_an_engine_are_one_file_each_and_at_most_a_line(tmp_path):
-    """In a copy of the package: by the command line, a recipe, dry runs and functions."""
+def test_a_stage_method_scorer_task_or_engine_is_one_file_and_at_most_one_line(tmp_path):
+    """In a copy of the package: by command line, recipe, dry runs and functions."""
     root, copy = Path(dcsft.__file__).parent, tmp_path / "dcsft_harness"
     linked(copy, root)
     for name in ("tasks", "models", "leaderboard"):
@@ -442,7 +442,7 @@ def test_a_stage_a_method_a_scorer_a_task_and_an_engine_are_one_file_each_and_at
         ("label", {}, "dcsft curate 'my out' --keep easy,medium --output curated"),
     ],
 )
-def test_the_next_command_takes_own_rows_after_own_rows(tmp_path, monkeypatch, stage, given, said):
+def test_the_next_command_suggests_own_rows_after_own_rows(tmp_path, monkeypatch, stage, given, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     found = next(one for one in STAGES.values() if one.name == stage)
@@ -450,7 +450,7 @@ def test_the_next_command_takes_own_rows_after_own_rows(tmp_path, monkeypatch, s
 
 
 def only_written(verb, *roles):
-    """The stage, whose run writes an artifact without content; `roles` are options that are its inputs."""
+    """The stage with a run that writes an empty artifact; `roles` are options that are its inputs."""
 
     def run(options, output, progress):
         inputs = {role: Path(getattr(options, role)) for role in roles}
@@ -460,7 +460,7 @@ def only_written(verb, *roles):
     return replace(STAGES[verb], run=run)
 
 
-def test_a_scorer_whose_code_changed_is_never_already_done(tmp_path, monkeypatch):
+def test_a_scorer_with_changed_code_is_never_already_done(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     given, stage = {"task": "dcsft_digits_pool", "scorer": "judges:judge"}, only_written("sample")
@@ -496,12 +496,12 @@ def test_a_scorer_whose_code_changed_is_never_already_done(tmp_path, monkeypatch
         ("mine/unused.py", False),
     ],
 )
-def test_a_task_is_made_of_all_files_that_it_names(tmp_path, monkeypatch, given, file, is_read):
+def test_all_files_named_by_a_task_are_part_of_it(tmp_path, monkeypatch, given, file, is_read):
     monkeypatch.chdir(tmp_path)
     Path("mine/inner").mkdir(parents=True)
     for name, text in {
         "own.yaml": "task: own\ninclude: common.yaml\nprocess_results: !function judge.verdict\n",
-        "common.yaml": "include: [inner/deep.yaml, own.yaml]\n",  # a circle ends
+        "common.yaml": "include: [inner/deep.yaml, own.yaml]\n",  # a circular include ends
         "inner/deep.yaml": "doc_to_text: !function help.text\n",
         "every.yaml": "group: every\ntask: [own, elsewhere]\n",
         "other.yaml": "task: other\n",
@@ -586,7 +586,7 @@ def test_the_next_command_names_the_other_scores(tmp_path, monkeypatch):
             assert then(name, {}) == "dcsft leaderboard build new OTHER-SCORES... --output board"
     assert then("new", {}) == "dcsft leaderboard build new 'my scores' old --output board"
     assert then("other", {}) == "dcsft leaderboard build other OTHER-SCORES... --output board"
-    for name, limit in {"two": 2, "also two": 2}.items():  # which a board compares with each other alone
+    for name, limit in {"two": 2, "also two": 2}.items():  # a board only compares them with each other
         _made("scores", name, "evaluate", {}, {}, notes={"tasks": {"a": {"limit": limit}}})
     assert then("two", {}) == "dcsft leaderboard build two 'also two' --output board"
 
@@ -608,7 +608,7 @@ OWN = {
     "data inspect": {"data": "rows.jsonl"},
     "data overlap": {"pool": "rows.jsonl", "tasks": ["dcsft_digits"]},
 }
-"""Every verb that reads rows of one's own, with its options."""
+"""Every verb that reads a user's own rows, with its options."""
 
 
 @pytest.mark.parametrize("verb", OWN)
@@ -636,19 +636,19 @@ def test_changed_rows_and_images_are_never_already_done(tmp_path, monkeypatch, v
 
 
 BESIDE = {
-    # the model's arguments, the file that changes or appears, and whether the artifact is another then
+    # the model's arguments, the file that changes or appears, and whether that makes another artifact
     "a template that is edited": ("", "base/chat_template.jinja", True),
     "a template that appears": ("pretrained=bare", "bare/chat_template.jinja", True),
     "a template of the adapter": ("adapter=base", "base/chat_template.jinja", True),
-    "code beside the weights": ("", "base/code.py", True),
+    "code next to the weights": ("", "base/code.py", True),
     "the system prompt": ("system_prompt=system.txt", "system.txt", True),
-    "a script beside the run": ("adapter=,batch_size=8", "own.py", False),
-    "a folder called like a number": ("batch_size=8", "8/own.py", False),
+    "a script next to the run": ("adapter=,batch_size=8", "own.py", False),
+    "a folder named like a number": ("batch_size=8", "8/own.py", False),
 }
 
 
 @pytest.mark.parametrize("case", BESIDE)
-def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp_path, monkeypatch, case):
+def test_files_read_besides_the_weights_decide_whether_a_run_is_done(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     arguments, name, decides = BESIDE[case]
     for one in ("base/chat_template.jinja", "base/code.py", "system.txt", "bare/x", "own.py", "8/own.py"):
@@ -682,7 +682,7 @@ def test_what_a_model_reads_beside_its_weights_decides_whether_a_run_is_done(tmp
         ("0x1e5", 0x1E5),
     ],
 )
-def test_a_number_is_the_same_number_in_the_processes_of_a_launch(text, value):
+def test_a_number_reaches_the_processes_of_a_launch_unchanged(text, value):
     assert reading.from_yaml(text) == value
     words = STAGES["train sft"].command({"extra": {"name": value}}, Path("out"), joined=True)
     (passed,) = [word for word in words if word.startswith("--set=")]
@@ -690,7 +690,7 @@ def test_a_number_is_the_same_number_in_the_processes_of_a_launch(text, value):
 
 
 PLACED = {
-    # verb, options in the folder `a`, options in the folder `b`, and what differs; "" for nothing
+    # verb, options in folder `a`, options in folder `b`, and the difference; "" for none
     "another folder of that name": (
         "label", {"rollouts": "r"}, {"rollouts": "r"}, "rollouts: r is not the one",
     ),
@@ -756,7 +756,7 @@ PLACED = {
 
 
 def _two_projects(folder):
-    """Folders a and b, whose things have equal names and other contents; b has org/local too."""
+    """Folders a and b, whose files have equal names and different contents; b also has org/local."""
     for name in ("a", "b"):
         place = folder / name
         for one in ("r", "s"):
@@ -784,7 +784,7 @@ def _filled(options, folder):
 
 
 @pytest.mark.parametrize("case", PLACED)
-def test_an_input_is_what_is_there_and_not_its_path(tmp_path, monkeypatch, case):
+def test_an_input_is_identified_by_content_and_not_by_path(tmp_path, monkeypatch, case):
     verb, first, second, said = PLACED[case]
     _two_projects(tmp_path)
     stage = only_written(verb)
@@ -807,10 +807,10 @@ def test_an_input_is_what_is_there_and_not_its_path(tmp_path, monkeypatch, case)
         ("b", "{a}/r", ""),
         ("b", "r", "rollouts: r is not the one"),
         ("b", "{b}/r", "rollouts: r -> "),
-        (".", "r", ""),  # nothing is there, and no hash says otherwise
+        (".", "r", ""),  # nothing is there, and no hash contradicts
     ],
 )
-def test_of_an_older_artifact_the_inputs_tell_what_its_paths_named(tmp_path, monkeypatch, where, given, said):
+def test_an_older_artifact_is_compared_by_its_recorded_inputs(tmp_path, monkeypatch, where, given, said):
     _two_projects(tmp_path)
     stage, out = only_written("label", "rollouts"), tmp_path / "out"
     monkeypatch.chdir(tmp_path / "a")
@@ -826,8 +826,8 @@ def test_of_an_older_artifact_the_inputs_tell_what_its_paths_named(tmp_path, mon
         assert stage(out, **_filled({"rollouts": given}, tmp_path))[DONE]
 
 
-def test_what_is_done_needs_no_lock(tmp_path, monkeypatch):
-    """Another process may hold it to see the same, and a folder that is read-only has none."""
+def test_a_finished_stage_needs_no_lock(tmp_path, monkeypatch):
+    """Another process may hold it to check the same, and a read-only folder has none."""
     _two_projects(tmp_path)
     stage, out = only_written("label"), tmp_path / "out"
     stage(out, rollouts=tmp_path / "a" / "r")
@@ -838,12 +838,12 @@ def test_what_is_done_needs_no_lock(tmp_path, monkeypatch):
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json"]
 
 
-@pytest.mark.parametrize("change", ["a moved project", "an output called like its model"])
-def test_what_is_done_stays_done(tmp_path, monkeypatch, change):
+@pytest.mark.parametrize("change", ["a moved project", "an output named like its model"])
+def test_a_finished_stage_stays_finished(tmp_path, monkeypatch, change):
     _two_projects(tmp_path)
     stage = only_written("train sft", "data")
     monkeypatch.chdir(tmp_path / "a")
-    output = "org/name" if change == "an output called like its model" else "out"
+    output = "org/name" if change == "an output named like its model" else "out"
     stage(output, model="org/name", data="r")
     if change == "a moved project":
         (tmp_path / "a").rename(tmp_path / "c")
@@ -878,7 +878,7 @@ def test_what_is_done_stays_done(tmp_path, monkeypatch, change):
         (lambda: dcsft.data_overlap("rows.jsonl", "rows.jsonl", output="out"), "rows.jsonl needs scorer=:"),
     ],
 )
-def test_errors_of_functions_name_arguments_and_not_options(tmp_path, monkeypatch, call, said):
+def test_errors_of_functions_name_arguments_instead_of_options(tmp_path, monkeypatch, call, said):
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text('{"question": "a?"}\n')
     with pytest.raises(HarnessError) as caught:
@@ -902,6 +902,6 @@ def test_errors_of_functions_name_arguments_and_not_options(tmp_path, monkeypatc
         ("lmms-eval -n 8 --log_samples --data-root x", "lmms-eval -n 8 --log_samples --data-root x"),
     ],
 )
-def test_options_become_arguments(option, argument):
+def test_options_are_rewritten_as_arguments(option, argument):
     stage = stages.STAGES["sample"]
     assert as_arguments(option, stage._argument, ["my rows/a.jsonl", 8]) == argument

@@ -1,4 +1,4 @@
-"""Every task file of the suite, through lmms-eval itself, on sources made in the real schemas."""
+"""Every task file of the suite, through lmms-eval itself, on sources made with the real schemas."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def test_every_source_has_a_task_and_every_task_of_the_paper_a_source():
     assert made == set(prepared.SOURCES)
 
 
-def test_every_task_file_loads_with_rows_that_are_whole(opened):
+def test_every_task_file_loads_with_complete_rows(opened):
     assert set(opened) == set(NAMES)
     for name, task in opened.items():
         docs = task.eval_docs_no_media
@@ -60,15 +60,15 @@ def test_every_task_file_loads_with_rows_that_are_whole(opened):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_tasks_metadata_says_what_it_is_for(name):
+def test_a_tasks_metadata_describes_its_use(name):
     row = next(row for row in PAPER if row["task"] == name)
     assert row["family"] in ("classification", "grounding", "reasoning")
     assert row["role"] in ("evaluation", "pool", "cold-start")
     assert row["distribution"] in ("id", "ood")
 
 
-def test_check_says_of_every_prepared_task_how_much_of_it_there_is(root, monkeypatch):
-    """Also where the published number of rows is not known, or the task asks a part of them."""
+def test_check_reports_the_rows_of_every_prepared_task(root, monkeypatch):
+    """Even if the published number of rows is unknown, or the task only uses a part of them."""
     monkeypatch.setenv(prepared.VARIABLE, str(root))
     found = {one.task: one for one in tasks.check_tasks(NAMES)}
     assert {one.state for one in found.values()} == {"present"}
@@ -77,8 +77,8 @@ def test_check_says_of_every_prepared_task_how_much_of_it_there_is(root, monkeyp
     assert "a part of what was published" in found["dcsft_refcoco_testa"].said
 
 
-def test_opening_a_task_and_reading_its_rows_opens_no_picture(root, monkeypatch):
-    """A start must not cost more with more pictures: lmms-eval reads every row before it asks the first."""
+def test_opening_a_task_and_reading_its_rows_opens_no_image(root, monkeypatch):
+    """Start-up must not cost more with more images: lmms-eval reads every row before the first request."""
 
     def opened(task, index):
         raise AssertionError(f"picture {index} of {task} was opened")
@@ -90,14 +90,14 @@ def test_opening_a_task_and_reading_its_rows_opens_no_picture(root, monkeypatch)
         assert len(task.instances) == len(task.eval_docs)
 
 
-def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
-    """A run over 45,341 expressions would otherwise decode for minutes before it asks the first."""
+def test_items_are_identified_without_opening_images(opened, root, monkeypatch):
+    """A run over 45,341 expressions would otherwise decode for minutes before the first request."""
     monkeypatch.setenv(prepared.VARIABLE, str(root))
     seen = {}
     for name, task in opened.items():
         for doc_id in range(min(len(task.eval_docs), 4)):
             item, images = lmms.describe(task, doc_id)
-            # Not the digest that the folder keeps, but what is shown.
+            # Not the digest stored in the folder, but what is shown.
             metadata = task.config.metadata or {}
             own = [
                 str(task.eval_docs[doc_id][column]).encode()
@@ -115,7 +115,7 @@ def test_items_are_known_without_opening_a_picture(opened, root, monkeypatch):
     assert {place: lmms.describe_item(opened[place[0]], place[1]) for place in seen} == seen
 
 
-def test_rollouts_keep_the_pictures_that_were_shown(opened):
+def test_rollouts_keep_the_images_that_were_shown(opened):
     unchanged = set()
     for name, task in opened.items():
         item, images = lmms.describe(task, 0)
@@ -124,16 +124,14 @@ def test_rollouts_keep_the_pictures_that_were_shown(opened):
         assert [records.pixels(image) for image in kept] == [records.pixels(image) for image in images], name
         doc = task.eval_docs[0]
         files = [prepared.encoded(doc["source"], index) for index in doc["images"]]
-        if all(
-            is_plain(Image.open(io.BytesIO(file))) for file in files
-        ):  # the file itself, and no larger PNG
+        if all(is_plain(Image.open(io.BytesIO(file))) for file in files):  # the file itself, not a larger PNG
             assert [file["bytes"] for file in stored] == files, name
             unchanged.add(name)
     assert {"dcsft_mmk12_pool", "dcsft_mathverse", "dcsft_refcoco_pool"} <= unchanged
 
 
-def test_a_picture_that_changed_after_it_was_prepared_is_told(root, tmp_path, monkeypatch):
-    """Its file is not hashed at the start, so the picture itself has to tell where it is shown."""
+def test_an_image_that_changed_after_preparation_is_reported(root, tmp_path, monkeypatch):
+    """Its file is not hashed at the start, so the image is checked when it is shown."""
     monkeypatch.setenv(prepared.VARIABLE, str(tmp_path))
     shutil.copytree(root / "dcsft_refcoco_pool", tmp_path / "dcsft_refcoco_pool")
     task = lmms.open_tasks(["dcsft_refcoco_pool"])["dcsft_refcoco_pool"]
@@ -157,7 +155,7 @@ def test_a_picture_that_changed_after_it_was_prepared_is_told(root, tmp_path, mo
     assert (notes["skipped"], notes["responses"]) == (len(bad), len(items) - len(bad))
 
 
-def test_a_folder_without_the_digests_of_its_pictures_is_refused(root, tmp_path, monkeypatch):
+def test_a_folder_without_image_digests_is_refused(root, tmp_path, monkeypatch):
     """As earlier versions of the suite prepared them."""
     monkeypatch.setenv(prepared.VARIABLE, str(tmp_path))
     shutil.copytree(root / "dcsft_lisa", tmp_path / "dcsft_lisa")
@@ -171,14 +169,14 @@ def test_a_folder_without_the_digests_of_its_pictures_is_refused(root, tmp_path,
         lmms.open_tasks(["dcsft_lisa"])
 
 
-def test_pictures_are_what_was_published(opened):
+def test_images_are_shown_as_published(opened):
     for name, task in opened.items():
         _, images = lmms.describe(task, 0)
         assert len(images) == len(task.eval_docs[0]["images"]), name
         assert all(image.mode == "RGB" for image in images), name
 
 
-def test_pools_hand_all_g_responses_to_their_scorer(opened):
+def test_pools_score_all_responses_of_an_item(opened):
     pools = [row["task"] for row in PAPER if row["role"] == "pool"]
     assert len(pools) == 3
     for name in pools:
@@ -189,8 +187,8 @@ def test_pools_hand_all_g_responses_to_their_scorer(opened):
             assert len(request.filtered_resps["all"]) == given, name
 
 
-def test_every_task_lets_the_model_end_its_answer_itself(opened):
-    """lmms-eval stops at a blank line where `until` is left out; evaluations are greedy."""
+def test_every_task_lets_the_model_end_its_answer(opened):
+    """lmms-eval stops at a blank line if `until` is left out; evaluations are greedy."""
     for name, task in opened.items():
         arguments = task.config.generation_kwargs
         family = next(row["family"] for row in PAPER if row["task"] == name)
@@ -198,14 +196,14 @@ def test_every_task_lets_the_model_end_its_answer_itself(opened):
         if family == "reasoning":
             role = next(row["role"] for row in PAPER if row["task"] == name)
             assert arguments["max_new_tokens"] == 4096, name
-            # The paper's penalty is for evaluation alone: responses that label a pool are drawn without.
+            # The paper's penalty is for evaluation only: responses that label a pool are drawn without it.
             assert (arguments.get("repetition_penalty") == 1.1) == (role == "evaluation"), name
         else:
             assert arguments["max_new_tokens"] == 128 and "repetition_penalty" not in arguments, name
 
 
 @pytest.mark.slow
-def test_a_task_that_includes_one_of_the_suites_is_recorded_with_its_data(root, tmp_path, monkeypatch):
+def test_a_task_that_includes_a_suites_task_is_recorded_with_its_data(root, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "_INCLUDED", [])
     given = f"include: {path() / 'reasoning' / 'mmmu.yaml'}\ntask: my_mmmu\n"
     (tmp_path / "mine.yaml").write_text(given)
@@ -255,7 +253,7 @@ def test_lmms_eval_runs_every_task_with_a_limit(root, opened, tmp_path):
     several = {"maj_at_k", "pass_at_k"}  # of several responses per document
     wanted = {name: set(task.aggregation()) - several for name, task in opened.items()}
     for name, metrics in results.items():
-        # `extracted` is logged with the samples; what lmms-eval lists of it here is an empty list.
+        # `extracted` is logged with the samples; lmms-eval lists it here as an empty list.
         numbers = {key: value for key, value in metrics.items() if key.split(",")[0] in wanted[name]}
         assert {key.split(",")[0] for key in numbers} == wanted[name]
         assert all(isinstance(value, int | float) for value in numbers.values()), (name, numbers)

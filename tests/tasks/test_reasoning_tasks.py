@@ -1,4 +1,4 @@
-"""The reasoning tasks end to end with a scripted model: every metric has a value worked out by hand."""
+"""The reasoning tasks end to end with a scripted model; every metric was also computed by hand."""
 
 import math
 
@@ -28,7 +28,7 @@ def opened(data):
 
 
 def metrics(opened, name, answers, limit=None):
-    """lmms-eval's own results for a task whose rows get these answers, by their ids."""
+    """lmms-eval's own results for a task with these answers, by row id."""
     ids = prepared.load(name)["id"][:]
     model = DcsftStub(answers=lambda question: answers[ids[question.doc_id]])
     _, results = lmms.run(model, {name: opened[name]}, limit)
@@ -37,7 +37,7 @@ def metrics(opened, name, answers, limit=None):
 
 
 def counted(found):
-    """The metrics of parts that any row counts in."""
+    """The metrics of parts with at least one row."""
     return {name: value for name, value in found.items() if name.startswith("acc_") and _counts(name, value)}
 
 
@@ -57,7 +57,7 @@ MMK12 = {
 }
 
 
-def test_mmk12(opened):
+def test_mmk12_metrics(opened):
     found = metrics(opened, "dcsft_mmk12", MMK12)
     assert found["acc"] == pytest.approx(5 / 8)
     assert found["answered"] == pytest.approx(7 / 8)
@@ -82,7 +82,7 @@ MMMU = {
 }
 
 
-def test_mmmu(opened):
+def test_mmmu_metrics(opened):
     found = metrics(opened, "dcsft_mmmu", MMMU)
     assert found["acc"] == pytest.approx(6 / 8)
     assert found["answered"] == 1.0
@@ -104,14 +104,14 @@ def test_mmmu(opened):
     )
 
 
-def test_mmmus_multiple_choice_rows_apart(opened):
+def test_mmmu_metrics_of_multiple_choice_rows(opened):
     found = metrics(opened, "dcsft_mmmu_mc", MMMU)
     assert (found["acc"], found["answered"]) == (pytest.approx(4 / 5), 1.0)
     assert "acc_open" not in found
     assert counted(found)["acc_discipline_business"] == 0.5
 
 
-def test_mathverse(opened):
+def test_mathverse_metrics(opened):
     answers = {}
     for row in prepared.load("dcsft_mathverse"):
         only, lite = row["version"] == "Vision Only", row["version"] == "Text Lite"
@@ -145,7 +145,7 @@ def test_mathverse(opened):
     assert found["acc_stderr_clustered"] > 1.7 * found["acc_stderr_clt"]
 
 
-def test_mathvista(opened):
+def test_mathvista_metrics(opened):
     answers = {"1": "所以答案是145°", "2": "yes", "3": "D", "4": "\\boxed{B}"}
     found = metrics(opened, "dcsft_mathvista", answers)
     assert (found["acc"], found["answered"]) == (pytest.approx(3 / 4), 1.0)
@@ -166,7 +166,7 @@ def test_mathvista(opened):
     )
 
 
-def test_mathvision(opened):
+def test_mathvision_metrics(opened):
     answers = {"2": "The answer is A.", "3": "It is 5 wide.", "4": "\\boxed{A}", "5": "C"}
     found = metrics(opened, "dcsft_mathvision", answers)
     assert (found["acc"], found["answered"]) == (pytest.approx(3 / 4), 1.0)
@@ -188,7 +188,7 @@ WEMATH = {
     "2steps_4": "not known: 2",
     "3steps_2": "not known:",
 }
-"""Problem -> what it comes to: the steps that are answered right. 3steps_2 is not answered at all."""
+"""Problem -> the steps that are answered right. 3steps_2 is not answered at all."""
 
 
 def wemath_answers():
@@ -201,7 +201,7 @@ def wemath_answers():
     return answers
 
 
-def test_wemath(opened):
+def test_wemath_metrics(opened):
     found = metrics(opened, "dcsft_wemath", wemath_answers())
     assert (found["acc"], found["answered"]) == pytest.approx((9 / 20, 16 / 20))
     assert counted(found) == pytest.approx(
@@ -217,13 +217,13 @@ def test_wemath(opened):
     assert (found["wemath_rm_strict"], found["wemath_rm_loose"]) == pytest.approx((2 / 3, 1 / 3))
 
 
-def test_a_limit_leaves_whole_problems_of_wemath(opened):
+def test_a_limit_keeps_only_complete_problems_of_wemath(opened):
     found = metrics(opened, "dcsft_wemath", wemath_answers(), limit=8)
     assert 0 <= found["wemath_ik"] + found["wemath_ig"] + found["wemath_cm_strict"] <= 1
 
 
 @pytest.mark.parametrize("limit", [1, 3])
-def test_no_limit_makes_a_metric_anything_but_a_number(opened, limit):
+def test_every_metric_is_a_number_at_any_limit(opened, limit):
     tasks = {name: task for name, task in opened.items() if not name.endswith(("_pool", "_cold"))}
     _, results = lmms.run(DcsftStub(default="no idea"), tasks, limit)
     for name, task in tasks.items():
@@ -233,7 +233,7 @@ def test_no_limit_makes_a_metric_anything_but_a_number(opened, limit):
         assert found["acc"] == found["answered"] == 0.0
 
 
-def test_a_pool_hands_all_g_responses_to_math(opened):
+def test_a_pool_scores_all_responses_of_an_item_by_math(opened):
     ids = prepared.load("dcsft_mmk12_pool")["id"][:]
     gold = {row["id"]: row["answer"].strip("$") for row in fixtures.mmk12_train()}
 
@@ -247,7 +247,7 @@ def test_a_pool_hands_all_g_responses_to_math(opened):
     assert all(len(one.responses) == 8 for one in answered["dcsft_mmk12_pool"])
 
 
-def test_the_papers_protocol(opened):
+def test_settings_equal_the_papers_protocol(opened):
     for name, task in opened.items():
         arguments = task.config.generation_kwargs
         assert (arguments["max_new_tokens"], arguments["do_sample"], arguments["until"]) == (4096, False, [])
@@ -265,7 +265,7 @@ def texts(content):
     return [part["text"] if part["type"] == "text" else part["url"].size[0] - 40 for part in content]
 
 
-def test_mmmus_pictures_stand_where_the_text_names_them(opened):
+def test_mmmu_images_are_shown_where_the_text_names_them(opened):
     found = documents(opened, "dcsft_mmmu")
     asked = "Reason step by step, then put the letter of the right option in \\boxed{}."
 
@@ -286,7 +286,7 @@ def test_mmmus_pictures_stand_where_the_text_names_them(opened):
         f". Which is <image 1>?\nA. a fugue\nB. a canon\nC. neither\n\n{asked}",
     ]
     assert turn("validation_Art_4") == ["Who drew", 24, "?\nA.", 25, "B.", 26, asked]
-    assert turn("validation_Biology_7")[0].startswith("Which label?")  # its picture is not named
+    assert turn("validation_Biology_7")[0].startswith("Which label?")  # its image is not named
     assert turn("validation_Finance_8") == [
         "Interest in",
         29,
@@ -294,13 +294,13 @@ def test_mmmus_pictures_stand_where_the_text_names_them(opened):
     ]
 
 
-def test_simple_models_get_the_same_text_and_pictures(opened):
+def test_simple_models_get_the_same_text_and_images(opened):
     task, doc = documents(opened, "dcsft_mmmu")["validation_Art_4"]
     assert [image.size[0] - 40 for image in task.doc_to_visual(doc)] == [24, 25, 26]
     assert task.doc_to_text(doc).startswith("Who drew <image 1>?\nA. <image 2>\nB. <image 3>\n\nReason")
 
 
-def test_pictures_are_rgb_and_what_is_transparent_is_white(opened):
+def test_images_are_rgb_with_white_for_transparent(opened):
     found = documents(opened, "dcsft_mmk12")
     for id in ("m1", "m2", "p1"):
         task, doc = found[id]
@@ -312,7 +312,7 @@ def test_pictures_are_rgb_and_what_is_transparent_is_white(opened):
         )
 
 
-def test_a_user_can_give_an_instruction_of_their_own(opened):
+def test_users_can_give_their_own_instruction(opened):
     task, doc = documents(opened, "dcsft_mathvision")["2"]
     before = dict(task.lmms_eval_specific_kwargs)
     try:
@@ -340,7 +340,7 @@ def test_two_versions_of_a_problem_that_look_alike_are_two_items(opened):
     assert alike[0].prompt == alike[1].prompt and alike[0].item_id != alike[1].item_id
 
 
-def test_the_group_averages_the_six_and_no_parts_of_them(opened):
+def test_the_group_averages_the_six_benchmarks_and_not_their_parts(opened):
     from lmms_eval.evaluator import simple_evaluate
 
     results = simple_evaluate(
@@ -361,8 +361,8 @@ def test_the_group_averages_the_six_and_no_parts_of_them(opened):
 
 
 @pytest.mark.parametrize("task", ["dcsft_mathvista", "dcsft_mmk12", "dcsft_mmmu", "dcsft_mathvision"])
-def test_golds_as_published_agree_with_the_row_that_they_are_of(opened, task, tmp_path):
-    """An option's text for its letter, several golds, other spellings; but not with another row."""
+def test_published_golds_agree_with_their_rows(opened, task, tmp_path):
+    """An option's text for its letter, several golds, other spellings; but not another row's gold."""
     ids = prepared.load(task)["id"][:]
     ((_, _, published), *_) = fixtures.SETS[fixtures.TASKS[task]]
     golds = {str(row.get("id", row.get("pid"))): row["answer"] for row in published()}

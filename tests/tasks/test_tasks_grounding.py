@@ -40,7 +40,7 @@ def boxes(draw, width, height):
 
 @st.composite
 def scenes(draw):
-    """An image's size, a gold box in it and a predicted one, in pixels of the original image."""
+    """An image's size, a gold box and a predicted one, in pixels of the original image."""
     size = (draw(SIDE), draw(SIDE))
     return size, draw(boxes(*size)), draw(boxes(*size))
 
@@ -57,8 +57,8 @@ def close_to_a_threshold(value):
 
 @settings(max_examples=60, deadline=None)
 @given(scenes(), st.integers(2, 5))
-def test_scaling_the_image_and_the_limits_together_leaves_the_score(scene, times):
-    """The resize of Qwen2.5-VL: everything in pixels grows by one factor, so no share of an area changes."""
+def test_scaling_the_image_and_the_limits_together_keeps_the_score(scene, times):
+    """The resize of Qwen2.5-VL: all pixel values grow by one factor, so no share of an area changes."""
     size, gold, said = scene
     plain = BoxConvention("resized", factor=28, min_pixels=56 * 56, max_pixels=1280 * 28 * 28)
     scaled = BoxConvention(
@@ -78,13 +78,13 @@ def test_scaling_the_image_and_the_limits_together_leaves_the_score(scene, times
     other = scores(scaled, larger, [value * times for value in gold], [value * times for value in in_input])
     assert one[1] == pytest.approx(other[1], abs=1e-6)
     assert one[0] == other[0] or close_to_a_threshold(one[1])
-    # The box that is logged is in pixels of the original image, whatever its model wrote.
+    # The logged box is in pixels of the original image, in whatever space its model wrote.
     assert one[2] == pytest.approx(said, abs=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
 @given(scenes(), st.integers(2, 5))
-def test_thousandths_do_not_know_how_large_the_image_is(scene, times):
+def test_thousandths_do_not_depend_on_the_image_size(scene, times):
     size, gold, said = scene
     thousandths = [1000 * said[at] / size[at % 2] for at in range(4)]
     one = scores(BoxConvention("norm1000"), size, gold, thousandths)
@@ -143,12 +143,12 @@ def official(documents, boxes):
 
 @pytest.mark.usefixtures("pixels")
 @pytest.mark.parametrize("seed", range(3))
-def test_ref_l4s_metrics_are_its_evaluators_also_for_boxes_that_leave_the_image(seed):
+def test_ref_l4_metrics_equal_its_evaluators_even_outside_the_image(seed):
     random = np.random.default_rng(seed)
     documents, said = [], []
     for number in range(400):
         size = [int(side) for side in random.integers(200, 1200, 2)]
-        # Eighths, as floats of a data set are: widths on the limits of a size class among them.
+        # Eighths, as a dataset's floats: some widths are at the limits of a size class.
         limits, others = random.choice([128.0, 256.0], 2), 8 + random.integers(0, 2400, 2) / 8
         width, height = map(float, limits if number % 5 == 0 else others)
         x, y = (random.integers(0, 8 * max(1, int(side - 60))) / 8 + 0.07 for side in size)
@@ -177,8 +177,8 @@ def test_ref_l4s_metrics_are_its_evaluators_also_for_boxes_that_leave_the_image(
 
 
 @pytest.mark.parametrize("space", ["pixel", "norm1000", "resized"])
-def test_the_published_accuracies_read_a_box_as_their_scripts_do(space):
-    """VLM-R1 brings the box to the image's pixels, DC-SFT takes the numbers as they are; neither cuts it."""
+def test_published_accuracies_read_a_box_like_their_scripts(space):
+    """VLM-R1 converts the box to the image's pixels, DC-SFT uses the numbers as they are; neither clips."""
     convention = (
         BoxConvention(space, 28, 56 * 56, 200 * 28 * 28) if space == "resized" else BoxConvention(space)
     )
@@ -187,7 +187,7 @@ def test_the_published_accuracies_read_a_box_as_their_scripts_do(space):
     width, height = {"pixel": size, "norm1000": (1000, 1000), "resized": (0, 0)}[space]
     if space == "resized":
         width, height = convention.resized_size(size)
-    # Twice the gold's area, half of it below the image: IoU 0.5 uncut, 1 cut.
+    # Twice the gold's area, half of it below the image: IoU 0.5 unclipped, 1 clipped.
     box = [800.0, 600.0, 1000.0, 1000.0]
     said = [box[at] * (width, height)[at % 2] / size[at % 2] for at in range(4)]
     metrics = process_box(document(size, gold), [f"[{', '.join(f'{value:.9f}' for value in said)}]"])
@@ -214,13 +214,13 @@ def papers_iou(a, b):
 
 @settings(max_examples=300, deadline=None)
 @given(scenes())
-def test_the_papers_iou_differs_only_where_a_single_pixel_is_shared(scene):
+def test_the_papers_iou_only_differs_on_overlaps_of_one_pixel(scene):
     _, gold, said = scene
     shared = [min(gold[at + 2], said[at + 2]) - max(gold[at], said[at]) for at in (0, 1)]
     if min(shared) > 1:
         assert papers_iou(said, gold) == pytest.approx(iou(said, gold), abs=1e-12)
     else:
-        # At most a line of one pixel: none of it counts there.
+        # At most a line of one pixel, which does not count at all there.
         assert papers_iou(said, gold) == 0.0
         thin = max(0, min(shared)) * max(0, max(shared))
         assert iou(said, gold) <= thin / max(1, (gold[2] - gold[0]) * (gold[3] - gold[1])) + 1e-12
@@ -228,7 +228,7 @@ def test_the_papers_iou_differs_only_where_a_single_pixel_is_shared(scene):
 
 @settings(max_examples=100, deadline=None)
 @given(scenes())
-def test_accuracy_at_a_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene):
+def test_accuracy_at_one_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene):
     _, gold, said = scene
     if min(gold[2] - gold[0], gold[3] - gold[1]) < 4 or close_to_a_threshold(iou(said, gold)):
         return
@@ -239,7 +239,7 @@ def test_accuracy_at_a_half_is_the_papers_for_boxes_of_two_pixels_and_more(scene
 @pytest.mark.usefixtures("pixels")
 @pytest.mark.parametrize("said", ["It is at [10, 20, 110, 220], and next to", "[10, 20, 110, 220]"])
 @pytest.mark.parametrize("truncated", [True, False])
-def test_all_metrics_read_the_same_answer_of_a_response_that_ran_out_of_tokens(said, truncated):
+def test_all_metrics_read_the_same_answer_of_a_truncated_response(said, truncated):
     metrics = process_ref_l4(document((640, 480), [10, 20, 110, 220]), [Response(said, truncated)])
     read = float(metrics["answered"])
     assert (metrics["acc"]["score"], metrics["extracted"] is not None) == (read, bool(read))
@@ -250,7 +250,7 @@ def test_all_metrics_read_the_same_answer_of_a_response_that_ran_out_of_tokens(s
 
 
 @pytest.mark.usefixtures("pixels")
-def test_g_responses_have_the_mean_of_their_metrics():
+def test_responses_scored_together_have_the_mean_of_their_metrics():
     doc = document((100, 100), [0, 0, 50, 50])
     said = ["[0, 0, 50, 50]", "nowhere", "[0, 0, 50, 40]", "[60, 60, 90, 90]"]
     together = process_ref_l4(doc, [said])
@@ -263,7 +263,7 @@ def test_g_responses_have_the_mean_of_their_metrics():
 
 
 @pytest.mark.usefixtures("pixels")
-def test_a_document_is_of_one_size():
+def test_every_document_has_one_size_class():
     for side, name in ((127, "small"), (128, "medium"), (256, "medium"), (257, "large")):
         metrics = process_ref_l4(document((300, 300), [0, 0, side, side]), ["[0, 0, 1, 1]"])
         counted = {

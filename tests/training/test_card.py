@@ -1,4 +1,4 @@
-"""Cards say what the manifests say, as text, in the hub's format, and nothing of where things lie."""
+"""Cards contain what manifests contain, as text, in the hub's format, and without local paths."""
 
 import json
 import shutil
@@ -70,12 +70,12 @@ def chain(tmp_path):
 
 
 def read(folder):
-    """A card's metadata and body, if the hub's own reader takes them."""
+    """A card's metadata and body, as the hub's own reader parses them."""
     found = ModelCard((folder / "README.md").read_text())
     return found.data.to_dict(), found.text
 
 
-def test_an_adapters_card_tells_where_it_comes_from_and_what_it_took(chain):
+def test_an_adapters_card_shows_its_origin_and_its_cost(chain):
     data, text = read(chain / "adapter")
     assert data["library_name"] == "peft" and data["pipeline_tag"] == "image-text-to-text"
     license = {"license": "other", "license_name": "research", "license_link": "LICENSE"}
@@ -96,7 +96,7 @@ def test_an_adapters_card_tells_where_it_comes_from_and_what_it_took(chain):
         assert way in text
 
 
-def test_inputs_that_are_gone_or_changed_are_said_and_not_fatal(chain):
+def test_missing_or_changed_inputs_are_reported_and_not_fatal(chain):
     shutil.rmtree(chain / "labels")
     (chain / "rollouts" / "manifest.json").write_text("{}")
     hub.write_card(chain / "adapter")
@@ -121,12 +121,12 @@ def test_inputs_that_are_gone_or_changed_are_said_and_not_fatal(chain):
         "Some text\n",
     ],
 )
-def test_a_base_whose_card_has_no_metadata_has_an_unknown_license(tmp_path, front):
+def test_a_base_without_card_metadata_has_an_unknown_license(tmp_path, front):
     data, text = read(adapter_of(tmp_path / "adapter", {"model": base_of(tmp_path / "base", front)}))
     assert data["license"] == "unknown" and "license is not known" in text
 
 
-def test_an_artifact_whose_card_cannot_be_written_stands(tmp_path, monkeypatch, caplog):
+def test_an_artifact_is_kept_if_its_card_cannot_be_written(tmp_path, monkeypatch, caplog):
     def broken(*given):
         raise TypeError("no such metadata")
 
@@ -139,7 +139,7 @@ def test_an_artifact_whose_card_cannot_be_written_stands(tmp_path, monkeypatch, 
     read(adapter)
 
 
-def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
+def test_scores_are_added_and_the_artifact_is_unchanged(chain, capsys):
     adapter, base = chain / "adapter", chain / "base"
     scores_of(chain / "after", {"model": base, "adapter": adapter}, dcsft_digits=0.75, other=None)
     scores_of(chain / "before", {"model": base}, dcsft_digits=0.5)
@@ -155,7 +155,7 @@ def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
     assert "| dcsft\\_digits | ood | base | 50.0 % | 64 | - |" in text
     assert "| dcsft\\_digits | ood | this | 75.0 % | 64 | - |" in text
     assert (adapter / "manifest.json").read_bytes() == sealed and manifest.is_intact(adapter)
-    # Scores and merges that were made from it still find it as it was.
+    # Scores and merges that were made from it still find it unchanged.
     assert manifest.read(chain / "after").input_folder("adapter") == adapter.resolve()
 
 
@@ -168,7 +168,7 @@ def test_scores_are_added_and_the_artefact_stays_what_it_was(chain, capsys):
         ({"metric": "f1"}, "f1", "75.0 % (f1)"),
     ],
 )
-def test_a_score_is_named_by_its_metric(chain, noted, told, shown):
+def test_a_score_is_named_after_its_metric(chain, noted, told, shown):
     folder = scores_of(chain / "after", {"model": chain / "base", "adapter": chain / "adapter"}, vqa=0.75)
     path = folder / "manifest.json"
     made = json.loads(path.read_text())
@@ -181,7 +181,7 @@ def test_a_score_is_named_by_its_metric(chain, noted, told, shown):
 
 
 @pytest.mark.parametrize("changed", ["adapter", "after"])
-def test_what_was_changed_after_it_was_written_gets_no_card(chain, changed):
+def test_artifacts_edited_after_they_were_written_get_no_card(chain, changed):
     scores_of(chain / "after", {"model": chain / "base", "adapter": chain / "adapter"}, dcsft_digits=0.75)
     data = json.loads((chain / changed / "manifest.json").read_text())
     data["files"]["lost.json"] = "0" * 64
@@ -211,21 +211,21 @@ def test_scores_of_another_model_are_refused(chain, tmp_path):
     assert (chain / "adapter" / "README.md").read_text() == before
 
 
-def test_a_card_can_be_written_before_its_folder_is_where_it_will_lie(chain, tmp_path):
+def test_a_card_can_be_written_before_its_folder_is_in_place(chain, tmp_path):
     draft = tmp_path / "deep" / "er" / "draft"
     shutil.copytree(chain / "adapter", draft)
     hub.write_card(draft, place=chain / "adapter")
     assert (draft / "README.md").read_bytes() == (chain / "adapter" / "README.md").read_bytes()
 
 
-def test_an_adapter_that_goes_on_from_another_tells_its_own_settings(chain):
+def test_a_continued_adapters_card_shows_its_own_settings(chain):
     inputs = {"model": chain / "base", "adapter": chain / "adapter", "data": chain / "curated"}
     text = read(adapter_of(chain / "second", inputs, {"learning_rate": 0.25}))[1]
     assert "# LoRA adapter" in text and "| learning\\_rate | 0.25 |" in text
     assert "| adapter | adapter | adapter |" in text
 
 
-def test_a_base_of_the_hub_is_named_through_everything_made_from_it(tmp_path):
+def test_a_base_from_the_hub_is_named_in_everything_made_from_it(tmp_path):
     with manifest.writing("checkpoint", tmp_path / "cold", {"model": "Qwen/Qwen2.5-VL-3B"}) as draft:
         draft.notes["base"] = "Qwen/Qwen2.5-VL-3B"
     adapter = adapter_of(tmp_path / "adapter", {"model": tmp_path / "cold"})
@@ -242,7 +242,7 @@ def test_a_base_of_the_hub_is_named_through_everything_made_from_it(tmp_path):
     assert "| steps | 600 |" in text and "| learning\\_rate | 1e-05 |" in text  # the adapter's own
 
 
-def test_no_place_and_no_secret_is_told(chain, tmp_path):
+def test_no_path_and_no_secret_is_published(chain, tmp_path):
     hidden = tmp_path / "home" / "jane doe"
     hidden.mkdir(parents=True)
     extra = {"logging_dir": str(hidden / "logs"), "hub_token": "hf_secret", "list": ["~/x/y", "../../a/b"]}
@@ -282,7 +282,7 @@ def test_hostile_names_are_shown_as_text(tmp_path):
 
 
 @given(st.text(max_size=60))
-def test_any_text_stays_in_its_cell_and_reads_as_it_was(text):
+def test_any_text_stays_in_its_cell_and_keeps_its_content(text):
     html = MARKDOWN.render("\n".join(table(("one", "two"), [(text, "end")])))
     assert html.count("<td>") == 2 and html.count("<tr>") == 2 and "<td>end</td>" in html
     (shown,) = MARKDOWN.parseInline(f"x{escaped(text)}x")[0].children or [None]
@@ -291,13 +291,13 @@ def test_any_text_stays_in_its_cell_and_reads_as_it_was(text):
 
 
 @given(st.lists(st.text("abc de/\\.~", min_size=1, max_size=8), min_size=1, max_size=5))
-def test_of_a_path_from_a_root_only_the_last_name_is_left(names):
+def test_an_absolute_path_is_reduced_to_its_last_name(names):
     path = "/" + "/".join(names)
     assert "/" not in placeless(path)
     assert placeless({path: [path, 1, None, True]}) == {placeless(path): [placeless(path), 1, None, True]}
 
 
-def test_hub_names_numbers_and_relative_paths_stay():
+def test_hub_names_numbers_and_relative_paths_are_unchanged():
     given = {
         "model": "Qwen/Qwen2.5-VL-3B",
         "rate": 1e-5,

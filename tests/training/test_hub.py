@@ -1,4 +1,4 @@
-"""Uploads to a hub on the loopback: what arrives, and what is refused before any work begins."""
+"""Uploads to a hub on localhost: what arrives, and what is refused before any work starts."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def adapter(tmp_path):
-    """An adapter's folder as far as the hub looks at it, with places in every file that has any."""
+    """An adapter's folder as the hub sees it, with local paths in every file that can have any."""
     config = {"learning_rate": 1e-5, "extra": {"logging_dir": "/home/jane/logs", "hub_token": "hf_secret"}}
     with manifest.writing("adapter", tmp_path / "adapter", config, finish=hub.write_card) as draft:
         draft.notes.update(base="/home/jane/models/base", data="/home/jane/data/curated", steps=3)
@@ -42,7 +42,7 @@ def adapter(tmp_path):
     return tmp_path / "adapter"
 
 
-def test_everything_arrives_and_nothing_says_where_it_was(fake, adapter, tmp_path):
+def test_everything_arrives_and_no_local_path_is_published(fake, adapter, tmp_path):
     before = {path.name: path.read_bytes() for path in adapter.iterdir() if path.is_file()}
     hub.check("jane/digits")
     assert hub.push(adapter, "jane/digits", private=True) == f"{fake.url}/jane/digits"
@@ -73,7 +73,7 @@ OTHERS = ["logo.png", "chat_template.jinja", "old/config.json", "old/model.safet
 
 
 @pytest.mark.parametrize("kind", ["adapter", "checkpoint"])
-def test_weights_of_an_earlier_upload_go(fake, adapter, kind, tmp_path, monkeypatch):
+def test_weights_of_an_earlier_upload_are_removed(fake, adapter, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "_refuse_damaged", lambda *_: None)
     if kind == "checkpoint":
         with manifest.writing("checkpoint", tmp_path / "merged", {}, finish=hub.write_card) as draft:
@@ -85,18 +85,18 @@ def test_weights_of_an_earlier_upload_go(fake, adapter, kind, tmp_path, monkeypa
     assert sorted(fake.removed) == sorted({*CHECKPOINT, *ADAPTER} - {*mine})
 
 
-def test_repositories_are_public_unless_asked_otherwise(fake, adapter):
+def test_repositories_are_public_by_default(fake, adapter):
     hub.push(adapter, "jane/digits")
     assert fake.created[0].get("private") is not True
 
 
 @pytest.mark.parametrize("repo", ["", "a/b/c", "jane/my model", "../x", "jane/.git", "-x", "a" * 97])
-def test_a_name_that_is_none_is_refused(repo):
+def test_an_invalid_name_is_refused(repo):
     with pytest.raises(HarnessError, match="is not the name of a repository"):
         hub.check(repo)
 
 
-def test_without_a_token_or_offline_nothing_begins(monkeypatch, tmp_path, capsys, fake):
+def test_without_a_token_or_offline_nothing_starts(monkeypatch, tmp_path, capsys, fake):
     merge = stages.STAGES["merge"]
     monkeypatch.setitem(stages.STAGES, "merge", replace(merge, run=lambda *_: pytest.fail("began")))
     command = ["merge", "adapter", "--output", str(tmp_path / "out"), "--push-to-hub", "jane/digits"]
@@ -108,7 +108,7 @@ def test_without_a_token_or_offline_nothing_begins(monkeypatch, tmp_path, capsys
     assert "cannot push to jane/digits: HF_HUB_OFFLINE is set. Unset it" in capsys.readouterr().err
 
 
-def test_a_refusal_of_the_hub_is_a_sentence(fake, adapter):
+def test_a_refusal_by_the_hub_is_reported_in_one_sentence(fake, adapter):
     fake.refuse = 401
     with pytest.raises(HarnessError, match=r"refuses jane/digits \(401: .*\)\. Check that the token"):
         hub.check("jane/digits")
@@ -117,16 +117,16 @@ def test_a_refusal_of_the_hub_is_a_sentence(fake, adapter):
         hub.check("jane/digits")
 
 
-def test_a_hub_that_cannot_be_reached_is_a_sentence(monkeypatch):
+def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    # A machine that keeps the hub switched off, as CI does, asks it here all the same.
+    # This test needs the hub even if it is switched off, as in CI.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_of_a_test")
     with pytest.raises(HarnessError, match="cannot be reached for jane/digits"):
         hub.check("jane/digits")
 
 
-def test_what_is_not_to_be_uploaded_is_refused(fake, adapter, tmp_path, capsys):
+def test_other_artifacts_are_not_uploaded(fake, adapter, tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy"])
     assert main(["push", str(tmp_path / "rollouts"), "jane/digits"]) == 1
     assert "holds rollouts. Give an adapter or a checkpoint" in capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_a_pushed_folder_is_hashed_once(fake, adapter, monkeypatch):
     assert [path.name for path in asked].count("adapter_model.safetensors") == 1
 
 
-def test_the_card_may_change_and_goes_along(fake, adapter, capsys):
+def test_an_edited_card_is_uploaded(fake, adapter, capsys):
     (adapter / "README.md").write_text("words of one's own")
     assert main(["push", str(adapter), "jane/digits"]) == 0
     assert f"-> {fake.url}/jane/digits" in capsys.readouterr().err
@@ -151,8 +151,8 @@ def test_the_card_may_change_and_goes_along(fake, adapter, capsys):
 
 
 @pytest.mark.slow
-def test_an_adapter_that_is_trained_and_merged_here_can_be_pushed(fake, tmp_path, capsys, monkeypatch):
-    """The whole way on the embedded checkpoint: curate, train, merge with upload, evaluate, card."""
+def test_an_adapter_trained_and_merged_here_can_be_pushed(fake, tmp_path, capsys, monkeypatch):
+    """The whole chain on the embedded checkpoint: curate, train, merge with upload, evaluate, card."""
     monkeypatch.chdir(tmp_path)
     drawn = ["sample", "--model-args", "pretrained=digits,batch_size=16", "--task", "dcsft_digits_pool"]
     assert main([*drawn, "--limit", "16", "--samples", "2", "--output", "rollouts"]) == 0

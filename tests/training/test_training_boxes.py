@@ -45,7 +45,7 @@ def read(*rows):
     return data.read(Dataset.from_list(list(rows), features=FEATURES))
 
 
-def told(found, convention):
+def taught_answers(found, convention):
     return [data.in_space(turns, convention, "here").answer for turns in found.turns]
 
 
@@ -60,17 +60,17 @@ def told(found, convention):
         ("x1=20, y1=10, x2=100, y2=50", "x1=100, y1=100, x2=500, y2=500"),
     ],
 )  # fmt: skip
-def test_a_target_is_taught_in_thousandths_to_a_model_that_writes_them(answer, expected):
+def test_a_target_is_taught_in_thousandths_if_the_model_writes_them(answer, expected):
     found = read(row(answer, [20, 10, 100, 50]))
-    assert told(found, THOUSANDTHS) == [expected]
-    assert told(found, PIXEL) == [answer]
+    assert taught_answers(found, THOUSANDTHS) == [expected]
+    assert taught_answers(found, PIXEL) == [answer]
 
 
-def test_a_target_is_taught_in_pixels_of_the_picture_that_the_model_sees():
+def test_a_target_is_taught_in_pixels_of_the_image_that_the_model_sees():
     found = read(row("[20, 10, 100, 50]", [20, 10, 100, 50]), row("[2, 1, 9, 5]", [2, 1, 9, 5], (56, 28)))
     assert RESIZED.resized_size((200, 100)) == (56, 28)
-    # A picture that is shown as it is keeps its target to the letter.
-    assert told(found, RESIZED) == ["[6, 3, 28, 14]", "[2, 1, 9, 5]"]
+    # An image that is not resized keeps its target literally.
+    assert taught_answers(found, RESIZED) == ["[6, 3, 28, 14]", "[2, 1, 9, 5]"]
 
 
 @pytest.mark.parametrize(
@@ -87,10 +87,10 @@ def test_a_target_in_original_pixels_is_truncated_on_request(answer, box, expect
         expected,
         "a goose",
     ]
-    assert told(found, PIXEL)[0] == answer
+    assert taught_answers(found, PIXEL)[0] == answer
 
 
-def test_a_target_that_loses_its_area_with_its_decimals_is_refused_by_row(tmp_path):
+def test_a_target_without_area_after_truncation_is_refused_by_row(tmp_path):
     rows = [row("[20, 10, 100, 50]", [20, 10, 100, 50]), row("[3.2, 1, 3.9, 9]", [3.2, 1, 3.9, 9])]
     rows = Dataset.from_list(rows, features=FEATURES)
     config = SftConfig(max_steps=1, batch_size=1, box_space="pixel", box_rounding="truncate")
@@ -101,7 +101,7 @@ def test_a_target_that_loses_its_area_with_its_decimals_is_refused_by_row(tmp_pa
     assert notes["skipped"] == {"count": 1, "rows": [1]}
 
 
-def test_truncation_goes_with_original_pixels_and_with_targets():
+def test_truncation_needs_original_pixels_and_targets():
     for space in (None, "resized", "norm1000"):
         with pytest.raises(HarnessError, match="--box-rounding truncate goes with --box-space pixel"):
             SftConfig(box_rounding="truncate", box_space=space)
@@ -109,8 +109,8 @@ def test_truncation_goes_with_original_pixels_and_with_targets():
         GrpoConfig(box_rounding="truncate", box_space="pixel")
 
 
-def test_other_answers_stay_as_they_are():
-    assert told(read(row("[20, 10, 100, 50]", None), row("a goose", None)), THOUSANDTHS) == [
+def test_other_answers_are_unchanged():
+    assert taught_answers(read(row("[20, 10, 100, 50]", None), row("a goose", None)), THOUSANDTHS) == [
         "[20, 10, 100, 50]",
         "a goose",
     ]
@@ -133,30 +133,30 @@ def test_a_column_that_contradicts_the_answer_is_refused(answer, box, said):
         read(row(answer, box))
 
 
-def test_a_box_without_a_picture_is_refused():
+def test_a_box_without_an_image_is_refused():
     bare = row("[1, 2, 3, 4]", [1, 2, 3, 4]) | {"images": []}
     bare["messages"][0] = {"role": "user", "content": "Where?"}
     with pytest.raises(HarnessError, match="it lacks a picture"):
         read(bare)
 
 
-def test_a_column_box_of_something_else_is_refused():
+def test_a_box_column_with_other_content_is_refused():
     rows = Dataset.from_list([{name: row("a", None)[name] for name in ("messages", "images")}])
     with pytest.raises(HarnessError, match="row 0: its column box is 'wood', and no list of four numbers"):
         data.read(rows.add_column("box", ["wood"]))
 
 
-def test_a_picture_that_cannot_be_resized_is_refused():
+def test_an_image_that_cannot_be_resized_is_refused():
     thin = row("[1, 1, 2, 900]", [1, 1, 2, 900], (2, 1000))
     with pytest.raises(HarnessError, match="here: absolute aspect ratio must be smaller than 200"):
-        told(read(thin), RESIZED)
+        taught_answers(read(thin), RESIZED)
 
 
 SIDES = st.integers(30, 2000)
 
 
 @given(size=st.tuples(SIDES, SIDES), corners=st.tuples(*[st.floats(0, 1)] * 4), thousandths=st.booleans())
-def test_what_is_taught_is_right_by_the_scorer(size, corners, thousandths):
+def test_taught_boxes_are_right_by_the_scorer(size, corners, thousandths):
     (width, height), (a, b, c, d) = size, corners
     gold = [min(a, c) * width, min(b, d) * height, max(a, c) * width, max(b, d) * height]
     if gold[2] - gold[0] < 0.05 * width or gold[3] - gold[1] < 0.05 * height:
@@ -169,7 +169,7 @@ def test_what_is_taught_is_right_by_the_scorer(size, corners, thousandths):
 
 
 @given(box=st.lists(st.floats(-5, 5000), min_size=4, max_size=4))
-def test_whole_numbers_of_any_box_with_an_area_have_one(box):
+def test_a_box_with_area_keeps_it_in_integers(box):
     if box[0] >= box[2] or box[1] >= box[3]:
         return
     made = from_pixels(box, image_size=(300, 200), box_space="norm1000", resized_size=None)
@@ -180,7 +180,7 @@ def test_whole_numbers_of_any_box_with_an_area_have_one(box):
     assert parse_box(str(made)) == made
 
 
-def test_a_text_in_which_the_box_cannot_be_told_from_a_copy_is_not_rewritten():
+def test_a_text_that_repeats_its_box_is_not_rewritten():
     text = "<answer>[20, 10, 100, 50]</answer>, so [20, 10, 100, 50]"
     assert rewritten(text, [1, 2, 3, 4]) is None
 
@@ -191,7 +191,7 @@ def test_a_text_without_a_box_is_not_rewritten():
         from_pixels([1, 2, 3, 4], image_size=(9, 9), box_space="pixel", resized_size=None)
 
 
-def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkeypatch):
+def test_a_run_teaches_the_coordinates_of_its_model_and_records_them(tmp_path, monkeypatch):
     seen = labels_seen(monkeypatch)
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
     config = SftConfig(max_steps=1, batch_size=1)
@@ -202,8 +202,8 @@ def test_a_run_teaches_the_coordinates_of_its_model_and_says_so(tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path, monkeypatch):
-    """As the paper does it: a model of another convention is trained on original pixels."""
+def test_other_coordinates_are_taught_on_request_and_saved_with_the_weights(tmp_path, monkeypatch):
+    """As in the paper: a model with another convention is trained on original pixels."""
     seen = labels_seen(monkeypatch)
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
     base, config = checkpoint("qwen3_vl"), SftConfig(max_steps=1, batch_size=1, box_space="pixel")
@@ -228,7 +228,7 @@ def test_other_coordinates_are_taught_if_asked_and_go_with_the_weights(tmp_path,
         SftConfig(max_steps=1, box_space="pixels")
 
 
-def test_a_family_whose_coordinates_nothing_tells_is_refused_boxes_alone(tmp_path):
+def test_a_family_with_unknown_coordinates_is_only_refused_boxes(tmp_path):
     base = checkpoint("idefics3")
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
     with pytest.raises(HarnessError, match="nothing says in which coordinates .* writes boxes"):
@@ -244,7 +244,7 @@ def test_a_family_whose_coordinates_nothing_tells_is_refused_boxes_alone(tmp_pat
     assert coordinates.declared().space == "pixel"
 
 
-def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+def test_targets_that_cannot_be_taught_are_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr("dcsft_harness.training.run.open_weights", lambda *given: pytest.fail("loaded"))
     twice = "<answer>[20, 10, 100, 50]</answer>, so [20, 10, 100, 50]"
     rows = Dataset.from_list([row(twice, [20, 10, 100, 50])], features=FEATURES)
@@ -253,7 +253,7 @@ def test_what_cannot_be_taught_is_refused_before_a_model_is_loaded(tmp_path, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_a_curated_set_says_which_answers_are_boxes(tmp_path):
+def test_a_curated_set_marks_answers_that_are_boxes(tmp_path):
     rollouts = artifacts.rollouts(tmp_path / "rollouts", ["easy", "medium"])
     items = [
         dataclasses.replace(artifacts.item(n), target="[1, 2, 3, 4]", box=[1.0, 2.0, 3.0, 4.0])
@@ -269,7 +269,7 @@ def test_a_curated_set_says_which_answers_are_boxes(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_task_of_boxes_is_trained_on_as_one():
+def test_a_grounding_task_is_trained_on_as_boxes():
     task = next(iter(lmms.open_tasks(["dcsft_digits_ground_cold"]).values()))
     rows = conversations.from_task(task)
     assert "box" in rows.column_names
@@ -286,9 +286,7 @@ def test_a_task_of_boxes_is_trained_on_as_one():
         ("idefics3", "It is not there.", None),
     ],
 )
-def test_a_rejected_box_of_ones_own_pairs_is_taught_as_its_own(
-    family, rejected, written, tmp_path, monkeypatch
-):
+def test_a_rejected_box_of_your_own_pairs_is_converted_too(family, rejected, written, tmp_path, monkeypatch):
     Pillow.new("RGB", (200, 100)).save(tmp_path / "picture.png")
     given = {"prompt": ASKED, "chosen": "It is at [20, 10, 100, 50].", "rejected": rejected}
     given |= {"solution": [20, 10, 100, 50], "image": "picture.png"}

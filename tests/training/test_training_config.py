@@ -1,4 +1,4 @@
-"""Training settings: the paper's defaults, and refusals that name argument and value."""
+"""Training settings: the paper's defaults, and errors that name argument and value."""
 
 import dataclasses
 import subprocess
@@ -25,7 +25,7 @@ def test_the_defaults_are_the_papers():
     assert (sft.lora_rank, sft.lora_alpha, sft.lora_dropout, sft.lora_target) == (32, 64, 0.05, "all")
     for config in (cold, sft):
         assert config.warmup_ratio == 0.1
-        # As in evaluation, unless told otherwise.
+        # As in evaluation, unless given.
         assert (config.max_pixels, config.min_pixels) == (None, None)
 
 
@@ -60,12 +60,12 @@ def test_a_value_out_of_range_is_refused_by_name(wrong, said):
     assert said in str(refused.value)
 
 
-def test_options_may_be_text_as_yaml_reads_1e_5():
+def test_options_may_be_text_as_in_yaml():
     config = SftConfig.from_options({"learning_rate": "1e-5", "max_steps": "100", "min_pixels": "none"})
     assert (config.learning_rate, config.max_steps, config.min_pixels) == (1e-5, 100, None)
 
 
-def test_giving_epochs_takes_back_the_default_steps_and_the_other_way_round():
+def test_epochs_replace_the_default_steps_and_vice_versa():
     assert SftConfig.from_options({"epochs": 2}).max_steps is None
     assert ColdStartConfig.from_options({"max_steps": 10}).epochs is None
     with pytest.raises(HarnessError, match="--max-steps 10 and --epochs 2"):
@@ -82,17 +82,17 @@ def test_giving_epochs_takes_back_the_default_steps_and_the_other_way_round():
         (SftConfig, {"max_steps": "none", "epochs": "2"}, (None, 2)),
     ],
 )
-def test_a_length_may_be_given_as_none(config, given, length):
+def test_a_length_may_be_none(config, given, length):
     made = config.from_options(given)
     assert (made.max_steps, made.epochs) == length
 
 
-def test_lora_options_are_unknown_to_the_cold_start():
+def test_the_cold_start_has_no_lora_options():
     with pytest.raises(HarnessError, match="unknown option 'lora_rank'"):
         ColdStartConfig.from_options({"lora_rank": 8})
 
 
-def test_the_recorded_settings_build_the_same_settings_again():
+def test_settings_round_trip_through_their_record():
     config = SftConfig(max_steps=7, extra={"max_grad_norm": 0.5})
     assert SftConfig(**config.as_dict()) == config
     assert isinstance(config, TrainingConfig)
@@ -134,13 +134,13 @@ def test_the_settings_import_neither_torch_nor_trl():
         ("model", "other", "Give --model"),
     ],
 )
-def test_what_is_ours_by_another_name_is_refused_with_our_option(config, name, value, remedy):
+def test_trls_name_for_one_of_our_options_is_refused_with_ours(config, name, value, remedy):
     with pytest.raises(HarnessError, match=f"extra: {name} is set by the harness.*{remedy}") as refused:
         config(extra={name: value})
     assert "secret" not in str(refused.value)
 
 
-def test_no_argument_of_our_own_hides_in_the_arguments_of_generation():
+def test_generation_arguments_cannot_contain_our_options():
     for name, option in (("temperature", "--temperature"), ("max_new_tokens", "--max-completion-length")):
         with pytest.raises(HarnessError, match=f"generation_kwargs has {name}, .*{option}"):
             GrpoConfig(extra={"generation_kwargs": {name: 1}})
@@ -148,7 +148,7 @@ def test_no_argument_of_our_own_hides_in_the_arguments_of_generation():
 
 
 @pytest.mark.parametrize("way", ["file", "nested", "set"])
-def test_a_file_and_set_are_no_way_around_our_options(tmp_path, capsys, way):
+def test_a_file_and_set_cannot_bypass_our_options(tmp_path, capsys, way):
     (tmp_path / "own.yaml").write_text(
         "push_to_hub: true\n" if way == "file" else "extra: {push_to_hub: true}\n"
     )
@@ -160,7 +160,7 @@ def test_a_file_and_set_are_no_way_around_our_options(tmp_path, capsys, way):
     assert not (tmp_path / "out").exists()
 
 
-# What TRL gets as it is given: how it trains, and nothing that an option of ours decides.
+# Passed on to TRL as given: how it trains, and nothing that one of our options decides.
 PASSED_ON = """
 activation_checkpointing activation_checkpointing_kwargs activation_offloading adam_beta1 adam_epsilon
 average_tokens_across_devices cache_implementation cast_lm_head_to_fp32
@@ -185,7 +185,7 @@ vespo_k_pos vespo_lambda_neg vespo_lambda_pos
 
 
 @pytest.mark.parametrize("name", ["hub", "tensorbord", ["wandb", "tensorbord"], 3])
-def test_an_unknown_tracker_is_refused_with_the_other_options(name):
+def test_an_unknown_tracker_is_refused_with_the_known_ones(name):
     with pytest.raises(HarnessError, match="unknown report_to '(hub|tensorbord|3)'"):
         SftConfig(extra={"report_to": name})
 

@@ -1,4 +1,4 @@
-"""Training data: what is accepted, and refusals that name folder and row before a model is loaded."""
+"""Training data: what is accepted, and errors that name folder and row before a model is loaded."""
 
 import io
 import shutil
@@ -32,7 +32,7 @@ def save(folder, rows):
     return folder
 
 
-def test_a_curated_set_is_read_and_left_as_it_was(tmp_path):
+def test_a_curated_set_is_read_without_being_changed(tmp_path):
     folder = save(tmp_path / "set", [row(), row("Compare <image> with <image>.", "no", 2)])
     before = sorted(path.name for path in (folder / "data").iterdir())
     found = data.read(folder)
@@ -45,17 +45,17 @@ def test_a_curated_set_is_read_and_left_as_it_was(tmp_path):
         {"type": "text", "text": "."},
     ]
     assert (found.turns[1].answer, found.item_ids) == ("no", ["a", "a"])
-    # A cache file in there would change the artifact.
+    # A cache file in it would change the artifact.
     assert sorted(path.name for path in (folder / "data").iterdir()) == before
 
 
-def test_a_folder_of_save_to_disk_and_an_open_set_read_the_same(tmp_path):
+def test_a_saved_folder_and_an_open_dataset_read_the_same(tmp_path):
     rows = Dataset.from_list([row()], features=FEATURES)
     rows.save_to_disk(str(tmp_path / "plain"))
     assert data.read(tmp_path / "plain").turns == data.read(rows).turns
 
 
-def test_a_shuffled_open_set_keeps_images_with_their_rows():
+def test_a_shuffled_dataset_keeps_images_with_their_rows():
     rows = [row(answer=str(n), images=0) | {"images": [picture((56 + n, 56))]} for n in range(6)]
     found = data.read(Dataset.from_list(rows, features=FEATURES).shuffle(seed=1))
     for number, turn in enumerate(found.turns):
@@ -77,7 +77,7 @@ def test_a_trainers_set_reads_rows_on_demand_and_hashes_none_of_them():
     assert made[0]["images"][0].size == (56, 56)
 
 
-def test_images_come_as_rgb_whatever_they_were_stored_as():
+def test_images_are_converted_to_rgb():
     found = data.read(Dataset.from_list([row(images=0) | {"images": [picture(mode="L", color=9)]}], FEATURES))
     assert found.images(0)[0].getpixel((0, 0)) == (9, 9, 9)
 
@@ -95,7 +95,7 @@ def damaged(kind):
 
 
 @pytest.mark.parametrize("kind", ["cut short", "no image", "empty"])
-def test_an_unreadable_image_is_named_even_when_pillow_is_told_to_be_lenient(tmp_path, kind, monkeypatch):
+def test_an_unreadable_image_is_named_even_if_pillow_is_lenient(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as importing lmms-eval does
     bad = row() | {"images": [{"bytes": damaged(kind), "path": None}]}
     folder = save(tmp_path / "set", [row(), bad])
@@ -140,7 +140,7 @@ def test_a_missing_column_and_an_empty_set_are_refused(tmp_path):
         data.read(rows.select([]))
 
 
-def test_a_folder_that_is_no_training_set_is_refused(tmp_path):
+def test_a_folder_without_a_training_set_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "missing"):
         with pytest.raises(HarnessError, match=f"{folder} is not a training set"):
@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_training_set_is_refused(tmp_path):
         data.read(tmp_path / "splits")
 
 
-def test_the_digest_of_an_open_set_changes_with_texts_and_pictures():
+def test_the_digest_of_a_dataset_depends_on_texts_and_images():
     def of(**more):
         return data.digest(Dataset.from_list([row() | more], FEATURES))
 
@@ -159,14 +159,14 @@ def test_the_digest_of_an_open_set_changes_with_texts_and_pictures():
 
 
 @pytest.mark.parametrize("column", ["item_id", "rejected", "weight", "box"])
-def test_the_digest_of_an_open_set_changes_with_what_its_answers_are_judged_by(column):
+def test_the_digest_of_a_dataset_depends_on_columns_used_for_scoring(column):
     values = {"item_id": "ab", "rejected": "ab", "weight": (1.0, 2.0), "box": ([1.0], [2.0])}[column]
     rows = Dataset.from_list([row()], FEATURES).select_columns(["messages", "images"])
     digests = {data.digest(rows.add_column(column, [value])) for value in values}
     assert len(digests | {data.digest(rows)}) == 3
 
 
-def test_a_curated_set_that_was_changed_by_hand_is_refused(tmp_path):
+def test_a_curated_set_that_was_edited_by_hand_is_refused(tmp_path):
     with manifest.writing("curated set", tmp_path / "set", {}) as draft:
         save(draft.folder, [row(), row(answer="B")])
     assert len(data.read(tmp_path / "set").turns) == 2

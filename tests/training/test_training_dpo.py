@@ -1,4 +1,4 @@
-"""DPO from rollouts: which pairs, what TRL sees of them, what is left out and refused, and runs."""
+"""DPO from rollouts: the pairs, TRL's inputs, what is left out and refused, and whole runs."""
 
 import json
 
@@ -41,7 +41,7 @@ def drawn(folder, answers):
 
 
 def digits(folder, count=8):
-    """Rollouts in words that the tiny tokenizer has: each item has two right and two wrong responses."""
+    """Rollouts in words of the tiny tokenizer: each item has two right and two wrong responses."""
     return drawn(
         folder,
         [[(WORDS[(number + place) % 10], float(place < 2)) for place in range(4)] for number in range(count)],
@@ -60,8 +60,8 @@ class TestPairs:
 
     @settings(deadline=None)
     @given(responses, st.integers(1, 70), st.integers(0, 5), st.randoms())
-    def test_are_right_and_wrong_distinct_and_drawn_by_the_seed_alone(self, drawn, most, seed, random):
-        # A text has one score, as a scorer gives it.
+    def test_are_right_and_wrong_distinct_and_determined_by_the_seed(self, drawn, most, seed, random):
+        # Every text has one score, as from a scorer.
         scored = {text: score for text, score, _ in drawn}
         rows = [(text, scored[text], reason) for text, _, reason in drawn]
         one, other = Responses(), Responses()
@@ -82,14 +82,14 @@ class TestPairs:
             row in whole and row[1] is not None for row in rows
         )
 
-    def test_differ_with_the_seed(self):
+    def test_depend_on_the_seed(self):
         one = Responses()
         for number in range(20):
             one.add(f"text {number}", float(number % 2), "stop")
         assert len({tuple(one.pairs("x", 1, seed)) for seed in range(9)}) > 5
         assert len({tuple(one.pairs(f"x{number}", 1, 0)) for number in range(9)}) > 5
 
-    def test_are_of_one_item_and_what_is_left_out_is_counted(self, tmp_path):
+    def test_are_within_one_item_and_what_is_left_out_is_counted(self, tmp_path):
         folder = drawn(
             tmp_path / "rollouts",
             [
@@ -108,7 +108,7 @@ class TestPairs:
         assert rows[0]["messages"][0]["content"] == "<image>" + item(0).prompt
         assert rows[0]["images"][0].getpixel((0, 0)) == picture(0).getpixel((0, 0))
 
-    def test_of_a_curated_set_are_of_its_items(self, tmp_path):
+    def test_of_a_curated_set_belong_to_its_items(self, tmp_path):
         folder = digits(tmp_path / "rollouts")
         stages.STAGES["label"](tmp_path / "labels", rollouts=folder)
         stages.STAGES["curate"](tmp_path / "set", labels=tmp_path / "labels", keep=["medium"], size=3)
@@ -132,7 +132,7 @@ def test_rollouts_without_pairs_are_refused(tmp_path, answers, said):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_used_is_refused_before_weights_are_read(base, tmp_path, monkeypatch):  # noqa: F811
+def test_unusable_data_is_refused_before_weights_are_read(base, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("dcsft_harness.training.run.open_weights", lambda *a: pytest.fail("loaded"))
     rollouts = digits(tmp_path / "rollouts")
     stages.STAGES["label"](tmp_path / "labels", rollouts=rollouts)
@@ -165,8 +165,8 @@ def test_what_cannot_be_used_is_refused_before_weights_are_read(base, tmp_path, 
         assert not (tmp_path / "out").exists()
 
 
-def test_losses_are_those_that_trl_knows():
-    """TRL's own refusal lists them."""
+def test_losses_are_those_known_to_trl():
+    """TRL's own error lists them."""
     from inspect import getsource
 
     source = getsource(trl.DPOTrainer._compute_loss)
@@ -175,7 +175,7 @@ def test_losses_are_those_that_trl_knows():
     assert all(f'"{name}"' in source for name in train_dpo.DIVERGENCES)
 
 
-def test_both_responses_follow_the_prompt_and_models_begin_equal(base, tmp_path, monkeypatch):  # noqa: F811
+def test_both_responses_follow_the_prompt_and_the_models_start_equal(base, tmp_path, monkeypatch):  # noqa: F811
     seen = []
     original = trl.DPOTrainer._compute_loss
     monkeypatch.setattr(
@@ -212,11 +212,11 @@ def test_both_responses_follow_the_prompt_and_models_begin_equal(base, tmp_path,
 
 
 @pytest.mark.slow
-def test_each_pair_of_an_epochs_last_batch_counts_alike(base, tmp_path):  # noqa: F811
-    """Of seven pairs, four to a batch, the second has three: passes of two and of one."""
+def test_each_pair_of_an_epochs_last_batch_has_the_same_weight(base, tmp_path):  # noqa: F811
+    """Of seven pairs, four per batch, the second batch has three: passes of two and of one."""
     folder = digits(tmp_path / "rollouts", 7)
     options = {"model": str(base), "data": str(folder), **FEW, "max_steps": 2}
-    options |= {"learning_rate": 0.1, "extra": {"optim": "sgd"}}  # AdamW makes much of the smallest gradients
+    options |= {"learning_rate": 0.1, "extra": {"optim": "sgd"}}  # AdamW amplifies the smallest gradients
     for micro in (4, 2):
         DPO(tmp_path / str(micro), **options, micro_batch_size=micro)
     same_weights(tmp_path / "4", tmp_path / "2", rtol=1e-3, atol=1e-5)
@@ -225,7 +225,7 @@ def test_each_pair_of_an_epochs_last_batch_counts_alike(base, tmp_path):  # noqa
 
 
 @pytest.mark.slow
-def test_an_adapter_learns_prefers_right_responses_and_says_what_it_is_made_from(base, tmp_path):  # noqa: F811
+def test_an_adapter_learns_to_prefer_right_responses_and_records_its_source(base, tmp_path):  # noqa: F811
     folder, out = digits(tmp_path / "rollouts"), tmp_path / "out"
     options = {**FEW, "max_steps": 12, "batch_size": 8, "learning_rate": 5e-3}
     notes = DPO(out, model=str(base), data=str(folder), **options)
@@ -267,7 +267,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_adapter_is_continued_and_is_the_reference(base, tmp_path):  # noqa: F811
+def test_a_continued_adapter_is_also_the_reference(base, tmp_path):  # noqa: F811
     given = {"model": str(base), "data": str(digits(tmp_path / "rollouts", 4)), **FEW}
     DPO(tmp_path / "first", **given)
     DPO(tmp_path / "second", **given, adapter=tmp_path / "first")
@@ -280,7 +280,7 @@ def test_an_adapter_is_continued_and_is_the_reference(base, tmp_path):  # noqa: 
     "family",
     ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "idefics3", "internvl", "llava_onevision", "gemma3", "glm4v"],
 )
-def test_families_train_or_are_refused_in_a_sentence(family, tmp_path):
+def test_families_train_or_are_refused_in_one_sentence(family, tmp_path):
     folder = digits(tmp_path / "rollouts", 4)
     notes = DPO(tmp_path / "out", model=str(checkpoint(family)), data=str(folder), **{**FEW, "max_steps": 1})
     assert notes["final_loss"] == pytest.approx(torch.tensor(2.0).log().item(), rel=1e-3)
@@ -310,7 +310,7 @@ def test_the_command_line_trains_evaluates_and_merges(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("scale", ["digits", "paper"])
-def test_the_recipe_compares_with_sft_and_grpo(scale, tmp_path):
+def test_the_recipe_compares_dpo_with_sft_and_grpo(scale, tmp_path):
     made = recipes.load("preferences", scale)
     assert "\ndcsft train dpo --model " in chain.described(made, tmp_path)
     verbs = {stage.verb for stage in made.stages}

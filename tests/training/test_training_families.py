@@ -39,7 +39,7 @@ ANSWERS = ("a goose", "B", "7 boxes", "the cat and the dog")
 
 
 def conversations(images=1):
-    """Four ragged documents, each asked about `images` pictures."""
+    """Four ragged documents with `images` images each."""
     rows = []
     for doc, answer in zip(documents(), ANSWERS, strict=False):
         messages = [
@@ -52,7 +52,7 @@ def conversations(images=1):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("family", list(END))
-def test_the_loss_is_on_answer_and_end_mark(family, tmp_path, monkeypatch):
+def test_the_loss_covers_answer_and_end_token(family, tmp_path, monkeypatch):
     seen = labels_seen(monkeypatch)
     sft.train_sft(checkpoint(family), conversations(), tmp_path / "out", SftConfig(max_steps=1, batch_size=4))
     tokenizer = AutoProcessor.from_pretrained(checkpoint(family)).tokenizer
@@ -84,7 +84,7 @@ def test_a_cold_start_reloads(family, tmp_path):
     )
 
 
-def test_several_images_and_none_train_together(tmp_path):
+def test_rows_with_several_images_and_without_any_train_together(tmp_path):
     plain = {
         "messages": [{"role": "user", "content": "Say B."}, {"role": "assistant", "content": "B"}],
         "images": [],
@@ -96,7 +96,7 @@ def test_several_images_and_none_train_together(tmp_path):
     assert notes["ledger"]["prompts"] == 10
 
 
-def test_pixel_limits_that_a_processor_lacks_are_refused_and_recorded(tmp_path):
+def test_pixel_limits_are_refused_if_the_processor_has_none(tmp_path):
     base = checkpoint("idefics3")
     with pytest.raises(HarnessError, match="the Idefics3ImageProcessor.* has no pixel limits"):
         sft.train_sft(base, conversations(), tmp_path / "out", SftConfig(max_pixels=3136))
@@ -129,23 +129,23 @@ BODY = (
 )
 
 
-def test_earlier_turns_are_prompt_and_what_follows_the_end_mark_is_dropped():
+def test_earlier_turns_are_prompt_and_text_after_the_end_token_is_dropped():
     rendered = template(BODY.replace("%s", "<|endoftext|>\n\n")).render(TURNS, "row 0")
     assert rendered.prompt.endswith("[user]#More?<|endoftext|>\n\n[assistant]")
     assert rendered.completion == "2<|endoftext|>"
 
 
-def test_an_end_mark_is_added_where_the_template_writes_none():
+def test_an_end_token_is_added_if_the_template_writes_none():
     assert template(BODY.replace("%s", "")).render(TURNS, "row 0").completion == "2<|im_end|>"
 
 
-def test_a_template_that_begins_answers_otherwise_than_it_asks_for_them_is_refused():
+def test_a_template_that_starts_answers_unlike_its_generation_prompt_is_refused():
     thinking = BODY.replace("%s", "<|im_end|>").replace("[assistant]{%", "[assistant]Answer: {%")
     with pytest.raises(HarnessError, match=r"row 3: the chat template asks for answers by '.*Answer: '"):
         template(thinking).render(TURNS, "row 3")
 
 
-def test_a_first_token_that_the_tokenizer_adds_in_evaluation_is_kept():
+def test_a_first_token_added_by_the_tokenizer_in_evaluation_is_kept():
     from tokenizers.processors import TemplateProcessing
 
     plain = template(BODY.replace("%s", "<|im_end|>"))
@@ -172,7 +172,7 @@ def test_a_text_only_base_is_refused(tmp_path):
         sft.train_sft(tmp_path, conversations(), tmp_path / "out")
 
 
-def test_ragged_pictures_of_any_mode_reach_the_model(tmp_path):
+def test_images_of_all_sizes_and_modes_reach_the_model(tmp_path):
     rows = [
         {
             "messages": conversations()[0]["messages"],
@@ -181,10 +181,11 @@ def test_ragged_pictures_of_any_mode_reach_the_model(tmp_path):
         for mode, size in (("L", (60, 90)), ("RGBA", (64, 64)), ("1", (30, 200)), ("P", (41, 57)))
     ]
     config = SftConfig(max_steps=1, batch_size=4)
-    sft.train_sft(checkpoint("qwen3_vl"), Dataset.from_list(rows, FEATURES), tmp_path / "out", config)
+    notes = sft.train_sft(checkpoint("qwen3_vl"), Dataset.from_list(rows, FEATURES), tmp_path / "out", config)
+    assert notes["ledger"]["prompts"] == len(rows)
 
 
-# Templates of models that think: what a turn and a generation prompt begin with.
+# Templates of reasoning models: how a turn and a generation prompt begin.
 TURN = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n%s{% for p in m.content %}"
     "{{ p.text if p.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' }}{% endfor %}"
@@ -220,7 +221,7 @@ NO = {"enable_thinking": False}
         ("gemma 4", {}, "2", "2"),
     ],
 )
-def test_the_loss_begins_where_the_prompt_of_evaluation_ends(kind, arguments, answer, completion):
+def test_the_loss_starts_where_the_prompt_of_evaluation_ends(kind, arguments, answer, completion):
     made = replace(template(THINKING[kind]), arguments=arguments)
     rendered = made.render(replace(TURNS, answer=answer), "row 0")
     asked = made.processor.apply_chat_template(TURNS.prompt, add_generation_prompt=True, **arguments)
@@ -236,12 +237,12 @@ def test_the_loss_begins_where_the_prompt_of_evaluation_ends(kind, arguments, an
         ("gemma 4", {}, ""),
     ],
 )
-def test_an_answer_may_be_a_part_of_its_turns_header(kind, arguments, closed, answer):
+def test_an_answer_may_occur_in_its_turns_header(kind, arguments, closed, answer):
     made = replace(template(THINKING[kind]), arguments=arguments)
     assert made.render(replace(TURNS, answer=answer), "row 0").completion == f"{closed}{answer}<|im_end|>"
 
 
-def test_an_answer_with_a_thought_is_refused_where_the_prompt_has_an_empty_one():
+def test_an_answer_with_reasoning_is_refused_if_the_prompt_has_an_empty_block():
     made = replace(template(THINKING["in the prompt alone"]), arguments=NO)
     with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, and the prompt already"):
         made.render(replace(TURNS, answer="<think>Two.</think>2"), "row 7")
@@ -264,7 +265,7 @@ def prompts_of_evaluation(**given):
 
 
 @pytest.mark.parametrize("arguments", [None, NO])
-def test_sft_has_the_prompts_of_evaluation_which_takes_them_from_the_adapter(
+def test_sft_uses_the_prompts_of_evaluation_which_reads_them_from_the_adapter(
     thinking, tmp_path, arguments, monkeypatch, caplog
 ):
     seen: list[dict] = []
@@ -290,7 +291,7 @@ def test_sft_has_the_prompts_of_evaluation_which_takes_them_from_the_adapter(
 
 
 @pytest.mark.parametrize("arguments", [{}, NO])
-def test_grpo_has_the_prompts_of_evaluation(thinking, tmp_path, drawn, arguments):  # noqa: F811
+def test_grpo_uses_the_prompts_of_evaluation(thinking, tmp_path, drawn, arguments):  # noqa: F811
     rows = conversations().select([0]).add_column("item_id", ["item0"])
     config = GrpoConfig(
         max_steps=1, batch_size=2, num_generations=2, max_completion_length=2, chat_template_kwargs=arguments
@@ -302,7 +303,7 @@ def test_grpo_has_the_prompts_of_evaluation(thinking, tmp_path, drawn, arguments
     assert manifest.read(tmp_path / "out").notes["chat_template_kwargs"] == arguments
 
 
-def test_dpo_has_the_prompts_of_evaluation(thinking, tmp_path, monkeypatch):
+def test_dpo_uses_the_prompts_of_evaluation(thinking, tmp_path, monkeypatch):
     seen: list[str] = []
     original = data.Template.render
 
@@ -337,7 +338,7 @@ YES = {"enable_thinking": True}
         ("other", {}, NO, False),
     ],
 )
-def test_dpo_refuses_responses_to_prompts_of_other_arguments(model, sampled, trained, refused, tmp_path):
+def test_dpo_refuses_responses_to_prompts_with_other_arguments(model, sampled, trained, refused, tmp_path):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     chat_template.record(adapter, NO)
@@ -358,7 +359,7 @@ def test_dpo_refuses_responses_to_prompts_of_other_arguments(model, sampled, tra
 
 
 @pytest.mark.parametrize("role", ["model", "adapter"])
-def test_dpo_finds_the_folders_of_its_rollouts_wherever_it_runs(role, tmp_path, monkeypatch):
+def test_dpo_finds_the_folders_of_its_rollouts_from_any_directory(role, tmp_path, monkeypatch):
     (tmp_path / "trained").mkdir()
     chat_template.record(tmp_path / "trained", NO)
     named = {"pretrained": "trained"} if role == "model" else {"pretrained": "digits", "adapter": "trained"}
@@ -383,8 +384,8 @@ def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatc
         STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", max_steps=1)
 
 
-def test_score_gives_a_template_its_arguments(thinking, tmp_path, monkeypatch, capsys):
-    """They reach every prompt, stand in the results, and a row's tasks cannot differ in them."""
+def test_score_passes_template_arguments(thinking, tmp_path, monkeypatch, capsys):
+    """They reach every prompt, are recorded in the results, and cannot differ between a row's tasks."""
     prompts = []
     render = base.render
     monkeypatch.setattr(base, "render", lambda *given: prompts.append(render(*given)) or prompts[-1])
@@ -404,9 +405,7 @@ def test_score_gives_a_template_its_arguments(thinking, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("engine", [DcsftHF, "data inspect", "sft"])
-def test_an_argument_that_the_template_does_not_use_is_refused_with_those_that_it_does(
-    thinking, tmp_path, engine, capsys
-):
+def test_an_argument_unused_by_the_template_is_refused_with_the_used_ones(thinking, tmp_path, engine, capsys):
     given = {"enable_thoughts": False}
     problem = "its chat template does not use enable_thoughts; it uses enable_thinking"
     if engine == "data inspect":
@@ -423,7 +422,7 @@ def test_an_argument_that_the_template_does_not_use_is_refused_with_those_that_i
             engine(pretrained=thinking, chat_template_kwargs=given)
 
 
-def test_sampling_records_the_arguments_which_decide_its_responses(thinking, tmp_path, capsys):
+def test_sampling_records_the_template_arguments(thinking, tmp_path, capsys):
     arguments = reading.joined({"chat_template_kwargs": NO, "batch_size": 2})
     words = ["sample", "--model", thinking, "--task", "dcsft_digits_pool", "--limit", "2", "--samples", "2"]
     words += ["--max-new-tokens", "2", "--output", str(tmp_path / "out")]

@@ -1,4 +1,4 @@
-"""GRPO through TRL: prompts without answers, the task's scorer as reward, groups told apart, resumed."""
+"""GRPO through TRL: prompts without answers, the task's scorer as reward, kinds of groups, resuming."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ def prompts_of(count):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """What every draw of a run in this test came to, with the rows that it was for."""
+    """Results of every draw of a run in this test, with their rows."""
     made = []
     original = grpo.GrpoTrainer._generate_and_score_completions
 
@@ -48,7 +48,7 @@ def drawn(monkeypatch):
     return made
 
 
-def test_the_advantage_is_the_reward_normalised_within_its_group(base, tmp_path, drawn):  # noqa: F811
+def test_the_advantage_is_the_reward_normalized_within_its_group(base, tmp_path, drawn):  # noqa: F811
     judge = Parity(6)
     notes = grpo.train_grpo(base, prompts_of(6), judge, tmp_path / "out", CONFIG)
     kinds = set()
@@ -80,8 +80,8 @@ def test_the_advantage_is_the_reward_normalised_within_its_group(base, tmp_path,
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_weights_that_diverge_before_a_draw_end_in_one_sentence(base, tmp_path, value, top_k):  # noqa: F811
-    """Not in torch's error about a probability tensor, nor in completions of nonsense."""
+def test_weights_that_diverge_before_sampling_are_reported_in_one_sentence(base, tmp_path, value, top_k):  # noqa: F811
+    """Instead of torch's error about a probability tensor, or completions of nonsense."""
     spoilt = []
 
     def spoil(step, total, figures):
@@ -136,13 +136,13 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_adapter_is_gone_on_from_and_stays_the_reference(base, tmp_path):  # noqa: F811
+def test_an_adapter_is_continued_and_stays_the_reference(base, tmp_path):  # noqa: F811
     config = GrpoConfig(**{**vars(CONFIG), "lora_dropout": 0.0})
     grpo.train_grpo(base, prompts_of(5), Parity(5), tmp_path / "first", config)
     notes = grpo.train_grpo(
         base, prompts_of(5), Parity(5), tmp_path / "second", config, adapter=tmp_path / "first"
     )
-    # Were the base the reference, the first step would diverge from it.
+    # If the base were the reference, the first step would diverge from it.
     assert log(tmp_path / "second")[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert notes["adapted"] == {"language": 28, "vision": 20, "aligner": 2}
     assert [path.name for path in (tmp_path / "second").glob("*/")] == []
@@ -151,7 +151,7 @@ def test_an_adapter_is_gone_on_from_and_stays_the_reference(base, tmp_path):  # 
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_outcomes_of_groups():
+def test_groups_are_counted_by_outcome():
     nan = float("nan")
     rewards = torch.tensor([[1, 0.5, 1], [0, 0, 0], [1, 0, 1], [nan, nan, nan], [1, nan, 1], [nan, 0, 1]])
     assert outcomes(rewards) == pytest.approx(
@@ -178,7 +178,7 @@ def test_a_value_out_of_range_is_refused_by_name(wrong, said):
     assert said in str(refused.value)
 
 
-def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
+def test_unusable_data_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     for rows, judge, config, said in (
         (conversations(4), Parity(4), CONFIG, "has no column item_id"),
@@ -198,7 +198,7 @@ def test_what_cannot_be_trained_on_is_refused_before_a_model_is_loaded(base, tmp
         assert not (tmp_path / "out").exists()
 
 
-def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
+def test_an_unsuitable_vllm_is_refused_before_a_model_is_loaded(base, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
 
     def refused(said, extra, **more):
@@ -224,8 +224,8 @@ def test_a_vllm_that_cannot_draw_is_refused_before_a_model_is_loaded(base, tmp_p
         (False, "colocate", [["one", "two"], None], [[1, 5, 5, 5, 2, 5, 5, 3], [4]]),
     ],
 )
-def test_a_vllm_of_the_trainers_own_writes_out_image_tokens_itself(monkeypatch, vllm, mode, images, given):
-    """It would write out each run of them once more; a server gets the features and where they belong."""
+def test_a_colocated_vllm_inserts_image_tokens_itself(monkeypatch, vllm, mode, images, given):
+    """It would insert each run of them again; a server gets the features and their places."""
     monkeypatch.setattr("trl.GRPOTrainer._generate_single_turn", lambda self, *arguments: arguments)
     trainer = object.__new__(grpo.GrpoTrainer)
     trainer.use_vllm, trainer.vllm_mode = vllm, mode
@@ -236,13 +236,13 @@ def test_a_vllm_of_the_trainers_own_writes_out_image_tokens_itself(monkeypatch, 
     assert prompts_given == [[1, 5, 5, 5, 2, 5, 5, 3], [4]]
 
 
-def test_an_image_laid_out_in_tiles_is_refused_by_a_vllm_of_the_trainers_own():
+def test_a_colocated_vllm_refuses_a_tiled_image():
     with pytest.raises(HarnessError, match="1 images are written as 2 runs of image tokens"):
         grpo.one_an_image([1, 5, 5, 7, 5, 2], 5, 1)
 
 
 @pytest.mark.slow
-def test_the_reward_is_what_labelling_says():
+def test_the_reward_equals_the_score_of_labeling():
     task = lmms.open_tasks(["dcsft_digits_pool"])["dcsft_digits_pool"]
     rows, judge = grpo.open_data("dcsft_digits_pool", None, None)
     assert len(rows) == len(task.eval_docs)
@@ -262,7 +262,7 @@ def test_the_reward_is_what_labelling_says():
 @pytest.mark.parametrize(
     ("images", "refused"), [((1, 2, 1), None), ((0, 0, 0), None), ((1, 0, 0), "2 of 3 rows")]
 )
-def test_rows_of_which_some_have_images_are_refused(images, refused):
+def test_mixing_rows_with_and_without_images_is_refused(images, refused):
     turns = [data.Turns([], "one", count) for count in images]
     ids = [f"item{number}" for number in range(3)]
     rows = data.Conversations("set", turns, None, ids, None, [0, 1, 2], {})
@@ -287,11 +287,11 @@ def test_a_run_whose_scorer_has_changed_is_not_resumed(base, tmp_path, monkeypat
         ({"until": ["\n"]}, "dog\nQuestion: next", "dog", False),
         ({"until": "\n", "stop": ["|"]}, "dog|cat\n", "dog", False),
         ({"stop_sequences": ["."]}, "dog", "dog", True),
-        ({"until": ["\n\n"]}, "dog\n\ncat", "dog\n\ncat", True),  # filled in by lmms-eval, which means none
+        ({"until": ["\n\n"]}, "dog\n\ncat", "dog\n\ncat", True),  # lmms-eval fills it in: none
         (None, "dog\ncat", "dog\ncat", True),
     ],
 )
-def test_the_reward_is_of_a_response_up_to_the_tasks_stop_texts(
+def test_the_reward_covers_a_response_up_to_the_tasks_stop_texts(
     given, response, scored, truncated, monkeypatch
 ):
     seen = []
@@ -306,7 +306,7 @@ def test_the_reward_is_of_a_response_up_to_the_tasks_stop_texts(
     assert [(str(one), one.truncated) for one in seen] == [(scored, truncated)]
 
 
-def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
+def test_the_scorer_of_your_own_prompts_is_part_of_the_run(monkeypatch, tmp_path):
     (tmp_path / "mine.jsonl").write_text('{"problem": "Two?", "solution": "2"}\n')
     asked = []
     monkeypatch.setattr(grpo, "perform", lambda job, make: asked.append(job.recorded()[0]) or {})
@@ -325,7 +325,7 @@ def test_the_scorer_of_ones_own_prompts_is_part_of_the_run(monkeypatch, tmp_path
         ({"zero_advantage": 0.5, "all_right": 0.125, "all_wrong": 0.375}, "12.5 % all right, 37.5 %"),
     ],
 )  # fmt: skip
-def test_groups_of_equal_rewards_are_said(groups, said):
+def test_groups_of_equal_rewards_are_reported(groups, said):
     from dcsft_harness.stages import train_grpo
 
     found = train_grpo.remarks({"groups": groups})

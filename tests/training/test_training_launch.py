@@ -1,4 +1,4 @@
-"""Training in several processes: as one would have trained, however they end; and how they are started."""
+"""Training in several processes: the result of one, however they end; and how they are started."""
 
 import json
 import os
@@ -44,7 +44,7 @@ CONFIG = SftConfig(max_steps=1)
 
 @pytest.fixture(scope="module")
 def folder(base, tmp_path_factory):  # noqa: F811
-    """Nine rows: with four to a batch, an epoch's last batch has one, and one of two processes none."""
+    """Nine rows: with four per batch, an epoch's last batch has one, and one of two processes none."""
     made = tmp_path_factory.mktemp("sets")
     rows = conversations(9).add_column("item_id", [f"item{number}" for number in range(9)])
     rows.save_to_disk(str(made / "set"))
@@ -55,7 +55,7 @@ def folder(base, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture(scope="module")
 def both(base, folder):  # noqa: F811
-    """All runs by one process and by two; the folder that has them under 1/ and 2/."""
+    """All runs by one process and by two; returns the folder that has them under 1/ and 2/."""
     words = [*forked.TORCHRUN, HERE, "runs", base, folder, *several.RUNS]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     running = forked.Popen(words, env=environment)
@@ -67,12 +67,12 @@ def both(base, folder):  # noqa: F811
 @pytest.mark.slow
 class TestTwoProcesses:
     @pytest.mark.parametrize("name", ["lora", "weighted", "full", "grpo", "grpo-full", "dpo"])
-    def test_train_as_one_does(self, both, name):
+    def test_train_like_one(self, both, name):
         one, two = both / "1" / name, both / "2" / name
         same_weights(one, two, rtol=1e-4, atol=2e-5)
         histories = log(one), log(two)
         for ours, theirs in zip(*histories, strict=True):
-            if "full" in name or name == "dpo":  # TRL's mean over passes, however many tokens each has
+            if "full" in name or name == "dpo":  # TRL's mean over passes, whatever their numbers of tokens
                 ours |= {figure: theirs[figure] for figure in ("entropy", "kl") if figure in theirs}
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
         notes = [manifest.read(folder).notes for folder in (one, two)]
@@ -83,11 +83,11 @@ class TestTwoProcesses:
         assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
         assert manifest.is_intact(two)
 
-    def test_see_each_row_once_an_epoch(self, both):
-        # 9 rows, 4 to a batch: two epochs of 4 + 4 + 1.
+    def test_see_each_row_once_per_epoch(self, both):
+        # 9 rows, 4 per batch: two epochs of 4 + 4 + 1.
         assert [row["samples"] for row in log(both / "2" / "lora")] == [4, 8, 9, 13, 17, 18]
 
-    def test_tell_apart_groups_that_lie_across_them(self, both):
+    def test_share_groups_without_mixing_them_up(self, both):
         """Each process draws two of a prompt's four completions."""
         history = log(both / "2" / "grpo")
         assert {row["mixed"] for row in history} == {1.0}
@@ -95,7 +95,7 @@ class TestTwoProcesses:
         assert manifest.read(both / "2" / "grpo").notes["ledger"]["prompts"] == 3
 
     @pytest.mark.parametrize("kind", ["", "grpo-"])
-    def test_go_on_from_a_checkpoint_and_end_as_undisturbed(self, both, kind):
+    def test_resume_from_a_checkpoint_to_an_undisturbed_result(self, both, kind):
         whole, cut = both / "2" / f"{kind}whole", both / "2" / f"{kind}cut"
         same_weights(whole, cut)
         assert log(whole) == log(cut)
@@ -113,7 +113,7 @@ def start(words, **environment):
     return forked.Popen(words, stderr=subprocess.PIPE, start_new_session=True, env=alone(environment))
 
 
-def start_anew(words, **environment):
+def start_interpreters(words, **environment):
     """The same as interpreters, as a user does."""
     words = [sys.executable, *words]
     pipe = {"stderr": subprocess.PIPE, "text": True}
@@ -125,7 +125,7 @@ def alone(environment):
 
 
 def ended(running):
-    """A command's exit code and what it said; click ends the line of a Ctrl-C, in each process."""
+    """A command's exit code and its messages; click ends the line of a Ctrl-C, in each process."""
     said = [line for line in running.communicate(timeout=300)[1].splitlines() if line]
     return running.returncode, said
 
@@ -138,7 +138,7 @@ def wait_for_checkpoint(output, running, step):
 
 @pytest.fixture(scope="module")
 def undisturbed(base, folder, tmp_path_factory):  # noqa: F811
-    """What the command writes and says."""
+    """The files and messages of an undisturbed command."""
     output = tmp_path_factory.mktemp("command") / "out"
     code, said = ended(start(command(base, folder, output)))
     assert code == 0, said
@@ -146,18 +146,18 @@ def undisturbed(base, folder, tmp_path_factory):  # noqa: F811
 
 
 @pytest.mark.slow
-class TestTheCommand:
-    def test_says_one_line_and_what_comes_next(self, undisturbed):
+class TestCommand:
+    def test_prints_a_summary_and_the_next_command(self, undisturbed):
         output, said = undisturbed
         assert len(said) == 2 and said[0].startswith("train sft: 6 steps, loss "), said
         own = "--data TEST --scorer SCORER"
         assert said[1] == f"next: dcsft evaluate --model {output} {own} --output scores"
         assert manifest.read(output).notes["processes"] == 2
 
-    def test_writes_what_a_launch_of_ones_own_writes(self, undisturbed, both):
+    def test_writes_the_same_as_your_own_launch(self, undisturbed, both):
         same_weights(undisturbed[0], both / "2" / "whole")
 
-    def test_a_killed_process_ends_the_others_and_the_run_is_gone_on_with(
+    def test_a_killed_process_ends_the_others_and_the_run_can_be_resumed(
         self,
         base,  # noqa: F811
         folder,
@@ -177,7 +177,7 @@ class TestTheCommand:
         assert code == 0, said
         same_weights(output, undisturbed[0])
 
-    def test_sigterm_saves_the_step_and_the_same_command_ends_as_undisturbed(
+    def test_sigterm_saves_the_step_and_the_run_resumes_to_an_undisturbed_result(
         self,
         base,  # noqa: F811
         folder,
@@ -197,16 +197,16 @@ class TestTheCommand:
         assert code == 0, said
         same_weights(output, undisturbed[0])
 
-    def test_an_infinite_loss_of_one_process_ends_all_with_one_sentence(self, base, folder, tmp_path):  # noqa: F811
+    def test_an_infinite_loss_in_one_process_ends_all_with_one_sentence(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
         code, said = ended(start(command(base, folder, output, "--save-steps=1"), BREAK="nan"))
         assert (code, len(said)) == (1, 1), said
         assert said[0].startswith("dcsft (rank 1): the loss of step 3 is nan: training diverged at the items")
         assert [path.name for path in output.iterdir()] == ["unfinished"]
 
-    def test_ctrl_c_ends_all_and_is_said_once(self, base, folder, tmp_path):  # noqa: F811
+    def test_ctrl_c_ends_all_processes_with_one_message(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
-        running = start_anew(command(base, folder, output), BREAK="slow")
+        running = start_interpreters(command(base, folder, output), BREAK="slow")
         wait_for_checkpoint(output, running, 2)
         os.killpg(running.pid, signal.SIGINT)
         code, said = ended(running)
@@ -216,7 +216,7 @@ class TestTheCommand:
 
 
 @given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans())
-def test_shares_of_all_processes_are_one_processs_batches(count, micro, accumulated, processes, drop):
+def test_shares_of_all_processes_form_the_batches_of_one(count, micro, accumulated, processes, drop):
     def shares(rank):
         share = Shares(SequentialSampler(range(count)), micro, accumulated, rank, processes, drop)
         passes = list(share)
@@ -241,9 +241,9 @@ def test_shares_of_all_processes_are_one_processs_batches(count, micro, accumula
     assert all(len(chosen) == 1 for chosen in fillings)
 
 
-class TestTheFilesThatComeWithThePackage:
+class TestShippedLaunchFiles:
     def parsed(self, name):
-        """What `accelerate launch` makes of one, with eight processes."""
+        """The settings that `accelerate launch` reads from a file, with eight processes."""
         words = launching.arguments(Launch(8, name), Launch(8, name)._read(), ["train", "sft"])
         parsed = accelerate_launch.launch_command_parser().parse_args(words)
         return accelerate_launch._validate_launch_command(parsed)[0]
@@ -252,7 +252,7 @@ class TestTheFilesThatComeWithThePackage:
         assert set(launching.shipped()) == {"ddp", "zero2", "zero3", "fsdp2"}
 
     @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp2"])
-    def test_have_only_arguments_that_accelerate_knows(self, name):
+    def test_only_have_arguments_known_to_accelerate(self, name):
         parsed = self.parsed(name)
         assert (parsed.num_processes, parsed.mixed_precision, parsed.module) == (8, "bf16", True)
         assert (parsed.training_script, parsed.training_script_args) == (
@@ -270,7 +270,7 @@ class TestTheFilesThatComeWithThePackage:
         for section in sections:
             assert set(section) <= known
 
-    def test_fsdp2_is_what_the_plugin_reads(self, base, monkeypatch):  # noqa: F811
+    def test_fsdp2_is_read_by_the_plugin(self, base, monkeypatch):  # noqa: F811
         for variable, value in prepare_multi_gpu_env(self.parsed("fsdp2")).items():
             if variable.startswith(("FSDP", "ACCELERATE")):
                 monkeypatch.setenv(variable, value)
@@ -280,11 +280,11 @@ class TestTheFilesThatComeWithThePackage:
         assert plugin.auto_wrap_policy.__name__ == "transformer_auto_wrap_policy"
         assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
 
-        # Checkpoints of another kind could not be gone on from.
+        # Checkpoints of another kind could not be resumed.
         assert Job("sft", base, conversations(2), Path("out"), CONFIG).identity()["sharding"] == "FSDP2"
 
     @pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
-    def test_zero_is_what_the_plugin_reads(self, monkeypatch, name, stage):
+    def test_zero_is_read_by_the_plugin(self, monkeypatch, name, stage):
         parsed = self.parsed(name)
         assert parsed.zero_stage == stage
         assert [parsed.gradient_accumulation_steps, parsed.gradient_clipping] == ["auto", "auto"]
@@ -308,7 +308,7 @@ def refused(message, function, *given, **named):
         function(*given, **named)
 
 
-class TestWhatIsRefused:
+class TestRefusals:
     def test_inside_a_launch(self, monkeypatch):
         monkeypatch.setenv("WORLD_SIZE", "4")
         refused("--num-processes 2 inside a launch of 4 processes", Launch.read, 2, None)
@@ -320,21 +320,21 @@ class TestWhatIsRefused:
             (1, "zero3", "--launch zero3 divides the work of several processes"),
         ],
     )
-    def test_a_launch_that_says_nothing(self, processes, plan, message):
+    def test_a_plan_without_a_number_of_processes(self, processes, plan, message):
         refused(message, Launch.read, processes, plan)
 
     @pytest.mark.parametrize("given", [0, "two", True])
-    def test_a_number_of_processes_that_is_none(self, given, tmp_path):
+    def test_an_invalid_number_of_processes(self, given, tmp_path):
         named = {"model": "m", "data": "d", "num_processes": given}
         refused("--num-processes", stages.STAGES["train sft"], tmp_path / "out", **named)
 
-    def test_nothing_where_none_is_asked_for(self):
+    def test_no_launch_is_read_if_none_is_requested(self):
         assert (
             Launch.read(None, None) is None and Launch.read(1, None) is None and Launch.read(1, "ddp") is None
         )
         assert Launch.read(8, "zero2") == Launch(8, "zero2")
 
-    def test_an_unknown_plan_and_a_file_that_is_none(self, tmp_path):
+    def test_an_unknown_plan_and_an_invalid_file(self, tmp_path):
         refused("^unknown launch 'zero4'. Did you mean zero", Launch(2, "zero4").check, CONFIG)
         refused("^--launch .*own.yaml does not exist", Launch(2, str(tmp_path / "own.yaml")).check, CONFIG)
         for text in (
@@ -358,12 +358,12 @@ class TestWhatIsRefused:
             SftConfig(batch_size=3),
         )
 
-    def test_deepspeed_that_is_not_installed(self, monkeypatch):
+    def test_missing_deepspeed(self, monkeypatch):
         monkeypatch.setattr(launching, "find_spec", lambda name: None)
         for plan in ("zero2", "zero3"):
             refused(f"--launch {plan} needs DeepSpeed, which is not installed", Launch(2, plan).check, CONFIG)
 
-    def test_gpus_that_are_not_there(self, monkeypatch):
+    def test_missing_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         refused("divides a model among GPUs, and there are none", Launch(2, "fsdp2").check, CONFIG)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -380,14 +380,14 @@ class TestWhatIsRefused:
         config = GrpoConfig(**options)
         refused(f"--batch-size 16 cannot be shared by {processes} processes", Launch(processes).check, config)
 
-    def test_an_order_that_the_processes_do_not_have_in_common(self, base, monkeypatch):  # noqa: F811
+    def test_an_order_that_differs_between_processes(self, base, monkeypatch):  # noqa: F811
         config = SftConfig(max_steps=1, extra={"train_sampling_strategy": "group_by_length"})
         setup = run._prepare(Job("sft", base, conversations(2), Path("out"), config))
         sft._make(setup)
         monkeypatch.setattr(ranks, "world_size", lambda: 2)
         refused("train_sampling_strategy=group_by_length gives processes orders", sft._make, setup)
 
-    def test_before_any_process_is_started(self, monkeypatch, tmp_path):
+    def test_come_before_any_process_is_started(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda *given: pytest.fail("it was started"))
         options = {"model": "digits", "data": "dcsft_digits_cold", "num_processes": 3}
         refused("cannot be shared by 3 processes", stages.STAGES["train sft"], tmp_path / "out", **options)
@@ -405,16 +405,16 @@ class TestWhatIsRefused:
         assert not (tmp_path / "out").exists()
 
 
-def test_the_dtype_decides_and_not_the_launchers_file(monkeypatch):
+def test_the_dtype_overrides_the_launchers_file(monkeypatch):
     for dtype, expected in ((torch.float32, "no"), (torch.bfloat16, "bf16")):
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16" if expected == "no" else "no")
         assert managed(CONFIG, dtype, Path("out"))["bf16"] is (expected == "bf16")
         assert os.environ["ACCELERATE_MIXED_PRECISION"] == expected
 
 
-class TestWhatIsStarted:
+class TestStartedCommand:
     def started(self, monkeypatch, run):
-        """The words that the processes get, and the options that the command line reads from them."""
+        """The words that the processes receive, and the options that the command line reads from them."""
         seen = []
         monkeypatch.setattr(launching, "_start", lambda words, *_: seen.append(words))
         made = type("Read", (), {"notes": {}, "call": {}, "inputs": {}})
@@ -426,7 +426,7 @@ class TestWhatIsStarted:
         assert CliRunner().invoke(dcsft, words, catch_exceptions=False).exit_code == 0
         return seen[0], read
 
-    def test_is_the_command_with_all_of_a_recipes_options(self, monkeypatch, tmp_path):
+    def test_has_all_of_a_recipes_options(self, monkeypatch, tmp_path):
         options = {"model": "digits", "data": "dcsft_digits_pool", "max_steps": 8, "full": True, "beta": 0.1}
         extra = {"use_vllm": False, "vllm_mode": "server", "optim_args": "a=1", "max_grad_norm": 0.5}
         given = {**options, "extra": extra, "save_steps": None, "num_processes": 4, "launch": "ddp"}
@@ -459,14 +459,14 @@ class TestWhatIsStarted:
         assert f"--output={tmp_path / 'out' / 'adapter'}" in started[0]
         assert capsys.readouterr().err.startswith("train sft: 3 steps, loss 0.500")
 
-    def test_is_nothing_without_a_number_of_processes(self, monkeypatch, tmp_path):
+    def test_is_not_started_without_a_number_of_processes(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda *given: pytest.fail("it was started"))
         with pytest.raises(HarnessError, match="unknown curated set or task 'nothing'"):
             stages.STAGES["train sft"](
                 tmp_path / "out", None, model="digits", data="nothing", num_processes=1
             )
 
-    def test_a_file_of_options_may_ask_for_it(self, monkeypatch, tmp_path):
+    def test_can_be_requested_by_a_config_file(self, monkeypatch, tmp_path):
         (tmp_path / "own.yaml").write_text("num_processes: 2\nlaunch: zero2\nmax_steps: 3\n")
         read = {}
         monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lambda *given: read.update(given[2]) or {})
@@ -475,12 +475,12 @@ class TestWhatIsStarted:
         assert (read["num_processes"], read["launch"], read.get("extra")) == (2, "zero2", None)
 
 
-def test_a_value_that_is_no_yaml_is_refused(capsys):
+def test_a_value_that_is_not_yaml_is_refused(capsys):
     assert main(["train", "sft", "--model=m", "--data=d", "--output=o", "--set", "optim_args=[1"]) == 1
     assert "dcsft: --set optim_args=[1: its value is not valid YAML (" in capsys.readouterr().err
 
 
-class TestHowALaunchEnded:
+class TestFailedLaunch:
     @pytest.mark.parametrize(
         ("codes", "error", "said"),
         [
@@ -492,13 +492,13 @@ class TestHowALaunchEnded:
             ({0: 130, 1: 143}, KeyboardInterrupt, None),
         ],
     )
-    def test_is_told_by_who_failed_first(self, tmp_path, codes, error, said):
+    def test_is_explained_by_the_first_failure(self, tmp_path, codes, error, said):
         with pytest.raises(error, match=said) as found:
             launching._report(codes, ValueError(), "--batch-size", tmp_path)
         assert type(found.value) is error
 
     @pytest.mark.parametrize("saved", [True, False])
-    def test_promises_to_resume_only_what_was_saved(self, tmp_path, saved):
+    def test_only_promises_to_resume_what_was_saved(self, tmp_path, saved):
         if saved:
             (tmp_path / "unfinished").mkdir()
             (tmp_path / "unfinished" / "run.json").write_text("{}")
@@ -506,7 +506,7 @@ class TestHowALaunchEnded:
             launching._report({0: -9}, ValueError(), "--batch-size", tmp_path)
         assert str(found.value).endswith("Rerun the same command to resume." if saved else "same command.")
 
-    def test_is_not_said_by_a_process_that_is_waited_for(self, monkeypatch, capsys):
+    def test_is_not_reported_by_watched_processes(self, monkeypatch, capsys):
         def lose(*given, **named):
             raise ranks.Lost("another process of this launch ended before its work was done")
 
@@ -529,7 +529,7 @@ class TestHowALaunchEnded:
         ("evaluate", "scores", ["--tasks", "dcsft_digits,dcsft_digits_r"]),
     ],
 )
-def test_sampling_and_evaluation_share_their_items_among_processes(verb, table, options, tmp_path):
+def test_processes_share_the_items_of_sampling_and_evaluation(verb, table, options, tmp_path):
     given = [verb, "--model", "digits", *options, "--limit", "7"]
     for count in ("1", "2"):
         done = forked.run(
@@ -542,7 +542,7 @@ def test_sampling_and_evaluation_share_their_items_among_processes(verb, table, 
     assert one == two and len(one) == 14
     assert (
         main([*given, "--output", str(tmp_path / "2")]) == 0
-    )  # the number of processes decides nothing: it is done already
+    )  # the number of processes decides nothing: it is already done
 
 
 @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ def test_sampling_and_evaluation_share_their_items_among_processes(verb, table, 
     [("", 1), ("tensor_parallel_size=2,batch_size=8", 2), ("tensor_parallel_size=x", 1)],
 )
 @pytest.mark.parametrize("verb", ["sample", "evaluate"])
-def test_an_engine_of_several_gpus_counts_them_all(verb, given, devices, monkeypatch, tmp_path):
+def test_a_multi_gpu_engine_counts_all_its_gpus(verb, given, devices, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(launching, "run", lambda launch, config, words, output: seen.append((launch, words)))
     options = {"engine": "dcsft_vllm", "model_args": given, "num_processes": 4}
@@ -562,7 +562,7 @@ def test_an_engine_of_several_gpus_counts_them_all(verb, given, devices, monkeyp
     assert not any(word.startswith("--num-processes") for word in seen[0][1])
 
 
-def test_processes_and_actors_are_not_both_asked_for(tmp_path, capsys):
+def test_processes_and_actors_cannot_be_combined(tmp_path, capsys):
     given = ["--task", "dcsft_digits_pool", "--num-processes", "2", "--engine", "ray"]
     assert main(["sample", "--model", "digits", *given, "--output", str(tmp_path / "out")]) == 1
     assert "--num-processes 2 and Ray's actors both divide the items" in capsys.readouterr().err

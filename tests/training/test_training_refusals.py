@@ -1,4 +1,4 @@
-"""Runs that cannot be made or do not end well: one sentence, and nothing left behind."""
+"""Runs that cannot start or that fail: one sentence, and nothing left behind."""
 
 import json
 import re
@@ -28,7 +28,7 @@ PROMPT = "Which digit is this?"
 
 
 def conversations(count):
-    """Equal samples: nothing here looks at what is learned."""
+    """Equal samples: these tests do not depend on what is learned."""
     messages = [{"role": "user", "content": "<image>" + PROMPT}, {"role": "assistant", "content": "one"}]
     rows = [{"messages": messages, "images": [Pillow.new("RGB", (56, 56), "red")]} for _ in range(count)]
     return Dataset.from_list(rows, features=FEATURES)
@@ -40,7 +40,7 @@ def refused(message, base, tmp_path, config, rows=None):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_loss_that_is_not_a_number_stops_with_the_step(base, tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_names_the_step(base, tmp_path):
     config = SftConfig(max_steps=20, batch_size=2, learning_rate=1e30, warmup_ratio=0)
     said = r"the (loss|gradient norm) of step \d+ is (nan|inf).*row [01], row [01]\. .*checkpoint: none was"
     refused(said, base, tmp_path, config)
@@ -102,14 +102,14 @@ def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, mess
     refused(message, base, tmp_path, SftConfig(max_steps=1, extra=extra))
 
 
-def test_an_adapter_to_continue_does_not_go_with_full_training(base, tmp_path):
-    """A dry run says so, too."""
+def test_an_adapter_to_continue_cannot_be_combined_with_full_training(base, tmp_path):
+    """A dry run reports it, too."""
     job = run.Job("sft", base, conversations(2), tmp_path / "out", SftConfig(full=True), adapter=tmp_path)
     with pytest.raises(HarnessError, match="goes with LoRA. Merge it into the base"):
         run._prepare(job)
 
 
-def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+def test_a_missing_tracker_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     monkeypatch.setattr("transformers.integrations.integration_utils.is_tensorboard_available", lambda: False)
     config = SftConfig(extra={"report_to": "tensorboard"})
@@ -118,7 +118,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_weights_are_loaded(ba
     )
 
 
-def test_numbers_that_yaml_reads_as_text_are_numbers():
+def test_numbers_that_yaml_reads_as_text_are_converted():
     ours = trainer.managed(SftConfig(), torch.float32, Path("out"))
     given = {"adam_epsilon": "1e-7", "optim_args": "eps=1e-7", "dataloader_num_workers": "2"}
     made = trainer.arguments(trl.SFTConfig, ours, given)
@@ -151,7 +151,7 @@ def arguments(schedule="cosine", warmup_ratio=0.1, **extra):
         ("cosine", {"optim_args": "1e-7"}, "optim=adamw_torch.* cannot be made"),
     ],
 )
-def test_an_optimizer_or_schedule_that_cannot_be_made_is_refused_with_the_arguments(
+def test_an_impossible_optimizer_or_schedule_is_refused_with_the_arguments(
     monkeypatch, schedule, extra, message
 ):
     for name in ("bitsandbytes", "galore_torch"):
@@ -172,14 +172,14 @@ def test_an_optimizer_or_schedule_that_cannot_be_made_is_refused_with_the_argume
         ("cosine", 0.1, {"optim": "adafactor"}, "cosine"),
     ],
 )
-def test_a_schedule_has_the_warm_up_that_is_asked_for(schedule, ratio, extra, made):
+def test_a_schedule_has_the_requested_warm_up(schedule, ratio, extra, made):
     state = torch.get_rng_state()
     assert arguments(schedule, ratio, **extra).lr_scheduler_type == made
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_gone_on_with_needs_no_room_for_what_is_on_the_disk(base, tmp_path, monkeypatch):
+def test_a_resumed_run_needs_no_room_for_existing_checkpoints(base, tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_gone_on_with_needs_no_room_for_what_is_on_the_disk(base, 
         sft.train_cold_start(base, conversations(2), tmp_path / "out", config, progress=progress)
     there = tmp_path / "out" / "unfinished" / "checkpoint-1"
     size = sum(path.stat().st_size for path in there.rglob("*"))
-    # A new checkpoint beside the one there, and the result; a new run needs one checkpoint more.
+    # A new checkpoint next to the existing one, and the result; a new run needs one checkpoint more.
     usage = shutil.disk_usage(tmp_path)._replace(free=int(1.5 * size))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(HarnessError, match="checkpoints of all parameters need"):
@@ -201,7 +201,7 @@ def test_a_run_that_is_gone_on_with_needs_no_room_for_what_is_on_the_disk(base, 
 
 
 @pytest.mark.slow
-def test_curves_outlive_the_run(base, tmp_path):
+def test_logged_curves_are_kept_in_the_output(base, tmp_path):
     def progress(step, total, figures):
         folder = tmp_path / "out" / "unfinished" / "runs" / "today"
         folder.mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_curves_outlive_the_run(base, tmp_path):
     assert manifest.is_intact(tmp_path / "out")
 
 
-def test_weights_with_another_loss_are_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
+def test_weights_with_another_loss_are_refused_before_the_model_is_loaded(base, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     rows = conversations(2).add_column("weight", [0.5, 1.5])
     for extra in ({"loss_type": "dft"}, {"label_smoothing_factor": 0.1}):
@@ -222,7 +222,7 @@ def test_weights_with_another_loss_are_refused_before_weights_are_loaded(base, t
 
 
 @pytest.mark.parametrize("train", [sft.train_sft, sft.train_cold_start])
-def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(base, tmp_path, monkeypatch, train):
+def test_a_full_disk_is_reported_in_one_sentence_and_leaves_nothing(base, tmp_path, monkeypatch, train):
     def full(*args, **named):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
@@ -255,12 +255,12 @@ def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_
     assert chosen == {names[1]: "language"}
 
 
-def test_a_base_that_is_none_is_refused(base, tmp_path):
+def test_a_missing_base_is_refused(base, tmp_path):
     missing = tmp_path / "missing"
     refused(f"model {missing} does not exist", missing, tmp_path, SftConfig())
 
 
-def test_bfloat16_on_a_device_that_only_emulates_it_is_refused(base, tmp_path, monkeypatch):
+def test_bfloat16_is_refused_on_a_device_that_only_emulates_it(base, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
@@ -269,7 +269,7 @@ def test_bfloat16_on_a_device_that_only_emulates_it_is_refused(base, tmp_path, m
     assert run.compute_dtype("auto") == torch.float32
 
 
-def test_weights_that_were_gathered_get_the_bases_type(tmp_path):
+def test_gathered_weights_are_saved_in_the_bases_type(tmp_path):
     names = {"model-00001.safetensors": torch.float32, "adapter_model.safetensors": torch.float32}
     for name in names:
         save_file({"weight": torch.ones(2), "count": torch.ones(1, dtype=torch.int64)}, tmp_path / name)
@@ -291,7 +291,7 @@ def test_an_occupied_output_is_refused_before_anything_is_read(base, tmp_path):
         sft.train_sft(tmp_path / "no base", tmp_path / "no data", tmp_path / "out")
 
 
-def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
+def test_an_adapter_of_another_hub_base_is_refused(base, tmp_path):
     sft.train_sft(base, conversations(1), tmp_path / "first", SftConfig(max_steps=1))
     told = json.loads((tmp_path / "first" / "manifest.json").read_text())
     del told["inputs"]["model"]
@@ -301,7 +301,7 @@ def test_an_adapter_of_another_base_of_the_hub_is_refused(base, tmp_path):
         check_intact(ModelSettings(pretrained="someone/else", adapter=str(tmp_path / "first")))
 
 
-def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
+def test_pixel_limits_that_differ_from_evaluation_are_reported(base, tmp_path):
     config = SftConfig(max_steps=1, max_pixels=56 * 56)
     notes = sft.train_sft(base, conversations(1), tmp_path / "out", config)
     assert summary(notes).endswith("images of 784 to 3136 pixels (in evaluation 784 to 802816)")
@@ -310,7 +310,7 @@ def test_other_pixel_limits_than_those_of_evaluation_are_said(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_adapter_that_is_gone_on_with_keeps_its_shape_and_says_it(base, tmp_path):
+def test_a_continued_adapter_keeps_and_records_its_shape(base, tmp_path):
     small = SftConfig(max_steps=1, lora_rank=4, lora_alpha=8)
     sft.train_sft(base, conversations(1), tmp_path / "first", small)
     for given in ({"lora_rank": 16}, {"lora_alpha": 16}, {"lora_dropout": 0.5}, {"lora_target": "vision"}):

@@ -1,4 +1,4 @@
-"""An interrupted run goes on from its last complete checkpoint and ends as an undisturbed one does."""
+"""An interrupted run resumes from its last complete checkpoint, and ends like an undisturbed one."""
 
 import contextlib
 import json
@@ -61,7 +61,7 @@ def same_weights(one, other, rtol=0, atol=0):
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, train, config, micro):  # noqa: F811
     rows, config = conversations(10), config.changed(micro_batch_size=micro)
     train(base, rows, tmp_path / "whole", config)
-    for at in (5, 6):  # once in the middle, once more right behind a checkpoint
+    for at in (5, 6):  # once in the middle, once right after a checkpoint
         with pytest.raises(Stop):
             train(base, rows, tmp_path / "cut", config, progress=stopping(at))
     assert not (tmp_path / "cut" / manifest.NAME).exists()
@@ -79,7 +79,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_pat
     )
 
 
-def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(base, tmp_path):  # noqa: F811
+def test_an_unfinished_run_resumes_by_default_and_refuses_other_settings(base, tmp_path):  # noqa: F811
     rows, output = conversations(6), tmp_path / "out"
     with pytest.raises(Stop):
         sft.train_sft(base, rows, output, CONFIG, progress=stopping(3))
@@ -87,7 +87,7 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
         sft.train_sft(base, rows, output, CONFIG.changed(learning_rate=0.1))
     with pytest.raises(HarnessError, match="other settings: data"):
         sft.train_sft(base, conversations(7), output, CONFIG)
-    # As where memory ran out.
+    # As after running out of memory.
     assert sft.train_sft(base, rows, output, CONFIG.changed(save_steps=3, micro_batch_size=2))["steps"] == 7
 
 
@@ -105,7 +105,7 @@ def test_an_unfinished_run_is_resumed_unasked_and_refused_with_other_settings(ba
         ({"router_aux_loss_coef": 0.01}, True),
     ],
 )
-def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(extra, decides):
+def test_the_micro_batch_matters_if_the_loss_is_over_all_its_samples(extra, decides):
     made = [
         Job("grpo", "someone/base", conversations(1), None, GrpoConfig(extra=extra, micro_batch_size=micro))
         for micro in (8, 16)
@@ -121,7 +121,7 @@ def test_the_micro_batch_decides_the_result_where_a_loss_is_of_all_its_samples(e
         (train_dpo.DpoConfig, {"lora_dropout": 0.1}, 0.1),
     ],
 )
-def test_the_dropout_of_an_adapter_to_continue_is_recorded_as_applied(tmp_path, kind, given, applied):
+def test_the_dropout_of_a_continued_adapter_is_recorded_as_applied(tmp_path, kind, given, applied):
     LoraConfig(r=2, lora_dropout=0.1).save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").touch()
     job = Job("train", "someone/base", conversations(1), None, kind(**given), adapter=tmp_path)
@@ -129,8 +129,8 @@ def test_the_dropout_of_an_adapter_to_continue_is_recorded_as_applied(tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_run_resumes_in_the_precision_that_it_began_in(base, tmp_path, monkeypatch):  # noqa: F811
-    """As on a CPU what began on a GPU; runs of older versions have no entry."""
+def test_a_run_resumes_in_its_original_precision(base, tmp_path, monkeypatch):  # noqa: F811
+    """As when a GPU run is resumed on a CPU; runs of older versions have no entry."""
     rows, output, config = conversations(6), tmp_path / "out", CONFIG.changed(dtype="float32")
     with pytest.raises(Stop):
         sft.train_sft(base, rows, output, config, progress=stopping(3))
@@ -149,8 +149,8 @@ def test_a_run_resumes_in_the_precision_that_it_began_in(base, tmp_path, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "dpo", "grpo"])
-def test_a_run_that_resumes_from_its_last_step_takes_none(base, tmp_path, monkeypatch, method):  # noqa: F811
-    """Three steps of two an epoch; the disk is full when the result is saved."""
+def test_a_run_resumed_from_its_last_step_takes_no_further_step(base, tmp_path, monkeypatch, method):  # noqa: F811
+    """Three steps of two per epoch; the disk is full when the result is saved."""
     rows = conversations(2)
     rows = rows.add_column("item_id", ["item0", "item1"]).add_column("rejected", ["seven", "two"])
     given = {"max_steps": 3, "batch_size": 1, "learning_rate": 1e-3, "lora_rank": 2}
@@ -185,8 +185,8 @@ def test_a_run_that_resumes_from_its_last_step_takes_none(base, tmp_path, monkey
 @pytest.mark.parametrize(
     ("each", "step", "saves"), [(1, 1, True), (2, 1, False), (2, 2, True), (2, 3, False), (2, 5, True)]
 )
-def test_a_signal_saves_where_a_run_can_resume(each, step, saves, monkeypatch):
-    """Not between steps that share their completions; behind the last of 5 steps nothing is drawn."""
+def test_a_signal_saves_only_where_a_run_can_resume(each, step, saves, monkeypatch):
+    """Not between steps that share their completions; nothing is drawn after the last of 5 steps."""
     monkeypatch.setattr(interrupts, "pending", lambda: signal.SIGTERM)
     watch = Watch(types.SimpleNamespace(steps_per_draw=each), None, None, None, None)
     control = TrainerControl()
@@ -195,7 +195,7 @@ def test_a_signal_saves_where_a_run_can_resume(each, step, saves, monkeypatch):
 
 
 @pytest.mark.parametrize("pending", [[None, signal.SIGTERM], [signal.SIGTERM, None], [None, None]])
-def test_ranks_save_the_same_step_for_a_signal_that_reached_one_of_them(pending, monkeypatch):
+def test_all_ranks_save_the_same_step_if_one_receives_a_signal(pending, monkeypatch):
     monkeypatch.setattr(ranks, "gathered", lambda value: pending)
     monkeypatch.setattr(ranks, "rank", lambda: 1)
     watch = Watch(types.SimpleNamespace(steps_per_draw=1), None, None, None, None)
@@ -210,7 +210,7 @@ def test_ranks_save_the_same_step_for_a_signal_that_reached_one_of_them(pending,
 @pytest.mark.parametrize(
     ("steps", "ratio", "warm"), [(1, 0.1, 0), (1, 0, 0), (2, 0.1, 1), (10, 0.1, 1), (11, 0.1, 2), (4, 0.9, 3)]
 )
-def test_a_warm_up_leaves_a_step(steps, ratio, warm):
+def test_a_warm_up_leaves_at_least_one_step(steps, ratio, warm):
     class Plain(Accounted, Trainer):
         def __init__(self):
             self.args = TrainingArguments(warmup_steps=ratio, lr_scheduler_type="cosine", use_cpu=True)
@@ -231,11 +231,18 @@ def test_a_warm_up_leaves_a_step(steps, ratio, warm):
     assert max(found) == 1
 
 
-@pytest.mark.slow
-def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811
-    rows, output = conversations(6), tmp_path / "out"
+@pytest.fixture(scope="module")
+def interrupted(base, tmp_path_factory):  # noqa: F811
+    """A run that was interrupted in step 5, with checkpoints 2 and 4; returns a function that copies it."""
+    output = tmp_path_factory.mktemp("interrupted") / "out"
     with pytest.raises(Stop):
-        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+        sft.train_sft(base, conversations(6), output, CONFIG.changed(keep=2), progress=stopping(5))
+    return lambda copy: shutil.copytree(output, copy)
+
+
+@pytest.mark.slow
+def test_an_incomplete_checkpoint_is_not_resumed(base, interrupted, tmp_path):  # noqa: F811
+    rows, output = conversations(6), interrupted(tmp_path / "out")
     (output / "unfinished" / "checkpoint-4" / run_folder.COMPLETE).unlink()
     seen = []
     sft.train_sft(base, rows, output, CONFIG, progress=lambda *step: seen.append(step[0]))
@@ -246,10 +253,8 @@ def test_what_was_cut_short_is_not_gone_on_from(base, tmp_path):  # noqa: F811
     "name",
     ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "scheduler.pt", "rng_state.pth"],
 )
-def test_a_checkpoint_with_changed_files_is_not_resumed(base, tmp_path, name):  # noqa: F811
-    rows, output = conversations(6), tmp_path / "out"
-    with pytest.raises(Stop):
-        sft.train_sft(base, rows, output, CONFIG.changed(keep=2), progress=stopping(5))
+def test_a_checkpoint_with_changed_files_is_not_resumed(base, interrupted, tmp_path, name):  # noqa: F811
+    rows, output = conversations(6), interrupted(tmp_path / "out")
     last = output / "unfinished" / "checkpoint-4"
     if name == "scheduler.pt":
         (last / name).unlink()
@@ -293,7 +298,7 @@ sft.train_sft(base, data, output, config)
 
 
 @pytest.mark.slow
-def test_kill_9_again_and_again_changes_nothing(base, tmp_path):  # noqa: F811
+def test_repeated_kills_change_nothing(base, tmp_path):  # noqa: F811
     conversations(10).save_to_disk(str(tmp_path / "set"))
     command = ["-c", KILLED, str(base), str(tmp_path / "set")]
     forked.run([*command, str(tmp_path / "whole")], check=True)

@@ -1,4 +1,4 @@
-"""What a run writes is known before weights are read: for adapters, and for bases of the hub."""
+"""The disk space of a run is known before weights are read: for adapters, and for bases on the hub."""
 
 import dataclasses
 import shutil
@@ -36,14 +36,14 @@ def job(config, model="someone/base", adapter=None, output=Path("out"), method="
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_modules_without_weights_are_those_with(family):
+def test_modules_without_weights_equal_those_with_weights(family):
     config = config_of(tiny(family))
     model = AutoModelForImageTextToText.from_pretrained(tiny(family))
     assert lora.linear_layers(run.outline(config)) == lora.linear_layers(model)
     assert run.trained(job(ColdStartConfig()), config) == sum(w.numel() for w in model.parameters())
 
 
-def test_building_the_modules_leaves_the_random_numbers_alone(base):
+def test_building_the_modules_does_not_change_the_random_state(base):
     before = torch.get_rng_state()
     run.trained(job(SftConfig()), config_of(base))
     assert torch.equal(before, torch.get_rng_state())
@@ -51,7 +51,7 @@ def test_building_the_modules_leaves_the_random_numbers_alone(base):
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("target", ["all", "language", "vision", r".*\.q_proj"])
-def test_what_an_adapter_takes_is_what_it_is_found_to_take(target, base, tmp_path):
+def test_the_estimated_size_of_an_adapter_equals_the_measured_one(target, base, tmp_path):
     config = SftConfig(max_steps=3, batch_size=2, save_steps=1, keep=1, lora_rank=4, lora_target=target)
     opened = config_of(base)
     notes = sft.train_sft(base, conversations(), tmp_path / "out", config)
@@ -76,7 +76,7 @@ def test_a_checkpoint_holds_the_weights_and_two_moments(base, tmp_path):
     assert taken["checkpoint-1"] == pytest.approx(one - none, rel=0.15)
 
 
-def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
+def test_the_space_needed_depends_on_the_number_of_checkpoints(base, tmp_path):
     config = config_of(base)
 
     def needed(rows=9600, **settings):
@@ -92,14 +92,14 @@ def test_what_is_needed_goes_by_how_many_checkpoints_lie_there(base, tmp_path):
     assert needed(max_steps=100, save_steps=100, lora_rank=64) == 8 * alone
 
 
-def test_a_checkpoint_of_all_parameters_is_counted_in_the_bases_type(base):
+def test_a_full_checkpoint_is_counted_in_the_bases_type(base):
     config = config_of(base)
     config.dtype = torch.bfloat16
     full = job(SftConfig(full=True, max_steps=100, save_steps=100))
     assert run.bytes_needed(full, config, 9600) == run.trained(full, config) * (3 * 4 + 2)
 
 
-def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
+def test_grpo_from_an_adapter_also_keeps_the_reference(base, tmp_path):
     config = config_of(base)
     sft.train_sft(base, conversations(), tmp_path / "first", SftConfig(max_steps=1, batch_size=4))
     for beta, times in ((0.04, 5), (0.0, 4)):
@@ -108,7 +108,7 @@ def test_grpo_from_an_adapter_keeps_the_reference_beside_it(base, tmp_path):
         assert run.bytes_needed(given, config, 9600) == 4 * times * run.trained(given, config)
 
 
-def test_a_disk_that_tells_nothing_is_not_refused(tmp_path, monkeypatch):
+def test_a_disk_without_usage_figures_is_accepted(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(total=0, free=0)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     run.check_disk(dataclasses.replace(job(SftConfig(max_steps=1)), output=tmp_path), 10**9)

@@ -1,4 +1,4 @@
-"""Rows that cannot be trained on: all found before weights are read, listed or left out on request."""
+"""Rows that cannot be trained on: all found before weights are read, and listed or left out on request."""
 
 import io
 import json
@@ -47,9 +47,12 @@ def cut_short():
 FAULTS = {
     "narrow picture": (lambda: row(size=(1, 300)), "does not take a picture of 1 x 300 pixels: .*ratio"),
     "wide picture": (lambda: row(size=(6500, 32)), "does not take a picture of 6500 x 32 pixels: .*ratio"),
-    "picture mark": (lambda: row("<image>Which <|image_pad|>?"), r"the prompt has '<\|image_pad\|>' in its"),
-    "video mark": (lambda: row("<image>Which <|video_pad|>?"), r"the prompt has '<\|video_pad\|>' in its"),
-    "mark in the answer": (lambda: row(answer="<|vision_end|>"), r"the answer has '<\|vision_end\|>' in its"),
+    "image marker": (lambda: row("<image>Which <|image_pad|>?"), r"the prompt has '<\|image_pad\|>' in its"),
+    "video marker": (lambda: row("<image>Which <|video_pad|>?"), r"the prompt has '<\|video_pad\|>' in its"),
+    "marker in the answer": (
+        lambda: row(answer="<|vision_end|>"),
+        r"the answer has '<\|vision_end\|>' in its",
+    ),
     "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, and the base has \d+ positions"),
     "damaged picture": (lambda: row(images=cut_short()), "an image cannot be read"),
     "no picture": (lambda: row("<image><image>Which?"), "2 <image> marks for 1 images"),
@@ -72,7 +75,7 @@ def train(method, base, rows, output, config=None, **more):  # noqa: F811
 @pytest.mark.grid
 @pytest.mark.parametrize("method", CONFIGS)
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_row_that_cannot_be_trained_on_is_named_before_weights_are_read(
+def test_an_untrainable_row_is_named_before_weights_are_read(
     base,  # noqa: F811
     tmp_path,
     monkeypatch,
@@ -105,7 +108,7 @@ def test_a_row_that_the_chat_template_refuses_is_named_or_left_out(base, tmp_pat
 
 @pytest.mark.few(1)
 @pytest.mark.parametrize("method", CONFIGS)
-def test_rows_of_all_faults_are_left_out_on_request_and_recorded(base, tmp_path, method):  # noqa: F811
+def test_rows_with_all_faults_are_left_out_on_request_and_recorded(base, tmp_path, method):  # noqa: F811
     rows = rows_of(row(), row(), *(make() for make, _ in FAULTS.values()), row())
     bad = list(range(2, 2 + len(FAULTS)))
     with pytest.raises(
@@ -125,7 +128,7 @@ def test_rows_of_all_faults_are_left_out_on_request_and_recorded(base, tmp_path,
         (range(300, 325), ["row 1: the ", "; row 20: the ", "; and 6 more"], "row 21: "),
     ],
 )
-def test_equal_problems_are_listed_together_and_twenty_of_them(base, tmp_path, sizes, there, absent):  # noqa: F811
+def test_equal_problems_are_grouped_and_twenty_listed(base, tmp_path, sizes, there, absent):  # noqa: F811
     bad = [row(size=(1, size)) for size in sizes]
     rows = rows_of(row(), *bad, *[row(answer="")] * (13 if len(bad) == 12 else 1))
     with pytest.raises(HarnessError) as refused:
@@ -135,7 +138,7 @@ def test_equal_problems_are_listed_together_and_twenty_of_them(base, tmp_path, s
     assert all(one in said for one in there) and absent not in said
 
 
-def test_a_set_without_any_row_left_is_refused_also_with_skip(base, tmp_path):  # noqa: F811
+def test_a_set_without_usable_rows_is_refused_even_with_skip(base, tmp_path):  # noqa: F811
     for bad in (row(size=(1, 300)), row(answer="")):
         with pytest.raises(HarnessError, match="2 of 2 rows cannot be trained on"):
             train("sft", base, rows_of(bad, bad), tmp_path / "out", SftConfig(on_error="skip"))
@@ -143,7 +146,7 @@ def test_a_set_without_any_row_left_is_refused_also_with_skip(base, tmp_path):  
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_only_with_the_rows_that_it_began_with(base, tmp_path):  # noqa: F811
+def test_a_run_resumes_only_with_its_original_rows(base, tmp_path):  # noqa: F811
     class Stop(Exception):
         pass
 
@@ -169,8 +172,8 @@ def test_a_merge_is_compared_on_the_rows_that_were_trained_on(base, tmp_path):  
 
 
 @pytest.mark.parametrize("family", tiny_checkpoints.FAMILIES)
-def test_the_arithmetic_refuses_what_the_processor_does(family):
-    """Of every size, what is found by arithmetic alone is what the processor itself says."""
+def test_size_arithmetic_refuses_what_the_processor_refuses(family):
+    """For every size, arithmetic gives the processor's own verdict."""
     processor = saved_processor(tiny_checkpoints.checkpoint(family))
     sizes = data._Sizes(processor)
     for size in [(1, 300), (300, 1), (64, 64), (2, 399), (201, 1), (33, 33), (640, 33), (3, 3), (1, 1)]:
@@ -182,7 +185,7 @@ def test_the_arithmetic_refuses_what_the_processor_does(family):
         assert (sizes.refusal([size]) is None) == taken, size
 
 
-def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
+def test_image_markers_of_a_family_come_from_processor_and_configuration():
     for family, marks in {
         "qwen2_5_vl": {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"},
         "idefics3": {"<image>", "<fake_token_around_image>", "<global-img>"},
@@ -193,7 +196,7 @@ def test_the_marks_of_a_family_are_its_processors_and_its_configurations():
         assert set(found) == marks
 
 
-def test_tokens_are_counted_as_the_processor_makes_them():
+def test_token_counts_equal_those_of_the_processor():
     folder = tiny_checkpoints.checkpoint("qwen2_5_vl")
     processor = saved_processor(folder)
     found = data.read(rows_of(row(), row(size=(300, 90)), row("What? " * 50, images=[])).select([0, 1]))
@@ -209,7 +212,7 @@ def test_tokens_are_counted_as_the_processor_makes_them():
 
 
 @pytest.mark.parametrize("skip", [False, True])
-def test_bad_rows_of_a_file_of_ones_own_are_listed_by_their_lines(tmp_path, capsys, monkeypatch, skip):
+def test_bad_rows_of_your_own_file_are_listed_by_line(tmp_path, capsys, monkeypatch, skip):
     monkeypatch.setenv("DCSFT_CACHE", str(tmp_path / "cache"))
     for number in range(5):
         Pillow.new("RGB", (56, 56), (number, 0, 0)).save(tmp_path / f"{number}.png")

@@ -59,7 +59,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def batches(monkeypatch):
-    """The inputs of every micro-batch that a run in this test trains on."""
+    """The inputs of every micro-batch of a run in this test."""
     seen = []
     original = SftTrainer.training_step
 
@@ -72,7 +72,7 @@ def batches(monkeypatch):
 
 
 def by_hand(base, image, answer):
-    """Token ids and labels of a sample, from the layout of the dialogue and nothing else."""
+    """Token ids and labels of a sample, from the layout of the dialogue alone."""
     tokens = AutoProcessor.from_pretrained(base).tokenizer
     pads = pretrain.IMAGE_PAD * (image.width // 28 * image.height // 28)
     head = (
@@ -106,7 +106,7 @@ def loss_by_hand(base, rows, weights=None):
 
 
 def logits(model, base):
-    """Of one fixed sample."""
+    """Logits of one fixed sample."""
     processor = AutoProcessor.from_pretrained(base)
     image = conversations(4)[3]["images"][0]
     text = f"<|im_start|>user\n<|vision_start|>{pretrain.IMAGE_PAD}<|vision_end|>{PROMPT}<|im_end|>\n"
@@ -115,7 +115,7 @@ def logits(model, base):
         return model.eval()(**inputs).logits
 
 
-def test_the_loss_is_on_answer_and_end_mark_only(base, tmp_path, batches):
+def test_the_loss_only_covers_answer_and_end_token(base, tmp_path, batches):
     rows = conversations(8)
     sft.train_sft(base, rows, tmp_path / "out", SftConfig(max_steps=1, batch_size=8))
     expected = {}
@@ -136,7 +136,7 @@ def test_the_loss_is_on_answer_and_end_mark_only(base, tmp_path, batches):
 def test_the_first_steps_loss_is_the_mean_over_all_answer_tokens(base, tmp_path):
     rows = conversations(8)
     loss, _, count = loss_by_hand(base, rows)
-    # A new LoRA adapter adds nothing, so the first loss is the base's; so it is with accumulation.
+    # A new LoRA adapter adds nothing, so the first loss is the base's; with accumulation, too.
     for micro in (None, 2):
         config = SftConfig(max_steps=1, batch_size=8, micro_batch_size=micro)
         notes = sft.train_sft(base, rows, tmp_path / f"out{micro}", config)
@@ -156,7 +156,7 @@ def run_twice(base, tmp_path, change, **settings):
     return notes
 
 
-def test_the_output_layer_scores_answers_alone_with_equal_losses(base, tmp_path, monkeypatch):
+def test_the_output_layer_only_scores_answers_with_equal_losses(base, tmp_path, monkeypatch):
     scored = []
     original = trl.trainer.utils._ChunkedLogProbFunction.apply
 
@@ -173,7 +173,7 @@ def test_the_output_layer_scores_answers_alone_with_equal_losses(base, tmp_path,
         assert notes[0][name] == pytest.approx(notes[1][name], rel=1e-5)
 
 
-def test_large_models_compute_activations_again_with_equal_losses(base, tmp_path, monkeypatch):
+def test_gradient_checkpointing_keeps_the_losses_of_large_models(base, tmp_path, monkeypatch):
     assert estimates.recomputes(published.configuration("qwen2.5-vl-3b"))
     assert not estimates.recomputes(published.configuration("qwen2.5-vl-3b", 2))
     notes = run_twice(base, tmp_path, lambda: monkeypatch.setattr(estimates, "_RECOMPUTED", 1))
@@ -183,7 +183,7 @@ def test_large_models_compute_activations_again_with_equal_losses(base, tmp_path
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("settings", [{}, {"lora_dropout": 0.0}, {"lora_target": "language"}])
-def test_the_estimate_of_what_a_pass_keeps_is_what_it_keeps(base, tmp_path, monkeypatch, rows, settings):
+def test_the_estimated_activation_memory_equals_the_measured_one(base, tmp_path, monkeypatch, rows, settings):
     kept, samples = {}, []
     original, estimated = SftTrainer.compute_loss, run.training
 
@@ -260,7 +260,7 @@ def test_a_cold_start_changes_every_parameter_and_reloads(base, tmp_path):
     assert [name for name, value in model.state_dict().items() if torch.equal(value, before[name])] == []
     processor = AutoProcessor.from_pretrained(out)
     assert processor.chat_template == pretrain.CHAT_TEMPLATE
-    # Evaluation keeps the base's pixel limits, whatever those of training were.
+    # Evaluation keeps the base's pixel limits, whatever those of training.
     assert processor.image_processor.size["longest_edge"] == 802816
     assert notes["pixel_limits"] == {"low": 784, "high": 3136}
     assert manifest.read(out, "checkpoint").files.keys() >= {"model.safetensors", "config.json"}
@@ -293,7 +293,7 @@ def test_equal_seeds_give_equal_files_and_another_seed_does_not(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_order_depends_on_the_seed_alone_and_the_data_repeats(base, tmp_path, batches):
+def test_the_order_depends_only_on_the_seed_and_the_data_repeats(base, tmp_path, batches):
     rows = conversations(6)
     sft.train_sft(base, rows, tmp_path / "a", SftConfig(max_steps=5, batch_size=4))
     sft.train_cold_start(base, rows, tmp_path / "b", ColdStartConfig(max_steps=5, epochs=None, batch_size=4))
@@ -322,7 +322,7 @@ def test_a_narrower_target_adapts_nothing_else(base, tmp_path, target, adapted):
     assert sum("lora_B" in name for name in weights) == sum(adapted.values())
 
 
-def test_training_shows_the_pixels_that_evaluation_shows(base, tmp_path, batches):
+def test_training_and_evaluation_show_the_same_pixels(base, tmp_path, batches):
     checkpoint = pytest.importorskip("dcsft_harness.models.checkpoint")
     settings = pytest.importorskip("dcsft_harness.models.arguments")
     rows, limit = conversations(1, sizes=((168, 140),)), 84 * 84
@@ -366,14 +366,14 @@ def test_the_ledger_counts_the_output_layer_as_trl_runs_it(monkeypatch, device, 
     assert trainer.scored(42, 2) == outside
 
 
-def test_trls_own_arguments_pass_through(base, tmp_path):
+def test_trls_own_arguments_are_passed_through(base, tmp_path):
     config = SftConfig(max_steps=2, batch_size=2, extra={"optim": "sgd", "max_grad_norm": 1e-9})
     sft.train_sft(base, conversations(2), tmp_path / "out", config)
     weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert max(value.abs().max() for name, value in weights.items() if "lora_B" in name) < 1e-9
 
 
-def test_bfloat16_trains_on_the_cpu_too_with_the_adapter_in_float32(base, tmp_path):
+def test_bfloat16_trains_on_the_cpu_with_the_adapter_in_float32(base, tmp_path):
     config = SftConfig(max_steps=2, batch_size=2, dtype="bfloat16")
     assert sft.train_sft(base, conversations(2), tmp_path / "out", config)["dtype"] == "bfloat16"
     kinds = {value.dtype for value in load_file(tmp_path / "out" / "adapter_model.safetensors").values()}

@@ -21,7 +21,7 @@ def weighted(weights):
 @pytest.mark.grid
 @pytest.mark.parametrize("micro", [None, 2])
 @pytest.mark.parametrize("weights", [WEIGHTS, [1, 1, 1, 1], [0, 0, 4, 0]])
-def test_each_token_counts_by_its_samples_weight(base, tmp_path, weights, micro):  # noqa: F811
+def test_each_token_is_weighted_by_its_sample(base, tmp_path, weights, micro):  # noqa: F811
     config = ColdStartConfig(batch_size=4, micro_batch_size=micro, learning_rate=1e-9)
     notes = sft.train_cold_start(base, weighted(weights), tmp_path / "out", config)
     loss, norm, _ = loss_by_hand(base, conversations(4), weights)
@@ -30,7 +30,7 @@ def test_each_token_counts_by_its_samples_weight(base, tmp_path, weights, micro)
 
 
 @pytest.mark.slow
-def test_weights_of_one_are_no_weights(base, tmp_path):  # noqa: F811
+def test_weights_of_one_change_nothing(base, tmp_path):  # noqa: F811
     config = SftConfig(max_steps=2, batch_size=4, learning_rate=1e-3, lora_dropout=0.0)
     one = sft.train_sft(base, weighted([1, 1, 1, 1]), tmp_path / "one", config)
     other = sft.train_sft(base, conversations(4), tmp_path / "other", config)
@@ -39,6 +39,6 @@ def test_weights_of_one_are_no_weights(base, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_a_weight_that_is_none_is_refused_by_row(weight):
+def test_an_invalid_weight_is_refused_by_row(weight):
     with pytest.raises(HarnessError, match="row 2: weight"):
         data.read(weighted([1, 1, weight, 1]))
