@@ -22,7 +22,7 @@ from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared, t
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.documents import data_fingerprint
 from dcsft_harness.lmms.protocols import Generation
-from dcsft_harness.lmms.tasks import fix_examples, grounding, leaves
+from dcsft_harness.lmms.tasks import fix_examples, grounding, keep_ends, leaves
 from dcsft_harness.reading import is_unset, refuse_malformed
 from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
@@ -206,6 +206,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         super().__init__()
         key_by_content()
         fix_examples()  # before lmms-eval's command opens its tasks
+        keep_ends()
         self.item_ids: dict[tuple[str, int], str] = {}
         self.kept: Mapping[tuple[str, int, int], Generation] = {}
         self.on_batch: Callable[[list[Generation]], None] | None = None

@@ -504,8 +504,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         value, extracted, cluster, scorers = None, None, None, {}
         if text is not None:
             doc = task.eval_docs[item.doc_id]
-            shown = Response(lmms.filtered(task, text, doc), text.truncated)
-            metrics = task.process_results(doc, [shown])
+            metrics = task.process_results(doc, [lmms.filtered(task, text, doc)])
             value, extracted, cluster = lmms.score_of(task, metrics)
             named = metrics.get("scorer")
             scorers = dict(named) if isinstance(named, Mapping) else {}
