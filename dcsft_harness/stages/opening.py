@@ -407,7 +407,7 @@ def _is_training_set(folder: Path) -> bool:
         return False
     if set(own_files.read_columns(folder, found.features.arrow_schema)) - {"messages", "images"}:
         return False
-    turns = next(iter(found.select_columns("messages")), {"messages": []})["messages"]
+    turns = found.select_columns("messages")[0]["messages"] if len(found) else ()
     if not all(isinstance(one, Mapping) and one.get("role") in ROLES for one in turns or ()):
         return False
     images = found.features.get("images")
