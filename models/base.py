@@ -5,6 +5,7 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from dcsft_harness import __version__, pictures
 from dcsft_harness.artifacts.disk import file_sha256, folder_sha256, json_sha256
 from dcsft_harness.coordinates import PIXEL, BoxConvention, declare, declared, taught
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.lmms.documents import data_fingerprint
+from dcsft_harness.lmms.documents import data_fingerprint, names_images
 from dcsft_harness.lmms.protocols import Generation
-from dcsft_harness.lmms.tasks import fix_examples, grounding, leaves
+from dcsft_harness.lmms.tasks import fix_examples, grounding, keep_ends, leaves
 from dcsft_harness.reading import is_unset, refuse_malformed
 from dcsft_harness.records import FROM_CHECKPOINT
 from dcsft_harness.scoring import Response
@@ -47,13 +48,15 @@ from .requests import Asked, Drawing, Item, Prompt, Settled, content_key, plan, 
 # lmms-eval's keys hold the model arguments and the task's configuration as text: a retrained adapter in the
 # same folder would get its predecessor's answers, and other images under the same questions theirs. For our
 # models the key also holds the content of every file that decides a response, that of each task's data, this
-# package's version, and how it shows images. lmms-eval stores plain text: a response that ran out of tokens
-# would come back as one that had ended.
+# package's version, how it shows images, and the images of a document whose row only names them. lmms-eval
+# stores plain text: a response that ran out of tokens would come back as one that had ended.
 
 _TEXTS = (".jinja", ".txt", ".model")
 """Suffixes of other checkpoint files (not configuration or weights) that decide its prompts."""
 _TRUNCATED = "truncated"
 """Key of a stored response that ran out of tokens."""
+_SHOWN = "shown"
+"""Attribute of a request: the hash of the images that its document shows."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -62,14 +65,19 @@ def key_by_content() -> None:
 
     lmms-eval creates its cache after it has created the model, which is when this is called.
     """
+    from lmms_eval.caching import response_cache
     from lmms_eval.caching.response_cache import ResponseCache
 
     make = ResponseCache.create
     if getattr(make, "keyed_by_content", False):
         return
+    of_text = response_cache._extract_content_hash
+    response_cache._extract_content_hash = lambda one: of_text(one) + vars(one).get(_SHOWN, "")
 
     class Marked(ResponseCache):  # type: ignore[misc]
         """Stores which responses ran out of tokens, and has the model expect no other rank."""
+
+        naming: frozenset[str] = frozenset()  # the tasks whose rows only name their images
 
         @staticmethod
         def _extract_cacheable(response: object) -> object:
@@ -78,6 +86,12 @@ def key_by_content() -> None:
 
         def execute(self, lm: ObservedModel, reqtype: str, requests: list[Instance]) -> list[object]:
             lm.alone = True
+            naming = [one for one in requests if one.task_name in self.naming]
+            for item in plan(naming, lm.checkpoint_generation) if naming else ():
+                with suppress(HarnessError):  # the model says which image cannot be read
+                    images = read_prompt(item, lm.task_dict, None).images
+                    for position in item.positions if images else ():
+                        vars(naming[position])[_SHOWN] = content_key("", images)
             return list(super().execute(lm, reqtype, requests))
 
         def _lookup(self, cache_key: str) -> object:
@@ -98,6 +112,8 @@ def key_by_content() -> None:
         found = make.__func__(Marked, cache_root, model=f"{model}|{fingerprint(model_args)}", **given)
         for name, task in leaves(task_dict or {}).items():
             found._task_fingerprints[name] += data_fingerprint(task)
+            if names_images(task):
+                found.naming |= {name}
         return found
 
     create.keyed_by_content = True  # type: ignore[attr-defined]
@@ -206,6 +222,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         super().__init__()
         key_by_content()
         fix_examples()  # before lmms-eval's command opens its tasks
+        keep_ends()
         self.item_ids: dict[tuple[str, int], str] = {}
         self.kept: Mapping[tuple[str, int, int], Generation] = {}
         self.on_batch: Callable[[list[Generation]], None] | None = None

@@ -85,6 +85,11 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
                 f"(`hf download {name} --local-dir DIR`) and give that folder; HF_HUB_OFFLINE=1 allows only "
                 "what is in the hub's cache"
             )
+        if settings.adapter is not None and not Path(name).is_dir():  # PEFT writes paths as they were given
+            remedy += (
+                f". If it is a folder that adapter {settings.adapter} was trained on, say where that is now: "
+                "--base DIR (of `dcsft merge` and `dcsft score`), or --model-args pretrained=DIR"
+            )
         raise kind(
             f"model {name} cannot be opened ({weights.error_line(error)})",
             _remedy(name, remedy, "config.json"),

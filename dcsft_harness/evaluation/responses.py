@@ -444,8 +444,7 @@ class _Documents:
         if text is None:
             return _scored(one, item, None, None, None, {})
         doc = self.task.eval_docs[item.doc_id]
-        shown = Response(lmms.filtered(self.task, text, doc), text.truncated)
-        metrics = self.task.process_results(doc, [shown])
+        metrics = self.task.process_results(doc, [lmms.filtered(self.task, text, doc)])
         named = metrics.get("scorer")
         scorers = dict(named) if isinstance(named, Mapping) else {}
         return _scored(one, item, *lmms.score_of(self.task, metrics), scorers)

@@ -34,6 +34,7 @@ from dcsft_harness.lmms.protocols import Model as Model
 from dcsft_harness.lmms.protocols import Task as Task
 from dcsft_harness.lmms.protocols import is_observed as is_observed
 from dcsft_harness.lmms.tasks import (
+    KeepEnds,
     check_imports,
     grounding,
     make_cache,
@@ -322,7 +323,8 @@ def _answered(samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
 def filtered(task: Task, response: str, doc: Mapping[str, Any] | None = None) -> str:
     """A response as lmms-eval passes it to the task's scorer: by its filters and reasoning tags.
 
-    `doc` is its document, which lmms-eval's filter `multi_choice_regex` reads.
+    `doc` is its document, which lmms-eval's filter `multi_choice_regex` reads. Of a `Response` that ran out
+    of tokens it is one, see `KeepEnds`.
     """
     from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
     from lmms_eval.filters.transformation import StripThinkingFilter
@@ -331,9 +333,10 @@ def filtered(task: Task, response: str, doc: Mapping[str, Any] | None = None) ->
     first = [StripThinkingFilter()] if tags is None and task.get_config("auto_strip_thinking") else []
     texts: Iterable[Sequence[Any]] = [[response]]
     for one in (*first, *text_filters(task)):
-        texts = one.apply(texts, [doc or {}])
+        texts = KeepEnds(one).apply(texts, [doc or {}])
     ((text,),) = texts
-    return str(text if tags is None else strip_reasoning_tags(text, tags))
+    text = text if tags is None else strip_reasoning_tags(text, tags)
+    return text if isinstance(text, str) else str(text)
 
 
 # lmms-eval's own command line, with the suite's tasks and a correct exit code.

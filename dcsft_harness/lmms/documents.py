@@ -221,10 +221,21 @@ def data_name(task: Task) -> str:
 
 
 def data_fingerprint(task: Task) -> str:
-    """A hash of the rows that a task asks, with their images; files that rows only name are not read."""
+    """A hash of the rows that a task asks, with their images; see `names_images` for files that rows name."""
     folders = prepared.inputs([data_name(task)])
     rows = getattr(task.eval_docs, "_fingerprint", "")
     return json_sha256([rows, *map(manifest.fingerprint, folders.values())])
+
+
+def names_images(task: Task) -> bool:
+    """Whether a task's rows hold no images themselves, so that they may name files, whose content may change.
+
+    The first row decides.
+    """
+    if prepared.inputs([data_name(task)]) or not len(task.eval_docs_no_media):
+        return False
+    files = _held_files(task.eval_docs)[0](0)
+    return not files or any(not file["bytes"] for file in files)
 
 
 def metadata(task: Task) -> dict[str, Any]:

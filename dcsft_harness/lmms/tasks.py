@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,8 @@ from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, refusal, room, unknown_name, visible_lines
 from dcsft_harness.lmms.documents import refuse_reversed
 from dcsft_harness.lmms.protocols import Task
+from dcsft_harness.scoring.normalize import answer_part
+from dcsft_harness.scoring.verdict import Response
 from dcsft_harness.tasks import path as task_path
 
 if TYPE_CHECKING:
@@ -387,6 +389,51 @@ def fix_examples() -> None:
     ContextSampler.get_context = get_context
 
 
+def keep_ends() -> None:
+    """Makes lmms-eval's filters keep which responses ran out of tokens; a second call changes nothing.
+
+    A filter makes a new text of a response. A part of an unfinished one would be scored as if it were whole.
+    """
+    from lmms_eval.api.filter import FilterEnsemble
+
+    plain = FilterEnsemble.apply
+    if getattr(plain, "keeps_ends", False):
+        return
+
+    def apply(self: Any, instances: Sequence[Any], docs: Sequence[Any]) -> None:  # noqa: ANN401 - lmms-eval's
+        filters = [KeepEnds(one) if is_text_filter(one) else one for one in self.filters]
+        plain(replace(self, filters=filters), instances, docs)
+
+    apply.keeps_ends = True  # type: ignore[attr-defined]
+    FilterEnsemble.apply = apply
+
+
+@dataclass(frozen=True)
+class KeepEnds:
+    """A filter of texts, of which a `Response` that ran out of tokens stays one.
+
+    What it read from a closed box or tag was finished before the tokens ran out, and is whole.
+    """
+
+    inner: Any  # lmms-eval's filter, or one of the task's own
+
+    def apply(self, resps: Iterable[Sequence[Any]], docs: Sequence[Any]) -> list[list[Any]]:
+        """The filtered responses of each document, in order."""
+        before = [list(some) for some in resps]
+        after = [list(some) for some in self.inner.apply(before, docs)]
+        return [
+            list(map(self._kept, old, new)) if len(old) == len(new) else new
+            for old, new in zip(before, after, strict=True)
+        ]
+
+    @staticmethod
+    def _kept(old: object, new: object) -> object:
+        if not isinstance(old, Response) or not old.truncated or not isinstance(new, str):
+            return new
+        closed = re.search(rf"(?<!\w){re.escape(new)}(?!\w)", answer_part(old, truncated=True))
+        return new if closed else Response(new, truncated=True)
+
+
 def make_task(config: Mapping[str, Any]) -> Task:
     """A chat task from a configuration in the form of its YAML file."""
     from lmms_eval.api.task import ConfigurableMessagesTask
@@ -433,20 +480,23 @@ def text_filters(task: Task) -> list[Any]:
     Raises:
         HarnessError: it has several lists of filters, each of which makes other responses.
     """
-    from lmms_eval.filters import selection
-
-    from dcsft_harness.tasks.verdicts import KeepAll
-
     if len(task._filters) != 1:
         raise HarnessError(
             f"task {task.config.task} has {len(task._filters)} lists of filters in its filter_list: "
             f"{', '.join(str(one.name) for one in task._filters)}",
             "Keep one of them, or make a task of each: a response has one score",
         )
-    choosing = (
-        selection.TakeFirstFilter, selection.TakeKFilter, selection.MajorityVoteFilter, KeepAll
-    )  # fmt: skip
-    return [one for one in task._filters[0].filters if not isinstance(one, choosing)]
+    return [one for one in task._filters[0].filters if is_text_filter(one)]
+
+
+def is_text_filter(one: object) -> bool:
+    """Whether a filter makes a text of each response, and does not select among those to a document."""
+    from lmms_eval.filters import selection
+
+    from dcsft_harness.tasks.verdicts import KeepAll
+
+    choosing = selection.TakeFirstFilter, selection.TakeKFilter, selection.MajorityVoteFilter, KeepAll
+    return not isinstance(one, choosing)
 
 
 _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_agentic")

@@ -537,15 +537,10 @@ def _add(recipe: _File, entry: _Entry, stage: Stage, stages: dict[str, Stage]) -
         if (processes := getattr(read, "num_processes", None)) and isinstance(read, TrainingConfig):
             read.share(processes)
     except HarnessError as error:
-        variables = [
-            found[1]
-            for name, value in (entry.model_extra or {}).items()
-            if re.search(rf"(?<!\w){re.escape(flag(name))}\b", error.problem)
-            and isinstance(value, str)
-            and (found := _VARIABLE.fullmatch(value))
-        ]
-        sets = f"; set them by {' and '.join(f'--set {one}=VALUE' for one in variables)}" if variables else ""
-        remedy = error.remedy.rstrip(".") + sets
+        written = entry.model_extra or {}
+        named = [one for one in written if re.search(rf"(?<!\w){re.escape(flag(one))}\b", error.problem)]
+        sets = _sets(entry, named)
+        remedy = error.remedy.rstrip(".") + (f"; set them by {sets}" if sets else "")
         raise HarnessError(f"recipe {path}, stage {stage.name!r}: {error.problem}", remedy) from error
     for reference in stage.references():
         if reference not in stages:
@@ -557,9 +552,27 @@ def _add(recipe: _File, entry: _Entry, stage: Stage, stages: dict[str, Stage]) -
         options = STAGES[stages[name].verb].options.from_options(stages[name].options)
         if isinstance(options, TrainingConfig):
             _refuse_unkept(f"recipe {path}: stage {stage.name!r}", name, int(step), options)
-    if stage.name in stages and stages[stage.name] != stage:
-        raise HarnessError(f"recipe {path}: two different stages are called {stage.name!r}", "Rename one")
+    other = stages.get(stage.name, stage)
+    if other != stage:
+        ours = {"verb": stage.verb, **stage.options}
+        theirs = {"verb": other.verb, **other.options}
+        names = [one for one in {**theirs, **ours} if theirs.get(one) != ours.get(one)]
+        differing = (
+            f"{one} {cut(str(theirs.get(one)), 80)} and {cut(str(ours.get(one)), 80)}" for one in names
+        )
+        sets = _sets(entry, names)
+        raise HarnessError(
+            f"recipe {path}: two different stages are called {stage.name!r}: {', '.join(differing)}",
+            "Rename one" + (f", or give both the same by {sets}" if sets else ""),
+        )
     stages[stage.name] = stage
+
+
+def _sets(entry: _Entry, names: Iterable[str]) -> str:
+    """What sets the variables that an entry's options of these names are, for a remedy; empty for none."""
+    written = entry.model_extra or {}
+    texts = [value for name in names if isinstance(value := written.get(name), str)]
+    return " and ".join(f"--set {found[1]}=VALUE" for text in texts if (found := _VARIABLE.fullmatch(text)))
 
 
 def _refuse_unkept(reader: str, name: str, step: int, training: "TrainingConfig") -> None:

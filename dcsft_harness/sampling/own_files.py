@@ -65,8 +65,12 @@ _OTHERS = {
 """How files of other kinds begin. An archive may hold its rows as they are, so that some would be read."""
 _SHARD = re.compile(r"(.+)-\d+-of-\d+(?:-[0-9a-f]+)?")
 """The names that `datasets` and the hub give to the files of a split."""
-_SPLIT = re.compile(r"train|test|validation|valid|val|dev|eval", re.I)
-"""How the name of another file of a split begins."""
+_SPLIT = re.compile(
+    r"(train|test|validation|valid|val|dev|eval)"
+    r"|.*?[-._ 0-9](?:(train|test)(?:ing)?|(validation|valid|val|dev)|(eval)(?:uation)?)(?![^-._ 0-9])",
+    re.I,
+)
+"""How the name of another file of a split begins, or a word in it, separated as `datasets` takes it."""
 _ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
 """Names of columns of a table that may show something."""
@@ -319,8 +323,8 @@ def _split(stem: str) -> str | None:
     """The split that a file is named after; None where it is named after none."""
     if shard := _SHARD.fullmatch(stem):
         return shard[1]
-    begun = _SPLIT.match(stem)
-    return None if begun is None else begun[0].lower()
+    named = _SPLIT.match(stem)
+    return None if named is None else str(named[named.lastindex or 0]).lower()
 
 
 def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | HarnessError]:

@@ -331,7 +331,7 @@ class Pool:
         """Whether the label can no longer change: one response is right and one wrong, so it is medium."""
         doc = self._task.eval_docs_no_media[item.doc_id]
         texts = [
-            Response(lmms.filtered(self._task, one.response, doc), one.finish_reason == "length")
+            lmms.filtered(self._task, Response(one.response, one.finish_reason == "length"), doc)
             for one in generations
         ]
         scores = [self._verdict(item.doc_id, text)[0] for text in texts]

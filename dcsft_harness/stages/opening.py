@@ -389,14 +389,15 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
 
 
 def _is_training_set(folder: Path) -> bool:
-    """Whether a folder has the columns and images of a curated set, which trainers read directly.
+    """Whether a folder has the columns, roles and images of a curated set, which trainers read directly.
 
-    It has none that own rows read beside them: these would be lost.
+    It has no columns that own rows read beside them: these would be lost.
     """
     from datasets import Dataset, Image, List
 
     from dcsft_harness.artifacts import storage
     from dcsft_harness.sampling import own_files
+    from dcsft_harness.training.data import ROLES
 
     try:
         found = storage.load(folder)
@@ -405,6 +406,9 @@ def _is_training_set(folder: Path) -> bool:
     if not isinstance(found, Dataset) or "messages" not in found.features:
         return False
     if set(own_files.read_columns(folder, found.features.arrow_schema)) - {"messages", "images"}:
+        return False
+    turns = found.select_columns("messages")[0]["messages"] if len(found) else ()
+    if not all(isinstance(one, Mapping) and one.get("role") in ROLES for one in turns or ()):
         return False
     images = found.features.get("images")
     return isinstance(images, List) and isinstance(images.feature, Image)

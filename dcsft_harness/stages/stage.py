@@ -54,6 +54,14 @@ def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
     return json_sha256([manifest.fingerprint(path), own_data.images_sha256(path, root, outside)])
 
 
+def _log_sha256(path: Path) -> str:
+    """The hash of the logs of lmms-eval at a path, samples included; empty if there are none."""
+    from dcsft_harness.leaderboard import collect
+
+    files = [file for run in collect.find(path) if not run.is_dir() for file in collect.files_of(run)]
+    return json_sha256(list(map(manifest.fingerprint, files))) if files else ""
+
+
 def _named(name: str, text: str, kind: str) -> list[Path]:
     """What an option's text names, of a kind of `settings.Reads`: files and folders, or none."""
     path = Path(text)
@@ -257,8 +265,8 @@ class Stage:
     def content(self, options: Mapping[str, Any]) -> dict[str, str]:
         """A hash of each thing in the options that no input covers, by its name there.
 
-        These are files of rows with their images, the files of a user's own tasks, a checkpoint's chat
-        template (empty if it has none), a system prompt, a user's scorer.
+        These are files of rows with their images, the files of a user's own tasks, a log of lmms-eval with
+        its samples, a checkpoint's chat template (empty if it has none), a system prompt, a user's scorer.
         """
         found = {}
         root, outside = options.get("image_root"), bool(options.get("allow_outside_root"))
@@ -271,6 +279,9 @@ class Stage:
                     found[str(path)] = disk.file_sha256(path)
                 elif (kind in ("pool", "tasks") or name == "data") and path.exists():
                     if digest := _rows_sha256(path, root and Path(root), outside):
+                        found[str(path)] = digest
+                elif name == "rollouts" and not (path / manifest.NAME).is_file():
+                    if digest := _log_sha256(path):
                         found[str(path)] = digest
                 if kind in ("pool", "tasks"):
                     found |= _task_sources(text, options.get("include_path"))

@@ -66,7 +66,7 @@ class Judge:
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
         response, stopped = cut_at(response, stop_texts(self.task.config.generation_kwargs))
-        text = Response(lmms.filtered(self.task, response, doc), truncated and not stopped)
+        text = lmms.filtered(self.task, Response(response, truncated and not stopped), doc)
         metrics = self.task.process_results(doc, [text])
         return lmms.score_of(self.task, metrics)[0]
 

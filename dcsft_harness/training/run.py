@@ -146,6 +146,11 @@ class Setup:
     completion: int = 0  # tokens that a row may have besides its text
 
     @property
+    def dtype_name(self) -> str:
+        """The dtype's name."""
+        return _DTYPE_NAMES[self.dtype]
+
+    @property
     def template_arguments(self) -> dict[str, Any]:
         """The chat template's arguments in force; see `_prepare`."""
         return dict(self.notes.get(chat_template.NAME) or {})
@@ -198,7 +203,7 @@ class Setup:
     def found(self) -> dict[str, Any]:
         """What decides the result besides the settings: precision, skipped rows, and the reward's scorers."""
         refused, scorers = self.conversations.refused, self.notes.get("scorers")
-        found: dict[str, Any] = {PRECISION: _DTYPE_NAMES[self.dtype]}
+        found: dict[str, Any] = {PRECISION: self.dtype_name}
         found |= {"skipped": json_sha256(sorted(refused))[:16]} if refused else {}
         return found | ({"scorers": scorers} if scorers else {})
 
@@ -453,6 +458,9 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         needed = plan(setup)
         admit(needed)
         identity = job.identity() | setup.found()  # reads all weights, which a dry run does not
+        if (asked := run_folder.asked_dtype(job.output, setup.dtype_name)) is not None:
+            job = setup.job = replace(job, config=job.config.model_copy(update={"dtype": asked}))
+            identity["dtype"] = asked
         if needed.device.kind == "cpu" and needed.memory > _LARGE:
             take_exactly()
     micro = min(ranks.gathered(int(str(needed.settings.get("micro_batch_size", job.config.batch_size)))))

@@ -31,6 +31,7 @@ Only the masks of dropout depend on `micro_batch_size`.
 """
 FOUND = ("skipped", "scorers", resuming.PRECISION)
 """What a run finds out besides its settings; once it has finished, its notes have it."""
+_DTYPES = ("auto", "float32", "bfloat16")
 _FILES, _END = "files", 2**20
 _LAUNCH = ("processes", "sharding")
 CURVES = "runs"
@@ -94,6 +95,18 @@ def identity(output: Path) -> str:
         contents = {f"content of {role}": entry["sha256"][:16] for role, entry in found.inputs.items()}
         settings = {**found.config, **contents}
     return json_sha256({k: v for k, v in settings.items() if k not in (*INDIFFERENT, *FOUND, *_LAUNCH)})
+
+
+def asked_dtype(output: Path, precision: str) -> str | None:
+    """The `--dtype` that an unfinished run began with, if it began in this precision; else None.
+
+    `auto` and the type that it stands for are one run, with the settings of its beginning.
+    """
+    with contextlib.suppress(OSError, ValueError, TypeError):  # which `opened` explains
+        before = dict(reading.json_file(output / manifest.UNFINISHED / RUN))
+        if before.get(resuming.PRECISION) == precision and before.get("dtype") in _DTYPES:
+            return str(before["dtype"])
+    return None
 
 
 class RunFolder:

@@ -598,6 +598,19 @@ class TestTask:
         )
         assert "holds responses without their items" in capsys.readouterr().err
 
+    def test_labels_of_other_responses_of_a_log_are_not_done(self, tmp_path, capsys):
+        """The results file beside the samples may stay the same."""
+        log = log_folder(tmp_path / "log", {"mine": [line(0, 1.0, target="4", resps=[["4", "5"]])]})
+        given = ["label", str(log), "--scorer", "math", "--output", str(tmp_path / "x")]
+        assert (main(given), main(given)) == (0, 0)
+        assert "already done" in capsys.readouterr().err
+        moved = log.rename(tmp_path / "moved").rename(tmp_path / "log")
+        assert main(given) == 0
+        samples = next(moved.rglob("*_samples_*"))
+        samples.write_text(samples.read_text().replace('"5"', '"4"'))
+        assert main(given) == 1
+        assert f"{log}: its content or its images have changed since" in capsys.readouterr().err
+
     @pytest.mark.parametrize("bad", [1, 2])
     def test_unscorable_documents_are_reported_once(self, tmp_path, capsys, bad):
         lines = [

@@ -13,6 +13,7 @@ from dcsft_harness.models.arguments import DEFAULT_MAX_NEW_TOKENS, GenerationArg
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.sampling import SamplingConfig, own_data
 from dcsft_harness.stages import STAGES
+from dcsft_harness.tasks import verdicts
 from dcsft_harness.training import grpo
 
 
@@ -118,6 +119,38 @@ def test_a_tasks_filters_apply_to_labels_rewards_and_every_evaluation(task, tmp_
     doc = made.eval_docs[0]
     shown = lmms.filtered(made, response, doc)
     assert lmms.score_of(made, made.process_results(doc, [shown]))[0] == score
+
+
+LETTER = {"function": "regex", "regex_pattern": r"(?:is |\{)([A-D])"}
+
+
+@pytest.mark.parametrize(
+    ("filters", "response", "score"),
+    [
+        ([LETTER, TAKE], "it is B", 1.0),
+        ([LETTER, TAKE], "first it is B but then", 0.0),
+        ([{"function": "lowercase"}, {"function": "uppercase"}, TAKE], "first it is B but then", 0.0),
+        ([LETTER, TAKE], r"so \boxed{B} as then this", 1.0),  # read from what was closed in time
+        ([LETTER, {"function": "majority_vote"}, TAKE], "first it is B but then", 0.0),
+    ],
+)
+def test_a_filter_keeps_that_a_response_ran_out_of_tokens(task, tmp_path, filters, response, score):
+    """The first response that fits ends by itself; the others have the four words of the limit."""
+    doc = {"answer": '"B"', "choices": ["one", "two", "three", "four"], "cluster": "0"}
+
+    def opened():
+        made = task(filter_list=[{"name": "x", "filter": filters}], generation_kwargs={"max_new_tokens": 4})
+        made.config.process_results = lambda _, results: verdicts.process("choice", doc, results)
+        return made
+
+    model = DcsftStub(answers=lambda question: response)
+    notes = evaluation.evaluate(model, {"mine": opened()}, tmp_path / "greedy", "m", {})
+    assert notes["tasks"]["mine"]["accuracy"] == score
+    sampling.sample(model, opened(), tmp_path / "pool", SamplingConfig(samples=2, max_new_tokens=4), {})
+    rows = records.read_table(tmp_path / "pool" / sampling.ROLLOUTS, records.Rollout).to_pylist()
+    assert [row["score"] for row in rows] == [score] * 2
+    judge, cut = grpo.Judge(opened(), {"a": 0}), len(response.split()) > 3
+    assert judge.reward("a", response, truncated=cut) == score
 
 
 def test_a_task_with_two_filter_lists_is_refused_before_a_model_is_opened(task, tmp_path, monkeypatch):

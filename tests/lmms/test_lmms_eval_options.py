@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 from lmms_eval.api.instance import GenerationResult, Instance
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dcsft_harness import lmms, pictures
@@ -173,6 +174,36 @@ class TestCache:
         rows = datasets.Dataset.from_list(edited, features=features)
         datasets.DatasetDict({"test": rows}).save_to_disk(folder / "data")
         assert asked() == 10
+
+    def test_another_picture_at_the_same_path_is_asked_again(self, tmp_path, tasks):  # noqa: F811
+        """A row may name its pictures alone; the other rows' responses are used again."""
+        folder = tmp_path / "tasks"
+        shutil.copytree(tasks, folder)
+        yaml = folder / "tiny_greedy.yaml"
+        yaml.write_text(yaml.read_text().replace(str(tasks), str(folder)))
+        rows = datasets.load_from_disk(folder / "data")["test"].to_list()
+        for number, row in enumerate(rows):
+            Image.new("RGB", (28, 28), (number, 0, 0)).save(tmp_path / f"{number}.png")
+            row["image"] = f"{number}.png"
+        shutil.rmtree(folder / "data")
+        datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)}).save_to_disk(folder / "data")
+        functions = folder / "functions.py"
+        opened = f'__import__("PIL.Image").Image.open("{tmp_path}/" + doc["image"]).convert("RGB")'
+        functions.write_text(functions.read_text().replace('doc["image"]', opened))
+        answers = tmp_path / "answers.jsonl"
+        said = [{"task": "tiny_greedy", "doc_id": n, "responses": ["goose"]} for n in range(len(rows))]
+        answers.write_text("".join(json.dumps(row) + "\n" for row in said))
+        words = ["--include_path", folder, "--model", "dcsft_stub", "--model_args", f"answers={answers}"]
+        words += ["--tasks", "tiny_greedy", "--use_cache", tmp_path / "cache"]
+
+        def asked():
+            run(tmp_path / "out", *words)
+            with contextlib.closing(sqlite3.connect(tmp_path / "cache/cache.db")) as cache:
+                return cache.execute("select count(*) from responses").fetchone()[0]
+
+        assert [asked(), asked()] == [5, 5]
+        Image.new("RGB", (28, 28), (0, 0, 255)).save(tmp_path / "0.png")
+        assert asked() == 6
 
     def test_rows_that_were_prepared_again_are_asked_again(self, tmp_path, monkeypatch):
         monkeypatch.setenv(prepared.VARIABLE, str(tmp_path / "prepared"))

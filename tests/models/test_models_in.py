@@ -275,6 +275,18 @@ class TestBases:
         assert "Put it back, or name it: --base DIR" in error and "--model-args pretrained=DIR" in error
         assert not (tmp_path / "out" / "manifest.json").exists()
 
+    def test_a_base_that_looks_like_a_hub_name_may_be_a_folder(self, orphan, tmp_path, capsys):
+        """PEFT writes the path as it was given, relative to where training ran."""
+        (orphan / "manifest.json").unlink(missing_ok=True)
+        path = orphan / "adapter_config.json"
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "models/cold"})
+        )
+        assert main(["merge", str(orphan), f"--output={tmp_path / 'out'}"]) == 1
+        error = " ".join(capsys.readouterr().err.split())
+        assert "model models/cold cannot be opened" in error
+        assert "a folder that adapter" in error and "--base DIR" in error and "pretrained=DIR" in error
+
     def test_a_base_can_be_given_with_the_adapter(self, orphan):
         for engine in (None, "dcsft_hf", "dcsft_vllm"):
             name, arguments = as_engine(str(orphan), "pretrained=digits,batch_size=2", engine)

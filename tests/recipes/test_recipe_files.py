@@ -308,6 +308,19 @@ def test_held_out_rows_of_the_pool_are_never_trained_on(tmp_path):
     assert (tokens["pool"], tokens["evaluated"]) == (180, 20)
 
 
+def test_recipes_that_train_an_own_pool_in_two_ways_say_what_makes_them_one(tmp_path):
+    """Each compares another family of data at its own length; an own pool is the only family."""
+    (tmp_path / "mine.jsonl").write_text("{}\n" * 200)
+    given = {**OWN, "model": "digits", "pool": str(tmp_path / "mine.jsonl")}
+    said = (
+        "'own-all-0': max_steps 50 and 250, save_steps 10 and 50"
+        r"\. Rename one, or give both the same by --set steps=VALUE and --set save_steps=VALUE"
+    )
+    with pytest.raises(HarnessError, match=said):
+        recipes.load("extended", given=given)
+    assert recipes.load("extended", given={**given, "steps": "60", "save_steps": "20"}).stages
+
+
 @pytest.mark.parametrize("name", sorted(set(recipes.shipped()) - {"digits", "extended"}))
 def test_the_baseline_of_your_own_pools_board_is_one_of_its_rows(tmp_path, name):
     (tmp_path / "mine.jsonl").write_text("{}\n" * 200)

@@ -769,6 +769,18 @@ class TestSavedMessages:
         found = training_data.read(opening.training_data(options.data, options))
         assert [turns.images for turns in found.turns] == [int(part is not None)]
 
+    @pytest.mark.parametrize("names", [("from", "value"), ("role", "content")])
+    def test_turns_in_other_words_are_those_of_lines(self, save, names):
+        path = save({})
+        said = zip(("human", "gpt"), ("<image>Which?", "goose"), strict=True)
+        turns = [dict(zip(names, one, strict=True)) for one in said]
+        rows = load_from_disk(str(path)).remove_columns("messages").add_column("messages", [turns])
+        rows.save_to_disk(path.with_name("shared"))
+        options = SftOptions(model="digits", data=str(path.with_name("shared")))
+        found = training_data.read(opening.training_data(options.data, options))
+        assert [turn["role"] for turn in found.turns[0].prompt] == ["user"]
+        assert (found.turns[0].answer, found.turns[0].images) == ("goose", 1)
+
     @pytest.mark.parametrize("more", [{"scorer": "exact_word"}, {"held_out": 0.5}])
     def test_options_for_rows_are_accepted(self, save, more):
         path = save({}, count=12)
@@ -959,6 +971,10 @@ class TestHostileFiles:
             (["train", "valid"], "holds the splits train, valid"),
             (["train", "dev"], "holds the splits dev, train"),
             (["train", "eval"], "holds the splits eval, train"),
+            (["mydata_train", "mydata-test"], "holds the splits test, train"),
+            (["birds.training.v2", "birds 2validation"], "holds the splits validation, train"),
+            (["birds_train_1", "birds_train_2", "train"], None),
+            (["constraint_a", "latest_b", "retrain"], None),
             (["train_1", "train_2"], None),
             (["train", "more"], None),
             (["0000", "0001"], None),

@@ -139,6 +139,9 @@ def test_a_run_resumes_in_its_original_precision(base, tmp_path, monkeypatch):  
         patched.setattr(run, "compute_dtype", lambda asked: torch.bfloat16)
         with pytest.raises(HarnessError, match="precision of the weights: float32 -> bfloat16"):
             sft.train_sft(base, rows, output, config)
+    with pytest.raises(Stop):  # which on a CPU is the same
+        sft.train_sft(base, rows, output, config.changed(dtype="auto"), progress=stopping(5))
+    assert run_folder.identity(output) == unfinished
     path = output / "unfinished" / "run.json"
     older = json.loads(path.read_text())
     assert older.pop("precision of the weights") == "float32"
