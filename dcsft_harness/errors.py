@@ -234,7 +234,7 @@ def reporting_refusals(kind: str, output: Path, kept: str, variable: str = "") -
         reason = refusal(error)
         if reason is None:
             raise
-        remedy = f"Set {variable} to a folder with room that can be written" if variable else room(reason)
+        remedy = f"Set {variable} to a writable folder with free space" if variable else room(reason)
         raise HarnessError(
             f"cannot write the {kind} to {output}: {os.strerror(reason)}", f"{remedy}; {kept}"
         ) from error
@@ -246,7 +246,7 @@ def room(reason: int, full: str = "Free some space or name a folder on another d
         return full
     if reason == errno.EACCES:
         return "Check the permissions of that folder, or name another one"
-    return "Name a folder that can be written, on another disk if need be"
+    return "Name a writable folder, on another disk if needed"
 
 
 def refusal(error: BaseException | None) -> int | None:

@@ -177,8 +177,8 @@ def reporting_losses() -> Iterator[None]:
         if world_size() == 1 or not _lost(error):
             raise
         raise Lost(
-            "another process of this launch ended before its work was done",
-            "Its own message or the launcher's says why",
+            "another process of this launch ended before it finished",
+            "See its own message or the launcher's",
         ) from error
 
 

@@ -445,13 +445,13 @@ class CheckpointModel(ObservedModel):
         """The system prompt, or the content of its file.
 
         Raises:
-            HarnessError: the value looks like a file's name, and there is no such file.
+            HarnessError: the value looks like a file's name, and the file does not exist.
         """
         # "/no_think" is a prompt.
         named = "/" in value[1:] or value.endswith((".txt", ".md"))
         if named and len(value.split()) == 1 and not Path(value).is_file():
             raise HarnessError(
-                f"system_prompt={value}: there is no such file",
+                f"system_prompt={value}: the file does not exist",
                 "Check the path; a text with a space in it is taken as the prompt itself",
             )
         return str(self._resolve_system_prompt(value))

@@ -70,8 +70,8 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
                 "Give its base, with --adapter to train it further; or merge it into its base",
             )
         raise HarnessError(
-            f"model {name} holds a base and an adapter, which transformers would put on it unasked",
-            "Keep the adapter in a folder of its own, and name it with adapter=",
+            f"model {name} holds a base and an adapter, which transformers would apply unasked",
+            "Move the adapter to a separate folder, and name it with adapter=",
         )
     weights.refuse_absurd(name)
     try:

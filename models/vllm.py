@@ -110,7 +110,7 @@ class Adapted:
     def _merge(self, adapter: str, features: Features) -> Scratch:
         settings = self._settings
         scratch = Scratch("dcsft_merged")
-        _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served as it is", adapter)
+        _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served unmerged", adapter)
         try:
             parity = merge(
                 settings.pretrained, adapter, scratch.folder, [features], settings.trust_remote_code
@@ -122,7 +122,7 @@ class Adapted:
             raise HarnessError(
                 f"the merge of adapter {adapter} cannot be written to {scratch.folder} "
                 f"({os.strerror(reason)})",
-                "Make room there, or set TMPDIR to a folder with room for the whole model",
+                "Free some space there, or set TMPDIR to a folder with room for the whole model",
             ) from error
         _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
         return scratch

@@ -87,7 +87,7 @@ def owner(path: Path) -> str:
         here = found["host"] == socket.gethostname()
         return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process, which began this moment"
+        return "another process that has just started"
 
 
 def at_work(path: Path) -> bool | None:

@@ -81,13 +81,13 @@ class Manifest:
     def input_folder(self, role: str) -> Path:
         """The folder of one input, relative to this artifact; an error if it has moved or changed since."""
         if role not in self.inputs:
-            raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artifact again")
+            raise HarnessError(f"{self.folder / NAME} has no input {role!r}", "Recreate the artifact")
         entry = self.inputs[role]
         folder = (self.folder / entry["path"]).resolve()
         if not folder.exists() or fingerprint(folder) != entry["sha256"]:
             raise HarnessError(
                 lost(role, self.folder, folder),
-                "Put them back, or make this artifact again from the new ones",
+                "Restore them, or recreate this artifact from the new ones",
             )
         return folder
 
@@ -171,7 +171,7 @@ class _Part(dict[str, Any]):
 
     def __missing__(self, key: str) -> Never:
         path, name = self._place
-        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artifact again")
+        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Recreate the artifact")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The arguments to restore it from, for pickling and copying."""
@@ -181,13 +181,13 @@ class _Part(dict[str, Any]):
 def _inside(name: str) -> str:
     """A file's name, without a path, so that no manifest can make us read files elsewhere."""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise ValueError(f"{name[:100]!r} is no file of this folder")
+        raise ValueError(f"{name[:100]!r} is not a file of this folder")
     return name
 
 
 def _path(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a path has no NUL")
+        raise ValueError("a path cannot contain NUL")
     return text
 
 
@@ -316,7 +316,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         }
         found = replace(found, **tables)
     except (ValueError, OSError) as error:
-        raise HarnessError(f"{path} cannot be read: {error}", "Make the artifact again") from error
+        raise HarnessError(f"{path} cannot be read: {error}", "Recreate the artifact") from error
     if kind is not None and found.kind != kind:
         remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
         needed = f"{indefinite(kind)} {'are' if kind.endswith('s') else 'is'}"
@@ -327,12 +327,12 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
 def _refuse_newer(path: Path, found: object) -> None:
     """Refuses a manifest of a newer format: fields that this version does not know may change its meaning."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
+        raise ValueError(f"format is {str(found)[:40]!r}, not a positive whole number")
     if found > FORMAT:
         raise NewerFormatError(
             f"{path} is written in format {str(found)[:40]}, this version of dcsft_harness reads up to "
             f"{FORMAT}",
-            "Update dcsft_harness, or make the artifact again with this version",
+            "Update dcsft_harness, or recreate the artifact with this version",
         )
 
 
@@ -379,7 +379,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     if changed is not None:
         raise HarnessError(
             f"{folder / changed} is not what {NAME} beside it says: it was changed later",
-            f"Put the former file back, make it again, or remove {NAME} to use the files as they are",
+            f"Restore the file, recreate the artifact, or remove {NAME} to use the files as they are",
         )
 
 

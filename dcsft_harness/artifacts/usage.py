@@ -80,7 +80,7 @@ def unknown(operations: Sequence[float | None]) -> dict[str, str]:
     if not operations:
         found = dict.fromkeys(("prompt_tokens", "completion_tokens"), "the model reports no tokens")
     if not operations or None in operations:
-        found["flops"] = "the model does not say what a token costs"
+        found["flops"] = "the model does not report what a token costs"
     return found
 
 
@@ -160,7 +160,8 @@ class Device:
         number = float(match[1]) if match and match[1].count(".") < 2 and match[1] != "." else 0.0
         if not 0 < number < 10_000:
             raise HarnessError(
-                f"--device {cut(text, 40)!r} is neither a device nor its memory", 'Give cpu, cuda or "24 GB"'
+                f"--device {cut(text, 40)!r} is neither a device nor a memory size",
+                'Give cpu, cuda or "24 GB"',
             )
         total = number * 1e9
         # A context and kernels take half a gigabyte; fragments of freed memory some more.
@@ -189,7 +190,7 @@ class Device:
             if number and not (number.isdecimal() and int(number) < count):
                 last = f" to cuda:{count - 1}" * (count > 1)
                 raise HarnessError(
-                    f"device {cut(name, 40)} is none of this machine's CUDA devices", f"Give cuda:0{last}"
+                    f"device {cut(name, 40)} is not a CUDA device of this machine", f"Give cuda:0{last}"
                 )
             index = int(number) if number else None
             free, total = torch.cuda.mem_get_info(index)
@@ -258,9 +259,9 @@ class Estimate:
         if self.fits:
             return
         raise HarnessError(
-            f"about {gigabytes(self.memory)} of memory are needed ({self.listed()}), and {self.device.name}"
+            f"about {gigabytes(self.memory)} of memory is needed ({self.listed()}), but {self.device.name}"
             f" has {gigabytes(self.device.free)} free",
-            self.remedy or "Run it where there is more",
+            self.remedy or "Run it on a machine with more",
         )
 
     def listed(self) -> str:

@@ -63,11 +63,11 @@ class BoardFolder:
         return self.folder / LEADERBOARD
 
     def of(self, name: str) -> Path:
-        """The folder of a row's results; an error for a name that cannot be a folder's."""
+        """The folder of a row's results; an error for a name that cannot be a folder name."""
         plain = name.strip() == name and name.isprintable() and not name.startswith(".")
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
             raise HarnessError(
-                f"the row name {name!r} cannot be a folder's",
+                f"the row name {name!r} cannot be a folder name",
                 f"Give one with --name, without slashes and of at most {LONGEST} bytes",
             )
         return self.folder / RESULTS / name
@@ -171,7 +171,7 @@ def open_board(
     for one in given:
         name, place = named(one)
         if not place.is_dir():
-            raise HarnessError(f"--results {one}: there is no such folder", "Check the path")
+            raise HarnessError(f"--results {one} does not exist", "Check the path")
         known[f"{name}=" * (name is not None) + manifest.relative(place, folder)] = None
     board.given = list(known)
     return board
@@ -240,7 +240,7 @@ class Scoring(OwnPart):
     )
     model: str = option(
         "dcsft_hf",
-        "What runs CKPT: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
+        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
         also="--engine",
     )
     model_args: str = option(
@@ -251,7 +251,7 @@ class Scoring(OwnPart):
     )
     limit: int | None = option(None, "Use only the first N documents of each task.", ge=1)
     max_new_tokens: int | None = option(
-        None, "The longest response in tokens; by default each task's own limit.", ge=1
+        None, "Maximum response length in tokens; by default each task's own limit.", ge=1
     )
 
     @property
@@ -310,7 +310,7 @@ class Scoring(OwnPart):
             own_files.refuse_missing(self.data)
             if self.tasks.count(str(self.own)) > 1:
                 raise HarnessError(
-                    f"{self.data} becomes the task {self.own}, which --suite has too", "Rename the file"
+                    f"{self.data} becomes the task {self.own}, which is also in --suite", "Rename the file"
                 )
         if self.suite is not None and self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
@@ -332,7 +332,7 @@ class Scoring(OwnPart):
         for name in reading.named(self.model_args):
             if name in SUBJECT:
                 raise HarnessError(
-                    f"--model-args names {name}, which CKPT says",
+                    f"--model-args names {name}, which CKPT decides",
                     "Give the adapter or checkpoint as CKPT, and an adapter's base as --base",
                 )
 
@@ -390,7 +390,7 @@ class ScoreOptions(Scoring):
         None, "A folder of your own task YAML; --suite may then name its tasks.", metavar="PATH"
     )
     every: float = option(5.0, "Seconds between checks.", ge=0.1)
-    stay: bool = option(False, "Keep watching after the run's process has ended, as it may be resumed.")
+    stay: bool = option(False, "Keep watching after the run's process has ended, in case it is resumed.")
 
 
 # One checkpoint -> one row: missing results are evaluated, and the leaderboard is rebuilt.
@@ -545,7 +545,7 @@ def _refuse_taken(board: BoardFolder, name: str, found: "Board | None") -> None:
     for row in rows:
         if strangers := [folder for folder in row.folders if folder.resolve().parent != home]:
             raise HarnessError(
-                f"the board has a row {name!r} already, from {strangers[0]}", "Give another --name"
+                f"the board already has a row {name!r}, from {strangers[0]}", "Give another --name"
             )
 
 
@@ -578,9 +578,9 @@ def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[s
     for condition, ours in planned.items():
         if condition in standing_ and standing_[condition] != ours:
             raise HarnessError(
-                f"this could not be compared with the board's rows: {task} would have the {condition} "
-                f"{ours!r}, and has {standing_[condition]!r} there",
-                "Score it as they were, or add --apart to show it in a table of its own",
+                f"this cannot be compared with the board's rows: {task} would have the {condition} "
+                f"{ours!r}, but theirs is {standing_[condition]!r}",
+                "Score it with their settings, or add --apart to show it in a separate table",
             )
 
 
@@ -685,8 +685,8 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     for one in built.summary.left_out:
         if one.folder.resolve().parent == home:
             raise HarnessError(
-                f"{one.folder} is kept, and is not on the board: {one.reason.rstrip('.')}",
-                "--apart shows it in a table of its own",
+                f"{one.folder} is kept, but is not on the board: {one.reason.rstrip('.')}",
+                "--apart shows it in a separate table",
             )
     summary = built.summary
     parts = [(summary, ""), *((one.summary, f"\napart: {one.reason}\n") for one in summary.apart)]
@@ -765,7 +765,7 @@ class _Watching:
             return
         if self.identity:
             raise HarnessError(
-                f"--watch {self.folder} holds another run than before", "Give another board or --name"
+                f"--watch {self.folder} holds a different run than before", "Give another board or --name"
             )
         self.identity, name = found, self.name
         for row in self.board.names():
@@ -774,12 +774,13 @@ class _Watching:
                 continue
             if noted["identity"] != found:
                 raise HarnessError(
-                    f"the board's row {row!r} is of another run that was in {self.folder}",
+                    f"the board's row {row!r} is of another run that used {self.folder}",
                     "Give another board, or remove the folders of that run's rows in its results/",
                 )
         if state.finished is None and self.board.tasks_of(name):
             raise HarnessError(
-                f"the board has a row {name!r}, which would be that of {self.folder} at its end",
+                f"the board already has a row {name!r}, the name that the final weights of {self.folder}"
+                " would have",
                 "Give another --name",
             )
 
@@ -857,18 +858,16 @@ class _Watching:
         folder, stays = self.folder, self.options.stay
         if not state.begun:
             if self.identity and not stays:
-                raise HarnessError(
-                    f"the run in {folder} has ended and left nothing", "Its own message says why"
-                )
-            self.once(f"waiting for a training to begin in {folder} (Ctrl-C ends this)")
+                raise HarnessError(f"the run in {folder} ended without a result", "See its own message")
+            self.once(f"waiting for training to start in {folder} (Ctrl-C stops watching)")
             return False
         if state.running is False:
-            came = f"came to step {state.last}" if state.last else "has no complete checkpoint"
+            came = f"reached step {state.last}" if state.last else "has no complete checkpoint"
             said = f"{state.owner}, which trained in {folder}, has ended; the unfinished run {came}"
             self.once(f"{said}: waiting for it to be resumed" if stays else f"{said}. --stay waits for more")
             return not stays
         where = f"watching {folder}, in which {state.owner} trains"
-        elsewhere = "; whether it still does cannot be seen from here (Ctrl-C ends this)"
+        elsewhere = "; whether it is still running cannot be checked from here (Ctrl-C stops watching)"
         self.once(where + (elsewhere if state.running is None and " on " in state.owner else ""))
         return False
 

@@ -122,7 +122,7 @@ def _remarks(made: Manifest) -> Iterator[tuple[bool, str]]:
         said = f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
         yield False, said
     elif made.kind == "curated set" and not set(_counted(made)) & made.inputs.keys():
-        yield True, f"{made.folder.name} names no labels that its labels came from"
+        yield True, f"{made.folder.name} does not record where its labels came from"
 
 
 def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
@@ -136,7 +136,7 @@ def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
     elif manifest.fingerprint(one.folder) != one.sha256:
         yield True, f"the {one.role} that {one.of} was made from has changed: {one.folder}"
     else:
-        said = f"its {one.role} {one.folder.name} was not made by dcsft: what it cost is not counted"
+        said = f"its {one.role} {one.folder.name} was not made by dcsft: its cost is not counted"
         yield False, said
 
 
@@ -216,7 +216,7 @@ def read_run(folder: Path, name: str) -> Run:
     earlier = tuple(one for digest, one in found if _trained(one) and digest not in cold)
     sources = [one for one in artifacts if _trained(one) or one.kind == "rollouts"]
     older = [one.folder.name for one in sources if NOTE not in one.notes]
-    remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
+    remarks = [f"{name} has no ledger: an earlier version made it" for name in older]
     return Run(
         name=name,
         made=made,
@@ -297,7 +297,7 @@ def read_scores(folders: Sequence[Path]) -> Scores:
         manifest.refuse_changed(folder)
         role = "adapter" if "adapter" in (weights := found.weights()) else "model"
         if role not in found.inputs:
-            scores.remarks.append(f"the scores {folder} are of a model of a hub, which none of the runs is")
+            scores.remarks.append(f"the scores {folder} are of a hub model, which is none of the runs")
             continue
         subject = weights[role]
         known = scores.by_subject.setdefault(subject, {})
@@ -364,7 +364,7 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
         for run in runs:
             total = totals[id(run)]
             if total is None:
-                found.append(Standing(unit, min(known), run, said="what it took is not known"))
+                found.append(Standing(unit, min(known), run, said="its cost is unknown"))
             else:
                 found.append(_standing(run, unit, min(known), total))
     return found
@@ -376,19 +376,19 @@ def _standing(run: Run, unit: str, budget: float, total: float) -> Standing:
         return Standing(unit, budget, run, steps, run.made.folder, total)
     before = run.spent_before(unit) or 0
     if before > budget:
-        return Standing(unit, budget, run, said="what it began with took more")
+        return Standing(unit, budget, run, said="its inputs already cost more")
     spent = {int(row["step"]): before + row[unit] for row in run.history if unit in row}
     if not spent:
-        return Standing(unit, budget, run, said="its training log does not say")
+        return Standing(unit, budget, run, said="its training log has no record")
     kept = [path for path in checkpoints(run.made.folder) if spent.get(step_of(path), budget + 1) <= budget]
     if kept:
         step = step_of(kept[-1])
         return Standing(unit, budget, run, step, kept[-1], spent[step])
     within = [step for step, value in spent.items() if value <= budget]
     if not within:
-        return Standing(unit, budget, run, said="its first step took more")
+        return Standing(unit, budget, run, said="its first step cost more")
     last = max(within)
-    return Standing(unit, budget, run, last, None, spent[last], "no checkpoint that was kept is within")
+    return Standing(unit, budget, run, last, None, spent[last], "no kept checkpoint is within")
 
 
 def command(standing: Standing, scores: Scores) -> str | None:

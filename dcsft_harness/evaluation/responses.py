@@ -209,7 +209,9 @@ def _refuse_missing(file: Path) -> None:
         what = "is a folder" if file.is_dir() else "does not exist"
         raise HarnessError(f"--responses {file} {what}", "Name a JSONL or Parquet file")
     if file.suffix in (".csv", ".tsv"):
-        raise HarnessError(f"--responses {file} is no JSONL or Parquet file", "Save its rows as one of these")
+        raise HarnessError(
+            f"--responses {file} is not a JSONL or Parquet file", "Save its rows as one of these"
+        )
 
 
 def _read(file: Path, columns: Mapping[str, str]) -> Iterator[Given]:
@@ -259,7 +261,7 @@ def _refuse_confusion(
             raise HarnessError(
                 f"{file}, row {number}: {read!r} is read as the gold, and {other!r} beside it differs: "
                 f"{cut(str(fields['gold']), 80)!r} and {cut(str(row[other]), 80)!r}",
-                f"Say which is the gold: --column gold={other} or --column gold={read}",
+                f"Choose the gold: --column gold={other} or --column gold={read}",
             )
 
 
@@ -295,17 +297,17 @@ def judging_of(
     if (task is None) == (scorer is None):
         raise HarnessError(
             "--responses needs one of --task and --scorer",
-            "Name the lmms-eval task that the items are of, or the scorer that judges them",
+            "Name the lmms-eval task that the items belong to, or a scorer",
         )
     if scorer is not None:
         judge = get_scorer(scorer)
         if "box_space" in judge.fields and box_space is None:
             raise HarnessError(
                 f"--scorer {scorer} needs --box-space",
-                "Say in which coordinates the responses' boxes are: pixel, norm1000 or resized",
+                "Give the coordinate space of the responses' boxes: pixel, norm1000 or resized",
             )
         if limit is not None:
-            raise HarnessError("--limit is of tasks, and --scorer names none", "Leave it out")
+            raise HarnessError("--limit applies to tasks, and --scorer names none", "Leave it out")
         return Judging(_by_scorer(judge, file, box_space))
     assert task is not None
     return _by_task(task, box_space, limit)
@@ -439,7 +441,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
     ((task_name, task),) = opened.items()
     lmms.refuse_unfit([task])
     if box_space not in (None, "pixel", "norm1000"):
-        raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
+        raise HarnessError(f"--box-space {box_space} is not for tasks", "Use pixel or norm1000")
     # Not that of an earlier model of this process.
     coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
     family = lmms.metadata(task).get("family")
@@ -474,8 +476,8 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
             )
         if strange or (_plain(question) in prompts and _plain(question) != _plain(item.prompt)):
             raise HarnessError(
-                f"{task_name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
-                f"than this row ({cut(gold, 40)})",
+                f"{task_name} has a different question or gold at doc_id {item.doc_id} "
+                f"({cut(item.answer, 40)}) than this row ({cut(gold, 40)})",
                 "Give the doc_id or item_id of the task, which numbers its documents from 0",
             )
         return item
@@ -678,9 +680,9 @@ def rollouts_of_logs(
         drawn_more = _repeats(run, name) > 1 and set(counts) == {1}
         raise HarnessError(
             f"{samples} has documents with these numbers of responses: {said}",
-            "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
+            "Run lmms-eval again with --reasoning_tags none: otherwise it logs only the first response"
             if drawn_more
-            else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
+            else "Labels need equal numbers, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
         )
     judging = judging_of(samples, name if scorer is None else None, scorer, box_space, None)
     if judging.task is not None:
@@ -728,9 +730,9 @@ def _refuse_other_documents(file: Path, rows: Sequence[Mapping[str, Any]], task:
         own = str(task.doc_to_target(docs[number])) if number < len(docs) else None
         if None not in (own, target) and own != str(target):
             raise HarnessError(
-                f"{file}: document {number} has the gold {cut(repr(target), 60)}, and that of the task "
+                f"{file}: document {number} has the gold {cut(repr(target), 60)}, but that of the task "
                 f"{task.config.task} is {cut(repr(own), 60)}",
-                "Label it with the data that was evaluated, or with --scorer by the golds of the log",
+                "Label it with the data that was evaluated, or by the log's golds with --scorer",
             )
 
 

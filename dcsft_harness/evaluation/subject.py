@@ -107,7 +107,7 @@ def open_subject(given: str, base: str | None) -> Subject:
     run = folder.resolve().parent
     if run.name == manifest.UNFINISHED and run_folder.step_of(folder):
         raise HarnessError(
-            f"CKPT {given} is a checkpoint of a run that has not finished, and may be removed any moment",
+            f"CKPT {given} is a checkpoint of an unfinished run, which may remove it at any time",
             f"Score it with `--watch {run.parent}`",
         )
     if not (folder / ADAPTER).is_file() and not (folder / MODEL).is_file():
@@ -161,7 +161,7 @@ def _refuse_unknown(model: str) -> None:
     here = [one.name for one in Path().iterdir() if one.is_dir() and _holds_weights(one)]
     near = difflib.get_close_matches(model, [DIGITS, *here, *known], 3)
     raise HarnessError(
-        f"--model {cut(model)} is no folder, and neither `{DIGITS}` nor a hub's OWNER/NAME",
+        f"--model {cut(model)} is not a folder, nor `{DIGITS}`, nor a hub's OWNER/NAME",
         f"Did you mean {' or '.join(near)}?" if near else "Check the path or the name",
     )
 
@@ -220,9 +220,9 @@ def _refuse_other(given: str, folder: Path) -> None:
         )
     holds = manifest.read(folder).kind if (folder / manifest.NAME).is_file() else "neither"
     raise HarnessError(
-        f"CKPT {given} is no adapter and no checkpoint: it has no {ADAPTER} and no {MODEL}"
+        f"CKPT {given} is neither an adapter nor a checkpoint: it has no {ADAPTER} and no {MODEL}"
         + ("" if holds == "neither" else f", but holds {manifest.indefinite(holds)}"),
-        "Give what `dcsft train` or save_pretrained wrote",
+        "Give a folder that `dcsft train` or save_pretrained wrote",
     )
 
 
@@ -284,7 +284,7 @@ def look(run: Path) -> State:
         return State(begun=False)
     settings = _read(folder / lock.RUN)
     if settings and "method" not in settings:
-        raise HarnessError(f"--watch {run} holds an unfinished run that trains nothing", "Name a training's")
+        raise HarnessError(f"--watch {run} holds an unfinished run of another kind", "Name a training's")
     running, found = lock.at_work(folder / lock.OWNER), run_folder.checkpoints(folder)
     if (run / manifest.NAME).is_file():
         return _finished(run)
@@ -299,8 +299,8 @@ def _finished(run: Path) -> State:
     made = manifest.read(run)
     if made.kind not in TRAINED or "method" not in made.config:
         raise HarnessError(
-            f"--watch {run} holds {manifest.indefinite(made.kind)}, no training",
-            "Name the --output of a training",
+            f"--watch {run} holds {manifest.indefinite(made.kind)}, not a training run",
+            "Name the --output of a training run",
         )
     steps, every = _whole(made.notes.get("steps")), _whole(made.config.get("save_steps"))
     return State(True, made, tuple(run_folder.checkpoints(run)), False, "", every, steps)
@@ -337,8 +337,8 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
         return None
     if not [*target.glob("model*.safetensors"), *target.glob("adapter_model.safetensors")]:
         raise Divided(
-            f"{checkpoint} has no weights in one piece: the run divides them among its processes",
-            "Only what it ends with is scored",
+            f"{checkpoint} has sharded weights: the run divides them among its processes",
+            "Only its final weights can be scored",
         )
     kind = "adapter" if (target / ADAPTER).is_file() else "checkpoint"
     costs = ledger if isinstance(ledger, Mapping) else {}
@@ -359,7 +359,7 @@ def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
     except (OSError, HarnessError) as error:  # shutil.Error, for several files, is an OSError too
         if complete.is_file() and not (run / manifest.NAME).is_file():
             raise HarnessError(
-                f"{checkpoint} cannot be given a second name at {target}: {error}",
+                f"{checkpoint} cannot be linked to {target}: {error}",
                 "Name a --board on the run's own disk, or free some space",
             ) from error
         return None
@@ -374,7 +374,9 @@ def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | Non
     if wanted is None:
         return found
     if not Path(found).is_dir():
-        raise HarnessError(f"the base that {run} trains on is not at {found}", "Say where it is with --base")
+        raise HarnessError(
+            f"the base that {run} trains on is not at {found}", "Give its location with --base"
+        )
     if not manifest.fingerprint(Path(found)).startswith(str(wanted)):
         raise HarnessError(f"{found} is not the base that {run} trains on", "Give that one with --base")
     return found

@@ -24,7 +24,7 @@ class LeaderboardOptions(Options):
         min_length=1,
     )
     id: tuple[str, ...] = option(
-        (), "In-distribution tasks whose results do not state it.", metavar="TASK,..."
+        (), "Tasks to count as in-distribution, if their results do not say so.", metavar="TASK,..."
     )
     ood: tuple[str, ...] = option((), "Out-of-distribution tasks likewise.", metavar="TASK,...")
 

@@ -56,8 +56,8 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="checkpoint",
-    about="The checkpoint is read back and compared with base and adapter on real prompts with images; one"
-    " that answers otherwise is not kept. The report is its parity.json.",
+    about="The checkpoint is read back and compared with base and adapter on real prompts with images,"
+    " and kept only if they agree. The report is parity.json.",
     example="dcsft merge adapter --output merged",
     pushes=True,
     light=None,

@@ -40,7 +40,9 @@ class OwnTasks(Settings):
     SECTION = "Own data"
 
     include_path: Path | None = option(
-        None, "A folder of your own task YAML, beside the suite's and lmms-eval's tasks.", metavar="DIR"
+        None,
+        "A folder of your own task YAML, in addition to the suite's and lmms-eval's tasks.",
+        metavar="DIR",
     )
 
 
@@ -57,18 +59,18 @@ class Engine(Settings):
         reads="checkpoint",
     )
     model_args: str = option(
-        "", "Further arguments of the engine: batch_size=8,...", metavar="K=V,...", reads="model_args"
+        "", "More arguments for the engine: batch_size=8,...", metavar="K=V,...", reads="model_args"
     )
     engine: str = option(
         "local",
-        "What runs it: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
+        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
         " actors of the cluster of RAY_ADDRESS, or of one on this machine.",
         metavar="NAME",
     )
     actors: int | None = option(
         None,
-        "With --engine ray: how many; by default one per GPU, or per CPU without GPUs. With dcsft_vllm,"
-        " that many actors of a cluster run it.",
+        "With --engine ray: the number of actors; by default one per GPU, or per CPU without GPUs."
+        " With dcsft_vllm, this many actors of a cluster run it.",
         ge=1,
     )
     num_processes: int | None = option(

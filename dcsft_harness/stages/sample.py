@@ -61,7 +61,7 @@ def summary(notes: Mapping[str, Any]) -> str:
         "skipped": "items skipped",
         "left_out": "rows left out",
         "resumed": "from the interrupted run",
-        "damaged": "damaged and sampled again",
+        "damaged": "damaged and resampled",
     }
     return ", ".join([*parts, *counted(notes, words)])
 

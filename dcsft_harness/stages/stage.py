@@ -595,7 +595,7 @@ def _plain(value: object, rows: bool = False) -> object:
     """
     if isinstance(value, Artifact):
         if not Path(value).exists():
-            raise HarnessError(f"{value!r} is no longer there", "Make it again, or give another one")
+            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or give another one")
         return os.fspath(value)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))

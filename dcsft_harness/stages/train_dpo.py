@@ -46,18 +46,16 @@ class DpoConfig(AdapterConfig):
     WITHOUT_TARGETS: ClassVar[str] = "DPO"
     SEQUENCES: ClassVar[int] = 2  # the right response and the wrong one
 
-    learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
+    learning_rate: float = option(5e-6, "Peak learning rate.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
     max_steps: int | None = option(
         600, "Optimizer steps, repeating the data as often as needed; instead of epochs.", ge=1
     )
     # The loss compares likelihoods under two models, which dropout would blur; TRL turns it off, too.
     lora_dropout: float = option(0.0, "Share of their inputs dropped in training, in [0, 1).", ge=0, lt=1)
-    beta: float = option(
-        0.1, "How strongly the model is held to the one that training begins with, above 0.", gt=0
-    )
+    beta: float = option(0.1, "Strength of the pull toward the initial model, above 0.", gt=0)
     pairs_per_item: int = option(
-        1, "Most pairs of an item, of distinct texts; `seed` decides which, among more.", ge=1
+        1, "Most pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
     )
 
     @property
@@ -194,7 +192,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
     made = manifest.read(folder)
     if made.kind not in ("rollouts", "curated set"):
         raise HarnessError(
-            f"--data {folder} holds {manifest.indefinite(made.kind)}, and pairs are made of responses",
+            f"--data {folder} holds {manifest.indefinite(made.kind)}, but pairs are made from responses",
             "Give a folder of `dcsft sample` or `dcsft curate`",
         )
     inputs, items, rollouts = {"rollouts": folder}, None, folder
@@ -233,9 +231,7 @@ def _items_of(folder: Path) -> set[str]:
     """The items of a curated set; weighted ones are refused, which DPO does not support."""
     rows = folder / curation.DATA
     if "weight" in storage.names(rows):
-        raise HarnessError(
-            f"{folder} has a column weight, which DPO has no use for", "Curate without --weight"
-        )
+        raise HarnessError(f"{folder} has a column weight, which DPO does not use", "Curate without --weight")
     tables = storage.read(rows, ["item_id"], AT_ONCE)
     return {item_id for table in tables for item_id in table["item_id"].to_pylist()}
 

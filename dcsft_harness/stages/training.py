@@ -45,7 +45,7 @@ class TrainInputs(opening.OwnTasks, OwnPart):
         decides=False,
     )
     resume: bool = option(
-        False, "Has no effect: the same command resumes an interrupted run by itself.", decides=False
+        False, "Has no effect: rerunning the same command resumes an interrupted run.", decides=False
     )
 
 

@@ -212,7 +212,7 @@ class Setup:
         convention = box_convention(open_config(job.base), self.processor, space)
         if has_boxes and convention.space is None:
             raise HarnessError(
-                f"nothing says in which coordinates {job.model} writes boxes",
+                f"unknown box coordinate space for {job.model}",
                 "Give --box-space pixel (of the original image) or norm1000 (thousandths)",
             )
         if has_boxes or space is not None:

@@ -99,8 +99,8 @@ def refused(capsys, output, *arguments):
         # What click refuses has the same form.
         (("sample", "--taks", "x"), "dcsft: no such option '--taks'. "),
         (("sample", "--samples", "two"), "--samples two is not a whole number"),
-        (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` says what it takes."),
-        (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` says"),
+        (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` lists what it takes."),
+        (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` lists"),
     ],
 )
 def test_names_and_values_that_make_no_sense_are_refused(tmp_path, capsys, arguments, said):
@@ -258,8 +258,8 @@ def test_a_pool_of_hard_items_alone_is_said_to_leave_nothing_to_curate(tmp_path,
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Free some space"),
         (errno.EACCES, "Check the permissions"),
-        (errno.EROFS, "Name a folder that can be written"),
-        (errno.EIO, "Name a folder that can be written"),
+        (errno.EROFS, "Name a writable folder"),
+        (errno.EIO, "Name a writable folder"),
     ],
 )
 def test_a_disk_that_takes_no_more_is_said_in_a_sentence(tmp_path, monkeypatch, capsys, number, remedy):

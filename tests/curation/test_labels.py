@@ -155,7 +155,7 @@ def test_an_empty_curated_set_and_too_large_a_size_are_refused():
     easy = _labels(count(rollouts({"a": [1.0]}), "source"))
     with pytest.raises(HarnessError, match="no item is hard: the set would be empty"):
         choose(easy, CurationConfig(keep=("hard",)))
-    with pytest.raises(HarnessError, match="50 easy items are asked for, the labels have 40"):
+    with pytest.raises(HarnessError, match="50 easy items are requested, but the labels have 40"):
         choose(many(), CurationConfig(keep=("easy",), size=50))
 
 

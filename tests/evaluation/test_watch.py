@@ -61,7 +61,7 @@ def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asle
     assert watched(place, show) == ["run at step 10", "run at step 20", "run at step 30", "run"]
     assert asleep == []
     told = [text for text in show.said if "tasks to score" not in text]
-    assert told[0].startswith("waiting for a training to begin in")
+    assert told[0].startswith("waiting for training to start in")
     assert re.search(r"watching .*run, in which process \d+ trains$", told[1])
     assert len(told) == 2
     rows, summary = built(open_board(place / "board"), show)
@@ -78,7 +78,7 @@ def test_checkpoints_are_scored_as_they_come_and_the_end_once(bench, place, asle
 def test_a_second_watch_keeps_what_is_scored_also_when_the_checkpoints_moved(bench, place):  # noqa: F811
     run, show = Run(place / "run", place / "cold", steps=30, pid=gone()).begin().save(10).save(20), Show()
     assert watched(place, show) == ["run at step 10", "run at step 20"]
-    assert re.search(r"process \d+, which trained in .*; the unfinished run came to step 20", show.said[-1])
+    assert re.search(r"process \d+, which trained in .*; the unfinished run reached step 20", show.said[-1])
     run.finish(keep=1)
     assert watched(place, show) == ["run at step 20", "run"]
     assert bench.asked.count(("run at step 20", ID)) == 1
@@ -231,7 +231,7 @@ def test_a_run_that_leaves_nothing_ends_the_watch(bench, place, asleep):  # noqa
         run.folder.rmdir()
 
     asleep += [fail]
-    with pytest.raises(HarnessError, match="the run in .*run has ended and left nothing"):
+    with pytest.raises(HarnessError, match="the run in .*run ended without a result"):
         watched(place, Show())
     assert not (place / "board").exists()
 
@@ -247,10 +247,10 @@ def test_another_run_in_the_same_folder_is_refused(bench, place, asleep, when): 
     if when == "before":
         watched(place, Show())
         replace()
-        said = "the board's row 'run at step 10' is of another run that was in"
+        said = "the board's row 'run at step 10' is of another run that used"
     else:
         asleep += [replace]
-        said = "holds another run than before"
+        said = "holds a different run than before"
     with pytest.raises(HarnessError, match=said):
         watched(place, Show())
     assert ("run at step 7", ID) not in bench.asked
@@ -262,7 +262,9 @@ def test_a_row_that_has_the_runs_name_is_refused_before_anything_is_scored(bench
     os.rename(place / "run", place / "old")
     Run(place / "run", place / "cold", learning_rate=0.1).begin().save(10)
     bench.asked.clear()
-    with pytest.raises(HarnessError, match="the board has a row 'run', which would be that of"):
+    with pytest.raises(
+        HarnessError, match="the board already has a row 'run', the name that the final weights of"
+    ):
         watched(place, Show())
     assert bench.asked == []
 
@@ -273,9 +275,7 @@ def test_another_base_is_refused(bench, place):  # noqa: F811
     with pytest.raises(HarnessError, match="other is not the base that .*run trains on"):
         watched(place, Show(), base=str(place / "other"))
     os.rename(place / "cold", place / "moved")
-    with pytest.raises(
-        HarnessError, match="base of adapter .* is missing: .*/cold, and there is no such folder"
-    ):
+    with pytest.raises(HarnessError, match="base of adapter .* is missing: .*/cold, which does not exist"):
         watched(place, Show())
     assert watched(place, Show(), base=str(place / "moved")) == ["run at step 10"]
     assert run.folder.is_dir()
@@ -304,7 +304,7 @@ def test_a_checkpoint_in_parts_is_told_and_the_end_scored(bench, place, asleep):
     (run.unfinished / "checkpoint-10/adapter_model.safetensors").unlink()
     asleep += [lambda: run.finish()]
     assert watched(place, show) == ["run"]
-    assert "checkpoint-10 has no weights in one piece" in show.said[0]
+    assert "checkpoint-10 has sharded weights" in show.said[0]
 
 
 def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  # noqa: F811
@@ -314,7 +314,7 @@ def test_a_disk_that_takes_no_second_name_is_told(bench, place, monkeypatch):  #
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_folder, "link", full)
-    with pytest.raises(HarnessError, match="checkpoint-10 cannot be given a second name at .*No space left"):
+    with pytest.raises(HarnessError, match="checkpoint-10 cannot be linked to .*No space left"):
         watched(place, Show())
     assert not (place / "board").exists()
 

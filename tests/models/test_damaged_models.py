@@ -400,7 +400,7 @@ DAMAGE = {
         lambda base: setting(base, "image_token_id", -1),
         "its config.json says image_token_id -1, and its tokenizer has",
     ),
-    "a mean that is no number": (
+    "a mean that is not a number": (
         lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
         r"pixel_values is not finite\). Correct its processor_config.json",
     ),

@@ -266,7 +266,7 @@ def test_a_system_prompt_is_part_of_the_prompt():
 
 @pytest.mark.parametrize("value", ["prompts/system", "/data/prompts/system", "system.txt", "system.md"])
 def test_a_system_prompt_that_looks_like_a_missing_file_is_refused(value):
-    with pytest.raises(HarnessError, match=f"system_prompt={value}: there is no such file"):
+    with pytest.raises(HarnessError, match=f"system_prompt={value}: the file does not exist"):
         load(system_prompt=value)
 
 

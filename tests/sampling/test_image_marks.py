@@ -141,7 +141,7 @@ def test_other_numbers_are_refused_by_row(entry, text, pictures, said, tmp_path)
 
 @pytest.mark.parametrize("start", [{"messages": chat("Which?")}, {"problem": "Which?", "solution": "goose"}])
 def test_image_and_images_are_not_both_read(start, tmp_path):
-    with pytest.raises(HarnessError, match="line 1: both `image` and `images` name pictures"):
+    with pytest.raises(HarnessError, match="line 1: both `image` and `images` name images"):
         own(tmp_path, {**start, "image": "red.png", "images": ["blue.png"]})
 
 

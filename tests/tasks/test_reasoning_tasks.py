@@ -372,5 +372,5 @@ def test_golds_as_published_agree_with_the_row_that_they_are_of(opened, task, tm
     for number, options in enumerate(prepared.load(task)["choices"][:] if task == "dcsft_mmmu" else ()):
         other = next(letter for letter in "AB" if letter != golds[ids[number]])
         if options:
-            with pytest.raises(HarnessError, match="another question or gold"):
+            with pytest.raises(HarnessError, match="a different question or gold"):
                 judge(responses.Given(1, {"item": number, "gold": other, "response": "?"}, {}))

@@ -141,7 +141,7 @@ def test_an_end_mark_is_added_where_the_template_writes_none():
 
 def test_a_template_that_begins_answers_otherwise_than_it_asks_for_them_is_refused():
     thinking = BODY.replace("%s", "<|im_end|>").replace("[assistant]{%", "[assistant]Answer: {%")
-    with pytest.raises(HarnessError, match=r"row 3: the chat template asks for answers by '.*Answer: '"):
+    with pytest.raises(HarnessError, match=r"row 3: the chat template ends prompts with '.*Answer: '"):
         template(thinking).render(TURNS, "row 3")
 
 
@@ -243,7 +243,7 @@ def test_an_answer_may_be_a_part_of_its_turns_header(kind, arguments, closed, an
 
 def test_an_answer_with_a_thought_is_refused_where_the_prompt_has_an_empty_one():
     made = replace(template(THINKING["in the prompt alone"]), arguments=NO)
-    with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, and the prompt already"):
+    with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, but the prompt already"):
         made.render(replace(TURNS, answer="<think>Two.</think>2"), "row 7")
 
 

@@ -316,7 +316,7 @@ class TestWhatIsRefused:
     @pytest.mark.parametrize(
         ("processes", "plan", "message"),
         [
-            (None, "ddp", "--launch ddp says nothing without --num-processes"),
+            (None, "ddp", "--launch ddp has no effect without --num-processes"),
             (1, "zero3", "--launch zero3 divides the work of several processes"),
         ],
     )
@@ -345,7 +345,7 @@ class TestWhatIsRefused:
         ):
             (tmp_path / "own.yaml").write_text(text)
             refused(
-                "is no configuration of `accelerate launch`",
+                "is not a configuration of `accelerate launch`",
                 Launch(2, str(tmp_path / "own.yaml")).check,
                 CONFIG,
             )
@@ -365,7 +365,7 @@ class TestWhatIsRefused:
 
     def test_gpus_that_are_not_there(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-        refused("divides a model among GPUs, and there are none", Launch(2, "fsdp2").check, CONFIG)
+        refused("divides a model among GPUs, but this machine has none", Launch(2, "fsdp2").check, CONFIG)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         refused("--num-processes 4 needs as many GPUs, and there are 2", Launch(4).check, CONFIG)
         assert Launch(2).check(CONFIG)
@@ -508,7 +508,7 @@ class TestHowALaunchEnded:
 
     def test_is_not_said_by_a_process_that_is_waited_for(self, monkeypatch, capsys):
         def lose(*given, **named):
-            raise ranks.Lost("another process of this launch ended before its work was done")
+            raise ranks.Lost("another process of this launch ended before it finished")
 
         monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lose)
         words = ["train", "sft", "--model=m", "--data=d", "--output=o"]
