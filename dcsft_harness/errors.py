@@ -79,7 +79,7 @@ class HarnessError(Exception):
 
 
 def cut(value: object, longest: int = 160) -> str:
-    """A value from outside as text for a message; the middle of a long one is cut out."""
+    """An untrusted value as text for a message; the middle of a long one is cut out."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= longest:
         return text

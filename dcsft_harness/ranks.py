@@ -88,7 +88,7 @@ def join() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after the one that started the launch, which may be killed without a word.
+    """Ends this process soon after the one that started the launch, which may be killed silently.
 
     Otherwise the ranks would work on, hold their devices, and be in the way of the same command.
     """

@@ -118,7 +118,7 @@ def json_object(line: str | bytes) -> dict[str, Any]:
         found = from_json(text, finite=True, whole=True)
     except RepeatedKeyError:
         raise
-    except json.JSONDecodeError as error:  # whose "line 1" would stand beside the line's number in its file
+    except json.JSONDecodeError as error:  # whose "line 1" would appear beside the line's number in its file
         raise ValueError(f"not JSON ({error.msg} at character {error.colno})") from error
     except ValueError as error:
         raise ValueError(f"not JSON ({cut(str(error))})") from error

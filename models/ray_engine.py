@@ -134,7 +134,7 @@ class Answerer:
         """Loads the model; returns what the driver has to know of it.
 
         That is the batch size, the seed, the box convention, the checkpoint's generation settings, and the
-        marks of pictures.
+        image tokens.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.

@@ -36,11 +36,11 @@ FORMAT = 1
 
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
-"""The verb, options and hashes of own rows of the artifact being written; a stage sets it."""
+"""The command, options and hashes of a user's rows of the artifact being written; set by the stage."""
 Places = Mapping[str, Mapping[str, Sequence[Path]]]
-"""What a call's options name: option -> each text in it that names files or folders -> these."""
+"""Paths in a call's options: option -> text that names files or folders -> their paths."""
 PLACES: ContextVar[Places | None] = ContextVar("what the stage's call names", default=None)
-"""Those of `CALL`, whose hashes are recorded beside its options."""
+"""The paths of `CALL`, whose hashes are recorded beside its options."""
 
 
 class NewerFormatError(HarnessError):
@@ -58,7 +58,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished artifact's manifest; its file has these fields, but for the folder, under these types."""
+    """A finished artifact's manifest; its file has these fields and types, except for the folder."""
 
     folder: Path  # the artifact's folder
     # "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores", "leaderboard"
@@ -92,7 +92,7 @@ class Manifest:
         return folder
 
     def weights(self) -> dict[str, str]:
-        """What scores are of: "model" and "adapter" -> its folder's hash, or its name on a hub."""
+        """The scored weights: "model" and "adapter" -> the folder's hash, or the name on a hub."""
         given = reading.named(str(self.config.get("model_args") or ""))
         return {
             role: self.inputs[role]["sha256"] if role in self.inputs else given[argument]
@@ -102,7 +102,7 @@ class Manifest:
 
 
 def lost(role: str, made: Path, folder: Path) -> str:
-    """What is said of an input that is gone or has changed."""
+    """Describes an input that is missing or has changed."""
     verb, ending = ("are", "have") if role.endswith("s") else ("is", "has")
     return f"the {role} that {made} was made from {verb} no longer at {folder}, or {ending} changed"
 
@@ -121,7 +121,7 @@ class Origin:
 
 
 def origin(made: Manifest, role: str) -> Origin:
-    """One input of an artifact, which must name it."""
+    """One input of an artifact, whose manifest must have this role."""
     entry = made.inputs[role]
     folder = (made.folder / entry["path"]).resolve()
     found = Origin(made.folder, role, folder, entry["sha256"])
@@ -197,7 +197,7 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Table = dict[str, Any]
 
 _NOTES: dict[str, TypeAdapter[Any]] = {}
-"""Kind -> the shape of its notes, where they have another meaning than in other kinds."""
+"""Kind -> the shape of its notes, if they have a different meaning than in other kinds."""
 
 if TYPE_CHECKING:
     _Config = dict[str, Any]
@@ -498,7 +498,7 @@ def _differing(
 def done(
     output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any], places: Places | None = None
 ) -> Manifest | None:
-    """The artifact in a folder if a stage's call would make the same: equal settings, unchanged inputs.
+    """The artifact in a folder if a stage's call would recreate it: equal settings, unchanged inputs.
 
     `call` is that of `CALL`, and `places` that of `PLACES`; `defaults` fill in options that are newer than
     the artifact. None if the folder holds no finished artifact.
@@ -589,7 +589,7 @@ def _tidy(output: Path, new: Collection[Path]) -> None:
 
 
 def sweep(output: Path) -> None:
-    """Removes what a process left in a finished artifact's folder that was killed while it tidied up."""
+    """Removes leftovers of a process that was killed during cleanup of a finished artifact's folder."""
     if (output / NAME).is_file() and (output / UNFINISHED).is_dir():
         # Another process may be tidying up, and a folder that is read-only keeps what it has.
         with contextlib.suppress(HarnessError), taken(output):
@@ -659,8 +659,8 @@ def writing(
 
     If the block fails, the output folder is not created. `config` is JSON-serializable; `inputs` are the
     folders or files that the work reads, by role. `finish` is called with the folder once its manifest is
-    written, before the move, and with the final folder as the keyword `place`: for `CARD`. Its errors are
-    warnings, but for those of the disk.
+    written, before the move, and with the final folder as the keyword `place`: for `CARD`. Its errors
+    are warnings, except for disk errors.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.

@@ -1,4 +1,4 @@
-"""Runs that save their work on the way, and resume it after an interruption.
+"""Runs that save their work as they go and resume after an interruption.
 
     output/unfinished/lock         held by the running process, see `lock`; released when it dies
     output/unfinished/lock-1       held by rank 1 of a launch
@@ -42,7 +42,7 @@ def resumed(
     saved: Callable[[Path], object],
     dropped: Collection[str] = (),
 ) -> Iterator[Path]:
-    """Opens an output folder for a run that saves its work on the way and resumes an interrupted one.
+    """Opens an output folder for a run that saves its work as it goes, or resumes an interrupted one.
 
     However the block ends, saved work remains; a run without any is removed. In a launch, rank 0 holds the
     folder's lock, and each other rank one of its own.

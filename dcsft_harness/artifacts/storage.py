@@ -227,7 +227,7 @@ def _not_saved(folder: Path, error: Exception) -> HarnessError:
 
 
 def load(folder: Path) -> "Dataset | DatasetDict":
-    """Safe `datasets.load_from_disk` for a folder from outside.
+    """Safe `datasets.load_from_disk` for an untrusted folder.
 
     Raises:
         HarnessError: it is not such a folder, is damaged, or names files elsewhere.

@@ -1,4 +1,4 @@
-"""The cost of a stage: what it took, as a note of its manifest; and what it will need, before it runs."""
+"""The cost of a stage: measured, as a note of its manifest, and estimated, before it runs."""
 
 import contextlib
 import math
@@ -60,7 +60,7 @@ class Ledger:
 
 
 FIGURES = tuple(entry.name for entry in fields(Ledger))
-"""The figures of a ledger."""
+"""The names of a ledger's figures."""
 
 
 def figures(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def unknown(operations: Sequence[float | None]) -> dict[str, str]:
 
 
 def prefilled(tokens: Iterable[int | None]) -> dict[str, int | None]:
-    """A further figure of sampling, `prefilled_tokens`: tokens of prompts that the engine itself counted.
+    """Another figure of sampling, `prefilled_tokens`: prompt tokens by the engine's own count.
 
-    Those read from its cache are not among them, so that it shows what the responses of an item share. None
+    It excludes tokens read from the cache, so it shows how much the responses of an item share. None
     unless every response has its part (see `lmms.protocols.Generation`).
     """
     parts = list(tokens)
@@ -200,7 +200,7 @@ class Device:
         return cls(processor(), "cpu", whole, left)
 
     def speed(self) -> float:
-        """`flops`, or if unknown, of one matrix product that is run here."""
+        """`flops`, or if unknown, the measured speed of one matrix product."""
         if self.flops:
             return self.flops
         import torch
@@ -234,7 +234,7 @@ def machine_memory() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage needs."""
+    """The resources that a stage needs."""
 
     device: Device  # where it runs
     parts: Mapping[str, float]  # what needs memory -> bytes, at the moment of the peak
@@ -251,7 +251,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the device has that much."""
+        """Whether the device has this much memory."""
         return self.memory <= self.device.free
 
     def refuse(self) -> None:
@@ -265,7 +265,7 @@ class Estimate:
         )
 
     def listed(self) -> str:
-        """The parts, in words."""
+        """The parts of the memory, in words."""
         return ", ".join(f"{name} {gigabytes(size)}" for name, size in self.parts.items() if size >= 5e6)
 
     def table(self) -> str:
@@ -309,7 +309,7 @@ class Planned(BaseException):  # no error, and nothing may catch it on its way
     """Ends a dry run where the stage would begin to compute."""
 
     def __init__(self, estimate: Estimate) -> None:
-        """Takes what the stage needs."""
+        """Keeps the resources that the stage needs."""
         super().__init__()
         self.estimate = estimate
 
@@ -330,7 +330,7 @@ def counted(
     phase: str = "reading",
     size: Callable[[_T], int] = lambda _: 1,
 ) -> Iterator[_T]:
-    """Passes rows on, and reports their number to `READING` as they are used; `total` counts them before.
+    """Yields rows and reports their number to `READING` as they are used; `total` is their number if known.
 
     `size` is the number of rows of one of `found`: of a table, its length.
     """

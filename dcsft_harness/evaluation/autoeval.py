@@ -836,7 +836,7 @@ class _Watching:
         if gone:
             self.done.update(gone)
             steps = f"step {gone[0]}" if len(gone) == 1 else f"the steps {', '.join(map(str, gone))}"
-            self.show.say(f"{self.folder} has no checkpoint of {steps} any more: {_KEEP}")
+            self.show.say(f"{self.folder} no longer has a checkpoint of {steps}: {_KEEP}")
 
     def _is_scored(self, step: int) -> bool:
         """Whether the board has all of the suite's tasks of a step."""

@@ -456,7 +456,7 @@ def _by_task(name: str, box_space: str | None, limit: int | None) -> Judging:
         if item.target != item.answer:
             by_text.setdefault((_plain(item.prompt), _plain(item.target)), []).append(item)
     prompts = {_plain(item.prompt) for item in items}
-    # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
+    # Third-party tasks may ask a model to judge; boxes may be in other coordinates than the gold.
     judged = family in ("classification", "reasoning")
 
     def agreeing(item: records.Item, one: Given) -> records.Item:

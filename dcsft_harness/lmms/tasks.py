@@ -305,8 +305,8 @@ def _of_file(path: Path) -> dict[str, Task]:
 def refuse_unprepared(names: Iterable[str], folders: Sequence[Path] = ()) -> None:
     """Refuses tasks whose data is not prepared; lmms-eval would try to load them five times first.
 
-    The error names the command that prepares each one. A task of others, in `folders` too, may read the rows
-    of one of the suite's, whose file it includes.
+    The error names the command that prepares each one. Third-party tasks, in `folders` too, may read the rows
+    of one of the suite's, whose file they include.
     """
     refused: dict[str, HarnessError] = {}
     tasks = list(dict.fromkeys(task for name in names for task in members(name)))

@@ -314,7 +314,7 @@ def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
 
 
 def refuse_former(rollouts: manifest.Manifest) -> None:
-    """Refuses rollouts of a JSONL file that a former version showed to the model otherwise; names the row.
+    """Refuses rollouts of a JSONL file that an earlier version showed the model differently; names the row.
 
     Only what lies where it was can be looked at: the file, images in its folder, and those of the items.
     """

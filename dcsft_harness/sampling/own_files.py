@@ -39,7 +39,7 @@ ANSWERS = (*GOLDS, "completion")
 CONVERSATIONS = ("messages", "conversations")
 REJECTED = ("rejected", "rejected_response")
 PAIRS = {"query": "response", "instruction": "output"}
-"""Questions of ms-swift and of Alpaca, and their answers; `input` and `history` may stand beside them."""
+"""Questions of ms-swift and of Alpaca, and their answers; `input` and `history` are optional."""
 TALK = "conversation"
 """ms-swift's list of mappings with `human` and `assistant`."""
 COLUMNS = (

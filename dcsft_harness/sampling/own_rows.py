@@ -3,7 +3,7 @@
 Shapes: `question` (or `problem`, `prompt`) with `answer` (or `solution`, `completion`); `messages` with texts
 or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`; `query` with
 `response`; Alpaca's `instruction`, `input` and `output`. Conversations may have a system turn and several
-turns; the last answer is the target, and the gold where no `solution` or `answer` stands beside it. Names and
+turns; the last answer is the target, and the gold unless there is a `solution` or `answer`. Names and
 boxes of ms-swift's `objects` are written into their places. Images are in `image` or `images`, or in content
 parts: a path, a data URL, bytes, or a mapping with one of these.
 """

@@ -1,4 +1,4 @@
-"""`dcsft compare-cost`: Compare what trainings cost, labels included."""
+"""`dcsft compare-cost`: Compare the cost of training runs, labels included."""
 
 from pathlib import Path
 

@@ -56,7 +56,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def against_known(notes: Mapping[str, Any]) -> str:
-    """Precision and recall of the suspects and of all hard items, where the pool lists its wrong labels."""
+    """Precision and recall of the suspects and of all hard items, if the pool lists its wrong labels."""
     found = notes.get("known_wrong")
     if not found:
         return ""

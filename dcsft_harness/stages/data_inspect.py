@@ -101,7 +101,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
 
 
 def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any], list[str]]:
-    """The model's processor, its chat template's arguments, and its own marks of pictures."""
+    """The model's processor, its chat template's arguments, and its own image tokens."""
     from dcsft_harness.evaluation.subject import open_subject
     from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.chat_template import media_marks
@@ -242,7 +242,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The number of rows, unless an error gives it, and the remedy for rows that score wrong."""
+    """The number of rows, unless an error states it, and the remedy for rows whose answer scores wrong."""
     said = [] if failing(notes) else [summary(notes)]
     said += notes.get("unseen", [])
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
@@ -260,7 +260,7 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
 
 
 def failing(notes: Mapping[str, Any]) -> HarnessError | None:
-    """The failure of rows that cannot be used, unless they are to be skipped."""
+    """The error about unusable rows, unless they are skipped."""
     if not notes["refused"] or notes.get("on_error") == "skip":
         return None
     return HarnessError(

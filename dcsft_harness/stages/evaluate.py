@@ -30,7 +30,7 @@ _OF_RESPONSES = (
     "group",
     "include_path",
 )
-"""The options that say how to score given responses; the others say how to generate them."""
+"""The options for scoring given responses; the others are for generation."""
 
 
 class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
@@ -99,7 +99,7 @@ class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
         return read_pairs(given, "--column", "FIELD=COLUMN", "gold=solution")
 
     def sampling(self) -> "SamplingConfig | None":
-        """How to sample responses; None for greedy decoding, which takes no other sampling option.
+        """The sampling settings; None for greedy decoding, which takes no other sampling option.
 
         Raises:
             HarnessError: several greedy responses are requested, which would be identical; or a sampling
@@ -248,7 +248,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Of each task, how many responses ran out of tokens and what to do; whether its name is a file's."""
+    """Per task: how many responses ran out of tokens and what to do, and whether it is named after a file."""
     said = []
     if (name := notes.get("named_after_file")) is not None:
         said.append(

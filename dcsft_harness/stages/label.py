@@ -85,7 +85,7 @@ def shown(notes: Mapping[str, Any]) -> str:
 
 
 def exact(notes: Mapping[str, Any]) -> str:
-    """The exact pass rates' mean, and how they agree with the responses."""
+    """The mean of the exact pass rates, and their agreement with the responses."""
     found = notes.get("exact")
     if not found:
         return ""
@@ -123,7 +123,7 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Where the images are; that one response leaves no medium, and that hard items alone leave nothing."""
+    """The images' location, and warnings if no item can be medium or all items are hard."""
     from dcsft_harness.sampling.rollout_store import ALL_WRONG
 
     found = figure_paths(notes)
@@ -148,7 +148,7 @@ def any_solved(notes: Mapping[str, Any]) -> bool:
 
 
 def curatable(notes: Mapping[str, Any]) -> bool:
-    """Whether `dcsft curate` has something to keep; a log that a scorer judged comes without items."""
+    """Whether `dcsft curate` has something to keep; labels of a log by `--scorer` have no items."""
     return any_solved(notes) and "gallery.md" in notes.get("figures", ())
 
 

@@ -42,9 +42,9 @@ class LeaderboardOptions(Options):
         return {**given, "distributions": found}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings, the content of the file of names, the number of runs and the files that they lack.
+        """The settings, the content of the names file, the number of runs and their missing files.
 
-        The files that they have are inputs of the board, those of runs that it leaves out included.
+        Existing files are inputs of the board, including those of runs that it leaves out.
         """
         from dcsft_harness.leaderboard.collect import find, incomplete, named, read_names
 

@@ -31,7 +31,7 @@ def run(options: MergeOptions, output: Path, progress: Progress | None) -> Notes
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """The merged modules by part, and how close the merged model is to the base with the adapter."""
+    """The merged modules by part, and the difference between the merged model and base plus adapter."""
     parts = ", ".join(
         f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
     )

@@ -392,7 +392,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
         def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
             """What a micro-batch adds to the account: its pass, and one of the reference."""
             made = self.passed(inputs, int(inputs["completion_mask"].sum()), forwards=1)
-            self._here = _count(inputs.pop(ROWS))  # which TRL has no use for
+            self._here = _count(inputs.pop(ROWS))  # which TRL does not use
             return made
 
         def get_batch_samples(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - Trainer's
@@ -449,7 +449,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
-    """Seconds, and bytes on one device: both responses pass forward and backward, and forward again."""
+    """Seconds, and bytes on one device: both responses forward and backward, and the reference forward."""
     default = DpoConfig.model_fields["pairs_per_item"].default
     pairs = tokens["pool"] * float(options.get("pairs_per_item") or default)
     return estimate(DpoConfig, options, machine, tokens, pairs, compared=2)

@@ -331,7 +331,9 @@ def test_other_pixel_limits_are_seen_before_anything_is_asked(bench, place):  # 
     bench.pixels = {"min_pixels": 3136, "max_pixels": 802816}
     scored(board, "base", "cold")
     bench.pixels = {"min_pixels": 3136, "max_pixels": 1003520}
-    with pytest.raises(HarnessError, match="would have the pixel limit max_pixels 1003520, but theirs is 802816"):
+    with pytest.raises(
+        HarnessError, match="would have the pixel limit max_pixels 1003520, but theirs is 802816"
+    ):
         scored(board, "one")
     assert bench.asked == [("base", ID), ("base", OOD)]
     assert board.names() == ["base"]

@@ -109,10 +109,10 @@ def test_what_was_removed_before_its_turn_is_told(bench, place, asleep):  # noqa
     bench.before = meanwhile
     asleep += [lambda: run.save(50), lambda: run.finish()]
     assert watched(place, show) == ["run at step 10", "run at step 40", "run at step 50", "run"]
-    told = [text for text in show.said if "any more" in text]
+    told = [text for text in show.said if "no longer has" in text]
     assert len(told) == 1
     assert re.search(
-        r"run has no checkpoint of the steps 20, 30 any more: not scored. `dcsft train --keep N`", told[0]
+        r"run no longer has a checkpoint of the steps 20, 30: not scored. `dcsft train --keep N`", told[0]
     )
 
 
@@ -124,8 +124,8 @@ def test_steps_before_a_resume_with_another_pace_are_not_told(bench, place, asle
         lambda: run.finish(),  # with 45 written and removed since
     ]
     assert watched(place, show) == [f"run at step {n}" for n in (10, 20, 30)] + ["run"]
-    assert [text.split(":")[0].split("of ")[-1] for text in show.said if "any more" in text] == [
-        "step 45 any more"
+    assert [text.split(":")[0].split("of ")[-1] for text in show.said if "no longer has" in text] == [
+        "step 45"
     ]
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_finishes_while_a_checkpoint_is_taken(bench, place, asleep, m
 
     monkeypatch.setattr(run_folder, "link", slow)
     assert watched(place, show) == ["run at step 20", "run"]
-    assert [text for text in show.said if "no checkpoint of the steps 10, 30 any more" in text]
+    assert [text for text in show.said if "no longer has a checkpoint of the steps 10, 30" in text]
 
 
 def test_a_training_of_all_parameters(bench, place, asleep, monkeypatch):  # noqa: F811
@@ -187,7 +187,7 @@ def test_a_finished_run_without_its_checkpoints_has_one_row_and_says_what_is_gon
     Run(place / "run", place / "cold", steps=30).begin().finish()
     show = Show()
     assert watched(place, show) == ["run"]
-    assert "no checkpoint of the steps 10, 20 any more" in show.said[0]
+    assert "no longer has a checkpoint of the steps 10, 20" in show.said[0]
 
 
 def test_ctrl_c_leaves_a_whole_board(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
@@ -404,5 +404,5 @@ def test_a_second_watch_tells_what_it_cannot_score_any_more(bench, place, monkey
     monkeypatch.setattr(Scoring, "tasks", property(lambda self: again))
     show = Show()
     assert watched(place, show, name=name) == [name]
-    said = [text for text in show.said if "any more" in text]
+    said = [text for text in show.said if "no longer has" in text]
     assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))
