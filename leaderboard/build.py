@@ -64,11 +64,11 @@ class Options(Settings):
     )
     items: bool = option(True, "Write the Parquet file of all items.")
     plots: bool = option(True, "Draw plots.")
-    page: bool = option(True, "Make the page, page/index.html.")
+    page: bool = option(True, "Write the page, page/index.html.")
     samples: int = option(
         0,
-        "Items per task to show with prompt and images on the page, those first that two rows score"
-        " differently; their tasks are opened for it.",
+        "Items per task to show with prompt and images on the page, starting with those that two rows score"
+        " differently; this opens their tasks.",
         ge=0,
     )
     rollouts: tuple[Path, ...] = option(

@@ -139,7 +139,7 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
 @click.command()
 @click.argument("artifact", type=FOLDER)
 @click.argument("repo")
-@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--private", is_flag=True, help="Create a new repository as private.")
 def push(artifact: Path, repo: str, private: bool) -> None:
     """Upload a finished adapter or checkpoint, with its card, to the model hub."""
     from dcsft_harness.training import hub
@@ -403,7 +403,7 @@ def _further(stage: Stage) -> list[click.Parameter]:
     if stage.pushes:
         found += [
             click.Option(["--push-to-hub"], metavar="REPO", help="Upload the result to this repository."),
-            click.Option(["--private"], is_flag=True, help="Make a new repository private."),
+            click.Option(["--private"], is_flag=True, help="Create a new repository as private."),
         ]
     if stage.prepared:
         found.append(click.Option(["--data-root"], **ROOT))
@@ -419,7 +419,7 @@ def _further(stage: Stage) -> list[click.Parameter]:
             click.Option(
                 ["--device"],
                 metavar="NAME|SIZE",
-                help='Of a dry run: cpu, cuda, or a GPU by its memory ("24 GB"); by default this machine.',
+                help='For a dry run: cpu, cuda, or a GPU by its memory ("24 GB"); by default this machine.',
             )
         )
     return found

@@ -90,7 +90,7 @@ def quickstart(output: Path) -> None:
     "--within",
     type=click.FloatRange(0),
     metavar="SHARE",
-    help="Fail if a stage's memory differs from its estimate by more, such as 0.15.",
+    help="Fail if a stage's memory differs from its estimate by more than this share, such as 0.15.",
 )
 @click.option(
     "--chat-template-kwargs",
@@ -112,8 +112,8 @@ def rehearse(
 ) -> None:
     """Run the whole chain at a published size with random weights, and measure it.
 
-    Every stage is the real command, on four items: what to run first on a new machine. The table has time,
-    peak memory beside what `--dry-run` estimated, tokens a second, and bytes on disk; rehearsal.json has the
+    Every stage is the real command, on four items. Run it first on a new machine. The table has time, peak
+    memory beside the estimate of `--dry-run`, tokens per second, and bytes on disk; rehearsal.json has the
     same. Nothing is downloaded.
 
     \b
@@ -159,7 +159,7 @@ SHIPPED = completing(_shipped, files=True)
     "--scale",
     type=click.Choice(["digits", "paper"]),
     help="The embedded suite, on two cores (the default); or the paper's models and data, on eight GPUs (the "
-    "default where a model is set).",
+    "default if a model is set).",
 )
 @click.option(
     "--set",

@@ -36,8 +36,8 @@ class SamplingConfig(Settings):
 
     samples: int = option(8, "G, responses per item.", ge=1)
     temperature: float = option(0.9, "Softmax temperature, above 0.", gt=0)
-    top_p: float = option(1.0, "Nucleus mass kept, in (0, 1].", gt=0, le=1)
-    top_k: int = option(50, "Tokens kept; 0 keeps all.", ge=0)
+    top_p: float = option(1.0, "Nucleus (top-p) mass kept, in (0, 1].", gt=0, le=1)
+    top_k: int = option(50, "Top-k tokens kept; 0 keeps all.", ge=0)
     max_new_tokens: int | None = option(
         None, "Maximum response length in tokens; by default the task's own limit.", ge=1
     )

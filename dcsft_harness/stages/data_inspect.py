@@ -31,7 +31,7 @@ class InspectOptions(OwnRows):
     """What to look at."""
 
     data: Path = option(
-        about="The rows: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
+        about="The rows: JSONL, JSON, CSV, Parquet, or a folder saved by `datasets`.",
         positional=True,
         reads="pool",
     )

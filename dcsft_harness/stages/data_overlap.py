@@ -1,4 +1,4 @@
-"""`dcsft data overlap`: Find images of a pool that tasks evaluate on, exactly or nearly."""
+"""`dcsft data overlap`: Find images that a pool shares with evaluation tasks, exactly or nearly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ class OverlapOptions(opening.OwnTasks, OwnRows):
     on_error: Literal["stop", "skip"] = option(
         "stop", "What to do with an unusable row of your own: skip leaves it out."
     )
-    distance: int = option(4, "Bits that near copies' hashes may differ in.", ge=0, le=16)
+    distance: int = option(4, "Most bits in which the hashes of near copies differ.", ge=0, le=16)
 
 
 def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Notes:

@@ -81,7 +81,7 @@ class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
         "Maximum response length in tokens; by default each task's own limit, 128 for your own rows.",
         ge=1,
     )
-    samples: int = option(1, "K, responses per item: avg@k, maj@k and pass@k of every k up to K.", ge=1)
+    samples: int = option(1, "K, responses per item, for avg@k, maj@k and pass@k at every k up to K.", ge=1)
     temperature: float | None = option(
         None, "Softmax temperature; by default 0 (greedy) for one response, and 0.9 for several.", ge=0
     )

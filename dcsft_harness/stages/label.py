@@ -36,7 +36,7 @@ class LabelOptions(OwnTasks):
     scorer: ScorerName | None = option(
         None, "For a log: score responses with this against the logged gold; by default the task scores them."
     )
-    box_space: BoxSpace | None = option(None, "For a log: the coordinates of boxes in the responses.")
+    box_space: BoxSpace | None = option(None, "For a log: the coordinate space of the responses' boxes.")
     exact: bool = option(
         False,
         "Also compute each item's exact pass rate, the probability that one response is right, from the model"
@@ -161,8 +161,8 @@ STAGE = Stage(
     example="""dcsft label rollouts --output labels
 dcsft label rollouts --exact --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Prints pass@g of the pool, what labels of fewer responses would be, over all subsets of g, and how"
-    " many items another labeling would place in another class."
+    about="Prints pass@g of the pool, the labels that g of the responses would give, over all subsets, and"
+    " how many items another labeling would place in another class."
     " Every response in a run of `lmms-eval -n G --log_samples` is scored again. For other tasks, such a"
     " run also needs --reasoning_tags none, or its log has only the first response. The scored responses go"
     " into the folder OUTPUT-rollouts. Labels by --scorer cannot be curated: a log holds no images.",

@@ -26,7 +26,7 @@ class LeaderboardOptions(Options):
     id: tuple[str, ...] = option(
         (), "Tasks to count as in-distribution, if their results do not say so.", metavar="TASK,..."
     )
-    ood: tuple[str, ...] = option((), "Out-of-distribution tasks likewise.", metavar="TASK,...")
+    ood: tuple[str, ...] = option((), "Tasks to count as out of distribution.", metavar="TASK,...")
 
     @model_validator(mode="before")
     @classmethod

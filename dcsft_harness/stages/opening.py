@@ -54,7 +54,7 @@ class Engine(Settings):
     model: str = option(
         "dcsft_hf",
         "A checkpoint or adapter: a folder, a hub's OWNER/NAME, or digits. An lmms-eval model, whose"
-        " --model-args name the checkpoint, works as before.",
+        " --model-args name the checkpoint, also works.",
         metavar="CKPT",
         reads="checkpoint",
     )
@@ -64,7 +64,7 @@ class Engine(Settings):
     engine: str = option(
         "local",
         "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
-        " actors of the cluster of RAY_ADDRESS, or of one on this machine.",
+        " actors of the Ray cluster at RAY_ADDRESS, or of one on this machine.",
         metavar="NAME",
     )
     actors: int | None = option(

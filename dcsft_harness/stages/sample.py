@@ -23,7 +23,7 @@ class SampleOptions(SamplingConfig, opening.OwnTasks, OwnPart, opening.Engine):
     )
     data: Path | None = option(
         None,
-        "Or rows of your own: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
+        "Or your own rows: JSONL, JSON, CSV, Parquet, or a folder saved by `datasets`.",
         metavar="FILE|DIR",
         reads="pool",
     )

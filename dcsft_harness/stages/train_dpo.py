@@ -52,7 +52,7 @@ class DpoConfig(AdapterConfig):
         600, "Optimizer steps, repeating the data as often as needed; instead of epochs.", ge=1
     )
     # The loss compares likelihoods under two models, which dropout would blur; TRL turns it off, too.
-    lora_dropout: float = option(0.0, "Share of their inputs dropped in training, in [0, 1).", ge=0, lt=1)
+    lora_dropout: float = option(0.0, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
     beta: float = option(0.1, "Strength of the pull toward the initial model, above 0.", gt=0)
     pairs_per_item: int = option(
         1, "Most pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
@@ -68,7 +68,7 @@ class DpoOptions(DpoConfig, AdapterInputs):
     """What to train on, and how."""
 
     data: str = option(
-        about="Rollouts; a curated set, whose rollouts of its own items are used; or a file of your own whose"
+        about="Rollouts; a curated set, for which the rollouts of its items are used; or your own file, whose"
         " rows have a chosen and a rejected answer.",
         metavar="DIR|FILE",
         reads="artifact",
@@ -461,8 +461,8 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="adapter",
-    about="Pairs are made of items that have both right and wrong responses in the rollouts, as those of"
-    " medium difficulty have. TRL's losses are `--set loss_type=NAME` (sigmoid, ipo, hinge, ...).",
+    about="Pairs come from items that have both right and wrong responses in the rollouts, such as those of"
+    " medium difficulty. TRL's losses are `--set loss_type=NAME` (sigmoid, ipo, hinge, ...).",
     example="dcsft train dpo --model cold --data rollouts --max-steps 100 --output preferences",
     estimate=rough,
     pushes=True,

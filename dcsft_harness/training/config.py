@@ -89,7 +89,7 @@ class TrainingConfig(Settings):
     epochs: int | None = option(None, "Passes over the data; instead of max_steps.", ge=1)
     warmup_ratio: float = option(
         0.1,
-        "Share of the steps in which the learning rate rises from 0, in [0, 1); never of all steps.",
+        "Share of the steps in which the learning rate rises from 0, in [0, 1); never all of them.",
         ge=0,
         lt=1,
     )
@@ -134,8 +134,8 @@ class TrainingConfig(Settings):
     )
     keep: int | None = option(
         None,
-        "Newest checkpoints to keep in the finished folder, without the optimizer's state; by default one"
-        " while training runs, and none after.",
+        "How many of the newest checkpoints to keep in the finished folder, without optimizer state; by"
+        " default one while training runs, and none after.",
         ge=1,
     )
     on_error: Literal["stop", "skip"] = option(

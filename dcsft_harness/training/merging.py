@@ -125,7 +125,7 @@ class MergeConfig(Settings):
         "Maximum pixels of these prompts' images; larger ones are scaled down.",
         ge=28 * 28,
     )
-    prompts: int | None = option(None, "The former name of --parity-prompts.", ge=1, decides=False)
+    prompts: int | None = option(None, "The old name of --parity-prompts.", ge=1, decides=False)
     max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
     device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
 
