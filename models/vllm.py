@@ -335,7 +335,7 @@ class DcsftVLLM(CheckpointModel):
             return
         raise UnavailableError(
             f"{asked.name}: min_pixels={self._convention.min_pixels}, "
-            f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, and vLLM made "
+            f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, but vLLM made "
             f"{drawn.n_prompt_tokens}, so that the limits have no effect there",
             "Set them in the checkpoint's preprocessor_config.json and leave them out here, or use dcsft_hf",
         )
@@ -353,7 +353,7 @@ class DcsftVLLM(CheckpointModel):
             )
         if len(prompt.images) > self._limits.images:
             raise HarnessError(
-                f"{item.name}: {len(prompt.images)} images, and max_images={self._limits.images}",
+                f"{item.name}: {len(prompt.images)} images, but max_images={self._limits.images}",
                 f"Give max_images={len(prompt.images)}",
             )
 

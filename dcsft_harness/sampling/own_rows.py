@@ -344,7 +344,7 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
             )
         if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
             raise HarnessError(
-                f"{other[0]!r} is not an image mark, and the model would read it as words",
+                f"{other[0]!r} is not an image mark, so the model would read it as words",
                 f"Write {MARK} where each image belongs; in front of the question if these words are meant",
             )
     if marks != images and (marks, images) != (0, 1):

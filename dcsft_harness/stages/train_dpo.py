@@ -151,7 +151,7 @@ def _refuse_other_prompts(
     ours = chat_template.recorded(adapter, base) or {} if given is None else dict(given)
     if sampled != ours:
         raise HarnessError(
-            f"--data {folder} was sampled with {chat_template.NAME} {json_text(sampled)}, and training would"
+            f"--data {folder} was sampled with {chat_template.NAME} {json_text(sampled)}, but training would"
             f" write prompts with {json_text(ours)}",
             f"Give --chat-template-kwargs '{json_text(sampled)}', or sample again",
         )

@@ -368,7 +368,7 @@ def screened(
     for position, tokens in enumerate(lengths):
         if longest is not None and tokens + completion > longest:
             more = f" with {completion} of the completion" if completion else ""
-            problem = f"{tokens + completion} tokens{more}, and the base has {longest} positions"
+            problem = f"{tokens + completion} tokens{more}, but the base has {longest} positions"
             refused.setdefault(
                 position,
                 HarnessError(

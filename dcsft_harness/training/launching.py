@@ -113,7 +113,7 @@ class Launch:
         if 0 < devices < wanted and found.num_machines == 1:
             each = "as many" if self.devices == 1 else f"{self.devices} each, {wanted}"
             raise HarnessError(
-                f"--num-processes {self.processes} needs {each} GPUs, and there are {devices} here",
+                f"--num-processes {self.processes} needs {each} GPUs, but this machine has {devices}",
                 f"Give at most {max(devices // self.devices, 1)}",
             )
         return found

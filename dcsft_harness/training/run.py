@@ -259,7 +259,7 @@ def check_disk(job: Job, needed: int) -> None:
     subject = f"checkpoints of {what} need" if written else f"the {job.kind} needs"
     others = ["lower --keep"] * ((job.config.keep or 1) > 1) + ["give --save-steps none"] * written
     raise HarnessError(
-        f"--output {job.output}: {subject} up to {_size(needed)}, and {_size(free)} are free",
+        f"--output {job.output}: {subject} up to {_size(needed)}, but only {_size(free)} are free",
         ", or ".join(["Free some space", *others]),
     )
 

@@ -68,7 +68,7 @@ def reference(rows):
     most = max(len(own) for own in items.values())
     for key, own in items.items():
         if len(own) < most and not any(one["censored"] for one in own):
-            return f"item {key} has {len(own)} samples where others have {most}"
+            return f"item {key} has {len(own)} samples, while others have {most}"
     return [vars(one) for one in found]
 
 

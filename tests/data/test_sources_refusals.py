@@ -98,7 +98,7 @@ class TestWhole:
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 9})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_imagenet_r", fewer)
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
-        assert "9 published rows, and 8 were found: n01498041 (4 of 3)" in said
+        assert "9 published rows, but 8 were found: n01498041 (4 of 3)" in said
         assert "--any-count" in said
 
     def test_values_that_are_not_as_often_as_published_though_the_rows_are(
@@ -109,7 +109,7 @@ class TestWhole:
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 8})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_imagenet_r", fewer)
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
-        assert "8 published rows, and 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
+        assert "8 published rows, but 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
 
     @pytest.mark.parametrize("packed", [True, False])
     def test_annotations_in_thousandths_alone(self, tmp_path, refused, packed):
@@ -129,7 +129,7 @@ class TestWhole:
 
     def test_another_number_of_rows(self, tmp_path, refused):
         said = refused("dcsft_lisa", published.lisa(tmp_path / "s"))
-        assert "dcsft_lisa has 1,658 published rows, and 4 were found" in said
+        assert "dcsft_lisa has 1,658 published rows, but 4 were found" in said
 
     def test_a_tarball_that_was_cut_short(self, tmp_path, refused):
         source = published.ref_l4(tmp_path / "s")
@@ -278,7 +278,7 @@ ROWS = {
     ),
     "a resized image": (
         {"width": 640, "height": 480},
-        "has 64 x 48 pixels, and its annotation says 640 x 480",
+        "has 64 x 48 pixels, but its annotation says 640 x 480",
     ),
 }
 

@@ -387,18 +387,18 @@ DAMAGE = {
     ),
     "another mark of pictures": (
         lambda base: setting(base, "image_token_id", 10**7),
-        "its config.json says image_token_id 10000000, and its tokenizer has",
+        "its config.json says image_token_id 10000000, but its tokenizer has",
     ),
     **{
         f"the mark of pictures is token {token}": (
             lambda base, token=token: setting(base, "image_token_id", token),
-            rf"says image_token_id {token} \(.*\), and its processor marks pictures with 5 \(",
+            rf"says image_token_id {token} \(.*\), but its processor marks images with 5 \(",
         )
         for token in (2, 3, 6, 100)  # the end of a turn, the start of a picture, videos, and a letter
     },
     "a mark of pictures below 0": (
         lambda base: setting(base, "image_token_id", -1),
-        "its config.json says image_token_id -1, and its tokenizer has",
+        "its config.json says image_token_id -1, but its tokenizer has",
     ),
     "a mean that is not a number": (
         lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
@@ -498,7 +498,7 @@ def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path,
     for token in {0, 9, 20, *around} - {config[name]}:
         setting(base, name, token)
         with pytest.raises(
-            HarnessError, match=rf"image_token_id {token} \(.*and its processor marks pictures"
+            HarnessError, match=rf"image_token_id {token} \(.*but its processor marks images"
         ):
             models.open_processor(ModelSettings(pretrained=str(base)))
 

@@ -315,7 +315,7 @@ def test_a_prompt_longer_than_the_model_takes_is_refused_by_its_item():
     docs = [{**documents()[0], "text": "goose " * 5000}, documents()[1]]
     requests = requests_for(model, docs, {"max_new_tokens": 2})
     with pytest.raises(
-        HarnessError, match=r"task 'tiny', doc_id 0: a prompt of \d+ tokens, and the model takes 4096"
+        HarnessError, match=r"task 'tiny', doc_id 0: a prompt of \d+ tokens, but the model takes 4096"
     ):
         model.generate_until(requests)
     model.refused = {}

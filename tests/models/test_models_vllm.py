@@ -188,7 +188,7 @@ def test_what_vllm_refuses_is_one_sentence(fake, monkeypatch):
     [
         (93e9, None, "messages above"),
         (10e9, "4", "messages above"),
-        (10e9, None, "92 % of the memory, 92.0 GB, and 10.0 GB are free. Set VLLM_CPU_KVCACHE_SPACE=4"),
+        (10e9, None, "92 % of the memory, 92.0 GB, but only 10.0 GB are free. Set VLLM_CPU_KVCACHE_SPACE=4"),
     ],
 )
 def test_memory_that_vllm_wants_of_a_cpu_is_said(fake, monkeypatch, free, given, said):

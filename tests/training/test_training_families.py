@@ -350,7 +350,7 @@ def test_dpo_refuses_responses_to_prompts_of_other_arguments(model, sampled, tra
     ):
         pass
     given, used = (None, adapter) if trained == "adapter" else (trained, None)
-    problem = r"was sampled with chat_template_kwargs .*, and training would write prompts with \{.*\}"
+    problem = r"was sampled with chat_template_kwargs .*, but training would write prompts with \{.*\}"
     with pytest.raises(HarnessError, match=problem) if refused else contextlib.nullcontext() as caught:
         train_dpo._refuse_other_prompts(tmp_path / "out", "digits", given, used)
     if refused:
@@ -378,7 +378,7 @@ def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatc
     written["config"] |= {"model": "dcsft_hf", "model_args": reading.joined({chat_template.NAME: NO})}
     file.write_text(json.dumps(written))
     with pytest.raises(
-        HarnessError, match="enable_thinking.*false.*, and training would write prompts with {}"
+        HarnessError, match="enable_thinking.*false.*, but training would write prompts with {}"
     ):
         STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", max_steps=1)
 

@@ -367,10 +367,10 @@ class TestWhatIsRefused:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         refused("divides a model among GPUs, but this machine has none", Launch(2, "fsdp2").check, CONFIG)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        refused("--num-processes 4 needs as many GPUs, and there are 2", Launch(4).check, CONFIG)
+        refused("--num-processes 4 needs as many GPUs, but this machine has 2", Launch(4).check, CONFIG)
         assert Launch(2).check(CONFIG)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-        refused("--num-processes 8 needs 2 each, 16 GPUs, and there are 8", Launch(8, devices=2).check)
+        refused("--num-processes 8 needs 2 each, 16 GPUs, but this machine has 8", Launch(8, devices=2).check)
         assert Launch(4, devices=2).check()
 
     @pytest.mark.parametrize(

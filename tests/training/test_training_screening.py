@@ -50,7 +50,7 @@ FAULTS = {
     "picture mark": (lambda: row("<image>Which <|image_pad|>?"), r"the prompt has '<\|image_pad\|>' in its"),
     "video mark": (lambda: row("<image>Which <|video_pad|>?"), r"the prompt has '<\|video_pad\|>' in its"),
     "mark in the answer": (lambda: row(answer="<|vision_end|>"), r"the answer has '<\|vision_end\|>' in its"),
-    "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, and the base has \d+ positions"),
+    "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, but the base has \d+ positions"),
     "damaged picture": (lambda: row(images=cut_short()), "an image cannot be read"),
     "no picture": (lambda: row("<image><image>Which?"), "2 <image> marks for 1 images"),
     "no answer": (lambda: row(answer=" \n"), "the assistant's answer is empty"),

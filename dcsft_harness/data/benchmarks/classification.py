@@ -308,7 +308,7 @@ def _listed(opened: Opened, path: Path, folder: Path, task: str) -> Iterator[Ent
     rows = _objects(path)
     if len(rows) != 100 * TRAIN_EACH[task] and not opened.any_count:
         raise HarnessError(
-            f"{path} lists {len(rows):,} images, and {100 * TRAIN_EACH[task]:,} are published",
+            f"{path} lists {len(rows):,} images, but {100 * TRAIN_EACH[task]:,} are published",
             "Take the file of the paper's release as it is",
         )
     for number, data in enumerate(rows, 1):
@@ -357,7 +357,7 @@ def _drawn(opened: Opened, folder: Path, task: str) -> Iterator[Entry]:
     for some, files in class_folders(opened, folder, trained().values()):
         if len(files) < sum(TRAIN_EACH.values()) and not opened.any_count:
             raise HarnessError(
-                f"{folder / some.wnid} has {len(files)} images, where {sum(TRAIN_EACH.values())} are drawn",
+                f"{folder / some.wnid} has {len(files)} images, but {sum(TRAIN_EACH.values())} are drawn",
                 "Complete the folder; --any-count accepts what is there",
             )
         cold, pool = split(path.name for path in files)

@@ -528,6 +528,6 @@ def _check_counts(source: Source, making: _Making, any_count: bool) -> None:
     more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
     said = f": {', '.join(lacking[:8])}{more}" if lacking else ""
     raise HarnessError(
-        f"{source.task} has {source.count:,} published rows, and {found:,} were found{said}",
+        f"{source.task} has {source.count:,} published rows, but {found:,} were found{said}",
         "Complete the source; --any-count accepts what is there and records it in the manifest",
     )

@@ -287,7 +287,7 @@ def _draw(opened: Opened, cold: bool) -> set[int]:
     texts = [raw for _, raw in _training(opened, ("id", "answer"))]
     if len(texts) != MMK12_TRAINING and not opened.any_count:
         raise HarnessError(
-            f"the train split has {len(texts):,} rows, and {MMK12_TRAINING:,} were published",
+            f"the train split has {len(texts):,} rows, but {MMK12_TRAINING:,} were published",
             "Complete the source; --any-count draws from what is there and records it in the manifest",
         )
     wanted = MMK12_DRAWN if len(texts) == MMK12_TRAINING else len(texts)
@@ -464,7 +464,7 @@ def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
     for number in named:
         if raw.get(f"image_{number}") is None:
             raise HarnessError(
-                f"the text names <image {number}>, and the row has no image_{number}", _MMMU_AGAIN
+                f"the text names <image {number}>, but the row has no image_{number}", _MMMU_AGAIN
             )
     return named
 
