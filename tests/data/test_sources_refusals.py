@@ -415,7 +415,7 @@ class TestUnprepared:
         source = prepared.SOURCES["dcsft_lisa"]
         newer = source.__class__(**{**source.__dict__, "version": 9})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_lisa", newer)
-        with pytest.raises(HarnessError, match="was prepared in version 2, and dcsft_lisa reads version 9"):
+        with pytest.raises(HarnessError, match="was prepared in version 2, but dcsft_lisa reads version 9"):
             lmms.open_tasks(["dcsft_lisa"])
 
     def test_the_data_root_is_an_option_of_every_reader(self, tmp_path, monkeypatch, capsys):
