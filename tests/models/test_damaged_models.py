@@ -497,9 +497,7 @@ def test_every_family_is_refused_with_another_mark_of_pictures(family, tmp_path,
     around = {3, 4, 7}  # of Gemma 3 and Molmo 2: tokens before and behind an image's own
     for token in {0, 9, 20, *around} - {config[name]}:
         setting(base, name, token)
-        with pytest.raises(
-            HarnessError, match=rf"image_token_id {token} \(.*but its processor marks images"
-        ):
+        with pytest.raises(HarnessError, match=rf"image_token_id {token} \(.*but its processor marks images"):
             models.open_processor(ModelSettings(pretrained=str(base)))
 
 
