@@ -75,7 +75,7 @@ BOUNDS = {224: "≤1.4", 448: "≤1.25"}
 
 def _sampling(found: Results) -> Iterator[str]:
     yield "### One prefill for G samples\n"
-    yield "How many times the engine's time each way takes; four new tokens.\n"
+    yield "Time relative to the engine's (1 = as fast); four new tokens.\n"
     rows = []
     for comparison in found["results"]:
         side = comparison["side"]
@@ -164,7 +164,7 @@ def _stages(found: Results) -> Iterator[str]:
 
 def _memory(found: Results) -> Iterator[str]:
     yield "### Peak memory\n"
-    yield "Beside weights and features: eight samples an item, over one sample an item in the same batch.\n"
+    yield "Memory besides weights and features: eight samples per item, relative to one, in the same batch.\n"
     rows = [
         [f"{one['side']} px", *_measured(one["ratio"], "≤1.3"), *(f"{mb:.0f}" for mb in one["MB"].values())]
         for one in found["results"]
@@ -186,7 +186,7 @@ def _growth(found: Results) -> Iterator[str]:
 
 def _pool_size(found: Results) -> Iterator[str]:
     yield "### Growth with the pool\n"
-    yield "`dcsft sample` with a scripted model that costs nothing; one process a size.\n"
+    yield "`dcsft sample` with a scripted model that takes no time; one process per size.\n"
     rows = [
         [size, f"{one['seconds']:.1f}", f"{one['peak_mb']:.0f}", f"{one['own_peak_mb']:.0f}"]
         for size, one in found["items"].items()

@@ -1,6 +1,6 @@
 """Difficulty-curated SFT for vision-language models, as a plugin suite for lmms-eval.
 
-The data flow, one stage, one ``dcsft`` verb and one Python function per arrow::
+The data flow; each arrow is one stage, one ``dcsft`` command and one Python function::
 
     pool -> rollouts -> labels -> curated set -> adapter -> scores -> leaderboard
 
@@ -33,14 +33,14 @@ __version__ = "0.1.0"
 # they lose little there, but wake slowly, which small layers feel on a quiet machine. OpenMP reads this once,
 # when torch is imported, so it is set here, where every entry point begins.
 _BUSY = 0.5
-"""Other processes that run or wait, per core, from which threads sleep while they wait."""
+"""Other running or waiting processes per core from which on waiting threads sleep instead of spinning."""
 
 
 def _busy() -> bool:
     """Whether other processes keep the machine busy now.
 
-    The load average alone is not enough: for a minute it also holds the command that has just ended, and it
-    takes a minute to show a load that has just begun.
+    The load average alone is not enough: for a minute it still counts a command that has just ended, and it
+    takes a minute to show a load that has just started.
     """
     load, limit = os.getloadavg()[0], _BUSY * (os.cpu_count() or 1)
     if load < limit / 4:
@@ -83,7 +83,7 @@ def _function(name: str) -> Any:  # noqa: ANN401 - as the stage's options are
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a function, or a package that is callable
-    """A stage's function, loaded on first use; its name is that of the stage's file."""
+    """A stage's function, loaded on first use and named after the stage's file."""
     if name == "leaderboard":  # also a package, whose module can be called
         return import_module(f"{__name__}.leaderboard")
     if name in _functions():

@@ -81,7 +81,7 @@ def _given() -> BoxSpace | None:
     if given in ("pixel", "norm1000"):
         return cast(BoxSpace, given)
     if given:
-        raise HarnessError(f"{VARIABLE} is {given!r}, which is no coordinates", _MEANS)
+        raise HarnessError(f"{VARIABLE} is {given!r}, which is not a coordinate space", _MEANS)
     return None
 
 
@@ -142,6 +142,6 @@ def declared() -> BoxConvention:
     if given is not None:
         return BoxConvention(given)
     raise HarnessError(
-        "nothing says in which coordinates this model writes boxes, and guessing makes wrong scores",
+        "unknown box coordinate space for this model; guessing would make wrong scores",
         f"Set {VARIABLE}, or give dcsft_hf or dcsft_vllm the argument box_space. {_MEANS}",
     )

@@ -79,7 +79,7 @@ class HarnessError(Exception):
 
 
 def cut(value: object, longest: int = 160) -> str:
-    """A value from outside as text for a message; the middle of a long one is cut out."""
+    """An untrusted value as text for a message; the middle of a long one is cut out."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= longest:
         return text
@@ -234,7 +234,7 @@ def reporting_refusals(kind: str, output: Path, kept: str, variable: str = "") -
         reason = refusal(error)
         if reason is None:
             raise
-        remedy = f"Set {variable} to a folder with room that can be written" if variable else room(reason)
+        remedy = f"Set {variable} to a writable folder with free space" if variable else room(reason)
         raise HarnessError(
             f"cannot write the {kind} to {output}: {os.strerror(reason)}", f"{remedy}; {kept}"
         ) from error
@@ -246,7 +246,7 @@ def room(reason: int, full: str = "Free some space or name a folder on another d
         return full
     if reason == errno.EACCES:
         return "Check the permissions of that folder, or name another one"
-    return "Name a folder that can be written, on another disk if need be"
+    return "Name a writable folder, on another disk if needed"
 
 
 def refusal(error: BaseException | None) -> int | None:

@@ -214,7 +214,7 @@ def reason(error: Exception) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "no image that Pillow knows"
+        return "not an image that Pillow can read"
     return str(error) or type(error).__name__
 
 

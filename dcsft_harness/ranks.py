@@ -88,7 +88,7 @@ def join() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process soon after the one that started the launch, which may be killed without a word.
+    """Ends this process soon after the one that started the launch, which may be killed silently.
 
     Otherwise the ranks would work on, hold their devices, and be in the way of the same command.
     """
@@ -177,8 +177,8 @@ def reporting_losses() -> Iterator[None]:
         if world_size() == 1 or not _lost(error):
             raise
         raise Lost(
-            "another process of this launch ended before its work was done",
-            "Its own message or the launcher's says why",
+            "another process of this launch ended before it finished",
+            "See its own message or the launcher's",
         ) from error
 
 

@@ -91,7 +91,7 @@ def from_json(
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             code = f"\\u{ord(error.object[error.start]):04x}"
-            raise ValueError(f"{code}, half of a surrogate pair, is no text") from error
+            raise ValueError(f"{code}, half of a surrogate pair, is not text") from error
     return value
 
 
@@ -104,7 +104,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise RepeatedKeyError(f"the key {cut(twice, 60)!r} stands there twice")
+        raise RepeatedKeyError(f"the key {cut(twice, 60)!r} appears twice")
     return found
 
 
@@ -118,7 +118,7 @@ def json_object(line: str | bytes) -> dict[str, Any]:
         found = from_json(text, finite=True, whole=True)
     except RepeatedKeyError:
         raise
-    except json.JSONDecodeError as error:  # whose "line 1" would stand beside the line's number in its file
+    except json.JSONDecodeError as error:  # whose "line 1" would appear beside the line's number in its file
         raise ValueError(f"not JSON ({error.msg} at character {error.colno})") from error
     except ValueError as error:
         raise ValueError(f"not JSON ({cut(str(error))})") from error
@@ -248,11 +248,11 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self._depth -= 1
         if alias and id(node) not in self._sizes:
-            raise yaml.MarkedYAMLError(None, None, "an alias stands inside what it names", mark)
+            raise yaml.MarkedYAMLError(None, None, "an alias lies inside the value that it refers to", mark)
         self._count += self._sizes[id(node)] if alias else 1
         self._sizes[id(node)] = self._count - before
         if self._count > MOST_NODES:
-            said = f"it has more than {MOST_NODES} values, each alias counted with what it stands for"
+            said = f"it has more than {MOST_NODES} values, counting the value behind each alias"
             raise yaml.MarkedYAMLError(None, None, said, mark)
         return node
 
@@ -272,11 +272,11 @@ class _Loader(yaml.SafeLoader):
         for key in own:
             if key.tag != "tag:yaml.org,2002:str":
                 raise yaml.MarkedYAMLError(
-                    None, None, f"the key {str(key.value)[:50]!r} is no text; quote it", key.start_mark
+                    None, None, f"the key {str(key.value)[:50]!r} is not text; quote it", key.start_mark
                 )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
-                    None, None, f"the key {key.value[:50]!r} stands there twice", key.start_mark
+                    None, None, f"the key {key.value[:50]!r} appears twice", key.start_mark
                 )
             seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
@@ -290,9 +290,9 @@ def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     try:
         made = loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
     except ValueError as error:
-        raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is no number", node.start_mark) from error
+        raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is not a number", node.start_mark) from error
     if not math.isfinite(made):
-        raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is no finite number", node.start_mark)
+        raise yaml.MarkedYAMLError(None, None, f"{node.value!r} is not a finite number", node.start_mark)
     found: int | float = made
     return found
 
@@ -366,7 +366,7 @@ def refuse_malformed(option: str, arguments: str) -> None:
         if not sign:
             raise HarnessError(
                 f"{option} {arguments!r}: {part!r} is not key=value",
-                "Write key=value,key=value; texts with commas do not go here",
+                "Write key=value,key=value; values cannot contain commas",
             )
         if name.strip() in found:
             raise HarnessError(f"{option} gives {name.strip()} twice", "Give it once")

@@ -232,7 +232,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowInvalid, OSError) as error:
         raise HarnessError(
-            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Make the artifact again"
+            f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}", "Recreate the artifact"
         ) from error
 
 

@@ -37,7 +37,7 @@ def read_pairs(given: object, name: str, form: str, example: str) -> object:
 
 
 def refuse_again(option: str, name: str, found: Mapping[str, object]) -> None:
-    """Refuses a name that a repeated option gave before, of which the last would win without a word."""
+    """Refuses a name that a repeated option gave before, of which the last would win silently."""
     if name in found:
         raise HarnessError(f"{option} gives {name} twice", "Give it once")
 

@@ -34,10 +34,10 @@ class Options(Settings):
     """How a leaderboard is built."""
 
     baseline: str | None = option(
-        None, "The row, or group of seeds, that differences are taken to; it comes first.", metavar="NAME"
+        None, "The row, or group of seeds, to compare with; it comes first.", metavar="NAME"
     )
     strict: bool = option(False, "Fail if a folder cannot be used; otherwise it is left out.")
-    apart: bool = option(False, "Give rows that cannot be compared tables of their own.")
+    apart: bool = option(False, "Show rows that cannot be compared in separate tables.")
     published: bool = option(False, "Quote the paper's figures beside the board.")
     pairs: int = option(PAIRS, "Test every pair of rows up to this many rows.", ge=0)
     metrics: Mapping[str, str] = option(
@@ -57,23 +57,23 @@ class Options(Settings):
         reads="file",
     )
     at_k: int | None = option(
-        None, "Of K responses per item: the k of avg@k, maj@k and pass@k; by default K.", ge=1
+        None, "With K responses per item: the k of avg@k, maj@k and pass@k; by default K.", ge=1
     )
     labels: tuple[Path, ...] = option(
         (), "Labels of the evaluated items, for accuracy by difficulty.", repeated=True, reads="artifact"
     )
     items: bool = option(True, "Write the Parquet file of all items.")
     plots: bool = option(True, "Draw plots.")
-    page: bool = option(True, "Make the page, page/index.html.")
+    page: bool = option(True, "Write the page, page/index.html.")
     samples: int = option(
         0,
-        "Items per task to show with prompt and images on the page, those first that two rows score"
-        " differently; their tasks are opened for it.",
+        "Items per task to show with prompt and images on the page, starting with those that two rows score"
+        " differently; this opens their tasks.",
         ge=0,
     )
     rollouts: tuple[Path, ...] = option(
         (),
-        "Rollouts of which the page shows that many items, with all responses.",
+        "Rollouts to show on the page: that many items, with all responses.",
         repeated=True,
         reads="artifact",
     )

@@ -58,7 +58,7 @@ def read_config(adapter: str, base: str) -> PeftConfig:
     if isinstance(began, str) and "_niter_" in began:
         raise HarnessError(
             f"adapter {adapter} began as {began} (init_lora_weights), which changed its base at random:"
-            " those weights are known to the training alone",
+            " only that training run knows those weights",
             "Save it again with PEFT's path_initial_model_for_weight_conversion, as LoRA of the plain base",
         )
     return config
@@ -126,7 +126,7 @@ def wrap(model: PreTrainedModel, adapter: str, base: str) -> PeftModel:
             ),
         )
     if not on_meta and (lost := _lost(peft_model, stored)):
-        raise _unfit(adapter, base, f"{len(lost)} of its tensors did not go in {few(lost)}")
+        raise _unfit(adapter, base, f"{len(lost)} of its tensors were not loaded {few(lost)}")
     return peft_model
 
 

@@ -72,21 +72,21 @@ class EngineArguments(Arguments):
     """The arguments that both engines take."""
 
     pretrained: str = option("", "A checkpoint folder or hub name; required.")
-    adapter: str | None = option(None, "A PEFT folder to put on top.")
+    adapter: str | None = option(None, "A PEFT adapter folder to apply.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = option(
         None,
         "Weights' type; None is the checkpoint's own on CUDA and float32 on the CPU, where half precision is "
         'slow or missing, and vLLM\'s "auto".',
     )
     min_pixels: int | None = option(
-        None, "Least area of a resized image, in pixels; None keeps the processor's.", ge=1
+        None, "Minimum area of a resized image, in pixels; None keeps the processor's.", ge=1
     )
     max_pixels: int | None = option(
-        None, "Largest area of a resized image, in pixels; None keeps the processor's.", ge=1
+        None, "Maximum area of a resized image, in pixels; None keeps the processor's.", ge=1
     )
     box_space: BoxSpace | None = option(
         None,
-        "The coordinates that it writes boxes in; None uses those in its manifest or its family's. Set it "
+        "The coordinate space of its boxes; None uses the one in its manifest or its family's. Set it "
         "for a checkpoint that was trained elsewhere on boxes in another space.",
     )
     trust_remote_code: bool = option(False, "Whether code inside the checkpoint may run.")
@@ -235,7 +235,7 @@ class VLLMSettings(EngineArguments):
         """Refuses an engine's arguments beside a server, and a server's without one."""
         if self.device is not None:
             raise HarnessError(
-                f"device={self.device!r}: vLLM runs on what it was built for",
+                f"device={self.device!r}: vLLM runs on the device that it was built for",
                 "Leave it out; CUDA_VISIBLE_DEVICES chooses among several GPUs",
             )
         for name in _LOCAL if self.base_url is not None else _REMOTE:

@@ -177,7 +177,7 @@ _SEEDS = 1 << 62
 
 
 class UnavailableError(HarnessError):
-    """The engine is gone: no item is to blame, and none is skipped."""
+    """The engine has failed: no item is the cause, so none is skipped."""
 
 
 @dataclass
@@ -208,9 +208,9 @@ class ObservedModel(lmms):  # type: ignore[misc]
         refused: (task, doc_id) to the reason why an item gets no response; these items are not sent to the
             model, and those that `_answer` refuses are added. None raises instead.
         seed: the seed of draws where a task sets none.
-        batch_size: most items answered at once.
-        alone: whether other ranks may not be asked: lmms-eval's cache has their responses.
-        media_marks: texts in a prompt that the model reads as its own marks of images, videos and sounds.
+        batch_size: maximum number of items answered at once.
+        alone: whether this rank must not wait for others: lmms-eval's cache has their responses.
+        media_marks: texts in a prompt that the model reads as its own image, video and sound tokens.
         checkpoint_generation: settings from the checkpoint's generation config for requests that leave them
             unset; empty unless `generation_config=checkpoint`.
     """
@@ -242,8 +242,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
         """Creates a model from its arguments as text, `key=value,key=value`.
 
         When lmms-eval evaluates, it passes further arguments (batch size, device) and has already seeded
-        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one, and what
-        they name comes first. `--max_batch_size` is for batch sizes that a model finds itself.
+        torch with its `--seed`. That seed becomes the seed of draws unless the arguments name one, and values
+        in the arguments take precedence. `--max_batch_size` is for models that find their batch size.
         """
         refuse_malformed("--model_args", arg_string)
         given = dict(utils.simple_parse_args_string(arg_string))
@@ -385,7 +385,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def answer(self, items: list[Item]) -> list[list[Generation]]:
         """The responses to items with equal generation arguments, without reporting them.
 
-        A refused item is an error unless there is `refused`.
+        A refused item is an error unless `refused` is set.
         """
         queue = deque((Drawing(item), item) for item in items)
         drawings = [drawing for drawing, _ in queue]
@@ -464,13 +464,13 @@ class CheckpointModel(ObservedModel):
         """The system prompt, or the content of its file.
 
         Raises:
-            HarnessError: the value looks like a file's name, and there is no such file.
+            HarnessError: the value looks like a file's name, and the file does not exist.
         """
         # "/no_think" is a prompt.
         named = "/" in value[1:] or value.endswith((".txt", ".md"))
         if named and len(value.split()) == 1 and not Path(value).is_file():
             raise HarnessError(
-                f"system_prompt={value}: there is no such file",
+                f"system_prompt={value}: the file does not exist",
                 "Check the path; a text with a space in it is taken as the prompt itself",
             )
         return str(self._resolve_system_prompt(value))

@@ -70,8 +70,8 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
                 "Give its base, with --adapter to train it further; or merge it into its base",
             )
         raise HarnessError(
-            f"model {name} holds a base and an adapter, which transformers would put on it unasked",
-            "Keep the adapter in a folder of its own, and name it with adapter=",
+            f"model {name} holds a base and an adapter, which transformers would apply unasked",
+            "Move the adapter to a separate folder, and name it with adapter=",
         )
     weights.refuse_absurd(name)
     try:
@@ -151,13 +151,13 @@ def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
     said = f"model {settings.pretrained}: its config.json says image_token_id {mark}"
     if not 0 <= mark < len(tokenizer):
         raise HarnessError(
-            f"{said}, and its tokenizer has {len(tokenizer)} tokens", "Take both from one checkpoint"
+            f"{said}, but its tokenizer has {len(tokenizer)} tokens", "Take both from one checkpoint"
         )
     known = _marks_of_pictures(processor)
     if known is not None and mark not in known:
         other = " or ".join(f"{one} ({tokenizer.convert_ids_to_tokens(one)!r})" for one in known[:3])
         raise HarnessError(
-            f"{said} ({tokenizer.convert_ids_to_tokens(mark)!r}), and its processor marks pictures "
+            f"{said} ({tokenizer.convert_ids_to_tokens(mark)!r}), but its processor marks images "
             f"{f'with {other}' if known else 'otherwise'}",
             "Take both from one checkpoint",
         )

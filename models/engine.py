@@ -507,8 +507,8 @@ class Engine:
             _LOG.info("%s: prompts are copied, not shared (%s)", type(self._model).__name__, reason)
             return
         _LOG.warning(
-            "%s: every sample goes through vision tower and prompt by itself, which is slower but draws the "
-            "same (%s).",
+            "%s: each sample runs the vision tower and prompt by itself, which is slower but gives the "
+            "same draws (%s).",
             type(self._model).__name__,
             reason,
         )

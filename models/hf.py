@@ -139,7 +139,7 @@ class DcsftHF(CheckpointModel):
         size = features["input_ids"].shape[-1]
         if 0 < self._room < size:
             raise HarnessError(
-                f"{item.name}: a prompt of {size} tokens, and the model takes {self._room}",
+                f"{item.name}: a prompt of {size} tokens, but the model takes {self._room}",
                 "Shorten its text, or lower max_pixels",
             )
         return Prepared(item.name, self._key(item, prompt, text), features, text, tuple(prompt.images))

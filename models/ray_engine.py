@@ -56,7 +56,7 @@ def connect() -> bool:
             raise HarnessError(f"no Ray cluster could be started: {said}", "Look at its logs") from error
         raise HarnessError(
             f"RAY_ADDRESS={address} cannot be reached: {said}",
-            "Check it; a cluster with authentication wants RAY_AUTH_MODE=token and its token here too",
+            "Check it; a cluster with authentication needs RAY_AUTH_MODE=token and its token here too",
         ) from error
     return True
 
@@ -134,7 +134,7 @@ class Answerer:
         """Loads the model; returns what the driver has to know of it.
 
         That is the batch size, the seed, the box convention, the checkpoint's generation settings, and the
-        marks of pictures.
+        image tokens.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
@@ -148,7 +148,7 @@ class Answerer:
             model = lmms.open_model(self._name, self._arguments)
             if not isinstance(model, ObservedModel):
                 raise HarnessError(
-                    f"--engine ray: {self._name} answers all items at once and cannot be spread",
+                    f"--engine ray: {self._name} answers all items at once and cannot be distributed",
                     "Use a model of this suite",
                 )
             model.task_dict = _Anywhere()

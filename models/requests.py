@@ -173,7 +173,7 @@ def _read(read: Callable[[], _T], where: str) -> _T:
     except OSError:
         pass
     result = read()  # which fails again where Pillow is strict anyway
-    _LOG.warning("%s: an image is cut short; its missing part is blank", where)
+    _LOG.warning("%s: an image is truncated; its missing part is blank", where)
     return result
 
 

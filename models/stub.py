@@ -107,7 +107,7 @@ def _script(answers: str | Path | Answers | None) -> Answers:
         return answers
     table: dict[object, list[str]] = {}
     if not Path(answers).is_file():
-        raise HarnessError(f"answers={answers}: there is no such file", "Give a JSON Lines file")
+        raise HarnessError(f"answers={answers}: the file does not exist", "Give a JSON Lines file")
     for number, line in enumerate(_lines(Path(answers)), 1):
         if line.strip():
             key, responses = _row(line, f"{answers}, line {number}")

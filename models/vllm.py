@@ -110,7 +110,7 @@ class Adapted:
     def _merge(self, adapter: str, features: Features) -> Scratch:
         settings = self._settings
         scratch = Scratch("dcsft_merged")
-        _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served as it is", adapter)
+        _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served unmerged", adapter)
         try:
             parity = merge(
                 settings.pretrained, adapter, scratch.folder, [features], settings.trust_remote_code
@@ -122,7 +122,7 @@ class Adapted:
             raise HarnessError(
                 f"the merge of adapter {adapter} cannot be written to {scratch.folder} "
                 f"({os.strerror(reason)})",
-                "Make room there, or set TMPDIR to a folder with room for the whole model",
+                "Free some space there, or set TMPDIR to a folder with room for the whole model",
             ) from error
         _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
         return scratch
@@ -335,7 +335,7 @@ class DcsftVLLM(CheckpointModel):
             return
         raise UnavailableError(
             f"{asked.name}: min_pixels={self._convention.min_pixels}, "
-            f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, and vLLM made "
+            f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, but vLLM made "
             f"{drawn.n_prompt_tokens}, so that the limits have no effect there",
             "Set them in the checkpoint's preprocessor_config.json and leave them out here, or use dcsft_hf",
         )
@@ -353,7 +353,7 @@ class DcsftVLLM(CheckpointModel):
             )
         if len(prompt.images) > self._limits.images:
             raise HarnessError(
-                f"{item.name}: {len(prompt.images)} images, and max_images={self._limits.images}",
+                f"{item.name}: {len(prompt.images)} images, but max_images={self._limits.images}",
                 f"Give max_images={len(prompt.images)}",
             )
 

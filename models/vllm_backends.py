@@ -334,8 +334,8 @@ def _share(rank: int, count: int, devices: int) -> dict[str, str]:
         return {}
     if len(names) < count * devices:
         raise HarnessError(
-            f"{count} processes with tensor_parallel_size={devices} need {count * devices} GPUs, and there"
-            f" are {len(names)} here",
+            f"{count} processes with tensor_parallel_size={devices} need {count * devices} GPUs, but this"
+            f" machine has {len(names)}",
             f"Start {len(names) // devices} processes" if len(names) >= devices else "Lower it",
         )
     # A process that inherited torch's state by a fork would take the launch's group for its own.
@@ -387,7 +387,7 @@ def _too_much(options: Mapping[str, Any]) -> str:
     if given or not _for_this_platform() or share * total <= free:
         return ""
     wanted, left = (usage.gigabytes(size) for size in (share * total, free))
-    return f": it takes {100 * share:.0f} % of the memory, {wanted}, and {left} are free"
+    return f": it takes {100 * share:.0f} % of the memory, {wanted}, but only {left} are free"
 
 
 def _refusals(*others: type[Exception]) -> tuple[type[Exception], ...]:

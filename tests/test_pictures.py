@@ -498,7 +498,7 @@ def test_curating_rollouts_that_showed_other_images_is_refused(kind, tmp_path):
         assert curation.curate(tmp_path / "labels", tmp_path / "curated", config)["items"] == 1
         return
     said = "not at their <image> marks" if kind == "marks" else "was not upright, or .* not scaled"
-    with pytest.raises(HarnessError, match=rf"a former version .*mine\.jsonl, line 1, had .*{said}"):
+    with pytest.raises(HarnessError, match=rf"an earlier version .*mine\.jsonl, line 1, had .*{said}"):
         curation.curate(tmp_path / "labels", tmp_path / "curated", config)
 
 
@@ -536,7 +536,7 @@ def test_artifacts_made_from_such_rollouts_are_refused_by_every_verb(verb, place
         "train grpo": {"model": "digits", "data": str(tmp_path / "curated"), "batch_size": 8},
     }.get(verb, {"model": "digits", "data": str(tmp_path / "curated"), "batch_size": 1})
     what = r"mine\.jsonl, line 1," if place == "file" else "item "
-    said = rf"a former version of dcsft, in which {what}.* had an image that was not upright"
+    said = rf"an earlier version of dcsft, in which {what}.* had an image that was not upright"
     if (verb, place) == ("train grpo", "items"):
         said = "the pool of .* is gone"
     with pytest.raises(HarnessError, match=said):

@@ -27,6 +27,11 @@ AVOID = {
     r"colou?red in|colours?|neighbours?|favour\w*|behaviour": "color, neighbor, favor, behavior",
     r"labelled|labelling|relabelled|unlabelled": "labeled, labeling",
     r"licences?": "license",
+    r"without a word|in silence|in spite of": "silently, although",
+    r"cut short|any more": "truncated, no longer",
+    r"stands? (?:there|beside|above|before)": "is, appears, comes before",
+    r"has no use for|an? former|cannot be had": "does not use, earlier, not available",
+    r"(?:tasks?|models?|class(?:es)?) of others|marks? of pictures": "third-party task, image token",
 }
 """Pattern -> what to write instead."""
 FOUND = re.compile("|".join(rf"\b(?:{pattern})\b" for pattern in AVOID), re.IGNORECASE)

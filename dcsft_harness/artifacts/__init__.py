@@ -30,7 +30,7 @@ class Artifact:
         self._start = "" if self.path.is_absolute() else os.getcwd()
 
     def __fspath__(self) -> str:
-        """The folder, so that an artifact can be used as a path; absolute where Python runs elsewhere now."""
+        """The folder, so an artifact can be used as a path; absolute if the working directory changed."""
         moved = self._start and os.getcwd() != self._start
         return os.path.join(self._start, self.path) if moved else str(self.path)
 
@@ -40,12 +40,12 @@ class Artifact:
 
     @property
     def manifest(self) -> manifest.Manifest:
-        """Its manifest: kind, settings, inputs, notes, hashes; an error if it is missing or damaged."""
+        """The manifest: kind, settings, inputs, notes, hashes; an error if it is missing or damaged."""
         return manifest.read(Path(self))
 
     @property
     def notes(self) -> dict[str, Any]:
-        """Its manifest's notes: counts, accuracy, cost."""
+        """The manifest's notes: counts, accuracy, cost."""
         return self.manifest.notes
 
     def table(self) -> "pa.Table | Dataset":

@@ -17,7 +17,7 @@ from typing import Any
 
 
 def sync(path: Path) -> None:
-    """Flushes a file or a folder's entries to disk: without that, a new file may be lost."""
+    """Flushes a file or a folder's entries to disk; otherwise a new file may be lost in a crash."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -79,7 +79,7 @@ def folder_sha256(folder: Path) -> str:
 def code_sha256(folder: Path) -> str:
     """The SHA-256 of a checkpoint's chat templates and code, as hex; empty if it has none.
 
-    `folder_sha256` leaves them out, and stays what it was: artifacts know their inputs by it.
+    `folder_sha256` does not include them and must not change: artifacts identify their inputs by it.
     """
     patterns = ("*.jinja", "additional_chat_templates/*.jinja", "*.py")
     names = sorted(path for pattern in patterns for path in folder.glob(pattern))
@@ -88,9 +88,9 @@ def code_sha256(folder: Path) -> str:
 
 
 def settled_sha256(path: Path, digest: Callable[[Path], str] = file_sha256) -> str:
-    """A file's hash, remembered while its size and time stay the same: a base or image is hashed many times.
+    """A file's hash, cached while its size and time stay the same: a base or image is hashed many times.
 
-    `digest` makes it; OSError if the file cannot be read.
+    `digest` computes it; OSError if the file cannot be read.
     """
     status = path.stat()
     # A file that was just written may change again without a new timestamp, within the clock's resolution.

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: the lock and its owner; and scratch folders, which go with theirs."""
+"""The lock that allows one run at a time in a folder, its owner, and scratch folders with their own locks."""
 
 import atexit
 import contextlib
@@ -35,8 +35,8 @@ class _Lock(FileLock):
 def locked(path: Path, output: Path, option: str = "--output", patience: float = 0) -> Iterator[None]:
     """Holds a lock; the operating system releases it if the process dies.
 
-    `OWNER` in the folder of the lock's file may name its owner. Errors call what is locked `output`, and the
-    option that sets it `option`. `patience` is seconds to wait for another process.
+    `OWNER` in the folder of the lock's file may name its owner. Errors name the locked
+    folder `output` and the option that sets it `option`. `patience` is seconds to wait for another process.
 
     Raises:
         HarnessError: another process holds it; names that process.
@@ -87,7 +87,7 @@ def owner(path: Path) -> str:
         here = found["host"] == socket.gethostname()
         return f"process {found['pid']}" if here else f"process {found['pid']} on {found['host']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process, which began this moment"
+        return "another process that has just started"
 
 
 def at_work(path: Path) -> bool | None:
@@ -112,8 +112,8 @@ def at_work(path: Path) -> bool | None:
 class Scratch:
     """A temporary folder of this process, removed at its exit at the latest.
 
-    A killed process leaves its own behind. It goes when another one is made beside it on the same machine; if
-    the process was killed before it locked it, an hour later.
+    A killed process leaves its folder behind. Creating another one beside it on the same machine removes
+    it; if the process was killed before it took the lock, only an hour later.
     """
 
     def __init__(self, name: str, above: Path | None = None) -> None:
@@ -152,7 +152,7 @@ _HELD = "dcsft.lock"
 _OURS: set[Path] = set()
 """The scratch folders that this process made."""
 _SIGNING = 3600.0
-"""Seconds after which a scratch folder without a lock is one whose process was killed as it made it."""
+"""Seconds after which a scratch folder without a lock counts as left by a killed process."""
 
 
 def _sweep_unsigned(made: Path) -> None:

@@ -36,11 +36,11 @@ FORMAT = 1
 
 LOCK, MOVING = "lock", "moving.json"
 CALL: ContextVar[dict[str, Any] | None] = ContextVar("the stage's call", default=None)
-"""The verb, options and hashes of own rows of the artifact being written; a stage sets it."""
+"""The command, options and hashes of a user's rows of the artifact being written; set by the stage."""
 Places = Mapping[str, Mapping[str, Sequence[Path]]]
-"""What a call's options name: option -> each text in it that names files or folders -> these."""
+"""Paths in a call's options: option -> text that names files or folders -> their paths."""
 PLACES: ContextVar[Places | None] = ContextVar("what the stage's call names", default=None)
-"""Those of `CALL`, whose hashes are recorded beside its options."""
+"""The paths of `CALL`, whose hashes are recorded beside its options."""
 
 
 class NewerFormatError(HarnessError):
@@ -58,7 +58,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished artifact's manifest; its file has these fields, but for the folder, under these types."""
+    """A finished artifact's manifest; its file has these fields and types, except for the folder."""
 
     folder: Path  # the artifact's folder
     # "prepared data", "rollouts", "labels", "curated set", "adapter", "checkpoint", "scores", "leaderboard"
@@ -81,18 +81,18 @@ class Manifest:
     def input_folder(self, role: str) -> Path:
         """The folder of one input, relative to this artifact; an error if it has moved or changed since."""
         if role not in self.inputs:
-            raise HarnessError(f"{self.folder / NAME} names no input {role!r}", "Make the artifact again")
+            raise HarnessError(f"{self.folder / NAME} has no input {role!r}", "Recreate the artifact")
         entry = self.inputs[role]
         folder = (self.folder / entry["path"]).resolve()
         if not folder.exists() or fingerprint(folder) != entry["sha256"]:
             raise HarnessError(
                 lost(role, self.folder, folder),
-                "Put them back, or make this artifact again from the new ones",
+                "Restore them, or recreate this artifact from the new ones",
             )
         return folder
 
     def weights(self) -> dict[str, str]:
-        """What scores are of: "model" and "adapter" -> its folder's hash, or its name on a hub."""
+        """The scored weights: "model" and "adapter" -> the folder's hash, or the name on a hub."""
         given = reading.named(str(self.config.get("model_args") or ""))
         return {
             role: self.inputs[role]["sha256"] if role in self.inputs else given[argument]
@@ -102,7 +102,7 @@ class Manifest:
 
 
 def lost(role: str, made: Path, folder: Path) -> str:
-    """What is said of an input that is gone or has changed."""
+    """Describes an input that is missing or has changed."""
     verb, ending = ("are", "have") if role.endswith("s") else ("is", "has")
     return f"the {role} that {made} was made from {verb} no longer at {folder}, or {ending} changed"
 
@@ -121,7 +121,7 @@ class Origin:
 
 
 def origin(made: Manifest, role: str) -> Origin:
-    """One input of an artifact, which must name it."""
+    """One input of an artifact, whose manifest must have this role."""
     entry = made.inputs[role]
     folder = (made.folder / entry["path"]).resolve()
     found = Origin(made.folder, role, folder, entry["sha256"])
@@ -171,7 +171,7 @@ class _Part(dict[str, Any]):
 
     def __missing__(self, key: str) -> Never:
         path, name = self._place
-        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Make the artifact again")
+        raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Recreate the artifact")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The arguments to restore it from, for pickling and copying."""
@@ -181,13 +181,13 @@ class _Part(dict[str, Any]):
 def _inside(name: str) -> str:
     """A file's name, without a path, so that no manifest can make us read files elsewhere."""
     if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise ValueError(f"{name[:100]!r} is no file of this folder")
+        raise ValueError(f"{name[:100]!r} is not a file of this folder")
     return name
 
 
 def _path(text: str) -> str:
     if "\0" in text:
-        raise ValueError("a path has no NUL")
+        raise ValueError("a path cannot contain NUL")
     return text
 
 
@@ -197,7 +197,7 @@ _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Table = dict[str, Any]
 
 _NOTES: dict[str, TypeAdapter[Any]] = {}
-"""Kind -> the shape of its notes, where they have another meaning than in other kinds."""
+"""Kind -> the shape of its notes, if they have a different meaning than in other kinds."""
 
 if TYPE_CHECKING:
     _Config = dict[str, Any]
@@ -316,7 +316,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
         }
         found = replace(found, **tables)
     except (ValueError, OSError) as error:
-        raise HarnessError(f"{path} cannot be read: {error}", "Make the artifact again") from error
+        raise HarnessError(f"{path} cannot be read: {error}", "Recreate the artifact") from error
     if kind is not None and found.kind != kind:
         remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
         needed = f"{indefinite(kind)} {'are' if kind.endswith('s') else 'is'}"
@@ -327,12 +327,12 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
 def _refuse_newer(path: Path, found: object) -> None:
     """Refuses a manifest of a newer format: fields that this version does not know may change its meaning."""
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-        raise ValueError(f"format is {str(found)[:40]!r}, not a whole number from 1 on")
+        raise ValueError(f"format is {str(found)[:40]!r}, not a positive whole number")
     if found > FORMAT:
         raise NewerFormatError(
             f"{path} is written in format {str(found)[:40]}, this version of dcsft_harness reads up to "
             f"{FORMAT}",
-            "Update dcsft_harness, or make the artifact again with this version",
+            "Update dcsft_harness, or recreate the artifact with this version",
         )
 
 
@@ -379,7 +379,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     if changed is not None:
         raise HarnessError(
             f"{folder / changed} is not what {NAME} beside it says: it was changed later",
-            f"Put the former file back, make it again, or remove {NAME} to use the files as they are",
+            f"Restore the file, recreate the artifact, or remove {NAME} to use the files as they are",
         )
 
 
@@ -498,7 +498,7 @@ def _differing(
 def done(
     output: Path, call: Mapping[str, Any], defaults: Mapping[str, Any], places: Places | None = None
 ) -> Manifest | None:
-    """The artifact in a folder if a stage's call would make the same: equal settings, unchanged inputs.
+    """The artifact in a folder if a stage's call would recreate it: equal settings, unchanged inputs.
 
     `call` is that of `CALL`, and `places` that of `PLACES`; `defaults` fill in options that are newer than
     the artifact. None if the folder holds no finished artifact.
@@ -589,7 +589,7 @@ def _tidy(output: Path, new: Collection[Path]) -> None:
 
 
 def sweep(output: Path) -> None:
-    """Removes what a process left in a finished artifact's folder that was killed while it tidied up."""
+    """Removes leftovers of a process that was killed during cleanup of a finished artifact's folder."""
     if (output / NAME).is_file() and (output / UNFINISHED).is_dir():
         # Another process may be tidying up, and a folder that is read-only keeps what it has.
         with contextlib.suppress(HarnessError), taken(output):
@@ -659,8 +659,8 @@ def writing(
 
     If the block fails, the output folder is not created. `config` is JSON-serializable; `inputs` are the
     folders or files that the work reads, by role. `finish` is called with the folder once its manifest is
-    written, before the move, and with the final folder as the keyword `place`: for `CARD`. Its errors are
-    warnings, but for those of the disk.
+    written, before the move, and with the final folder as the keyword `place`: for `CARD`. Its errors
+    are warnings, except for disk errors.
 
     Raises:
         HarnessError: the output is occupied, cannot be written, or the disk is full.

@@ -1,4 +1,4 @@
-"""Runs that save their work on the way, and resume it after an interruption.
+"""Runs that save their work as they go and resume after an interruption.
 
     output/unfinished/lock         held by the running process, see `lock`; released when it dies
     output/unfinished/lock-1       held by rank 1 of a launch
@@ -25,8 +25,8 @@ from dcsft_harness.errors import HarnessError, differences, reporting_refusals
 PRECISION = "precision of the weights"
 """A setting that runs of older versions do not record."""
 _ITEMS = (
-    "the items' prompts, answers or pictures are not the same, or a former version of dcsft showed the"
-    " pictures in another way (not upright, 16 bits not scaled, or not at their marks)"
+    "the items' prompts, answers or images differ, or an earlier version of dcsft showed the images"
+    " differently (not upright, 16 bits not scaled, or not at their marks)"
 )
 
 
@@ -42,7 +42,7 @@ def resumed(
     saved: Callable[[Path], object],
     dropped: Collection[str] = (),
 ) -> Iterator[Path]:
-    """Opens an output folder for a run that saves its work on the way and resumes an interrupted one.
+    """Opens an output folder for a run that saves its work as it goes, or resumes an interrupted one.
 
     However the block ends, saved work remains; a run without any is removed. In a launch, rank 0 holds the
     folder's lock, and each other rank one of its own.
@@ -111,7 +111,7 @@ def _following(
     folder = output / UNFINISHED
     if not (folder / RUN).is_file():
         raise HarnessError(
-            f"rank {ranks.rank()} does not find in --output {output} what rank 0 has written there",
+            f"rank {ranks.rank()} cannot see what rank 0 wrote to --output {output}",
             "Name a folder on a file system that all machines share",
         )
     _compare(output, identity, dropped)
@@ -149,5 +149,5 @@ def _compare(output: Path, identity: Mapping[str, Any], dropped: Collection[str]
             differing.append(_ITEMS)
         raise OtherRunError(
             f"--output {output} holds an unfinished run with other settings: {'; '.join(differing)}",
-            "Name another folder, go back to those settings, or remove this folder",
+            "Name another folder, restore those settings, or remove this folder",
         )

@@ -149,7 +149,7 @@ def read(folder: Path, columns: Sequence[str], size: int) -> Iterator[pa.Table]:
         with _opened(path) as stream:
             for name in columns:
                 if name not in stream.schema.names:
-                    raise HarnessError(f"{path} lacks the column {name!r}", "Make the artifact again")
+                    raise HarnessError(f"{path} lacks the column {name!r}", "Recreate the artifact")
             yield from tables((_selected(batch, columns) for batch in stream), size)
 
 
@@ -162,7 +162,7 @@ def _opened(path: Path) -> Iterator[pa.RecordBatchStreamReader]:
             yield stream
     except (pa.ArrowInvalid, OSError) as error:
         said = str(error).splitlines()[0]
-        raise HarnessError(f"{path} cannot be read: {said}", "Make the artifact again") from error
+        raise HarnessError(f"{path} cannot be read: {said}", "Recreate the artifact") from error
 
 
 def _selected(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
@@ -214,20 +214,20 @@ def files(folder: Path) -> list[Path]:
 def _plain(name: object) -> str:
     """The name of a file in this folder, so that no folder can make us read files elsewhere."""
     if not isinstance(name, str) or name in ("", "..") or Path(name).name != name or "\0" in name:
-        raise ValueError(f"{cut(name, 100)} is no file of this folder")
+        raise ValueError(f"{cut(name, 100)} is not a file of this folder")
     return name
 
 
 def _not_saved(folder: Path, error: Exception) -> HarnessError:
     said = (str(error).splitlines() or [""])[0]
     return HarnessError(
-        f"{folder} is not a folder that `datasets` saved ({type(error).__name__}: {said})",
-        "Copy it again, or make it again",
+        f"{folder} is not a folder saved by `datasets` ({type(error).__name__}: {said})",
+        "Copy it again, or recreate it",
     )
 
 
 def load(folder: Path) -> "Dataset | DatasetDict":
-    """Safe `datasets.load_from_disk` for a folder from outside.
+    """Safe `datasets.load_from_disk` for an untrusted folder.
 
     Raises:
         HarnessError: it is not such a folder, is damaged, or names files elsewhere.

@@ -1,4 +1,4 @@
-"""The cost of a stage: what it took, as a note of its manifest; and what it will need, before it runs."""
+"""The cost of a stage: measured, as a note of its manifest, and estimated, before it runs."""
 
 import contextlib
 import math
@@ -60,7 +60,7 @@ class Ledger:
 
 
 FIGURES = tuple(entry.name for entry in fields(Ledger))
-"""The figures of a ledger."""
+"""The names of a ledger's figures."""
 
 
 def figures(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,14 +80,14 @@ def unknown(operations: Sequence[float | None]) -> dict[str, str]:
     if not operations:
         found = dict.fromkeys(("prompt_tokens", "completion_tokens"), "the model reports no tokens")
     if not operations or None in operations:
-        found["flops"] = "the model does not say what a token costs"
+        found["flops"] = "the model does not report what a token costs"
     return found
 
 
 def prefilled(tokens: Iterable[int | None]) -> dict[str, int | None]:
-    """A further figure of sampling, `prefilled_tokens`: tokens of prompts that the engine itself counted.
+    """Another figure of sampling, `prefilled_tokens`: prompt tokens by the engine's own count.
 
-    Those read from its cache are not among them, so that it shows what the responses of an item share. None
+    It excludes tokens read from the cache, so it shows how much the responses of an item share. None
     unless every response has its part (see `lmms.protocols.Generation`).
     """
     parts = list(tokens)
@@ -160,7 +160,8 @@ class Device:
         number = float(match[1]) if match and match[1].count(".") < 2 and match[1] != "." else 0.0
         if not 0 < number < 10_000:
             raise HarnessError(
-                f"--device {cut(text, 40)!r} is neither a device nor its memory", 'Give cpu, cuda or "24 GB"'
+                f"--device {cut(text, 40)!r} is neither a device nor a memory size",
+                'Give cpu, cuda or "24 GB"',
             )
         total = number * 1e9
         # A context and kernels take half a gigabyte; fragments of freed memory some more.
@@ -189,7 +190,7 @@ class Device:
             if number and not (number.isdecimal() and int(number) < count):
                 last = f" to cuda:{count - 1}" * (count > 1)
                 raise HarnessError(
-                    f"device {cut(name, 40)} is none of this machine's CUDA devices", f"Give cuda:0{last}"
+                    f"device {cut(name, 40)} is not a CUDA device of this machine", f"Give cuda:0{last}"
                 )
             index = int(number) if number else None
             free, total = torch.cuda.mem_get_info(index)
@@ -199,7 +200,7 @@ class Device:
         return cls(processor(), "cpu", whole, left)
 
     def speed(self) -> float:
-        """`flops`, or if unknown, of one matrix product that is run here."""
+        """`flops`, or if unknown, the measured speed of one matrix product."""
         if self.flops:
             return self.flops
         import torch
@@ -233,7 +234,7 @@ def machine_memory() -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage needs."""
+    """The resources that a stage needs."""
 
     device: Device  # where it runs
     parts: Mapping[str, float]  # what needs memory -> bytes, at the moment of the peak
@@ -250,7 +251,7 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the device has that much."""
+        """Whether the device has this much memory."""
         return self.memory <= self.device.free
 
     def refuse(self) -> None:
@@ -258,13 +259,13 @@ class Estimate:
         if self.fits:
             return
         raise HarnessError(
-            f"about {gigabytes(self.memory)} of memory are needed ({self.listed()}), and {self.device.name}"
+            f"about {gigabytes(self.memory)} of memory is needed ({self.listed()}), but {self.device.name}"
             f" has {gigabytes(self.device.free)} free",
-            self.remedy or "Run it where there is more",
+            self.remedy or "Run it on a machine with more",
         )
 
     def listed(self) -> str:
-        """The parts, in words."""
+        """The parts of the memory, in words."""
         return ", ".join(f"{name} {gigabytes(size)}" for name, size in self.parts.items() if size >= 5e6)
 
     def table(self) -> str:
@@ -308,7 +309,7 @@ class Planned(BaseException):  # no error, and nothing may catch it on its way
     """Ends a dry run where the stage would begin to compute."""
 
     def __init__(self, estimate: Estimate) -> None:
-        """Takes what the stage needs."""
+        """Keeps the resources that the stage needs."""
         super().__init__()
         self.estimate = estimate
 
@@ -329,7 +330,7 @@ def counted(
     phase: str = "reading",
     size: Callable[[_T], int] = lambda _: 1,
 ) -> Iterator[_T]:
-    """Passes rows on, and reports their number to `READING` as they are used; `total` counts them before.
+    """Yields rows and reports their number to `READING` as they are used; `total` is their number if known.
 
     `size` is the number of rows of one of `found`: of a table, its length.
     """

@@ -174,7 +174,7 @@ def _sentence(error: click.ClickException) -> str:
     said = said[:1].lower() + said[1:] + ("" if said.endswith((".", "?")) else ".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "dcsft"
-    return f"{said} `{path} --help` says what it takes."
+    return f"{said} `{path} --help` lists what it takes."
 
 
 def _calm() -> None:

@@ -88,7 +88,7 @@ def _said(notes: Mapping[str, Any]) -> str:
     if "chosen" in notes:
         parts.append(f"chosen: {notes['chosen']}")
     if notes["skipped"]:
-        parts.append(f"{notes['skipped']} skipped (skipped.jsonl says why)")
+        parts.append(f"{notes['skipped']} skipped (see skipped.jsonl)")
     return ", ".join(parts)
 
 
@@ -119,7 +119,7 @@ def pushing(output: Path | None, repo: str | None, private: bool) -> Iterator[No
     "--scores",
     type=FOLDER,
     multiple=True,
-    help="A folder of scores, of the artifact or its base; repeatable.",
+    help="A folder of scores of the artifact or its base; repeatable.",
 )
 def card(artifact: Path, scores: tuple[Path, ...]) -> None:
     """Regenerate the model card of an adapter or checkpoint, with its scores.
@@ -139,7 +139,7 @@ def card(artifact: Path, scores: tuple[Path, ...]) -> None:
 @click.command()
 @click.argument("artifact", type=FOLDER)
 @click.argument("repo")
-@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--private", is_flag=True, help="Create a new repository as private.")
 def push(artifact: Path, repo: str, private: bool) -> None:
     """Upload a finished adapter or checkpoint, with its card, to the model hub."""
     push_folder(artifact, repo, private)
@@ -236,7 +236,7 @@ def command_of(verb: str) -> click.Command:
     """The command of a stage, named by the last word of its verb."""
     stage = STAGES[verb]
     params = _further(stage)
-    about = "Also write it there, as files." if stage.shows else "The folder to write."
+    about = "Also write the report to this folder." if stage.shows else "The folder to write."
     params.append(click.Option(["--output"], type=FOLDER, required=not stage.shows, help=about))
     parts = [STAGES.about(verb), stage.about]
     if stage.example:
@@ -393,13 +393,13 @@ def _further(stage: Stage) -> list[click.Parameter]:
             click.Option(
                 ["--format", "form"],
                 type=click.Choice(bar.FORMATS),
-                help="How the table is printed; by default drawn on a terminal, and Markdown elsewhere.",
+                help="Format of the table; by default drawn on a terminal, Markdown elsewhere.",
             )
         )
     if stage.pushes:
         found += [
             click.Option(["--push-to-hub"], metavar="REPO", help="Upload the result to this repository."),
-            click.Option(["--private"], is_flag=True, help="Make a new repository private."),
+            click.Option(["--private"], is_flag=True, help="Create a new repository as private."),
         ]
     if stage.prepared:
         found.append(click.Option(["--data-root"], **ROOT))
@@ -415,7 +415,7 @@ def _further(stage: Stage) -> list[click.Parameter]:
             click.Option(
                 ["--device"],
                 metavar="NAME|SIZE",
-                help='Of a dry run: cpu, cuda, or a GPU by its memory ("24 GB"); by default what is here.',
+                help='For a dry run: cpu, cuda, or a GPU by its memory ("24 GB"); by default this machine.',
             )
         )
     return found
@@ -433,7 +433,7 @@ def _plan(
         bar.show(found.table(), form)
     else:
         count = int(str(found.settings.get("processes", 1)))
-        each = f"{count} engines, which decide" if count > 1 else "its engine decides"
+        each = f"{count} engines decide" if count > 1 else "its engine decides"
         bar.say(f"{stage.verb}: {each} how much memory to take, so nothing is estimated")
     found.refuse()
 
@@ -461,7 +461,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         device = None if "device" in stage.options.model_fields else given.pop("device", None)
         if device is not None and not dry_run:
             raise HarnessError(
-                f"--device {shown(device)} is what a dry run plans for, and --dry-run is not given",
+                f"--device {shown(device)} applies to dry runs, and --dry-run is not given",
                 "Give both; CUDA_VISIBLE_DEVICES selects the GPUs of a run",
             )
         if stage.passes:

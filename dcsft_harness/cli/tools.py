@@ -90,7 +90,7 @@ def quickstart(output: Path) -> None:
     "--within",
     type=click.FloatRange(0),
     metavar="SHARE",
-    help="Fail if a stage's memory differs from its estimate by more, such as 0.15.",
+    help="Fail if a stage's memory differs from its estimate by more than this share, such as 0.15.",
 )
 @click.option(
     "--chat-template-kwargs",
@@ -98,7 +98,7 @@ def quickstart(output: Path) -> None:
     metavar="JSON",
     help='Further arguments of the chat template, as JSON: {"enable_thinking": false}.',
 )
-@click.option("--format", "form", type=click.Choice(bar.FORMATS), help="How the table is printed.")
+@click.option("--format", "form", type=click.Choice(bar.FORMATS), help="Format of the table.")
 def rehearse(
     shape: str,
     output: Path,
@@ -112,8 +112,8 @@ def rehearse(
 ) -> None:
     """Run the whole chain at a published size with random weights, and measure it.
 
-    Every stage is the real command, on four items: what to run first on a new machine. The table has time,
-    peak memory beside what `--dry-run` estimated, tokens a second, and bytes on disk; rehearsal.json has the
+    Every stage is the real command, on four items. Run it first on a new machine. The table has time, peak
+    memory beside the estimate of `--dry-run`, tokens per second, and bytes on disk; rehearsal.json has the
     same. Nothing is downloaded.
 
     \b
@@ -159,7 +159,7 @@ SHIPPED = completing(_shipped, files=True)
     "--scale",
     type=click.Choice(["digits", "paper"]),
     help="The embedded suite, on two cores (the default); or the paper's models and data, on eight GPUs (the "
-    "default where a model is set).",
+    "default if a model is set).",
 )
 @click.option(
     "--set",
@@ -337,7 +337,7 @@ class _Asked(click.Option):
                 raise
             given = flag(str(self.name))
             raise HarnessError(
-                f"{given} is missing, and nothing answers the prompt", f"Give {given}"
+                f"{given} is missing, and there is no terminal to ask on", f"Give {given}"
             ) from None
         finally:
             self.asking = False
@@ -363,7 +363,9 @@ def _check_model(_: click.Context, value: str) -> None:
     if not Path(value).is_dir():
         open_subject(value, None)
     elif not any((Path(value) / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise HarnessError(f"--model {value} is no adapter and no checkpoint", "Name its folder, or digits")
+        raise HarnessError(
+            f"--model {value} is neither an adapter nor a checkpoint", "Name its folder, or digits"
+        )
 
 
 def _check_rows(name: str, value: str) -> None:
@@ -395,9 +397,11 @@ def _check_test(context: click.Context, value: str) -> None:
         _check_rows("test", value)
         return
     if not 0 < share < 1:
-        raise HarnessError(f"--test {value} is no share between 0 and 1", "Give for example 0.1, or a file")
+        raise HarnessError(
+            f"--test {value} is not a share between 0 and 1", "Give for example 0.1, or a file"
+        )
     if value and not _own_pool(context):
-        raise HarnessError(f"--test {value} is a share of rows of your own", "Leave it empty; name --tasks")
+        raise HarnessError(f"--test {value} needs a file of your own rows", "Leave it empty; name --tasks")
 
 
 def _refuse_nothing(context: click.Context, other: str, value: str) -> None:
@@ -427,7 +431,7 @@ def _check_output(_: click.Context, value: str) -> None:
         raise HarnessError(f"{value} exists", "Name another file, or remove it")
     if Path(value).suffix not in (".yaml", ".yml"):
         raise HarnessError(
-            f"--output {value} is no recipe's file, which ends in .yaml", f"Give --output {value}.yaml"
+            f"--output {value} does not end in .yaml, as a recipe must", f"Give --output {value}.yaml"
         )
     above = next((one for one in Path(value).absolute().parents if one.exists()), None)
     if above is not None and not above.is_dir():
@@ -472,7 +476,7 @@ def _devices() -> str:
     cls=_Asked,
     check=_check_scorer,
     type=str,
-    help="How the answers of a file's rows are judged.",
+    help="Scorer for the rows of a file.",
 )
 @click.option(
     "--test",
@@ -497,7 +501,7 @@ def _devices() -> str:
     cls=_Asked,
     check=_check_device,
     default=_devices,
-    help="What it will run on, for the estimate: cpu, or GPUs as NUMBERxGIGABYTES, such as 1x24.",
+    help="Hardware to estimate for: cpu, or GPUs as NUMBERxGIGABYTES, such as 1x24.",
 )
 @click.option(
     "--output",
@@ -583,8 +587,8 @@ def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the op
         raise HarnessError("there is nothing to score", "Give CKPT, or --watch DIR, or both")
     if ranks.world_size() > 1:
         raise HarnessError(
-            f"dcsft score runs in one process, and this launch has {ranks.world_size()}",
-            "Start `dcsft evaluate` that way, and pass its folder with --results",
+            f"dcsft score runs in one process, but this launch has {ranks.world_size()}",
+            "Launch `dcsft evaluate` instead, and pass its folder with --results",
         )
     board, subject, watched = _opened(options)
 

@@ -54,8 +54,8 @@ def curate(
     own_data.refuse_former(sampled)
     if not (rollouts / ITEMS).is_dir():
         raise HarnessError(
-            f"{rollouts} holds responses without their items, which a curated set consists of",
-            "Label a log by its own task, without --scorer, or sample the pool with `dcsft sample`",
+            f"{rollouts} holds responses without their items, which a curated set needs",
+            "Label a log with its own task, without --scorer, or sample the pool with `dcsft sample`",
         )
     table = records.read_table(labels / LABELS, records.Label)
     manifest.refuse_changed(labels)
@@ -186,14 +186,14 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
             f"no item {config.asked()}: the set would be empty (the labels have {found})",
             f"{'Widen the band' if config.band else 'Keep other difficulties'}, or label a larger pool"
             if len(by_name["medium"]) or pc.max(labels["n"]).as_py() != 1
-            else "With one response per item none can be medium: sample more of them, such as --samples 8",
+            else "With one response per item none can be medium: sample more, such as --samples 8",
         )
     total = config.size or round(len(kept) / (1 - sum(config.mix.values())))
     mixed = {name: round(share * total) for name, share in config.mix.items()}
     for name, share in config.mix.items():
         if share and not mixed[name]:
             raise HarnessError(
-                f"--mix {name}={share:g} of {total} items is not one item",
+                f"--mix {name}={share:g} of {total} items is less than one item",
                 f"Give a share of at least {1 / total:.2g}, or leave it out",
             )
     plain = len(kept) if config.size is None else config.size - sum(mixed.values())
@@ -226,6 +226,6 @@ def _draw(rng: np.random.Generator, rows: NDArray[np.int64], number: int, name: 
     """A seeded draw of `number` rows, which are sorted by id."""
     if number > len(rows):
         raise HarnessError(
-            f"{number} {name} items are asked for, the labels have {len(rows)}", "Lower --size or --mix"
+            f"{number} {name} items are requested, but the labels have {len(rows)}", "Lower --size or --mix"
         )
     return rows if number == len(rows) else rng.permutation(rows)[:number]

@@ -244,7 +244,7 @@ def _refuse_unfit(grouped: pa.Table, source: Path) -> None:
     short = grouped.filter(pc.and_not(pc.less(grouped["rows"], most), grouped["censored"]))
     if short.num_rows:
         raise HarnessError(
-            f"{source}: item {short['item_id'][0]} has {short['rows'][0]} samples where others have {most}",
+            f"{source}: item {short['item_id'][0]} has {short['rows'][0]} samples, while others have {most}",
             "Sample the missing ones: labels from unequal numbers cannot be compared",
         )
 

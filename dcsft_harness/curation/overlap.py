@@ -323,7 +323,7 @@ def without(
     found = manifest.read(folder, KIND)
     if found.config["pool"] != task:
         raise HarnessError(
-            f"--exclude {folder} is the overlap of {found.config['pool']}, and the labels are of {task}",
+            f"--exclude {folder} is the overlap of {found.config['pool']}, but the labels are of {task}",
             f"Run `dcsft data overlap {task} TASK...`",
         )
     if rollouts is not None:
@@ -338,7 +338,7 @@ def without(
         ]
         if differing:
             raise HarnessError(
-                f"--exclude {folder} is the overlap of {task} with another {' and '.join(differing)} than was"
+                f"--exclude {folder} is of {task} with another {' and '.join(differing)} than was"
                 " sampled, so its items have other ids",
                 "Run `dcsft data overlap` again, with the --scorer of `dcsft sample`",
             )

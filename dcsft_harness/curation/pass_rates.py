@@ -98,7 +98,7 @@ def refuse_other_scorers(source: Manifest) -> None:
     names = list(source.notes.get("scorers") or {})
     if names != [words.SCORER.name]:
         raise HarnessError(
-            f"--exact needs responses that exact_word scores, and {source.folder} was scored by"
+            f"--exact needs responses scored by exact_word, but {source.folder} was scored by"
             f" {cut(', '.join(names)) or 'a scorer of its task'}",
             "Other scorers accept too many spellings to add up: leave out --exact",
         )
@@ -109,7 +109,7 @@ def _settings(source: Manifest) -> dict[str, Any]:
     settings = source.notes.get("generation_in_force")
     if source.config.get("model") not in ENGINES or not isinstance(settings, Mapping):
         raise HarnessError(
-            f"--exact needs rollouts of {' or '.join(ENGINES)} with their generation settings, and"
+            f"--exact needs rollouts of {' or '.join(ENGINES)} with their generation settings, but"
             f" {source.folder} is by {source.config.get('model') or 'an unknown model'}",
             "Sample the pool again with one of them, or leave out --exact",
         )
@@ -158,8 +158,8 @@ def _refuse_other_prompts(source: Manifest, tokens: int, items: int) -> None:
     sampled = source.notes.get("prompt_tokens")
     if source.config["model"] == ENGINES[0] and items == source.notes.get("items") and tokens != sampled:
         raise HarnessError(
-            f"the prompts in {source.folder / ITEMS} have {tokens} tokens, those that were sampled {sampled}",
-            "The task shows them in another form, which items do not keep: leave out --exact",
+            f"the prompts in {source.folder / ITEMS} have {tokens} tokens, but {sampled} were sampled",
+            "The task shows them in a form that items do not store: leave out --exact",
         )
 
 

@@ -39,14 +39,14 @@ class CurationConfig(Settings):
     )
     suspect: float | None = option(
         None,
-        "Leave out items that were never solved and got one answer in this share of their samples or more, as"
-        " likely wrong labels; in (0.5, 1], 0.75 if no share is given. suspects.jsonl lists them.",
+        "Leave out likely wrong labels: items never solved that got the same answer in at least this share of"
+        " their samples. In (0.5, 1]; 0.75 if no share is given. suspects.jsonl lists them.",
         metavar="[SHARE]",
         bare=0.75,
         gt=0.5,
         le=1,
     )
-    seed: int = option(0, "Decides which items are taken where not all fit, and their order.", ge=0)
+    seed: int = option(0, "Seed that decides which items are drawn, and their order.", ge=0)
 
     @field_validator("mix", mode="before")
     @classmethod
@@ -71,7 +71,7 @@ class CurationConfig(Settings):
             )
         if self.band and not 0 <= self.band[0] <= self.band[1] <= 1:
             raise HarnessError(
-                f"--band {self.band[0]},{self.band[1]} is no range of pass rates",
+                f"--band {self.band[0]},{self.band[1]} is not a range of pass rates",
                 "Give LOW,HIGH with 0 <= LOW <= HIGH <= 1",
             )
         return self
@@ -141,7 +141,7 @@ def qualifying(labels: pa.Table, config: CurationConfig) -> NDArray[np.bool_]:
         if unknown:
             needing = "--band" if config.band else "--weight"
             raise HarnessError(
-                f"{needing} needs every item's pass rate, and {unknown} of {labels.num_rows} have none: their"
+                f"{needing} needs every item's pass rate, but {unknown} of {labels.num_rows} have none: their"
                 " sampling stopped once they were labeled",
                 "Sample the pool again without --stop-when-labelled, or use --keep alone",
             )

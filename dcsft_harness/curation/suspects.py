@@ -68,7 +68,7 @@ def find(hard: pa.Table, rollouts: Path, threshold: float) -> tuple[pa.Table, in
         most = int(counts.max())
         if most < ANSWERED:
             raise HarnessError(
-                f"--suspect needs {ANSWERED} answers of an item, and {rollouts} has {most} samples of each",
+                f"--suspect needs {ANSWERED} answers per item, but {rollouts} has {most} samples of each",
                 f"Sample with --samples {ANSWERED} or more, or leave out --suspect",
             )
         for place, (samples, said) in enumerate(zip(counts.tolist(), answers, strict=True)):
@@ -221,8 +221,8 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
 
 _OPENING = """# Suspects
 
-{shown} of {found} items that were never solved and mostly answered alike. Write "keep" or "drop" as their
-verdicts into suspects.jsonl, and give that file to `dcsft curate --reviewed`.
+{shown} of {found} items that were never solved and mostly got the same answer. Set their verdicts in
+suspects.jsonl to "keep" or "drop", and give that file to `dcsft curate --reviewed`.
 """
 
 
@@ -349,6 +349,6 @@ def _verdict(where: str, text: bytes) -> tuple[str, str | None]:
     if verdict is not None and verdict not in (KEEP, DROP):
         raise HarnessError(
             f"{where}: the verdict {cut(repr(verdict))} is neither {KEEP!r} nor {DROP!r}",
-            "Leave it null where nothing is decided; correct a wrong answer in your data and sample again",
+            "Leave it null if undecided; correct a wrong answer in your data and sample again",
         )
     return line["item_id"], verdict

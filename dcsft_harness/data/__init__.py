@@ -13,14 +13,13 @@ class OwnRows(Settings):
 
     scorer: ScorerName | None = option(
         None,
-        f"With rows of your own: how answers are judged: {', '.join(SCORERS)}, or your"
-        " package.module:function.",
+        f"For your own rows: the scorer: {', '.join(SCORERS)}, or your package.module:function.",
     )
     image_root: Path | None = option(
-        None, "With rows of your own: where relative image paths start, by default their file's folder."
+        None, "For your own rows: the folder that relative image paths start from; by default the file's."
     )
     allow_outside_root: bool = option(
-        False, "With rows of your own: images may also lie outside the image root: absolute paths, .., links."
+        False, "For your own rows: allow images outside the image root (absolute paths, .., links)."
     )
 
 
@@ -29,8 +28,8 @@ class OwnPart(OwnRows):
 
     held_out: float | None = option(
         None,
-        "With rows of your own: the share of them to hold out, such as 0.1. Sampling and training leave these"
-        " rows out; evaluation reads these alone. Content decides which: give the same share everywhere.",
+        "For your own rows: the share to hold out, such as 0.1. Sampling and training leave these rows out;"
+        " evaluation reads only these. Content decides which rows: give every command the same share.",
         gt=0,
         lt=1,
     )

@@ -60,11 +60,11 @@ class BoardFolder:
         return self.folder / LEADERBOARD
 
     def of(self, name: str) -> Path:
-        """The folder of a row's results; an error for a name that cannot be a folder's."""
+        """The folder of a row's results; an error for a name that cannot be a folder name."""
         plain = name.strip() == name and name.isprintable() and not name.startswith(".")
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
             raise HarnessError(
-                f"the row name {name!r} cannot be a folder's",
+                f"the row name {name!r} cannot be a folder name",
                 f"Give one with --name, without slashes and of at most {LONGEST} bytes",
             )
         return self.folder / RESULTS / name
@@ -160,7 +160,7 @@ def open_board(
     for one in given:
         name, place = named(one)
         if not place.is_dir():
-            raise HarnessError(f"--results {one}: there is no such folder", "Check the path")
+            raise HarnessError(f"--results {one} does not exist", "Check the path")
         known[f"{name}=" * (name is not None) + manifest.relative(place, folder)] = None
     board.given = list(known)
     return board
@@ -229,7 +229,7 @@ class Scoring(OwnPart):
     )
     model: str = option(
         "dcsft_hf",
-        "What runs CKPT: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
+        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model with the argument pretrained.",
         also="--engine",
     )
     model_args: str = option(
@@ -240,7 +240,7 @@ class Scoring(OwnPart):
     )
     limit: int | None = option(None, "Use only the first N documents of each task.", ge=1)
     max_new_tokens: int | None = option(
-        None, "The longest response in tokens; by default each task's own limit.", ge=1
+        None, "Maximum response length in tokens; by default each task's own limit.", ge=1
     )
 
     @property
@@ -299,7 +299,7 @@ class Scoring(OwnPart):
             own_files.refuse_missing(self.data)
             if self.tasks.count(str(self.own)) > 1:
                 raise HarnessError(
-                    f"{self.data} becomes the task {self.own}, which --suite has too", "Rename the file"
+                    f"{self.data} becomes the task {self.own}, which is also in --suite", "Rename the file"
                 )
         if self.suite is not None and self.suite not in SUITES:
             names = [name.strip() for name in self.suite.split(",")]
@@ -321,7 +321,7 @@ class Scoring(OwnPart):
         for name in reading.named(self.model_args):
             if name in SUBJECT:
                 raise HarnessError(
-                    f"--model-args names {name}, which CKPT says",
+                    f"--model-args names {name}, which CKPT decides",
                     "Give the adapter or checkpoint as CKPT, and an adapter's base as --base",
                 )
 
@@ -379,7 +379,7 @@ class ScoreOptions(Scoring):
         None, "A folder of your own task YAML; --suite may then name its tasks.", metavar="PATH"
     )
     every: float = option(5.0, "Seconds between checks.", ge=0.1)
-    stay: bool = option(False, "Keep watching after the run's process has ended, as it may be resumed.")
+    stay: bool = option(False, "Keep watching after the run's process has ended, in case it is resumed.")
 
 
 # One checkpoint -> one row: missing results are evaluated, and the leaderboard is rebuilt.
@@ -533,7 +533,7 @@ def _refuse_taken(board: BoardFolder, name: str, found: "Board") -> None:
     for row in (row for one in found.boards for row in one.rows if row.name == name):
         if strangers := [folder for folder in row.folders if folder.resolve().parent != home]:
             raise HarnessError(
-                f"the board has a row {name!r} already, from {strangers[0]}", "Give another --name"
+                f"the board already has a row {name!r}, from {strangers[0]}", "Give another --name"
             )
 
 
@@ -563,9 +563,9 @@ def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[s
     for condition, ours in planned.items():
         if condition in standing_ and standing_[condition] != ours:
             raise HarnessError(
-                f"this could not be compared with the board's rows: {task} would have the {condition} "
-                f"{ours!r}, and has {standing_[condition]!r} there",
-                "Score it as they were, or add --apart to show it in a table of its own",
+                f"this cannot be compared with the board's rows: {task} would have the {condition} "
+                f"{ours!r}, but theirs is {standing_[condition]!r}",
+                "Score it with their settings, or add --apart to show it in a separate table",
             )
 
 
@@ -674,8 +674,8 @@ def shown(board: BoardFolder, name: str, built: "Built") -> tuple[str, str]:
     for one in built.summary.left_out:
         if one.folder.resolve().parent == home:
             raise HarnessError(
-                f"{one.folder} is kept, and is not on the board: {one.reason.rstrip('.')}",
-                "--apart shows it in a table of its own",
+                f"{one.folder} is kept, but is not on the board: {one.reason.rstrip('.')}",
+                "--apart shows it in a separate table",
             )
     summary = built.summary
     parts = [(summary, ""), *((one.summary, f"\napart: {one.reason}\n") for one in summary.apart)]

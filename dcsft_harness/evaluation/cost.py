@@ -103,7 +103,7 @@ def _remarks(made: Manifest) -> Iterator[tuple[bool, str]]:
         said = f"{made.folder.name} keeps every difficulty: its labels chose nothing and are not counted"
         yield False, said
     elif made.kind == "curated set" and not set(_counted(made)) & made.inputs.keys():
-        yield True, f"{made.folder.name} names no labels that its labels came from"
+        yield True, f"{made.folder.name} does not record where its labels came from"
 
 
 def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
@@ -117,7 +117,7 @@ def _unread(one: Origin) -> Iterator[tuple[bool, str]]:
     elif manifest.fingerprint(one.folder) != one.sha256:
         yield True, f"the {one.role} that {one.of} was made from has changed: {one.folder}"
     else:
-        said = f"its {one.role} {one.folder.name} was not made by dcsft: what it cost is not counted"
+        said = f"its {one.role} {one.folder.name} was not made by dcsft: its cost is not counted"
         yield False, said
 
 
@@ -193,7 +193,7 @@ def read_run(folder: Path, name: str) -> Run:
     earlier = tuple(one for digest, one in found if run_folder.was_trained(one) and digest not in cold)
     sources = [one for one in artifacts if run_folder.was_trained(one) or one.kind == "rollouts"]
     older = [one.folder.name for one in sources if NOTE not in one.notes]
-    remarks = [f"{name} keeps no ledger: it was made by an earlier version" for name in older]
+    remarks = [f"{name} has no ledger: an earlier version made it" for name in older]
     return Run(
         name=name,
         made=made,

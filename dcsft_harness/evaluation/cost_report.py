@@ -67,7 +67,7 @@ def read_scores(folders: Sequence[Path]) -> Scores:
         manifest.refuse_changed(folder)
         role = "adapter" if "adapter" in (weights := found.weights()) else "model"
         if role not in found.inputs:
-            scores.remarks.append(f"the scores {folder} are of a model of a hub, which none of the runs is")
+            scores.remarks.append(f"the scores {folder} are of a hub model, which is none of the runs")
             continue
         subject = weights[role]
         known = scores.by_subject.setdefault(subject, {})
@@ -129,25 +129,25 @@ def standings(runs: Sequence[Run]) -> list[Standing]:
 
 def _standing(run: Run, unit: str, budget: float, total: float | None) -> Standing:
     if total is None:
-        return Standing(unit, budget, run, said="what it took is not known")
+        return Standing(unit, budget, run, said="its cost is unknown")
     if total <= budget:
         steps = run.made.notes.get("steps")
         return Standing(unit, budget, run, steps, run.made.folder, total)
     before = run.spent_before(unit) or 0
     if before > budget:
-        return Standing(unit, budget, run, said="what it began with took more")
+        return Standing(unit, budget, run, said="its inputs already cost more")
     spent = {int(row["step"]): before + row[unit] for row in run.history if unit in row}
     if not spent:
-        return Standing(unit, budget, run, said="its training log does not say")
+        return Standing(unit, budget, run, said="its training log has no record")
     kept = [path for path in checkpoints(run.made.folder) if spent.get(step_of(path), budget + 1) <= budget]
     if kept:
         step = step_of(kept[-1])
         return Standing(unit, budget, run, step, kept[-1], spent[step])
     within = [step for step, value in spent.items() if value <= budget]
     if not within:
-        return Standing(unit, budget, run, said="its first step took more")
+        return Standing(unit, budget, run, said="its first step cost more")
     last = max(within)
-    return Standing(unit, budget, run, last, None, spent[last], "no checkpoint that was kept is within")
+    return Standing(unit, budget, run, last, None, spent[last], "no kept checkpoint is within")
 
 
 def command(standing: Standing, scores: Scores) -> str | None:

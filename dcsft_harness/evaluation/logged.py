@@ -133,9 +133,9 @@ def _read(file: Path, samples: Path, task: str) -> list[dict[str, Any]]:
         drawn_more = isinstance(repeats, int) and repeats > 1 and set(counts) == {1}
         raise HarnessError(
             f"{samples} has documents with these numbers of responses: {said}",
-            "Run lmms-eval again with --reasoning_tags none: otherwise it logs the first response alone"
+            "Run lmms-eval again with --reasoning_tags none: otherwise it logs only the first response"
             if drawn_more
-            else "Labels need the same number, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
+            else "Labels need equal numbers, 2 or more: lmms-eval -n 8 --reasoning_tags none --log_samples",
         )
     return rows
 
@@ -153,9 +153,9 @@ def _refuse_other_documents(file: Path, rows: Sequence[Mapping[str, Any]], task:
         own = str(task.doc_to_target(docs[number])) if number < len(docs) else None
         if None not in (own, target) and own != str(target):
             raise HarnessError(
-                f"{file}: document {number} has the gold {cut(repr(target), 60)}, and that of the task "
+                f"{file}: document {number} has the gold {cut(repr(target), 60)}, but that of the task "
                 f"{task.config.task} is {cut(repr(own), 60)}",
-                "Label it with the data that was evaluated, or with --scorer by the golds of the log",
+                "Label it with the data that was evaluated, or by the log's golds with --scorer",
             )
 
 

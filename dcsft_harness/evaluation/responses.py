@@ -196,7 +196,9 @@ def _refuse_missing(file: Path) -> None:
         what = "is a folder" if file.is_dir() else "does not exist"
         raise HarnessError(f"--responses {file} {what}", "Name a JSONL or Parquet file")
     if file.suffix in (".csv", ".tsv"):
-        raise HarnessError(f"--responses {file} is no JSONL or Parquet file", "Save its rows as one of these")
+        raise HarnessError(
+            f"--responses {file} is not a JSONL or Parquet file", "Save its rows as one of these"
+        )
 
 
 def _read(file: Path, columns: Mapping[str, str]) -> Iterator[Given]:
@@ -246,7 +248,7 @@ def _refuse_confusion(
             raise HarnessError(
                 f"{file}, row {number}: {read!r} is read as the gold, and {other!r} beside it differs: "
                 f"{cut(str(fields['gold']), 80)!r} and {cut(str(row[other]), 80)!r}",
-                f"Say which is the gold: --column gold={other} or --column gold={read}",
+                f"Choose the gold: --column gold={other} or --column gold={read}",
             )
 
 
@@ -282,17 +284,17 @@ def judging_of(
     if (task is None) == (scorer is None):
         raise HarnessError(
             "--responses needs one of --task and --scorer",
-            "Name the lmms-eval task that the items are of, or the scorer that judges them",
+            "Name the lmms-eval task that the items belong to, or a scorer",
         )
     if scorer is not None:
         judge = get_scorer(scorer)
         if "box_space" in judge.fields and box_space is None:
             raise HarnessError(
                 f"--scorer {scorer} needs --box-space",
-                "Say in which coordinates the responses' boxes are: pixel, norm1000 or resized",
+                "Give the coordinate space of the responses' boxes: pixel, norm1000 or resized",
             )
         if limit is not None:
-            raise HarnessError("--limit is of tasks, and --scorer names none", "Leave it out")
+            raise HarnessError("--limit applies to tasks, and --scorer names none", "Leave it out")
         return Judging(_by_scorer(judge, file, box_space))
     assert task is not None
     documents = _documents(task, box_space, limit)
@@ -435,7 +437,7 @@ class _Documents:
             for gold in dict.fromkeys((item.answer, item.target)):
                 self._by_text.setdefault((_plain(item.prompt), _plain(gold)), []).append(item)
         self._prompts = {prompt for prompt, _ in self._by_text}
-        # Tasks of others may ask a model to judge; boxes may be in other coordinates than the gold.
+        # Third-party tasks may ask a model to judge; boxes may be in other coordinates than the gold.
         self._has_own_judge = lmms.metadata(task).get("family") in ("classification", "reasoning")
 
     def score(self, one: Given) -> Scored:
@@ -473,8 +475,8 @@ class _Documents:
         question, gold = ("" if value is None else records.as_text(value) for value in said)
         if self._is_another(item, _plain(question), gold):
             raise HarnessError(
-                f"{name} has another question or gold as doc_id {item.doc_id} ({cut(item.answer, 40)}) "
-                f"than this row ({cut(gold, 40)})",
+                f"{name} has a different question or gold at doc_id {item.doc_id} "
+                f"({cut(item.answer, 40)}) than this row ({cut(gold, 40)})",
                 "Give the doc_id or item_id of the task, which numbers its documents from 0",
             )
         return item
@@ -503,7 +505,7 @@ def _documents(name: str, box_space: str | None, limit: int | None) -> _Document
     (task,) = opened.values()
     lmms.refuse_unfit([task])
     if box_space not in (None, "pixel", "norm1000"):
-        raise HarnessError(f"--box-space {box_space} is none of a task's", "Use pixel or norm1000")
+        raise HarnessError(f"--box-space {box_space} is not for tasks", "Use pixel or norm1000")
     # Not that of an earlier model of this process.
     coordinates.declare(coordinates.BoxConvention(box_space) if box_space else None)  # type: ignore[arg-type]
     if lmms.metadata(task).get("family") == "grounding":

@@ -100,7 +100,7 @@ def open_subject(given: str, base: str | None) -> Subject:
     run = folder.resolve().parent
     if run.name == manifest.UNFINISHED and run_folder.step_of(folder):
         raise HarnessError(
-            f"CKPT {given} is a checkpoint of a run that has not finished, and may be removed any moment",
+            f"CKPT {given} is a checkpoint of an unfinished run, which may remove it at any time",
             f"Score it with `--watch {run.parent}`",
         )
     if not _holds_weights(folder):
@@ -154,7 +154,7 @@ def _refuse_unknown(model: str) -> None:
     here = [one.name for one in Path().iterdir() if one.is_dir() and _holds_weights(one)]
     near = difflib.get_close_matches(model, [DIGITS, *here, *known], 3)
     raise HarnessError(
-        f"--model {cut(model)} is no folder, and neither `{DIGITS}` nor a hub's OWNER/NAME",
+        f"--model {cut(model)} is not a folder, nor `{DIGITS}`, nor a hub's OWNER/NAME",
         f"Did you mean {' or '.join(near)}?" if near else "Check the path or the name",
     )
 
@@ -213,9 +213,9 @@ def _refuse_other(given: str, folder: Path) -> None:
         )
     holds = manifest.read(folder).kind if (folder / manifest.NAME).is_file() else "neither"
     raise HarnessError(
-        f"CKPT {given} is no adapter and no checkpoint: it has no {ADAPTER} and no {MODEL}"
+        f"CKPT {given} is neither an adapter nor a checkpoint: it has no {ADAPTER} and no {MODEL}"
         + ("" if holds == "neither" else f", but holds {manifest.indefinite(holds)}"),
-        "Give what `dcsft train` or save_pretrained wrote",
+        "Give a folder that `dcsft train` or save_pretrained wrote",
     )
 
 

@@ -62,7 +62,7 @@ def _unfinished(folder: Path) -> State:
     settings = _read(folder / lock.RUN)
     if settings and "method" not in settings:
         raise HarnessError(
-            f"--watch {folder.parent} holds an unfinished run that trains nothing", "Name a training's"
+            f"--watch {folder.parent} holds an unfinished run of another kind", "Name a training's"
         )
     running, found = lock.at_work(folder / lock.OWNER), run_folder.checkpoints(folder)
     state = _read(found[-1] / "trainer_state.json") if found else {}
@@ -80,8 +80,8 @@ def _finished(run: Path) -> State:
     made = manifest.read(run)
     if not run_folder.was_trained(made):
         raise HarnessError(
-            f"--watch {run} holds {manifest.indefinite(made.kind)}, no training",
-            "Name the --output of a training",
+            f"--watch {run} holds {manifest.indefinite(made.kind)}, not a training run",
+            "Name the --output of a training run",
         )
     steps, every = _whole(made.notes.get("steps")), _whole(made.config.get("save_steps"))
     return State(True, made, tuple(run_folder.checkpoints(run)), False, "", every, steps)
@@ -118,8 +118,8 @@ def pinned(run: Path, checkpoint: Path, place: Path, base: str | None) -> Subjec
         return None
     if not [*target.glob("model*.safetensors"), *target.glob("adapter_model.safetensors")]:
         raise Divided(
-            f"{checkpoint} has no weights in one piece: the run divides them among its processes",
-            "Only what it ends with is scored",
+            f"{checkpoint} has sharded weights: the run divides them among its processes",
+            "Only its final weights can be scored",
         )
     kind = "adapter" if (target / ADAPTER).is_file() else "checkpoint"
     costs = ledger if isinstance(ledger, Mapping) else {}
@@ -140,7 +140,7 @@ def _taken(run: Path, checkpoint: Path, target: Path) -> str | None:
     except (OSError, HarnessError) as error:  # shutil.Error, for several files, is an OSError too
         if complete.is_file() and not (run / manifest.NAME).is_file():
             raise HarnessError(
-                f"{checkpoint} cannot be given a second name at {target}: {error}",
+                f"{checkpoint} cannot be linked to {target}: {error}",
                 "Name a --board on the run's own disk, or free some space",
             ) from error
         return None
@@ -155,7 +155,9 @@ def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | Non
     if wanted is None:
         return found
     if not Path(found).is_dir():
-        raise HarnessError(f"the base that {run} trains on is not at {found}", "Say where it is with --base")
+        raise HarnessError(
+            f"the base that {run} trains on is not at {found}", "Give its location with --base"
+        )
     if not manifest.fingerprint(Path(found)).startswith(str(wanted)):
         raise HarnessError(f"{found} is not the base that {run} trains on", "Give that one with --base")
     return found
@@ -225,7 +227,7 @@ class _Watching:
             return
         if self.identity:
             raise HarnessError(
-                f"--watch {self.folder} holds another run than before", "Give another board or --name"
+                f"--watch {self.folder} holds a different run than before", "Give another board or --name"
             )
         self.identity = found
         for row in self.board.names():
@@ -234,12 +236,13 @@ class _Watching:
                 continue
             if noted["identity"] != found:
                 raise HarnessError(
-                    f"the board's row {row!r} is of another run that was in {self.folder}",
+                    f"the board's row {row!r} is of another run that used {self.folder}",
                     "Give another board, or remove the folders of that run's rows in its results/",
                 )
         if state.finished is None and self.board.tasks_of(self.name):
             raise HarnessError(
-                f"the board has a row {self.name!r}, which would be that of {self.folder} at its end",
+                f"the board already has a row {self.name!r}, the name that the final weights of {self.folder}"
+                " would have",
                 "Give another --name",
             )
 
@@ -295,7 +298,7 @@ class _Watching:
         if gone:
             self.done.update(gone)
             steps = f"step {gone[0]}" if len(gone) == 1 else f"the steps {', '.join(map(str, gone))}"
-            self.show.say(f"{self.folder} has no checkpoint of {steps} any more: {_KEEP}")
+            self.show.say(f"{self.folder} no longer has a checkpoint of {steps}: {_KEEP}")
 
     def _is_scored(self, step: int) -> bool:
         """Whether the board has all of the suite's tasks of a step."""
@@ -310,18 +313,16 @@ class _Watching:
         folder, stays = self.folder, self.options.stay
         if not state.begun:
             if self.identity and not stays:
-                raise HarnessError(
-                    f"the run in {folder} has ended and left nothing", "Its own message says why"
-                )
-            self.once(f"waiting for a training to begin in {folder} (Ctrl-C ends this)")
+                raise HarnessError(f"the run in {folder} ended without a result", "See its own message")
+            self.once(f"waiting for training to start in {folder} (Ctrl-C stops watching)")
             return False
         if state.running is False:
-            came = f"came to step {state.last}" if state.last else "has no complete checkpoint"
+            came = f"reached step {state.last}" if state.last else "has no complete checkpoint"
             said = f"{state.owner}, which trained in {folder}, has ended; the unfinished run {came}"
             self.once(f"{said}: waiting for it to be resumed" if stays else f"{said}. --stay waits for more")
             return not stays
         where = f"watching {folder}, in which {state.owner} trains"
-        elsewhere = "; whether it still does cannot be seen from here (Ctrl-C ends this)"
+        elsewhere = "; whether it is still running cannot be checked from here (Ctrl-C stops watching)"
         self.once(where + (elsewhere if state.running is None and " on " in state.owner else ""))
         return False
 

@@ -103,7 +103,7 @@ def checkpoint_argument(name: str) -> str:
             return argument
     raise HarnessError(
         f"--engine {name} has no argument for a checkpoint; it takes {cut(', '.join(known))}",
-        "Leave --model out, and say in --model-args what to load",
+        "Leave --model out, and name the weights in --model-args",
     )
 
 
@@ -190,7 +190,7 @@ def run(
     if ranks.rank() > 0:
         return {}, {}
     if not results or "samples" not in results:
-        raise HarnessError("lmms-eval returned no results", "Look at its messages above")
+        raise HarnessError("lmms-eval returned no results", "See its messages above")
     answered = {name: _answered(results["samples"].get(name, [])) for name in tasks}
     for name, task in tasks.items():
         wanted = len(task.eval_docs) if limit is None else min(limit, len(task.eval_docs))
@@ -445,4 +445,4 @@ def _failure(args: argparse.Namespace, error: Exception) -> HarnessError:
     return HarnessError(f"lmms-eval failed: {type(why).__name__}: {said}", _ABOVE)
 
 
-_ABOVE = "Its messages stand above"
+_ABOVE = "See its messages above"

@@ -79,7 +79,7 @@ def _chosen(task: Task, names: Sequence[str], key: str, inside: Sequence[str] = 
     if chosen is not None and task.higher_is_better().get(chosen) is False:
         raise HarnessError(
             f"task {task.config.task}: lower values of its metric {chosen} are better (higher_is_better: "
-            "false), and a score is the share that is right",
+            "false), but a higher score must be better",
             "Let process_results return a score that is higher for better responses, such as 1 minus it",
         )
     return chosen
@@ -190,14 +190,14 @@ def refuse_marked(
         if (mark := next((one for one in marks if one in item.prompt), None)) is not None:
             place = named.get(item.doc_id, f"doc_id {item.doc_id}")
             bad[name, item.doc_id] = f"{place}: the prompt has {mark!r} in its text"
-    why = "which the model reads as its own mark of pictures"
+    why = "which the model reads as its own image token"
     if refused is not None:
         refused.update({place: f"task {name}, {said}, {why}" for place, said in bad.items()})
     elif len(bad) == 1:
         raise HarnessError(f"task {name}, {next(iter(bad.values()))}, {why}", "Change it or remove the item")
     elif bad:
         raise HarnessError(
-            f"task {name}: {len(bad)} prompts have a text that the model reads as its own mark of pictures: "
+            f"task {name}: {len(bad)} prompts have a text that the model reads as its own image token: "
             f"{listed(list(bad.values()))}",
             "Change them or remove the items",
         )
@@ -308,7 +308,7 @@ def _images_now(task: Task, item: records.Item) -> list[dict[str, Any]]:
     if found.item_id != item.item_id:
         raise HarnessError(
             f"task {item.task}, doc_id {item.doc_id}: its images have changed since the run began",
-            "Put the former ones back",
+            "Restore the original images",
         )
     return [_opened_file(image) or storage.png(image) for image in images]
 

@@ -252,7 +252,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
             full = "Free some space, or set DCSFT_CACHE and HF_HOME to folders on another disk"
             raise HarnessError(
                 f"task {name!r} does not load: {type(why).__name__}: {why}",
-                room(reason, full) if reason else "`dcsft tasks check` says what it needs",
+                room(reason, full) if reason else "`dcsft tasks check` shows what it needs",
             ) from error
         tasks.update(leaves(loaded))
     return tasks
@@ -267,7 +267,9 @@ def refuse_unknown(names: Sequence[str]) -> "TaskManager":
     known = manager(names)
     for name in names:
         if name not in known.task_index and Path(name).is_dir():
-            raise HarnessError(f"task {name!r} is a folder", "Name it by --include-path, and its tasks here")
+            raise HarnessError(
+                f"task {name!r} is a folder", "Give it to --include-path, and name its tasks here"
+            )
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
     return known
@@ -305,8 +307,8 @@ def _of_file(path: Path) -> dict[str, Task]:
 def refuse_unprepared(names: Iterable[str], folders: Sequence[Path] = ()) -> None:
     """Refuses tasks whose data is not prepared; lmms-eval would try to load them five times first.
 
-    The error names the command that prepares each one. A task of others, in `folders` too, may read the rows
-    of one of the suite's, whose file it includes.
+    The error names the command that prepares each one. Third-party tasks, in `folders` too, may read the rows
+    of one of the suite's, whose file they include.
     """
     refused: dict[str, HarnessError] = {}
     tasks = list(dict.fromkeys(task for name in names for task in members(name)))
@@ -323,7 +325,7 @@ def refuse_unprepared(names: Iterable[str], folders: Sequence[Path] = ()) -> Non
         commands = dict.fromkeys(f"`{prepared.source_of(task).command()}`" for task in refused)
         raise HarnessError(
             f"the data of {len(refused)} tasks is not prepared: {', '.join(refused)}",
-            f"Run {', '.join(commands)}; `dcsft tasks check {' '.join(refused)}` says what each needs",
+            f"Run {', '.join(commands)}; `dcsft tasks check {' '.join(refused)}` shows what each needs",
         )
 
 
@@ -522,9 +524,9 @@ def refuse_ungenerated_names(names: Sequence[str], model: str, folders: Sequence
 
 def _refuse_ungenerated(task: str, kind: str, model: str) -> None:
     if kind not in (_GENERATED[:1] if model.startswith("dcsft_") else _GENERATED):
-        why = "it compares the likelihoods of given answers, and writes none"
+        why = "it compares the likelihoods of given answers instead of generating one"
         if kind in _GENERATED:
-            why = f"it asks in several rounds, and {model} answers in one"
+            why = f"it asks in several rounds, but {model} answers in one"
         raise HarnessError(
             f"task {task} has output_type {kind}: {why}",
             "Name a task with output_type generate_until, or write one for its questions as a YAML file",

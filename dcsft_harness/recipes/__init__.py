@@ -212,7 +212,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
     except (ValueError, OSError) as error:
         raise HarnessError(f"recipe {path} cannot be read: {error}", _LOOK) from error
     if len(opening) == reading.DEEPEST:
-        raise HarnessError(f"recipe {path} is included over {len(opening)} others", "Include fewer levels")
+        raise HarnessError(f"recipe {path} is nested in {len(opening)} other recipes", "Include fewer levels")
     included = [_open(other, (*opening, name), known) for other in written.include or []]
     own = written.scales or {}
     variables = _joined([*(one.variables for one in included), written.variables or {}])
@@ -307,23 +307,23 @@ def _own(own: Variables, pool: str, values: Variables) -> dict[str, Any]:
     as_file = Path(pool).exists() or Path(pool).suffix != ""
     share, test = own["held_out"], own["test"]
     if as_file and own["scorer"] is None:
-        raise HarnessError(f"pool={pool} is a file, and no scorer is set", "Set scorer=NAME too")
+        raise HarnessError(f"pool={pool} is a file, but no scorer is set", "Set scorer=NAME too")
     if share is not None and (test is not None or not as_file):
         other = f"test={test} is set too" if as_file else f"pool={pool} is a task"
         raise HarnessError(
-            f"held_out={share} holds out rows of the pool's file, and {other}",
+            f"held_out={share} holds out rows of the pool's file, but {other}",
             "Leave one of them out" if as_file else "Set test=FILE or tasks=NAME,... instead",
         )
     if not own["tasks"] and test is None and share is None:
         raise HarnessError(
-            f"pool={pool} is set, and nothing to evaluate on",
+            f"pool={pool} is set, but there is nothing to evaluate on",
             "Set held_out=0.1 (that share of the pool's own rows), test=FILE, or tasks=NAME,..., or some of"
             " them",
         )
     found: dict[str, Any] = {"file": pool, "task": None} if as_file else {"file": None, "task": pool}
     found["test"] = pool if share is not None else test
     if found["test"] is not None and own["scorer"] is None:
-        raise HarnessError(f"test={found['test']} is a file, and no scorer is set", "Set scorer=NAME too")
+        raise HarnessError(f"test={found['test']} is a file, but no scorer is set", "Set scorer=NAME too")
     found["test_held_out"] = share
     found["test_scorer"] = None if found["test"] is None else own["scorer"]
     found["test_root"] = None if found["test"] is None else own["image_root"]
@@ -451,20 +451,21 @@ def _combinations(recipe: _File, stage: str, each: object) -> Iterator[Variables
     """Every combination of the values of `each`; a value that is a mapping sets several variables."""
     if not isinstance(each, Mapping):
         raise HarnessError(
-            f"recipe {recipe.path} cannot be read: each of stage {stage!r} is {str(each)[:80]!r}, no mapping",
+            f"recipe {recipe.path} cannot be read: each of stage {stage!r} is {str(each)[:80]!r}, "
+            "not a mapping",
             "Write `name: [value, value]`",
         )
     for name, values in each.items():
         if not isinstance(values, list):
             raise HarnessError(
                 f"recipe {recipe.path} cannot be read: each.{name} of stage {stage!r} is "
-                f"{str(values)[:80]!r}, no list",
+                f"{str(values)[:80]!r}, not a list",
                 "Write `name: [value, value]`",
             )
     if (count := math.prod(len(values) for values in each.values())) > MOST_STAGES:
         raise HarnessError(
-            f"recipe {recipe.path}: each of stage {stage!r} has {count:,} combinations, and a recipe "
-            f"{MOST_STAGES:,} stages at most",
+            f"recipe {recipe.path}: each of stage {stage!r} has {count:,} combinations; a recipe "
+            f"may have {MOST_STAGES:,} stages",
             "Shorten its lists",
         )
     for values in itertools.product(*each.values()):
@@ -530,7 +531,8 @@ def _add(recipe: _File, entry: _Entry, stage: Stage, stages: dict[str, Stage]) -
         raise unknown_name(f"verb of stage {stage.name!r} in {path}:", stage.verb, STAGES)
     if not re.fullmatch(r"[\w-]+", stage.name):
         raise HarnessError(
-            f"recipe {path}: stage name {stage.name!r} is no folder name", "Use letters, digits and dashes"
+            f"recipe {path}: stage name {stage.name!r} is not a valid folder name",
+            "Use letters, digits and dashes",
         )
     try:
         read = STAGES[stage.verb].options.from_options(stage.options)
@@ -545,7 +547,7 @@ def _add(recipe: _File, entry: _Entry, stage: Stage, stages: dict[str, Stage]) -
     for reference in stage.references():
         if reference not in stages:
             raise HarnessError(
-                f"recipe {path}: stage {stage.name!r} refers to @{reference}, which is no earlier stage",
+                f"recipe {path}: stage {stage.name!r} refers to @{reference}, which is not an earlier stage",
                 f"Earlier stages: {', '.join(stages) or 'none'}",
             )
     for name, step in _CHECKPOINT.findall(json.dumps(stage.options)):

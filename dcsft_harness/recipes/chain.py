@@ -166,7 +166,7 @@ def described(recipe: Recipe, output: Path) -> str:
         known = estimates(recipe)
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise HarnessError(
-            f"recipe {recipe.name}: no estimate can be made of `assume` and `tokens` ({error!r})",
+            f"recipe {recipe.name}: no estimate can be made from `assume` and `tokens` ({error!r})",
             "Write them as in a shipped recipe, or leave them out",
         ) from error
     lines = []

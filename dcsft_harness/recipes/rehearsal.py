@@ -282,7 +282,7 @@ def _make_base(output: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     needed, free = (4.6 if native else 9.2) * weights, shutil.disk_usage(output).free
     if free < needed:
         raise HarnessError(
-            f"--output {output}: {gigabytes(needed)} are needed, and {gigabytes(free)} are free",
+            f"--output {output}: {gigabytes(needed)} are needed, but only {gigabytes(free)} are free",
             "Free some space, or name a folder on another disk",
         )
     _, processor = published.settle(shape, output / BASE, job["layers"], dtype)

@@ -382,7 +382,7 @@ def _pictures(page: Path) -> Path:
     strange = [path.name for path in found if path.suffix != ".png" and path.name != JUDGED]
     if strange or folder.is_file():
         raise HarnessError(
-            f"--output {page} would put its pictures into {folder}, which "
+            f"--output {page} would write its images to {folder}, which "
             f"{f'holds {min(strange)}' if strange else 'is a file'}",
             "Give the page another name",
         )

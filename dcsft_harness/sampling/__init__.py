@@ -36,12 +36,12 @@ class SamplingConfig(Settings):
 
     samples: int = option(8, "G, responses per item.", ge=1)
     temperature: float = option(0.9, "Softmax temperature, above 0.", gt=0)
-    top_p: float = option(1.0, "Nucleus mass kept, in (0, 1].", gt=0, le=1)
-    top_k: int = option(50, "Tokens kept; 0 keeps all.", ge=0)
+    top_p: float = option(1.0, "Nucleus (top-p) mass kept, in (0, 1].", gt=0, le=1)
+    top_k: int = option(50, "Top-k tokens kept; 0 keeps all.", ge=0)
     max_new_tokens: int | None = option(
-        None, "The longest response in tokens; by default the task's own limit.", ge=1
+        None, "Maximum response length in tokens; by default the task's own limit.", ge=1
     )
-    seed: int = option(0, "Decides every response, together with item and sample index.")
+    seed: int = option(0, "Seed; with item and sample index, it determines each response.")
     limit: int | None = option(None, "Only the first items of the pool.", ge=1)
     stop_when_labelled: bool = option(
         False,
@@ -50,7 +50,7 @@ class SamplingConfig(Settings):
     )
     on_error: Literal["stop", "skip"] = option(
         "stop",
-        "What happens at an item whose image cannot be read, or which the model refuses: skip records it as"
+        "What to do with an item whose image cannot be read, or which the model refuses: skip records it as"
         " unscored, with the reason.",
     )
 
@@ -224,7 +224,7 @@ def observed(
                 f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
                 "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
             )
-        _LOG.warning("this model reports no batches: nothing is kept until it has answered everything")
+        _LOG.warning("this model cannot resume: responses are saved only at the end")
         yield
         return
     places = {(item.task, item.doc_id): item.item_id for item in items}
@@ -273,7 +273,7 @@ def read_items(task: lmms.Task, count: int, refused: dict[int, str] | None = Non
             raise HarnessError(
                 f"task {item.task}: documents {seen[item.item_id]} and {doc_id} are the same item"
                 " (same prompt, answer and image)",
-                "Remove one of them; joins go by content",
+                "Remove one of them; items are joined by content",
             )
         seen[item.item_id] = doc_id
         items.append(item)

@@ -188,7 +188,7 @@ def unseen_notice(path: Path, rows: Mapping[str, Sequence[str]], count: int) -> 
         more = f" and {len(places) - LISTED} more" if len(places) > LISTED else ""
         rows_said, words = f"{len(places)} row{'s' * (len(places) > 1)}", own_rows.UNSEEN[why]
         if len(places) == 1:
-            words = words.replace("have", "has", 1).replace("ask", "asks", 1)
+            words = words.replace("have", "has", 1).replace("repeat", "repeats", 1)
         said.append(f"{own_files.called(path)}: {rows_said} {words}: {', '.join(places[:LISTED])}{more}")
     return said
 
@@ -238,11 +238,11 @@ def examined(
                 row |= {"item_id": key, "cluster": _cluster(row, shown)}
                 first = seen.setdefault(key + (row["rejected"] or "") if pairs else key, where)
                 if first != where:
-                    alone = "; `rejected` counts for train dpo alone"
+                    alone = "; `rejected` counts only for train dpo"
                     other = "" if pairs or row["rejected"] is None else alone
                     raise HarnessError(
                         f"the same item as {first} (same prompt, answer and image{other})",
-                        "Remove one of them; joins go by content",
+                        "Remove one of them; items are joined by content",
                     )
                 question = f"{row['cluster']}\0{row['prompt']}" if len(shown) == 1 else key
                 answered = asked.setdefault(question, answer)
@@ -314,14 +314,14 @@ def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
 
 
 def refuse_former(rollouts: manifest.Manifest) -> None:
-    """Refuses rollouts of a JSONL file that a former version showed to the model otherwise; names the row.
+    """Refuses rollouts of a JSONL file that an earlier version showed the model differently; names the row.
 
     Only what lies where it was can be looked at: the file, images in its folder, and those of the items.
     """
     entry = rollouts.inputs.get("data")
     if entry is None or "pictures" in rollouts.notes:
         return
-    former = f"{rollouts.folder} was sampled by a former version of dcsft, in which"
+    former = f"{rollouts.folder} was sampled by an earlier version of dcsft, in which"
     path = (rollouts.folder / entry["path"]).resolve()
     for where, data in own_files.rows(path) if path.is_file() else ():
         root = Root(path.parent, outside=True)

@@ -39,7 +39,7 @@ ANSWERS = (*GOLDS, "completion")
 CONVERSATIONS = ("messages", "conversations")
 REJECTED = ("rejected", "rejected_response")
 PAIRS = {"query": "response", "instruction": "output"}
-"""Questions of ms-swift and of Alpaca, and their answers; `input` and `history` may stand beside them."""
+"""Questions of ms-swift and of Alpaca, and their answers; `input` and `history` are optional."""
 TALK = "conversation"
 """ms-swift's list of mappings with `human` and `assistant`."""
 COLUMNS = (
@@ -57,8 +57,12 @@ MOST_ROW = 1 << 28
 """Bytes of one row in JSON or of one cell of a table, pictures in base64 included."""
 _AT_ONCE = 64
 _OTHERS = {
-    **{b"PK\x03\x04": "is a ZIP archive", b"BZh": "is packed by bzip2", b"\xfd7zXZ\x00": "is packed by xz"},
-    **{b"\x28\xb5\x2f\xfd": "is packed by zstd", b"7z\xbc\xaf\x27\x1c": "is a 7z archive"},
+    **{
+        b"PK\x03\x04": "is a ZIP archive",
+        b"BZh": "is compressed with bzip2",
+        b"\xfd7zXZ\x00": "is compressed with xz",
+    },
+    **{b"\x28\xb5\x2f\xfd": "is compressed with zstd", b"7z\xbc\xaf\x27\x1c": "is a 7z archive"},
     **{b"\x89HDF": "is an HDF5 file", b"SQLite": "is an SQLite database", b"\x80\x04\x95": "is a pickle"},
     **{b"\x80\x05\x95": "is a pickle", b"\xff\xfe": "is text in UTF-16", b"\xfe\xff": "is text in UTF-16"},
 }
@@ -129,7 +133,7 @@ def refuse_lost(named: str) -> None:
     """Refuses a name that can only be a path, and does not exist; others may be tasks."""
     path = Path(named)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():
-        raise HarnessError(f"{named} does not exist, and is no task either", _where_to_look(named))
+        raise HarnessError(f"{named} does not exist, and is not a task", _where_to_look(named))
 
 
 def _holds(folder: Path) -> bool:
@@ -217,7 +221,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 def _json_row(line: bytes) -> dict[str, Any] | HarnessError:
     if len(line) > MOST_ROW:
         return HarnessError(
-            f"it is longer than {MOST_ROW >> 20} MiB", "Save its pictures as files and name them"
+            f"it is longer than {MOST_ROW >> 20} MiB", "Save its images as files and give their paths"
         )
     try:
         return reading.json_object(line)
@@ -237,9 +241,9 @@ def _of_json(file: IO[bytes]) -> Iterator[dict[str, Any] | HarnessError]:
     except UnicodeDecodeError as error:
         yield HarnessError(f"not JSON ({cut(str(error))})", "Save the file as UTF-8")
     except RecursionError:
-        yield HarnessError("not JSON (nested too deep)", "Correct the file; rows behind it are not read")
+        yield HarnessError("not JSON (nested too deep)", "Correct the file; rows after it are not read")
     except ValueError as error:
-        yield HarnessError(f"not JSON ({cut(str(error))})", "Correct the file; rows behind it are not read")
+        yield HarnessError(f"not JSON ({cut(str(error))})", "Correct the file; rows after it are not read")
 
 
 def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
@@ -272,8 +276,8 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
     except csv.Error as error:
         where = f"row {number + 1}" if reader.line_num else "its header"
         raise HarnessError(
-            f"{path}, {where}: a cell cannot be read, nor the rows behind it: {error}",
-            "Put cells that hold quotes into quotes, with each quote inside them twice, and close them",
+            f"{path}, {where}: a cell and the rows after it cannot be read: {error}",
+            "Quote cells that contain quotes, double each quote inside them, and close them",
         ) from error
     finally:
         csv.field_size_limit(before)
@@ -469,7 +473,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                 shown = [one for key in _PICTURES for one in _listed(row.get(key))]
                 if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
                     raise HarnessError(
-                        f"the data set, row {number}: an image is {type(shaped).__name__}, not a picture",
+                        f"the data set, row {number}: an image is {type(shaped).__name__}, not an image",
                         "Give a PIL image, as PIL.Image.fromarray makes of an array, or a path",
                     )
                 line = _json_line(row, number)
@@ -574,7 +578,7 @@ def _json_line(row: Mapping[str, Any], number: int) -> bytes:
         return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise HarnessError(
-            f"the data set, row {number}: {cut(str(error))}", "Give texts, numbers, lists and pictures"
+            f"the data set, row {number}: {cut(str(error))}", "Give texts, numbers, lists and images"
         ) from error
 
 

@@ -3,7 +3,7 @@
 Shapes: `question` (or `problem`, `prompt`) with `answer` (or `solution`, `completion`); `messages` with texts
 or content parts; ShareGPT's `conversations`; a conversation as `prompt` with `completion`; `query` with
 `response`; Alpaca's `instruction`, `input` and `output`. Conversations may have a system turn and several
-turns; the last answer is the target, and the gold where no `solution` or `answer` stands beside it. Names and
+turns; the last answer is the target, and the gold unless there is a `solution` or `answer`. Names and
 boxes of ms-swift's `objects` are written into their places. Images are in `image` or `images`, or in content
 parts: a path, a data URL, bytes, or a mapping with one of these.
 """
@@ -110,7 +110,7 @@ class Root:
         if inner.startswith("data:"):
             return _of_url(inner)
         if re.match(r"https?:", inner):
-            raise HarnessError(f"image {cut(inner)} is no path", "Save it as a file and name that")
+            raise HarnessError(f"image {cut(inner)} is not a path", "Save it as a file and name that")
         path = self.folder / inner.removeprefix("file://")
         try:
             place = path.resolve()
@@ -192,7 +192,7 @@ def checked(
     if not _prompt(turns).replace(MARK, "").strip():
         raise HarnessError("the question has no words", "Correct or remove the row")
     if scorer is not None and "image_size" in scorer.fields and not images:
-        raise HarnessError(f"no image, whose size the scorer {scorer.name} needs", "Add `image` to the row")
+        raise HarnessError(f"no image; the scorer {scorer.name} needs its size", "Add `image` to the row")
     reason = None
     try:
         shown = [_image(entry, root) for entry in images]
@@ -243,7 +243,7 @@ def _filled(
         raise HarnessError(f"`objects` is {type(objects).__name__}, not a mapping", "Write ref and bbox")
     names, boxes = as_list(objects.get("ref")), as_list(objects.get("bbox"))
     if not all(isinstance(name, str) for name in names):
-        raise HarnessError("`objects` has a name that is no text", "Write texts as `ref`")
+        raise HarnessError("`objects` has a name that is not text", "Write texts as `ref`")
     kind = objects.get("bbox_type") or "real"
     if kind not in ("real", "norm1"):
         raise HarnessError(f"`objects` has the bbox_type {cut(repr(kind))}", "Write boxes as real, or norm1")
@@ -255,7 +255,7 @@ def _filled(
         if not whole or len(shown) != len(boxes) or any(at not in range(len(sizes)) for at in shown):
             raise HarnessError(
                 f"`objects` has the image_id {cut(repr(shown))}: boxes {len(boxes)}, images {len(sizes)}",
-                "Number the image of each box by a whole number, from 0",
+                "Give the image of each box as a whole number, counted from 0",
             )
         scales = [sizes[number] for number in shown]
     placed = [_placed(box, scale) for box, scale in zip(boxes, scales, strict=True)]
@@ -264,7 +264,8 @@ def _filled(
     for place, name, values in (("<ref-object>", "ref", names), ("<bbox>", "bbox", placed)):
         if places.count(place) != len(values):
             raise HarnessError(
-                f"{place} stands {places.count(place)} times, `objects` has {len(values)} values as {name}",
+                f"{place} appears {places.count(place)} times, but `objects` has {len(values)} values"
+                f" for {name}",
                 "Correct or remove the row",
             )
     left = {"<ref-object>": iter(names), "<bbox>": iter(placed)}
@@ -296,9 +297,9 @@ def _target(answer: object) -> str:
 
 
 UNSEEN = {
-    "bare": "have no image, where others have one",
-    "asked": "ask what a row before asks of the same image, with another answer",
-    "frames": "have an image of several frames, of which the model sees the first",
+    "bare": "have no image, while others have one",
+    "asked": "repeat an earlier row's question about the same image, with another answer",
+    "frames": "have an image with several frames, of which the model sees only the first",
     "options": "have options that their question does not name",
 }
 """What may be a mistake in a row, and no error forbids: Why -> in words, after "N rows"."""
@@ -338,12 +339,12 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
     for turn in turns:
         if inside := _INSIDE.search(turn["content"]):
             raise HarnessError(
-                f"{cut(inside[0])!r} in the text shows no picture",
+                f"{cut(inside[0])!r} in the text shows no image",
                 f"Write {MARK} in its place, and the file into `images`",
             )
         if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
             raise HarnessError(
-                f"{other[0]!r} is no mark of an image, and the model would read it as words",
+                f"{other[0]!r} is not an image mark, so the model would read it as words",
                 f"Write {MARK} where each image belongs; in front of the question if these words are meant",
             )
     if marks != images and (marks, images) != (0, 1):
@@ -412,10 +413,12 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     if not any(turn["role"] == "user" for turn in turns):
         raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
     if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
-        raise HarnessError(f"an assistant's turn has {MARK}", "Only users show pictures: correct the row")
+        raise HarnessError(
+            f"an assistant's turn has {MARK}", "Only user turns can show images: correct the row"
+        )
     if sum(map(bool, [*named, parts])) > 1:
         both = "`image` and `images`" if all(named) else "`messages` and `images`"
-        raise HarnessError(f"both {both} name pictures", "Name all of them in `images`")
+        raise HarnessError(f"both {both} name images", "Name all of them in `images`")
     if not images:
         _refuse_unread(data, given)
     rejected = next((_said(name, given[name], turns, images) for name in REJECTED if name in given), None)
@@ -435,7 +438,7 @@ def _objects(given: Mapping[str, Any], filled: Sequence[object], others: Sequenc
     )
     lacks = "objects" not in given
     if place := outside or (inside if lacks else None):
-        where = "the row lacks" if lacks else "only the question and the answer take"
+        where = "the row lacks" if lacks else "only questions and answers may use"
         raise HarnessError(
             f"{place[0]!r} refers to an entry of ms-swift's `objects`, which {where}",
             "Write the name or the box in its place",
@@ -467,7 +470,7 @@ def _paired(given: Mapping[str, Any]) -> dict[str, Any]:
         isinstance(text, str) for text in (*texts, *(t for pair in history for t in pair))
     ):
         raise HarnessError(
-            f"`{asked}`, `input` or `history` holds other things than texts",
+            f"`{asked}`, `input` or `history` contains values that are not text",
             'Write texts, and [["question", "answer"]] as history',
         )
     said = [*(text for pair in history for text in pair), "\n".join(texts)]
@@ -515,10 +518,10 @@ def _beside(given: Mapping[str, Any]) -> object:
         json.dumps(value, allow_nan=False)
     except TypeError as error:
         raise HarnessError(
-            f"the answer is {type(value).__name__}, which no text says", "Save it as text or a number"
+            f"the answer is {type(value).__name__}, which has no text form", "Save it as text or a number"
         ) from error
     except ValueError as error:
-        raise HarnessError("the answer is infinite or no number", "Correct or remove the row") from error
+        raise HarnessError("the answer is infinite or not a number", "Correct or remove the row") from error
     return value
 
 
@@ -532,8 +535,8 @@ def _refuse_unread(data: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name not in read and _is_picture(value):
             raise HarnessError(
-                f"`{cut(name)}` holds a picture and is not read",
-                "Rename it to `image`, or remove it if the model is not to see it",
+                f"`{cut(name)}` contains an image but is not read",
+                "Rename it to `image`, or remove it if the model should not see it",
             )
 
 
@@ -585,13 +588,13 @@ def _said(name: str, value: object, asked: Sequence[Turn], images: Sequence[Any]
         raise HarnessError(f"`{name}` has no assistant turn at its end", "Add the answer")
     if before and name == "completion":
         raise HarnessError(
-            f"`completion` has {len(before) + 1} turns, of which only the last would be taught",
+            f"`completion` has {len(before) + 1} turns, of which only the last would be trained on",
             "Put those before the last one into `prompt`",
         )
     others = bool(shown) and list(map(held, shown)) != list(map(held, images))
     if others or (before and not _repeats(before, asked)):
         raise HarnessError(
-            f"`{name}` begins with other turns or pictures than the question",
+            f"`{name}` begins with other turns or images than the question",
             "Begin it as the question does, or keep its last turn alone",
         )
     return last["content"]
@@ -670,7 +673,9 @@ def _content(where: str, role: str, content: object, images: list[Any]) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
         if kind in ("image", "image_url"):
             if role == "assistant":
-                raise HarnessError(f"{where}: the assistant's turn has a picture", "Only users show pictures")
+                raise HarnessError(
+                    f"{where}: the assistant's turn has an image", "Only user turns can show images"
+                )
             picture = {name: part[name] for name in HOLDS if part.get(name)}
             images += [picture] if picture else []
             texts.append(MARK)

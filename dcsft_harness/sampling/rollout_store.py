@@ -71,7 +71,7 @@ class RolloutStore:
         for name, one in found.items():
             if one.damaged:
                 lines = ", ".join(map(str, one.damaged[:10]))
-                _LOG.warning("%s: damaged at line %s; drawn again", self._folder / name, lines)
+                _LOG.warning("%s: damaged at line %s; sampling it again", self._folder / name, lines)
         self.damaged = sum(len(one.damaged) for one in found.values())
         self.kept = self._without_contradictions(
             Draw(**record) for one in found.values() for record in one.records
@@ -107,7 +107,9 @@ class RolloutStore:
         for draw in draws:
             place = (draw.item_id, draw.sample_index)
             if place in kept and kept[place].response != draw.response:
-                _LOG.warning("%s: two responses to item %s, sample %d; drawn again", self._folder, *place)
+                _LOG.warning(
+                    "%s: two responses to item %s, sample %d; sampling it again", self._folder, *place
+                )
                 disputed.add(place)
             kept[place] = draw
         return {place: draw for place, draw in kept.items() if place not in disputed}
@@ -179,7 +181,7 @@ class RolloutStore:
     @property
     def resumable(self) -> str:
         """The part of an error about the saved responses."""
-        return f"{len(self.kept)} responses are kept, and the same command resumes from them"
+        return f"{len(self.kept)} responses are saved; rerun the same command to resume"
 
     def close(self) -> None:
         """Closes the shard."""
@@ -264,7 +266,7 @@ def advice(found: Mapping[str, Any]) -> tuple[str, str]:
     """The result of `unsolved` as a problem and a remedy."""
     words = {"unanswered": "without an answer", "wrong": "wrong", "unscored": "not scored"}
     parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
-    parts += [f"{found['truncated']} of them cut off at the limit of tokens"] if found["truncated"] else []
+    parts += [f"{found['truncated']} of them cut off at the token limit"] if found["truncated"] else []
     gold, response = cut(repr(found["gold"]), 200), cut(repr(found["response"]), 400)
     problem = (
         f"none of {found['responses']} responses is right: {', '.join(parts)}. The first: gold {gold},"
@@ -274,8 +276,8 @@ def advice(found: Mapping[str, Any]) -> tuple[str, str]:
         return problem, "Raise --max-new-tokens"
     if 2 * found["unanswered"] >= found["responses"]:
         return problem, (
-            "Say in the question how to answer, name the --scorer that reads such responses, or teach the"
-            " form first with `dcsft train cold-start` on a few rows; `dcsft data inspect` shows what the"
+            "Explain in the question how to answer, name a --scorer that reads such responses, or teach the"
+            " format first with `dcsft train cold-start` on a few rows; `dcsft data inspect` shows what the"
             " model sees"
         )
     return problem, ALL_WRONG
@@ -354,7 +356,7 @@ class Pool:
         """
         if len(self.refused) == len(self.items):
             raise HarnessError(
-                f"not one of {len(self.items)} items could be answered: {next(iter(self.refused.values()))}"
+                f"none of {len(self.items)} items could be answered: {next(iter(self.refused.values()))}"
             )
         rows = []
         pairs = zip(self.items, answered, strict=True)

@@ -3,7 +3,7 @@
 Labels, the GRPO reward and the evaluation metric all call the same `Scorer` from `SCORERS`. A scorer is one
 file, which declares how it reads a gold of a user's rows and what it takes of an item beside the gold. It is
 pure, deterministic and thread-safe, and never guesses: a response without an answer has `extracted=None`,
-which is counted apart from a wrong answer.
+which is counted separately from a wrong answer.
 
     SCORERS["exact_word"]("Goose.", answer="goose")                          -> Verdict(1.0, "goose")
     SCORERS["choice"]("The answer is (B).", answer="B", choices=["3", "5"])  -> Verdict(1.0, "B")
@@ -54,7 +54,7 @@ def get_scorer(named: str | Callable[..., Any]) -> Scorer:
             and returns a `Verdict`, a number in [0, 1] or a bool. The gold is the row's solution as it is.
 
     Raises:
-        HarnessError: there is none, with near matches; or the function cannot be imported, or be called so.
+        HarnessError: it does not exist (with near matches), or it cannot be imported or called this way.
     """
     if isinstance(named, Scorer):
         return named
@@ -72,7 +72,7 @@ def get_scorer(named: str | Callable[..., Any]) -> Scorer:
 
 
 _FUNCTIONS: dict[str, Scorer] = {}
-"""Functions that were handed over in this process, by name."""
+"""Functions that were passed as scorers in this process, by name."""
 
 
 def scorer_name(named: object) -> object:

@@ -2,16 +2,16 @@
 
 Each is the expectation over the subsets of k of an item's responses, all equally likely:
 
-- avg@k: the mean score. It is the same at every k; only a run of k responses varies more.
+- avg@k: the mean score. It is the same at every k, but a run with fewer responses varies more.
 - pass@k: whether at least one response is right, by the unbiased estimator of Chen et al., "Evaluating large
   language models trained on code", arXiv 2107.03374 (2021): 1 - C(n - c, k) / C(n, k).
 - maj@k: the score of the answer with the most votes (Wang et al., "Self-consistency improves chain of thought
-  reasoning", arXiv 2203.11171). A response without an answer does not vote, tied answers share, and a subset
-  without a vote scores 0.
-- consistency@k: the votes of that answer over k.
+  reasoning", arXiv 2203.11171). A response without an answer does not vote, tied answers share the
+  score, and a subset without a vote scores 0.
+- consistency@k: that answer's votes divided by k.
 
 maj@k and consistency@k are counted exactly: they depend only on how many votes each answer has. Where
-counting is out of reach they are means over seeded subsets, and `Metrics.errors` has their standard errors.
+exact counting is infeasible, they are means over seeded subsets with standard errors in `Metrics.errors`.
 Responses that could not be scored are left out; an item has no value at a k above its scored responses.
 """
 
@@ -144,7 +144,7 @@ def _pass_row(n: int, right: int, width: int) -> tuple[float, ...]:
 
 
 def of_pool(n: Ints, right: Ints) -> list[dict[str, float]]:
-    """What g of an item's responses would have said of a pool, for g = 1, 2, ...: over all subsets of g.
+    """Pool metrics if only g of each item's responses were used, for g = 1, 2, ..., over all subsets of g.
 
     Args:
         n: scored responses, shape (items,); items with fewer than g are left out.
@@ -212,7 +212,7 @@ def _exact(patterns: Ints, often: Ints) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=1 << 13)
 def win_shares(sizes: tuple[int, ...], n: int) -> tuple[Floats, Floats]:
-    """How likely each answer wins the vote of k of n responses, for every k.
+    """The probability that each answer wins the vote of k of n responses, for every k.
 
     Args:
         sizes: votes of each answer, in falling order; the rest of the n responses do not vote.

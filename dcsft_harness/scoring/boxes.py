@@ -46,9 +46,9 @@ _PAIR = re.compile(rf"[^\d\[\](){{}}]{{0,40}}[\[(]{_PAIR_REST}")
 _NO_CORNER = re.compile(
     r"(?:cent(?:er|re)|size|resolution|dimensions?|image)[\"']?\s?(?:is|of|at|:)?\s{0,3}$", re.I
 )
-"""Before a pair of numbers that is no corner."""
+"""Text before a pair of numbers that is not a corner."""
 _APART = re.compile(r"(?i:(?!.{0,40}(?:corner|right|bottom|lower)).*\b(?:is|are) at\b|.*\bsize\b)", re.DOTALL)
-"""Between two pairs of numbers that are of two things."""
+"""Text between two pairs of numbers that belong to different things."""
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>, "x": 10, "y": 20, "width": 100
 _NAMES_OF_SIDES = (
     "x_?(?:1|min)|min_?x|left|x", "y_?(?:1|min)|min_?y|top|y",
@@ -106,12 +106,12 @@ def parse_box(response: str, *, truncated: bool = False) -> Box | None:
 
     Which one, if there are several: only what follows a closed <think> block counts; of that, only
     the last <answer> block, if there is one; of that, the last \boxed{...}; else the first box given as bbox
-    or bbox_2d, else the first box. Never the best of several. A thought that breaks off holds none.
+    or bbox_2d, else the first box. Never the best of several. An unfinished thought holds none.
 
     A box is exactly four numbers in one pair of brackets, two pairs of numbers, a <box> or <bbox>
     tag, the names x1, y1, x2, y2 (or x_min, ..., or left, top, right, bottom, or x, y, width, height), or
     nothing but four numbers, perhaps behind a label; failing these, four numbers with commas behind "box"
-    or "coordinates". A list of three or five numbers is no box. Without names the order is x1, y1, x2, y2;
+    or "coordinates". A list of three or five numbers is not a box. Without names the order is x1, y1, x2, y2;
     models that write y first (Gemini's box_2d, PaliGemma) are not read as such.
 
     Args:
@@ -208,7 +208,7 @@ def _sides(text: str) -> list[Span] | None:
             found = {}
         is_point = text.rfind("<point", max(0, match.start() - _REACH), match.start()) >= 0  # Molmo's
         name = match[side].lower()
-        is_of_image = len(found) < 2 and name[0] in "wh"  # a size that stands before its corner
+        is_of_image = len(found) < 2 and name[0] in "wh"  # a size before its corner
         is_center = len(name) == 1 and "cent" in text[max(0, match.start() - 14) : match.start()].lower()
         if not (is_point or is_of_image or is_center):
             found[side], end = match.span(match.lastindex or 0), match.end()
@@ -234,7 +234,7 @@ def to_pixels(
         box_space: "pixel" (original image), "resized" (the image that the model's processor made)
             or "norm1000" (0 to 1000 over each side).
         resized_size: (width, height) of the processor's image, pixels; needed for "resized" alone.
-        clip: whether what lies outside the image is cut off, which other evaluations do not.
+        clip: whether to cut off parts outside the image, which other evaluations do not do.
 
     Raises:
         HarnessError: for an unknown space, or a size that is missing or not positive.
@@ -259,7 +259,7 @@ def _scaled(box: Sequence[float], size: tuple[float, float], new: tuple[float, f
 
 
 def rewritten(response: str, numbers: Sequence[int]) -> str | None:
-    """A text that states a box of other numbers; None if it states none, or where is not clear.
+    """The text with its box's numbers replaced; None if it states no box, or its place is ambiguous.
 
     rewritten('[{"bbox_2d": [10, 20, 110, 220]}]', [15, 41, 171, 458]) -> '[{"bbox_2d": [15, 41, 171, 458]}]'
     """

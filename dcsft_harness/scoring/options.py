@@ -249,7 +249,7 @@ def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> b
 
 
 def _is_whole(lowered: str, start: int, end: int) -> bool:
-    """Whether no letter, digit or operator continues what stands there, and "no" stands alone."""
+    """Whether no letter, digit or operator continues the text there, and "no" stands alone."""
     word, before, after = lowered[start:end], lowered[start - 1 : start], lowered[end : end + 1]
     if word in _JUDGEMENTS:
         is_free = before in _BEFORE_ALONE or lowered[:start].endswith(

@@ -18,7 +18,7 @@ class Phrase(NamedTuple):
         strong: whether it states an answer; what a weak one states counts as much where it is a letter.
         side: where the option stands; "around" is before, or else after.
         keys: words that the phrase turns on; capitalized where it opens a sentence, else in any case.
-        is_behind_be: whether a form of "to be" has to stand before the key.
+        is_behind_be: whether a form of "to be" must precede the key.
         pattern: what has to stand from the key on; of a plain sentence in lower case.
         example: a response that needs the row, {} in place of the option.
     """

@@ -1,4 +1,4 @@
-"""What a scorer is, and what it says of one response."""
+"""Scorers and their verdicts."""
 
 import itertools
 import json
@@ -14,13 +14,13 @@ Extracted = str | list[float] | None
 
 @dataclass(frozen=True)
 class Verdict:
-    """A score, and the answer that it was given for.
+    """A score and the answer that was scored.
 
     Args:
         score: in [0, 1]; 1.0 is right.
         extracted: the answer that was judged, in the scorer's own form (a letter, a normalized word, a box
             in original-image pixels, an expression). None: the response states none; it scores 0 and is
-            counted apart from a wrong one.
+            counted separately from a wrong one.
 
     Raises:
         ValueError: a scorer's fault: a score outside [0, 1], or one above 0 without an answer.
@@ -41,7 +41,7 @@ NOT_FOUND = Verdict(0.0, None)
 
 
 class Response(str):
-    """A model's text that knows whether it ran out of tokens, as do the parts that lmms-eval makes of it.
+    """A model's text that records whether it ran out of tokens; parts that lmms-eval cuts from it keep this.
 
     Attributes:
         truncated: whether it ended at the limit of tokens.
@@ -50,7 +50,7 @@ class Response(str):
     truncated: bool
 
     def __new__(cls, text: str, truncated: bool = False) -> "Response":
-        """The text, with what is known of its end."""
+        """The text, and whether it was truncated."""
         made = super().__new__(cls, text)
         made.truncated = truncated
         return made
@@ -61,7 +61,7 @@ class Response(str):
         return Response(super().__getitem__(at), self.truncated)
 
     def __add__(self, more: str) -> "Response":
-        """The text with another behind it."""
+        """The text followed by another."""
         return Response(super().__add__(more), self.truncated)
 
     def strip(self, chars: str | None = None) -> "Response":
@@ -87,7 +87,7 @@ def text_gold(solution: object) -> object:
 
 
 FIELDS = frozenset({"choices", "image_size", "box_space", "resized_size"})
-"""What an item hands to a scorer beside its gold: the options, (width, height) in pixels, a box's space."""
+"""An item's fields for a scorer besides its gold: options, (width, height) in pixels, the box space."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ class Scorer:
     Attributes:
         name: a key of `SCORERS`, or "package.module:function".
         score: the function; pure, deterministic and thread-safe.
-        gold: makes a gold of what a row of own data has as solution; raises HarnessError for what is none.
+        gold: converts the solution of a user's row to a gold; raises HarnessError if it is not one.
         fields: the keywords of `FIELDS` that it takes beside `answer`.
-        check: called with a gold and the fields of its item; raises HarnessError where they do not fit.
+        check: called with a gold and the fields of its item; raises HarnessError if they do not match.
         takes_truncated: whether it takes the keyword `truncated`.
         same: whether two extracted answers are equal, in either order; None: where their texts are. It need
             not be transitive, as `votes` is: 5 cm is 5 and 50 mm, which is not 5.
@@ -147,7 +147,7 @@ class Scorer:
     def votes(self, extracted: Sequence[Extracted]) -> list[str | None]:
         """The vote of each extracted answer to one item: the first answer of its class.
 
-        Equal answers of one form are a class. Classes of several forms are one where answers of theirs are
+        Equal answers of one form are a class. Classes of different forms are merged if answers of theirs are
         equal, unless that would join two of the same form: 50 mm, 5 cm and 5 are one vote; 5 m, 5 cm and 5
         are three. So the classes never overlap, and do not depend on the order of the answers.
 

@@ -1,4 +1,4 @@
-"""`dcsft compare-cost`: Compare what trainings cost, labels included."""
+"""`dcsft compare-cost`: Compare the cost of training runs, labels included."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ class CompareCostOptions(Settings):
     scores: tuple[Path, ...] = option(
         (), "Scores of one of them, or of a checkpoint inside it.", repeated=True, reads="artifact"
     )
-    baseline: str | None = option(None, "The run that ratios are taken to; by default the first.")
+    baseline: str | None = option(None, "The run that ratios refer to; by default the first.")
 
 
 def run(options: CompareCostOptions, output: Path | None, progress: Progress | None) -> Notes:
@@ -33,7 +33,7 @@ STAGE = Stage(
     summary=lambda notes: f"{notes['rows']} runs",
     writes="cost comparison",
     shows=True,
-    about="Also shown: where each run stood when the cheapest had ended, in samples, tokens and time.",
+    about="Also shows each run at the budget of the cheapest one, in samples, tokens and time.",
     example="dcsft compare-cost sft grpo --scores scores-sft --scores scores-grpo",
     show=lambda notes: str(notes["table"]),
     light=(0.2e9, 0.1),

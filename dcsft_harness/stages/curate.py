@@ -23,9 +23,9 @@ class CurateOptions(CurationConfig):
 
     labels: Path = option(about="The labels.", positional=True, reads="artifact")
     exclude: Path | None = option(
-        None, "A folder of `dcsft data overlap`: its items are left out.", reads="artifact"
+        None, "Leave out the items in this folder of `dcsft data overlap`.", reads="artifact"
     )
-    reviewed: Path | None = option(None, "A suspects.jsonl whose verdicts are keep or drop.", reads="file")
+    reviewed: Path | None = option(None, "A suspects.jsonl with the verdicts keep or drop.", reads="file")
 
 
 def run(options: CurateOptions, output: Path, progress: Progress | None) -> Notes:
@@ -56,7 +56,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def against_known(notes: Mapping[str, Any]) -> str:
-    """Precision and recall of the suspects and of all hard items, where the pool lists its wrong labels."""
+    """Precision and recall of the suspects and of all hard items, if the pool lists its wrong labels."""
     found = notes.get("known_wrong")
     if not found:
         return ""

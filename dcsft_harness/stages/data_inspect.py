@@ -31,14 +31,14 @@ class InspectOptions(OwnRows):
     """What to look at."""
 
     data: Path = option(
-        about="The rows: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
+        about="The rows: JSONL, JSON, CSV, Parquet, or a folder saved by `datasets`.",
         positional=True,
         reads="pool",
     )
     rows: int = option(3, "How many of the first rows to show; all are checked.", ge=1, le=100)
     model: str | None = option(
         None,
-        "A checkpoint or adapter: shows each prompt as its own template writes it, and counts tokens.",
+        "A checkpoint or adapter: shows each prompt in its chat template, and counts tokens.",
         metavar="CKPT",
         reads="checkpoint",
     )
@@ -48,7 +48,7 @@ class InspectOptions(OwnRows):
         metavar="JSON",
     )
     on_error: Literal["stop", "skip"] = option(
-        "stop", "Whether the command fails on rows that cannot be used, which it lists: stop fails."
+        "stop", "What to do about unusable rows, which are listed: stop fails, skip does not."
     )
 
     @field_validator("chat_template_kwargs", mode="before")
@@ -80,7 +80,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
             texts = {"prompt": row["prompt"], "answer": row["target"]}
             found = next(((part, mark) for mark in marks for part in texts if mark in texts[part]), None)
             if found is not None:  # as sampling and training refuse it
-                why = f"the {found[0]} has {found[1]!r}, which the model reads as its own mark of pictures"
+                why = f"the {found[0]} has {found[1]!r}, which the model reads as its own image token"
                 reason = HarnessError(why, f"Write {MARK} in its place, or remove the row")
         if reason is not None:
             bad.append((where, reason))
@@ -101,7 +101,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
 
 
 def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, Any], list[str]]:
-    """The model's processor, its chat template's arguments, and its own marks of pictures."""
+    """The model's processor, its chat template's arguments, and its own image tokens."""
     from dcsft_harness.evaluation.subject import open_subject
     from dcsft_harness.models.arguments import ModelSettings
     from dcsft_harness.models.chat_template import media_marks
@@ -211,7 +211,7 @@ def _shown(row: Mapping[str, Any]) -> str:
         kind = f"{one['format']}, {frame}{size} pixels, mode {one['mode']}"
         lines.append(f"  picture {number}: {kind}{turned}{changed}")
     if "prompt" in row:
-        lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them of pictures")
+        lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them for images")
         lines += _block(row["prompt"])
     else:
         for turn in row["turns"]:
@@ -242,16 +242,16 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """The number of rows, unless an error gives it, and the remedy for rows that score wrong."""
+    """The number of rows, unless an error states it, and the remedy for rows whose answer scores wrong."""
     said = [] if failing(notes) else [summary(notes)]
     said += notes.get("unseen", [])
     wrong = [row["row"] for row in notes["rows"] if row.get("verdict", {}).get("score", 1) < RIGHT]
     if wrong:
         said.append(
-            f"{notes['scorer']} does not find the row's own target right in {', '.join(wrong)}: "
+            f"{notes['scorer']} does not accept the row's own target in {', '.join(wrong)}: "
             + (
-                "it takes a response that is the answer and nothing else, and open_answer finds one in tags"
-                " and sentences"
+                "it accepts a response that is the answer and nothing else; open_answer also finds one in"
+                " tags and sentences"
                 if notes["scorer"] == "exact_word"
                 else "name another --scorer, or put the final answer into <answer> tags"
             )
@@ -260,7 +260,7 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
 
 
 def failing(notes: Mapping[str, Any]) -> HarnessError | None:
-    """The failure of rows that cannot be used, unless they are to be skipped."""
+    """The error about unusable rows, unless they are skipped."""
     if not notes["refused"] or notes.get("on_error") == "skip":
         return None
     return HarnessError(

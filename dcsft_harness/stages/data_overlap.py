@@ -1,4 +1,4 @@
-"""`dcsft data overlap`: Find images of a pool that tasks evaluate on, exactly or nearly."""
+"""`dcsft data overlap`: Find images that a pool shares with evaluation tasks, exactly or nearly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,9 +26,9 @@ class OverlapOptions(opening.OwnTasks, OwnRows):
         also="--task",
     )
     on_error: Literal["stop", "skip"] = option(
-        "stop", "What happens at a row of your own that cannot be used: skip leaves it out."
+        "stop", "What to do with an unusable row of your own: skip leaves it out."
     )
-    distance: int = option(4, "Bits that near copies' hashes may differ in.", ge=0, le=16)
+    distance: int = option(4, "Most bits in which the hashes of near copies differ.", ge=0, le=16)
 
 
 def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Notes:
@@ -46,8 +46,8 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
     files = {name: Path(name) for name in own}
     if options.pool in own and options.scorer is None:
         raise HarnessError(
-            f"{options.pool} needs --scorer: how its answers are read is a part of its items' ids",
-            "Give the one that it is sampled with",
+            f"{options.pool} needs --scorer: item ids depend on how answers are read",
+            "Give the one that sampling uses",
         )
 
     def read(name: str) -> "Task":

@@ -1,4 +1,4 @@
-"""`dcsft digits pretrain`: Pre-train the embedded base checkpoint again (about 48 minutes on one core)."""
+"""`dcsft digits pretrain`: Rebuild the embedded base checkpoint from scratch (48 minutes on one core)."""
 
 from collections.abc import Mapping
 from pathlib import Path

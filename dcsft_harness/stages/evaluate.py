@@ -30,7 +30,7 @@ _OF_RESPONSES = (
     "group",
     "include_path",
 )
-"""The options that say how to score given responses; the others say how to generate them."""
+"""The options for scoring given responses; the others are for generation."""
 
 
 class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
@@ -53,7 +53,7 @@ class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
         reads="pool",
     )
     on_error: Literal["stop", "skip"] = option(
-        "stop", "What happens at a row of --data that cannot be used: skip leaves it out and records it."
+        "stop", "What to do with an unusable row of --data: skip leaves it out and records it."
     )
     name: str | None = option(None, "The row's name in a leaderboard; by default the output folder's name.")
     group: str | None = option(
@@ -74,20 +74,24 @@ class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
         default_factory=dict,
         also="--column",
     )
-    box_space: BoxSpace | None = option(None, "With --responses: the coordinates of boxes in them.")
+    box_space: BoxSpace | None = option(None, "With --responses: the coordinate space of their boxes.")
 
     max_new_tokens: int | None = option(
-        None, "The longest response in tokens; by default each task's own limit, 128 for your own rows.", ge=1
+        None,
+        "Maximum response length in tokens; by default each task's own limit, 128 for your own rows.",
+        ge=1,
     )
-    samples: int = option(1, "K, responses per item: avg@k, maj@k and pass@k of every k up to K.", ge=1)
+    samples: int = option(1, "K, responses per item, for avg@k, maj@k and pass@k at every k up to K.", ge=1)
     temperature: float | None = option(
         None, "Softmax temperature; by default 0 (greedy) for one response, and 0.9 for several.", ge=0
     )
-    top_p: float | None = option(None, "Of sampled responses: nucleus mass kept; by default 1.", gt=0, le=1)
-    top_k: int | None = option(None, "Of sampled responses: tokens kept, 0 for all; by default 50.", ge=0)
-    seed: int | None = option(
-        None, "Of sampled responses: decides them, with item and sample index; by default 0."
+    top_p: float | None = option(
+        None, "For sampled responses: nucleus (top-p) mass kept; by default 1.", gt=0, le=1
     )
+    top_k: int | None = option(
+        None, "For sampled responses: top-k tokens kept, 0 for all; by default 50.", ge=0
+    )
+    seed: int | None = option(None, "For sampled responses: the seed; by default 0.")
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -95,7 +99,7 @@ class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
         return read_pairs(given, "--column", "FIELD=COLUMN", "gold=solution")
 
     def sampling(self) -> "SamplingConfig | None":
-        """How to sample responses; None for greedy decoding, which takes no other sampling option.
+        """The sampling settings; None for greedy decoding, which takes no other sampling option.
 
         Raises:
             HarnessError: several greedy responses are requested, which would be identical; or a sampling
@@ -128,7 +132,7 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         return _score_responses(options, output, progress)
     for name in ("columns", "box_space"):
         if getattr(options, name):
-            raise HarnessError(f"{flag(name)} is of --responses, which is not given", "Leave it out")
+            raise HarnessError(f"{flag(name)} goes with --responses, which is not given", "Leave it out")
     launched = options.launched(STAGE, output)
     if launched is not None:
         return launched
@@ -182,7 +186,7 @@ def _add_own(
         task, entries, read = opening.pool(options, None, file, options.on_error == "skip", held=True)
         name = task.config.task
         if name in opened:
-            raise HarnessError(f"{file} becomes the task {name}, and so does another one", "Rename the file")
+            raise HarnessError(f"{file} becomes the task {name}, as another one does", "Rename the file")
         opened[name] = task
         inputs.update({role if number == 0 else f"{role} {name}": path for role, path in read.items()})
         if number:
@@ -200,9 +204,9 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
 
     assert options.responses is not None
     if options.data is not None:
-        raise HarnessError(f"--responses and --data {options.data} are both to be scored", "Give one of them")
+        raise HarnessError(f"--responses and --data {options.data} exclude each other", "Give one of them")
     if options.model_args or options.model != "dcsft_hf":
-        raise HarnessError("--responses and --model both say what answers", "Give one of them")
+        raise HarnessError("--responses and --model exclude each other", "Give one of them")
     for name, field in type(options).model_fields.items():
         if name not in _OF_RESPONSES and getattr(options, name) != field.get_default(
             call_default_factory=True
@@ -244,7 +248,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Of each task, how many responses ran out of tokens and what to do; whether its name is a file's."""
+    """Per task: how many responses ran out of tokens and what to do, and whether it is named after a file."""
     said = []
     if (name := notes.get("named_after_file")) is not None:
         said.append(

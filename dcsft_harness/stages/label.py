@@ -32,15 +32,15 @@ class LabelOptions(OwnTasks):
         positional=True,
         reads="artifact",
     )
-    task: str | None = option(None, "Of a log with several tasks: the one to label.")
+    task: str | None = option(None, "For a log with several tasks: the one to label.")
     scorer: ScorerName | None = option(
-        None, "Of a log: score responses with this against the logged gold; by default the task scores them."
+        None, "For a log: score responses with this against the logged gold; by default the task scores them."
     )
-    box_space: BoxSpace | None = option(None, "Of a log: the coordinates of boxes in the responses.")
+    box_space: BoxSpace | None = option(None, "For a log: the coordinate space of the responses' boxes.")
     exact: bool = option(
         False,
         "Also compute each item's exact pass rate, the probability that one response is right, from the model"
-        " that was sampled: one forward per item. For responses that exact_word scores.",
+        " that was sampled: one forward pass per item. Needs responses scored by exact_word.",
     )
 
 
@@ -57,7 +57,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         is_log = logged.holds_logs(rollouts)
     if is_log and options.exact:
         raise HarnessError(
-            f"--exact needs the model of `dcsft sample`'s rollouts, and {rollouts} is a log of lmms-eval",
+            f"--exact needs rollouts of `dcsft sample`, but {rollouts} is an lmms-eval log",
             "Leave it out, or sample the pool with `dcsft sample`",
         )
     if is_log:
@@ -65,7 +65,7 @@ def run(options: LabelOptions, output: Path, progress: Progress | None) -> Notes
         logged.rollouts_of_logs(options.rollouts, rollouts, *given, progress=progress)
     elif any(given):
         raise HarnessError(
-            f"--task, --scorer, --box-space and --include-path are of logs of lmms-eval, and {rollouts} holds"
+            f"--task, --scorer, --box-space and --include-path need lmms-eval logs, but {rollouts} holds"
             " none",
             "Leave them out, or check the path",
         )
@@ -85,7 +85,7 @@ def shown(notes: Mapping[str, Any]) -> str:
 
 
 def exact(notes: Mapping[str, Any]) -> str:
-    """The exact pass rates' mean, and how they agree with the responses."""
+    """The mean of the exact pass rates, and their agreement with the responses."""
     found = notes.get("exact")
     if not found:
         return ""
@@ -123,7 +123,7 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """Where the images are; that one response leaves no medium, and that hard items alone leave nothing."""
+    """The images' location, and warnings if no item can be medium or all items are hard."""
     from dcsft_harness.sampling.rollout_store import ALL_WRONG
 
     found = figure_paths(notes)
@@ -132,7 +132,7 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
             0, f"no response is right, so no item is easy or medium: nothing to curate. {ALL_WRONG}."
         )
     elif len(notes.get("at_g") or ()) == 1:
-        found.insert(0, "one response per item: none can be medium. Sample more of them, such as --samples 8")
+        found.insert(0, "one response per item: none can be medium. Sample more, such as --samples 8")
     if notes.get("same_texts"):
         found.insert(
             0,
@@ -148,7 +148,7 @@ def any_solved(notes: Mapping[str, Any]) -> bool:
 
 
 def curatable(notes: Mapping[str, Any]) -> bool:
-    """Whether `dcsft curate` has something to keep; a log that a scorer judged comes without items."""
+    """Whether `dcsft curate` has something to keep; labels of a log by `--scorer` have no items."""
     return any_solved(notes) and "gallery.md" in notes.get("figures", ())
 
 
@@ -161,10 +161,10 @@ STAGE = Stage(
     example="""dcsft label rollouts --output labels
 dcsft label rollouts --exact --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Prints pass@g of the pool, what labels of fewer responses would be, over all subsets of g, and how"
-    " many items another labeling would place in another class."
-    " Every response in a run of `lmms-eval -n G --log_samples` is scored again. Of tasks of others, such a"
-    " run needs --reasoning_tags none too, or its log has the first response alone. The scored responses go"
+    about="Prints pass@g of the pool, the labels that g of the responses would give, over all subsets, and"
+    " how many items another labeling would place in another class."
+    " Every response in a run of `lmms-eval -n G --log_samples` is scored again. For other tasks, such a"
+    " run also needs --reasoning_tags none, or its log has only the first response. The scored responses go"
     " into the folder OUTPUT-rollouts. Labels by --scorer cannot be curated: a log holds no images.",
     show=shown,
     remarks=remarks,

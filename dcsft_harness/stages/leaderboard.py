@@ -24,9 +24,9 @@ class LeaderboardOptions(Options):
         min_length=1,
     )
     id: tuple[str, ...] = option(
-        (), "In-distribution tasks whose results do not state it.", metavar="TASK,..."
+        (), "Tasks to count as in-distribution, if their results do not say so.", metavar="TASK,..."
     )
-    ood: tuple[str, ...] = option((), "Out-of-distribution tasks likewise.", metavar="TASK,...")
+    ood: tuple[str, ...] = option((), "Tasks to count as out of distribution.", metavar="TASK,...")
 
     @model_validator(mode="before")
     @classmethod
@@ -42,9 +42,9 @@ class LeaderboardOptions(Options):
         return {**given, "distributions": found}
 
     def deciding(self) -> dict[str, Any]:
-        """The settings, the content of the file of names, the number of runs and the files that they lack.
+        """The settings, the content of the names file, the number of runs and their missing files.
 
-        The files that they have are inputs of the board, those of runs that it leaves out included.
+        Existing files are inputs of the board, including those of runs that it leaves out.
         """
         from dcsft_harness.leaderboard.collect import find, incomplete, named, read_names
 

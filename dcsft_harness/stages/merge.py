@@ -31,7 +31,7 @@ def run(options: MergeOptions, output: Path, progress: Progress | None) -> Notes
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """The merged modules by part, and how close the merged model is to the base with the adapter."""
+    """The merged modules by part, and the difference between the merged model and base plus adapter."""
     parts = ", ".join(
         f"{part} {notes['changed'][part]}/{count}" for part, count in notes["adapted"].items() if count
     )
@@ -56,8 +56,8 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="checkpoint",
-    about="The checkpoint is read back and compared with base and adapter on real prompts with images; one"
-    " that answers otherwise is not kept. The report is its parity.json.",
+    about="The checkpoint is read back and compared with base and adapter on real prompts with images,"
+    " and kept only if they agree. The report is parity.json.",
     example="dcsft merge adapter --output merged",
     pushes=True,
     light=None,

@@ -1,4 +1,4 @@
-"""Opens what a stage's options name, or refuses it: checkpoints, pools, models, training data.
+"""Opens or refuses the inputs that a stage's options name: checkpoints, pools, models, training data.
 
 Heavy packages are imported inside.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dcsft_harness.training.launching import Launch
 
 LAUNCH = ("num_processes", "launch")
-"""The options that the processes of a launch are started without."""
+"""Options that are not passed to the processes of a launch."""
 ENGINES = ("local", "ray")
 """Where sampling runs: in this process or those of its launch, or on a Ray cluster."""
 
@@ -40,7 +40,9 @@ class OwnTasks(Settings):
     SECTION = "Own data"
 
     include_path: Path | None = option(
-        None, "A folder of your own task YAML, beside the suite's and lmms-eval's tasks.", metavar="DIR"
+        None,
+        "A folder of your own task YAML, in addition to the suite's and lmms-eval's tasks.",
+        metavar="DIR",
     )
 
 
@@ -52,23 +54,23 @@ class Engine(Settings):
     model: str = option(
         "dcsft_hf",
         "A checkpoint or adapter: a folder, a hub's OWNER/NAME, or digits. An lmms-eval model, whose"
-        " --model-args name the checkpoint, works as before.",
+        " --model-args name the checkpoint, also works.",
         metavar="CKPT",
         reads="checkpoint",
     )
     model_args: str = option(
-        "", "Further arguments of the engine: batch_size=8,...", metavar="K=V,...", reads="model_args"
+        "", "More arguments for the engine: batch_size=8,...", metavar="K=V,...", reads="model_args"
     )
     engine: str = option(
         "local",
-        "What runs it: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
-        " actors of the cluster of RAY_ADDRESS, or of one on this machine.",
+        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
+        " actors of the Ray cluster at RAY_ADDRESS, or of one on this machine.",
         metavar="NAME",
     )
     actors: int | None = option(
         None,
-        "With --engine ray: how many; by default one per GPU, or per CPU without GPUs. With dcsft_vllm,"
-        " that many actors of a cluster run it.",
+        "With --engine ray: the number of actors; by default one per GPU, or per CPU without GPUs."
+        " With dcsft_vllm, this many actors of a cluster run it.",
         ge=1,
     )
     num_processes: int | None = option(
@@ -85,7 +87,7 @@ class Engine(Settings):
         return reading.joined(given) if isinstance(given, Mapping) else given
 
     def launched(self, stage: "Stage", output: Path) -> "Notes | None":
-        """What the stage comes to in its own processes, waited for; None where this process runs it.
+        """Runs the stage in its own processes and returns its result; None if this process must run it.
 
         Raises:
             HarnessError: processes are asked for that cannot be started, or one of them failed.
@@ -153,7 +155,7 @@ def is_own(data: str | Path) -> bool:
 
 
 def refuse_own(options: OwnRows, instead: str) -> None:
-    """Refuses the options of `OwnPart` that are given, as they go with something else."""
+    """Refuses given options of `OwnPart`, which do not apply here."""
     for name in OwnPart.model_fields:
         if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
@@ -237,7 +239,7 @@ def opener(model: str, arguments: str, ray: bool, actors: int | None) -> Callabl
 # Whether what answers fits on its device.
 
 LOOKED_AT = 8
-"""Documents of a task, evenly spaced, whose longest prompt is taken for all."""
+"""Number of evenly spaced documents of a task whose longest prompt stands for all."""
 
 
 def admit_answers(
@@ -349,7 +351,7 @@ def _prompt_tokens(task: "Task", doc_id: int, processor: "ProcessorMixin") -> in
 
 
 def model_arguments(text: str) -> tuple[str, dict[str, Path]]:
-    """Model arguments with the embedded checkpoint's folder filled in, and the folders they name.
+    """Model arguments with the embedded checkpoint's folder filled in, and the folders that they name.
 
     Raises:
         HarnessError: a newer version of this package wrote one of the folders.
@@ -389,9 +391,9 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
 
 
 def _is_training_set(folder: Path) -> bool:
-    """Whether a folder has the columns, roles and images of a curated set, which trainers read directly.
+    """Whether a folder has the columns, roles and images of a curated set, which trainers can read directly.
 
-    It has no columns that own rows read beside them: these would be lost.
+    It must have no other columns that are read from a user's rows, since they would be lost.
     """
     from datasets import Dataset, Image, List
 

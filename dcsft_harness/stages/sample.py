@@ -23,7 +23,7 @@ class SampleOptions(SamplingConfig, opening.OwnTasks, OwnPart, opening.Engine):
     )
     data: Path | None = option(
         None,
-        "Or rows of your own: JSONL, JSON, CSV, Parquet, or a folder that `datasets` saved.",
+        "Or your own rows: JSONL, JSON, CSV, Parquet, or a folder saved by `datasets`.",
         metavar="FILE|DIR",
         reads="pool",
     )
@@ -61,7 +61,7 @@ def summary(notes: Mapping[str, Any]) -> str:
         "skipped": "items skipped",
         "left_out": "rows left out",
         "resumed": "from the interrupted run",
-        "damaged": "damaged and sampled again",
+        "damaged": "damaged and resampled",
     }
     return ", ".join([*parts, *counted(notes, words)])
 

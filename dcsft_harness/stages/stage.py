@@ -36,15 +36,15 @@ from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import Settings, as_arguments, extra, flag, read_text
 
 DONE = "already_done"
-"""The note of a stage whose output was already finished by the same call."""
+"""The note that the same call had already finished the output."""
 Progress = Callable[..., None]
-"""Called with (units done, total units), and figures to show by name; a unit is an item or a step."""
+"""Called with (units done, total units) and named figures to show; a unit is an item or a step."""
 Notes = dict[str, Any]
 """The notes of a finished artifact's manifest: counts, tokens, accuracy."""
 
 
 def _rows_sha256(path: Path, root: Path | None, outside: bool) -> str:
-    """The hash of own rows and their images, or of another file; empty for an artifact."""
+    """The hash of a user's rows and their images, or of another file; empty for an artifact."""
     from dcsft_harness.sampling import own_files
 
     if not own_files.is_data(str(path)) or path.suffix in (".yaml", ".yml"):
@@ -63,7 +63,7 @@ def _log_sha256(path: Path) -> str:
 
 
 def _named(name: str, text: str, kind: str) -> list[Path]:
-    """What an option's text names, of a kind of `settings.Reads`: files and folders, or none."""
+    """The files and folders that an option's text names, given its kind in `settings.Reads`."""
     path = Path(text)
     if kind == "artifact" and not (path / manifest.NAME).is_file():
         from dcsft_harness.leaderboard import collect
@@ -97,7 +97,7 @@ def place_of(name: str, given: object) -> Path:
 
 
 def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
-    """The hash of each file that makes a user's own task, by its path: YAML, included YAML, functions."""
+    """Path -> hash of each file of a user's own task: its YAML, included YAML and functions."""
     is_file = name.endswith((".yaml", ".yml"))
     if not is_file and include_path is None:
         return {}
@@ -146,13 +146,13 @@ class Stage:
     light: tuple[float, float] | None = (0.3e9, 0.0)
 
     def __reduce__(self) -> tuple[Callable[[str], "Stage"], tuple[str]]:
-        """Pickles as its verb: a spawned process looks the stage up, whatever functions the record holds."""
+        """Pickles only the command name: a spawned process looks the stage up, whatever it holds."""
         return _registered, (self.verb,)
 
     def next(self, output: object, given: Mapping[str, Any]) -> str:
-        """`then` for an artifact and the options that made it, with what is known in place of its capitals.
+        """`then` for an artifact and the options that made it, with known values for its placeholders.
 
-        Known are the model that a curated set's responses come from, and own rows: those that were trained
+        Known values are the model that a curated set's responses come from, and a user's rows: those trained
         on, or that the items of a curated set come from.
         """
         from dcsft_harness.sampling import own_files
@@ -178,7 +178,7 @@ class Stage:
         device: str | None = None,
         **options: Any,  # noqa: ANN401 - the options' own types
     ) -> usage.Estimate:
-        """What the stage needs, after all checks that need no weights; runs and writes nothing.
+        """The resources that the stage needs, after all checks that need no weights; runs and writes nothing.
 
         `device` is "cpu", "cuda", or the memory of a GPU such as "24 GB"; by default this process's device.
 
@@ -213,9 +213,9 @@ class Stage:
         progress: Progress | None = None,
         **options: Any,  # noqa: ANN401 - the options' own types
     ) -> Notes:
-        """Checks the options and runs the stage, unless its output already is what these options make.
+        """Checks the options and runs the stage, unless its output is already the result of these options.
 
-        Returns the artifact's notes; with `DONE` if nothing was left to do.
+        Returns the artifact's notes, with `DONE` if there was nothing left to do.
 
         Raises:
             HarnessError: an option is unknown or out of range, the output is another run's or another
@@ -250,7 +250,7 @@ class Stage:
     def places(self, options: Mapping[str, Any], output: Path) -> manifest.Places:
         """The files and folders that the options name, besides the output; see `manifest.Places`.
 
-        The hashes of `content` cover images and a folder of tasks, so the options of these name nothing here.
+        The hashes of `content` already cover images and task folders, so their options are not listed here.
         """
         found: dict[str, dict[str, list[Path]]] = {}
         for name in ("image_root", "include_path"):
@@ -263,7 +263,7 @@ class Stage:
         return found
 
     def content(self, options: Mapping[str, Any]) -> dict[str, str]:
-        """A hash of each thing in the options that no input covers, by its name there.
+        """Name -> hash of the contents that the options refer to and no input covers.
 
         These are files of rows with their images, the files of a user's own tasks, a log of lmms-eval with
         its samples, a checkpoint's chat template (empty if it has none), a system prompt, a user's scorer.
@@ -299,7 +299,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The Python function's name: the file's."""
+        """The name of the Python function and of the stage's file."""
         return self.run.__module__.rpartition(".")[2]
 
     def as_function(
@@ -308,7 +308,7 @@ class Stage:
         say: Callable[[str], None],
         show: Callable[[str, bool], None],
     ) -> Callable[..., Artifact | None]:
-        """The Python function: options by name, after those that the command line takes without a name.
+        """The Python function: first the command line's positional arguments, then options by name.
 
         `bar` shows the progress of the stage that it is called with, if its second argument says so; `say`
         prints a remark, and `show` the text of a stage that `shows`, whose function returns None without an
@@ -374,7 +374,7 @@ class Stage:
         return function
 
     def _place_images(self, plain: dict[str, Any]) -> None:
-        """Sets where the images of rows in memory are, which have no folder: their paths are Python's.
+        """Sets the image root of rows in memory, which have no folder: the current directory.
 
         Beside rows of a file, whose images are in its folder, the default does; see `own_files.root_of`.
         """
@@ -433,7 +433,7 @@ class Stage:
                 yield name, str(text), kind
 
     def command(self, options: Mapping[str, Any], output: Path, joined: bool = False) -> list[str]:
-        """The command line of this stage with these options, as words that start with `dcsft`.
+        """The command line of this stage with these options, as a list of words that starts with `dcsft`.
 
         Options are values by name, as a recipe has them; `joined` writes an option and its value as one word.
         """
@@ -470,7 +470,7 @@ class Stage:
 
 
 def _sampling(folder: Path) -> dict[str, Any]:
-    """The options of the sampling that an artifact comes from, with its paths as seen from here.
+    """The sampling options behind an artifact, with paths relative to the working directory.
 
     Only manifests are read: hashing a large input takes minutes. Empty if it is not known.
     """
@@ -495,7 +495,7 @@ _ALIKE = ("limit", "items_sha256", "generation", "samples")
 
 
 def _other_scores(folder: Path) -> list[Path]:
-    """The scores on the same tasks in the folders beside one, by their time, that a board can compare."""
+    """Comparable scores of the same tasks in neighboring folders, by time."""
     found = []
     try:
         mine = manifest.read(folder).notes["tasks"]
@@ -540,7 +540,7 @@ _HELD_OUT = ("test", "held-out", "held_out", "heldout", "validation", "valid", "
 
 
 def _held_out_rows(known: Mapping[str, Any]) -> str:
-    """The value of `--data` that evaluates what own rows were trained on; "TEST" if it is not known."""
+    """The value of `--data` for evaluating a model trained on a user's rows; "TEST" if it is not known."""
     from dcsft_harness.sampling import own_files
 
     path = Path(str(known["data"]))
@@ -572,7 +572,7 @@ class _Kept(str):
 
 
 def _opens_pictures(given: object) -> bool:
-    """Whether rows are a `datasets.Dataset` that opens its pictures itself, and names no other files."""
+    """Whether rows are a `datasets.Dataset` that opens its images itself and names no other files."""
     from datasets import ClassLabel, Image, Value
 
     features = getattr(given, "features", None)
@@ -587,7 +587,7 @@ def _opens_pictures(given: object) -> bool:
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Hides the bars of `datasets` in a function's work, and leaves the caller's own as they were."""
+    """Hides the progress bars of `datasets` while a function runs, and restores the caller's setting."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     hidden = are_progress_bars_disabled()
@@ -600,13 +600,13 @@ def _without_bars() -> Iterator[None]:
 
 
 def _plain(value: object, rows: bool = False) -> object:
-    """An option's value in the form of the settings: artifacts as paths, and rows in memory as a file.
+    """An option's value as the settings expect it: artifacts as paths, rows in memory as a file.
 
     With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
         if not Path(value).exists():
-            raise HarnessError(f"{value!r} is no longer there", "Make it again, or give another one")
+            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or give another one")
         return os.fspath(value)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
@@ -618,12 +618,12 @@ def _plain(value: object, rows: bool = False) -> object:
 
 
 def percent(value: float | None) -> str:
-    """A share in [0, 1] for a closing line."""
+    """Formats a share in [0, 1] for a closing line."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def counted(notes: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
-    """The nonzero counts among some notes, with their words."""
+    """Describes the nonzero counts among some notes."""
     some = {name: text for name, text in words.items() if notes.get(name)}
     return [
         f"{notes[name]} {text if notes[name] != 1 else _PLURAL.sub('', text)}" for name, text in some.items()
@@ -634,7 +634,7 @@ _PLURAL = re.compile(r"(?<=^item)s|(?<=^row)s|(?<=^response)s")
 
 
 def out_of_tokens(truncated: int, total: int, what: str) -> list[str]:
-    """A remark on truncated responses, from 5 % on: a limit that is too low looks like a model that fails."""
+    """A remark if at least 5 % of responses were truncated: with too low a limit the model seems to fail."""
     if 20 * truncated < max(total, 1):
         return []
     found = f"{truncated} of {total} {what} ran out of tokens: an answer is read only in a closed box or tag"
@@ -648,7 +648,7 @@ def difficulties(notes: Mapping[str, Any]) -> str:
 
 
 def with_paths(notes: Mapping[str, Any], output: Path) -> Notes:
-    """Notes with the paths of images in an artifact, for its author to check."""
+    """Notes with the paths of images in an artifact, for the user to check."""
     return {**notes, "figure_paths": [str(output / name) for name in notes.get("figures", ())]}
 
 
@@ -659,7 +659,7 @@ def figure_paths(notes: Mapping[str, Any]) -> list[str]:
 
 
 class Registry(UserDict[str, Any]):
-    """Verb -> stage, in the order of the data flow; a stage's file is imported on first use."""
+    """Command -> stage, in the order of the data flow; a stage's file is imported on first use."""
 
     def __init__(self, folder: Path, package: str) -> None:
         """Finds the stages' files in the folder of a package."""
@@ -692,11 +692,11 @@ class Registry(UserDict[str, Any]):
 
 
 _FLOW = ("digits pretrain", "train cold-start", "sample", "label", "data", "curate", "train", "merge")
-"""Verbs or their first words in the order of the data flow; others follow."""
+"""Commands or their first words in the order of the data flow; others follow."""
 
 
 def _place(verb: str) -> int:
-    """A verb's position in the data flow."""
+    """A command's position in the data flow."""
     for wanted in (verb, verb.partition(" ")[0]):
         if wanted in _FLOW:
             return _FLOW.index(wanted)

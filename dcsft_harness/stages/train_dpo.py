@@ -47,18 +47,16 @@ class DpoConfig(AdapterConfig):
     SEQUENCES: ClassVar[int] = 2  # the right response and the wrong one
 
     box_rounding: Literal["truncate"] | None = NO_ROUNDING
-    learning_rate: float = option(5e-6, "Peak of the schedule.", gt=0)
+    learning_rate: float = option(5e-6, "Peak learning rate.", gt=0)
     batch_size: int = option(16, "Pairs per optimizer step, over all processes.", ge=1)
     max_steps: int | None = option(
         600, "Optimizer steps, repeating the data as often as needed; instead of epochs.", ge=1
     )
     # The loss compares likelihoods under two models, which dropout would blur; TRL turns it off, too.
-    lora_dropout: float = option(0.0, "Share of their inputs dropped in training, in [0, 1).", ge=0, lt=1)
-    beta: float = option(
-        0.1, "How strongly the model is held to the one that training begins with, above 0.", gt=0
-    )
+    lora_dropout: float = option(0.0, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
+    beta: float = option(0.1, "Strength of the pull toward the initial model, above 0.", gt=0)
     pairs_per_item: int = option(
-        1, "Most pairs of an item, of distinct texts; `seed` decides which, among more.", ge=1
+        1, "Most pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
     )
 
     @property
@@ -71,7 +69,7 @@ class DpoOptions(DpoConfig, AdapterInputs):
     """What to train on, and how."""
 
     data: str = option(
-        about="Rollouts; a curated set, whose rollouts of its own items are used; or a file of your own whose"
+        about="Rollouts; a curated set, for which the rollouts of its items are used; or your own file, whose"
         " rows have a chosen and a rejected answer.",
         metavar="DIR|FILE",
         reads="artifact",
@@ -154,7 +152,7 @@ def _refuse_other_prompts(
     ours = chat_template.recorded(adapter, base) or {} if given is None else dict(given)
     if sampled != ours:
         raise HarnessError(
-            f"--data {folder} was sampled with {chat_template.NAME} {json_text(sampled)}, and training would"
+            f"--data {folder} was sampled with {chat_template.NAME} {json_text(sampled)}, but training would"
             f" write prompts with {json_text(ours)}",
             f"Give --chat-template-kwargs '{json_text(sampled)}', or sample again",
         )
@@ -195,7 +193,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
     made = manifest.read(folder)
     if made.kind not in ("rollouts", "curated set"):
         raise HarnessError(
-            f"--data {folder} holds {manifest.indefinite(made.kind)}, and pairs are made of responses",
+            f"--data {folder} holds {manifest.indefinite(made.kind)}, but pairs are made from responses",
             "Give a folder of `dcsft sample` or `dcsft curate`",
         )
     inputs, items, rollouts = {"rollouts": folder}, None, folder
@@ -234,9 +232,7 @@ def _items_of(folder: Path) -> set[str]:
     """The items of a curated set; weighted ones are refused, which DPO does not support."""
     rows = folder / curation.DATA
     if "weight" in storage.names(rows):
-        raise HarnessError(
-            f"{folder} has a column weight, which DPO has no use for", "Curate without --weight"
-        )
+        raise HarnessError(f"{folder} has a column weight, which DPO does not use", "Curate without --weight")
     tables = storage.read(rows, ["item_id"], AT_ONCE)
     return {item_id for table in tables for item_id in table["item_id"].to_pylist()}
 
@@ -397,7 +393,7 @@ def _trainer() -> Any:  # noqa: ANN401 - a class, which needs torch
         def spent(self, inputs: dict[str, Any]) -> dict[str, float]:
             """What a micro-batch adds to the account: its pass, and one of the reference."""
             made = self.passed(inputs, int(inputs["completion_mask"].sum()), forwards=1)
-            self._here = _count(inputs.pop(ROWS))  # which TRL has no use for
+            self._here = _count(inputs.pop(ROWS))  # which TRL does not use
             return made
 
         def get_batch_samples(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - Trainer's
@@ -454,7 +450,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
-    """Seconds, and bytes on one device: both responses pass forward and backward, and forward again."""
+    """Seconds, and bytes on one device: both responses forward and backward, and the reference forward."""
     default = DpoConfig.model_fields["pairs_per_item"].default
     pairs = tokens["pool"] * float(options.get("pairs_per_item") or default)
     return estimate(DpoConfig, options, machine, tokens, pairs, compared=2)
@@ -466,8 +462,8 @@ STAGE = Stage(
     run=run,
     summary=summary,
     writes="adapter",
-    about="Pairs are made of items that have both right and wrong responses in the rollouts, as those of"
-    " medium difficulty have. TRL's losses are `--set loss_type=NAME` (sigmoid, ipo, hinge, ...).",
+    about="Pairs come from items that have both right and wrong responses in the rollouts, such as those of"
+    " medium difficulty. TRL's losses are `--set loss_type=NAME` (sigmoid, ipo, hinge, ...).",
     example="dcsft train dpo --model cold --data rollouts --max-steps 100 --output preferences",
     estimate=rough,
     pushes=True,

@@ -45,7 +45,7 @@ GROUPS = ("zero_advantage", "all_right", "all_wrong")
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """That at least half of the groups taught nothing, as all of their rewards were equal."""
+    """A remark if at least half of the groups taught nothing because their rewards were equal."""
     found = notes.get("groups") or {}
     if found.get("zero_advantage", 0.0) < 0.5:
         return []
@@ -57,7 +57,7 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
 
 
 def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
-    """Seconds, and bytes on one device: training, completions, their prefill and the reference's forward."""
+    """Seconds, and bytes on one device: training, completions, prefill and the reference's forward pass."""
     seconds, memory = estimate(GrpoConfig, options, machine, tokens)
     steps, batch = length_of(GrpoConfig, options, tokens["pool"])
     forward = forward_seconds(machine, tokens["prompt"] + tokens["answer"], tokens["patches"])

@@ -45,12 +45,12 @@ class TrainInputs(opening.OwnTasks, OwnPart):
         decides=False,
     )
     resume: bool = option(
-        False, "Has no effect: the same command resumes an interrupted run by itself.", decides=False
+        False, "Has no effect: rerunning the same command resumes an interrupted run.", decides=False
     )
 
 
 class AdapterInputs(TrainInputs):
-    """The inputs of a training that can continue an adapter."""
+    """The inputs of training that can continue an adapter."""
 
     adapter: Path | None = option(
         None, "An adapter of the model to train further, instead of a new one.", reads="artifact"
@@ -138,7 +138,7 @@ def summary(notes: Mapping[str, Any]) -> str:
 
 
 def _other_pixels(notes: Mapping[str, Any]) -> list[str]:
-    """The pixel limits of training and evaluation, if they differ."""
+    """The pixel limits of training and of evaluation, if they differ."""
     trained, evaluated = notes.get("pixel_limits"), notes.get("evaluation_pixel_limits")
     if not trained or not evaluated or trained == evaluated:
         return []
@@ -165,7 +165,7 @@ def estimate(
     rows: float | None = None,
     compared: int = 0,
 ) -> tuple[float, float]:
-    """A rough guess of the seconds, and the bytes on one device, that a training takes.
+    """A rough estimate of a training run's seconds, and its bytes on one device.
 
     `rows` is the number of its training rows; None means the pool's, or the cold start's. `compared` is the
     number of responses of a row that are compared with the initial model's; 0 trains on one response without

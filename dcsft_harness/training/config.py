@@ -43,7 +43,7 @@ _OWN: dict[str, str] = {
     " prediction_loss_only include_for_metrics":
         "Run `dcsft evaluate`, or `dcsft score --watch` while it trains",
     "logging_dir logging_steps logging_strategy logging_first_step logging_nan_inf_filter disable_tqdm":
-        "Leave it out: each step is logged, and TensorBoard's curves lie in the output's runs/",
+        "Leave it out: each step is logged, and TensorBoard's curves are in the output's runs/",
     "remove_unused_columns label_names length_column_name dataset_text_field dataset_kwargs dataset_num_proc"
     " chat_template_path eos_token pad_token assistant_only_loss completion_only_loss max_length"
     " max_seq_length max_prompt_length truncation_mode packing packing_strategy padding_free":
@@ -77,7 +77,7 @@ class TrainingConfig(Settings):
     SEQUENCES: ClassVar[int] = 1
     """Sequences that a forward pass has of a sample."""
 
-    learning_rate: float = option(1e-5, "Peak of the schedule.", gt=0)
+    learning_rate: float = option(1e-5, "Peak learning rate.", gt=0)
     batch_size: int = option(
         16, "Samples per optimizer step, over all processes; an epoch's last batch may be smaller.", ge=1
     )
@@ -93,7 +93,7 @@ class TrainingConfig(Settings):
     epochs: int | None = option(None, "Passes over the data; instead of max_steps.", ge=1)
     warmup_ratio: float = option(
         0.1,
-        "Share of the steps in which the learning rate rises from 0, in [0, 1); never of all steps.",
+        "Share of the steps in which the learning rate rises from 0, in [0, 1); never all of them.",
         ge=0,
         lt=1,
     )
@@ -102,20 +102,19 @@ class TrainingConfig(Settings):
     weight_decay: float = option(0.1, "AdamW's weight decay.", ge=0)
     adam_beta2: float = option(0.95, "AdamW's decay of the second moment, in [0, 1).", ge=0, lt=1)
     seed: int = option(
-        0, "Decides LoRA's initial weights, dropout and the order of the data.", ge=0, le=2**32 - 1
+        0, "Seed of LoRA's initial weights, dropout and the order of the data.", ge=0, le=2**32 - 1
     )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto",
-        "Type that the forward pass computes in; auto is bfloat16 on CUDA devices that have it and float32"
-        " elsewhere.",
+        "Precision of the forward pass; auto is bfloat16 on CUDA devices that have it and float32 elsewhere.",
     )
     min_pixels: int | None = option(
-        None, "Least area of a resized image, in pixels; by default the processor's.", ge=1
+        None, "Minimum area of a resized image, in pixels; by default the processor's.", ge=1
     )
     # The paper's scripts train with 802,816, and recipes at its scale set that value.
     max_pixels: int | None = option(
         None,
-        "Largest area of a resized image, in pixels; by default the processor's, which evaluation uses.",
+        "Maximum area of a resized image, in pixels; by default the processor's, which evaluation uses.",
         ge=1,
     )
     box_space: BoxSpace | None = option(
@@ -125,13 +124,13 @@ class TrainingConfig(Settings):
     )
     box_rounding: Literal["truncate"] | None = option(
         None,
-        "How box targets in original pixels become whole numbers: truncate cuts decimals off, as the paper"
+        "How box targets in original pixels become whole numbers: truncate drops decimals, as the paper"
         " does; by default they keep two decimals. Goes with box_space pixel.",
     )
     chat_template_kwargs: Mapping[str, Any] | None = option(
         None,
         'Further arguments of the chat template, as JSON: {"enable_thinking": false}. By default those'
-        " that the adapter or the base was trained with. Recorded, and evaluation's default.",
+        " that the adapter or the base was trained with. Recorded, and the default in evaluation.",
         metavar="JSON",
     )
     save_steps: int | None = option(
@@ -139,13 +138,13 @@ class TrainingConfig(Settings):
     )
     keep: int | None = option(
         None,
-        "Newest checkpoints to keep in the finished folder, without the optimizer's state; by default one"
-        " while training runs, and none after.",
+        "How many of the newest checkpoints to keep in the finished folder, without optimizer state; by"
+        " default one while training runs, and none after.",
         ge=1,
     )
     on_error: Literal["stop", "skip"] = option(
         "stop",
-        "Rows that cannot be trained on (a damaged picture, one that the processor refuses, no answer, too"
+        "Rows that cannot be trained on (a damaged image, one that the processor refuses, no answer, too"
         " many tokens): stop lists them before weights are read, skip leaves them out and records them.",
     )
     extra: Mapping[str, Any] = option(
@@ -193,7 +192,7 @@ class TrainingConfig(Settings):
     def _check_together(self) -> Self:
         if (self.max_steps is None) == (self.epochs is None):
             raise HarnessError(
-                f"--max-steps {self.max_steps} and --epochs {self.epochs} do not say how long to train",
+                f"--max-steps {self.max_steps} and --epochs {self.epochs} do not set the length of training",
                 "Give exactly one of them",
             )
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
@@ -262,9 +261,9 @@ class AdapterConfig(TrainingConfig):
     SECTION = "LoRA"
 
     full: bool = option(False, "Train all parameters instead of an adapter; LoRA options are ignored.")
-    lora_rank: int = option(32, "Rank of the low-rank updates.", ge=1)
-    lora_alpha: int = option(64, "Scale of the updates times the rank.", ge=1)
-    lora_dropout: float = option(0.05, "Share of their inputs dropped in training, in [0, 1).", ge=0, lt=1)
+    lora_rank: int = option(32, "LoRA rank.", ge=1)
+    lora_alpha: int = option(64, "LoRA alpha: the scale of the updates times the rank.", ge=1)
+    lora_dropout: float = option(0.05, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
     lora_target: str = option(
         "all",
         "Linear layers to adapt: all (vision tower and aligner included), language, vision (tower and"
@@ -306,14 +305,12 @@ class GrpoConfig(AdapterConfig):
     num_generations: int = option(
         8, "Completions per prompt, whose rewards are normalized together; at least 2.", ge=2
     )
-    beta: float = option(
-        0.04, "Weight of the divergence from the model that training begins with; 0 leaves it out.", ge=0
-    )
+    beta: float = option(0.04, "Weight of the KL divergence from the initial model; 0 leaves it out.", ge=0)
     temperature: float = option(0.9, "Softmax temperature of the samples, above 0.", gt=0)
-    top_p: float = option(1.0, "Nucleus mass that samples are kept to, in (0, 1].", gt=0, le=1)
-    top_k: int = option(0, "Tokens that samples are kept to; 0 keeps all.", ge=0)
+    top_p: float = option(1.0, "Nucleus (top-p) mass kept, in (0, 1].", gt=0, le=1)
+    top_k: int = option(0, "Top-k tokens kept; 0 keeps all.", ge=0)
     max_completion_length: int | None = option(
-        None, "The longest completion in tokens; by default the task's own limit.", ge=1
+        None, "Maximum completion length in tokens; by default the task's own limit.", ge=1
     )
 
     @property

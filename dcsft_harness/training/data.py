@@ -207,7 +207,7 @@ def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
     stated = parse_box(turns.answer)
     if not isinstance(box, list) or not all(isinstance(end, int | float) for end in box):
         raise HarnessError(
-            f"{where}: its column box is {box!r}, and no list of four numbers",
+            f"{where}: its column box is {box!r}, which is not a list of four numbers",
             "Write the answer's box in original-image pixels there, or give the column another name",
         )
     # Targets are written with two decimals.
@@ -372,7 +372,7 @@ def screened(
     for position, tokens in enumerate(lengths):
         if longest is not None and tokens + completion > longest:
             more = f" with {completion} of the completion" if completion else ""
-            problem = f"{tokens + completion} tokens{more}, and the base has {longest} positions"
+            problem = f"{tokens + completion} tokens{more}, but the base has {longest} positions"
             refused.setdefault(
                 position,
                 HarnessError(
@@ -395,7 +395,7 @@ def _mark(turns: Turns, marks: Sequence[str]) -> str | None:
     for mark in marks:
         for name, text in [*texts, ("answer", turns.answer)]:
             if mark in text:
-                why = "which the model reads as its own mark of pictures"
+                why = "which the model reads as its own image token"
                 return f"the {name} has {mark!r} in its text, {why}"
     return None
 
@@ -517,7 +517,7 @@ class Template:
         stops = tuple(dict.fromkeys(mark for mark in marks if mark))
         if not stops:
             raise HarnessError(
-                "the model has no end mark (eos_token)", "Set one in its tokenizer_config.json"
+                "the model has no end token (eos_token)", "Set one in its tokenizer_config.json"
             )
         return cls(processor, stops, dict(arguments or {}))
 
@@ -548,7 +548,8 @@ class Template:
             thought = _thought(prompt[at:])
         if thought is None:
             raise HarnessError(
-                f"{where}: the chat template asks for answers by {prompt[-40:]!r} but begins them otherwise",
+                f"{where}: the chat template ends prompts with {prompt[-40:]!r} but begins answers"
+                " differently",
                 "Give the model a chat template whose generation prompt begins its assistant turns, or other"
                 " arguments with --chat-template-kwargs",
             )
@@ -558,7 +559,7 @@ class Template:
             return rest.removeprefix(opening).lstrip("\n") if thinks else f"\n{_CLOSING[opening]}\n\n{rest}"
         if thinks:
             raise HarnessError(
-                f"{where}: the answer begins with {opening}, and the prompt already has an empty thought",
+                f"{where}: the answer begins with {opening}, but the prompt already has an empty thought",
                 "Train with --chat-template-kwargs that let the model think, or remove the thought",
             )
         return rest

@@ -139,7 +139,7 @@ def _judge_of(folder: Path, scorer: str | None, image_root: Path | None, outside
         found = lmms.describe(task, doc_ids[item])[0].item_id
         if found != item:
             raise HarnessError(
-                f"document {doc_ids[item]} of task {task.config.task} is no longer what {folder} comes from",
+                f"document {doc_ids[item]} of task {task.config.task} has changed since {folder} was made",
                 "Sample, label and curate again",
             )
     return Judge(task, {item: doc_ids[item] for item in chosen})
@@ -152,9 +152,7 @@ def _task_of(
         entry = rollouts.inputs["data"]
         path = (rollouts.folder / entry["path"]).resolve()
         if not path.exists() or manifest.fingerprint(path) != entry["sha256"]:
-            raise HarnessError(
-                f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Put it back"
-            )
+            raise HarnessError(f"{path}, the pool of {rollouts.folder}, is gone or has changed", "Restore it")
         given = scorer or rollouts.config["scorer"]
         share = rollouts.config.get("held_out")
         part = None if share is None else own_data.Part(share)
@@ -190,12 +188,12 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
     strange = [item for item in conversations.item_ids if item not in judge.doc_ids]
     if strange:
         raise HarnessError(
-            f"{conversations.name} has the item {strange[0]}, which task {judge.task.config.task} has not",
+            f"{conversations.name} has the item {strange[0]}, which is not in task {judge.task.config.task}",
             "Give the task that the set was made from",
         )
     if conversations.weights is not None:
         raise HarnessError(
-            f"{conversations.name} has a column weight, which GRPO has no use for",
+            f"{conversations.name} has a column weight, which GRPO does not use",
             "Curate without --weight: GRPO's advantages weigh prompts by p(1-p) themselves",
         )
     needed, there = config.batch_size // config.num_generations, len(conversations.turns)
@@ -228,7 +226,7 @@ def check_generation(base: ModelSettings, args: "GRPOConfig") -> None:
     for name in ("min_p", "min_new_tokens"):
         given = {**(args.generation_kwargs or {}), "min_p": args.min_p}
         if settings.get(name) and given.get(name) is None:
-            raise HarnessError(f"{where} sets {name}={settings[name]}, which would apply unseen", remedy)
+            raise HarnessError(f"{where} sets {name}={settings[name]}, which would apply silently", remedy)
 
 
 def check_processor(setup: Setup) -> None:
@@ -284,9 +282,9 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
     steps = steps_per_draw(args)
     if config.save_steps is not None and config.save_steps % steps:
         raise HarnessError(
-            f"save_steps={config.save_steps}: each draw is learned from in {steps} steps (num_iterations="
-            f"{args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a run that "
-            "resumes between them would draw again",
+            f"save_steps={config.save_steps}: each batch of completions is used for {steps} steps "
+            f"(num_iterations={args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a"
+            " run that resumes between them would draw new ones",
             f"Give a multiple of {steps}",
         )
 
@@ -430,7 +428,7 @@ def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
     if made.count(token) != images:
         raise HarnessError(
             f"use_vllm=true: {images} images are written as {made.count(token)} runs of image tokens, "
-            "which a vLLM in this process would write out again",
+            "which a vLLM in this process would expand again",
             "Leave use_vllm out, or give vllm_mode=server",
         )
     return made

@@ -391,10 +391,10 @@ In vLLM:
 def _licence_section(made: manifest.Manifest) -> list[str]:
     found = _licence(made)
     said = (
-        "The base's license is not known here; it holds for these weights, as that of the data may."
+        "The base's license is not known; it applies to these weights, as the license of the data may."
         if found["license"] == "unknown"
-        else f"The base's license ({escaped(', '.join(found.values()))}) holds for these weights, as that of "
-        "the data may."
+        else f"The base's license ({escaped(', '.join(found.values()))}) applies to these weights, as "
+        "the license of the data may."
     )
     return ["## License", "", said, ""]
 
@@ -445,8 +445,8 @@ def check(repo: str) -> None:
         )
     if huggingface_hub.get_token() is None:
         raise HarnessError(
-            f"cannot push to {repo}: there is no token of the hub",
-            "Run `hf auth login`, or set HF_TOKEN to one that may write",
+            f"cannot push to {repo}: there is no hub token",
+            "Run `hf auth login`, or set HF_TOKEN to a token with write access",
         )
     with _hub_errors(repo):
         HfApi().whoami()

@@ -52,7 +52,7 @@ class Launch:
         if processes is None and plan is None:
             return None
         if processes is None:
-            raise HarnessError(f"--launch {plan} says nothing without --num-processes", "Give both")
+            raise HarnessError(f"--launch {plan} has no effect without --num-processes", "Give both")
         if ranks.world_size() > 1:
             raise HarnessError(
                 f"--num-processes {processes} inside a launch of {ranks.world_size()} processes",
@@ -61,7 +61,7 @@ class Launch:
         if processes == 1:
             if plan not in (None, DEFAULT):
                 raise HarnessError(
-                    f"--launch {plan} divides the work of several processes, and --num-processes is 1",
+                    f"--launch {plan} divides the work of several processes, but --num-processes is 1",
                     "Leave both out",
                 )
             return None
@@ -106,14 +106,14 @@ class Launch:
         devices = torch.cuda.device_count()
         if devices == 0 and kind in ("DEEPSPEED", "FSDP"):
             raise HarnessError(
-                f"--launch {self.plan} divides a model among GPUs, and there are none here",
+                f"--launch {self.plan} divides a model among GPUs, but this machine has none",
                 "Give --launch ddp",
             )
         wanted = self.processes * self.devices
         if 0 < devices < wanted and found.num_machines == 1:
             each = "as many" if self.devices == 1 else f"{self.devices} each, {wanted}"
             raise HarnessError(
-                f"--num-processes {self.processes} needs {each} GPUs, and there are {devices} here",
+                f"--num-processes {self.processes} needs {each} GPUs, but this machine has {devices}",
                 f"Give at most {max(devices // self.devices, 1)}",
             )
         return found
@@ -127,7 +127,7 @@ class Launch:
             machines = found.num_machines
         except Exception as error:  # noqa: BLE001 - YAML's and JSON's errors, and all that a wrong type leads to
             raise HarnessError(
-                f"--launch {self.plan} is no configuration of `accelerate launch`: "
+                f"--launch {self.plan} is not a configuration of `accelerate launch`: "
                 f"{' '.join(str(error).split())[:300]}",
                 f"Give {', '.join(shipped())}, or a file that `accelerate config` wrote",
             ) from error

@@ -27,7 +27,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, Part]:
     decoder = model.get_decoder()
     if decoder is model:
         raise HarnessError(
-            f"{type(model).__name__} does not say which part of it is the language model",
+            f"{type(model).__name__} does not declare which part of it is the language model",
             "Use a checkpoint of transformers' own classes",
         )
     language = {id(module) for module in decoder.modules()}
@@ -89,6 +89,6 @@ def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
         value = getattr(config, name)
         if value not in (defaults[name], own):
             raise HarnessError(
-                f"{name}={value!r} goes with a new adapter, and adapter {adapter} has a shape of its own",
+                f"{name}={value!r} goes with a new adapter, but adapter {adapter} already has its shape",
                 f"Leave {name} out",
             )

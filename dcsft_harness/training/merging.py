@@ -122,10 +122,10 @@ class MergeConfig(Settings):
     parity_prompts: int = option(2, "Short real prompts to compare the two models on.", ge=1)
     parity_pixels: int = option(
         224 * 224,
-        "Pixels that larger pictures of these prompts are scaled down to, also by the processor.",
+        "Maximum pixels of these prompts' images; larger ones are scaled down.",
         ge=28 * 28,
     )
-    prompts: int | None = option(None, "The former name of --parity-prompts.", ge=1, decides=False)
+    prompts: int | None = option(None, "The old name of --parity-prompts.", ge=1, decides=False)
     max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
     device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
 
@@ -263,12 +263,12 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
             f"{adapter / _ADAPTER} cannot be read ({error!r})", "Give the folder that PEFT wrote"
         ) from error
     if not named:
-        raise HarnessError(f"{adapter / _ADAPTER} names no base", "Say with --base which to merge into")
+        raise HarnessError(f"{adapter / _ADAPTER} names no base", "Name the base to merge into with --base")
     return Base(_present(adapter, str(named), _ADAPTER), None)
 
 
 _NAME_BASE = (
-    "Put it back, or name it: --base DIR (of `dcsft merge` and `dcsft score`), or --model-args pretrained=DIR"
+    "Restore it, or name it: --base DIR (of `dcsft merge` and `dcsft score`), or --model-args pretrained=DIR"
     " beside --model ADAPTER (of `dcsft sample` and `dcsft evaluate`)"
 )
 """What to do about an adapter's base that is not where it was."""
@@ -277,8 +277,7 @@ _NAME_BASE = (
 def missing_base(adapter: Path, place: Path | str, source: str) -> HarnessError:
     """The error for an adapter whose base is not there; `source` is the file that names the base."""
     return HarnessError(
-        f"the base of adapter {adapter} is missing: {adapter / source} names {place}, and there is no such"
-        " folder",
+        f"the base of adapter {adapter} is missing: {adapter / source} names {place}, which does not exist",
         _NAME_BASE,
     )
 
@@ -330,7 +329,7 @@ def _prepared(
     opened = open_config(settings)
     if getattr(opened, "quantization_config", None) is not None:
         raise HarnessError(
-            f"the base {settings.pretrained} is quantized, which a merge would round again",
+            f"the base {settings.pretrained} is quantized, and a merge would round it again",
             "Name the checkpoint that it was quantized from with --base",
         )
     check_weights(settings, opened)
@@ -369,7 +368,7 @@ def _refuse_small_disk(files: Path | None, output: Path) -> None:
     if free < wanted:
         raise HarnessError(
             f"--output {output}: the checkpoint takes {wanted / 2**20:,.1f} MiB,"
-            f" and {free / 2**20:,.1f} MiB are free",
+            f" but only {free / 2**20:,.1f} MiB are free",
             "Free some space or name a folder on another disk",
         )
 

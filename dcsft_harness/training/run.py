@@ -217,7 +217,7 @@ class Setup:
         convention = box_convention(open_config(job.base), self.processor, space)
         if has_boxes and convention.space is None:
             raise HarnessError(
-                f"nothing says in which coordinates {job.model} writes boxes",
+                f"unknown box coordinate space for {job.model}",
                 "Give --box-space pixel (of the original image) or norm1000 (thousandths)",
             )
         if has_boxes or space is not None:
@@ -264,7 +264,7 @@ def check_disk(job: Job, needed: int) -> None:
     subject = f"checkpoints of {what} need" if written else f"the {job.kind} needs"
     others = ["lower --keep"] * ((job.config.keep or 1) > 1) + ["give --save-steps none"] * written
     raise HarnessError(
-        f"--output {job.output}: {subject} up to {_size(needed)}, and {_size(free)} are free",
+        f"--output {job.output}: {subject} up to {_size(needed)}, but only {_size(free)} are free",
         ", or ".join(["Free some space", *others]),
     )
 

@@ -148,7 +148,7 @@ class RunFolder:
         now = _samples(self.last)
         for name in kept:
             if now.get(name) != kept[name]:
-                raise HarnessError(f"{self.last / name} is not what was saved: it was changed later", remedy)
+                raise HarnessError(f"{self.last / name} was changed after it was saved", remedy)
         return found
 
     @contextlib.contextmanager

@@ -194,8 +194,8 @@ def arguments(
         raise HarnessError(f"TRL refuses its arguments: {error}", "Correct `extra`") from error
     if not made.max_grad_norm > 0:
         raise HarnessError(
-            f"extra: max_grad_norm={made.max_grad_norm} leaves gradients unmeasured, and one that is not "
-            "finite unseen",
+            f"extra: max_grad_norm={made.max_grad_norm} disables gradient norms, which "
+            "detect gradients that are not finite",
             "Give 1e9 to clip none",
         )
     # What transformers would refuse only after weights are read.

@@ -93,14 +93,14 @@ def export(
     for name, read in documents.items():
         if not samples:
             reasons[name] = (
-                "Pictures were not asked for: `dcsft leaderboard build` exports them with --samples N."
+                "Images were not exported: `dcsft leaderboard build` exports them with --samples N."
             )
             continue
         try:
             task = open_task(name)
             if task is None:
                 raise HarnessError(
-                    f"{name!r} names no single task here", "Install the tasks that were evaluated"
+                    f"{name!r} is not a single task here", "Install the tasks that were evaluated"
                 )
         except HarnessError as error:
             reasons[name] = f"The task cannot be opened here. {error}"
@@ -172,7 +172,7 @@ def _of_task(
     numbered = zip(documents.ids, documents.numbers, strict=True)
     for item, number in sorted(numbered, key=lambda pair: pair[0] not in changed)[:samples]:
         if number >= count:
-            refused.append(f"Document {number} is not in the task as it is here.")
+            refused.append(f"Document {number} is not in the task as installed here.")
             continue
         try:
             described, images = lmms.describe(task, number)
@@ -182,7 +182,7 @@ def _of_task(
             continue
         occurrences = (occurrence_id(described.item_id, again) for again in range(1, AGAIN + 1))
         if item not in (described.item_id, *occurrences):
-            refused.append(f"Document {number} is another than the one that was evaluated.")
+            refused.append(f"Document {number} differs from the one that was evaluated.")
             continue
         found[item] = Shown(described.prompt, tuple(store(folder, image) for image in images))
     return found, refused

@@ -68,7 +68,9 @@ def server(folder: Path, port: int = 0) -> "Iterator[TcpWSGIServer]":
             _Pages(page.resolve()), host=HOST, port=port, ident="dcsft", asyncore_use_poll=True, **LIMITS
         )
     except (OSError, OverflowError, ValueError) as error:
-        raise HarnessError(f"port {port} of {HOST} cannot be had: {error}", "Name another --port") from error
+        raise HarnessError(
+            f"port {port} of {HOST} is not available: {error}", "Name another --port"
+        ) from error
     running.channel_class = _Channel
     try:
         yield running

@@ -120,7 +120,7 @@ def test_images_stored_by_path_are_embedded_in_batches(tmp_path, monkeypatch):
 
 
 def test_unreadable_folders_are_named(tmp_path):
-    with pytest.raises(HarnessError, match="none is not a folder that `datasets` saved"):
+    with pytest.raises(HarnessError, match="none is not a folder saved by `datasets`"):
         list(storage.read(tmp_path / "none", ["name"], 1))
     folder = written(tmp_path / "some", rows())
     with pytest.raises(HarnessError, match=r"some/data-.*arrow lacks the column 'other'"):
@@ -187,7 +187,7 @@ def test_a_folder_cannot_name_files_outside_itself(reader, name, tmp_path, capsy
         capsys.readouterr()
         assert main(command) == 1
         said = capsys.readouterr().err
-        assert "is no file of this folder" in said and len(said.splitlines()) == 1
+        assert "is not a file of this folder" in said and len(said.splitlines()) == 1
         assert not (tmp_path / "out").exists()
         return
     if reader == "curated set":
@@ -202,7 +202,7 @@ def test_a_folder_cannot_name_files_outside_itself(reader, name, tmp_path, capsy
         "split": lambda: storage.load(tmp_path / "splits"),
         "curated set": lambda: CuratedSet(tmp_path / "set").table(),
     }
-    with pytest.raises(HarnessError, match="is no file of this folder"):
+    with pytest.raises(HarnessError, match="is not a file of this folder"):
         calls[reader]()
 
 
@@ -210,7 +210,7 @@ def test_splits_cannot_name_folders_outside_the_dataset(tmp_path):
     written(tmp_path / "other", rows())
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / storage.SPLITS).write_text(json.dumps({"splits": ["../other"]}))
-    with pytest.raises(HarnessError, match=r"'?\.\./other'? is no file of this folder"):
+    with pytest.raises(HarnessError, match=r"'?\.\./other'? is not a file of this folder"):
         storage.load(tmp_path / "splits")
 
 
@@ -221,7 +221,7 @@ def test_splits_cannot_name_folders_outside_the_dataset(tmp_path):
 def test_a_damaged_folder_is_reported_in_one_sentence(file, content, tmp_path):
     folder = written(tmp_path / "some", rows())
     (folder / file).write_text(content)
-    with pytest.raises(HarnessError, match="some is not a folder that `datasets` saved") as told:
+    with pytest.raises(HarnessError, match="some is not a folder saved by `datasets`") as told:
         storage.load(folder)
     assert len(str(told.value)) < 1000
 

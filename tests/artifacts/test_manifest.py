@@ -331,7 +331,7 @@ class TestInputs:
             made.input_folder("rollouts")
 
     def test_an_unknown_input_is_named(self, tmp_path):
-        with pytest.raises(HarnessError, match="names no input 'rollouts'"):
+        with pytest.raises(HarnessError, match="has no input 'rollouts'"):
             manifest.read(write(tmp_path / "made")).input_folder("rollouts")
 
     def test_the_whole_tree_can_be_moved(self, tmp_path):

@@ -99,8 +99,8 @@ def refused(capsys, output, *arguments):
         # Errors raised by click have the same form.
         (("sample", "--taks", "x"), "dcsft: no such option '--taks'. "),
         (("sample", "--samples", "two"), "--samples two is not a whole number"),
-        (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` says what it takes."),
-        (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` says"),
+        (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` lists what it takes."),
+        (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` lists"),
     ],
 )
 def test_invalid_names_and_values_are_refused(tmp_path, capsys, arguments, said):
@@ -260,8 +260,8 @@ def test_label_warns_that_a_pool_of_hard_items_leaves_nothing_to_curate(tmp_path
         (errno.ENOSPC, "Free some space"),
         (errno.EDQUOT, "Free some space"),
         (errno.EACCES, "Check the permissions"),
-        (errno.EROFS, "Name a folder that can be written"),
-        (errno.EIO, "Name a folder that can be written"),
+        (errno.EROFS, "Name a writable folder"),
+        (errno.EIO, "Name a writable folder"),
     ],
 )
 def test_disk_errors_are_reported_in_one_sentence(tmp_path, monkeypatch, capsys, number, remedy):

@@ -29,20 +29,20 @@ YAML = {
         "a: &a {x: 1}\n" + ALIASES.replace("[", "{<<: [").replace("]", "]}"),
         "more than 20000 values",
     ),
-    "alias of itself": ("a: &a [*a]", "an alias stands inside what it names"),
+    "alias of itself": ("a: &a [*a]", "an alias lies inside the value that it refers to"),
     "lists": ("a: " + "[" * 100_000, "nested deeper than 64 levels"),
     "mappings": ("{a: " * 100_000, "nested deeper than 64 levels"),
     "dashes": ("- " * 100_000, "nested deeper than 64 levels"),
     "wide": ("- x\n" * 100_000, "more than 20000 values"),
     "large": (b"#" * 2_000_000, "larger than 1 MB"),
-    "NaN": ("a: .nan", "'.nan' is no finite number at line 1"),
-    "infinite": ("a: -.inf", "'-.inf' is no finite number"),
+    "NaN": ("a: .nan", "'.nan' is not a finite number at line 1"),
+    "infinite": ("a: -.inf", "'-.inf' is not a finite number"),
     "long number": ("a: " + "9" * 5000, "a number of 5000 characters"),
     "base 60": ("a: " + "1:" * 50_000 + "1", "a number of 100001 characters"),
-    "number as key": ("{1: 2}", "the key '1' is no text"),
-    "switch as key": ("on: 2", "the key 'on' is no text"),
-    "list as key": ("{[a]: 2}", "is no text"),
-    "key twice": ("a: 1\na: 2", "the key 'a' stands there twice at line 2"),
+    "number as key": ("{1: 2}", "the key '1' is not text"),
+    "switch as key": ("on: 2", "the key 'on' is not text"),
+    "list as key": ("{[a]: 2}", "is not text"),
+    "key twice": ("a: 1\na: 2", "the key 'a' appears twice at line 2"),
     "bytes": ("a: !!binary aGk=", "tag:yaml.org,2002:binary"),
     "object": ("a: !!python/object/apply:os.system [ls]", "os.system"),
     "set": ("a: !!set {x, y}", "tag:yaml.org,2002:set"),
@@ -186,11 +186,11 @@ RECIPES = {
     "each": ("stages: [{stage: one, verb: label, each: [1]}]", "stages.0.each"),
     "each of a number": (
         "stages: [{stage: one, verb: label, each: {a: 3}}]",
-        "each.a of stage 'one' is '3', no list",
+        "each.a of stage 'one' is '3', not a list",
     ),
     "each of a text": (
         "stages: [{stage: one, verb: label, each: {a: abc}}]",
-        "each.a of stage 'one' is 'abc', no list",
+        "each.a of stage 'one' is 'abc', not a list",
     ),
     "unknown key": (f"stagse: [{STAGE}]", "stagse: extra inputs are not permitted"),
     "samples": ("stages: [{stage: one, verb: sample, task: t, samples: many}]", "samples"),
@@ -313,11 +313,11 @@ FAULTS = {
     "input": ({"inputs": {"model": "x"}}, "inputs.model: input should be a valid dictionary"),
     "no hash": ({"inputs": {"model": {"path": "x"}}}, "inputs.model.sha256: field required"),
     "hash": ({"inputs": {"model": {"path": "x", "sha256": 5}}}, "inputs.model.sha256: input should be"),
-    "NUL in a path": ({"inputs": {"model": {"path": "a\0b", "sha256": "x"}}}, "path: a path has no NUL"),
+    "NUL in a path": ({"inputs": {"model": {"path": "a\0b", "sha256": "x"}}}, "a path cannot contain NUL"),
     "files": ({"files": ["a"]}, "files: input should be a valid dictionary, not a list of 1"),
-    "NUL in a file": ({"files": {"a\0b": "x"}}, "is no file of this folder"),
-    "file above": ({"files": {"../../etc/passwd": "x"}}, "'../../etc/passwd' is no file of this folder"),
-    "file elsewhere": ({"files": {"/etc/passwd": "x"}}, "'/etc/passwd' is no file of this folder"),
+    "NUL in a file": ({"files": {"a\0b": "x"}}, "is not a file of this folder"),
+    "file above": ({"files": {"../../etc/passwd": "x"}}, "'../../etc/passwd' is not a file of this folder"),
+    "file elsewhere": ({"files": {"/etc/passwd": "x"}}, "'/etc/passwd' is not a file of this folder"),
     "config": ({"config": "x"}, "config: input should be a valid dictionary"),
     "notes": ({"notes": [1, 2]}, "notes: input should be a valid dictionary, not a list of 2"),
     "kind": ({"artefact": ["labels"]}, "artefact: input should be a valid string"),
@@ -386,17 +386,17 @@ OWN = ["evaluate", "--model", "dcsft_stub", "--data", "FILE", "--scorer", "exact
 SCORE = ["evaluate", "--responses", "FILE", "--scorer", "exact_word"]
 INSIDE = '{"messages": [{"role": "user", "content": "q", "content": "r"}], "answer": "A"}'
 REPEATED = {
-    "lines": ("own.jsonl", f"{ROW}\n{TWICE}\n", OWN, "line 2: the key 'answer' stands there twice"),
-    "packed": ("own.jsonl.gz", f"{ROW}\n{TWICE}\n", OWN, "line 2: the key 'answer' stands there twice"),
-    "list": ("own.json", f"[{ROW},\n{TWICE}]", OWN, "row 2: the key 'answer' stands there twice"),
-    "values": ("own.json", f"{TWICE}\n{ROW}", OWN, "row 1: the key 'answer' stands there twice"),
-    "inside": ("own.jsonl", INSIDE, OWN, "line 1: the key 'content' stands there twice"),
-    "responses": ("own.jsonl", f"{ROW}\n{TWICE}\n", SCORE, "line 2: the key 'answer' stands there twice"),
+    "lines": ("own.jsonl", f"{ROW}\n{TWICE}\n", OWN, "line 2: the key 'answer' appears twice"),
+    "packed": ("own.jsonl.gz", f"{ROW}\n{TWICE}\n", OWN, "line 2: the key 'answer' appears twice"),
+    "list": ("own.json", f"[{ROW},\n{TWICE}]", OWN, "row 2: the key 'answer' appears twice"),
+    "values": ("own.json", f"{TWICE}\n{ROW}", OWN, "row 1: the key 'answer' appears twice"),
+    "inside": ("own.jsonl", INSIDE, OWN, "line 1: the key 'content' appears twice"),
+    "responses": ("own.jsonl", f"{ROW}\n{TWICE}\n", SCORE, "line 2: the key 'answer' appears twice"),
     "script": (
         "own.jsonl",
         '{"prompt": "q", "responses": ["A"], "prompt": "r"}',
         ["evaluate", "--model", "dcsft_stub", "--model-args", "answers=FILE", "--tasks", "dcsft_digits"],
-        "line 1 is not a scripted answer (RepeatedKeyError: the key 'prompt' stands there twice)",
+        "line 1 is not a scripted answer (RepeatedKeyError: the key 'prompt' appears twice)",
     ),
 }
 
@@ -416,5 +416,5 @@ def test_log_lines_with_a_repeated_key_are_refused(tmp_path):
     folder = log_folder(tmp_path / "log", {"t": [line(0, 1)]})
     (samples,) = folder.rglob("*_samples_t.jsonl")
     samples.write_text(samples.read_text().replace('"acc":', '"acc": {"score": 0}, "acc":'))
-    with pytest.raises(HarnessError, match="line 1 is truncated or damaged .*'acc' stands there twice"):
+    with pytest.raises(HarnessError, match="line 1 is truncated or damaged .*'acc' appears twice"):
         load([folder])

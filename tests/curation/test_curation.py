@@ -165,21 +165,19 @@ class TestRefusals:
 
     def test_no_medium_items_with_one_response_per_item(self, tmp_path):
         source = labeled(tmp_path, [[1.0], [0.0]])
-        with pytest.raises(
-            HarnessError, match="no item is medium: .*sample more of them, such as --samples 8"
-        ):
+        with pytest.raises(HarnessError, match="no item is medium: .*sample more, such as --samples 8"):
             curated(source, tmp_path / "out", "medium")
 
     def test_more_items_than_there_are(self, source, tmp_path):
-        with pytest.raises(HarnessError, match="13 easy items are asked for, the labels have 12"):
+        with pytest.raises(HarnessError, match="13 easy items are requested, but the labels have 12"):
             curated(source, tmp_path / "out", "easy", size=13)
-        with pytest.raises(HarnessError, match="8 hard items are asked for, the labels have 6"):
+        with pytest.raises(HarnessError, match="8 hard items are requested, but the labels have 6"):
             curated(source, tmp_path / "out", "easy", size=16, mix={"hard": 0.5})
         assert not (tmp_path / "out").exists()
 
     def test_a_share_of_less_than_one_item(self, source, tmp_path):
         with pytest.raises(
-            HarnessError, match="--mix hard=0.04 of 10 items is not one item. Give a share of at"
+            HarnessError, match="--mix hard=0.04 of 10 items is less than one item. Give a share of at"
         ):
             curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.04})
         assert len(curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.1})) == 10
@@ -196,7 +194,7 @@ class TestRefusals:
             curated(source, tmp_path / "out", "easy", size=size, mix=mix)
 
     def test_a_mix_of_items_that_the_band_already_took(self, source, tmp_path):
-        with pytest.raises(HarnessError, match=r"hard \(outside the band\) items are asked for"):
+        with pytest.raises(HarnessError, match=r"hard \(outside the band\) items are requested"):
             curated(source, tmp_path / "out", band=(0.0, 0.5), mix={"hard": 0.3})
 
     def test_an_occupied_output_folder(self, source, tmp_path):

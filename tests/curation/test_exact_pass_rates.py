@@ -158,12 +158,12 @@ def test_label_exact_adds_a_column_and_the_noise_of_the_labels(rollouts, tmp_pat
 
 
 REFUSED = {
-    "another scorer": ({}, {"scorers": {"math": 2}}, "exact_word scores, and .* by math"),
+    "another scorer": ({}, {"scorers": {"math": 2}}, "scored by exact_word, but .* by math"),
     "two scorers": ({}, {"scorers": {"choice": 1, "exact_word": 2}}, "was scored by choice, exact_word"),
     "a task's own scorer": ({}, {"scorers": None}, "was scored by a scorer of its task"),
     "another engine": ({"model": "dcsft_stub"}, {}, "is by dcsft_stub"),
     "no settings": ({}, {"generation_in_force": None}, "with their generation settings"),
-    "other prompts": ({}, {"prompt_tokens": 1}, "those that were sampled 1"),
+    "other prompts": ({}, {"prompt_tokens": 1}, "but 1 were sampled"),
 }
 
 

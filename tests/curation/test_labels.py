@@ -109,7 +109,7 @@ def test_a_repeated_sample_is_refused():
 
 
 def test_items_with_unequal_numbers_of_samples_are_refused():
-    with pytest.raises(HarnessError, match="1 samples where others have 2"):
+    with pytest.raises(HarnessError, match="1 samples, while others have 2"):
         count(rollouts({"a": [1.0, 0.0], "b": [1.0]}), "source")
 
 

@@ -68,7 +68,7 @@ def reference(rows):
     most = max(len(own) for own in items.values())
     for key, own in items.items():
         if len(own) < most and not any(one["censored"] for one in own):
-            return f"item {key} has {len(own)} samples where others have {most}"
+            return f"item {key} has {len(own)} samples, while others have {most}"
     return [vars(one) for one in found]
 
 
@@ -151,7 +151,7 @@ def test_the_selection_is_a_seeded_shuffle_of_the_sorted_ids(kinds, keep, share,
     mixed = round((share or 0) * whole)
     plain = len(kept) if size is None else size - mixed
     if not kept or not 0 < plain <= len(kept) or mixed > len(ids[left]) or (share and not mixed):
-        why = "the set would be empty|are asked for, the labels have|is not one item|leaves no item"
+        why = "the set would be empty|are requested, but the labels have|is less than one item|leaves no item"
         with pytest.raises(HarnessError, match=why):
             chosen(config, some)
         return

@@ -249,7 +249,7 @@ def test_curation_excludes_overlapping_items(labeled, capsys):
 def test_the_overlap_of_another_pool_is_refused(labeled, tmp_path):
     with manifest.writing("overlap", tmp_path / "other", {"pool": "dcsft_imagenet_pool"}) as draft:
         records.write_table(draft.folder / overlap.ITEMS, overlap.Shared, [])
-    with pytest.raises(HarnessError, match="is the overlap of dcsft_imagenet_pool, and the labels are of"):
+    with pytest.raises(HarnessError, match="is the overlap of dcsft_imagenet_pool, but the labels are of"):
         stages.STAGES["curate"](
             tmp_path / "set", labels=labeled / "labels", keep=["hard"], exclude=tmp_path / "other"
         )

@@ -146,7 +146,7 @@ class TestWeights:
         assert "weight" not in choose(labels(EIGHTHS), CurationConfig(keep=("medium",))).column_names
 
     def test_refuse_items_without_a_pass_rate(self):
-        with pytest.raises(HarnessError, match="--weight needs every item's pass rate, and 1 of 9"):
+        with pytest.raises(HarnessError, match="--weight needs every item's pass rate, but 1 of 9"):
             choose(labels(EIGHTHS, censored=[2]), CurationConfig(weight="posterior"))
 
 
@@ -156,9 +156,9 @@ class TestWeights:
         ({}, "neither --keep nor --band says"),
         ({"suspect": 0.75}, "neither --keep nor --band says"),
         ({"keep": ("easy",), "band": (0.1, 0.9)}, "exclude each other"),
-        ({"band": (0.9, 0.1)}, "no range of pass rates"),
-        ({"band": (-0.1, 0.5)}, "no range of pass rates"),
-        ({"band": (0.5, 1.5)}, "no range of pass rates"),
+        ({"band": (0.9, 0.1)}, "not a range of pass rates"),
+        ({"band": (-0.1, 0.5)}, "not a range of pass rates"),
+        ({"band": (0.5, 1.5)}, "not a range of pass rates"),
         ({"weight": "p(1-q)"}, r"Did you mean p\(1-p\)"),
         ({"keep": ("easy",), "suspect": 0.5}, "--suspect 0.5 is out of range"),
         ({"keep": ("easy",), "suspect": 1.1}, "--suspect 1.1 is out of range"),

@@ -188,7 +188,7 @@ class TestSuspects:
         assert kept == [2, 3, 4, 5, 6, 9]
         _, kept, _ = curate(source, tmp_path / "mixed", keep=("easy",), mix={"hard": 0.8})
         assert kept == [2, 3, 4, 6, 9]
-        with pytest.raises(HarnessError, match="8 hard items are asked for, the labels have 4"):
+        with pytest.raises(HarnessError, match="8 hard items are requested, but the labels have 4"):
             curate(source, tmp_path / "more", keep=("easy", "medium"), mix={"hard": 0.8}, size=10)
         assert not (tmp_path / "more").exists()
 
@@ -200,7 +200,7 @@ class TestSuspects:
 
     def test_need_enough_samples_per_item(self, tmp_path):
         source = answered(tmp_path, {0: ([0.0] * 3, ["swan"] * 3)})
-        with pytest.raises(HarnessError, match="--suspect needs 4 answers of an item, and .* has 3 samples"):
+        with pytest.raises(HarnessError, match="--suspect needs 4 answers per item, but .* has 3 samples"):
             curate(source, tmp_path / "out")
 
     def test_may_be_an_empty_list(self, tmp_path):

@@ -211,7 +211,7 @@ class TestTrain:
     def test_a_truncated_list_is_named(self, tmp_path):
         source = published.imagenet_train(tmp_path / "source", each=2)
         path = published.paper_list(source, "imagenet_left_sft", [(f"{SEEN}/{SEEN}_0.JPEG", "stingray")])
-        with pytest.raises(HarnessError, match=r"left_sft.json lists 1 images, and 9,600 are published"):
+        with pytest.raises(HarnessError, match=r"left_sft.json lists 1 images, but 9,600 are published"):
             prepare("dcsft_imagenet_pool", source)
         path.write_text(path.read_text()[:-20])
         with pytest.raises(HarnessError, match="imagenet_left_sft.json is not JSON"):

@@ -72,7 +72,7 @@ def test_lisa_images_are_read_from_the_archive(tmp_path):
 
 def test_every_expression_for_an_object_is_a_row(tmp_path):
     source = published.refcoco_hub(tmp_path / "s")
-    with pytest.raises(HarnessError, match="testA has 1,975 published objects, and 4 were found"):
+    with pytest.raises(HarnessError, match="testA has 1,975 published objects, but 4 were found"):
         prepare("dcsft_refcoco_testa", source)
     notes, rows = made("dcsft_refcoco_testa", source)
     assert (notes["rows"], notes["images"]) == (6, 2)
@@ -330,5 +330,5 @@ def test_boxes_are_rotated_with_their_images(tmp_path, stated, wanted):
     row = box_row(opened, "a.jpg", file.getvalue, "Where?", [4.0, 5.0, 16.0, 10.0], stated)
     assert (row["width"], row["height"]) == (30, 40)
     assert json.loads(row["answer"]) == wanted
-    with pytest.raises(HarnessError, match="has 30 x 40 pixels, and its annotation says 50 x 40"):
+    with pytest.raises(HarnessError, match="has 30 x 40 pixels, but its annotation says 50 x 40"):
         box_row(opened, "a.jpg", file.getvalue, "Where?", [4.0, 5.0, 16.0, 10.0], (50, 40))

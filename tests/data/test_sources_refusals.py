@@ -81,7 +81,7 @@ class TestSourceFaults:
         datasets.Dataset.from_parquet(str(next(source.rglob("*.parquet")))).save_to_disk(str(saved))
         (path,) = saved.glob("*.arrow")
         path.write_bytes(path.read_bytes()[:500])
-        assert f"{saved} is not a folder that `datasets` saved (" in refused("dcsft_imagenet_r", saved)
+        assert f"{saved} is not a folder saved by `datasets` (" in refused("dcsft_imagenet_r", saved)
 
     def test_a_missing_split(self, tmp_path, refused):
         source = published.refcoco_hub(tmp_path / "s", split="val")
@@ -98,7 +98,7 @@ class TestSourceFaults:
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 9})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_imagenet_r", fewer)
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
-        assert "9 published rows, and 8 were found: n01498041 (4 of 3)" in said
+        assert "9 published rows, but 8 were found: n01498041 (4 of 3)" in said
         assert "--any-count" in said
 
     def test_unpublished_class_counts_in_the_published_number_of_rows(self, tmp_path, monkeypatch, refused):
@@ -107,7 +107,7 @@ class TestSourceFaults:
         fewer = source.__class__(**{**source.__dict__, "tally": ("class", counted), "count": 8})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_imagenet_r", fewer)
         said = refused("dcsft_imagenet_r", published.imagenet_r_hub(tmp_path / "s"))
-        assert "8 published rows, and 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
+        assert "8 published rows, but 8 were found: n01498041 (4 of 3), n01443537 (0 of 1)" in said
 
     @pytest.mark.parametrize("packed", [True, False])
     def test_annotations_only_in_thousandths(self, tmp_path, refused, packed):
@@ -127,30 +127,30 @@ class TestSourceFaults:
 
     def test_an_unpublished_number_of_rows(self, tmp_path, refused):
         said = refused("dcsft_lisa", published.lisa(tmp_path / "s"))
-        assert "dcsft_lisa has 1,658 published rows, and 4 were found" in said
+        assert "dcsft_lisa has 1,658 published rows, but 4 were found" in said
 
     def test_a_truncated_tarball(self, tmp_path, refused):
         source = published.ref_l4(tmp_path / "s")
         path = source / "images.tar.gz"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         said = refused("dcsft_ref_l4", source, "--on-error", "skip", "--any-count")
-        assert "images.tar.gz is damaged or was cut short" in said and "Download it again" in said
+        assert "images.tar.gz is damaged or truncated" in said and "Download it again" in said
 
     def test_a_truncated_zip_archive(self, tmp_path, refused):
         source = published.lisa(tmp_path / "s")
         path = source / "lisa_test.zip"
         path.write_bytes(path.read_bytes()[:-100])
-        assert "lisa_test.zip is damaged or was cut short" in refused("dcsft_lisa", source)
+        assert "lisa_test.zip is damaged or truncated" in refused("dcsft_lisa", source)
 
     def test_truncated_annotations(self, tmp_path, refused):
         source = published.lisa(tmp_path / "s")
         path = source / "lisa_test.json"
         path.write_text(path.read_text()[:-30])
-        assert "lisa_test.json is not JSON, or was cut short" in refused("dcsft_lisa", source, "--any-count")
+        assert "lisa_test.json is not JSON, or is truncated" in refused("dcsft_lisa", source, "--any-count")
 
     def test_missing_annotations(self, tmp_path, refused):
         said = refused("dcsft_refcoco_val", published.coco(tmp_path / "s", 1))
-        assert "has no refcoco_val.json, also not in a zip archive" in said
+        assert "has no refcoco_val.json, not in a zip archive either" in said
         assert "rec_jsons_processed.zip of omlab/VLM-R1" in said
 
     def test_a_missing_image_folder(self, tmp_path, refused):
@@ -163,7 +163,7 @@ class TestSourceFaults:
         assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 0
         capsys.readouterr()
         assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 1
-        assert "dcsft_lisa is prepared already, in" in capsys.readouterr().err
+        assert "dcsft_lisa is already prepared in" in capsys.readouterr().err
 
 
 class TestHub:
@@ -274,7 +274,7 @@ ROWS = {
     ),
     "a resized image": (
         {"width": 640, "height": 480},
-        "has 64 x 48 pixels, and its annotation says 640 x 480",
+        "has 64 x 48 pixels, but its annotation says 640 x 480",
     ),
 }
 
@@ -342,7 +342,7 @@ def test_a_file_that_is_not_an_image_is_named(tmp_path, refused):
     source = published.imagenet_r(tmp_path / "s")
     path = published.put(source / "imagenet-r" / published.SEEN / "x.jpg", b"words")
     said = refused("dcsft_imagenet_r", source, "--any-count")
-    assert f"{path}: the image n01498041/x.jpg cannot be read (no image that Pillow knows)" in said
+    assert f"{path}: the image n01498041/x.jpg cannot be read (not an image that Pillow can read)" in said
 
 
 def test_a_truncated_image_is_named(tmp_path, refused):
@@ -379,7 +379,7 @@ def test_leftovers_of_a_killed_run_are_reported(tmp_path, capsys):
     published.put(left / "images.arrow", b"")
     source = published.lisa(tmp_path / "s")
     assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 0
-    assert f"{left} was left by a run that was killed" in capsys.readouterr().err
+    assert f"{left} was probably left by a killed run" in capsys.readouterr().err
 
 
 def test_skipped_rows_count_as_found(tmp_path, monkeypatch):
@@ -411,7 +411,7 @@ class TestUnprepared:
         source = prepared.SOURCES["dcsft_lisa"]
         newer = source.__class__(**{**source.__dict__, "version": 9})
         monkeypatch.setitem(prepared.SOURCES, "dcsft_lisa", newer)
-        with pytest.raises(HarnessError, match="was prepared in version 2, and dcsft_lisa reads version 9"):
+        with pytest.raises(HarnessError, match="was prepared in version 2, but dcsft_lisa reads version 9"):
             lmms.open_tasks(["dcsft_lisa"])
 
     def test_every_reader_has_the_data_root_option(self, tmp_path, monkeypatch, capsys):

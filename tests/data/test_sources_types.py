@@ -63,7 +63,7 @@ def test_a_column_of_another_type_is_refused_by_row(tmp_path, task, column, valu
 @pytest.mark.parametrize(("name", "column"), [("mathvista", "choices"), ("mathvision", "options")])
 def test_options_that_are_not_a_list_are_refused_by_row(reasoning, name, column):
     change(reasoning / name, column, 7)
-    with pytest.raises(HarnessError, match=rf"row 0: the column '{column}' holds 7, which is no list"):
+    with pytest.raises(HarnessError, match=rf"row 0: the column '{column}' holds 7, which is not a list"):
         prepare(f"dcsft_{name}", reasoning / name, any_count=True)
 
 

@@ -123,28 +123,28 @@ def test_external_results_are_remembered_and_reserve_their_names(bench, place, c
     assert manifest.read(place / "board/leaderboard").notes["rows"] == ["theirs", "one", "two"]
     capsys.readouterr()
     assert command("two", "--name", "theirs", "--board", "board") == 1
-    assert "already has" in (said := capsys.readouterr().err) or "has a row 'theirs' already, from" in said
+    assert "already has" in (said := capsys.readouterr().err) or "already has a row 'theirs', from" in said
     assert not (place / "board/results/theirs").exists()
 
 
 REFUSED = [
     ((), "there is nothing to score. Give CKPT, or --watch DIR, or both"),
     (("nowhere",), "CKPT nowhere does not exist. Check the path, or give a hub's OWNER/NAME"),
-    (("empty",), "CKPT empty is no adapter and no checkpoint"),
+    (("empty",), "CKPT empty is neither an adapter nor a checkpoint"),
     (("cold", "--base", "one"), "--base one: CKPT cold is a whole checkpoint"),
     (("one", "--limit", "0"), "--limit 0 is out of range"),
-    (("one", "--model-args", "adapter=two"), "--model-args names adapter, which CKPT says"),
+    (("one", "--model-args", "adapter=two"), "--model-args names adapter, which CKPT decides"),
     (("one", "--model-args", "batch"), "'batch' is not key=value"),
     (("one", "--model", "dcsft_hg"), "dcsft_hf"),
-    (("one", "--name", "a/b"), "the row name 'a/b' cannot be a folder's"),
+    (("one", "--name", "a/b"), "the row name 'a/b' cannot be a folder name"),
     (("a=one", "--name", "b"), "a=one and --name b both give a name"),
     (("one", "--baseline", "bsae"), "unknown row for --baseline 'bsae'. Did you mean base?"),
-    (("one", "--results", "nowhere"), "--results nowhere: there is no such folder"),
+    (("one", "--results", "nowhere"), "--results nowhere does not exist"),
     (("two", "--name", "base"), "the board has a row 'base' of another checkpoint"),
-    (("one", "--limit", "4"), "digits would have the limit 4, and has None there. Score it as they were"),
+    (("one", "--limit", "4"), "digits would have the limit 4, but theirs is None. Score it with"),
     (("one", "--watch", "run", "--name", "x"), "--name x may be CKPT's or the run's"),
     (("--watch", "one"), "is no output folder of `dcsft train`"),
-    (("run/unfinished/checkpoint-10",), "may be removed any moment. Score it with `--watch"),
+    (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `--watch"),
     (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),
     (("lost",), "the base of adapter lost is missing"),
 ]  # fmt: skip
@@ -279,7 +279,7 @@ OWN_REFUSED = [
     (("--suite", "held.jsonl", "--board", "board"), "holds rows of your own. Give it as --data held.jsonl"),
     (
         ("--suite", "dcsft_digits", "--data", "dcsft_digits.jsonl", *OWN[2:]),
-        "dcsft_digits.jsonl becomes the task dcsft_digits, which --suite has too. Rename the file",
+        "dcsft_digits.jsonl becomes the task dcsft_digits, which is also in --suite. Rename the file",
     ),
 ]
 
@@ -329,7 +329,9 @@ def test_other_pixel_limits_are_detected_before_sampling(bench, place):  # noqa:
     bench.pixels = {"min_pixels": 3136, "max_pixels": 802816}
     scored(board, "base", "cold")
     bench.pixels = {"min_pixels": 3136, "max_pixels": 1003520}
-    with pytest.raises(HarnessError, match="would have the pixel limit max_pixels 1003520, and has 802816"):
+    with pytest.raises(
+        HarnessError, match="would have the pixel limit max_pixels 1003520, but theirs is 802816"
+    ):
         scored(board, "one")
     assert bench.asked == [("base", ID), ("base", OOD)]
     assert board.names() == ["base"]
@@ -339,7 +341,7 @@ def test_other_checkpoint_settings_are_detected_before_sampling(bench, place):  
     board = open_board(place / "board")
     scored(board, "base", "cold")
     bench.from_checkpoint["repetition_penalty"] = 1.05
-    said = "checkpoint's generation setting repetition_penalty 1.05, and has 'unset'"
+    said = "checkpoint's generation setting repetition_penalty 1.05, but theirs is 'unset'"
     with pytest.raises(HarnessError, match=said):
         scored(board, "one")
     assert bench.asked == [("base", ID), ("base", OOD)]
@@ -351,7 +353,7 @@ def test_other_scorer_versions_are_detected_before_a_model_is_loaded(bench, plac
     scored(board, "base", "cold")
     opened = list(bench.opened)
     monkeypatch.setitem(VERSIONS, "choice", 2)
-    with pytest.raises(HarnessError, match="version of the scorer choice 2, and has 1 there"):
+    with pytest.raises(HarnessError, match="version of the scorer choice 2, but theirs is 1"):
         scored(board, "one")
     with pytest.raises(HarnessError, match="under other settings: version of the scorer choice: 1 -> 2"):
         scored(board, "base", "cold")
@@ -364,7 +366,7 @@ def test_a_row_that_turns_out_to_differ_is_kept_off_the_board(bench, place):  # 
     scored(board, "one")
     path = place / "board/results/one" / ID / "manifest.json"
     path.write_text(path.read_text().replace('"prompt_sha256": "p"', '"prompt_sha256": "q"'))
-    with pytest.raises(HarnessError, match="one/digits is kept, and is not on the board: .*'p' and 'q'"):
+    with pytest.raises(HarnessError, match="one/digits is kept, but is not on the board: .*'p' and 'q'"):
         shown(board, "one", build(board, Show()))
 
 

@@ -62,7 +62,7 @@ def test_checkpoints_are_scored_as_they_appear_and_the_last_one_once(bench, plac
     assert watched(place, show) == ["run at step 10", "run at step 20", "run at step 30", "run"]
     assert asleep == []
     told = [text for text in show.said if "tasks to score" not in text]
-    assert told[0].startswith("waiting for a training to begin in")
+    assert told[0].startswith("waiting for training to start in")
     assert re.search(r"watching .*run, in which process \d+ trains$", told[1])
     assert len(told) == 2
     rows, summary = built(open_board(place / "board"), show)
@@ -82,7 +82,7 @@ def test_a_second_watch_keeps_existing_scores_even_if_the_checkpoints_moved(benc
         Show(),
     )
     assert watched(place, show) == ["run at step 10", "run at step 20"]
-    assert re.search(r"process \d+, which trained in .*; the unfinished run came to step 20", show.said[-1])
+    assert re.search(r"process \d+, which trained in .*; the unfinished run reached step 20", show.said[-1])
     run.finish(keep=1)
     assert watched(place, show) == ["run at step 20", "run"]
     assert bench.asked.count(("run at step 20", ID)) == 1
@@ -113,10 +113,10 @@ def test_checkpoints_removed_before_their_turn_are_reported(bench, place, asleep
     bench.before = meanwhile
     asleep += [lambda: run.save(50), lambda: run.finish()]
     assert watched(place, show) == ["run at step 10", "run at step 40", "run at step 50", "run"]
-    told = [text for text in show.said if "any more" in text]
+    told = [text for text in show.said if "no longer has" in text]
     assert len(told) == 1
     assert re.search(
-        r"run has no checkpoint of the steps 20, 30 any more: not scored. `dcsft train --keep N`", told[0]
+        r"run no longer has a checkpoint of the steps 20, 30: not scored. `dcsft train --keep N`", told[0]
     )
 
 
@@ -128,8 +128,8 @@ def test_steps_before_a_resume_at_another_pace_are_not_reported(bench, place, as
         lambda: run.finish(),  # 45 was written and removed since
     ]
     assert watched(place, show) == [f"run at step {n}" for n in (10, 20, 30)] + ["run"]
-    assert [text.split(":")[0].split("of ")[-1] for text in show.said if "any more" in text] == [
-        "step 45 any more"
+    assert [text.split(":")[0].split("of ")[-1] for text in show.said if "no longer has" in text] == [
+        "step 45"
     ]
 
 
@@ -162,7 +162,7 @@ def test_a_run_may_finish_while_a_checkpoint_is_linked(bench, place, asleep, mon
 
     monkeypatch.setattr(run_folder, "link", slow)
     assert watched(place, show) == ["run at step 20", "run"]
-    assert [text for text in show.said if "no checkpoint of the steps 10, 30 any more" in text]
+    assert [text for text in show.said if "no longer has a checkpoint of the steps 10, 30" in text]
 
 
 def test_full_parameter_training_can_be_watched(bench, place, asleep, monkeypatch):  # noqa: F811
@@ -191,7 +191,7 @@ def test_a_finished_run_without_checkpoints_has_one_row_and_reports_the_missing_
     Run(place / "run", place / "cold", steps=30).begin().finish()
     show = Show()
     assert watched(place, show) == ["run"]
-    assert "no checkpoint of the steps 10, 20 any more" in show.said[0]
+    assert "no longer has a checkpoint of the steps 10, 20" in show.said[0]
 
 
 def test_ctrl_c_leaves_a_complete_board(bench, place, asleep, monkeypatch, capsys):  # noqa: F811
@@ -235,7 +235,7 @@ def test_a_run_that_leaves_nothing_ends_the_watch(bench, place, asleep):  # noqa
         run.folder.rmdir()
 
     asleep += [fail]
-    with pytest.raises(HarnessError, match="the run in .*run has ended and left nothing"):
+    with pytest.raises(HarnessError, match="the run in .*run ended without a result"):
         watched(place, Show())
     assert not (place / "board").exists()
 
@@ -251,10 +251,10 @@ def test_another_run_in_the_same_folder_is_refused(bench, place, asleep, when): 
     if when == "before":
         watched(place, Show())
         replace()
-        said = "the board's row 'run at step 10' is of another run that was in"
+        said = "the board's row 'run at step 10' is of another run that used"
     else:
         asleep += [replace]
-        said = "holds another run than before"
+        said = "holds a different run than before"
     with pytest.raises(HarnessError, match=said):
         watched(place, Show())
     assert ("run at step 7", ID) not in bench.asked
@@ -266,7 +266,9 @@ def test_a_row_with_the_name_of_the_run_is_refused_before_scoring(bench, place):
     os.rename(place / "run", place / "old")
     Run(place / "run", place / "cold", learning_rate=0.1).begin().save(10)
     bench.asked.clear()
-    with pytest.raises(HarnessError, match="the board has a row 'run', which would be that of"):
+    with pytest.raises(
+        HarnessError, match="the board already has a row 'run', the name that the final weights of"
+    ):
         watched(place, Show())
     assert bench.asked == []
 
@@ -277,9 +279,7 @@ def test_another_base_is_refused(bench, place):  # noqa: F811
     with pytest.raises(HarnessError, match="other is not the base that .*run trains on"):
         watched(place, Show(), base=str(place / "other"))
     os.rename(place / "cold", place / "moved")
-    with pytest.raises(
-        HarnessError, match="base of adapter .* is missing: .*/cold, and there is no such folder"
-    ):
+    with pytest.raises(HarnessError, match="base of adapter .* is missing: .*/cold, which does not exist"):
         watched(place, Show())
     assert watched(place, Show(), base=str(place / "moved")) == ["run at step 10"]
     assert run.folder.is_dir()
@@ -308,7 +308,7 @@ def test_an_incomplete_checkpoint_is_reported_and_the_last_one_scored(bench, pla
     (run.unfinished / "checkpoint-10/adapter_model.safetensors").unlink()
     asleep += [lambda: run.finish()]
     assert watched(place, show) == ["run"]
-    assert "checkpoint-10 has no weights in one piece" in show.said[0]
+    assert "checkpoint-10 has sharded weights" in show.said[0]
 
 
 def test_a_failed_hard_link_is_reported(bench, place, monkeypatch):  # noqa: F811
@@ -318,7 +318,7 @@ def test_a_failed_hard_link_is_reported(bench, place, monkeypatch):  # noqa: F81
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_folder, "link", full)
-    with pytest.raises(HarnessError, match="checkpoint-10 cannot be given a second name at .*No space left"):
+    with pytest.raises(HarnessError, match="checkpoint-10 cannot be linked to .*No space left"):
         watched(place, Show())
     assert not (place / "board").exists()
 
@@ -408,5 +408,5 @@ def test_a_second_watch_reports_what_it_can_no_longer_score(bench, place, monkey
     monkeypatch.setattr(Scoring, "tasks", property(lambda self: again))
     show = Show()
     assert watched(place, show, name=name) == [name]
-    said = [text for text in show.said if "any more" in text]
+    said = [text for text in show.said if "no longer has" in text]
     assert len(said) == len(told) and all(part in text for part, text in zip(told, said, strict=True))

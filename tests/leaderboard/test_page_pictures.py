@@ -78,7 +78,7 @@ class TestPictures:
         found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: task)
         assert not found.shown["fake"] and "KeyError: 'gone'" in found.reasons["fake"]
         found = data.export(tmp_path, {"fake": lambda: documents}, 3, lambda name: None)
-        assert "names no single task" in found.reasons["fake"]
+        assert "is not a single task" in found.reasons["fake"]
 
     def test_a_second_occurrence_has_the_same_image(self, tmp_path):
         task = FakeTask(drawings(1))

@@ -103,7 +103,7 @@ class TestServing:
 
     def test_a_port_in_use_is_reported(self, served, tmp_path):
         port = served[0].effective_port
-        with pytest.raises(HarnessError, match="cannot be had"), serve.server(served[2], port):
+        with pytest.raises(HarnessError, match="is not available"), serve.server(served[2], port):
             pass
 
 

@@ -407,7 +407,9 @@ class TestRefusals:
         assert "does not exist" in refusal(tmp_path / "no.jsonl", tmp_path / "x", **options)
         assert "is a folder" in refusal(tmp_path, tmp_path / "x", **options)
         (tmp_path / "a.csv").write_text("question,gold,response")
-        assert "a.csv is no JSONL or Parquet file" in refusal(tmp_path / "a.csv", tmp_path / "x", **options)
+        assert "a.csv is not a JSONL or Parquet file" in refusal(
+            tmp_path / "a.csv", tmp_path / "x", **options
+        )
         (tmp_path / "a.jsonl").write_text("{")
         assert "line 1: not JSON" in refusal(tmp_path / "a.jsonl", tmp_path / "x", **options)
         (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])
@@ -492,7 +494,9 @@ class TestTask:
                 notes = responses.evaluate(file, tmp_path / "s", **options)
                 assert notes["tasks"]["dcsft_digits"]["accuracy"] == 1.0
             else:
-                assert "has another question or gold as doc_id 0" in refusal(file, tmp_path / "x", **options)
+                assert "has a different question or gold at doc_id 0" in refusal(
+                    file, tmp_path / "x", **options
+                )
 
     def test_boxes_are_not_read_in_the_coordinates_of_an_earlier_model(self, tmp_path, monkeypatch):
         """As in a notebook that has just evaluated one."""
@@ -500,7 +504,7 @@ class TestTask:
         coordinates.declare(coordinates.BoxConvention("norm1000"))
         row = {"doc_id": 0, "response": "[1, 2, 30, 40]"}
         file, options = jsonl(tmp_path / "a.jsonl", [row]), {"task": "dcsft_digits_ground", "limit": 1}
-        assert "in which coordinates this model writes boxes" in refusal(file, tmp_path / "x", **options)
+        assert "unknown box coordinate space for this model" in refusal(file, tmp_path / "x", **options)
         assert responses.evaluate(file, tmp_path / "s", box_space="pixel", **options)["tasks"]
 
     def test_golds_in_another_spelling_agree(self, tmp_path, items):
@@ -510,7 +514,7 @@ class TestTask:
         assert responses.evaluate(file, tmp_path / "s", task="dcsft_digits", limit=6)["tasks"]
         rows[0]["gold"] = 0  # which is one
         file = jsonl(tmp_path / "b.jsonl", rows)
-        assert "another question or gold" in refusal(file, tmp_path / "x", task="dcsft_digits", limit=6)
+        assert "a different question or gold" in refusal(file, tmp_path / "x", task="dcsft_digits", limit=6)
 
     def test_a_partial_log_or_one_of_other_documents_is_not_labeled(self, tmp_path, items, capsys):
         def lines(golds):
@@ -628,9 +632,9 @@ class TestTask:
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
         for given, said in (
             (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer math goes with --data"),
-            (["--tasks", "dcsft_digits", "--box-space", "pixel"], "--box-space is of --responses"),
+            (["--tasks", "dcsft_digits", "--box-space", "pixel"], "--box-space goes with --responses"),
             ([], "--tasks and --data are missing"),
-            (["--responses", file, "--model", "digits", "--scorer", "math"], "both say what answers"),
+            (["--responses", file, "--model", "digits", "--scorer", "math"], "exclude each other"),
         ):
             assert main(["evaluate", *map(str, given), "--output", str(tmp_path / "x")]) == 1
             assert said in capsys.readouterr().err

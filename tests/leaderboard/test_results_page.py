@@ -271,7 +271,7 @@ def test_links_to_figures_work_for_any_name(run, tmp_path, name):
 def test_a_foreign_folder_with_the_pages_name_is_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "manifest.json").write_text("{}")
-    with pytest.raises(HarnessError, match=r"mine\.md would put its pictures into .*holds manifest\.json"):
+    with pytest.raises(HarnessError, match=r"mine\.md would write its images to .*holds manifest\.json"):
         results.write([run], tmp_path / "mine.md")
     with pytest.raises(HarnessError, match="mine has no suffix"):
         results.write([run], tmp_path / "mine")

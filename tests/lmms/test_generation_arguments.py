@@ -215,5 +215,5 @@ def test_rewards_and_given_responses_refuse_it_too(task, tmp_path, monkeypatch):
     with pytest.raises(HarnessError, match="task mine has output_type multiple_choice: it compares"):
         responses.evaluate(tmp_path / "given.jsonl", tmp_path / "out", task=str(tmp_path / "mine.yaml"))
     task(output_type="generate_until_multi_round")
-    with pytest.raises(HarnessError, match="it asks in several rounds, and dcsft_hf answers in one"):
+    with pytest.raises(HarnessError, match="it asks in several rounds, but dcsft_hf answers in one"):
         grpo.open_data("mine", None, None)

@@ -110,7 +110,7 @@ class TestNames:
     def test_a_folder_is_not_a_task(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mine").mkdir()
-        with pytest.raises(HarnessError, match="'mine' is a folder. Name it by --include-path"):
+        with pytest.raises(HarnessError, match="'mine' is a folder. Give it to --include-path"):
             lmms.open_tasks(["mine"])
 
 

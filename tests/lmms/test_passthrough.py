@@ -41,7 +41,7 @@ def upstream(monkeypatch):
         (
             {"tasks": "dcsft_digits"},
             OSError("disk\n on fire"),
-            "lmms-eval failed: OSError: disk on fire. Its",
+            "lmms-eval failed: OSError: disk on fire. See",
         ),
         ({"tasks": "dcsft_digits"}, HarnessError("image 3 is broken"), "image 3 is broken."),
         ({"tasks": "dcsft_digitz"}, ValueError("Tasks not found: x"), "Did you mean dcsft_digits"),
@@ -97,7 +97,7 @@ def test_one_failed_run_is_a_failure(upstream, happened, code):
     ],
 )
 def test_boxes_of_a_model_with_unknown_coordinates_are_refused_at_once(monkeypatch, model, tasks, refused):
-    with pytest.raises(HarnessError, match="coordinates") if refused else contextlib.nullcontext():
+    with pytest.raises(HarnessError, match="box coordinate space") if refused else contextlib.nullcontext():
         lmms._refuse_unknown_boxes(model, tasks)
     monkeypatch.setenv("DCSFT_BOX_SPACE", "pixel")
     lmms._refuse_unknown_boxes(model, tasks)

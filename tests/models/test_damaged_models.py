@@ -385,18 +385,18 @@ DAMAGE = {
     ),
     "another image token": (
         lambda base: setting(base, "image_token_id", 10**7),
-        "its config.json says image_token_id 10000000, and its tokenizer has",
+        "its config.json says image_token_id 10000000, but its tokenizer has",
     ),
     **{
         f"the image token is {token}": (
             lambda base, token=token: setting(base, "image_token_id", token),
-            rf"says image_token_id {token} \(.*\), and its processor marks pictures with 5 \(",
+            rf"says image_token_id {token} \(.*\), but its processor marks images with 5 \(",
         )
         for token in (2, 3, 6, 100)  # the end of a turn, the start of an image, videos, and a letter
     },
     "a negative image token": (
         lambda base: setting(base, "image_token_id", -1),
-        "its config.json says image_token_id -1, and its tokenizer has",
+        "its config.json says image_token_id -1, but its tokenizer has",
     ),
     "a mean that is not a number": (
         lambda base: setting(base, "image_processor.image_mean", [math.nan] * 3, "processor_config.json"),
@@ -495,9 +495,7 @@ def test_every_family_is_refused_with_another_image_marker(family, tmp_path, mon
     around = {3, 4, 7}  # of Gemma 3 and Molmo 2: tokens before and after an image's own
     for token in {0, 9, 20, *around} - {config[name]}:
         setting(base, name, token)
-        with pytest.raises(
-            HarnessError, match=rf"image_token_id {token} \(.*and its processor marks pictures"
-        ):
+        with pytest.raises(HarnessError, match=rf"image_token_id {token} \(.*but its processor marks images"):
             models.open_processor(ModelSettings(pretrained=str(base)))
 
 

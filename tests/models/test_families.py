@@ -90,7 +90,7 @@ GREEDY = {"max_new_tokens": 8}
 def table() -> str:
     """The table of docs/families.md."""
     lines = [
-        "| family | `model_type` | prompt goes through the model | its states | a batch is made from | SFT | "
+        "| family | `model_type` | prompt is prefilled | its states | a batch is made from | SFT | "
         "GRPO | pixel limits | boxes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -104,7 +104,7 @@ def table() -> str:
             "yes" if works.sft is None else "refused",
             "yes" if works.grpo is None else "refused",
             "yes" if works.limits else "refused",
-            f"`{works.boxes}`" if works.boxes else "`box_space` says",
+            f"`{works.boxes}`" if works.boxes else "set by `box_space`",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -377,12 +377,12 @@ def test_another_base_must_be_requested_and_fit(trained, tmp_path):
     other = qwen2_5_vl(tmp_path / "other", seed=5)
     data["inputs"]["model"]["path"] = "../other"
     (adapter / "manifest.json").write_text(json.dumps(data))
-    refused(adapter, tmp_path / "merged", "the model that .* has changed. Put it back, or name it: --base")
+    refused(adapter, tmp_path / "merged", "the model that .* has changed. Restore it, or name it: --base")
     shutil.rmtree(tmp_path / "other")
     refused(
         adapter,
         tmp_path / "merged",
-        "is missing: .*/other, .*no such folder. Put it back, or name it: --base",
+        "is missing: .*/other, .*does not exist. Restore it, or name it: --base",
     )
     other = qwen2_5_vl(tmp_path / "other", seed=5)
     assert merge(adapter, tmp_path / "merged", base=str(other))["trained_on"] is False
@@ -410,7 +410,7 @@ def test_a_folder_without_an_adapter_is_refused(trained, tmp_path):
     (changed / "adapter_config.json").write_text("{}")
     refused(changed, tmp_path / "out", "changed/adapter_config.json is not what manifest.json")
     (changed / "manifest.json").unlink()
-    refused(changed, tmp_path / "out", "names no base. Say with --base")
+    refused(changed, tmp_path / "out", "names no base. Name the base to merge into with --base")
     (changed / "adapter_config.json").write_text("[")
     refused(changed, tmp_path / "out", "cannot be read")
     refused(trained("qwen2_5_vl"), tmp_path / "out", "--prompts 0 is out of range", prompts=0)
@@ -438,4 +438,6 @@ def test_a_quantized_base_and_a_small_disk_are_refused(trained, tmp_path, monkey
     full = type("usage", (), {"free": 1000})
     monkeypatch.setattr(shutil, "disk_usage", lambda place: full)
     monkeypatch.setattr(engine, "_load", lambda *_: pytest.fail("loaded"))
-    refused(trained("qwen2_5_vl"), tmp_path / "merged", "the checkpoint takes .* MiB, and 0.0 MiB are free")
+    refused(
+        trained("qwen2_5_vl"), tmp_path / "merged", "the checkpoint takes .* MiB, but only 0.0 MiB are free"
+    )

@@ -153,7 +153,7 @@ def test_a_tensor_that_peft_silently_drops_is_noticed(adapters, monkeypatch):
         return result
 
     monkeypatch.setattr(PeftModel, "load_adapter", forgetful)
-    with pytest.raises(HarnessError, match="1 of its tensors did not go in"):
+    with pytest.raises(HarnessError, match="1 of its tensors were not loaded"):
         load(adapter=str(adapters["qwen2_5_vl"]))
 
 

@@ -54,7 +54,7 @@ def test_the_last_declared_convention_applies():
 def test_boxes_of_a_model_without_a_declaration_are_not_scored(monkeypatch):
     """lmms-eval's own models declare nothing; thousandths read as pixels would look plausible."""
     doc = {"answer": "[100.0, 100.0, 200.0, 200.0]", "width": 500, "height": 500, "cluster": "a"}
-    with pytest.raises(HarnessError, match="in which coordinates this model writes boxes.*DCSFT_BOX_SPACE"):
+    with pytest.raises(HarnessError, match="unknown box coordinate space for this model.*DCSFT_BOX_SPACE"):
         process_box(doc, ["[200, 200, 400, 400]"])
     scores = {}
     for given in ("norm1000", "pixel"):
@@ -62,7 +62,7 @@ def test_boxes_of_a_model_without_a_declaration_are_not_scored(monkeypatch):
         scores[given] = process_box(doc, ["[200, 200, 400, 400]"])["acc"]["score"]
     assert scores == {"norm1000": 1.0, "pixel": 0.0}
     monkeypatch.setenv("DCSFT_BOX_SPACE", "resized")
-    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'resized', which is no coordinates"):
+    with pytest.raises(HarnessError, match="DCSFT_BOX_SPACE is 'resized', which is not a coordinate space"):
         declared()
 
 

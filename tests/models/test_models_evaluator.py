@@ -205,7 +205,7 @@ def test_a_damaged_image_of_a_data_set_names_its_document(kept, outcome, tmp_pat
     model = DcsftHF(pretrained=checkpoint("qwen2_5_vl"), device="cpu")
     if outcome == "warned":
         evaluate(model, tmp_path, "tiny_damaged")
-        assert "'tiny_damaged', doc_id 1: an image is cut short" in caplog.text
+        assert "'tiny_damaged', doc_id 1: an image is truncated" in caplog.text
     else:
         with pytest.raises(HarnessError, match="'tiny_damaged', doc_id 1"):
             evaluate(model, tmp_path, "tiny_damaged")

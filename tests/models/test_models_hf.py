@@ -266,7 +266,7 @@ def test_a_system_prompt_is_part_of_the_prompt():
 
 @pytest.mark.parametrize("value", ["prompts/system", "/data/prompts/system", "system.txt", "system.md"])
 def test_a_system_prompt_that_looks_like_a_missing_file_is_refused(value):
-    with pytest.raises(HarnessError, match=f"system_prompt={value}: there is no such file"):
+    with pytest.raises(HarnessError, match=f"system_prompt={value}: the file does not exist"):
         load(system_prompt=value)
 
 
@@ -315,7 +315,7 @@ def test_a_prompt_that_is_too_long_is_refused_with_its_item():
     docs = [{**documents()[0], "text": "goose " * 5000}, documents()[1]]
     requests = requests_for(model, docs, {"max_new_tokens": 2})
     with pytest.raises(
-        HarnessError, match=r"task 'tiny', doc_id 0: a prompt of \d+ tokens, and the model takes 4096"
+        HarnessError, match=r"task 'tiny', doc_id 0: a prompt of \d+ tokens, but the model takes 4096"
     ):
         model.generate_until(requests)
     model.refused = {}

@@ -139,8 +139,8 @@ class TestEngines:
     @pytest.mark.parametrize(
         ("name", "said"),
         [
-            ("digitz", "--model digitz is no folder, .* Did you mean digits?"),
-            ("adaptor", "--model adaptor is no folder, .* Did you mean adapter?"),
+            ("digitz", "--model digitz is not a folder, .* Did you mean digits?"),
+            ("adaptor", "--model adaptor is not a folder, .* Did you mean adapter?"),
             ("dcsft_hff", "Did you mean dcsft_hf?"),
             ("zzzzzzzz", "Check the path or the name"),
         ],
@@ -271,8 +271,8 @@ class TestBases:
         assert main(given[verb]) == 1
         error = " ".join(capsys.readouterr().err.split())
         assert f"the base of adapter {orphan} is missing: {orphan}/" in error
-        assert f"names {tmp_path / 'cold'}, and there is no such folder" in error
-        assert "Put it back, or name it: --base DIR" in error and "--model-args pretrained=DIR" in error
+        assert f"names {tmp_path / 'cold'}, which does not exist" in error
+        assert "Restore it, or name it: --base DIR" in error and "--model-args pretrained=DIR" in error
         assert not (tmp_path / "out" / "manifest.json").exists()
 
     def test_a_base_that_looks_like_a_hub_name_may_be_a_folder(self, orphan, tmp_path, capsys):
@@ -372,7 +372,7 @@ class TestOwnTasks:
         assert main(curated) == 0
         given[1] = str(tmp_path / "labels-rollouts")
         assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'none'}"]) == 1
-        assert "--include-path are of logs of lmms-eval" in capsys.readouterr().err
+        assert "--include-path need lmms-eval logs" in capsys.readouterr().err
 
     def test_can_be_named_by_file(self, own_rows, tmp_path, capsys):
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))

@@ -60,7 +60,7 @@ def test_a_response_that_looks_like_a_number_is_text():
 def test_bad_arguments_are_refused():
     with pytest.raises(HarnessError, match="answers"):
         DcsftStub(answer="x")
-    with pytest.raises(HarnessError, match="no such file"):
+    with pytest.raises(HarnessError, match="the file does not exist"):
         DcsftStub(answers="/nowhere.jsonl")
     with pytest.raises(HarnessError, match="num_beams"):
         run(DcsftStub(default="x"), {"num_beams": 3})

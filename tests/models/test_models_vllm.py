@@ -188,7 +188,7 @@ def test_vllms_errors_are_reported_in_one_sentence(fake, monkeypatch):
     [
         (93e9, None, "messages above"),
         (10e9, "4", "messages above"),
-        (10e9, None, "92 % of the memory, 92.0 GB, and 10.0 GB are free. Set VLLM_CPU_KVCACHE_SPACE=4"),
+        (10e9, None, "92 % of the memory, 92.0 GB, but only 10.0 GB are free. Set VLLM_CPU_KVCACHE_SPACE=4"),
     ],
 )
 def test_the_memory_that_vllm_needs_on_a_cpu_is_reported(fake, monkeypatch, free, given, said):

@@ -123,8 +123,8 @@ LAUNCHED = {"RANK": "5", "WORLD_SIZE": "8", "MASTER_ADDR": "here", "MASTER_PORT"
         ("GPU-a, GPU-b", 2, 1, 2, 1, "GPU-b"),
         ("3", 1, 5, 8, 1, "3"),  # as Slurm shows each task its own
         ("2,3", 2, 1, 4, 2, "2,3"),
-        (None, 4, 0, 4, 2, HarnessError("4 processes with tensor_parallel_size=2 need 8 GPUs, .* 4 here")),
-        (None, 2, 0, 4, 4, HarnessError("need 16 GPUs, and there are 2 here")),
+        (None, 4, 0, 4, 2, HarnessError("4 processes with tensor_parallel_size=2 need 8 GPUs, .* has 4")),
+        (None, 2, 0, 4, 4, HarnessError("need 16 GPUs, but this machine has 2")),
         ("", 0, 0, 2, 1, ""),
     ],
 )

@@ -186,6 +186,6 @@ def test_a_vllm_that_keeps_its_own_limits_is_an_error(bases, fake, monkeypatch):
     monkeypatch.setattr(fake, "keeps_own_limits", True)
     model = DcsftVLLM(pretrained=bases("top level"), **ASKED)
     model.refused = {}  # not an item's fault, so none is skipped for it
-    with pytest.raises(UnavailableError, match="make a prompt of .* tokens, and vLLM made .* no effect"):
+    with pytest.raises(UnavailableError, match="make a prompt of .* tokens, but vLLM made .* no effect"):
         drawn(model, documents(), GREEDY)
     assert model.refused == {}

@@ -420,9 +420,9 @@ def test_the_papers_other_model_size_has_its_own_estimate():
         ({"pol": "x"}, "unknown variable .*'pol'.*pool"),
         ({"pool": "x.jsonl"}, "no scorer is set"),
         ({"pool": "x.jsonl", "scorer": "math"}, "nothing to evaluate on"),
-        ({"pool": "x", "test": "y.jsonl"}, "test=y.jsonl is a file, and no scorer is set"),
-        ({"pool": "x.jsonl", "scorer": "math", "test": "y", "held_out": 0.1}, "and test=y is set too"),
-        ({"pool": "x", "held_out": 0.1}, "and pool=x is a task"),
+        ({"pool": "x", "test": "y.jsonl"}, "test=y.jsonl is a file, but no scorer is set"),
+        ({"pool": "x.jsonl", "scorer": "math", "test": "y", "held_out": 0.1}, "but test=y is set too"),
+        ({"pool": "x", "held_out": 0.1}, "but pool=x is a task"),
         ({"pool": "x.jsonl", "scorer": "math", "held_out": "all"}, "--held-out all"),
         ({"pool": "x.jsonl", "scorer": "math", "held_out": 10}, "--held-out 10"),
         ({"size": "4b"}, "unknown size .*4b.*3b"),
@@ -491,14 +491,14 @@ def test_init_writes_a_recipe_that_runs(
         (["--test", "none.jsonl"], "--test none.jsonl does not exist"),
         (["--pool", "none.jsonl"], "--pool none.jsonl does not exist"),
         (["--test", ""], "nothing to evaluate on. Give held-out rows (--test 0.1), or --tasks"),
-        (["--test", "1.5"], "--test 1.5 is no share between 0 and 1"),
+        (["--test", "1.5"], "--test 1.5 is not a share between 0 and 1"),
         (["--model", "no/such/model"], "CKPT no/such/model does not exist"),
         (["--scorer", "exact_wrod"], "unknown scorer 'exact_wrod'"),
         (["--tasks", "dcsft_digitz"], "unknown task 'dcsft_digitz'"),
         (["--tasks", "dcsft_digits,none.yaml"], "--tasks none.yaml does not exist"),
         (["--device", "gpu"], "--device gpu is neither cpu nor NUMBERxGIGABYTES"),
         (["--device", "0x24"], "--device 0x24 is neither"),
-        (["--output", "mine"], "--output mine is no recipe's file, which ends in .yaml"),
+        (["--output", "mine"], "--output mine does not end in .yaml, as a recipe must"),
     ],
 )
 def test_init_writes_nothing_that_would_not_run(tmp_path, monkeypatch, capsys, given, told):
@@ -558,7 +558,7 @@ def test_init_without_input_names_the_missing_option(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["init", "--model", "digits"]) == 1
-    assert "--pool is missing, and nothing answers the prompt. Give --pool" in capsys.readouterr().err
+    assert "--pool is missing, and there is no terminal to ask on. Give --pool" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("output", "code"), [("a/b/my own.yaml", 0), ("mine.jsonl/mine.yaml", 1)])

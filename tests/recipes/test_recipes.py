@@ -484,10 +484,10 @@ def test_a_damaged_state_is_named(bench, state):
         (TEXT.replace("verb: label", "verb: lable"), "Did you mean label"),
         ("name: x", "has no stages"),
         ("stages: []", "has no stages"),
-        (TEXT.replace("stage: two", "stage: ../two"), "is no folder name"),
+        (TEXT.replace("stage: two", "stage: ../two"), "is not a valid folder name"),
         (TEXT.replace("seed", "sede"), "stage 'one': unknown option 'sede'. Did you mean seed"),
         (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
-        (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is no range"),
+        (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is not a range"),
         (
             "{variables: {batch: 16, micro: 64}, stages: [{stage: one, verb: train grpo, model: digits,"
             " data: dcsft_digits_pool, batch_size: '${batch}', micro_batch_size: '${micro}'}]}",

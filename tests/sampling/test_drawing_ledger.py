@@ -177,7 +177,7 @@ def test_unknown_costs_of_a_model_are_listed(tmp_path):
     config = sampling.SamplingConfig(samples=2, limit=2)
     notes = sampling.sample(DcsftStub(default="one"), task, tmp_path / "drawn", config, {})
     assert notes["ledger"]["flops"] == 0 and notes["ledger"]["prefilled_tokens"] is None
-    assert notes["ledger_unknown"] == {"flops": "the model does not say what a token costs"}
+    assert notes["ledger_unknown"] == {"flops": "the model does not report what a token costs"}
     assert notes["ledger"]["completion_tokens"] == notes["generated_tokens"] > 0
     greedy = lmms.open_tasks([POOL])
     notes = evaluation.evaluate(DcsftStub(default="one"), greedy, tmp_path / "scores", "stub", {}, limit=3)

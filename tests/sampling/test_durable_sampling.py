@@ -134,7 +134,7 @@ class TestResuming:
         task = lmms.open_tasks([POOL])[POOL]
         config = sampling.SamplingConfig(samples=4, limit=6)
         sampling.sample(Theirs(), task, tmp_path / "out", config, {"model": "theirs"})
-        assert "nothing is kept until it has answered everything" in caplog.text
+        assert "responses are saved only at the end" in caplog.text
         kept = [(row["item_id"], row["response"]) for row in rows(tmp_path / "out")]
         assert kept == [(row["item_id"], row["response"]) for row in rows(undisturbed)]
 

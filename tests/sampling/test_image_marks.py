@@ -141,7 +141,7 @@ def test_a_wrong_number_of_images_is_refused_by_row(entry, text, pictures, said,
 
 @pytest.mark.parametrize("start", [{"messages": chat("Which?")}, {"problem": "Which?", "solution": "goose"}])
 def test_image_and_images_together_are_refused(start, tmp_path):
-    with pytest.raises(HarnessError, match="line 1: both `image` and `images` name pictures"):
+    with pytest.raises(HarnessError, match="line 1: both `image` and `images` name images"):
         own(tmp_path, {**start, "image": "red.png", "images": ["blue.png"]})
 
 

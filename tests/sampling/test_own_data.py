@@ -85,7 +85,7 @@ class TestFormats:
                 raise AssertionError("it was asked")
 
         task = own_data.open_file(file(folder, old(solution=[1, 2, 30, 40])), "box_iou", None)
-        with pytest.raises(HarnessError, match="in which coordinates this model writes boxes"):
+        with pytest.raises(HarnessError, match="unknown box coordinate space for this model"):
             lmms.run(Silent(), {"mine": task})
 
     @pytest.mark.usefixtures("pixels")
@@ -228,7 +228,7 @@ BAD = {
                 turns("a", "b")[1],
             ]
         ),
-        "line 2: both `messages` and `images` name pictures",
+        "line 2: both `messages` and `images` name images",
     ),
     "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
     "another system's path": (
@@ -311,7 +311,7 @@ class TestBadRows:
 
     def test_a_box_without_an_image(self, folder):
         row = {"problem": "Where?", "solution": [1, 2, 3, 4]}
-        with pytest.raises(HarnessError, match="line 1: no image, whose size the scorer box_iou needs"):
+        with pytest.raises(HarnessError, match="line 1: no image; the scorer box_iou needs its size"):
             own_data.open_file(file(folder, row), "box_iou", None)
 
     def test_a_choice_without_options(self, folder):
@@ -474,7 +474,7 @@ class TestHostileRows:
             own_data.open_file(file(folder, *rows), "exact_word", None)
         assert re.search(
             r"3 of 4 rows .*: line 2: not JSON .*; line 3: the same item as line 1 .*; line 4: image "
-            r".*text\.png cannot be read .*no image that Pillow knows.*, or leave them out with ",
+            r".*text\.png cannot be read .*not an image that Pillow can read.*, or leave them out with ",
             str(error.value),
         )
 
@@ -528,7 +528,7 @@ PATHS = [
     ("/dev/stdin", "is outside", "."),
     ("circle", "cannot be read|does not exist", "cannot be read|does not exist"),
     ("large.png", "is larger than 256 MiB", "is larger than 256 MiB"),
-    ("https://example.com/a.png", "is no path", "is no path"),
+    ("https://example.com/a.png", "is not a path", "is not a path"),
     ("", "path is empty", "path is empty"),
 ]
 
@@ -743,11 +743,12 @@ def test_rows_with_the_same_problem_are_named_together(bad, said):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([old(), old(image=None)], "mine.jsonl: 1 row has no image, where others have one: line 2"),
+        ([old(), old(image=None)], "mine.jsonl: 1 row has no image, while others have one: line 2"),
         ([old(image=None), old(image=None, problem="b")], None),
         (
             [old(), old(problem="b"), old(solution="duck")],
-            "mine.jsonl: 1 row asks what a row before asks of the same image, with another answer: line 3",
+            "mine.jsonl: 1 row repeats an earlier row's question about the same image, with another answer:"
+            " line 3",
         ),
     ],
 )

@@ -1226,7 +1226,7 @@ def test_a_hub_name_is_distinguished_from_a_missing_file(tmp_path, monkeypatch, 
     [
         ("<|vision_start|><|image_pad|><|vision_end|>What?", "goose", r"prompt has '<\|image_pad\|>', which"),
         ("What?", "a <|video_pad|>", r"answer has '<\|video_pad\|>', which"),
-        ("<img>0.png</img>What?", "goose", "'<img>0.png</img>' in the text shows no picture. Write <image>"),
+        ("<img>0.png</img>What?", "goose", "'<img>0.png</img>' in the text shows no image. Write <image>"),
         ("What does <img> do?", "goose", None),
     ],
 )
@@ -1338,7 +1338,11 @@ class TestNothingSolved:
         ("response", "said", "remedy"),
         [
             ("swan", "none of 2 responses is right: 2 wrong", "name another --scorer"),
-            ("...", "none of 2 responses is right: 2 without an answer", "Say in the question how to answer"),
+            (
+                "...",
+                "none of 2 responses is right: 2 without an answer",
+                "Explain in the question how to answer",
+            ),
         ],
     )
     def test_reports_counts_and_the_first_example(self, path, tmp_path, capsys, response, said, remedy):
@@ -1363,7 +1367,7 @@ class TestNothingSolved:
             "response": "Let me",
         }
         problem, remedy = rollout_store.advice(rollout_store.unsolved([row, row]))
-        assert "2 of them cut off at the limit of tokens" in problem
+        assert "2 of them cut off at the token limit" in problem
         assert remedy == "Raise --max-new-tokens"
 
     @pytest.mark.parametrize(("score", "right"), [(0.0, False), (0.3, False), (0.5, True), (1.0, True)])
@@ -1391,13 +1395,13 @@ class TestInspect:
         assert "<|im_start|>system\n    | Answer in one word." in shown
         assert "<|vision_start|><|image_pad|><|vision_end|>Is it a bird?" in shown
         tokens, of_pictures = map(
-            int, re.findall(r"prompt: (\d+) tokens, (\d+) of them of pictures", shown)[0]
+            int, re.findall(r"prompt: (\d+) tokens, (\d+) of them for images", shown)[0]
         )
         assert 0 < of_pictures < tokens
         assert "the target as a response: wrong, score 0" in shown
         assert "1 row cannot be used:\n  line 2: image " in shown
         assert "2 rows, 1 of which cannot be used" in remarks
-        assert "does not find the row's own target right in line 1" in remarks
+        assert "does not accept the row's own target in line 1" in remarks
 
     @pytest.mark.parametrize("more", [[], ["--output=OUT"]])
     def test_unusable_rows_are_an_error_unless_skipped(self, folder, tmp_path, capsys, more):
@@ -1445,18 +1449,21 @@ DEFECTS = {
     ),
     "another name": (
         {**BIRD_ROW, "img": "0.png"},
-        "`img` holds a picture and is not read. Rename it to `image`",
+        "`img` contains an image but is not read. Rename it to `image`",
     ),
-    "a path": ({**BIRD_ROW, "image_path": "x/0.JPG"}, "`image_path` holds a picture and is not read"),
-    "a list of paths": ({**BIRD_ROW, "shots": ["0.png", "1.jpg"]}, "`shots` holds a picture and is not read"),
-    "a mapping": ({**BIRD_ROW, "photo": {"path": "0.png"}}, "`photo` holds a picture and is not read"),
+    "a path": ({**BIRD_ROW, "image_path": "x/0.JPG"}, "`image_path` contains an image but is not read"),
+    "a list of paths": (
+        {**BIRD_ROW, "shots": ["0.png", "1.jpg"]},
+        "`shots` contains an image but is not read",
+    ),
+    "a mapping": ({**BIRD_ROW, "photo": {"path": "0.png"}}, "`photo` contains an image but is not read"),
     "a data URL": (
         {**BIRD_ROW, "photo": "data:image/png;base64,AAAA"},
-        "`photo` holds a picture and is not read",
+        "`photo` contains an image but is not read",
     ),
     "null next to another value": (
         {**BIRD_ROW, "image": None, "file": "0.png"},
-        "`file` holds a picture and is not read",
+        "`file` contains an image but is not read",
     ),
     "a video": ({**BIRD_ROW, "video": "a.mp4"}, "`video` is not shown to a model"),
     "a video next to an image": (
@@ -1471,11 +1478,11 @@ DEFECTS = {
         f"objects: {name}": ({**BIRD_ROW, "image": "0.png", "answer": "<bbox>", "objects": objects}, said)
         for name, objects, said in (
             ("a list", [1], "`objects` is list, not a mapping"),
-            ("no boxes", {"ref": ["a"]}, "<ref-object> stands 0 times, `objects` has 1 values as ref"),
+            ("no boxes", {"ref": ["a"]}, "<ref-object> appears 0 times, but `objects` has 1 values for ref"),
             (
                 "one box too many",
                 {"bbox": [[1, 2, 3, 4]] * 2},
-                "<bbox> stands 1 times, `objects` has 2 values",
+                "<bbox> appears 1 times, but `objects` has 2 values",
             ),
             (
                 "a flat box",
@@ -1487,7 +1494,7 @@ DEFECTS = {
             (
                 "a number as name",
                 {"ref": [1], "bbox": [[1, 2, 3, 4]]},
-                "`objects` has a name that is no text",
+                "`objects` has a name that is not text",
             ),
             ("another kind", {"bbox": [[1, 2, 3, 4]], "bbox_type": "norm1000"}, "the bbox_type 'norm1000'"),
             (
@@ -1498,7 +1505,7 @@ DEFECTS = {
             (
                 "an image by a fraction",
                 {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.5]},
-                "`objects` has the image_id [0.5]: boxes 1, images 1. Number the image of each box by a",
+                "`objects` has the image_id [0.5]: boxes 1, images 1. Give the image of each box as a",
             ),
             (
                 "an image by a truth",
@@ -1529,18 +1536,21 @@ DEFECTS = {
             "image": "0.png",
             "objects": {"bbox": [[1, 2, 3, 4]]},
         },
-        "'<bbox>' refers to an entry of ms-swift's `objects`, which only the question and the answer take",
+        "'<bbox>' refers to an entry of ms-swift's `objects`, which only questions and answers may use",
     ),
     # Markers of other programs would be read as words, and their places lost.
     "a marker in another case": (
         {**BIRD_ROW, "question": "<Image>a?", "image": "0.png"},
-        "'<Image>' is no mark",
+        "'<Image>' is not an image mark",
     ),
     "a numbered marker": (
         {**BIRD_ROW, "question": "<image 1> a?", "image": "0.png"},
-        "'<image 1>' is no mark",
+        "'<image 1>' is not an image mark",
     ),
-    "another program's marker": ({**BIRD_ROW, "question": "<img>a?", "image": "0.png"}, "'<img>' is no mark"),
+    "another program's marker": (
+        {**BIRD_ROW, "question": "<img>a?", "image": "0.png"},
+        "'<img>' is not an image mark",
+    ),
     # One of two different values would be chosen silently.
     "two questions": ({**BIRD_ROW, "problem": "Which?"}, "`problem` and `question` differ. Keep one of them"),
     "two answers": ({**BIRD_ROW, "solution": "a goose"}, "`solution` and `answer` differ"),
@@ -1555,7 +1565,7 @@ DEFECTS = {
     # The last turn answers another question than the row's.
     "several turns as completion": (
         {"prompt": [{"role": "user", "content": "a?"}], "completion": said_in_turns("a", "b?", "b")},
-        "`completion` has 3 turns, of which only the last would be taught. Put those before",
+        "`completion` has 3 turns, of which only the last would be trained on. Put those before",
     ),
     "several turns as completion in a cell": (
         {"prompt": "a?", "completion": json.dumps(said_in_turns("a", "b?", "b"))},
@@ -1563,7 +1573,7 @@ DEFECTS = {
     ),
     "several turns as chosen": (
         {"prompt": "a?", "chosen": said_in_turns("a", "b?", "b"), "rejected": "c"},
-        "`chosen` begins with other turns or pictures than the question",
+        "`chosen` begins with other turns or images than the question",
     ),
     "another question in chosen": (
         {"prompt": "a?", "chosen": asked_in_turns("b?", "b"), "rejected": "c"},
@@ -1587,7 +1597,7 @@ DEFECTS = {
             "chosen": asked_in_turns([{"type": "image", "image": "0.png"}, {"text": "a?"}], "b"),
             "rejected": "c",
         },
-        "`chosen` begins with other turns or pictures",
+        "`chosen` begins with other turns or images",
     ),
 }
 
@@ -1609,8 +1619,8 @@ class TestCommonDefects:
         ("column", "said"),
         [
             ("Image", "`Image` is not read. Rename it to `image`"),
-            ("img", "`img` holds a picture and is not read"),
-            ("image_0", "`image_0` holds a picture and is not read"),
+            ("img", "`img` contains an image but is not read"),
+            ("image_0", "`image_0` contains an image but is not read"),
         ],
     )
     @pytest.mark.parametrize("kind", ["bytes", "struct", "path", "memory"])
@@ -1675,9 +1685,9 @@ class TestCommonDefects:
             (pa.array([10.1, 2.0], pa.float32()), ["10.1", "2"]),
             (pa.array([[0.1, 2.5]] * 2, pa.list_(pa.float32())), [[0.1, 2.5]] * 2),
             (pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.00")]), ["1.50", "2.00"]),
-            (pa.array([datetime.datetime(2020, 1, 1)] * 2), "the answer is datetime, which no text says"),
-            (pa.array([b"goose"] * 2), "the answer is bytes, which no text says"),
-            (pa.array([float("inf"), 1.5]), ["the answer is infinite or no number", "1.5"]),
+            (pa.array([datetime.datetime(2020, 1, 1)] * 2), "the answer is datetime, which has no text form"),
+            (pa.array([b"goose"] * 2), "the answer is bytes, which has no text form"),
+            (pa.array([float("inf"), 1.5]), ["the answer is infinite or not a number", "1.5"]),
         ],
     )
     def test_types_of_tables(self, folder, tmp_path, values, wanted):
@@ -1713,12 +1723,15 @@ class TestCommonDefects:
         [
             (
                 'tall?,"5\nbird?,goose\nfish?,eel\n',
-                "row 1: a cell cannot be read, nor the rows behind it: unexp",
+                "row 1: a cell and the rows after it cannot be read: unexp",
             ),
-            ('tall?,5\nbird?,"a gray goo', "row 2: a cell cannot be read"),
-            ('"Shop" sign?,yes\n', "row 1: a cell cannot be read"),
-            ('"5 inch?,yes\nbird?,goose\n"6 inch?,no\n', "row 1: a cell cannot be read"),
-            ('say?,"he said \\"hi\\""\n', "row 1: a cell cannot be read"),
+            ('tall?,5\nbird?,"a gray goo', "row 2: a cell and the rows after it cannot be read"),
+            ('"Shop" sign?,yes\n', "row 1: a cell and the rows after it cannot be read"),
+            (
+                '"5 inch?,yes\nbird?,goose\n"6 inch?,no\n',
+                "row 1: a cell and the rows after it cannot be read",
+            ),
+            ('say?,"he said \\"hi\\""\n', "row 1: a cell and the rows after it cannot be read"),
             ('tall?,5"\na 6" pipe?,"7"""\n', [("tall?", '5"'), ('a 6" pipe?', '7"')]),
             ('"two\nlines",a\n', [("two\nlines", "a")]),
         ],
@@ -1732,11 +1745,13 @@ class TestCommonDefects:
             return
         with pytest.raises(HarnessError, match=wanted) as error:
             own_data.open_file(path, "exact_word", None, skip=True)
-        assert "Put cells that hold quotes into quotes" in str(error.value)
+        assert "Quote cells that contain quotes" in str(error.value)
 
     def test_a_header_with_an_open_quote(self, folder):
         (folder / "quotes.csv").write_text('"question,answer\na,b\n')
-        with pytest.raises(HarnessError, match=r"quotes\.csv, its header: a cell cannot be read"):
+        with pytest.raises(
+            HarnessError, match=r"quotes\.csv, its header: a cell and the rows after it cannot be read"
+        ):
             list(own_files.rows(folder / "quotes.csv"))
 
     @pytest.mark.parametrize(
@@ -1746,9 +1761,9 @@ class TestCommonDefects:
             ("a.xlsx", b"PK\x03\x04", "is a ZIP archive"),
             ("a.tar", b"0.png" + bytes(252) + b"ustar\x00", "is a tar archive"),
             ("a.tar.gz", b"0.png" + bytes(252) + b"ustar\x00", "is a tar archive"),
-            ("a.jsonl.bz2", b"BZh91AY", "is packed by bzip2"),
-            ("a.jsonl.xz", b"\xfd7zXZ\x00", "is packed by xz"),
-            ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is packed by zstd"),
+            ("a.jsonl.bz2", b"BZh91AY", "is compressed with bzip2"),
+            ("a.jsonl.xz", b"\xfd7zXZ\x00", "is compressed with xz"),
+            ("a.jsonl.zst", b"\x28\xb5\x2f\xfd", "is compressed with zstd"),
             ("a.h5", b"\x89HDF\r\n\x1a\n", "is an HDF5 file"),
             ("a.pkl", b"\x80\x04\x95", "is a pickle"),
             (
@@ -1776,7 +1791,7 @@ class TestCommonDefects:
         path.write_text(lines([row, *more]))
         own_data.open_file(path, "choice", None)
         said = " ".join(caplog.messages)
-        assert "an image of several frames, of which the model sees the first: line 1" in said
+        assert "an image with several frames, of which the model sees only the first: line 1" in said
         assert "options that their question does not name: line 1, line 3" in said and "line 2" not in said
         assert main(["data", "inspect", str(path), "--scorer=choice"]) == 0
         shown = capsys.readouterr()

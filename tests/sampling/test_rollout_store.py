@@ -91,7 +91,7 @@ class TestResuming:
         shard.write_bytes(b"".join(lines))
         with caplog.at_level(logging.WARNING):
             assert set(kept(tmp_path / "out")) == {(item(n).item_id, 0) for n in (0, 2)}
-        assert "shard-0.jsonl: damaged at line 2; drawn again" in caplog.text
+        assert "shard-0.jsonl: damaged at line 2; sampling it again" in caplog.text
 
     def test_two_different_responses_for_one_sample_are_both_dropped(self, tmp_path, caplog):
         keep(tmp_path / "out", [row(0), row(1), row(0, response="other"), row(1)])
@@ -183,9 +183,7 @@ class TestRefusals:
             stages.STAGES["evaluate"](output, model="dcsft_stub", tasks=["dcsft_digits"])
 
     def test_an_error_message_says_what_is_kept(self, tmp_path):
-        said = (
-            "doc_id 3 is damaged. Replace it; 2 responses are kept, and the same command resumes from them."
-        )
+        said = "doc_id 3 is damaged. Replace it; 2 responses are saved; rerun the same command to resume."
         with pytest.raises(HarnessError) as failed, rollout_store.opened(tmp_path / "out", SETTINGS) as store:
             store.append([row(0), row(1)])
             raise HarnessError("doc_id 3 is damaged", "Replace it")
@@ -277,13 +275,13 @@ class TestDisks:
             output = tmp_path / "disk" / "out"
             with (
                 pytest.raises(
-                    HarnessError, match=r"to .*out: No space left on device.* (\d+) responses are kept"
+                    HarnessError, match=r"to .*out: No space left on device.* (\d+) responses are saved"
                 ) as full,
                 rollout_store.opened(output, SETTINGS) as store,
             ):
                 for number in range(100):
                     store.append([row(number, response="x" * 2000)])
-            count = int(str(full.value).split(" responses are kept")[0].split()[-1])
+            count = int(str(full.value).split(" responses are saved")[0].split()[-1])
             assert 5 < count < 40
             remount("size=256k")
             assert len(kept(output)) == count
@@ -292,7 +290,7 @@ class TestDisks:
         with small_disk(tmp_path / "disk", "64k") as remount:
             output = tmp_path / "disk" / "out"
             with (
-                pytest.raises(HarnessError, match="No space left on device.* 1 responses are kept"),
+                pytest.raises(HarnessError, match="No space left on device.* 1 responses are saved"),
                 rollout_store.opened(output, SETTINGS) as store,
             ):
                 store.append([row(0)])

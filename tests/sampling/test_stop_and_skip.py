@@ -290,7 +290,10 @@ class TestSkipping:
                 DcsftStub(default="x"), task, tmp_path / "out", sampling.SamplingConfig(samples=2), {}
             )
         said = str(refused.value)
-        assert ": 22 of 24 documents cannot be used: doc_id 2: an image cannot be read (no image that" in said
+        assert (
+            ": 22 of 24 documents cannot be used: doc_id 2: an image cannot be read (not an image that"
+            in said
+        )
         assert (
             said.count("doc_id") == 20 and "; and 2 more. Replace" in said and not (tmp_path / "out").exists()
         )
@@ -336,7 +339,7 @@ class TestImageMarkersInTexts:
         with pytest.raises(HarnessError) as refused:
             self.draw(file, engine)
         said = str(refused.value)
-        assert "task mine: 22 prompts have a text that the model reads as its own mark of pictures: " in said
+        assert "task mine: 22 prompts have a text that the model reads as its own image token: " in said
         assert (
             "line 7: the prompt has '<|image_pad|>' in its text; line 9: the prompt has '<|vision_st" in said
         )

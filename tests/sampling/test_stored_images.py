@@ -130,7 +130,7 @@ class TestTasks:
             return "x"
 
         config = sampling.SamplingConfig(samples=1)
-        with pytest.raises(HarnessError, match="doc_id 0: its images have changed .*1 responses are kept"):
+        with pytest.raises(HarnessError, match="doc_id 0: its images have changed .*1 responses are saved"):
             sampling.sample(DcsftStub(answers=answer), task, tmp_path / "rollouts", config, {})
 
 

@@ -207,7 +207,7 @@ ROWS = [{"question": "1 + 1?", "answer": "two"}]
         (lambda: dcsft.data_inspect([{"question": "a?"}], output="o"), "", "", "1 of 1 row"),
         (lambda: dcsft.label("rollouts"), "", "", r"label\(\) needs an output"),
         (lambda: dcsft.label("hard", output="l"), "", "dcsft: no response is right", None),
-        (lambda: dcsft.label(Rollouts("gone"), output="l"), "", "", r"Rollouts\('gone'\) is no longer there"),
+        (lambda: dcsft.label(Rollouts("gone"), output="l"), "", "", r"Rollouts\('gone'\) no longer exists"),
     ],
 )
 def test_functions_print_what_their_commands_print(tmp_path, monkeypatch, capsys, call, out, err, refused):

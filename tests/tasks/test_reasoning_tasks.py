@@ -372,5 +372,5 @@ def test_published_golds_agree_with_their_rows(opened, task, tmp_path):
     for number, options in enumerate(prepared.load(task)["choices"][:] if task == "dcsft_mmmu" else ()):
         other = next(letter for letter in "AB" if letter != golds[ids[number]])
         if options:
-            with pytest.raises(HarnessError, match="another question or gold"):
+            with pytest.raises(HarnessError, match="a different question or gold"):
                 judge(responses.Given(1, {"item": number, "gold": other, "response": "?"}, {}))

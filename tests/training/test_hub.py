@@ -102,7 +102,7 @@ def test_without_a_token_or_offline_nothing_starts(monkeypatch, tmp_path, capsys
     command = ["merge", "adapter", "--output", str(tmp_path / "out"), "--push-to-hub", "jane/digits"]
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     assert main(command) == 1
-    assert "there is no token of the hub. Run `hf auth login`" in capsys.readouterr().err
+    assert "there is no hub token. Run `hf auth login`" in capsys.readouterr().err
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert main(command) == 1
     assert "cannot push to jane/digits: HF_HUB_OFFLINE is set. Unset it" in capsys.readouterr().err

@@ -123,7 +123,11 @@ def test_other_answers_are_unchanged():
         ("a goose", [20, 10, 100, 50], "it lacks that box: 'a goose'"),
         ("[20, 10, 100, 50]", [20, 10], "it lacks that box"),
         ("[20, 10, 100, 50]", [20, float("nan"), 100, 50], "it lacks that box"),
-        ("[20, 10, 100, 50]", [20, None, 100, 50], "is .20.0, None, 100.0, 50.0., and no list of four"),
+        (
+            "[20, 10, 100, 50]",
+            [20, None, 100, 50],
+            "is .20.0, None, 100.0, 50.0., which is not a list of four",
+        ),
         ("[100, 10, 20, 50]", [100, 10, 20, 50], "row 0: the box .* has no area in its picture of 200 x 100"),
         ("[210, 10, 220, 50]", [210, 10, 220, 50], "has no area in its picture of 200 x 100"),
     ],
@@ -142,7 +146,9 @@ def test_a_box_without_an_image_is_refused():
 
 def test_a_box_column_with_other_content_is_refused():
     rows = Dataset.from_list([{name: row("a", None)[name] for name in ("messages", "images")}])
-    with pytest.raises(HarnessError, match="row 0: its column box is 'wood', and no list of four numbers"):
+    with pytest.raises(
+        HarnessError, match="row 0: its column box is 'wood', which is not a list of four numbers"
+    ):
         data.read(rows.add_column("box", ["wood"]))
 
 
@@ -231,14 +237,14 @@ def test_other_coordinates_are_taught_on_request_and_saved_with_the_weights(tmp_
 def test_a_family_with_unknown_coordinates_is_only_refused_boxes(tmp_path):
     base = checkpoint("idefics3")
     rows = Dataset.from_list([row("[20, 10, 100, 50]", [20, 10, 100, 50])], features=FEATURES)
-    with pytest.raises(HarnessError, match="nothing says in which coordinates .* writes boxes"):
+    with pytest.raises(HarnessError, match="unknown box coordinate space for .*"):
         sft.train_sft(base, rows, tmp_path / "out", SftConfig(max_steps=1))
     model = DcsftHF(pretrained=str(base), device="cpu")
     asked = types.SimpleNamespace(task_name="dcsft_digits_ground")
-    with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
+    with pytest.raises(HarnessError, match="unknown box coordinate space for this model"):
         model.generate_until([asked])
     coordinates.declare(model.box_convention)
-    with pytest.raises(HarnessError, match="nothing says in which coordinates this model writes boxes"):
+    with pytest.raises(HarnessError, match="unknown box coordinate space for this model"):
         coordinates.declared()
     coordinates.declare(DcsftHF(pretrained=str(base), device="cpu", box_space="pixel").box_convention)
     assert coordinates.declared().space == "pixel"
@@ -300,7 +306,8 @@ def test_a_rejected_box_of_your_own_pairs_is_converted_too(family, rejected, wri
     options = {"model": checkpoint(family), "data": tmp_path / "pairs.jsonl", "scorer": "box_iou"}
     known = written is not None
     with pytest.raises(
-        pytest.fail.Exception if known else HarnessError, match="Stop" if known else "nothing says"
+        pytest.fail.Exception if known else HarnessError,
+        match="Stop" if known else "unknown box coordinate space",
     ):
         STAGES["train dpo"](tmp_path / "out", **options)
     assert seen == (["It is at [100, 100, 500, 500].", written] if known else [])

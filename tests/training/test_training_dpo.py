@@ -139,9 +139,9 @@ def test_unusable_data_is_refused_before_weights_are_read(base, tmp_path, monkey
     stages.STAGES["curate"](tmp_path / "set", labels=tmp_path / "labels", keep=["medium"], weight="p(1-p)")
     marked = drawn(tmp_path / "marked", [[("one", 1.0), ("<|image_pad|>", 0.0)]])
     cases = [
-        (tmp_path / "labels", {}, "holds labels, and pairs are made of responses"),
+        (tmp_path / "labels", {}, "holds labels, but pairs are made from responses"),
         (tmp_path / "nothing", {}, "does not exist"),
-        (tmp_path / "set", {}, "has a column weight, which DPO has no use for"),
+        (tmp_path / "set", {}, "has a column weight, which DPO does not use"),
         (marked, {}, r"marked, item \w+: the answer has '<\|image_pad\|>' in its text"),
         (rollouts, {"beta": 0}, "beta"),
         (rollouts, {"pairs_per_item": 0}, "pairs_per_item|pairs-per-item"),

@@ -141,7 +141,7 @@ def test_an_end_token_is_added_if_the_template_writes_none():
 
 def test_a_template_that_starts_answers_unlike_its_generation_prompt_is_refused():
     thinking = BODY.replace("%s", "<|im_end|>").replace("[assistant]{%", "[assistant]Answer: {%")
-    with pytest.raises(HarnessError, match=r"row 3: the chat template asks for answers by '.*Answer: '"):
+    with pytest.raises(HarnessError, match=r"row 3: the chat template ends prompts with '.*Answer: '"):
         template(thinking).render(TURNS, "row 3")
 
 
@@ -244,7 +244,7 @@ def test_an_answer_may_occur_in_its_turns_header(kind, arguments, closed, answer
 
 def test_an_answer_with_reasoning_is_refused_if_the_prompt_has_an_empty_block():
     made = replace(template(THINKING["in the prompt alone"]), arguments=NO)
-    with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, and the prompt already"):
+    with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, but the prompt already"):
         made.render(replace(TURNS, answer="<think>Two.</think>2"), "row 7")
 
 
@@ -351,7 +351,7 @@ def test_dpo_refuses_responses_to_prompts_with_other_arguments(model, sampled, t
     ):
         pass
     given, used = (None, adapter) if trained == "adapter" else (trained, None)
-    problem = r"was sampled with chat_template_kwargs .*, and training would write prompts with \{.*\}"
+    problem = r"was sampled with chat_template_kwargs .*, but training would write prompts with \{.*\}"
     with pytest.raises(HarnessError, match=problem) if refused else contextlib.nullcontext() as caught:
         train_dpo._refuse_other_prompts(tmp_path / "out", "digits", given, used)
     if refused:
@@ -379,7 +379,7 @@ def test_dpo_compares_the_prompts_of_its_rollouts(thinking, tmp_path, monkeypatc
     written["config"] |= {"model": "dcsft_hf", "model_args": reading.joined({chat_template.NAME: NO})}
     file.write_text(json.dumps(written))
     with pytest.raises(
-        HarnessError, match="enable_thinking.*false.*, and training would write prompts with {}"
+        HarnessError, match="enable_thinking.*false.*, but training would write prompts with {}"
     ):
         STAGES["train dpo"](model=thinking, data=pairs, output=tmp_path / "out", max_steps=1)
 

@@ -182,13 +182,13 @@ def test_unusable_data_is_refused_before_a_model_is_loaded(base, tmp_path, monke
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
     for rows, judge, config, said in (
         (conversations(4), Parity(4), CONFIG, "has no column item_id"),
-        (prompts_of(5), Parity(4), CONFIG, "has the item item4, which task parity has not"),
+        (prompts_of(5), Parity(4), CONFIG, "has the item item4, which is not in task parity"),
         (prompts_of(1), Parity(4), CONFIG, "1 prompts, fewer than the 2 of a step.*to 4 or less"),
         (
             prompts_of(4),
             Parity(4),
             GrpoConfig(**{**vars(CONFIG), "save_steps": 3, "extra": {"num_iterations": 2}}),
-            "save_steps=3: each draw is learned from in 2 steps.*Give a multiple of 2",
+            "save_steps=3: each batch of completions is used for 2 steps.*Give a multiple of 2",
         ),
         (prompts_of(4).add_column("weight", [1.0] * 4), Parity(4), CONFIG, "a column weight, which GRPO"),
         (prompts_of(4), Parity(4), GrpoConfig(**{**vars(CONFIG), "extra": {"betta": 1}}), "betta.*beta"),

@@ -316,7 +316,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("processes", "plan", "message"),
         [
-            (None, "ddp", "--launch ddp says nothing without --num-processes"),
+            (None, "ddp", "--launch ddp has no effect without --num-processes"),
             (1, "zero3", "--launch zero3 divides the work of several processes"),
         ],
     )
@@ -345,7 +345,7 @@ class TestRefusals:
         ):
             (tmp_path / "own.yaml").write_text(text)
             refused(
-                "is no configuration of `accelerate launch`",
+                "is not a configuration of `accelerate launch`",
                 Launch(2, str(tmp_path / "own.yaml")).check,
                 CONFIG,
             )
@@ -365,12 +365,12 @@ class TestRefusals:
 
     def test_missing_gpus(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-        refused("divides a model among GPUs, and there are none", Launch(2, "fsdp2").check, CONFIG)
+        refused("divides a model among GPUs, but this machine has none", Launch(2, "fsdp2").check, CONFIG)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-        refused("--num-processes 4 needs as many GPUs, and there are 2", Launch(4).check, CONFIG)
+        refused("--num-processes 4 needs as many GPUs, but this machine has 2", Launch(4).check, CONFIG)
         assert Launch(2).check(CONFIG)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-        refused("--num-processes 8 needs 2 each, 16 GPUs, and there are 8", Launch(8, devices=2).check)
+        refused("--num-processes 8 needs 2 each, 16 GPUs, but this machine has 8", Launch(8, devices=2).check)
         assert Launch(4, devices=2).check()
 
     @pytest.mark.parametrize(
@@ -508,7 +508,7 @@ class TestFailedLaunch:
 
     def test_is_not_reported_by_watched_processes(self, monkeypatch, capsys):
         def lose(*given, **named):
-            raise ranks.Lost("another process of this launch ended before its work was done")
+            raise ranks.Lost("another process of this launch ended before it finished")
 
         monkeypatch.setattr("dcsft_harness.cli.running.run_stage", lose)
         words = ["train", "sft", "--model=m", "--data=d", "--output=o"]

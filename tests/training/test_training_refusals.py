@@ -95,7 +95,7 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, t
         ({"max_grad_nrm": 1.0}, "unknown TRL argument 'max_grad_nrm'.*max_grad_norm"),
         ({"optim": "sgdd"}, "TRL refuses its arguments: .*sgdd"),
         ({"adam_epsilon": "small"}, "extra: adam_epsilon='small' is not a number"),
-        ({"max_grad_norm": 0}, "extra: max_grad_norm=0 leaves gradients unmeasured"),
+        ({"max_grad_norm": 0}, "extra: max_grad_norm=0 disables gradient norms"),
     ],
 )
 def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, message):

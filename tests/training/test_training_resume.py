@@ -266,7 +266,7 @@ def test_a_checkpoint_with_changed_files_is_not_resumed(base, interrupted, tmp_p
         content[-1] ^= 1
         (last / name).write_bytes(content)
     with pytest.raises(
-        HarnessError, match=rf"checkpoint-4/{name} is not what was saved.*Remove .*checkpoint-4"
+        HarnessError, match=rf"checkpoint-4/{name} was changed after it was saved.*Remove .*checkpoint-4"
     ):
         sft.train_sft(base, rows, output, CONFIG)
     shutil.rmtree(last)

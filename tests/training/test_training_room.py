@@ -119,11 +119,14 @@ def test_a_disk_without_usage_figures_is_accepted(tmp_path, monkeypatch):
     [
         (
             {},
-            "of the adapter need up to .* MiB, and 0.0 MiB are free. Free some space, or give --save-steps n",
+            "of the adapter need up to .* MiB, but only 0.0 MiB are free. Free some space, or give --save",
         ),
-        ({"full": True}, "checkpoints of all parameters need up to .* MiB, and 0.0 MiB are free"),
+        ({"full": True}, "checkpoints of all parameters need up to .* MiB, but only 0.0 MiB are free"),
         ({"keep": 3}, "Free some space, or lower --keep, or give --save-steps none.$"),
-        ({"save_steps": None}, "the adapter needs up to .* MiB, and 0.0 MiB are free. Free some space.$"),
+        (
+            {"save_steps": None},
+            "the adapter needs up to .* MiB, but only 0.0 MiB are free. Free some space.$",
+        ),
     ],
 )
 def test_a_disk_without_room_is_refused_before_weights_are_loaded(

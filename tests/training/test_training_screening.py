@@ -53,7 +53,7 @@ FAULTS = {
         lambda: row(answer="<|vision_end|>"),
         r"the answer has '<\|vision_end\|>' in its",
     ),
-    "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, and the base has \d+ positions"),
+    "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, but the base has \d+ positions"),
     "damaged picture": (lambda: row(images=cut_short()), "an image cannot be read"),
     "no picture": (lambda: row("<image><image>Which?"), "2 <image> marks for 1 images"),
     "no answer": (lambda: row(answer=" \n"), "the assistant's answer is empty"),

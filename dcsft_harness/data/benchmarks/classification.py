@@ -105,7 +105,7 @@ def class_folders(
         named = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise HarnessError(
             f"{folder} lacks {len(missing)} of {len(all_of_them)} class folders: {named}",
-            "Each class is a folder named by its wnid; --any-count takes what is there",
+            "Each class is a folder named by its wnid; --any-count accepts what is there",
         )
     for some in all_of_them:
         if some.wnid not in missing:
@@ -181,7 +181,7 @@ def _val_entries(opened: Opened) -> Iterator[Entry]:
         solution = next((up / _SOLUTION for up in (above, folder) if (up / _SOLUTION).is_file()), None)
         if solution is None:
             raise HarnessError(
-                f"{folder} has no class folders, and {above / _SOLUTION} is not there",
+                f"{folder} has no class folders, and {above / _SOLUTION} does not exist",
                 f"Put Kaggle's {_SOLUTION} beside it, or sort the images into folders named by wnid",
             )
         yield from _flat(opened, folder, solution)
@@ -221,7 +221,7 @@ def _label_names(table: downloads.Table) -> list[str]:
     if not all(name.startswith("n") and name[1:].isdigit() for name in names) or not names:
         raise HarnessError(
             f"{table.name}: the names of the column label are not wnids: {names[:3]}",
-            f"This is not {ADVERSARIAL.path} as it is now: download it again",
+            f"This is not the current {ADVERSARIAL.path}: download it again",
         )
     return names
 
@@ -308,7 +308,7 @@ def _listed(opened: Opened, path: Path, folder: Path, task: str) -> Iterator[Ent
     rows = _objects(path)
     if len(rows) != 100 * TRAIN_EACH[task] and not opened.any_count:
         raise HarnessError(
-            f"{path} lists {len(rows):,} images, and {100 * TRAIN_EACH[task]:,} are published",
+            f"{path} lists {len(rows):,} images, but {100 * TRAIN_EACH[task]:,} are published",
             "Take the file of the paper's release as it is",
         )
     for number, data in enumerate(rows, 1):
@@ -357,8 +357,8 @@ def _drawn(opened: Opened, folder: Path, task: str) -> Iterator[Entry]:
     for some, files in class_folders(opened, folder, trained().values()):
         if len(files) < sum(TRAIN_EACH.values()) and not opened.any_count:
             raise HarnessError(
-                f"{folder / some.wnid} has {len(files)} images, where {sum(TRAIN_EACH.values())} are drawn",
-                "Complete the folder; --any-count takes what is there",
+                f"{folder / some.wnid} has {len(files)} images, but {sum(TRAIN_EACH.values())} are drawn",
+                "Complete the folder; --any-count accepts what is there",
             )
         cold, pool = split(path.name for path in files)
         chosen = cold if task == "dcsft_imagenet_cold" else pool

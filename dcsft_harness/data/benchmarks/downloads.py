@@ -113,7 +113,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
         raise HarnessError(f"{path} cannot be read ({error.strerror})", "Check its permissions") from error
     except _DAMAGED as error:
         raise HarnessError(
-            f"{path} is damaged or was cut short ({type(error).__name__}: {error})", "Download it again"
+            f"{path} is damaged or truncated ({type(error).__name__}: {error})", "Download it again"
         ) from error
 
 
@@ -147,7 +147,7 @@ def json_rows(found: tuple[Path, str | None]) -> Iterator[tuple[str, Any]]:
                 yield f"{name}, row {number}", value
         except ValueError as error:  # not JSON, or not UTF-8
             raise HarnessError(
-                f"{name} is not JSON, or was cut short ({error})", "Download it again"
+                f"{name} is not JSON, or is truncated ({error})", "Download it again"
             ) from error
 
 
@@ -207,7 +207,7 @@ def tables(opened: Opened, hub: Hub, columns: Sequence[str]) -> Iterator[Table]:
         if missing:
             raise HarnessError(
                 f"{table.name} has no column {', '.join(missing)}; it has {', '.join(table.features)}",
-                f"This is not {hub.path} as it is now: download it again",
+                f"This is not the current {hub.path}: download it again",
             )
         yield table
 
@@ -271,7 +271,7 @@ def _unreachable(hub: Hub, error: Exception) -> HarnessError:
         )
     return HarnessError(
         f"{hub.path} cannot be loaded from the hub: {type(error).__name__}: {said}",
-        "Run this where the hub can be reached; or download the repository and give --source DIR",
+        "Run this on a machine that can reach the hub; or download the repository and give --source DIR",
     )
 
 

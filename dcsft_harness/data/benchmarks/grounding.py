@@ -63,7 +63,7 @@ def box_row(
         box = upright_box(box, picture.orientation, (width, height))
     elif tuple(size) != (width, height):
         raise HarnessError(
-            f"the image {name} has {width} x {height} pixels, and its annotation says {size[0]} x {size[1]}",
+            f"the image {name} has {width} x {height} pixels, but its annotation says {size[0]} x {size[1]}",
             "The box would not fit: fetch the original image, not a resized or rotated one",
         )
     _refuse_box(box, width, height)
@@ -140,7 +140,7 @@ def _annotations(opened: Opened, files: Files, names: tuple[str, ...]) -> tuple[
     found = files.find(*(f"{Path(ANNOTATIONS).stem}/{name}" for name in names), *names)
     if found is None:
         raise HarnessError(
-            f"{files.root} has no {' or '.join(names)}, also not in a zip archive",
+            f"{files.root} has no {' or '.join(names)}, not in a zip archive either",
             f"It is in {ANNOTATIONS} of {VLM_R1_HUB} on the hub",
         )
     if OTHER in f"{found[0].relative_to(files.root)}/{found[1] or ''}":
@@ -315,8 +315,8 @@ def _refcoco_entries(opened: Opened, hub: Hub) -> Iterator[Entry]:
             yield Entry(f"{where}, expression {number}", (raw, expression, named))
     if objects != OBJECTS[hub.split] and not opened.any_count:
         raise HarnessError(
-            f"RefCOCO {hub.split} has {OBJECTS[hub.split]:,} published objects, and {objects:,} were found",
-            "Complete the source; --any-count takes what is there, and says so in the manifest",
+            f"RefCOCO {hub.split} has {OBJECTS[hub.split]:,} published objects, but {objects:,} were found",
+            "Complete the source; --any-count accepts what is there and records it in the manifest",
         )
 
 

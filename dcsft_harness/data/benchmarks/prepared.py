@@ -197,13 +197,13 @@ def describe(task: str) -> manifest.Manifest:
     if found.config.get("version") != source.version:
         reason = f", which {source.changed}" if source.changed else ""
         raise HarnessError(
-            f"{folder} was prepared in version {found.config.get('version')}, and {task} reads version"
+            f"{folder} was prepared in version {found.config.get('version')}, but {task} reads version"
             f" {source.version}{reason}",
             f"Remove the folder and run `{source.command()}` again",
         )
     if found.config.get("album") != STORED:
         raise HarnessError(
-            f"{folder} was prepared by another version of dcsft: its pictures are in format"
+            f"{folder} was prepared by another version of dcsft: its images are in format"
             f" {found.config.get('album')}, not {STORED}, in which they are upright and 16 bits are scaled",
             f"Remove the folder and run `{source.command()}` again",
         )
@@ -292,7 +292,7 @@ def _verified(task: str, index: int, digest: bytes) -> "Image":
         if records.pixel_digest(image) == digest:
             return image
     except pictures.UnreadableError as error:
-        said = f"cannot be read any more ({error})"
+        said = f"can no longer be read ({error})"
     folder = folder_of(task)
     raise HarnessError(
         f"{folder / ALBUM}: picture {index}, {name(task, index)}, {said}",
@@ -359,7 +359,7 @@ def prepare(
     _refuse(source, folder, output)
     output.parent.mkdir(parents=True, exist_ok=True)
     for path in sorted(output.parent.glob(f".{output.name}.unfinished-*")):
-        say(f"{path} was left by a run that was killed, if none is writing it now: it can be removed")
+        say(f"{path} was probably left by a killed run: remove it if no other run is writing it")
     config = {
         "task": source.task,
         "version": source.version,
@@ -386,7 +386,7 @@ def prepare(
 def _refuse(source: Source, folder: Path | None, output: Path) -> None:
     if (output / manifest.NAME).is_file():
         raise HarnessError(
-            f"{source.task} is prepared already, in {output}",
+            f"{source.task} is already prepared in {output}",
             "Remove that folder to prepare it again, or name another --data-root",
         )
     if folder is None and source.hub is None:
@@ -528,6 +528,6 @@ def _check_counts(source: Source, making: _Making, any_count: bool) -> None:
     more = f" and {len(lacking) - 8} more" if len(lacking) > 8 else ""
     said = f": {', '.join(lacking[:8])}{more}" if lacking else ""
     raise HarnessError(
-        f"{source.task} has {source.count:,} published rows, and {found:,} were found{said}",
-        "Complete the source; --any-count takes what is there, and says so in the manifest",
+        f"{source.task} has {source.count:,} published rows, but {found:,} were found{said}",
+        "Complete the source; --any-count accepts what is there and records it in the manifest",
     )

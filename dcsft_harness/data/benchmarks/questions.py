@@ -223,7 +223,7 @@ def texts(raw: Mapping[str, Any], column: str) -> list[str]:
         return []
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise HarnessError(
-            f"the column {column!r} holds {value!r}, which is no list of texts", "Download the data again"
+            f"the column {column!r} holds {value!r}, which is not a list of texts", "Download the data again"
         )
     return list(value)
 

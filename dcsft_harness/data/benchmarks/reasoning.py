@@ -287,8 +287,8 @@ def _draw(opened: Opened, cold: bool) -> set[int]:
     texts = [raw for _, raw in _training(opened, ("id", "answer"))]
     if len(texts) != MMK12_TRAINING and not opened.any_count:
         raise HarnessError(
-            f"the train split has {len(texts):,} rows, and {MMK12_TRAINING:,} were published",
-            "Complete the source; --any-count draws from what is there, and says so in the manifest",
+            f"the train split has {len(texts):,} rows, but {MMK12_TRAINING:,} were published",
+            "Complete the source; --any-count draws from what is there and records it in the manifest",
         )
     wanted = MMK12_DRAWN if len(texts) == MMK12_TRAINING else len(texts)
     if wanted == MMK12_DRAWN:
@@ -464,7 +464,7 @@ def _numbers(prompt: str, raw: Mapping[str, Any]) -> list[int]:
     for number in named:
         if raw.get(f"image_{number}") is None:
             raise HarnessError(
-                f"the text names <image {number}>, and the row has no image_{number}", _MMMU_AGAIN
+                f"the text names <image {number}>, but the row has no image_{number}", _MMMU_AGAIN
             )
     return named
 
@@ -479,7 +479,9 @@ def _listed(value: str, column: str) -> list[str]:
         or not found
         or not all(isinstance(one, str | int | float) for one in found)
     ):
-        raise HarnessError(f"the column {column!r} holds {value!r}, which is no list of texts", _MMMU_AGAIN)
+        raise HarnessError(
+            f"the column {column!r} holds {value!r}, which is not a list of texts", _MMMU_AGAIN
+        )
     return [str(one).strip() for one in found]
 
 
@@ -541,7 +543,7 @@ def _wemath_row(opened: Opened, raw: Mapping[str, Any]) -> Row:
     if raw["other"] is not None:
         raise HarnessError(
             f"problem {problem!r} has the key {key!r} already, in {raw['other']}",
-            "Download the data again, or pass over the row: --on-error skip",
+            "Download the data again, or skip the row: --on-error skip",
         )
     choices = questions.joined(questions.text(raw, "option"))
     gold = questions.letter(questions.text(raw, "answer"), choices)

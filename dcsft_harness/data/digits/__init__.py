@@ -34,7 +34,7 @@ def resolve(name: str | Path) -> str:
         ]
         if found:
             newest = folder / f"checkpoint-{max(found)}"
-            _LOG.warning("%s: its newest checkpoint is taken, %s", folder, newest.name)
+            _LOG.warning("%s: using its newest checkpoint, %s", folder, newest.name)
             return str(newest)
     return str(name)
 

@@ -167,11 +167,11 @@ class PretrainConfig(Settings):
 
     steps: int = option(8000, "Optimizer steps; the curriculum spreads over them.", ge=1)
     batch_size: int = option(32, "Examples per step.", ge=1)
-    learning_rate: float = option(3e-3, "The highest learning rate.", gt=0, lt=1)
-    seed: int = option(0, "Decides weights and examples.", ge=0)
+    learning_rate: float = option(3e-3, "Peak learning rate.", gt=0, lt=1)
+    seed: int = option(0, "Seed of weights and examples.", ge=0)
     architecture: Literal["qwen2_5_vl", "qwen3_vl"] = option("qwen2_5_vl", "A transformers model type.")
     families: tuple[str, ...] = option(
-        FAMILIES, f"What is learned, comma-separated: {','.join(FAMILIES)}.", metavar="NAME,..."
+        FAMILIES, f"Skills to learn, comma-separated: {','.join(FAMILIES)}.", metavar="NAME,..."
     )
 
     @field_validator("families")
