@@ -77,11 +77,17 @@ class Answer:
 
 
 _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
-_CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)")
+_CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)|(?<=\d)\s?[€£]")
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
 _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?){2,}\d?|\d(?:\.\d){2,}")
-_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d))")
+_THOUSANDS = re.compile(
+    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d)|(?: 000)+(?!\d))"
+)
 _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且"
+_WHOLE = r"\s*∈\s*⟦?[ZNRQ]⟧?"
+_SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")
+"""What a parameter is taken from: "k∈Z" behind a formula."""
+_SET = re.compile(rf"(?:⦃|\{{(?=[^{{}}]*\}}$))(\s*[A-Za-z](?:{_WHOLE})?\s*[|:])?(.+)[⦄}}]", re.DOTALL)
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _EDGES = " \t\n.,;:?。"
@@ -91,12 +97,12 @@ _COMPOUND = re.compile(
 )
 _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
-_HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
+_HALF_OF_DAY = re.compile(r"(?<=\d)\s*⟦?\s*([ap])\.?\s?m\b\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _BELOW = r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?"
 """What may follow a letter in a name: primes and a subscript."""
 _NAME = re.compile(
-    r"\|?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
+    r"\|?(?:\\(?:sin|cos|tan|cot)\s*)?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     rf"{_BELOW}(?:\(-?[^()+*/^-]{{1,20}}\))?\|?"
 )
 _OF_NAMES = re.compile(rf"\(?[A-Za-zα-ω]{{1,3}}{_BELOW}(?:\s*[,:]\s*[A-Za-zα-ω]{{1,3}}{_BELOW}){{1,3}}\)?")
@@ -116,7 +122,7 @@ _NO_UNIT = re.compile(
 _COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
 _REMARK = re.compile(
-    r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or)[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
+    r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or|[^()]*[可唯])[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
 )
 """A remark behind a value: "3 \\text{(cm)}", "2x (x > 0)", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
@@ -197,6 +203,7 @@ def _pieces(text: str) -> tuple[list[str], bool]:
         text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     pieces, found = _cut(text, _SEPARATOR)
     pieces = [piece.strip(_EDGES) for piece in pieces if piece.strip(_EDGES)]
+    pieces = [piece for piece in pieces if not _SCOPE.fullmatch(piece)] or pieces
     is_ordered = "\n" in found or "→" in found
     if is_ordered or len(pieces) == 1 or not set(text) - set("<>=≤≥≠,; "):
         listed = [
@@ -208,9 +215,9 @@ def _pieces(text: str) -> tuple[list[str], bool]:
 
 def _members(piece: str) -> Iterator[Part]:
     """The part that a piece is, or the parts: of a set, or of an expression with ±."""
-    described = re.fullmatch(r"⦃(?:\s*[A-Za-z]\s*[|:])?(.+)⦄|\{([^{}]*,[^{}]*)\}", piece, re.DOTALL)
-    if described:
-        for one in _pieces(described[1] or described[2])[0]:
+    described = _SET.fullmatch(piece)
+    if described and (piece[0] == "⦃" or described[1] or "," in piece):
+        for one in _pieces(described[2])[0]:
             yield from _members(one)
     elif "±" in piece or "∓" in piece:
         yield _part(piece.replace("±", "+").replace("∓", "-"))
@@ -487,11 +494,13 @@ _CUE = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?])(?<!i\.e\.)\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln|[xyabnmkt])(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
+    r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln)(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
+    r"|(?:(?<!\s\()|(?![a-h]\)))(?<![a-z][.'])[a-km-z](?!['A-Za-z]|\.[a-z]|: )"
+    r"|(?<=\d)(?!st|nd|rd|th|am|pm)[a-z]{2}(?!['A-Za-z])"
     r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
-"""Words, and what formulas are of: a whole one in dollars, common names, figures, signs."""
+"""Words, and what formulas are of: a whole one in dollars, letters, figures, signs."""
 _DOLLARS = re.compile(r" ?\$([^$]{1,300})\$ ?")
 _MEASURED = re.compile(
     r"(?<=[\d}])(?:\s|(?=[A-Za-z]{2}|[\u4e00-\u9fff]))"
@@ -507,7 +516,7 @@ _VERB = re.compile(
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
 _ASIDE = re.compile(
-    r",? (?:since|because|as|of which|so that|not)\b|: (?=[a-z])"
+    r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not)\b|: (?=[a-z])"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
 _SECOND = re.compile(
@@ -531,7 +540,7 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 """Ends what a cue states, where no correction follows."""
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
-_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_MARKDOWN = re.compile(r"(?<![\dxyn)])\*\*|\*\*(?!\d)|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
