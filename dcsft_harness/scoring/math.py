@@ -570,11 +570,12 @@ def stated(part: str) -> Iterator[str]:
         if _readable(lines):
             yield lines
             return
-    if said:
+    if cue and said:
         line = said.split("\n")[0]
         yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
-        return
-    if REFUSAL.search(text[-200:]):
+        is_heading = cue[0].rstrip(" *\n")[-1] in ":：]" and not REFUSAL.search(line)
+        text = said[len(line) :].strip() if is_heading else ""  # a whole solution behind "Answer:"
+    if not text or REFUSAL.search(text[-200:]):
         return
     for tail in (500, len(text)):  # as few characters as possible are split
         found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
