@@ -61,14 +61,10 @@ _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z])
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
-_TWICE_ESCAPED = re.compile(
-    r"(?<!\\)\\(?=\\(?:[dt]?frac|left|right|sqrt|text|le|ge|pi|circ|times|infty)(?![a-z]))"
-)
+_TWICE_ESCAPED = re.compile(r"(?<!\\)\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))")
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d)\s*\}?")
-_GLUED = re.compile(r"(?<=[a-z])(?=\\(?:math|bold|bm))")
-"""Between a command and a letter in other type, as in \\in\\mathbb{R}."""
-_UNIT_POWER = re.compile(r"(?<=[\dπ}])(\s?(?:[cdk]?m|mm|m/s|km/h))([23])(?!\w)")
-"""A unit and its power in plain text: 36 cm2."""
+_GLUED = re.compile(r"(?<=[a-z])(?=\\(?:math|bold|bm))")  # a letter in other type: \in\mathbb{R}
+_UNIT_POWER = re.compile(r"(?<=[\dπ}])(\s?(?:[cdk]?m|mm|m/s|km/h))([23])(?!\w)")  # 36 cm2
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
@@ -78,15 +74,12 @@ _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _LIMIT = re.compile(r"\\lim(?![a-z])\s*_\s*\{[^{}]*\}[^=.,;\n]*=")
 _SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
-
-
 _SYSTEM = re.compile(
     r"(?:(?:\\left\s*)?\\\{\s*)?\\begin\s*\{(cases|array|aligned|align\*?|split|gathered)\}"
     r"(?:\s*\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}(?:\s*\\right\s*\.)?",
     re.DOTALL,
 )
 _ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\(?:[lg]e|approx|\\)|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
-
 _RELATED = re.compile(r"[=<>≤≥]|\\[lg]e")
 
 

@@ -13,6 +13,7 @@ value would be. Words, yes and no, matrices, sums and integrals are refused.
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -116,10 +117,10 @@ _BEHIND = re.compile(
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
-_NO_UNIT = re.compile(
-    r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I
+_COUNTED = re.compile(
+    r"(?!.*\b(?i:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b)"
+    r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}"
 )
-_COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
 _REMARK = re.compile(
     r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or|[^()]*[可唯])[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
@@ -130,7 +131,6 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _FACTORS = frozenset("hundred thousand million billion".split())
-_DIGIT_LAST = re.compile(r"\d\s*$")
 _SIGNS = frozenset("=<>≤≥≠≈")
 """Golds of items that ask for the sign between two quantities."""
 _INFINITE = Part("value", "∞", (INFINITE,))
@@ -206,10 +206,8 @@ def _pieces(text: str) -> tuple[list[str], bool]:
     pieces = [piece for piece in pieces if not _SCOPE.fullmatch(piece)] or pieces
     is_ordered = "\n" in found or "→" in found
     if is_ordered or len(pieces) == 1 or not set(text) - set("<>=≤≥≠,; "):
-        listed = [
-            one for piece in pieces for one in (piece.split() if _NUMBERS.fullmatch(piece) else [piece])
-        ]
-        return listed, is_ordered or len(listed) > 1
+        pieces = [one for some in pieces for one in (some.split() if _NUMBERS.fullmatch(some) else [some])]
+        return pieces, is_ordered or len(pieces) > 1
     return pieces, False
 
 
@@ -231,7 +229,7 @@ def _part(text: str) -> Part:
     text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_EDGES)).strip()
     half = _HALF_OF_DAY.search(text)
     if half:
-        return replace(_part(text[: half.start()]), text=text, name=half[1].lower())
+        return replace(_part(text[: half.start()]), text=text, name=parse(half[1].lower()))
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
@@ -239,19 +237,14 @@ def _part(text: str) -> Part:
     items = _cut(listed[3], "[,;]")[0] if listed else []
     if listed and len(items) > 1:
         marks, label = (listed[2], listed[4]), (listed[1] or "").strip()
-        return Part("tuple", text, items=tuple(map(_item, items)), marks=marks, label=label)
+        ends = tuple(_INFINITE if "∞" in one else _part(one) for one in items)
+        return Part("tuple", text, items=ends, marks=marks, label=label)
     members = _cut(text, ":")[0]
     if len(members) == 2 and _CLOCK.fullmatch(members[1]):
         return Part("tuple", text, items=tuple(map(_part, members)), marks=(":",))
-    return (
-        _valued(text)
-        if len(members) < 2
-        else Part("ratio", text, tuple(_valued(one).trees[0] for one in members))
-    )
-
-
-def _item(text: str) -> Part:
-    return _INFINITE if "∞" in text else _part(text)
+    if len(members) < 2:
+        return _valued(text)
+    return Part("ratio", text, tuple(_valued(one).trees[0] for one in members))
 
 
 def _valued(text: str) -> Part:
@@ -274,8 +267,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
         is_number = re.fullmatch(r"[-+]?\s*\d+(?:\.\d+)?", bare) is not None
         is_unit = written[0] in SINGLE and (match[0][0] == " " or is_number)
     else:
-        is_counted = bool(_COUNTED.fullmatch(written)) and not _NO_UNIT.search(written)
-        is_unit = bool(known or match["sign"] or not match["glued"] and is_counted)
+        is_unit = bool(known or match["sign"] or not match["glued"] and _COUNTED.fullmatch(written))
     if not is_unit or written == "°" and _ANGLE_OF.search(bare):
         return text, None
     return bare, known
@@ -288,10 +280,9 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
     if set(signs) <= set("=≈∈"):
-        try:
+        last_side = Part("relation", "")
+        with suppress(Unreadable):
             last_side = _part(sides[-1])
-        except Unreadable:
-            last_side = Part("relation", "")
         if last_side.kind in ("tuple", "ratio") and (named or _OF_NAMES.fullmatch(sides[0])):
             return replace(last_side, label=label)
         if last_side.kind == "value" and "∈" not in signs:
@@ -300,10 +291,9 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
             ):
                 return replace(last_side, label=label)
             if set(signs) == {"="} and named:
-                try:
-                    return replace(last_side, text=text, name=parse(sides[0]), label=label)
-                except Unreadable:  # words, as in \\text{Area} = 2ab
-                    return replace(last_side, label=label)
+                with suppress(Unreadable):  # words, as in \\text{Area} = 2ab
+                    last_side = replace(last_side, text=text, name=parse(sides[0]))
+                return replace(last_side, label=label)
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
     return _interval(text, trees, signs) or Part("relation", text, trees, marks=signs)
 
@@ -435,11 +425,9 @@ def _equal_relations(gold: Part, found: Part) -> bool:
     turned = tuple(_FLIPPED.get(mark, mark) for mark in reversed(found.marks))
     if gold.marks == found.marks and all(map(same, gold.trees, found.trees)):
         return True
-    how = (
-        proportion(*(f"({one.trees[0]})-({one.trees[1]})" for one in (gold, found)))
-        if len(gold.trees) == 2
-        else 0
-    )
+    if len(gold.trees) != 2:
+        return False
+    how = proportion(*(f"({one.trees[0]})-({one.trees[1]})" for one in (gold, found)))
     return how != 0 and gold.marks == (found.marks if how > 0 else turned)
 
 
@@ -632,7 +620,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
     run, is_behind, is_near, is_joined, denied = "", False, False, False, 0
     for match in [*_RUN.finditer(text), None]:
         token = match[0] if match else ""
-        if match and (not match["word"] or token in _FACTORS and _DIGIT_LAST.search(run)):
+        if match and (not match["word"] or token in _FACTORS and run.rstrip()[-1:].isdigit()):
             run += token
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
@@ -655,14 +643,12 @@ def _in_sentence(sentence: str) -> list[Answer]:
 
 def _whole(match: "re.Match[str]") -> str:
     """A formula in dollars that ends in names, of which some are words elsewhere, stays whole: $2a + c$."""
-    formula = match[1]
-    if re.search(r"(?<![\\A-Za-z])[A-Za-z]", re.split(_RELATION, formula)[-1]) and any(
-        one["word"] for one in _RUN.finditer(formula)
-    ):
-        found = _readable(formula)
+    ends_in_names = re.search(r"(?<![\\A-Za-z])[A-Za-z]", re.split(_RELATION, match[1])[-1])
+    if ends_in_names and any(one["word"] for one in _RUN.finditer(match[1])):
+        found = _readable(match[1])
         if found and not all(map(is_name, found.parts[0].trees)):
             return f'"{match[0].strip()}"'
-    return f" {formula.strip()} "
+    return f" {match[1].strip()} "
 
 
 def _measured(match: "re.Match[str]") -> str:
@@ -784,4 +770,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=12)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=13)

@@ -224,8 +224,6 @@ _ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]{0,300}[^\s*])\*(?![\w*(\
 _HEADING = re.compile(r"\n[ \t]*[#>][#> \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
-
-
 _TRANSLATED = re.compile(r"[^\x00-\x7f°·×π√≈≤≥∠]")
 """What `in_signs` may change."""
 
