@@ -86,8 +86,7 @@ _THOUSANDS = re.compile(
 )
 _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且"
 _WHOLE = r"\s*∈\s*⟦?[ZNRQ]⟧?"
-_SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")
-"""What a parameter is taken from: "k∈Z" behind a formula."""
+_SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")  # what a parameter is taken from: "k∈Z"
 _SET = re.compile(rf"(?:⦃|\{{(?=[^{{}}]*\}}$))(\s*[A-Za-z](?:{_WHOLE})?\s*[|:])?(.+)[⦄}}]", re.DOTALL)
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
@@ -131,8 +130,7 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _FACTORS = frozenset("hundred thousand million billion".split())
-_SIGNS = frozenset("=<>≤≥≠≈")
-"""Golds of items that ask for the sign between two quantities."""
+_SIGNS = frozenset("=<>≤≥≠≈")  # golds of items that ask for the sign between two quantities
 _INFINITE = Part("value", "∞", (INFINITE,))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
@@ -507,6 +505,7 @@ _ASIDE = re.compile(
     r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not)\b|: (?=[a-z])"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
+_RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
@@ -587,7 +586,7 @@ def _boxed(text: str) -> str | None:
 
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
-    text = with_signs(text)
+    text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
         text = text[conclusion.end() :]

@@ -122,6 +122,8 @@ KINDS = {
         ("The ratio is 3:4.", "3", 0),
         ("The ratio is 3:4.", "4", 0),
         (r"\boxed{2:4:6}", "1:2:3", 1),
+        ("The ratio of boys to girls is 3 to 4.", "3:4", 1),
+        ("The ratio of boys to girls is 3 to 4.", "4", 0),
         (r"\boxed{7:45}", "7:45", 1),
         (r"\boxed{28:180}", "7:45", 1),
     ],
