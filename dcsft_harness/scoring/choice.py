@@ -528,4 +528,4 @@ def _before_remark(sentence: str, options: OptionSet) -> int | None:
     return options.named(head[link.end() :])
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=14)
+SCORER = Scorer("choice", choice, fields=("choices",), version=15)

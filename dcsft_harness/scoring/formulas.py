@@ -44,7 +44,7 @@ _COMMANDS = COMMANDS | GREEK | {
     "ast": "·", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
     "percent": "%",
     "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "{": "⦃", "}": "⦄",
-    "%": "%",
+    "%": "%", "#": "#",
     "|": "|", **dict.fromkeys(("circ", "degree", "textdegree"), "°"), **dict.fromkeys("$!", ""),
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -54,30 +54,32 @@ _UNWRAPPED = re.compile(
     rf"\\(?:boxed|fbox|underline|number|num|mathbf|boldsymbol|bm|mathbb|mathcal|textcolor\s*\{{\w*\}}|emph"
     rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
-_COUNTED = re.compile(r"([-+]?\d[\d.,]*)(\s*)(\D+)")
+_COUNTED = re.compile(r"([-+]?\d[\d.,:]*)(\s*)(\D+(?:\^?\{?[23]\}?)?)")
+_OPTIONS = re.compile(r"\(?[A-H](?:\)|(?:, ?[A-H])+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
+_TWICE_ESCAPED = re.compile(r"(?<!\\)\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))")
+_CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d)\s*\}?")
+_GLUED = re.compile(r"(?<=[a-z])(?=\\(?:math|bold|bm))")  # a letter in other type: \in\mathbb{R}
+_UNIT_POWER = re.compile(r"(?<=[\dπ}])(\s?(?:[cdk]?m|mm|m/s|km/h))([23])(?!\w)")  # 36 cm2
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
 _ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
-_POWER = re.compile("⁻[⁰¹²³⁴-⁹]+|[⁰¹²³⁴-⁹]{2,}")
+_POWER = re.compile("⁻?[⁰¹²³⁴-⁹]+")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _LIMIT = re.compile(r"\\lim(?![a-z])\s*_\s*\{[^{}]*\}[^=.,;\n]*=")
 _SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
 _BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
-
-
 _SYSTEM = re.compile(
     r"(?:(?:\\left\s*)?\\\{\s*)?\\begin\s*\{(cases|array|aligned|align\*?|split|gathered)\}"
     r"(?:\s*\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}(?:\s*\\right\s*\.)?",
     re.DOTALL,
 )
 _ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\(?:[lg]e|approx|\\)|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
-
 _RELATED = re.compile(r"[=<>≤≥]|\\[lg]e")
 
 
@@ -102,10 +104,11 @@ def clean(text: str) -> str:
         text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
         text = _POWER.sub(lambda match: f"^{{{normalize('NFKC', match[0])}}}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
-    text = text.replace("<=", "≤").replace(">=", "≥") if "=" in text else text
+    text = text.replace("<=", "≤").replace(">=", "≥").replace(" != ", " ≠ ") if "=" in text else text
     text = WIDE.sub(" ", text) if "  " in text else text
     text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
+        text = _TWICE_ESCAPED.sub("", _CIRCLED.sub(r"(\1)", _GLUED.sub(" ", text)))
         text = _LIMIT.sub("", text) if "\\lim" in text else text
         text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", laid_out(text))))
         for _ in range(3):
@@ -117,6 +120,7 @@ def clean(text: str) -> str:
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
     text = _BRACED_UNIT.sub(r"⟦\1⟧", text) if "{" in text else text
+    text = _UNIT_POWER.sub(r"\1^\2", text) if "m" in text else text
     text = _ONE_BELOW.sub(r"_\1", text) if "_" in text else text
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
@@ -134,8 +138,9 @@ def _named(match: "re.Match[str]") -> str:
 def _word(match: "re.Match[str]") -> str:
     inner = match[1].strip(" ~")
     spaced = " " if not inner or match[1][0] in " ~" else ""
-    if not any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π")):
-        return f"{spaced}{inner}"  # figures, signs, Euler's number
+    is_words = any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π"))
+    if not is_words or _OPTIONS.fullmatch(inner):
+        return f"{spaced}{inner}"  # figures, signs, Euler's number, letters of options
     counted = _COUNTED.fullmatch(inner)
     if counted and (counted[2] or unit(counted[3])):
         spaced, inner = f"{spaced}{counted[1]}", counted[3]

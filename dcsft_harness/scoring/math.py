@@ -13,6 +13,7 @@ value would be. Words, yes and no, matrices, sums and integrals are refused.
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -77,11 +78,16 @@ class Answer:
 
 
 _BLOCK = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
-_CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)")
+_CURRENCY = re.compile(r"\\\$|[€£¥￥](?=\s?\d)|(?<=\d)\s?[€£]")
 _NUMBERING = re.compile(r"(?:^|(?<=[\s\d.;,}$)⟧]))\((\d{1,2})\)|(?:^|(?<=\s))(\d)\.(?=\s)")
 _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?){2,}\d?|\d(?:\.\d){2,}")
-_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d))")
+_THOUSANDS = re.compile(
+    r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d)|(?: 000)+(?!\d))"
+)
 _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且"
+_WHOLE = r"\s*∈\s*⟦?[ZNRQ]⟧?"
+_SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")  # what a parameter is taken from: "k∈Z"
+_SET = re.compile(rf"(?:⦃|\{{(?=[^{{}}]*\}}$))(\s*[A-Za-z](?:{_WHOLE})?\s*[|:])?(.+)[⦄}}]", re.DOTALL)
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _EDGES = " \t\n.,;:?。"
@@ -91,12 +97,12 @@ _COMPOUND = re.compile(
 )
 _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
-_HALF_OF_DAY = re.compile(r"(?<=:\d\d)\s*⟦?\s*([ap])\.?\s?m\.?\s*⟧?$", re.IGNORECASE)
+_HALF_OF_DAY = re.compile(r"(?<=\d)\s*⟦?\s*([ap])\.?\s?m\b\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _BELOW = r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?"
 """What may follow a letter in a name: primes and a subscript."""
 _NAME = re.compile(
-    r"\|?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
+    r"\|?(?:\\(?:sin|cos|tan|cot)\s*)?(?:Δ?\s*[A-Za-zα-ωΑ-Ω]|⟨[^⟩]*⟩|\\[a-zA-Z]+|[A-Z]{1,4}|m?\s*[∠△]\s*[A-Zα-ω]{1,3}\d?|⟦[^⟧]{1,30}⟧)"
     rf"{_BELOW}(?:\(-?[^()+*/^-]{{1,20}}\))?\|?"
 )
 _OF_NAMES = re.compile(rf"\(?[A-Za-zα-ω]{{1,3}}{_BELOW}(?:\s*[,:]\s*[A-Za-zα-ω]{{1,3}}{_BELOW}){{1,3}}\)?")
@@ -110,13 +116,13 @@ _BEHIND = re.compile(
     r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
-_NO_UNIT = re.compile(
-    r"\b(?:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b", re.I
+_COUNTED = re.compile(
+    r"(?!.*\b(?i:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b)"
+    r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}"
 )
-_COUNTED = re.compile(r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}")
 _BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
 _REMARK = re.compile(
-    r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or)[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
+    r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or|[^()]*[可唯])[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
 )
 """A remark behind a value: "3 \\text{(cm)}", "2x (x > 0)", or the option that has it: "5 + 6 = 11 (B)"."""
 _PREFIX = re.compile(
@@ -124,9 +130,7 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _FACTORS = frozenset("hundred thousand million billion".split())
-_DIGIT_LAST = re.compile(r"\d\s*$")
-_SIGNS = frozenset("=<>≤≥≠≈")
-"""Golds of items that ask for the sign between two quantities."""
+_SIGNS = frozenset("=<>≤≥≠≈")  # golds of items that ask for the sign between two quantities
 _INFINITE = Part("value", "∞", (INFINITE,))
 _FLIPPED = {"<": ">", ">": "<", "≤": "≥", "≥": "≤"}
 
@@ -197,20 +201,19 @@ def _pieces(text: str) -> tuple[list[str], bool]:
         text = _THOUSANDS.sub(lambda match: re.sub("[, ]", "", match[0]), text)
     pieces, found = _cut(text, _SEPARATOR)
     pieces = [piece.strip(_EDGES) for piece in pieces if piece.strip(_EDGES)]
+    pieces = [piece for piece in pieces if not _SCOPE.fullmatch(piece)] or pieces
     is_ordered = "\n" in found or "→" in found
     if is_ordered or len(pieces) == 1 or not set(text) - set("<>=≤≥≠,; "):
-        listed = [
-            one for piece in pieces for one in (piece.split() if _NUMBERS.fullmatch(piece) else [piece])
-        ]
-        return listed, is_ordered or len(listed) > 1
+        pieces = [one for some in pieces for one in (some.split() if _NUMBERS.fullmatch(some) else [some])]
+        return pieces, is_ordered or len(pieces) > 1
     return pieces, False
 
 
 def _members(piece: str) -> Iterator[Part]:
     """The part that a piece is, or the parts: of a set, or of an expression with ±."""
-    described = re.fullmatch(r"⦃(?:\s*[A-Za-z]\s*[|:])?(.+)⦄|\{([^{}]*,[^{}]*)\}", piece, re.DOTALL)
-    if described:
-        for one in _pieces(described[1] or described[2])[0]:
+    described = _SET.fullmatch(piece)
+    if described and (piece[0] == "⦃" or described[1] or "," in piece):
+        for one in _pieces(described[2])[0]:
             yield from _members(one)
     elif "±" in piece or "∓" in piece:
         yield _part(piece.replace("±", "+").replace("∓", "-"))
@@ -224,7 +227,7 @@ def _part(text: str) -> Part:
     text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_EDGES)).strip()
     half = _HALF_OF_DAY.search(text)
     if half:
-        return replace(_part(text[: half.start()]), text=text, name=half[1].lower())
+        return replace(_part(text[: half.start()]), text=text, name=parse(half[1].lower()))
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
@@ -232,19 +235,14 @@ def _part(text: str) -> Part:
     items = _cut(listed[3], "[,;]")[0] if listed else []
     if listed and len(items) > 1:
         marks, label = (listed[2], listed[4]), (listed[1] or "").strip()
-        return Part("tuple", text, items=tuple(map(_item, items)), marks=marks, label=label)
+        ends = tuple(_INFINITE if "∞" in one else _part(one) for one in items)
+        return Part("tuple", text, items=ends, marks=marks, label=label)
     members = _cut(text, ":")[0]
     if len(members) == 2 and _CLOCK.fullmatch(members[1]):
         return Part("tuple", text, items=tuple(map(_part, members)), marks=(":",))
-    return (
-        _valued(text)
-        if len(members) < 2
-        else Part("ratio", text, tuple(_valued(one).trees[0] for one in members))
-    )
-
-
-def _item(text: str) -> Part:
-    return _INFINITE if "∞" in text else _part(text)
+    if len(members) < 2:
+        return _valued(text)
+    return Part("ratio", text, tuple(_valued(one).trees[0] for one in members))
 
 
 def _valued(text: str) -> Part:
@@ -267,8 +265,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
         is_number = re.fullmatch(r"[-+]?\s*\d+(?:\.\d+)?", bare) is not None
         is_unit = written[0] in SINGLE and (match[0][0] == " " or is_number)
     else:
-        is_counted = bool(_COUNTED.fullmatch(written)) and not _NO_UNIT.search(written)
-        is_unit = bool(known or match["sign"] or not match["glued"] and is_counted)
+        is_unit = bool(known or match["sign"] or not match["glued"] and _COUNTED.fullmatch(written))
     if not is_unit or written == "°" and _ANGLE_OF.search(bare):
         return text, None
     return bare, known
@@ -281,10 +278,9 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
     if set(signs) <= set("=≈∈"):
-        try:
+        last_side = Part("relation", "")
+        with suppress(Unreadable):
             last_side = _part(sides[-1])
-        except Unreadable:
-            last_side = Part("relation", "")
         if last_side.kind in ("tuple", "ratio") and (named or _OF_NAMES.fullmatch(sides[0])):
             return replace(last_side, label=label)
         if last_side.kind == "value" and "∈" not in signs:
@@ -293,10 +289,9 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
             ):
                 return replace(last_side, label=label)
             if set(signs) == {"="} and named:
-                try:
-                    return replace(last_side, text=text, name=parse(sides[0]), label=label)
-                except Unreadable:  # words, as in \\text{Area} = 2ab
-                    return replace(last_side, label=label)
+                with suppress(Unreadable):  # words, as in \\text{Area} = 2ab
+                    last_side = replace(last_side, text=text, name=parse(sides[0]))
+                return replace(last_side, label=label)
     trees = tuple(_valued(side or "x").trees[0] for side in sides)
     return _interval(text, trees, signs) or Part("relation", text, trees, marks=signs)
 
@@ -428,11 +423,9 @@ def _equal_relations(gold: Part, found: Part) -> bool:
     turned = tuple(_FLIPPED.get(mark, mark) for mark in reversed(found.marks))
     if gold.marks == found.marks and all(map(same, gold.trees, found.trees)):
         return True
-    how = (
-        proportion(*(f"({one.trees[0]})-({one.trees[1]})" for one in (gold, found)))
-        if len(gold.trees) == 2
-        else 0
-    )
+    if len(gold.trees) != 2:
+        return False
+    how = proportion(*(f"({one.trees[0]})-({one.trees[1]})" for one in (gold, found)))
     return how != 0 and gold.marks == (found.marks if how > 0 else turned)
 
 
@@ -487,11 +480,13 @@ _CUE = re.compile(
 )
 _SENTENCES = re.compile(r"(?<=[.!?])(?<!i\.e\.)\s+|[\n。]+")
 _RUN = re.compile(
-    r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln|[xyabnmkt])(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
+    r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln)(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
+    r"|(?:(?<!\s\()|(?![a-h]\)))(?<![a-z][.'])[a-km-z](?!['A-Za-z]|\.[a-z]|: )"
+    r"|(?<=\d)(?!st|nd|rd|th|am|pm)[a-z]{2}(?!['A-Za-z])"
     r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
-"""Words, and what formulas are of: a whole one in dollars, common names, figures, signs."""
+"""Words, and what formulas are of: a whole one in dollars, letters, figures, signs."""
 _DOLLARS = re.compile(r" ?\$([^$]{1,300})\$ ?")
 _MEASURED = re.compile(
     r"(?<=[\d}])(?:\s|(?=[A-Za-z]{2}|[\u4e00-\u9fff]))"
@@ -507,9 +502,10 @@ _VERB = re.compile(
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
 _ASIDE = re.compile(
-    r",? (?:since|because|as|of which|so that|not)\b|: (?=[a-z])"
+    r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not)\b|: (?=[a-z])"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
+_RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
@@ -531,7 +527,7 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 """Ends what a cue states, where no correction follows."""
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
-_MARKDOWN = re.compile(r"\*\*|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_MARKDOWN = re.compile(r"(?<![\dxyn)])\*\*|\*\*(?!\d)|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
@@ -561,11 +557,12 @@ def stated(part: str) -> Iterator[str]:
         if _readable(lines):
             yield lines
             return
-    if said:
+    if cue and said:
         line = said.split("\n")[0]
         yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
-        return
-    if REFUSAL.search(text[-200:]):
+        is_heading = cue[0].rstrip(" *\n")[-1] in ":：]" and not REFUSAL.search(line)
+        text = said[len(line) :].strip() if is_heading else ""  # a whole solution behind "Answer:"
+    if not text or REFUSAL.search(text[-200:]):
         return
     for tail in (500, len(text)):  # as few characters as possible are split
         found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
@@ -589,7 +586,7 @@ def _boxed(text: str) -> str | None:
 
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
-    text = with_signs(text)
+    text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
         text = text[conclusion.end() :]
@@ -622,7 +619,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
     run, is_behind, is_near, is_joined, denied = "", False, False, False, 0
     for match in [*_RUN.finditer(text), None]:
         token = match[0] if match else ""
-        if match and (not match["word"] or token in _FACTORS and _DIGIT_LAST.search(run)):
+        if match and (not match["word"] or token in _FACTORS and run.rstrip()[-1:].isdigit()):
             run += token
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
@@ -645,14 +642,12 @@ def _in_sentence(sentence: str) -> list[Answer]:
 
 def _whole(match: "re.Match[str]") -> str:
     """A formula in dollars that ends in names, of which some are words elsewhere, stays whole: $2a + c$."""
-    formula = match[1]
-    if re.search(r"(?<![\\A-Za-z])[A-Za-z]", re.split(_RELATION, formula)[-1]) and any(
-        one["word"] for one in _RUN.finditer(formula)
-    ):
-        found = _readable(formula)
+    ends_in_names = re.search(r"(?<![\\A-Za-z])[A-Za-z]", re.split(_RELATION, match[1])[-1])
+    if ends_in_names and any(one["word"] for one in _RUN.finditer(match[1])):
+        found = _readable(match[1])
         if found and not all(map(is_name, found.parts[0].trees)):
             return f'"{match[0].strip()}"'
-    return f" {formula.strip()} "
+    return f" {match[1].strip()} "
 
 
 def _measured(match: "re.Match[str]") -> str:
@@ -774,4 +769,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=12)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=13)

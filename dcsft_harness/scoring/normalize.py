@@ -26,7 +26,7 @@ THOUGHT_START = re.compile(r"\s*(?:<(?i:think|thinking|thought|reasoning)>|\[THI
 _ANSWER = re.compile(r"<(?i:(answer|conclusion|final_?answer))>")
 _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL)
 _LAST_TOKENS = re.compile(
-    r"(?:\s*<(?:\|(?:im_end|end|endoftext|end_of_text|eot_id|eom_id)\||/s|pad|eos|end_of_turn)>)+\s*$"
+    r"(?:\s*<(?:[|｜](?!end_of_box|box_end)[\w▁]+[|｜]|/s|pad|eos|end_of_turn|eo[a-z])>)+\s*$"
 )
 _DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
 WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
@@ -224,8 +224,6 @@ _ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]{0,300}[^\s*])\*(?![\w*(\
 _HEADING = re.compile(r"\n[ \t]*[#>][#> \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
-
-
 _TRANSLATED = re.compile(r"[^\x00-\x7f°·×π√≈≤≥∠]")
 """What `in_signs` may change."""
 

@@ -85,11 +85,9 @@ def _judge(part: str, gold: str) -> Verdict:
     if len(gold) == 1 and gold in "ABCDEFGHIJ":
         said = _stated(part)
         labeled = _LABELED.fullmatch(said) if said else None
-        return (
-            Verdict(float(labeled[1] == gold), labeled[1])
-            if labeled
-            else choice(part, answer=gold, choices=None)
-        )
+        if labeled:
+            return Verdict(float(labeled[1] == gold), labeled[1])
+        return choice(part, answer=gold, choices=None)
     if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
         try:
             number = plain_number(part, gold)
@@ -151,4 +149,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=12)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=13)

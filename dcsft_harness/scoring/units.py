@@ -113,10 +113,12 @@ WORDS = {
     word: 10 * number
     for number, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)
 }
+_SHARES = dict(half=2, halv=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, eighth=8, tenth=10)
 _SPELLED = re.compile(
     rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})"
-    r"(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-)", re.IGNORECASE
+    rf"(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-(?!{'|'.join(_SHARES)}))", re.IGNORECASE
 )  # fmt: skip
+_SHARE = re.compile(rf"(?<![\d.])([1-9])[- ]({'|'.join(_SHARES)})(?:s|es)?\b", re.IGNORECASE)
 _AND_A_HALF = re.compile(r"(?<=\d) and (?:a|one) half\b", re.IGNORECASE)
 _SIGN = re.compile(r"(?<!\d )(?<!\d)\b(?:[Mm]inus|[Nn]egative) (?=[\d$\\])")
 
@@ -129,8 +131,9 @@ def with_signs(text: str) -> str:
 
 
 def in_figures(text: str) -> str:
-    """A text with its number words in figures, up to ninety-nine."""
-    return with_signs(_SPELLED.sub(_figure, text))
+    """A text with its number words in figures, up to ninety-nine, and simple fractions: "two thirds"."""
+    text = with_signs(_SPELLED.sub(_figure, text))
+    return _SHARE.sub(lambda match: f"{match[1]}/{_SHARES[match[2].lower()]}", text)
 
 
 def _figure(match: "re.Match[str]") -> str:

@@ -54,4 +54,4 @@ def can_become_right(text: str, *, answer: str) -> bool:
     return left.startswith(gold) and not left[len(gold) :].rstrip().strip(".")
 
 
-SCORER = Scorer("exact_word", exact_word, version=2)
+SCORER = Scorer("exact_word", exact_word, version=3)
