@@ -432,11 +432,12 @@ def _label(text: str, options: OptionSet) -> int | None:
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip().removeprefix("- ")
-    above, _, line = part.rpartition("\n")
-    part = above.rstrip() if above and any([word in line for word in phrases.COURTEOUS]) else part
+    ending = part[-200:]
+    if any([word in ending.rpartition("\n")[2] for word in phrases.COURTEOUS if word in ending]):
+        part = part.rpartition("\n")[0].rstrip() or part
     if not part:
         return None
-    is_entries = above != "" and len(part) < 600 and all(map(_LINE.fullmatch, filter(None, part.split("\n"))))
+    is_entries = len(part) < 600 and "\n" in part and all(map(_LINE.fullmatch, re.split(r"\n+", part)))
     found, opening, is_long = None, "", len(part) >= HEAD + TAIL
     start = part[:HEAD].replace("*", "").lstrip("#$_`> ")
     if not is_long or _LABEL.match(start) or options.begun(start) is not None:
@@ -444,8 +445,8 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
         is_list = is_entries or _LISTED_LINES.match(part) or _LISTING.match(opening)
         found = None if is_list else _beginning(opening, options)
-    may_be_none = any([word in part[-200:] for word in phrases.NO_MATCH_WORDS])
-    is_none = is_entries or may_be_none and phrases.NO_MATCH.search(part[-200:]) is not None
+    may_be_none = any([word in ending for word in phrases.NO_MATCH_WORDS])
+    is_none = is_entries or may_be_none and phrases.NO_MATCH.search(ending) is not None
     found = weak if found is None and not is_none else found
     if found is None and (alone := _ALONE.search(part[-TAIL:])):
         found = options.index(alone[1])

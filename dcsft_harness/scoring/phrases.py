@@ -144,7 +144,7 @@ NO_MATCH = re.compile(
     r"|\bnot an option\b|(?:mistake|error) in the (?:question|problem)"
 )
 """At the end of a response: what it finds is no option. It has one of the words."""
-NO_MATCH_WORDS = "ption", "hoice", "isted", "rovided", "选项"
+NO_MATCH_WORDS = "ptions", "hoices", "an option", "t listed", "t provided", "选项"
 COURTEOUS = "ope th", "me know", "eel free", "hank you"
 """In a last line: nothing of the answer."""
 CHINESE_WORDS = "答案", "选", "正确", "只有", "정답", "答え", "正解"
