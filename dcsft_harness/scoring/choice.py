@@ -22,12 +22,16 @@ _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
 _LETTER_ONLY = re.compile(r"[\s(\[\"'*$`#]*([A-Za-z])[\s)\]\"'*$`.:,!]*")
 _LABEL = re.compile(
     r"[\s\"'“:=→>✓✔✅👉|,-]{0,12}"
-    r"(?:(?i:actually|(?:most )?likely|clearly|definitely|probably|only|la|not [A-J],? but) )?"
+    r"(?:(?i:actually|(?:most )?likely|clearly|definitely|for sure|probably|only|la|not [A-J],? but) )?"
     r"(?:(?i:the |a )?"
-    r"(?i:option|choice|letter|letra|answer|image|picture|point|box|选项)s?:?\s?)?"
+    r"(?i:option|choice|letter|letra|answer|image|picture|point|box|选项|옵션)s?:?\s?)?"
     r"(?P<open>[(\[<]{0,2})(?P<letter>[A-Za-z])(?P<close>[)\]>]{0,2})(?![^\W\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3]|['’+*/^°√<{]|-\w)"
 )
-_SECOND = re.compile(r"\s?(?:and|or|[,&/和与及或])\s?\(?(?:(?!I [a-z])[A-J](?a:(?![\w']))|[b-j](?:[,.]|$))")
+_SECOND = re.compile(
+    r"\s?(?:and|or|[,&/和与及或])\s?\(?(?:(?!I [a-z])[A-J](?a:(?![\w']))|[b-j](?:[,.]|$))"
+    r"|(?:(?! (?:because|since|as|than|not|while|whereas|but|which)\b)[^.;:\n]){0,60}? "
+    r"(?:or (?:\w+ )?\([A-J]\)|(?:and|or) [A-J] \()(?! (?:is|are|does|do|has|have|shows?)\b)"
+)
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
@@ -42,9 +46,10 @@ _FINAL = re.compile(
     r"(?:\b(?:is|are|be)|[:=])\s?(?:option )?\(([A-J])\)(?: [\w ]{1,30})?"
     r"(?:[.!]?$|, (?!(?:and|or)\b|.{0,20}\([A-J]\)))"
 )
+_LETTERED_TEXT = re.compile(r"\b(?:is|are|be):? \(([A-J])\) ")
 _LINK = re.compile(
-    r"\b(?:is|are|be|was|equals|(?<!next )to|so|hence|thus|therefore|es|est|ist|è|é)\b|[Ii]t's\b"
-    r"|[=≈是为は은는]|(?<!\b[A-J])(?<!\b[A-J]\)):(?!\d)"
+    r"\b(?:is|are|be|was|equals|(?<!next )to|so|hence|thus|therefore|es|est|ist|lautet|è|é)\b|[Ii]t's\b"
+    r"|[=≈是为は은는]|(?<!\b[A-J])(?<!\b[A-J]\)):(?!\d)|(?:(?<!\b[A-J]),|;)(?= [A-J]$)"
 )
 _REMARK = re.compile(r",? (?:which (?:is|are)|when|whereas|while|i\.e\.|(?:up|down) from)\b")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
@@ -57,7 +62,8 @@ _LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b(?! [a-z])
 _ITEM = re.compile(r"\W{0,3}[A-J][).:] ?[^:\n]{0,40}:")
 """At the start of an entry in a list, as of ratings: it compares, but states no answer."""
 _ALONE = re.compile(
-    r":(?<= is:| be:|hat:)\s?\n\s{0,4}\**\(?([A-J])[).][^\n]{0,80}\n(?!\s*\**(?:\(?[A-J][).]|Please|Which))"
+    r":(?:(?<= is:| be:|hat:)\s?\n\s{0,4}\**\(?(?=[A-J][).])|\s{1,3}\**\(?(?=[A-J]\W{0,3}\n\n))"
+    r"([A-J])[^\n]{0,80}\n(?!\s*\**(?:\(?[A-J][).]|Please|Which))"
 )
 """An option alone on a line, with a reason behind it; neither a list nor a question follows."""
 _MARKS = (*"✅✓✔☑❌✗✘", "[x]", "[X]")
@@ -89,11 +95,7 @@ _KEYS = frozenset(map(str.encode, _ROWS))
 
 
 def choice(
-    response: str,
-    *,
-    answer: str,
-    choices: Sequence[str | int | float] | None = None,
-    truncated: bool = False,
+    response: str, *, answer: str, choices: Sequence[str | int | float] | None = None, truncated: bool = False
 ) -> Verdict:
     """Score 1.0 if the option that the response states is the gold, else 0.0.
 
@@ -146,6 +148,8 @@ def find(response: str, options: OptionSet, *, truncated: bool) -> int | None:
     if letter:
         return options.index(letter[1].upper())
     part = bounded(part)
+    for text in options.dotted:
+        part = part.replace(text, text.replace(". ", "."))
     question, found = _NEXT_QUESTION.search(part), None
     if question:
         before = part[: question.start()]
@@ -199,23 +203,20 @@ def _last_line(part: str, options: OptionSet) -> int | None:
         return None
     letter = _LETTER_ONLY.fullmatch(line) if len(line) < 20 else None
     if letter and letter[1].isupper():
-        is_cut_off = line.count("(") != line.count(")") or len(line) == 1 and len(part) >= HEAD
+        may_go_on = len(line) == 1 and len(part) >= HEAD and not part.endswith(f".\n\n{line}")
+        is_cut_off = line.count("(") != line.count(")") or may_go_on
         is_listed = _LETTER_ONLY.fullmatch(above.rpartition("\n")[2])
         return None if is_cut_off or is_listed else options.index(letter[1])
     match = _LINE.fullmatch(plain(line)) if _LINE_MARKS.intersection(line[:12]) else None
-    index = options.index(match[2]) if match else None
-    if match is None or index is None or not (match[1] or match[3]):
+    if match is None or not (match[1] or match[3]):
         return None
     before = _LINE.match(plain(above.rpartition("\n")[2]))
     # "- A: ten arms", "- B: light", "- D: a snout" gives reasons for another answer.
-    return None if before and before[2] < match[2] else index
+    return None if before and before[2] < match[2] else options.index(match[2])
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:
-    """The parts of a text that are searched for phrases, last first.
-
-    They are its last 500 characters, the last sentence before them with "answer", and its first 250.
-    """
+    """What is searched for phrases: the end, the last sentence before it with "answer", the start."""
     tail = len(text) - TAIL
     if tail <= 0:
         yield 0, len(text)
@@ -251,10 +252,8 @@ def _start(text: str, place: int) -> int:
     """Where the sentence or line begins in which a place lies, at most 400 characters before it."""
     start = place - 400 if place > 400 else 0
     for mark in ("\n", ". ", "! ", "? ", "; ", "。"):
-        # -1 where it is not: behind it is 0.
         found = text.rfind(mark, start, place) + 1
-        if found > start:
-            start = found
+        start = found if found > start else start
     return start
 
 
@@ -308,35 +307,28 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     sentence = _without_asides(sentence, options)
     lowered = _lowered(sentence)
     if phrases.HYPOTHETICAL.search(lowered):
-        conceded = phrases.CONCEDED.search(lowered)
-        sentence = sentence[: conceded.start()] if conceded else sentence.rpartition(", but ")[2]
+        sentence = sentence.rpartition(", but ")[2]
         lowered = _lowered(sentence)
         if phrases.HYPOTHETICAL.search(lowered):
             return None
-    supposed = "answer" in lowered and phrases.SUPPOSED.match(lowered) is not None
+    if "answer" in lowered and phrases.SUPPOSED.match(lowered):
+        return None
     final = _FINAL.search(sentence) if "(" in sentence else None
-    if final:
-        index = options.index(final[1])
-        if index is not None:
-            return index, not supposed
+    if final and (index := options.index(final[1])) is not None:
+        return index, True
     found_phrases = list(_phrases(sentence))
     found_phrases.sort(key=lambda one: (one[0], one[1].strong), reverse=True)
     for place, row, match in found_phrases[:12]:
         found = _phrase_states(row, place, match, sentence, lowered, options)
         if found is not None:
-            return found[0], found[1] and not supposed
+            return found
     if not lowered.isascii():
         return _chinese(sentence, options)
     return (NO_OPTION, True) if phrases.NONE_OF.search(lowered) else None
 
 
 def _phrase_states(
-    row: phrases.Phrase,
-    place: int,
-    match: "re.Match[str]",
-    sentence: str,
-    lowered: str,
-    options: OptionSet,
+    row: phrases.Phrase, place: int, match: "re.Match[str]", sentence: str, lowered: str, options: OptionSet
 ) -> tuple[int, bool] | None:
     """What a phrase at a place states, and whether as an answer."""
     be = _be(lowered, place) if row.side != "after" else None
@@ -345,7 +337,8 @@ def _phrase_states(
         return None
     found = _subject(sentence[:start], options) if row.side != "after" else None
     if row.side != "before" and (found is None or not found[1]):
-        behind = _read(sentence[match.end() :], options)
+        is_compared = found is not None and sentence.startswith((" to ", " with "), match.end())
+        behind = None if is_compared else _read(sentence[match.end() :], options)
         found = behind if found is None or behind and behind[1] else found
     if found is None or not row.strong and (found[0] == NO_OPTION or _ITEM.match(sentence)):
         return None
@@ -362,11 +355,9 @@ def _without_asides(sentence: str, options: OptionSet) -> str:
 def _chinese(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     """The option behind the last Chinese phrase that has one; of many phrases the last twelve are read."""
     for match in list(phrases.CHINESE.finditer(sentence))[:-13:-1]:
-        if sentence[max(0, match.start() - 1) : match.start()] not in ("不", "能"):
-            if sentence[match.end() : match.end() + 1] != "不":
-                found = _read(sentence[match.end() :], options)
-                if found:
-                    return found[0], True
+        is_denied = sentence[: match.start()].endswith(("不", "能")) or sentence.startswith("不", match.end())
+        if not is_denied and (found := _read(sentence[match.end() :], options)):
+            return found[0], True
     return None
 
 
@@ -394,14 +385,13 @@ def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     text = text.strip()
     if not text:
         return None
-    if "I" in text[:12] and options.roman and (found := options.named(text.lstrip(" :=\n\"'*>"))) is not None:
-        return found, False
+    is_worded = options.dotted or "I" in text[:12] and options.roman  # its beginning may look like a label
     label = _label(text, options)
-    if label is not None:
-        return label, True
-    found = options.named(text.lstrip(" :=\n\"'*>"))
+    found = options.named(text.lstrip(" :=\n\"'*>")) if is_worded or label is None else None
     if found is not None:
         return found, False
+    if label is not None:
+        return label, True
     reason = phrases.REASON.search(text)
     segment = text[: reason.start()] if reason and reason.start() > 1 else text
     mentions = [one for one in options.mentions(segment) if not phrases.REJECTED.match(text, one.end)]
@@ -422,12 +412,13 @@ def _label(text: str, options: OptionSet) -> int | None:
         return index if glued and index is not None and options.texts[index] == glued[2] else None
     letter, rest = match["letter"], text[match.end() :]
     if letter.islower():
-        if not (match["open"] and match["close"]) and rest.strip(" .\n'\"`"):
+        is_alone = match["close"] or rest[:2] in (". ", ": ") or not rest.strip(" .\n'\"`")
+        if not is_alone and not phrases.REASON_CLAUSE.match(rest):
             return None
     elif not match["close"] and letter in "AI":
         if not _AFTER_BARE.match(rest):
             return None
-    if _SECOND.match(rest):
+    if _SECOND.match(rest if "(" in rest[:80] else rest[:12]):
         return NO_OPTION
     index = options.index(letter.upper())
     if phrases.REJECTED.match(rest) and options.begun(rest.lstrip(" .:)-")) is None:
@@ -442,44 +433,49 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
     part = part.strip().removeprefix("- ")
     ending = part[-200:]
-    if part[-1:] in "!.?" and any([word in ending for word in phrases.COURTEOUS]):
-        part = part[:-300] + phrases.COURTESY.sub("", part[-300:]).rstrip()
+    if any([word in ending.rpartition("\n")[2] for word in phrases.COURTEOUS if word in ending]):
+        part = part.rpartition("\n")[0].rstrip() or part
     if not part:
         return None
+    is_entries = len(part) < 600 and "\n" in part and all(map(_LINE.fullmatch, re.split(r"\n+", part)))
     found, opening, is_long = None, "", len(part) >= HEAD + TAIL
     start = part[:HEAD].replace("*", "").lstrip("#$_`> ")
     if not is_long or _LABEL.match(start) or options.begun(start) is not None:
         stop = _end(part, 0)
         opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
-        is_list = _LISTED_LINES.match(part) or _LISTING.match(opening)
+        is_list = is_entries or _LISTED_LINES.match(part) or _LISTING.match(opening)
         found = None if is_list else _beginning(opening, options)
-    found = weak if found is None else found
+    may_be_none = any([word in ending for word in phrases.NO_MATCH_WORDS])
+    is_none = is_entries or may_be_none and phrases.NO_MATCH.search(ending) is not None
+    found = weak if found is None and not is_none else found
     if found is None and (alone := _ALONE.search(part[-TAIL:])):
         found = options.index(alone[1])
     if found is not None:
         return found
     if options.undecided is not None and phrases.UNDECIDED.search(part[-HEAD:].lower()):
         return options.undecided
-    if part[-1] == "?" or _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])):
+    if is_none or part[-1] == "?" or _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])):
         return None
-    end = part.rstrip(" .!\n*`$\\]})")
-    last = plain(part[_start(part, len(end)) :]).rstrip(" .!")
-    opening = "" if is_long else opening
+    end = part.rstrip(" .!。\n*`$\\]})")
+    last = plain(part[_start(part, len(end) - 2 * (end[-3:-1] == "; ")) :]).rstrip(" .!")
+    opening = "" if is_long or opening.startswith("If ") and REFUSAL.search(last) else opening
     for sentence in (last, opening) if options.numeric else (opening, last):
         found = _concluded(sentence, options) if sentence else None
         if found is not None and not REFUSAL.search(sentence):
             return found
-        if options.numeric and _DIGIT.search(last):
+        if options.numeric and (_DIGIT.search(last) or REFUSAL.search(last)):
             return None
     return None
 
 
 def _beginning(first: str, options: OptionSet) -> int | None:
     match = _LABEL.match(first[:120])
-    if match and match["letter"].isupper():
+    if match:
         rest = first[match.end() :]
         marked = match["close"] or not rest.strip() or rest[0] in ".:,;!\n" or rest[:3] == " - "
-        if marked:
+        if _SECOND.match(rest[:12]) and phrases.PAIR.fullmatch(first.split(" are ")[0].strip(" .")):
+            return NO_OPTION
+        if marked or phrases.REASON_CLAUSE.match(rest):
             found = _label(first, options)
             return None if found == NO_OPTION else found
     return options.begun(first)
@@ -493,12 +489,19 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
+    for lettered in _LETTERED_TEXT.finditer(sentence) if "(" in sentence else ():
+        if options.begun(sentence[lettered.end() :]) == (index := options.index(lettered[1])):
+            return index
     may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
     if (found := options.equation(sentence)) is not None:
         return found
-    if options.numeric and (found := _before_remark(sentence, options)) is not None:
-        return found
+    head = _REMARK.split(sentence, maxsplit=1)[0] if options.numeric else sentence
+    if head != sentence:  # a value, before more of it: "is 30, which is 10 more than 20"
+        link = last(_LINK, head)
+        found = options.named(head[link.end() :]) if link else _only(options.mentions(head), options)
+        if found is not None:
+            return found
     before, contrast, behind = sentence.rpartition(", but ")
     contrast = contrast and (before if " also " in behind else behind)
     for clause in (contrast, sentence[: reason.start()] if reason else ""):
@@ -515,17 +518,6 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     mentions = options.mentions(sentence) if options.numeric else mentions
     mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
-
-
-def _before_remark(sentence: str, options: OptionSet) -> int | None:
-    """The value that a sentence states before it says more of it: "is 30, which is 10 more than 20"."""
-    head = _REMARK.split(sentence, maxsplit=1)[0]
-    if len(head) == len(sentence):
-        return None
-    link = last(_LINK, head)
-    if link is None:
-        return _only(options.mentions(head), options)
-    return options.named(head[link.end() :])
 
 
 SCORER = Scorer("choice", choice, fields=("choices",), version=15)

@@ -47,9 +47,9 @@ _JSON_KEY = re.compile(
 _JSON_LINE_END = re.compile(r"(?<!\\)\\n(?![a-z])")  # not "\neq" in careless JSON
 
 REFUSAL = re.compile(
-    r"\b(?:can(?:not|'t| not)|could(?: not|n't)|unable|impossible|sorry|insufficient|enough information"
-    r"|not (?:possible|able|enough|sufficient|visible|provided|given)|undetermined|no way)\b"
-    r"|无法|不能",
+    r"\b(?:can(?:not|'t| not)|(?<!that )could(?: not|n't)|unable|impossible|sorry|insufficient"
+    r"|enough information|not (?:possible|able|enough|sufficient|visible|provided|given)|undetermined"
+    r"|no way)\b|无法|不能",
     re.IGNORECASE,
 )
 """In the last sentence: the response gives no answer."""

@@ -43,8 +43,12 @@ _IN_WORD = r"[^\W_\u3040-\u30ff\u4e00-\u9fff]"
 """A letter or digit of a script that has spaces between words."""
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
 _BRACKETED = re.compile(r"\([^()]*\)")
-_REASON = re.compile(r"(?<=\w)(?:;|,? (?:because(?! of)|since|as opposed to)\b)")
-"""Begins what a response sets its answer against, or reasons from."""
+_REASON = re.compile(r"(?<=\w)(?:;|,? (?:because(?! of)|since)\b)")
+"""Begins what a response reasons from."""
+_AGAINST = re.compile(
+    r",? (?:as opposed to|compared (?:to|with)|(?:up|down) from|versus|whereas)\b(?:[^.\n]|\.\d)*"
+)
+"""What a response sets its answer against."""
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
 
@@ -64,6 +68,8 @@ def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool =
     """
     golds = parse_golds(answer)
     part = bounded(answer_part(response, truncated=truncated))
+    if "oxed" not in part and not any(map(_AGAINST.search, golds)):
+        part = _AGAINST.sub("", part)
     verdicts = [_judge(part, gold) for gold in golds]
     right = next((verdict for verdict in verdicts if verdict.score == 1.0), None)
     return right or next((verdict for verdict in verdicts if verdict.extracted is not None), NOT_FOUND)
@@ -87,7 +93,7 @@ def _judge(part: str, gold: str) -> Verdict:
         labeled = _LABELED.fullmatch(said) if said else None
         if labeled:
             return Verdict(float(labeled[1] == gold), labeled[1])
-        return choice(part, answer=gold, choices=None)
+        return choice(part, answer=gold)
     if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
         try:
             number = plain_number(part, gold)
@@ -109,11 +115,8 @@ def _rounds(found: Answer, gold: str) -> bool:
         number, named = number_of(found) or (None, None)
     except Unreadable:
         return False
-    is_percentage = named is not None and named.dimension == PERCENT
-    if not isinstance(number, Fraction):
-        return False
-    values = (number, number / 100) if is_percentage else (number,)
-    return any(_rounds_to(one, gold) for one in values)
+    divisors = (1, 100) if named is not None and named.dimension == PERCENT else (1,)
+    return isinstance(number, Fraction) and any(_rounds_to(number / one, gold) for one in divisors)
 
 
 def _rounds_to(number: Fraction, gold: str) -> bool:
@@ -140,9 +143,8 @@ def _stated(part: str) -> str | None:
 
 
 def _golds_of_row(solution: object) -> object:
-    return parse_golds(
-        [str(text_gold(one)) for one in (solution if isinstance(solution, list) else [solution])]
-    )
+    golds = solution if isinstance(solution, list) else [solution]
+    return parse_golds([str(text_gold(one)) for one in golds])
 
 
 def _same(one: str, other: str) -> bool:

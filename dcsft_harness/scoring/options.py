@@ -80,7 +80,12 @@ class OptionSet:
 
     @cached_property
     def _plain(self) -> tuple[str, ...]:
-        return tuple(map(plain, self.texts))
+        return tuple(plain(text).replace(". ", ".") for text in self.texts)
+
+    @cached_property
+    def dotted(self) -> tuple[str, ...]:
+        """The texts with an abbreviation, as "E. coli", which would end a sentence."""
+        return tuple(text for text in self.texts if ". " in text)
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -96,6 +101,11 @@ class OptionSet:
     def numeric(self) -> bool:
         """Whether most options are values, so that a number in a response is a claim."""
         return 2 * sum(one is not None for one in self.values) > len(self.texts)
+
+    @cached_property
+    def drawn(self) -> bool:
+        """Whether a letter in the figure may be an option: beside values, "point D" is none."""
+        return not all(any(map(str.isdigit, text)) for text in self.texts)
 
     @cached_property
     def _longest(self) -> int:
@@ -141,13 +151,9 @@ class OptionSet:
         """Whether a text begins with "I" that is no letter: "I and II only"."""
         return any(re.match(r"I(?: only|,| and\b)", text) for text in self._plain)
 
-    @cached_property
-    def _equations(self) -> bool:
-        return all("=" in text for text in self.keys)
-
     def equation(self, sentence: str) -> int | None:
         """The one option of equations that a sentence has, spaces aside."""
-        if not self._equations:
+        if not all("=" in text for text in self.keys):
             return None
         squeezed = "".join(sentence.lower().split())
         found = {at: text for at, text in enumerate(self.keys) if text in squeezed}
@@ -198,7 +204,8 @@ class OptionSet:
             if index is not None and not any([one.start < end and start < one.end for one in found]):
                 found.append(Mention(start, end, index, by_letter))
 
-        for pattern in (LETTER, DRAWN_LETTER) if _CAPITAL.search(sentence) else ():  # only to save time
+        patterns = (LETTER, DRAWN_LETTER) if self.drawn else (LETTER,)
+        for pattern in patterns if _CAPITAL.search(sentence) else ():  # only to save time
             for match in pattern.finditer(sentence):
                 letter = next(filter(None, match.groups())).upper()
                 add(*match.span(), self.index(letter), by_letter=True)
@@ -235,12 +242,11 @@ def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
             joined[-1] = Mention(last.start, one.end, one.option, last.by_letter or one.by_letter)
         else:
             joined.append(one)
-    paired = {
-        one
-        for pair in pairwise(joined)
-        if pair[0].option != pair[1].option and _AND.fullmatch(sentence, pair[0].end, pair[1].start)
-        for one in pair
-    }
+    paired = set[Mention]()
+    for one, other in reversed(list(pairwise(joined))):
+        gap = sentence[one.end : other.start]
+        if one.option != other.option and (_AND.fullmatch(gap) or gap == ", " and other in paired):
+            paired |= {one, other}
     return [one for one in joined if one not in paired]
 
 

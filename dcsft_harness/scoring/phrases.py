@@ -60,13 +60,13 @@ PHRASES = (
          rf"{_OPENING}\w+\b(?=\W*\w)",
          "Therefore, the landform in the picture is {}."),
     _row(True, "before", "correct best closest answer choice only", True,
-         r"(?!only\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))|only (?:one|option|choice|image)\b",
+         r"(?!only\b|answered\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))|only (?:one|option|choice|image)\b",
          "{} is the correct one."),
     _row(True, "before", "right", True,
          r"(?<=\b(?:is|be) )right\b(?=\s*(?:[.!,;]|$|because\b|since\b))", "{} is right."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
-         r"|reasonable)(?:ly)?|best|better)\b", "{} is more accurate."),
+         r"|reasonable|candid|typical)(?:ly)?(?! on\b)|best|better)\b", "{} is more accurate."),
     _row(False, "after", "leaves leaving left elimination", False,
          r"(?:leav(?:es|ing)(?: us with)?|left with)(?: only)?(?=\s)|elimination\b,?(?=\s)",
          "Two are too long and one is too short, which leaves {}."),
@@ -80,7 +80,7 @@ LETTER = re.compile(
 )
 """An option by its letter."""
 DRAWN_LETTER = re.compile(
-    r"\b(?i:image|picture|figure|graph|box|point|label(?:l?ed)?|marked)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
+    r"\b(?i:image|picture|figure|graph|box|point|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
 )
 """A thing in the figure by its letter."""
 _ORDINAL = r"(?:first|second|third|fourth|fifth)(?: images?)?"
@@ -92,17 +92,20 @@ PAIR = re.compile(
 """Several options at once: "A and B", "neither the second nor the third image"."""
 
 _NOT = r"(?:\b(?=[nlc])(?<!with )(?<!with the )(?:not|no|neither|nor|less|least|cannot|none)|n't)"
-DENIED = re.compile(rf"{_NOT}\b[^,;.:]{{0,30}}$|(?:不|并非)[是选为]?\s?$")
+DENIED = re.compile(rf"{_NOT}\b(?:(?! but )[^,;.:]){{0,30}}$|(?:不|并非)[是选为]?\s?$")
 """Before a phrase: what it states is denied."""
 DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the))*\s*$")
 """Before an option: it is denied."""
 REJECTED = re.compile(
-    r"(?:\s(?!because\b|since\b|as\b|for\b|so\b|which\b|but\b|and\b)[\w(),.°-]+){0,6}?\s"
-    r"(?:(?:does|is|are|can|would|has)(?:\s?not|n't)\b|(?:is|are)\s(?:incorrect|wrong|false|ruled out)\b)"
+    r"(?:,?\s(?!(?:because|since|as|for|so|which|but|and|it|this|that|there|[A-J])\b)[\w(),.°-]+){0,6}?\s"
+    r"(?:(?:does|is|are|can|would|has)(?:\s?not|n't)\b"
+    r"|(?:is|are)\s(?:also\s)?(?:incorrect|wrong|false|ruled out)\b)"
     r"|\s?[:|]\s(?i:incorrect|wrong|false|no)\b|:?项?(?:错误|不正确|不符合)"
 )
 """Behind an option: it is rejected."""
-SUPPOSED = re.compile(r"(?:\w+,?\s){0,3}?(?:if|assuming)\b(?!.{0,60}\bchoose\b)")
+SUPPOSED = re.compile(
+    r"(?:(?:\w+,?\s){0,3}?if (?!(?:i|we|you|one|forced|pressed|asked)\b)|assuming\b)(?!.{0,60}\bchoose\b)"
+)
 """At the start of a sentence that only supposes."""
 HYPOTHETICAL = re.compile(
     r"\bwould (?:only )?(?:be|have been)\b.*\bif (?!i\b|forced|pressed|asked)"
@@ -114,8 +117,6 @@ HYPOTHETICAL = re.compile(
 OF_OTHERS = ("The other", "Similarly,")
 CONCLUDES = re.compile(r"\b(?:so(?! on)|thus|therefore|answer|best|choose|correct|leav(?:es|ing)|select)\b")
 """At the start of a sentence on other options; and what one has that states an answer nevertheless."""
-CONCEDED = re.compile(r",? (?:(?:al|even )?though|while) (?:some|many|others|one|people|students)\b.*")
-"""Behind a statement: what others may choose."""
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
@@ -124,9 +125,9 @@ ASIDE = re.compile(
 )
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
-CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|while|lacks?|differ\w*|diverge\w*)\b")
+CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|incorrect|wrong|while|lacks?|differ\w*|diverge\w*)\b")
 """In a last sentence: it rejects rather than chooses."""
-REASON = re.compile(r",?\s(?:because|since|as|which|given|not|for|that is)\b")
+REASON = re.compile(r",?\s(?:because|since|as|which(?! is (?:label|mark|circl)l?ed)|given|not|for|that is)\b")
 """Ends what a phrase states; a reason follows."""
 REASON_CLAUSE = re.compile(r",?\s(?:because|since)\b|,\sas\b")
 """Begins a clause with the reason for what a sentence states without a phrase."""
@@ -137,12 +138,15 @@ UNDECIDED = re.compile(
 """What an option may say, and a response that states it: nothing can be said."""
 NONE_OF = re.compile(r"\bnone of (?:the|these|them)\b(?! other)|\bneither\b.{1,80}\bnor\b")
 """Of a sentence that states nothing else: no option is right."""
-COURTEOUS = ("ope th", "me know", "eel free", "hank you")
-COURTESY = re.compile(
-    r"(?i)(?:^|(?<=[.!?\n]))[\s#*-]*(?:(?:i )?hope (?:this|that)|(?:please )?(?:let me know|feel free)"
-    r"|thank you|if (?:you|there) [^.!?\n]{0,200}(?:let me know|feel free))[^\n]{0,200}$"
+NO_MATCH = re.compile(
+    r"(?i)\b(?:not|no|none)\b (?:\w+ ){0,4}(?:in|among|of) (?:\w+ ){0,2}(?:options|choices)\b|不在选项"
+    r"|(?:options|choices) (?:\w+ )?do(?: not|n't) (?:contain|include|meet)|\bnot (?:provided|listed)\b"
+    r"|\bnot an option\b|(?:mistake|error) in the (?:question|problem)"
 )
-"""At the end of a response: nothing of the answer."""
+"""At the end of a response: what it finds is no option. It has one of the words."""
+NO_MATCH_WORDS = "ptions", "hoices", "an option", "t listed", "t provided", "选项"
+COURTEOUS = "ope th", "me know", "eel free", "hank you"
+"""In a last line: nothing of the answer."""
 CHINESE_WORDS = "答案", "选", "正确", "只有", "정답", "答え", "正解"
 CHINESE = re.compile(
     r"(?:答案\]?|选[项择]?|正确的?|只有|정답|答え|正解)(?:应该?)?有?\s?(?:是|为|选(?![项择])|은|は|:)*\s?"
