@@ -49,7 +49,7 @@ _FINAL = re.compile(
 _LETTERED_TEXT = re.compile(r"\b(?:is|are|be):? \(([A-J])\) ")
 _LINK = re.compile(
     r"\b(?:is|are|be|was|equals|(?<!next )to|so|hence|thus|therefore|es|est|ist|lautet|è|é)\b|[Ii]t's\b"
-    r"|[=≈是为は은는]|(?<!\b[A-J])(?<!\b[A-J]\)):(?!\d)|(?:(?<!\b[A-J]),|;)(?= [A-J]$)"
+    r"|[=≈是为は은는]|:(?!\d)(?<!\b[A-J]:)(?<!\b[A-J]\):)|[,;](?= [A-J]$)(?<!\b[A-J],)"
 )
 _REMARK = re.compile(r",? (?:which (?:is|are)|when|whereas|while|i\.e\.|(?:up|down) from)\b")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
@@ -293,7 +293,7 @@ def _be(lowered: str, place: int) -> "re.Match[str] | None":
     """The form of "to be" behind which a place stands."""
     before = lowered[max(0, place - 40) : place]
     # The words first, which is faster.
-    return None if _BE.isdisjoint(before.split()[-4:]) else phrases.BE.search(before.replace("*", ""))
+    return None if _BE.isdisjoint(before.rsplit(None, 4)[-4:]) else phrases.BE.search(before.replace("*", ""))
 
 
 def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
@@ -459,11 +459,11 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     end = part.rstrip(" .!。\n*`$\\]})")
     last = plain(part[_start(part, len(end) - 2 * (end[-3:-1] == "; ")) :]).rstrip(" .!")
     opening = "" if is_long or opening.startswith("If ") and REFUSAL.search(last) else opening
-    for sentence in (last, opening) if options.numeric else (opening, last):
-        found = _concluded(sentence, options) if sentence else None
+    for sentence in filter(None, (last, opening) if options.numeric else (opening, last)):
+        found = _concluded(sentence, options)
         if found is not None and not REFUSAL.search(sentence):
             return found
-        if options.numeric and (_DIGIT.search(last) or REFUSAL.search(last)):
+        if opening and options.numeric and (_DIGIT.search(last) or REFUSAL.search(last)):
             return None
     return None
 

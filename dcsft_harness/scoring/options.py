@@ -153,7 +153,7 @@ class OptionSet:
 
     def equation(self, sentence: str) -> int | None:
         """The one option of equations that a sentence has, spaces aside."""
-        if not all("=" in text for text in self.keys):
+        if "=" not in sentence or not all("=" in text for text in self.keys):
             return None
         squeezed = "".join(sentence.lower().split())
         found = {at: text for at, text in enumerate(self.keys) if text in squeezed}
