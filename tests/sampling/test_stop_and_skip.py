@@ -262,7 +262,7 @@ class TestSkipping:
         assert (notes["skipped"], notes["resumed"], notes["responses"]) == (1, 4, 6)
 
     def test_a_run_that_skips_every_item_is_an_error(self, tmp_path):
-        with pytest.raises(HarnessError, match="not one of 2 items could be answered: .*doc_id 0"):
+        with pytest.raises(HarnessError, match="none of 2 items could be answered: .*doc_id 0"):
             stages.STAGES["sample"](
                 tmp_path / "out", model="dcsft_stub", task=POOL, limit=2, samples=2, on_error="skip"
             )
