@@ -197,7 +197,10 @@ RECIPES = {
     "task": ("stages: [{stage: one, verb: sample, task: [t]}]", "task"),
     "limit": ("stages: [{stage: one, verb: evaluate, tasks: [t], limit: {a: 1}}]", "limit"),
     "tasks": ("stages: [{stage: one, verb: evaluate, tasks: {a: 1}}]", "tasks"),
-    "model_args": ("stages: [{stage: one, verb: evaluate, tasks: [t], model_args: [a]}]", "--model-args ['a'] is not text"),
+    "model_args": (
+        "stages: [{stage: one, verb: evaluate, tasks: [t], model_args: [a]}]",
+        "--model-args ['a'] is not text",
+    ),
     "rollouts": ("stages: [{stage: one, verb: label, rollouts: [x]}]", "rollouts"),
     "keep": ("stages: [{stage: one, verb: curate, labels: x, keep: 3}]", "keep"),
     "mix": ("stages: [{stage: one, verb: curate, labels: x, keep: [easy], mix: {hard: x}}]", "mix"),
