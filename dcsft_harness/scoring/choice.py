@@ -268,13 +268,14 @@ def _phrases(text: str, *, is_first: bool = False) -> Iterator[tuple[int, phrase
     words = _KEYS.intersection(text.encode("ascii", "replace").translate(_LETTERS).split())
     if not words:
         return
-    lowered = _lowered(text)
+    lowered = ""
     for word in map(bytes.decode, words):
         place = text.find(word)
         while place >= 0:
             if not text[place - 1 : place].isalnum():
                 for row in _ROWS[word]:
-                    if not row.is_behind_be or _be(lowered, place):
+                    if not row.is_behind_be or _be(text, place):
+                        lowered = lowered or _lowered(text)
                         match = row.pattern.match(lowered, place, place + 240)
                         if match:
                             yield place, row, match
@@ -289,9 +290,9 @@ def _lowered(text: str) -> str:
     return lowered if len(lowered) == len(text) else text
 
 
-def _be(lowered: str, place: int) -> "re.Match[str] | None":
+def _be(text: str, place: int) -> "re.Match[str] | None":
     """The form of "to be" behind which a place stands."""
-    before = lowered[max(0, place - 40) : place]
+    before = text[max(0, place - 40) : place].lower()
     # The words first, which is faster.
     return None if _BE.isdisjoint(before.rsplit(None, 4)[-4:]) else phrases.BE.search(before.replace("*", ""))
 

@@ -61,9 +61,11 @@ _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z])
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
-_TWICE_ESCAPED = re.compile(r"(?<!\\)\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))")
+_TWICE_ESCAPED = re.compile(
+    r"\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))(?<!\\\\)"
+)
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d)\s*\}?")
-_GLUED = re.compile(r"(?<=[a-z])(?=\\(?:math|bold|bm))")  # a letter in other type: \in\mathbb{R}
+_GLUED = re.compile(r"\\(?=math|bold|bm)(?<=[a-z].)")  # a letter in other type: \in\mathbb{R}
 _UNIT_POWER = re.compile(r"(?<=[\dπ}])(\s?(?:[cdk]?m|mm|m/s|km/h))([23])(?!\w)")  # 36 cm2
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
@@ -108,7 +110,7 @@ def clean(text: str) -> str:
     text = WIDE.sub(" ", text) if "  " in text else text
     text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
-        text = _TWICE_ESCAPED.sub("", _CIRCLED.sub(r"(\1)", _GLUED.sub(" ", text)))
+        text = _TWICE_ESCAPED.sub("", _CIRCLED.sub(r"(\1)", _GLUED.sub(r" \\", text)))
         text = _LIMIT.sub("", text) if "\\lim" in text else text
         text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", laid_out(text))))
         for _ in range(3):
@@ -120,7 +122,7 @@ def clean(text: str) -> str:
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
     text = _BRACED_UNIT.sub(r"⟦\1⟧", text) if "{" in text else text
-    text = _UNIT_POWER.sub(r"\1^\2", text) if "m" in text else text
+    text = _UNIT_POWER.sub(r"\1^\2", text) if "m2" in text or "m3" in text or "s2" in text else text
     text = _ONE_BELOW.sub(r"_\1", text) if "_" in text else text
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:

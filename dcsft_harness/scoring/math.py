@@ -481,8 +481,8 @@ _CUE = re.compile(
 _SENTENCES = re.compile(r"(?<=[.!?])(?<!i\.e\.)\s+|[\n。]+")
 _RUN = re.compile(
     r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln)(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
-    r"|(?:(?<!\s\()|(?![a-h]\)))(?<![a-z][.'])[a-km-z](?!['A-Za-z]|\.[a-z]|: )"
-    r"|(?<=\d)(?!st|nd|rd|th|am|pm)[a-z]{2}(?!['A-Za-z])"
+    r"|[a-km-z](?!['A-Za-z]|\.[a-z]|: )(?<![a-z][.'].)(?:(?<!\s\(.)|(?<![a-h])|(?!\)))"
+    r"|[a-z]{2}(?!['A-Za-z])(?<=\d..)(?<!st|nd|rd|th|am|pm)"
     r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
@@ -527,7 +527,7 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 """Ends what a cue states, where no correction follows."""
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
-_MARKDOWN = re.compile(r"(?<![\dxyn)])\*\*|\*\*(?!\d)|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_MARKDOWN = re.compile(r"\*\*(?:(?<![\dxyn)]..)|(?!\d))|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(

@@ -48,7 +48,8 @@ _REASON = re.compile(r"(?<=\w)(?:;|,? (?:because(?! of)|since)\b)")
 _AGAINST = re.compile(
     r",? (?:as opposed to|compared (?:to|with)|(?:up|down) from|versus|whereas)\b(?:[^.\n]|\.\d)*"
 )
-"""What a response sets its answer against."""
+"""What a response sets its answer against; and what is found faster."""
+_AGAINST_WORDS = "opposed", "compared", " from", "versus", "whereas"
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
 
@@ -68,7 +69,8 @@ def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool =
     """
     golds = parse_golds(answer)
     part = bounded(answer_part(response, truncated=truncated))
-    if "oxed" not in part and not any(map(_AGAINST.search, golds)):
+    is_against = "oxed" not in part and any([word in part for word in _AGAINST_WORDS])
+    if is_against and not any(map(_AGAINST.search, golds)):
         part = _AGAINST.sub("", part)
     verdicts = [_judge(part, gold) for gold in golds]
     right = next((verdict for verdict in verdicts if verdict.score == 1.0), None)

@@ -118,7 +118,7 @@ _SPELLED = re.compile(
     rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})"
     rf"(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-(?!{'|'.join(_SHARES)}))", re.IGNORECASE
 )  # fmt: skip
-_SHARE = re.compile(rf"(?<![\d.])([1-9])[- ]({'|'.join(_SHARES)})(?:s|es)?\b", re.IGNORECASE)
+_SHARE = re.compile(rf"([1-9])(?<![\d.].)[- ]({'|'.join(_SHARES)})(?:s|es)?\b", re.IGNORECASE)
 _AND_A_HALF = re.compile(r"(?<=\d) and (?:a|one) half\b", re.IGNORECASE)
 _SIGN = re.compile(r"(?<!\d )(?<!\d)\b(?:[Mm]inus|[Nn]egative) (?=[\d$\\])")
 
