@@ -115,7 +115,7 @@ _THREADS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def refuse_threads() -> None:
-    """Refuses a number of threads that is none: pandas imports numexpr, which fails to read it."""
+    """Refuses an invalid number of threads: pandas imports numexpr, which fails to read it."""
     for name in _THREADS:
         value = os.environ.get(name, "")
         if value and not (value.strip().isdecimal() and int(value)):

@@ -239,7 +239,7 @@ def opener(model: str, arguments: str, ray: bool, actors: int | None) -> Callabl
 # Whether what answers fits on its device.
 
 LOOKED_AT = 8
-"""Number of evenly spaced documents of a task whose longest prompt stands for all."""
+"""Number of evenly spaced documents of a task whose longest prompt represents all."""
 
 
 def admit_answers(

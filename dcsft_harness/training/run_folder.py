@@ -100,7 +100,7 @@ def identity(output: Path) -> str:
 def asked_dtype(output: Path, precision: str) -> str | None:
     """The `--dtype` that an unfinished run began with, if it began in this precision; else None.
 
-    `auto` and the type that it stands for are one run, with the settings of its beginning.
+    `auto` and the type that it resolves to are one run, with the settings of its beginning.
     """
     with contextlib.suppress(OSError, ValueError, TypeError):  # which `opened` explains
         before = dict(reading.json_file(output / manifest.UNFINISHED / RUN))

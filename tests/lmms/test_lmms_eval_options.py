@@ -83,6 +83,26 @@ def test_reasoning_before_the_word_is_wrong_as_in_evaluate(tmp_path):
     assert [one.metrics["acc"]["score"] for one in evaluated[TASK]] == [1.0, 1.0, 0.0, 0.0]
 
 
+def copied(original, place):
+    """A copy of the tasks' folder whose data a test may edit."""
+    folder = place / "tasks"
+    shutil.copytree(original, folder)
+    yaml = folder / "tiny_greedy.yaml"
+    yaml.write_text(yaml.read_text().replace(str(original), str(folder)))
+    return folder
+
+
+def cached(place):
+    """Runs the copied task with a cache; returns how many responses the cache holds after it."""
+    answers = place / "answers.jsonl"
+    rows = [{"task": "tiny_greedy", "doc_id": n, "responses": ["goose"]} for n in range(5)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--include_path", place / "tasks", "--model", "dcsft_stub", "--model_args", f"answers={answers}"]
+    run(place / "out", *words, "--tasks", "tiny_greedy", "--use_cache", place / "cache")
+    with contextlib.closing(sqlite3.connect(place / "cache/cache.db")) as cache:
+        return cache.execute("select count(*) from responses").fetchone()[0]
+
+
 class TestCache:
     def test_an_edited_script_is_asked_again(self, tmp_path):
         answers, cache = tmp_path / "answers.jsonl", ["--use_cache", tmp_path / "cache"]
@@ -151,36 +171,19 @@ class TestCache:
         assert [getattr(text, "truncated", False) for text in again] == [True, False]
 
     def test_an_edited_image_of_your_own_task_is_asked_again(self, tmp_path, tasks):  # noqa: F811
-        folder = tmp_path / "tasks"
-        shutil.copytree(tasks, folder)
-        yaml = folder / "tiny_greedy.yaml"
-        yaml.write_text(yaml.read_text().replace(str(tasks), str(folder)))
-        answers = tmp_path / "answers.jsonl"
-        words = ["--include_path", folder, "--model", "dcsft_stub", "--model_args", f"answers={answers}"]
-        words += ["--tasks", "tiny_greedy", "--use_cache", tmp_path / "cache"]
-
-        def asked():
-            run(tmp_path / "out", *words)
-            with contextlib.closing(sqlite3.connect(tmp_path / "cache/cache.db")) as cache:
-                return cache.execute("select count(*) from responses").fetchone()[0]
-
-        rows = [{"task": "tiny_greedy", "doc_id": n, "responses": ["goose"]} for n in range(5)]
-        answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        assert [asked(), asked()] == [5, 5]
+        folder = copied(tasks, tmp_path)
+        assert [cached(tmp_path), cached(tmp_path)] == [5, 5]
         edited = datasets.load_from_disk(folder / "data")["test"].to_list()
         edited[0]["image"] = edited[1]["image"]
         shutil.rmtree(folder / "data")
         features = datasets.load_from_disk(tasks / "data")["test"].features
         rows = datasets.Dataset.from_list(edited, features=features)
         datasets.DatasetDict({"test": rows}).save_to_disk(folder / "data")
-        assert asked() == 10
+        assert cached(tmp_path) == 10
 
     def test_another_picture_at_the_same_path_is_asked_again(self, tmp_path, tasks):  # noqa: F811
         """A row may name its pictures alone; the other rows' responses are used again."""
-        folder = tmp_path / "tasks"
-        shutil.copytree(tasks, folder)
-        yaml = folder / "tiny_greedy.yaml"
-        yaml.write_text(yaml.read_text().replace(str(tasks), str(folder)))
+        folder = copied(tasks, tmp_path)
         rows = datasets.load_from_disk(folder / "data")["test"].to_list()
         for number, row in enumerate(rows):
             Image.new("RGB", (28, 28), (number, 0, 0)).save(tmp_path / f"{number}.png")
@@ -190,20 +193,9 @@ class TestCache:
         functions = folder / "functions.py"
         opened = f'__import__("PIL.Image").Image.open("{tmp_path}/" + doc["image"]).convert("RGB")'
         functions.write_text(functions.read_text().replace('doc["image"]', opened))
-        answers = tmp_path / "answers.jsonl"
-        said = [{"task": "tiny_greedy", "doc_id": n, "responses": ["goose"]} for n in range(len(rows))]
-        answers.write_text("".join(json.dumps(row) + "\n" for row in said))
-        words = ["--include_path", folder, "--model", "dcsft_stub", "--model_args", f"answers={answers}"]
-        words += ["--tasks", "tiny_greedy", "--use_cache", tmp_path / "cache"]
-
-        def asked():
-            run(tmp_path / "out", *words)
-            with contextlib.closing(sqlite3.connect(tmp_path / "cache/cache.db")) as cache:
-                return cache.execute("select count(*) from responses").fetchone()[0]
-
-        assert [asked(), asked()] == [5, 5]
+        assert [cached(tmp_path), cached(tmp_path)] == [5, 5]
         Image.new("RGB", (28, 28), (0, 0, 255)).save(tmp_path / "0.png")
-        assert asked() == 6
+        assert cached(tmp_path) == 6
 
     def test_rows_that_were_prepared_again_are_asked_again(self, tmp_path, monkeypatch):
         monkeypatch.setenv(prepared.VARIABLE, str(tmp_path / "prepared"))
