@@ -84,6 +84,8 @@ class Training:
     rows: int = 1  # per sample: 2 for pairs
     processes: Mapping[str, int] | None = None  # that share the state, by kind: "weights", "state"
     reference: int = 0  # weights of a second model that is kept, or 0
+    completion: int = 0  # of a row's tokens, those that are learned, where others share its prompt
+    together: int = 1  # samples that share a prompt
 
 
 @dataclass(frozen=True)
@@ -92,14 +94,19 @@ class Step:
 
     held: Mapping[str, float]  # at any time
     beginning: Mapping[str, float]  # also where the backward pass begins, beside activations
-    sample: float  # activations of a sample there
+    sample: float  # activations of a sample there, without its prompt's if samples share that
     gradients: float  # of what trains; unless they are accumulated, they appear as activations go
     ending: Mapping[str, float]  # also where the backward pass ends
+    prompt: float = 0.0  # activations of a prompt that samples share
+    together: int = 1  # samples that share one
 
     def parts(self, micro: int, accumulates: bool) -> dict[str, float]:
         """The peak, with `micro` samples in a forward pass, and with several passes if it `accumulates`."""
         before = self.gradients if accumulates else 0.0
-        begins = {**self.beginning, "gradients": before, "activations": micro * self.sample}
+        # A pass may begin and end within a prompt's samples.
+        prompts = -(-micro // self.together) + bool(micro % self.together and self.together % micro)
+        kept = micro * self.sample + prompts * self.prompt
+        begins = {**self.beginning, "gradients": before, "activations": kept}
         ends = {**self.ending, "gradients": self.gradients}
         return {**self.held, **(begins if sum(begins.values()) > sum(ends.values()) else ends)}
 
@@ -137,8 +144,13 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
         # The stream at each layer, and everything of one layer.
         language = text.layers * number * text.width + language / max(text.layers, 1)
         vision = tower.layers * number * tower.width + vision / max(tower.layers, 1)
-    sample = _SPREAD * given.rows * (given.tokens * language + patches * vision)
-    return Step(held, beginning, sample + _tiles(anatomy, given, device), state, ending)
+    # Each sample has a copy of its prompt's last token, which predicts its first.
+    own = given.completion + 1 if given.together > 1 else given.tokens
+    prompt = _SPREAD * given.rows * ((given.tokens - given.completion) * language + patches * vision)
+    sample = _SPREAD * given.rows * own * language + _tiles(anatomy, given, device)
+    if given.together == 1:
+        sample, prompt = sample + _SPREAD * given.rows * patches * vision, 0.0
+    return Step(held, beginning, sample, state, ending, prompt, given.together)
 
 
 def recomputes(config: PreTrainedConfig) -> bool:
@@ -186,8 +198,8 @@ def generation(
     """Memory of generating `rows` responses to `items` prompts at a time.
 
     `number` is the bytes of a number; `tokens` and `new_tokens` are those of the longest prompt, images
-    included, and of the longest response. `shared`: long batches go through the model in slices, as dcsft_hf
-    does it.
+    included, and of the longest response. `shared`: long batches go through the model in slices, and the
+    responses to a prompt share its keys and values, as dcsft_hf does it; else each has a copy.
     """
     layer = Footprint.of_config(anatomy.config, number, device.kind)
     together = min(items * tokens, max(layer.slice_tokens, tokens)) if shared else items * tokens
@@ -195,7 +207,7 @@ def generation(
     return {
         "libraries": LIBRARIES[device.kind],
         "weights": anatomy.stored(number),
-        "keys and values": layer.cached * (items * tokens + 2 * rows * new_tokens),
+        "keys and values": layer.cached * ((items if shared else rows) * tokens + 2 * rows * new_tokens),
         "activations": together * layer.activation + rows * (layer.choice + tokens * layer.score),
         "images": min(patches, together * anatomy.patches_per_token) * anatomy.vision.computing(number),
     }

@@ -45,22 +45,31 @@ GROUPS = ("zero_advantage", "all_right", "all_wrong")
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
-    """A remark if at least half of the groups taught nothing because their rewards were equal."""
+    """Remarks on groups that taught nothing, if they are half or more, and on prompts that were repeated."""
+    made = []
     found = notes.get("groups") or {}
-    if found.get("zero_advantage", 0.0) < 0.5:
-        return []
-    equal, right, wrong = (percent(found[name]) for name in GROUPS)
-    return [
-        f"{equal} of the groups had equal rewards ({right} all right, {wrong} all wrong) and taught nothing:"
-        " train on medium items, or raise --num-generations"
-    ]
+    if found.get("zero_advantage", 0.0) >= 0.5:
+        equal, right, wrong = (percent(found[name]) for name in GROUPS)
+        made.append(
+            f"{equal} of the groups had equal rewards ({right} all right, {wrong} all wrong) and taught"
+            " nothing: train on medium items, or raise --num-generations"
+        )
+    if reason := notes.get("repeated_prompts"):
+        made.append(f"each prompt was computed for each of its completions instead of once: {reason}")
+    return made
 
 
 def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tuple[float, float]:
-    """Seconds, and bytes on one device: training, completions, prefill and the reference's forward pass."""
-    seconds, memory = estimate(GrpoConfig, options, machine, tokens)
+    """Seconds, and bytes on one device: training, completions, prefill and the reference's forward pass.
+
+    A prompt is computed once for its completions in a pass.
+    """
     steps, batch = length_of(GrpoConfig, options, tokens["pool"])
-    forward = forward_seconds(machine, tokens["prompt"] + tokens["answer"], tokens["patches"])
+    group = options.get("num_generations") or GrpoConfig.model_fields["num_generations"].default
+    shared = max(min(group, options.get("micro_batch_size") or batch / machine["devices"]), 1)
+    part = {**tokens, "prompt": tokens["prompt"] / shared, "patches": tokens["patches"] / shared}
+    seconds, memory = estimate(GrpoConfig, options, machine, part)
+    forward = forward_seconds(machine, part["prompt"] + tokens["answer"], part["patches"])
     drawn = steps * batch * tokens["answer"] / machine["trained"]
     return seconds + drawn + 2 * steps * batch * forward, memory
 

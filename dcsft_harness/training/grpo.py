@@ -2,17 +2,23 @@
 
 import contextlib
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import trl
 from datasets import Dataset
+from peft import PeftModel
 from transformers import GenerationConfig
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from dcsft_harness import coordinates, curation, lmms, ranks, records
 from dcsft_harness.artifacts import manifest, storage
@@ -33,10 +39,11 @@ from dcsft_harness.models.decoding import SpecialTokens
 from dcsft_harness.models.pixel_limits import limits_in_force
 from dcsft_harness.sampling import ITEMS, own_data, own_files
 from dcsft_harness.scoring import Response
+from dcsft_harness.training import shared_prompts
 from dcsft_harness.training.config import GrpoConfig
 from dcsft_harness.training.data import Conversations
 from dcsft_harness.training.run import Job, Setup, perform
-from dcsft_harness.training.trainer import Accounted, arguments, managed, not_finite
+from dcsft_harness.training.trainer import ROWS, Accounted, arguments, managed, not_finite
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, ProcessorMixin
@@ -317,6 +324,10 @@ def check_vllm(args: "GRPOConfig", setup: Setup) -> None:
         )
 
 
+_ROUNDING, _HALF_ROUNDING = 1e-4, 0.05
+"""Nats per token by which rounding may change log-probabilities, in 32 and in 16 bits."""
+
+
 class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
     """TRL's GRPOTrainer with cost accounting, a stop at the first bad loss, and a log of group outcomes.
 
@@ -332,10 +343,25 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         **{name: name for name in ("all_right", "mixed", "all_wrong", "unscored", "zero_advantage")},
     }
 
+    _compared = False  # whether both ways of computing prompts were compared
+    _prefilled: tuple[int, int] | None  # tokens and patches of a draw's prompts, if computed once each
+    _buffered_inputs: list[dict[str, Any]] | None  # TRL's: the inputs of the passes over a draw
+
+    def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - of TRL's trainer
+        """TRL's trainer."""
+        super().__init__(*given, **named)
+        # Why each prompt is computed for each of its completions; None if it is computed once.
+        self.repeats = shared_prompts.objection(self.model.config)
+        self._places: list[int] = []  # the training set's row of each completion of a batch
+
     @property
     def steps_per_draw(self) -> int:  # type: ignore[override]
         """The number of steps that share completions."""
         return steps_per_draw(self.args)
+
+    def remarks(self) -> dict[str, str]:
+        """Why prompts were computed for each of their completions, if they were."""
+        return {} if self.repeats is None else {"repeated_prompts": self.repeats}
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> "RepeatSampler":
         self._order: RepeatSampler = super()._get_train_sampler(dataset)
@@ -366,7 +392,159 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
                 for ids, some in zip(prompt_ids, images, strict=True)
             ]
         with self._refusing_infinite():
+            fields = rest[0] if rest else named.get("multimodal_fields")
+            if isinstance(fields, Mapping) and (made := self._drawn(prompt_ids, images, fields)) is not None:
+                return made, None
             return super()._generate_single_turn(prompt_ids, images, *rest, **named)
+
+    def _drawn(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        images: Sequence[Sequence[object] | None] | None,
+        fields: Mapping[str, Any],
+    ) -> list[list[int]] | None:
+        """Completions of prompts that are computed once each; None where TRL has to draw them.
+
+        `fields` are the processor's features: tensors, or for features by token a list for each prompt.
+        """
+        if self.use_vllm or self.repeats or self.use_transformers_continuous_batching:
+            return None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or len(self._rows) != len(prompt_ids):
+            return None
+        if not shared_prompts.draws(self.generation_kwargs):
+            return None
+        counts = [len(list(same)) for _, same in itertools.groupby(self._rows)]
+        longest = max(map(len, prompt_ids))
+
+        def padded(lists: Iterable[Sequence[int]], filler: int) -> torch.Tensor:
+            return torch.tensor([[filler] * (longest - len(one)) + list(one) for one in lists])
+
+        features = {}
+        for name, one in fields.items():
+            by_token = name in shared_prompts.BY_TOKEN and not isinstance(one, torch.Tensor)
+            tensor = (
+                one if isinstance(one, torch.Tensor) else None if by_token else torch.tensor(np.array(one))
+            )
+            features[name] = padded(one, 0) if tensor is None else tensor
+        features["input_ids"] = padded(prompt_ids, self.processing_class.tokenizer.pad_token_id)
+        features["attention_mask"] = padded(([1] * len(ids) for ids in prompt_ids), 0)
+        numbers = {} if images is None else {"num_images": [len(some or ()) for some in images]}
+        first = list(itertools.accumulate(counts, initial=0))[:-1]
+        try:
+            prompts = shared_prompts.selected({**features, **numbers}, first, len(prompt_ids))
+        except shared_prompts.UnknownFeaturesError:
+            return None
+        prompts = self._prepare_input(prompts)
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            made = shared_prompts.drawn(_inner(model), prompts, counts, self.generation_kwargs)
+        if self.account.costs is not None:
+            self._prefilled = int(prompts["attention_mask"].sum()), self.account.costs.patches(prompts)
+        return made
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **features: Any,  # noqa: ANN401 - of TRL's method
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """TRL's method, with each prompt computed once where that is possible and saves work."""
+        prompt, size, rows = input_ids.shape[1] - logits_to_keep, batch_size or len(input_ids), self._places
+
+        def theirs() -> Any:  # noqa: ANN401 - TRL's
+            return super(GrpoTrainer, self)._get_per_token_logps_and_entropies(
+                model,
+                input_ids,
+                attention_mask,
+                logits_to_keep,
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_aux_loss,
+                **features,
+            )
+
+        def ours(count: bool = True) -> Any:  # noqa: ANN401 - as TRL's
+            found = []
+            network = _inner(self.accelerator.unwrap_model(model))
+            for start in range(0, len(input_ids), size):
+                part = range(len(input_ids))[start : start + size]
+                batch = shared_prompts.packed(
+                    network, input_ids, attention_mask, logits_to_keep, rows, features, part
+                )
+                with self.accelerator.autocast():
+                    outputs = model(**batch.inputs, fused_lm_head=True)
+                scores = [outputs.log_probs] + [outputs.entropy] * compute_entropy
+                found.append([batch.rows(one, logits_to_keep) for one in scores])
+                if count:
+                    self._passed(batch.tokens, batch.inputs, int(batch.kept.sum()))
+            logps, *entropies = [torch.cat(parts) for parts in zip(*found, strict=True)]
+            return logps, entropies[0] if entropies else None, None
+
+        def saves() -> bool:
+            if self.repeats or compute_aux_loss or len(rows) != len(input_ids):
+                return False
+            sizes = list(Counter((place // size, row) for place, row in enumerate(rows)).values())
+            return shared_prompts.cheaper(self.model.config, sizes, prompt, logits_to_keep)
+
+        if saves() and not self._compared:
+            self._compare(theirs, lambda: ours(False), attention_mask[:, prompt:])
+        if saves():
+            made = ours()
+        else:
+            made = theirs()
+            self._passed(int(attention_mask.sum()), features, int(attention_mask[:, prompt:].sum()))
+        return made  # type: ignore[no-any-return]
+
+    def _compare(self, theirs: Callable[[], Any], ours: Callable[[], Any], kept: torch.Tensor) -> None:
+        """Compares both ways on a run's first batch; a model whose results differ repeats its prompts."""
+        self._compared, training = True, self.model_wrapped.training
+        self.model_wrapped.eval()
+        try:
+            with torch.no_grad():
+                wanted, found = theirs()[0], ours()[0]
+        except shared_prompts.UnknownFeaturesError as error:
+            self.repeats = str(error)
+            return
+        finally:
+            self.model_wrapped.train(training)
+        apart = float(((found - wanted).abs() * kept).sum() / kept.sum().clamp(min=1))
+        if apart > (_ROUNDING if self.model.dtype == torch.float32 else _HALF_ROUNDING):
+            self.repeats = f"log-probabilities would change by {apart:.2g} nats"
+
+    def _passed(self, tokens: int, inputs: Mapping[str, Any], completion: int) -> None:
+        """Counts the operations of a pass: forward alone, or with its backward pass."""
+        if (costs := self.account.costs) is not None:
+            pass_of = costs.training if torch.is_grad_enabled() else costs.forward
+            self.account.count(flops=pass_of(tokens, costs.patches(inputs), self.scored(tokens, completion)))
+
+    def _compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        self._places = inputs[ROWS].tolist()
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        return loss
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401 - of TRL's method
+        """TRL's method; a prompt's completions stay together in the passes of one optimizer step.
+
+        TRL shuffles the completions of a draw, which matters where several optimizer steps share them.
+        """
+        passes = self.args.steps_per_generation
+        if self.repeats or passes != self.args.gradient_accumulation_steps or not self.model.training:
+            prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
+            return prepared
+        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
+            made = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            parts = split_tensor_dict(made, passes)
+            self._buffered_inputs = [unsplit_pixel_values_by_grid(part) for part in parts]
+        inputs: dict[str, Any] = self._buffered_inputs[self._step % passes]
+        return inputs
 
     @contextlib.contextmanager
     def _refusing_infinite(self) -> Iterator[None]:
@@ -387,20 +565,17 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's method: draws and scores a batch of completions; counts it once per batch."""
-        self._rows = [example["row"] for example in inputs]
+        self._rows = self._places = [example["row"] for example in inputs]
+        self._prefilled = None
         made: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        made[ROWS] = torch.tensor(self._rows)
         prompt = int(made["prompt_mask"].sum())
         completion = int(made["completion_mask"].sum())
         flops = 0.0
         if (costs := self.account.costs) is not None:
-            tokens, patches = prompt + completion, costs.patches(made)
-            # Drawing is one forward pass; the reference's log-probabilities and the old ones take one each.
-            extra = (made.get("ref_per_token_logps") is not None) + (
-                made.get("old_per_token_logps") is not None
-            )
-            passed = tokens, patches, self.scored(tokens, completion)
-            flops = costs.forward(tokens, patches, completion) + extra * costs.forward(*passed)
-            flops += self.num_iterations * costs.training(*passed)
+            # Drawing is one forward pass.
+            tokens, patches = self._prefilled or (prompt, costs.patches(made))
+            flops = costs.forward(tokens + completion, patches, completion)
         self.account.count(
             prompts=len(inputs) / self.num_generations,
             generated=len(inputs),
@@ -416,6 +591,11 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         for name, share in outcomes(rewards[:, 0].view(-1, self.num_generations)).items():
             self._metrics["train"][name].append(share)
         return rewards
+
+
+def _inner(model: torch.nn.Module) -> Any:  # noqa: ANN401 - a PreTrainedModel
+    """The model itself, with the adapter's layers in it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:

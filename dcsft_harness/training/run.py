@@ -44,7 +44,7 @@ from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_
 from dcsft_harness.models.resources import Arithmetic, take_exactly
 from dcsft_harness.models.weights import check_stored
 from dcsft_harness.sampling import own_data
-from dcsft_harness.training import data, lora, run_folder
+from dcsft_harness.training import data, lora, run_folder, shared_prompts
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations, Template
 from dcsft_harness.training.launching import sharding, shares
@@ -321,6 +321,7 @@ def plan(setup: Setup) -> Estimate:
     share = max(job.config.batch_size // processes, 1)  # of which there may be several passes
     given = _training(setup, device, shared)
     anatomy = Anatomy(open_config(job.base))
+    given = replace(given, **_sharing(setup, anatomy, given, share))
     step, drawing = training(anatomy, given, device), _drawing(setup, anatomy, given, device, share)
     fitting = [
         micro
@@ -369,6 +370,21 @@ def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Traini
     )
 
 
+def _sharing(setup: Setup, anatomy: Anatomy, given: Training, share: int) -> dict[str, Any]:
+    """`Training`'s fields about samples that share a prompt, as completions of GRPO do; else none.
+
+    `share` is the number of samples of a step in a process.
+    """
+    group = getattr(setup.job.config, "num_generations", 1)
+    asked = min(group, setup.job.config.micro_batch_size or share)
+    if not setup.completion or asked == 1 or shared_prompts.objection(anatomy.config) is not None:
+        return {}
+    prompt = max(given.tokens - setup.completion, 1)
+    if not shared_prompts.cheaper(anatomy.config, [asked], prompt, setup.completion):
+        return {}
+    return {"completion": setup.completion, "together": group}
+
+
 def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, rows: int) -> dict[str, float]:
     """Memory of drawing a process's completions of a step, which transformers does at once; else empty.
 
@@ -376,8 +392,9 @@ def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, ro
     """
     if not setup.completion or setup.job.config.extra.get("use_vllm"):
         return {}
-    prompt = max(given.tokens - setup.completion, 1)
-    made = generation(anatomy, given.number, rows, rows, prompt, setup.completion, device, shared=False)
+    prompt, sharded = max(given.tokens - setup.completion, 1), bool(given.processes)
+    items = rows if given.together == 1 or sharded else -(-rows // given.together)
+    made = generation(anatomy, given.number, rows, items, prompt, setup.completion, device, shared=False)
     state = {"moments": 8.0 * given.trained, "adapter": 0.0 if given.full else 4.0 * given.trained}
     if given.reference:
         state["reference"] = 4.0 * given.reference / (given.processes or {}).get("weights", 1)
@@ -407,7 +424,7 @@ def _remedy(setup: Setup, anatomy: Anatomy, given: Training, device: Device, mic
     if (
         setup.limits is not None
         and given.image_tokens
-        and fits(tokens=given.tokens // 2, image_tokens=given.image_tokens // 2)
+        and fits(tokens=(given.tokens + given.completion) // 2, image_tokens=given.image_tokens // 2)
     ):
         found.append(f"--max-pixels {setup.limits.high // 2} makes images smaller")
     if device.kind == "cpu" and given.number == 4 and not given.full and fits(number=2):
@@ -421,8 +438,12 @@ def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) ->
         return 0.0
     config = setup.job.config
     steps = _steps(config, len(setup.conversations.turns))
-    patches = given.image_tokens * anatomy.patches_per_token
-    forward = given.rows * anatomy.arithmetic.forward(given.tokens, patches)
+    patches: float = given.image_tokens * anatomy.patches_per_token
+    tokens: float = given.tokens
+    if given.together > 1:
+        tokens = given.completion + 1 + (given.tokens - given.completion) // given.together
+        patches /= given.together
+    forward = given.rows * anatomy.arithmetic.forward(tokens, patches)
     # Forward, gradient of activations; of weights, if all train; what is computed again; and the reference.
     passes = (
         2 + (1 if given.full else 0) + given.checkpointing + config.has_reference + bool(setup.completion)
@@ -651,6 +672,7 @@ def _measured(trainer: "Trainer", account: Account) -> dict[str, Any]:
         "trainable_parameters": sum(trainable),
         "processes": ranks.world_size(),
         NOTE: ledger.as_dict(),
+        **trainer.remarks(),
     }
 
 

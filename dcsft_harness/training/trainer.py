@@ -400,6 +400,10 @@ class Accounted:
         counts = {"prompts": len(rows), "prompt_tokens": tokens - learned, "completion_tokens": learned}
         return {**counts, "flops": flops}
 
+    def remarks(self) -> dict[str, str]:
+        """Notes of the method's own about a run."""
+        return {}
+
     def scored(self, tokens: int, learned: int) -> int:
         """The tokens that go through the output layer: those learned, where TRL scores them alone."""
         device = self.accelerator.device  # type: ignore[attr-defined]
