@@ -77,9 +77,10 @@ class TestTwoProcesses:
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
         notes = [manifest.read(folder).notes for folder in (one, two)]
         assert [note["processes"] for note in notes] == [1, 2]
-        assert [{name: note["ledger"][name] for name in COUNTS} for note in notes][0] == {
-            name: notes[1]["ledger"][name] for name in COUNTS
-        }
+        alone, divided = ({name: note["ledger"][name] for name in COUNTS} for note in notes)
+        if name.startswith("grpo"):  # each process computes the prompt of a group that is divided
+            assert alone.pop("flops") < divided.pop("flops")
+        assert alone == divided
         assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in two.iterdir())
         assert manifest.is_intact(two)
 
