@@ -494,9 +494,10 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
             sizes = list(Counter((place // size, row) for place, row in enumerate(rows)).values())
             return shared_prompts.cheaper(self.model.config, sizes, prompt, logits_to_keep)
 
-        if saves() and not self._compared:
+        # Sharded processes go through the model together.
+        if not self._compared and all(ranks.gathered(saves())):
             self._compare(theirs, lambda: ours(False), attention_mask[:, prompt:])
-        if saves():
+        if self._compared and saves():
             made = ours()
         else:
             made = theirs()
@@ -505,19 +506,21 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
     def _compare(self, theirs: Callable[[], Any], ours: Callable[[], Any], kept: torch.Tensor) -> None:
         """Compares both ways on a run's first batch; a model whose results differ repeats its prompts."""
-        self._compared, training = True, self.model_wrapped.training
+        self._compared, training, reason = True, self.model_wrapped.training, None
+        half = self.model.dtype != torch.float32 or self.args.bf16 or self.args.fp16
         self.model_wrapped.eval()
         try:
             with torch.no_grad():
-                wanted, found = theirs()[0], ours()[0]
+                apart = (theirs()[0] - ours()[0]).abs() * kept
+            if (mean := float(apart.sum() / kept.sum().clamp(min=1))) > (
+                _HALF_ROUNDING if half else _ROUNDING
+            ):
+                reason = f"log-probabilities would change by {mean:.2g} nats"
         except shared_prompts.UnknownFeaturesError as error:
-            self.repeats = str(error)
-            return
+            reason = str(error)
         finally:
             self.model_wrapped.train(training)
-        apart = float(((found - wanted).abs() * kept).sum() / kept.sum().clamp(min=1))
-        if apart > (_ROUNDING if self.model.dtype == torch.float32 else _HALF_ROUNDING):
-            self.repeats = f"log-probabilities would change by {apart:.2g} nats"
+        self.repeats = next((one for one in ranks.gathered(reason) if one is not None), None)
 
     def _passed(self, tokens: int, inputs: Mapping[str, Any], completion: int) -> None:
         """Counts the operations of a pass: forward alone, or with its backward pass."""
