@@ -329,14 +329,17 @@ def drawn(blank, monkeypatch):
 def shortcuts():
     """Skips work that other packages repeat for every small table and every log.
 
-    `datasets` draws random cache keys instead of hashing, and loguru looks for libraries once.
+    `datasets` draws random cache keys instead of hashing, and loguru looks for libraries once. lmms-eval does
+    not wait 2 s before each of the four times that it repeats what fails in a task's code.
     """
+    import tenacity
     from datasets import arrow_dataset
     from loguru._better_exceptions import ExceptionFormatter
 
     with pytest.MonkeyPatch.context() as patch:
         folders = ExceptionFormatter._get_lib_dirs()
         patch.setattr(ExceptionFormatter, "_get_lib_dirs", staticmethod(lambda: folders))
+        patch.setattr(tenacity.nap, "time", types.SimpleNamespace(sleep=lambda seconds: None))
         drawn = arrow_dataset.generate_random_fingerprint
         patch.setattr(arrow_dataset, "generate_fingerprint", lambda dataset: drawn())
         yield

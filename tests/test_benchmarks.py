@@ -190,8 +190,9 @@ def test_a_published_size_is_built_with_random_weights_in_shards(monkeypatch):
 
 @pytest.mark.slow
 def test_training_is_measured_against_a_bare_script_that_does_the_same(capsys, monkeypatch):
-    monkeypatch.setattr(training, "STEPS", {"digits": 3})
+    monkeypatch.setattr(training, "STEPS", {"digits": 2})
     monkeypatch.setattr(training, "GRPO_STEPS", {"digits": 2})
+    monkeypatch.setattr(training, "rows", lambda task, read=training.rows: read(task).select(range(64)))
     monkeypatch.setattr(training, "_alone", lambda work, *given: work(*given))
     found = printed(capsys, monkeypatch, training.main, "--rounds", "1")
     assert found["overhead"]["whole run"]["ratio"] > 0

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,20 +28,15 @@ ITEMS = 41  # so that one of two ranks gets more than the other
 
 def launch(arguments, program=forked.DCSFT):
     """Starts the command in two processes connected by gloo; they are forks, and so is torchrun."""
-    return started(forked.Popen, [*forked.TORCHRUN, *program, *arguments])
+    return started([*forked.TORCHRUN, *program, *arguments])
 
 
-def launch_interpreters(arguments, program=forked.DCSFT):
-    """The same with three interpreters, as a user does."""
-    return started(subprocess.Popen, [sys.executable, *forked.TORCHRUN, *program, *arguments])
-
-
-def started(program, words):
-    return program(
-        [*map(str, words)],
+def started(words, **more):
+    return forked.Popen(
+        words,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **({} if program is forked.Popen else {"text": True}),
+        **more,
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -109,7 +103,8 @@ class TestLaunch:
             "from several import gloo_threads  # imports torch, which main has to do itself\n"
             "print('left', code, gloo_threads())\n"
         )
-        running = launch_interpreters(digits(tmp_path / "out", batch_size=3), program=[script])
+        words = [*forked.TORCHRUN, script, *digits(tmp_path / "out", batch_size=3)]
+        running = started(words, fork_ranks=False)
         said, err = running.communicate(timeout=300)
         assert (running.returncode, said.splitlines()) == (0, ["left 0 []"] * 2), err
         assert sum(line.startswith("sample: 41 items, ") for line in err.splitlines()) == 1
@@ -220,7 +215,7 @@ class TestFailure:
 
     def test_a_killed_engine_leaves_a_run_that_resumes_to_the_draws_of_one_process(self, tmp_path, alone):
         words = [*forked.DCSFT, *digits(tmp_path / "out", batch_size=1), "--num-processes", 2]
-        running = started(forked.Popen, words)
+        running = started(words)
         wait_for_shards(tmp_path / "out", running, (0, 1))
         os.kill(forked.ranks(running)[1].pid, signal.SIGKILL)
         code, said = finished(running)
@@ -230,7 +225,7 @@ class TestFailure:
             "batch_size in --model-args. Rerun the same command to resume."
         )
         assert os.listdir(tmp_path / "out") == [UNFINISHED]
-        code, said = finished(started(forked.Popen, words))
+        code, said = finished(started(words))
         assert code == 0 and said[0].startswith("sample: 41 items, "), said
         assert rows(tmp_path / "out") == alone[0]
         assert manifest.read(tmp_path / "out").notes["resumed"] >= 8
@@ -240,7 +235,7 @@ class TestFailure:
         monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
         monkeypatch.setattr(tempfile, "tempdir", None)
         words = [*forked.DCSFT, *scripted(tmp_path / "out", tmp_path, delay=2), "--num-processes", 2]
-        running = started(subprocess.Popen, [sys.executable, *words])  # torch ends forks with their parent
+        running = started(words, fork_ranks=False)  # torch ends forks with their parent
         wait_for_shards(tmp_path / "out", running, (0, 1))
         left = forked.ranks(running)
         os.kill(running.pid, signal.SIGKILL)
@@ -249,7 +244,7 @@ class TestFailure:
         assert "dcsft: the process that started this launch is gone. Rerun the same command.\n" in said
         assert os.listdir(tmp_path / "out") == [UNFINISHED]
         words = [*forked.DCSFT, *scripted(tmp_path / "out", tmp_path), "--num-processes", 2]
-        code, said = finished(started(forked.Popen, words))
+        code, said = finished(started(words))
         assert code == 0 and len(rows(tmp_path / "out")) == 36, said
         assert [path.name for path in (tmp_path / "tmp").glob("torchelastic*")] == []
 

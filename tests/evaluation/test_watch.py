@@ -376,7 +376,7 @@ def test_ctrl_c_stops_a_real_watch(tmp_path):
     run = Run(tmp_path / "run", tmp_path / "cold").begin().save(10).save(20)
     with forked.Popen(
         [*forked.DCSFT, "score", "--watch", "run", *words]
-        + ["--model-args", "default=seven,delay=0.2"],
+        + ["--model-args", "default=seven,delay=0.1"],
         cwd=tmp_path, stderr=subprocess.PIPE,
     ) as scoring:  # fmt: skip
         second = tmp_path / "board/results/run at step 20"

@@ -35,10 +35,26 @@ def browser():
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def faults():
+    """What went wrong on the pages of the current test."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def tabs():
+    """A context's options -> the tab where each test opens its first page: a new window takes far longer."""
+    return {}
+
+
 @pytest.fixture
-def visit(browser, page_folder):
-    """Opens an address of the page; any script error, warning or external request fails the test."""
-    contexts, faults = [], []
+def visit(browser, page_folder, tabs, faults):
+    """Opens an address of the page; any script error, warning or external request fails the test.
+
+    A test's later pages have contexts of their own. A tab keeps nothing from test to test.
+    """
+    pages = []
+    faults.clear()
     home = (page_folder / "index.html").as_uri()
 
     def watch(page, allowed):
@@ -53,13 +69,15 @@ def visit(browser, page_folder):
         page.on("popup", lambda popup: faults.append(f"popup {popup.url}"))
 
     def opened(address="", width=1280, height=800, scheme="light", **more):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, **more
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(60_000)  # a busy machine may take long
-        watch(page, page_folder.as_uri())
+        options = tuple(more.items())
+        page = tabs.pop(options, None)
+        if page is None:
+            page = browser.new_context(**more).new_page()
+            page.set_default_timeout(60_000)  # a busy machine may take long
+            watch(page, page_folder.as_uri())
+        pages.append((options, page))
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
         page.goto(home + address)
         page.wait_for_selector("main section")
         settled(page)
@@ -67,12 +85,19 @@ def visit(browser, page_folder):
 
     opened.faults = faults
     yield opened
-    for context in contexts:
-        for page in context.pages:
+    for _, first in pages:
+        for page in first.context.pages:
             assert page.evaluate("window.ran === undefined"), "something of the data ran"
             assert page.url.startswith(home)
-        context.close()
     assert faults == []
+    for options, page in pages:
+        if options in tabs:
+            page.context.close()
+        else:
+            page.evaluate("localStorage.clear()")
+            page.mouse.move(0, 0)
+            page.goto("about:blank")
+            tabs[options] = page
 
 
 def settled(page):

@@ -4,8 +4,6 @@ import contextlib
 import json
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +20,7 @@ from dcsft_harness.lmms.documents import data_fingerprint
 from dcsft_harness.models import base
 from dcsft_harness.models.stub import DcsftStub
 from dcsft_harness.scoring import Response
-from tests.fixtures import published
+from tests.fixtures import forked, published
 from tests.fixtures.tiny_checkpoints import checkpoint
 from tests.models.test_models_adapter import adapters  # noqa: F401 - a fixture
 from tests.models.test_models_evaluator import tasks  # noqa: F401 - a fixture
@@ -249,7 +247,6 @@ class TestBaseline:
         stub(tmp_path / "base", worse)
         (log,) = (tmp_path / "base").rglob("*_samples_*.jsonl")
         words = [
-            sys.executable,
             "-m",
             "lmms_eval",
             "--include_path",
@@ -267,7 +264,7 @@ class TestBaseline:
             "--log_samples",
         ]
         words += ["--output_path", str(tmp_path / "out"), "--baseline", str(log)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+        done = forked.run(words, capture_output=True, timeout=300)
         assert f"[Baseline] {TASK}: diff=75.00%" in done.stderr + done.stdout, done.stderr[-2000:]
         (file,) = (tmp_path / "out").rglob("*_results.json")
         entry = json.loads(file.read_text())["results"][TASK]

@@ -11,11 +11,20 @@ from dcsft_harness.lmms.tasks import listing
 
 pytestmark = pytest.mark.slow
 
-# Its first process hides our entry point before it imports lmms-eval, as if we were not installed. The second
-# takes from the first what lmms-eval itself imports, to save that time.
+FIRST = ("dcsft_harness.coordinates", "dcsft_harness.models.stub", "lmms_eval.models")
+# Its first process hides our entry point before it imports lmms-eval, as if we were not installed. The others
+# take from the first what lmms-eval itself imports, to save that time: one for each order of imports, and one
+# that lists everything.
 LOOK = """
 import importlib.metadata, json, os, sys
-import accelerate, datasets, torch, transformers
+import accelerate, datasets, peft, torchvision, transformers.image_processing_utils
+for first in sys.argv[1:]:
+    if not os.fork():
+        importlib.import_module(first)
+        from lmms_eval import models
+        print(json.dumps({"first": first, "stub": models.get_model("dcsft_stub").__name__}), flush=True)
+        sys.exit()
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 0, first
 original = importlib.metadata.entry_points
 ours = [point for point in original(group="lmms_eval.models") if point.value.startswith("dcsft_harness")]
 class Rest:
@@ -41,18 +50,31 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def registries(tmp_path_factory):
-    """What lmms-eval finds with and without our entry point."""
+def looked(tmp_path_factory):
+    """The JSON lines of the processes, and what they said."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    done = subprocess.run([sys.executable, "-c", LOOK], cwd=folder, capture_output=True, text=True)
+    words = [sys.executable, "-c", LOOK, *FIRST]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")], done.stderr
+
+
+@pytest.fixture(scope="module")
+def registries(looked):
+    """What lmms-eval finds with and without our entry point."""
+    found = looked[0][len(FIRST) :]
     assert len(found) == 2
     return found
 
 
 def test_the_entry_point_is_installed(registries):
     assert registries[0]["points"] == ["lmms_eval.models: dcsft_harness"]
+
+
+def test_the_entry_point_works_in_any_import_order(looked):
+    found, said = looked
+    assert found[: len(FIRST)] == [{"first": first, "stub": "DcsftStub"} for first in FIRST]
+    assert "Failed" not in said
 
 
 def test_lmms_evals_own_tasks_are_unchanged(registries):

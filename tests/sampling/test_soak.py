@@ -22,7 +22,7 @@ from dcsft_harness.artifacts.manifest import UNFINISHED
 from tests.fixtures import forked
 
 POOL, ITEMS, SAMPLES = "dcsft_digits_pool", 32, 4
-KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "20"))
+KILLS, SECONDS = 100, float(os.environ.get("DCSFT_SOAK_SECONDS", "10"))
 SEED = 20260
 
 
@@ -72,7 +72,7 @@ def seconds_of_a_run(context, output, options):
 
 @pytest.mark.slow
 def test_killed_runs_end_with_the_set_of_an_undisturbed_run(tmp_path, context, options):
-    """At least 25 kills, in 20 s if they fit; `DCSFT_SOAK_SECONDS=60` makes about a hundred."""
+    """At least 25 kills, in 10 s if they fit; `DCSFT_SOAK_SECONDS=60` makes about a hundred."""
     opening, whole = seconds_of_a_run(context, tmp_path / "undisturbed", options)
     expected = rows(tmp_path / "undisturbed" / "first")
     assert len(expected) == ITEMS * SAMPLES

@@ -26,6 +26,7 @@ from dcsft_harness.stages.stage import place_of
 from dcsft_harness.training import data, lora, run, sft
 from dcsft_harness.training.config import ColdStartConfig, GrpoConfig, SftConfig
 from tests.artifacts.test_manifest import FIRST_ENGINES, FIRST_READERS, first_edition  # noqa: F401
+from tests.fixtures import forked
 from tests.training.test_training_families import checkpoint as tiny
 from tests.training.test_training_families import conversations
 
@@ -484,7 +485,11 @@ def test_a_refused_rehearsal_leaves_its_folder_unchanged(words, problem, tmp_pat
 
 
 @pytest.mark.slow
-def test_an_error_in_a_rehearsals_process_is_the_commands_error(tmp_path, capsys):
+def test_an_error_in_a_rehearsals_process_is_the_commands_error(tmp_path, capsys, monkeypatch):
+    def start(words, **given):
+        return forked.Popen(words[1:], **given)  # without the interpreter, which would import torch again
+
+    monkeypatch.setattr(rehearsal, "subprocess", types.SimpleNamespace(Popen=start))
     words = ["--layers", "1", "--device", "cuda:99", "--output", str(tmp_path / "out")]
     assert main(["rehearse", *words]) == 1
     assert capsys.readouterr().err.startswith("dcsft: --device cuda:99 is not there: ")

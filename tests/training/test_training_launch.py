@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -109,16 +108,10 @@ def command(base, folder, output, *more):  # noqa: F811
     return [str(HERE), "train", "sft", *words, *more]
 
 
-def start(words, **environment):
-    """Starts the command and its processes as forks."""
-    return forked.Popen(words, stderr=subprocess.PIPE, start_new_session=True, env=alone(environment))
-
-
-def start_interpreters(words, **environment):
-    """The same as interpreters, as a user does."""
-    words = [sys.executable, *words]
-    pipe = {"stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(words, **pipe, start_new_session=True, env=alone(environment))
+def start(words, fork_ranks=True, **environment):
+    """Starts the command as a fork, and its processes as forks or as interpreters, as a user's are."""
+    more = {"start_new_session": True, "fork_ranks": fork_ranks}
+    return forked.Popen(words, stderr=subprocess.PIPE, env=alone(environment), **more)
 
 
 def alone(environment):
@@ -207,7 +200,7 @@ class TestCommand:
 
     def test_ctrl_c_ends_all_processes_with_one_message(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
-        running = start_interpreters(command(base, folder, output), BREAK="slow")
+        running = start(command(base, folder, output), fork_ranks=False, BREAK="slow")
         wait_for_checkpoint(output, running, 2)
         os.killpg(running.pid, signal.SIGINT)
         code, said = ended(running)
