@@ -77,7 +77,7 @@ _SPLIT = re.compile(
 """How the name of another file of a split begins, or a word in it, separated as `datasets` takes it."""
 _ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
-"""Names of columns of a table that may show something."""
+"""Names of columns of texts that may show something, in a table that also has a column of images."""
 
 Row = tuple[str, "dict[str, Any] | HarnessError"]
 """What an error calls a row ("line 3", "row 3", from 1), and the row, or what is wrong with it."""
@@ -389,12 +389,12 @@ def read_columns(where: object, schema: pa.Schema) -> list[str]:
 def _may_show(field: pa.Field, pictured: bool) -> bool:
     """Whether a column may hold pictures; those in the table itself are read where it has no other."""
     kind = field.type
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    while hasattr(kind, "value_type"):  # of lists of any size, and of repeated values stored once
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return bool(_NAMED.search(field.name))
-    inside = pa.types.is_struct(kind) and {"bytes", "path"} & {one.name for one in kind}
-    return not pictured and bool(inside or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if str(kind).removeprefix("large_").removesuffix("_view") == "string":
+        return not pictured or bool(_NAMED.search(field.name))
+    inside = pa.types.is_struct(kind) and {*HOLDS} & {one.name for one in kind}
+    return not pictured and bool(inside or "binary" in str(kind))
 
 
 def of_batch(

@@ -1461,6 +1461,18 @@ DEFECTS = {
         {**BIRD_ROW, "photo": "data:image/png;base64,AAAA"},
         "`photo` contains an image but is not read",
     ),
+    "base64": (
+        {**BIRD_ROW, "photo": "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQ"},
+        "`photo` contains an image but is not read",
+    ),
+    "a list that starts with null": (
+        {**BIRD_ROW, "shots": [None, "0.png"]},
+        "`shots` contains an image but is not read",
+    ),
+    "base64 as a path": (
+        {**BIRD_ROW, "image": "iVBORw0KGgoAAAANSUhEUgAAADwAAABQCAIAAADKqIEE"},
+        "is base64, but is read as a path. Write data:image/png;base64, before it",
+    ),
     "null next to another value": (
         {**BIRD_ROW, "image": None, "file": "0.png"},
         "`file` contains an image but is not read",
@@ -1634,6 +1646,40 @@ class TestCommonDefects:
             path, _ = own_files.keep(Dataset(table))
         [(_, _, reason)] = own_data.examined(path, own_data.ANY, own_data.Root(folder))
         assert said in str(reason)
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            pa.array(["0.png"]),
+            pa.array(["0.png"]).dictionary_encode(),
+            pa.array(["0.png"], pa.string_view()),
+            pa.array([["0.png"]], pa.list_(pa.string(), 1)),
+            pa.array([[None, "0.png"]]),
+            pa.array(["iVBORw0KGgoAAAANSUhEUgAAADwAAABQCAIAAADKqIEE"]),
+            pa.array([{"base64": "iVBORw0KGgoAAAANSUhEUgAAADwAAABQCAIAAADKqIEE"}]),
+            pa.array([b"GIF89a"], pa.binary_view()),
+        ],
+        ids=lambda cells: str(cells.type),
+    )
+    def test_images_in_table_columns_of_any_name_and_type(self, folder, cells):
+        table = pa.table({"question": ["a?"], "answer": ["b"], "media": cells})
+        pq.write_table(table, folder / "data.parquet")
+        [(_, _, reason)] = own_data.examined(folder / "data.parquet", own_data.ANY, own_data.Root(folder))
+        assert "`media` contains an image but is not read" in str(reason)
+
+    @pytest.mark.parametrize(
+        ("given", "found"),
+        [
+            ({"choices": [], "options": ["one", "two"]}, ["one", "two"]),
+            ({"choices": ["one", "two"], "options": '["one", "two"]'}, ["one", "two"]),
+            ({"choices": ["one", "two"], "options": ["two", "one"]}, "`choices` and `options` differ"),
+        ],
+    )
+    def test_options_in_two_columns(self, folder, given, found):
+        path = folder / "options.jsonl"
+        path.write_text(lines([{"question": "one or two?", "answer": "B", **given}]))
+        [(_, made, reason)] = own_data.examined(path, judge("choice"), own_data.Root(folder))
+        assert found in str(reason) if made is None else found == made["choices"]
 
     @pytest.mark.parametrize(
         ("row", "gold", "target"),
