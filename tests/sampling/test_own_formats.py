@@ -1237,6 +1237,24 @@ def test_inspect_refuses_image_markers_of_other_programs(tmp_path, question, ans
     assert said is None or re.search(said, notes["refused_rows"][0]["reason"])
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"artefact": "rollouts"}, "holds rollouts, not rows of your own. Give the rows"),
+        ({"artefact": "overlap"}, "holds an overlap, not rows of your own"),
+        ({"files": []}, None),  # of another program
+    ],
+)
+def test_artifacts_are_not_rows(tmp_path, written, said):
+    pq.write_table(pa.table({"prompt": ["a?"], "answer": ["b"]}), tmp_path / "rollouts.parquet")
+    (tmp_path / "manifest.json").write_text(json.dumps(written))
+    if said is None:
+        assert len(list(own_files.rows(tmp_path))) == 1
+    else:
+        with pytest.raises(HarnessError, match=said):
+            list(own_files.rows(tmp_path))
+
+
 def test_in_memory_images_may_be_path_objects(tmp_path, folder):
     rows = [{"question": "a?", "answer": "b", "image": folder / "0.png"}]
     path, has_paths = own_files.keep(rows)
