@@ -213,8 +213,9 @@ def checked(
         except HarnessError as error:  # shares of an image that cannot be read
             raise reason or error from error
         solution = answer if solution is found.target else solution
-    prompt, target = _prompt(turns), _target(answer)
-    gold = target if scorer is None else _gold(solution, scorer)
+    prompt = _prompt(turns)
+    gold = _target(answer) if scorer is None else _gold(solution, scorer)
+    target = _target(answer, gold if solution is answer else None)
     if not target.strip():
         raise HarnessError("the answer is empty", "Correct or remove the row")
     row = {
@@ -296,9 +297,15 @@ def _placed(box: object, size: tuple[int, int] | None) -> str:
     )
 
 
-def _target(answer: object) -> str:
-    """An answer as what training teaches: of several accepted texts the first one."""
-    if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
+def _target(answer: object, accepted: object = None) -> str:
+    """An answer as what training teaches: the first of several texts, or of answers that a scorer accepts."""
+    texts = accepted if isinstance(accepted, list) else answer
+    if (
+        isinstance(answer, list)
+        and answer
+        and isinstance(texts, list)
+        and all(isinstance(one, str) for one in texts)
+    ):
         answer = answer[0]
     return records.as_text(answer)
 

@@ -1712,11 +1712,20 @@ class TestCommonDefects:
         [(_, made, reason)] = own_data.examined(path, judge("exact_word"), own_data.Root(folder))
         assert reason is None and (json.loads(made["answer"]), made["target"]) == (gold, target)
 
-    def test_the_first_of_several_golds_is_the_target(self, folder):
+    @pytest.mark.parametrize(
+        ("answers", "golds", "target"),
+        [
+            (["goose", "a goose"], ["goose", "a goose"], "goose"),
+            (["3", 3], ["3", "3"], "3"),
+            ([3, 3.5], ["3", "3.5"], "3"),
+            ([3.5], ["3.5"], "3.5"),
+        ],
+    )
+    def test_the_first_of_several_golds_is_the_target(self, folder, answers, golds, target):
         path = folder / "several.jsonl"
-        path.write_text(lines([{**BIRD_ROW, "answer": ["goose", "a goose"]}]))
+        path.write_text(lines([{**BIRD_ROW, "answer": answers}]))
         [(_, made, _)] = own_data.examined(path, judge("open_answer"), own_data.Root(folder))
-        assert (json.loads(made["answer"]), made["target"]) == (["goose", "a goose"], "goose")
+        assert (json.loads(made["answer"]), made["target"]) == (golds, target)
 
     @pytest.mark.parametrize(
         ("answer", "target"), [({"city": "Zürich"}, '{"city": "Zürich"}'), (["é", 1], '["é", 1]')]
