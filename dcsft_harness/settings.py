@@ -164,7 +164,7 @@ def flag(name: str) -> str:
 _COMMAND = re.compile(r"(`(?:dcsft|lmms-eval|accelerate|torchrun|pip|hf) [^`]*`)")
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]*[a-z])(?![\w-])(?: (?=(\S+)))?")
 _PAIR = re.compile(r"(?<![\w-])--([a-z][a-z-]*[a-z]) ([\w-]+)=([^\s,;)]*[^\s.,;:)])")
-_VALUE = re.compile(r"-?[\d.]+(e-?\d+)?|[A-Z][A-Z_,:|]*|[^/=]*[/=].+|['\"{\[].*")
+_VALUE = re.compile(r"None|true|-?[\d.]+(e-?\d+)?|[A-Z][A-Z_,:|]*|[^/=]*[/=].+|['\"{\[].*")
 """What is the value of the option before it: numbers, placeholders, paths, pairs, quoted texts."""
 
 

@@ -314,6 +314,11 @@ def _own(own: Variables, pool: str, values: Variables) -> dict[str, Any]:
             f"held_out={share} holds out rows of the pool's file, but {other}",
             "Leave one of them out" if as_file else "Set test=FILE or tasks=NAME,... instead",
         )
+    if test is not None and Path(pool).resolve() == Path(str(test)).resolve():
+        raise HarnessError(
+            f"test={test} is the pool itself, whose rows are trained on",
+            "Give other rows, or hold out some of the pool: held_out=0.1 (`dcsft init --test 0.1`)",
+        )
     if not own["tasks"] and test is None and share is None:
         raise HarnessError(
             f"pool={pool} is set, but there is nothing to evaluate on",

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcsft_harness import environment, pictures, reading
-from dcsft_harness.artifacts import storage, usage
+from dcsft_harness.artifacts import manifest, storage, usage
 from dcsft_harness.errors import HarnessError, cut
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ _SPLIT = re.compile(
 """How the name of another file of a split begins, or a word in it, separated as `datasets` takes it."""
 _ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
-"""Names of columns of a table that may show something."""
+"""Names of columns of texts that may show something, in a table that also has a column of images."""
 
 Row = tuple[str, "dict[str, Any] | HarnessError"]
 """What an error calls a row ("line 3", "row 3", from 1), and the row, or what is wrong with it."""
@@ -292,7 +292,7 @@ def _of_parquet(path: Path) -> Iterator[dict[str, Any] | HarnessError]:
 
 def _of_folder(path: Path) -> Iterator[Row]:
     """The rows of a folder that `datasets` saved, of a curated set, or of Parquet files."""
-    if (path / "manifest.json").is_file() and (path / "data" / "state.json").is_file():
+    if (path / manifest.NAME).is_file() and (path / "data" / "state.json").is_file():
         path = path / "data"
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         from datasets import Dataset
@@ -306,6 +306,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
         one = found if isinstance(found, Dataset) else next(iter(found.values()))
         yield from _numbered(_of_dataset(one, path))
         return
+    _refuse_artifact(path)
     files = sorted(path.glob("*.parquet"))
     if not files:
         inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
@@ -321,6 +322,17 @@ def _of_folder(path: Path) -> Iterator[Row]:
             "Name a file of one split, or put its files into a folder of their own",
         )
     yield from _numbered(row for file in files for row in _of_parquet(file))
+
+
+def _refuse_artifact(folder: Path) -> None:
+    """Refuses the folder of a stage: what it keeps of items looks like rows, and lacks their images."""
+    with contextlib.suppress(OSError, ValueError):  # other programs, too, write files of this name
+        found = reading.json_file(folder / manifest.NAME)
+        if isinstance(found, dict) and isinstance(kind := found.get("artefact"), str) and kind:
+            raise HarnessError(
+                f"{folder} holds {manifest.indefinite(cut(kind))}, not rows of your own",
+                "Give the rows that it was made from, or a curated set",
+            )
 
 
 def _split(stem: str) -> str | None:
@@ -389,12 +401,12 @@ def read_columns(where: object, schema: pa.Schema) -> list[str]:
 def _may_show(field: pa.Field, pictured: bool) -> bool:
     """Whether a column may hold pictures; those in the table itself are read where it has no other."""
     kind = field.type
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    while hasattr(kind, "value_type"):  # of lists of any size, and of repeated values stored once
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return bool(_NAMED.search(field.name))
-    inside = pa.types.is_struct(kind) and {"bytes", "path"} & {one.name for one in kind}
-    return not pictured and bool(inside or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if str(kind).removeprefix("large_").removesuffix("_view") == "string":
+        return not pictured or bool(_NAMED.search(field.name))
+    inside = pa.types.is_struct(kind) and {*HOLDS} & {one.name for one in kind}
+    return not pictured and bool(inside or "binary" in str(kind))
 
 
 def of_batch(

@@ -44,6 +44,8 @@ _PLACE = re.compile(r"<ref-object>|<bbox>(?!.*</bbox>)", re.DOTALL)
 _FILE = re.compile(
     r"[^\n]{1,1000}\.(?:png|jpe?g|gif|webp|bmp|tiff?|avif|heic|mp4|webm|mov|avi|mkv|mp3|wav|flac)", re.I
 )
+_BASE64 = re.compile(r"(?:iVBORw0KGgo|/9j/|R0lGODdh|R0lGODlh|UklGR)[A-Za-z0-9+/\s]{20}")
+"""How the files of common kinds of images begin in base64."""
 _FILMS = ("video", "videos", "audio", "audios")
 MISSING = ("nan", "NaN", "<NA>", "NaT")
 """What pandas writes for a missing value."""
@@ -111,6 +113,11 @@ class Root:
             return _of_url(inner)
         if re.match(r"https?:", inner):
             raise HarnessError(f"image {cut(inner)} is not a path", "Save it as a file and name that")
+        if _BASE64.match(inner):
+            raise HarnessError(
+                f"image {cut(inner)} is base64, but is read as a path",
+                "Write data:image/png;base64, before it",
+            )
         path = self.folder / inner.removeprefix("file://")
         try:
             place = path.resolve()
@@ -206,8 +213,9 @@ def checked(
         except HarnessError as error:  # shares of an image that cannot be read
             raise reason or error from error
         solution = answer if solution is found.target else solution
-    prompt, target = _prompt(turns), _target(answer)
-    gold = target if scorer is None else _gold(solution, scorer)
+    prompt = _prompt(turns)
+    gold = _target(answer) if scorer is None else _gold(solution, scorer)
+    target = _target(answer, gold if solution is answer else None)
     if not target.strip():
         raise HarnessError("the answer is empty", "Correct or remove the row")
     row = {
@@ -289,9 +297,15 @@ def _placed(box: object, size: tuple[int, int] | None) -> str:
     )
 
 
-def _target(answer: object) -> str:
-    """An answer as what training teaches: of several accepted texts the first one."""
-    if isinstance(answer, list) and answer and all(isinstance(one, str) for one in answer):
+def _target(answer: object, accepted: object = None) -> str:
+    """An answer as what training teaches: the first of several texts, or of answers that a scorer accepts."""
+    texts = accepted if isinstance(accepted, list) else answer
+    if (
+        isinstance(answer, list)
+        and answer
+        and isinstance(texts, list)
+        and all(isinstance(one, str) for one in texts)
+    ):
         answer = answer[0]
     return records.as_text(answer)
 
@@ -543,9 +557,10 @@ def _refuse_unread(data: Mapping[str, Any], given: Mapping[str, Any]) -> None:
 def _is_picture(value: object) -> bool:
     """Whether a value of a column is a picture or film, or names one."""
     if isinstance(value, str):
-        return value.startswith("data:image/") or _FILE.fullmatch(value.strip()) is not None
+        is_content = value.startswith("data:image/") or _BASE64.match(value) is not None
+        return is_content or _FILE.fullmatch(value.strip()) is not None
     if isinstance(value, list):
-        return bool(value) and _is_picture(value[0])
+        return _is_picture(next((one for one in value if one is not None), None))
     if isinstance(value, Mapping):
         return any(_is_picture(value.get(name)) for name in HOLDS)
     return isinstance(value, bytes) and bool(value)
@@ -706,15 +721,20 @@ def _gold(solution: object, scorer: Scorer) -> object:
 
 def _options(data: Mapping[str, Any]) -> list[Any]:
     """The options that a row lists, a list or a mapping of the letters from A on; empty without any."""
-    name = next((name for name in ("choices", "options") if data.get(name) not in (None, "")), None)
-    given = [] if name is None else own_files.unpacked(data[name])
+    known = ("choices", "options")
+    there = {name: own_files.unpacked(data[name]) for name in known if data.get(name) not in (None, "", [])}
+    name, given = next(iter(there.items()), (None, []))
+    if any(other != given for other in there.values()):
+        raise HarnessError("`choices` and `options` differ", "Keep one of them, or make them equal")
     if isinstance(given, Mapping):
         named = {letter: text for letter, text in given.items() if text is not None}
         letters = [chr(ord("A") + number) for number in range(len(named))]
         given = [named[letter] for letter in letters] if set(named) == set(letters) else given
     if not isinstance(given, list):
         kind = type(given).__name__
-        raise HarnessError(f"`{name}` is {kind}, not a list of options", 'Write ["one", "two"]')
+        raise HarnessError(
+            f"`{name}` is {kind}, not a list of options", 'Write ["one", "two"], or {"A": "one", "B": "two"}'
+        )
     return given
 
 

@@ -423,6 +423,8 @@ def test_the_papers_other_model_size_has_its_own_estimate():
         ({"pool": "x", "test": "y.jsonl"}, "test=y.jsonl is a file, but no scorer is set"),
         ({"pool": "x.jsonl", "scorer": "math", "test": "y", "held_out": 0.1}, "but test=y is set too"),
         ({"pool": "x", "held_out": 0.1}, "but pool=x is a task"),
+        ({"pool": "x.jsonl", "scorer": "math", "test": "x.jsonl"}, "test=x.jsonl is the pool itself"),
+        ({"pool": "x.jsonl", "scorer": "math", "test": "./y/../x.jsonl"}, "is the pool itself"),
         ({"pool": "x.jsonl", "scorer": "math", "held_out": "all"}, "--held-out all"),
         ({"pool": "x.jsonl", "scorer": "math", "held_out": 10}, "--held-out 10"),
         ({"size": "4b"}, "unknown size .*4b.*3b"),

@@ -1237,6 +1237,24 @@ def test_inspect_refuses_image_markers_of_other_programs(tmp_path, question, ans
     assert said is None or re.search(said, notes["refused_rows"][0]["reason"])
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"artefact": "rollouts"}, "holds rollouts, not rows of your own. Give the rows"),
+        ({"artefact": "overlap"}, "holds an overlap, not rows of your own"),
+        ({"files": []}, None),  # of another program
+    ],
+)
+def test_artifacts_are_not_rows(tmp_path, written, said):
+    pq.write_table(pa.table({"prompt": ["a?"], "answer": ["b"]}), tmp_path / "rollouts.parquet")
+    (tmp_path / "manifest.json").write_text(json.dumps(written))
+    if said is None:
+        assert len(list(own_files.rows(tmp_path))) == 1
+    else:
+        with pytest.raises(HarnessError, match=said):
+            list(own_files.rows(tmp_path))
+
+
 def test_in_memory_images_may_be_path_objects(tmp_path, folder):
     rows = [{"question": "a?", "answer": "b", "image": folder / "0.png"}]
     path, has_paths = own_files.keep(rows)
@@ -1461,6 +1479,18 @@ DEFECTS = {
         {**BIRD_ROW, "photo": "data:image/png;base64,AAAA"},
         "`photo` contains an image but is not read",
     ),
+    "base64": (
+        {**BIRD_ROW, "photo": "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQ"},
+        "`photo` contains an image but is not read",
+    ),
+    "a list that starts with null": (
+        {**BIRD_ROW, "shots": [None, "0.png"]},
+        "`shots` contains an image but is not read",
+    ),
+    "base64 as a path": (
+        {**BIRD_ROW, "image": "iVBORw0KGgoAAAANSUhEUgAAADwAAABQCAIAAADKqIEE"},
+        "is base64, but is read as a path. Write data:image/png;base64, before it",
+    ),
     "null next to another value": (
         {**BIRD_ROW, "image": None, "file": "0.png"},
         "`file` contains an image but is not read",
@@ -1636,6 +1666,40 @@ class TestCommonDefects:
         assert said in str(reason)
 
     @pytest.mark.parametrize(
+        "cells",
+        [
+            pa.array(["0.png"]),
+            pa.array(["0.png"]).dictionary_encode(),
+            pa.array(["0.png"], pa.string_view()),
+            pa.array([["0.png"]], pa.list_(pa.string(), 1)),
+            pa.array([[None, "0.png"]]),
+            pa.array(["iVBORw0KGgoAAAANSUhEUgAAADwAAABQCAIAAADKqIEE"]),
+            pa.array([{"base64": "iVBORw0KGgoAAAANSUhEUgAAADwAAABQCAIAAADKqIEE"}]),
+            pa.array([b"GIF89a"], pa.binary_view()),
+        ],
+        ids=lambda cells: str(cells.type),
+    )
+    def test_images_in_table_columns_of_any_name_and_type(self, folder, cells):
+        table = pa.table({"question": ["a?"], "answer": ["b"], "media": cells})
+        pq.write_table(table, folder / "data.parquet")
+        [(_, _, reason)] = own_data.examined(folder / "data.parquet", own_data.ANY, own_data.Root(folder))
+        assert "`media` contains an image but is not read" in str(reason)
+
+    @pytest.mark.parametrize(
+        ("given", "found"),
+        [
+            ({"choices": [], "options": ["one", "two"]}, ["one", "two"]),
+            ({"choices": ["one", "two"], "options": '["one", "two"]'}, ["one", "two"]),
+            ({"choices": ["one", "two"], "options": ["two", "one"]}, "`choices` and `options` differ"),
+        ],
+    )
+    def test_options_in_two_columns(self, folder, given, found):
+        path = folder / "options.jsonl"
+        path.write_text(lines([{"question": "one or two?", "answer": "B", **given}]))
+        [(_, made, reason)] = own_data.examined(path, judge("choice"), own_data.Root(folder))
+        assert found in str(reason) if made is None else found == made["choices"]
+
+    @pytest.mark.parametrize(
         ("row", "gold", "target"),
         [
             ({"prompt": "a?", "completion": "It is a goose.", "answer": "goose"}, "goose", "It is a goose."),
@@ -1648,11 +1712,20 @@ class TestCommonDefects:
         [(_, made, reason)] = own_data.examined(path, judge("exact_word"), own_data.Root(folder))
         assert reason is None and (json.loads(made["answer"]), made["target"]) == (gold, target)
 
-    def test_the_first_of_several_golds_is_the_target(self, folder):
+    @pytest.mark.parametrize(
+        ("answers", "golds", "target"),
+        [
+            (["goose", "a goose"], ["goose", "a goose"], "goose"),
+            (["3", 3], ["3", "3"], "3"),
+            ([3, 3.5], ["3", "3.5"], "3"),
+            ([3.5], ["3.5"], "3.5"),
+        ],
+    )
+    def test_the_first_of_several_golds_is_the_target(self, folder, answers, golds, target):
         path = folder / "several.jsonl"
-        path.write_text(lines([{**BIRD_ROW, "answer": ["goose", "a goose"]}]))
+        path.write_text(lines([{**BIRD_ROW, "answer": answers}]))
         [(_, made, _)] = own_data.examined(path, judge("open_answer"), own_data.Root(folder))
-        assert (json.loads(made["answer"]), made["target"]) == (["goose", "a goose"], "goose")
+        assert (json.loads(made["answer"]), made["target"]) == (golds, target)
 
     @pytest.mark.parametrize(
         ("answer", "target"), [({"city": "Zürich"}, '{"city": "Zürich"}'), (["é", 1], '["é", 1]')]

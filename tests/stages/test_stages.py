@@ -900,6 +900,8 @@ def test_errors_of_functions_name_arguments_instead_of_options(tmp_path, monkeyp
         ("--set seed=1.", "extra={'seed': 1}."),
         ("Run `dcsft sample --samples 8`", "Run `dcsft sample --samples 8`"),
         ("lmms-eval -n 8 --log_samples --data-root x", "lmms-eval -n 8 --log_samples --data-root x"),
+        ("--size None is not a number", "size=None is not a number"),
+        ("--size true is not a number", "size=true is not a number"),
     ],
 )
 def test_options_are_rewritten_as_arguments(option, argument):
