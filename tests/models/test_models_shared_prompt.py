@@ -8,6 +8,7 @@ import torch
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.models import engine, shared_prefix
+from dcsft_harness.models.batching import Prepared
 from dcsft_harness.models.engine import RunningItems
 from dcsft_harness.models.resources import Footprint, Size, free_bytes, out_of_memory
 from dcsft_harness.models.shared_prefix import Prompts, UnsuitedModelError
@@ -107,6 +108,15 @@ def test_prompts_prefilled_in_slices_decode_together(family, monkeypatch):
     assert len(slices) > 2
     assert all(rows * columns <= 200 or rows == 1 for rows, columns, _ in slices)
     assert shapes[len(slices)][:2] == (30, 1)
+
+
+def test_a_batch_of_short_prompts_leaves_no_rest_for_a_pass_of_its_own():
+    engine = load("qwen2_5_vl")._engine
+    for tokens in (38, 44, 51):  # of the embedded suite's classification, grounding and reasoning
+        prompts = [Prepared(f"doc {at}", "", {"input_ids": torch.zeros(1, tokens)}) for at in range(32)]
+        assert [len(some) for some in engine._slices(prompts)] == [32]
+    longer = [Prepared("doc", "", {"input_ids": torch.zeros(1, 1000)})] * 3
+    assert [len(some) for some in engine._slices(longer)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
