@@ -353,7 +353,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
         """Takes items from a queue and yields finished ones with their responses, in groups.
 
-        By the time the iteration resumes, yielded responses are on disk and unsettled items are back at the
+        By the time the iteration resumes, yielded responses are saved and unsettled items are back at the
         front of the queue. This implementation answers one batch at a time through `_answer`.
         """
         while queue:

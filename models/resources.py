@@ -91,9 +91,9 @@ def place(name: str | None) -> Placement:
 _SHARE = {"cuda": 0.8, "cpu": 0.5}
 
 # Prompt tokens, padding included, that go through the model together. A pass costs something besides its
-# tokens: on a CPU, a batch of 32 short prompts must leave no remainder for a second one. There, a token of layers
-# that are 128, 512 or 1,536 wide takes as long among 1,200 as among 2,400, and a GPU is busy with these: more
-# would only need more memory at once.
+# tokens: on a CPU, a batch of 32 short prompts must leave no remainder for a second one. There, a token of
+# layers that are 128, 512 or 1,536 wide takes as long among 1,200 as among 2,400. A GPU is busy with these.
+# More would only need more memory at once.
 _SLICE_TOKENS = {"cuda": 16384, "cpu": 1800}
 
 # Tensors of a decoder or vision layer that exist at the same time, in multiples of the layer's width and of

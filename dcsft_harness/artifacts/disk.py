@@ -175,14 +175,16 @@ def read_records(path: Path, key: bytes, start: int = 0) -> Found:
 
 
 class Journal:
-    """A shard open for appending; each append is on disk when it returns."""
+    """A shard open for appending; a killed process loses no append."""
 
-    def __init__(self, path: Path, key: bytes, whole_bytes: int) -> None:
+    def __init__(self, path: Path, key: bytes, whole_bytes: int, sync_every: float = 0.0) -> None:
         """Opens or creates the file and truncates it after its last complete line.
 
-        `key` and `whole_bytes` are those of `encode_record` and `read_records`; OSError if the file cannot be
-        written.
+        `key` and `whole_bytes` are those of `encode_record` and `read_records`. An append is on disk when it
+        returns, unless the last one that is came less than `sync_every` seconds before: a machine that stops
+        loses the work of so many seconds at most. OSError if the file cannot be written.
         """
+        self._every, self._synced = sync_every, time.monotonic()
         self._key, self._size = key, whole_bytes
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -194,13 +196,15 @@ class Journal:
             raise
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Appends records durably; on an OSError the file is as it was before."""
+        """Appends records; on an OSError the file is as it was before."""
         left = memoryview(b"".join(encode_record(record, self._key) for record in records))
         size = self._size + len(left)
         try:
             while left:
                 left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
+            if time.monotonic() - self._synced >= self._every:
+                os.fsync(self._file)
+                self._synced = time.monotonic()
         except OSError:
             with contextlib.suppress(OSError):  # if this fails, the next reader truncates it
                 os.ftruncate(self._file, self._size)
@@ -208,5 +212,7 @@ class Journal:
         self._size = size
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file, with all that was appended on the disk."""
+        with contextlib.suppress(OSError):  # the next reader finds what is missing
+            os.fsync(self._file)
         os.close(self._file)

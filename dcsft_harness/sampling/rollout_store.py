@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SHARD, SHARDS = "shard-0.jsonl", "shard-*.jsonl"
 FORMAT = 1
+SYNC_EVERY = 1.0
+"""Seconds: a batch of short answers may take a tenth of one, much of which would be the wait for the disk."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -90,7 +92,9 @@ class RolloutStore:
         Raises:
             OSError: it cannot be written.
         """
-        self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0))
+        # Ranks of other machines read the file while it is open.
+        every = SYNC_EVERY if ranks.world_size() == 1 else 0.0
+        self._shard = Journal(self._folder / self._own, self._key, self._ends.get(self._own, 0), every)
 
     def collect(self) -> None:
         """Adds the responses that other ranks have saved meanwhile; they must be done."""
@@ -150,7 +154,7 @@ class RolloutStore:
         self._last = time.monotonic()
 
     def append(self, batch: Iterable[Mapping[str, Any]]) -> None:
-        """Saves a finished batch of `Draw`'s fields; it is on disk when this returns.
+        """Saves a finished batch of `Draw`'s fields; see `disk.Journal`.
 
         The error of a full disk gives the number of saved responses.
         """

@@ -116,3 +116,17 @@ def test_a_write_that_fails_half_way_leaves_the_file_unchanged(tmp_path, monkeyp
     opened.append(ROWS[2:])
     opened.close()
     assert disk.read_records(path, KEY).records == ROWS
+
+
+def test_batches_of_less_than_a_second_wait_for_the_disk_together(tmp_path, monkeypatch):
+    now, synced = 100.0, []
+    monkeypatch.setattr(disk.time, "monotonic", lambda: now)
+    opened = disk.Journal(tmp_path / "s", KEY, 0, sync_every=1.0)
+    monkeypatch.setattr(disk.os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    for number, row in enumerate(ROWS):
+        now = 100.0 + 0.4 * number
+        opened.append([row])
+        assert disk.read_records(tmp_path / "s", KEY).records == ROWS[: number + 1]
+    opened.close()
+    ends = [sum(len(disk.encode_record(row, KEY)) for row in ROWS[:count]) for count in (4, 7, 8)]
+    assert synced == ends
