@@ -103,9 +103,12 @@ class Step:
     def parts(self, micro: int, accumulates: bool) -> dict[str, float]:
         """The peak, with `micro` samples in a forward pass, and with several passes if it `accumulates`."""
         before = self.gradients if accumulates else 0.0
-        # A pass may begin and end within a prompt's samples.
-        prompts = -(-micro // self.together) + bool(micro % self.together and self.together % micro)
-        kept = micro * self.sample + prompts * self.prompt
+        prompts, samples = -(-micro // self.together), micro
+        if self.together > 1 and micro % self.together and self.together % micro:
+            # A pass begins and ends within a prompt's samples; each prompt has room for as many.
+            prompts += 1
+            samples = prompts * min(micro, self.together)
+        kept = samples * self.sample + prompts * self.prompt
         begins = {**self.beginning, "gradients": before, "activations": kept}
         ends = {**self.ending, "gradients": self.gradients}
         return {**self.held, **(begins if sum(begins.values()) > sum(ends.values()) else ends)}
@@ -150,6 +153,8 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
     sample = _SPREAD * given.rows * own * language + _tiles(anatomy, given, device)
     if given.together == 1:
         sample, prompt = sample + _SPREAD * given.rows * patches * vision, 0.0
+    else:
+        prompt += number * (given.tokens + given.together * own) ** 2  # the mask
     return Step(held, beginning, sample, state, ending, prompt, given.together)
 
 

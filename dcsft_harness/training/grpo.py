@@ -347,11 +347,13 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
     _prefilled: tuple[int, int] | None  # tokens and patches of a draw's prompts, if computed once each
     _buffered_inputs: list[dict[str, Any]] | None  # TRL's: the inputs of the passes over a draw
 
-    def __init__(self, *given: Any, **named: Any) -> None:  # noqa: ANN401 - of TRL's trainer
-        """TRL's trainer."""
+    def __init__(self, *given: Any, by_pass: bool = False, **named: Any) -> None:  # noqa: ANN401 - of TRL's trainer
+        """TRL's trainer; `by_pass`: the result depends on which completions a pass has."""
         super().__init__(*given, **named)
         # Why each prompt is computed for each of its completions; None if it is computed once.
-        self.repeats = shared_prompts.objection(self.model.config)
+        self.repeats = shared_prompts.objection(self.model.config, self.router_aux_loss_coef)
+        # A comparison does not change how completions are drawn and ordered: a resumed run compares again.
+        self._shares, self._by_pass = self.repeats is None, by_pass
         self._places: list[int] = []  # the training set's row of each completion of a batch
 
     @property
@@ -407,7 +409,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
         `fields` are the processor's features: tensors, or for features by token a list for each prompt.
         """
-        if self.use_vllm or self.repeats or self.use_transformers_continuous_batching:
+        if self.use_vllm or not self._shares or self.use_transformers_continuous_batching:
             return None
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or len(self._rows) != len(prompt_ids):
             return None
@@ -419,7 +421,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         def padded(lists: Iterable[Sequence[int]], filler: int) -> torch.Tensor:
             return torch.tensor([[filler] * (longest - len(one)) + list(one) for one in lists])
 
-        features = {}
+        features: dict[str, Any] = {}
         for name, one in fields.items():
             by_token = name in shared_prompts.BY_TOKEN and not isinstance(one, torch.Tensor)
             tensor = (
@@ -428,10 +430,12 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
             features[name] = padded(one, 0) if tensor is None else tensor
         features["input_ids"] = padded(prompt_ids, self.processing_class.tokenizer.pad_token_id)
         features["attention_mask"] = padded(([1] * len(ids) for ids in prompt_ids), 0)
-        numbers = {} if images is None else {"num_images": [len(some or ()) for some in images]}
         first = list(itertools.accumulate(counts, initial=0))[:-1]
+        if images is not None:
+            features["num_images"] = [len(some or ()) for some in images]
+            features["num_tiles"] = self._tiles([images[place] or () for place in first], counts, features)
         try:
-            prompts = shared_prompts.selected({**features, **numbers}, first, len(prompt_ids))
+            prompts = shared_prompts.selected(features, first, len(prompt_ids))
         except shared_prompts.UnknownFeaturesError:
             return None
         prompts = self._prepare_input(prompts)
@@ -444,6 +448,20 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         if self.account.costs is not None:
             self._prefilled = int(prompts["attention_mask"].sum()), self.account.costs.patches(prompts)
         return made
+
+    def _tiles(
+        self, images: Sequence[Any], counts: Sequence[int], features: Mapping[str, Any]
+    ) -> list[int] | None:
+        """The tiles of each of a batch's rows, where its images are divided into several; else None.
+
+        `images` are those of each prompt, which `counts` rows have.
+        """
+        pixels = features.get("pixel_values")
+        if pixels is None or pixels.ndim != 4 or len(pixels) == sum(features["num_images"]):
+            return None
+        made = self.processing_class.image_processor(images=images, crop_to_patches=True, return_tensors="pt")
+        each = torch.split(torch.as_tensor(made["num_patches"]), [len(some) for some in images])
+        return [int(tiles.sum()) for tiles, count in zip(each, counts, strict=True) for _ in range(count)]
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -471,55 +489,87 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
                 **features,
             )
 
-        def ours(count: bool = True) -> Any:  # noqa: ANN401 - as TRL's
+        def ours() -> Any:  # noqa: ANN401 - as TRL's
             found = []
             network = _inner(self.accelerator.unwrap_model(model))
             for start in range(0, len(input_ids), size):
                 part = range(len(input_ids))[start : start + size]
-                batch = shared_prompts.packed(
-                    network, input_ids, attention_mask, logits_to_keep, rows, features, part
-                )
                 with self.accelerator.autocast():
+                    batch = shared_prompts.packed(
+                        network, input_ids, attention_mask, logits_to_keep, rows, features, part
+                    )
                     outputs = model(**batch.inputs, fused_lm_head=True)
                 scores = [outputs.log_probs] + [outputs.entropy] * compute_entropy
                 found.append([batch.rows(one, logits_to_keep) for one in scores])
-                if count:
-                    self._passed(batch.tokens, batch.inputs, int(batch.kept.sum()))
+                self._passed(batch.tokens, batch.inputs, int(batch.kept.sum()))
             logps, *entropies = [torch.cat(parts) for parts in zip(*found, strict=True)]
             return logps, entropies[0] if entropies else None, None
 
-        def saves() -> bool:
-            if self.repeats or compute_aux_loss or len(rows) != len(input_ids):
-                return False
+        saves = False
+        if self.repeats is None and not compute_aux_loss and len(rows) == len(input_ids):
             sizes = list(Counter((place // size, row) for place, row in enumerate(rows)).values())
-            return shared_prompts.cheaper(self.model.config, sizes, prompt, logits_to_keep)
-
+            saves = shared_prompts.cheaper(self.model.config, sizes, prompt, logits_to_keep)
         # Sharded processes go through the model together.
-        if not self._compared and all(ranks.gathered(saves())):
-            self._compare(theirs, lambda: ours(False), attention_mask[:, prompt:])
-        if self._compared and saves():
+        if not self._compared and all(ranks.gathered(saves)):
+            self._compare(model, input_ids, attention_mask, logits_to_keep, features)
+        if saves and self._compared and self.repeats is None:
             made = ours()
         else:
             made = theirs()
             self._passed(int(attention_mask.sum()), features, int(attention_mask[:, prompt:].sum()))
         return made  # type: ignore[no-any-return]
 
-    def _compare(self, theirs: Callable[[], Any], ours: Callable[[], Any], kept: torch.Tensor) -> None:
-        """Compares both ways on a run's first batch; a model whose results differ repeats its prompts."""
-        self._compared, training, reason = True, self.model_wrapped.training, None
+    def _compare(
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        features: Mapping[str, Any],
+    ) -> None:
+        """Compares both ways on two rows of a prompt, before the first pass that could share it.
+
+        A model whose results differ repeats its prompts. All tokens of the rows count, padding as well: where
+        a model is certain of its completions, a wrong mask would not show.
+        """
+        self._compared, training, reason = True, model.training, None
+        pair = next(
+            [place, self._places.index(row, place + 1)]
+            for place, row in enumerate(self._places)
+            if row in self._places[place + 1 :]
+        )
+        ids, mask = input_ids[pair], attention_mask[pair]
+        mask[:, -logits_to_keep:] = 1
         half = self.model.dtype != torch.float32 or self.args.bf16 or self.args.fp16
-        self.model_wrapped.eval()
+        model.eval()
         try:
-            with torch.no_grad():
-                apart = (theirs()[0] - ours()[0]).abs() * kept
-            if (mean := float(apart.sum() / kept.sum().clamp(min=1))) > (
-                _HALF_ROUNDING if half else _ROUNDING
-            ):
-                reason = f"log-probabilities would change by {mean:.2g} nats"
+            some = shared_prompts.selected(features, pair, len(input_ids))
+            counts = {
+                name: [features[name][place] for place in pair]
+                for name in ("num_images", "num_tiles")
+                if features.get(name) is not None
+            }
+            with torch.no_grad(), self.accelerator.autocast():
+                wanted, _, _ = super()._get_per_token_logps_and_entropies(
+                    model, ids, mask, logits_to_keep, **some, **counts
+                )
+                batch = shared_prompts.packed(
+                    _inner(self.accelerator.unwrap_model(model)),
+                    ids,
+                    mask,
+                    logits_to_keep,
+                    [0, 0],
+                    {**some, **counts},
+                    range(2),
+                )
+                found = batch.rows(model(**batch.inputs, fused_lm_head=True).log_probs, logits_to_keep)
+            apart = float((found - wanted).abs().mean())
+            if not apart <= (_HALF_ROUNDING if half else _ROUNDING):
+                reason = f"log-probabilities would change by {apart:.2g} nats"
         except shared_prompts.UnknownFeaturesError as error:
             reason = str(error)
         finally:
-            self.model_wrapped.train(training)
+            model.train(training)
         self.repeats = next((one for one in ranks.gathered(reason) if one is not None), None)
 
     def _passed(self, tokens: int, inputs: Mapping[str, Any], completion: int) -> None:
@@ -536,10 +586,12 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401 - of TRL's method
         """TRL's method; a prompt's completions stay together in the passes of one optimizer step.
 
-        TRL shuffles the completions of a draw, which matters where several optimizer steps share them.
+        TRL shuffles the completions of a draw, which matters where several optimizer steps share them, and
+        where the loss has terms of a pass as a whole.
         """
         passes = self.args.steps_per_generation
-        if self.repeats or passes != self.args.gradient_accumulation_steps or not self.model.training:
+        shuffles = self._by_pass or passes != self.args.gradient_accumulation_steps
+        if shuffles or not self._shares or not self.model.training:
             prepared: dict[str, Any] = super()._prepare_inputs(generation_batch)
             return prepared
         if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
@@ -704,4 +756,4 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], Any]:
         return [judge.reward(ids[number], *one) for number, *one in zip(row, texts, cut, strict=True)]
 
     dataset = setup.conversations.dataset(prompt=[one.prompt for one in setup.conversations.turns])
-    return setup.trainer(GrpoTrainer, args, dataset, reward_funcs=reward)
+    return setup.trainer(GrpoTrainer, args, dataset, reward_funcs=reward, by_pass=setup.job.by_pass)

@@ -154,6 +154,12 @@ def shares() -> tuple[int, dict[str, int]]:
     return count, {"weights": count if whole else 1, "state": count if part else 1}
 
 
+def divides() -> bool:
+    """Whether the launch in force, or the planned one, may divide the model among processes."""
+    launch = PLANNED.get()
+    return sharding() is not None if launch is None else launch.plan != DEFAULT
+
+
 def sharding() -> str | None:
     """How the current launch divides the model; None if each process has a whole one."""
     if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":

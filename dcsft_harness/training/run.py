@@ -47,7 +47,7 @@ from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data, lora, run_folder, shared_prompts
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations, Template
-from dcsft_harness.training.launching import sharding, shares
+from dcsft_harness.training.launching import divides, sharding, shares
 from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, answers_alone, quietly
 
 if TYPE_CHECKING:
@@ -114,15 +114,19 @@ class Job:
             sources["adapter"] = self.adapter
         return settings, sources
 
+    @property
+    def by_pass(self) -> bool:
+        """Whether the result depends on which samples go through the model together."""
+        losses = self.config.extra.get("loss_type") or ()
+        losses = {losses} if isinstance(losses, str) else set(losses)
+        return bool(losses & TOGETHER or PASSES & self.config.extra.keys())
+
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result, by name: a run can only resume from one with equal values."""
         settings, sources = self.recorded()
         contents = {f"content of {role}": manifest.fingerprint(path)[:16] for role, path in sources.items()}
         kept = {name: value for name, value in settings.items() if name not in run_folder.INDIFFERENT}
-        extra = self.config.extra
-        losses = extra.get("loss_type") or ()
-        losses = {losses} if isinstance(losses, str) else set(losses)
-        if losses & TOGETHER or PASSES & extra.keys():
+        if self.by_pass:
             kept["micro_batch_size"] = self.config.micro_batch_size
         divided = {} if sharding() is None else {"sharding": sharding()}
         return {**kept, **contents, "processes": ranks.world_size(), **divided}
@@ -340,7 +344,7 @@ def plan(setup: Setup) -> Estimate:
             f"Lower --batch-size, which counts completions, or let vLLM draw: --set use_vllm=true. {remedy}"
         )
     disk = given.trained * _result(job, anatomy.config)
-    return Estimate(device, parts, _seconds(setup, anatomy, given, device), disk, chosen, remedy)
+    return Estimate(device, parts, _seconds(setup, anatomy, given, device, micro), disk, chosen, remedy)
 
 
 def _training(setup: Setup, device: Device, shared: Mapping[str, int]) -> Training:
@@ -375,9 +379,12 @@ def _sharing(setup: Setup, anatomy: Anatomy, given: Training, share: int) -> dic
 
     `share` is the number of samples of a step in a process.
     """
-    group = getattr(setup.job.config, "num_generations", 1)
-    asked = min(group, setup.job.config.micro_batch_size or share)
-    if not setup.completion or asked == 1 or shared_prompts.objection(anatomy.config) is not None:
+    config = setup.job.config
+    group = getattr(config, "num_generations", 1)
+    asked = min(group, config.micro_batch_size or share)
+    if not setup.completion or asked == 1 or setup.job.by_pass or "generation_batch_size" in config.extra:
+        return {}
+    if shared_prompts.objection(anatomy.config, config.extra.get("router_aux_loss_coef")) is not None:
         return {}
     prompt = max(given.tokens - setup.completion, 1)
     if not shared_prompts.cheaper(anatomy.config, [asked], prompt, setup.completion):
@@ -392,8 +399,8 @@ def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, ro
     """
     if not setup.completion or setup.job.config.extra.get("use_vllm"):
         return {}
-    prompt, sharded = max(given.tokens - setup.completion, 1), bool(given.processes)
-    items = rows if given.together == 1 or sharded else -(-rows // given.together)
+    prompt = max(given.tokens - setup.completion, 1)
+    items = rows if given.together == 1 or divides() else -(-rows // given.together)
     made = generation(anatomy, given.number, rows, items, prompt, setup.completion, device, shared=False)
     state = {"moments": 8.0 * given.trained, "adapter": 0.0 if given.full else 4.0 * given.trained}
     if given.reference:
@@ -432,7 +439,7 @@ def _remedy(setup: Setup, anatomy: Anatomy, given: Training, device: Device, mic
     return f"These would fit: {'; '.join(found)}" if found else "Take a smaller model, or a larger device"
 
 
-def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) -> float:
+def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device, micro: int) -> float:
     """Rough time of a run; 0 outside dry runs, where it is not asked for."""
     if PLANNING.get() is None:
         return 0.0
@@ -441,8 +448,9 @@ def _seconds(setup: Setup, anatomy: Anatomy, given: Training, device: Device) ->
     patches: float = given.image_tokens * anatomy.patches_per_token
     tokens: float = given.tokens
     if given.together > 1:
-        tokens = given.completion + 1 + (given.tokens - given.completion) // given.together
-        patches /= given.together
+        shared = min(given.together, micro)
+        tokens = given.completion + 1 + (given.tokens - given.completion) / shared
+        patches /= shared
     forward = given.rows * anatomy.arithmetic.forward(tokens, patches)
     # Forward, gradient of activations; of weights, if all train; what is computed again; and the reference.
     passes = (

@@ -12,17 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PreTrainedConfig,
-    PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from dcsft_harness.models.shared_prefix import ForkedRows
@@ -40,9 +30,16 @@ Features = Mapping[str, Any]
 """What a processor makes of a batch besides its tokens, by name, and TRL's counts of images and tiles."""
 
 
-def objection(config: PreTrainedConfig) -> str | None:
-    """Why a model's completions cannot share a sequence; None if they can."""
+def objection(config: PreTrainedConfig, router_loss: float | None = None) -> str | None:
+    """Why a model's completions cannot share a sequence; None if they can.
+
+    `router_loss` is the weight of a mixture's loss over all tokens; None means the configuration's.
+    """
     text = config.get_text_config(decoder=True)
+    if hasattr(text, "output_router_logits"):
+        weight = getattr(text, "router_aux_loss_coef", 0.0) if router_loss is None else router_loss
+        if weight or text.output_router_logits:
+            return "its router's loss counts the tokens of each completion's prompt"
     attention = getattr(text, "_attn_implementation", None) or "sdpa"
     if attention not in _MASKED:
         return f"its attention is {attention}"
@@ -168,7 +165,7 @@ def packed(
         **{name: laid(one) for name, one in types.items()},
         "input_ids": tokens,
         "labels": tokens.masked_fill(~(real & new), IGNORED),
-        "attention_mask": _attention(model, branch, real),
+        "attention_mask": _attention(branch, real, _dtype(model)),
         "position_ids": _positions(model, {**pictures, **alone}, most, wide),
     }
     # Scores lack the first token.
@@ -183,20 +180,23 @@ def packed(
     return Packed(inputs, places[:, None] + steps, kept, int(real.sum()))
 
 
-def _attention(model: PreTrainedModel, branch: Tensor, real: Tensor) -> Tensor:
-    """The mask of sequences whose tokens belong to branches, -1 for the prompt.
+def _dtype(model: PreTrainedModel) -> torch.dtype:
+    """The type that a model computes attention in."""
+    kind = model.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else model.dtype
 
-    Boolean, or what eager attention adds to its scores. Padding attends to itself: a row of the mask without
-    any token would give no number.
+
+def _attention(branch: Tensor, real: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention adds to its scores, for sequences whose tokens belong to branches, -1 for the prompt.
+
+    Padding attends to itself: a row without any token would give no number.
     """
     order = torch.arange(len(branch), device=branch.device)
     seen = (branch == branch[:, None]) | (branch < 0)
     seen &= order <= order[:, None]
     allowed = (seen & real[:, None, :]) | (order == order[:, None])
-    if model.config.get_text_config(decoder=True)._attn_implementation != "eager":
-        return allowed[:, None]
-    added = torch.zeros(allowed.shape, dtype=model.dtype, device=branch.device)
-    return added.masked_fill(~allowed, torch.finfo(model.dtype).min)[:, None]
+    added = torch.zeros(allowed.shape, dtype=dtype, device=branch.device)
+    return added.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
 def _positions(model: PreTrainedModel, prompts: dict[str, Tensor], most: int, wide: int) -> Tensor:
@@ -211,43 +211,15 @@ def _positions(model: PreTrainedModel, prompts: dict[str, Tensor], most: int, wi
 
 # Drawing: the prompt's keys and values are computed once, and copied for each completion.
 
-_DRAWN_BY = {
-    "max_new_tokens",
-    "do_sample",
-    "pad_token_id",
-    "bos_token_id",
-    "eos_token_id",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "suppress_tokens",
-}
+_DISTRIBUTION = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "suppress_tokens"}
+_DRAWN_BY = {"max_new_tokens", "do_sample", "pad_token_id", "bos_token_id", "eos_token_id", *_DISTRIBUTION}
 """The settings of generation that `drawn` knows."""
 
 
 def draws(settings: Mapping[str, Any]) -> bool:
     """Whether `drawn` knows all settings of generation that are in force."""
-    return {name for name, value in settings.items() if value is not None} <= _DRAWN_BY
-
-
-def processors(settings: Mapping[str, Any], device: torch.device) -> LogitsProcessorList:
-    """What transformers' `generate` does to logits before it samples, in its order."""
-    chain = LogitsProcessorList()
-    if (settings.get("repetition_penalty") or 1.0) != 1.0:
-        chain.append(RepetitionPenaltyLogitsProcessor(settings["repetition_penalty"]))
-    if settings.get("suppress_tokens"):
-        chain.append(SuppressTokensLogitsProcessor(settings["suppress_tokens"], device=str(device)))
-    if (settings.get("temperature") or 1.0) != 1.0:
-        chain.append(TemperatureLogitsWarper(settings["temperature"]))
-    if settings.get("top_k"):
-        chain.append(TopKLogitsWarper(settings["top_k"]))
-    if (settings.get("top_p") or 1.0) < 1.0:
-        chain.append(TopPLogitsWarper(settings["top_p"]))
-    if settings.get("min_p"):
-        chain.append(MinPLogitsWarper(settings["min_p"]))
-    return chain
+    known = {name for name, value in settings.items() if value is not None} <= _DRAWN_BY
+    return known and settings["do_sample"] is True
 
 
 @torch.inference_mode()
@@ -260,8 +232,13 @@ def drawn(
     are those of transformers' `generate` over repeated prompts.
     """
     forked = ForkedRows(model, prompts, counts)
-    chain = processors(settings, forked.logits.device)
-    tokens = prompts["input_ids"][forked.item_of_row]
+    tokens, mask = (prompts[name][forked.item_of_row] for name in ("input_ids", "attention_mask"))
+    chain = model._get_logits_processor(
+        GenerationConfig(**settings),
+        tokens.shape[1],
+        device=tokens.device,
+        model_kwargs={"attention_mask": mask},
+    )
     ends = torch.tensor(settings["eos_token_id"], device=tokens.device)
     begin, most = tokens.shape[1], settings["max_new_tokens"]
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
