@@ -240,7 +240,7 @@ def test_estimates_use_the_trainers_defaults():
 
 def test_estimates_grow_with_the_work():
     paper = chain.estimates(recipes.load("paradigms", "paper"))
-    assert paper["classification-grpo-0"].seconds > 3 * paper["classification-all-0"].seconds
+    assert paper["classification-grpo-0"].seconds > 2 * paper["classification-all-0"].seconds
     assert paper["classification-rollouts-0"].seconds > paper["classification-scores-cold-0"].seconds / 8
     full = chain.estimates(recipes.load("full-parameters", "paper"))
     assert full["classification-full-all-0"].seconds > paper["classification-all-0"].seconds
