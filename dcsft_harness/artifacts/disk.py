@@ -181,8 +181,8 @@ class Journal:
         """Opens or creates the file and truncates it after its last complete line.
 
         `key` and `whole_bytes` are those of `encode_record` and `read_records`. An append is on disk when it
-        returns, unless the last one that is came less than `sync_every` seconds before: a machine that stops
-        loses the work of so many seconds at most. OSError if the file cannot be written.
+        returns, unless another was written there less than `sync_every` seconds before: a machine that stops
+        loses at most that much work. OSError if the file cannot be written.
         """
         self._every, self._synced = sync_every, time.monotonic()
         self._key, self._size = key, whole_bytes
