@@ -154,7 +154,7 @@ def training(anatomy: Anatomy, given: Training, device: Device) -> Step:
     if given.together == 1:
         sample, prompt = sample + _SPREAD * given.rows * patches * vision, 0.0
     else:
-        prompt += number * (given.tokens + given.together * own) ** 2  # the mask
+        prompt += number * (given.tokens - given.completion + given.together * own) ** 2  # the mask
     return Step(held, beginning, sample, state, ending, prompt, given.together)
 
 

@@ -55,7 +55,7 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
             " nothing: train on medium items, or raise --num-generations"
         )
     if reason := notes.get("repeated_prompts"):
-        made.append(f"each prompt was computed for each of its completions instead of once: {reason}")
+        made.append(f"training computed each prompt again for each of its completions: {reason}")
     return made
 
 
@@ -66,9 +66,11 @@ def rough(options: Mapping[str, Any], machine: Numbers, tokens: Numbers) -> tupl
     """
     steps, batch = length_of(GrpoConfig, options, tokens["pool"])
     group = options.get("num_generations") or GrpoConfig.model_fields["num_generations"].default
-    shared = max(min(group, options.get("micro_batch_size") or batch / machine["devices"]), 1)
+    # Without a number, a prompt's completions are assumed to fit.
+    micro = options.get("micro_batch_size") or min(group, batch / machine["devices"])
+    shared = max(min(group, micro), 1)
     part = {**tokens, "prompt": tokens["prompt"] / shared, "patches": tokens["patches"] / shared}
-    seconds, memory = estimate(GrpoConfig, options, machine, part)
+    seconds, memory = estimate(GrpoConfig, {**options, "micro_batch_size": micro}, machine, part)
     forward = forward_seconds(machine, part["prompt"] + tokens["answer"], part["patches"])
     drawn = steps * batch * tokens["answer"] / machine["trained"]
     return seconds + drawn + 2 * steps * batch * forward, memory

@@ -510,7 +510,7 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
             sizes = list(Counter((place // size, row) for place, row in enumerate(rows)).values())
             saves = shared_prompts.cheaper(self.model.config, sizes, prompt, logits_to_keep)
         # Sharded processes go through the model together.
-        if not self._compared and all(ranks.gathered(saves)):
+        if self._shares and not self._compared and all(ranks.gathered(saves)):
             self._compare(model, input_ids, attention_mask, logits_to_keep, features)
         if saves and self._compared and self.repeats is None:
             made = ours()
@@ -527,25 +527,26 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         logits_to_keep: int,
         features: Mapping[str, Any],
     ) -> None:
-        """Compares both ways on two rows of a prompt, before the first pass that could share it.
+        """Compares both ways on two rows each of one or two prompts, before the first pass that could share.
 
         A model whose results differ repeats its prompts. All tokens of the rows count, padding as well: where
         a model is certain of its completions, a wrong mask would not show.
         """
         self._compared, training, reason = True, model.training, None
-        pair = next(
-            [place, self._places.index(row, place + 1)]
-            for place, row in enumerate(self._places)
-            if row in self._places[place + 1 :]
-        )
-        ids, mask = input_ids[pair], attention_mask[pair]
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(self._places):
+            places.setdefault(row, []).append(place)
+        pairs = [some[:2] for some in places.values() if len(some) > 1][:2]
+        chosen = [place for two in pairs for place in two]
+        same = [at for at, two in enumerate(pairs) for _ in two]
+        ids, mask = input_ids[chosen], attention_mask[chosen]
         mask[:, -logits_to_keep:] = 1
-        half = self.model.dtype != torch.float32 or self.args.bf16 or self.args.fp16
+        half = self.model.dtype != torch.float32 or self.args.bf16 or self.args.fp16 or self.args.tf32
         model.eval()
         try:
-            some = shared_prompts.selected(features, pair, len(input_ids))
+            some = shared_prompts.selected(features, chosen, len(input_ids))
             counts = {
-                name: [features[name][place] for place in pair]
+                name: [features[name][place] for place in chosen]
                 for name in ("num_images", "num_tiles")
                 if features.get(name) is not None
             }
@@ -558,13 +559,14 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
                     ids,
                     mask,
                     logits_to_keep,
-                    [0, 0],
+                    same,
                     {**some, **counts},
-                    range(2),
+                    range(len(chosen)),
                 )
                 found = batch.rows(model(**batch.inputs, fused_lm_head=True).log_probs, logits_to_keep)
             apart = float((found - wanted).abs().mean())
-            if not apart <= (_HALF_ROUNDING if half else _ROUNDING):
+            limit = _HALF_ROUNDING + 0.01 * float(wanted.abs().mean()) if half else _ROUNDING
+            if not apart <= limit:
                 reason = f"log-probabilities would change by {apart:.2g} nats"
         except shared_prompts.UnknownFeaturesError as error:
             reason = str(error)

@@ -63,6 +63,10 @@ PASSES = frozenset(
     + ("use_adaptive_entropy",)
 )
 """TRL's arguments that count forward passes, or whose term of the loss is of one as a whole."""
+_NONE = (0, "0", "0.0", None)
+"""Values with which such an argument does nothing; False is 0."""
+_TRL_DRAWS = frozenset(("generation_kwargs", "cache_implementation", "use_transformers_continuous_batching"))
+"""TRL's arguments with which GRPO may draw completions of repeated prompts."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class Job:
         """Whether the result depends on which samples go through the model together."""
         losses = self.config.extra.get("loss_type") or ()
         losses = {losses} if isinstance(losses, str) else set(losses)
-        return bool(losses & TOGETHER or PASSES & self.config.extra.keys())
+        passes = {name for name in PASSES & self.config.extra.keys() if self.config.extra[name] not in _NONE}
+        return bool(losses & TOGETHER or passes)
 
     def identity(self) -> dict[str, Any]:
         """The settings that decide the result, by name: a run can only resume from one with equal values."""
@@ -400,7 +405,9 @@ def _drawing(setup: Setup, anatomy: Anatomy, given: Training, device: Device, ro
     if not setup.completion or setup.job.config.extra.get("use_vllm"):
         return {}
     prompt = max(given.tokens - setup.completion, 1)
-    items = rows if given.together == 1 or divides() else -(-rows // given.together)
+    group, repeats = given.together, divides() or _TRL_DRAWS & setup.job.config.extra.keys()
+    # A process may begin and end within a prompt's completions.
+    items = rows if repeats else -(-rows // group) + bool(rows % group and group % rows)
     made = generation(anatomy, given.number, rows, items, prompt, setup.completion, device, shared=False)
     state = {"moments": 8.0 * given.trained, "adapter": 0.0 if given.full else 4.0 * given.trained}
     if given.reference:

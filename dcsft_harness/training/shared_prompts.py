@@ -214,12 +214,14 @@ def _positions(model: PreTrainedModel, prompts: dict[str, Tensor], most: int, wi
 _DISTRIBUTION = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "suppress_tokens"}
 _DRAWN_BY = {"max_new_tokens", "do_sample", "pad_token_id", "bos_token_id", "eos_token_id", *_DISTRIBUTION}
 """The settings of generation that `drawn` knows."""
+_OFF = {"bos_token_id", "min_p", "suppress_tokens", "cache_implementation"}
+"""Those that None turns off; others have a default then, of the checkpoint or of transformers."""
 
 
 def draws(settings: Mapping[str, Any]) -> bool:
     """Whether `drawn` knows all settings of generation that are in force."""
-    known = {name for name, value in settings.items() if value is not None} <= _DRAWN_BY
-    return known and settings["do_sample"] is True
+    unset = {name for name, value in settings.items() if value is None}
+    return settings.keys() - unset <= _DRAWN_BY and unset <= _OFF and settings["do_sample"] is True
 
 
 @torch.inference_mode()
