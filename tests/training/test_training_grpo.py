@@ -228,7 +228,7 @@ def test_a_colocated_vllm_inserts_image_tokens_itself(monkeypatch, vllm, mode, i
     """It would insert each run of them again; a server gets the features and their places."""
     monkeypatch.setattr("trl.GRPOTrainer._generate_single_turn", lambda self, *arguments: arguments)
     trainer = object.__new__(grpo.GrpoTrainer)
-    trainer.use_vllm, trainer.vllm_mode, trainer.repeats = vllm, mode, "TRL draws here"
+    trainer.use_vllm, trainer.vllm_mode, trainer._shares = vllm, mode, False
     trainer.processing_class = types.SimpleNamespace(image_token_id=5)
     trainer._refusing_infinite = contextlib.nullcontext
     prompts_given = [[1, 5, 5, 5, 2, 5, 5, 3], [4]]
