@@ -386,7 +386,10 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
         *rest: object,
         **named: object,
     ) -> object:
-        """TRL's prompt for vLLM in this process: one token per image, because vLLM expands it itself."""
+        """Draws completions of prompts that are computed once each; else by TRL's method.
+
+        A vLLM in this process gets one token per image, because it expands the tokens itself.
+        """
         if self.use_vllm and self.vllm_mode == "colocate" and images is not None:
             token = self.processing_class.image_token_id
             prompt_ids = [
@@ -423,11 +426,12 @@ class GrpoTrainer(Accounted, trl.GRPOTrainer):  # type: ignore[misc]
 
         features: dict[str, Any] = {}
         for name, one in fields.items():
-            by_token = name in shared_prompts.BY_TOKEN and not isinstance(one, torch.Tensor)
-            tensor = (
-                one if isinstance(one, torch.Tensor) else None if by_token else torch.tensor(np.array(one))
-            )
-            features[name] = padded(one, 0) if tensor is None else tensor
+            if isinstance(one, torch.Tensor):
+                features[name] = one
+            elif name in shared_prompts.BY_TOKEN:
+                features[name] = padded(one, 0)
+            else:
+                features[name] = torch.tensor(np.array(one))
         features["input_ids"] = padded(prompt_ids, self.processing_class.tokenizer.pad_token_id)
         features["attention_mask"] = padded(([1] * len(ids) for ids in prompt_ids), 0)
         first = list(itertools.accumulate(counts, initial=0))[:-1]
