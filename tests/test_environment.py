@@ -1,16 +1,21 @@
 """Missing or incompatible packages: one sentence before anything is loaded, for every verb."""
 
 import builtins
+import contextlib
+import gc
 import os
 import re
 import subprocess
 import sys
+import weakref
 from importlib.metadata import version
 
 import pytest
 
 from dcsft_harness import environment
+from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.cli import main
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms import tasks
 from tests.conftest import shared
 
@@ -147,3 +152,72 @@ def test_fixtures_that_cost_more_than_their_rows_shares_are_left_to_the_full_run
         "b::one": 0,
         "b::rows": 0,
     }
+
+
+class Cycle:
+    """Garbage that only the collector frees."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def writing(folder):
+    return manifest.writing("inspection", folder, {})
+
+
+def resumed(folder):
+    return resuming.resumed(folder, "rollouts", {}, lambda _: False)
+
+
+class TestImporting:
+    """What a command imports is hidden from the garbage collector, which works while items do."""
+
+    @pytest.fixture
+    def plain(self):
+        """The collector of a process of its own: the tests' own freeze is undone."""
+        gc.unfreeze()
+        yield
+        gc.freeze()
+
+    @pytest.mark.parametrize("begins", [environment.begin_work, lambda: None])
+    @pytest.mark.parametrize("failure", [None, HarnessError("refused")])
+    def test_is_undone_at_the_end(self, plain, begins, failure):
+        with pytest.raises(HarnessError) if failure else contextlib.nullcontext(), environment.importing():
+            assert not gc.isenabled()
+            begins()
+            if failure:
+                raise failure
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == 0
+
+    def test_the_collector_works_when_work_begins_and_frees_what_came_before(self, plain):
+        left, made = Cycle(), Cycle()
+        lost = weakref.ref(left)
+        del left
+        with environment.importing():
+            assert lost() is None
+            assert gc.get_freeze_count() == 0
+            environment.begin_work()
+            assert gc.isenabled()
+            assert gc.get_freeze_count() > 1000
+            with environment.importing():  # a stage of a recipe
+                assert gc.isenabled()
+            assert gc.get_freeze_count() > 1000
+        found = weakref.ref(made)
+        del made
+        gc.collect()
+        assert found() is None
+
+    def test_what_the_caller_has_frozen_stays(self):
+        frozen = gc.get_freeze_count()
+        assert frozen
+        with environment.importing():
+            environment.begin_work()
+            assert gc.isenabled()
+        assert gc.get_freeze_count() >= frozen
+
+    @pytest.mark.parametrize("opened", [writing, resumed], ids=["written at once", "saved as it goes"])
+    def test_every_artifact_begins_its_work_when_its_folder_opens(self, plain, tmp_path, opened):
+        with environment.importing(), opened(tmp_path / "new"):
+            assert gc.isenabled()
+            assert gc.get_freeze_count() > 1000

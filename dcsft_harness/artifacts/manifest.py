@@ -669,6 +669,7 @@ def writing(
     sources = {role: path.resolve() for role, path in (inputs or {}).items()}
     for path in sources.values():
         refuse_newer(path)
+    environment.begin_work()
     started = time.monotonic()
     with reporting_refusals(kind, output, "nothing half-written was kept"), taken(output):
         refuse_occupied(output)  # a process that finished meanwhile has released the lock

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dcsft_harness import ranks, reading
+from dcsft_harness import environment, ranks, reading
 from dcsft_harness.artifacts import disk, lock, manifest
 from dcsft_harness.artifacts.lock import RUN
 from dcsft_harness.artifacts.manifest import LOCK, UNFINISHED
@@ -61,6 +61,7 @@ def resumed(
         HarnessError: another process uses the folder, it holds something else or a run with other settings,
             it cannot be written, or a rank sees another folder than rank 0 or has other settings.
     """
+    environment.begin_work()
     with contextlib.ExitStack() as stack:
         with ranks.agreed(), reporting_refusals(kind, output, "nothing was changed"):
             if ranks.rank() == 0:

@@ -28,6 +28,7 @@ from dcsft_harness import __version__, pictures, reading
 from dcsft_harness.artifacts import manifest, resuming, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
+from dcsft_harness.environment import importing
 from dcsft_harness.errors import HarnessError, cut, reporting_refusals, visible
 from dcsft_harness.lmms.tasks import include, listing, members, refuse_unknown, refuse_unprepared
 from dcsft_harness.recipes import EMBEDDED, REFERENCE, Recipe, Stage, filled
@@ -288,10 +289,8 @@ def run(
     waiting = list(recipe.stages)
     with _present(output) as file, contextlib.ExitStack() as stack:
         stack.callback(_tidy, output, file, new)
-        # What the caller has frozen stays so: a notebook, or a server that forks.
         freezes = not gc.get_freeze_count()
-        if freezes:
-            stack.callback(gc.unfreeze)
+        stack.enter_context(importing())
         while waiting:
             later: list[Stage] = []
             for stage in waiting:

@@ -31,7 +31,7 @@ from dcsft_harness import interrupts, ranks, reading
 from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.digits import DIGITS
-from dcsft_harness.environment import broken_import
+from dcsft_harness.environment import broken_import, importing
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import Settings, as_arguments, extra, flag, read_text
 
@@ -239,6 +239,7 @@ class Stage:
                 return {**found.notes, DONE: True}
             stack.callback(manifest.CALL.reset, manifest.CALL.set(call))
             stack.callback(manifest.PLACES.reset, manifest.PLACES.set(places))
+            stack.enter_context(importing())
             try:
                 return self.run(given, folder, progress)
             except Exception as error:
