@@ -259,6 +259,7 @@ def pytest_collection_finish() -> None:
         gc.collect()
     gc.freeze()
     gc.enable()
+    gc.get_freeze_count = lambda: 1_000_000  # counting takes 0.1 s, in every stage
     frozen[0] = len(sys.modules)
 
 
