@@ -2,12 +2,10 @@
 
 import builtins
 import contextlib
-import gc
 import os
 import re
 import subprocess
 import sys
-import weakref
 from importlib.metadata import version
 
 import pytest
@@ -153,14 +151,33 @@ def test_fixtures_that_cost_more_than_their_rows_shares_are_left_to_the_full_run
         "b::rows": 0,
     }
 
-counted = gc.get_freeze_count  # the tests replace it when they begin
+
+class Collector:
+    """Stands for the garbage collector of a process of its own; the tests' has a million objects to walk."""
+
+    def __init__(self, frozen: int = 0) -> None:
+        self.on, self.frozen, self.said = True, frozen, []
+
+    def __getattr__(self, name):
+        def do():
+            self.said.append(name)
+            self.on = {"enable": True, "disable": False}.get(name, self.on)
+            self.frozen = {"freeze": self.frozen + 1000, "unfreeze": 0}.get(name, self.frozen)
+
+        return do
+
+    def isenabled(self):
+        return self.on
+
+    def get_freeze_count(self):
+        return self.frozen
 
 
-class Cycle:
-    """Garbage that only the collector frees."""
-
-    def __init__(self) -> None:
-        self.own = self
+@pytest.fixture
+def collector(monkeypatch):
+    made = Collector()
+    monkeypatch.setattr(environment, "gc", made)
+    return made
 
 
 def writing(folder):
@@ -174,53 +191,36 @@ def resumed(folder):
 class TestImporting:
     """What a command imports is hidden from the garbage collector, which works while items do."""
 
-    @pytest.fixture
-    def plain(self, monkeypatch):
-        """The collector of a process of its own: the tests' own freeze is undone."""
-        gc.unfreeze()
-        monkeypatch.setattr(gc, "get_freeze_count", counted)
-        yield
-        gc.freeze()
-
-    @pytest.mark.parametrize("begins", [environment.begin_work, lambda: None])
     @pytest.mark.parametrize("failure", [None, HarnessError("refused")])
-    def test_is_undone_at_the_end(self, plain, begins, failure):
-        with pytest.raises(HarnessError) if failure else contextlib.nullcontext(), environment.importing():
-            assert not gc.isenabled()
-            begins()
-            if failure:
-                raise failure
-        assert gc.isenabled()
-        assert gc.get_freeze_count() == 0
+    @pytest.mark.parametrize("opened", [writing, resumed, None], ids=["at once", "as it goes", "nothing"])
+    def test_the_collector_works_when_an_artifact_opens_and_walks_all_afterward(
+        self, collector, opened, failure, tmp_path
+    ):
+        with pytest.raises(HarnessError) if failure else contextlib.nullcontext():
+            with environment.importing():
+                assert not collector.on
+                if opened is not None:
+                    with opened(tmp_path / "new"):
+                        assert collector.on
+                        assert collector.frozen
+                        with environment.importing():  # a stage of a recipe
+                            assert collector.on
+                    assert collector.frozen
+                if failure:
+                    raise failure
+        assert collector.on
+        assert not collector.frozen
+        assert collector.said[:2] == ["collect", "disable"]  # an earlier trainer's memory is freed first
 
-    def test_the_collector_works_when_work_begins_and_frees_what_came_before(self, plain):
-        left, made = Cycle(), Cycle()
-        lost = weakref.ref(left)
-        del left
-        with environment.importing():
-            assert lost() is None
-            assert gc.get_freeze_count() == 0
-            environment.begin_work()
-            assert gc.isenabled()
-            assert gc.get_freeze_count() > 1000
-            with environment.importing():  # a stage of a recipe
-                assert gc.isenabled()
-            assert gc.get_freeze_count() > 1000
-        found = weakref.ref(made)
-        del made
-        gc.collect()
-        assert found() is None
-
-    def test_what_the_caller_has_frozen_stays(self):
-        frozen = counted()
-        assert frozen
+    def test_what_the_caller_has_frozen_stays(self, monkeypatch):
+        given = Collector(frozen=5)
+        monkeypatch.setattr(environment, "gc", given)
         with environment.importing():
             environment.begin_work()
-            assert gc.isenabled()
-        assert counted() >= frozen
+        assert (given.said, given.frozen, given.on) == ([], 5, True)
 
-    @pytest.mark.parametrize("opened", [writing, resumed], ids=["written at once", "saved as it goes"])
-    def test_every_artifact_begins_its_work_when_its_folder_opens(self, plain, tmp_path, opened):
-        with environment.importing(), opened(tmp_path / "new"):
-            assert gc.isenabled()
-            assert gc.get_freeze_count() > 1000
+    def test_a_collector_that_is_off_stays_off(self, collector):
+        collector.on = False
+        with environment.importing():
+            environment.begin_work()
+        assert (collector.said, collector.on) == ([], False)

@@ -112,8 +112,8 @@ def at_work(path: Path) -> bool | None:
 class Scratch:
     """A temporary folder of this process, removed at its exit at the latest.
 
-    A killed process leaves its folder behind. Creating another one beside it on the same machine removes
-    it; if the process was killed before it took the lock, only an hour later.
+    A killed process leaves its folder behind. The next process that makes one beside it on the same machine
+    removes it; if the process was killed before it took the lock, only an hour later.
     """
 
     def __init__(self, name: str, above: Path | None = None) -> None:
@@ -124,13 +124,13 @@ class Scratch:
         """
         above = above or Path(tempfile.gettempdir())
         above.mkdir(parents=True, exist_ok=True)
-        for held in above.glob(f"*/{_HELD}"):
-            if held.parent not in _OURS:
+        if (above, name) not in _SWEPT:
+            _SWEPT.add((above, name))
+            for held in above.glob(f"*/{_HELD}"):
                 _sweep(held)
-        for made in above.glob(f"{name}-*"):
-            _sweep_unsigned(made)
+            for made in above.glob(f"{name}-*"):
+                _sweep_unsigned(made)
         self._made, self._process = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above)), os.getpid()
-        _OURS.add(self._made)
         # Signed before it has the file that others look for.
         sign(self._made)
         self._lock = (self._made / _HELD).open("wb")
@@ -149,8 +149,8 @@ class Scratch:
 
 
 _HELD = "dcsft.lock"
-_OURS: set[Path] = set()
-"""The scratch folders that this process made."""
+_SWEPT: set[tuple[Path, str]] = set()
+"""Where this process has looked for leftovers: once, as it must look at every live process."""
 _SIGNING = 3600.0
 """Seconds after which a scratch folder without a lock counts as left by a killed process."""
 

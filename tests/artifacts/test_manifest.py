@@ -72,8 +72,17 @@ class TestScratch:
         for one in (stop, stopped):
             os.close(one)
         os.waitpid(process, 0)
-        lock.Scratch("rows", tmp_path).remove()
+        lock.Scratch("other", tmp_path).remove()
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_process_looks_once_for_leftovers(self, tmp_path, monkeypatch):
+        looked = []
+        monkeypatch.setattr(lock, "_sweep", looked.append)
+        for _ in range(3):
+            lock.Scratch("rows", tmp_path)
+        assert looked == []
+        lock.Scratch("other", tmp_path)
+        assert len(looked) == 3
 
     @pytest.mark.parametrize("signed", ['{"pid": 999999999, "host": "elsewhere"}', "{", None])
     def test_folders_of_other_machines_and_without_an_owner_are_kept(self, signed, tmp_path):
