@@ -64,6 +64,8 @@ def passes(monkeypatch):
         # A pass takes a part of one prompt's completions and a part of the next one's.
         ({"num_generations": 4, "batch_size": 12, "micro_batch_size": 6}, 2),
         ({"num_generations": 4, "extra": {"repetition_penalty": 1.5}, "top_k": 20}, 4),
+        # A draw is used twice, the second time by a policy that has moved.
+        ({"num_generations": 4, "learning_rate": 2e-4, "extra": {"num_iterations": 2}}, 4),
     ],
 )
 def test_shared_prompts_train_as_repeated_ones(family, given, prompts, tmp_path, drawn, passes, request):  # noqa: F811
@@ -83,6 +85,12 @@ def test_shared_prompts_train_as_repeated_ones(family, given, prompts, tmp_path,
     assert notes["ledger"]["flops"] < 0.5 * other["ledger"]["flops"]
     assert notes["ledger"]["completion_tokens"] == other["ledger"]["completion_tokens"]
     assert "repeated_prompts" not in notes and other["repeated_prompts"] == "the test says so"
+
+
+def test_half_precision_shares_prompts_too(tmp_path, passes):
+    notes, _ = trained(checkpoint("qwen2_5_vl"), tmp_path / "out", num_generations=4, dtype="bfloat16")
+    assert notes["dtype"] == "bfloat16" and "repeated_prompts" not in notes
+    assert {count for count, _ in passes[1:]} == {4}
 
 
 def test_a_model_whose_results_differ_repeats_its_prompts_and_says_so(tmp_path, monkeypatch, passes):
