@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -352,17 +352,19 @@ def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | Ha
 
 
 def classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of classes, by the columns that `datasets` marks as numbers of them (`ClassLabel`)."""
+    """The names of classes, by the columns that `datasets` marks as numbers of them, or as lists of these."""
     try:
         said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
         features = dict(said["info"]["features"])
     except (ValueError, KeyError, TypeError):  # other writers' own words
         return {}
-    return {
-        name: one["names"]
-        for name, one in features.items()
-        if isinstance(one, dict) and one.get("_type") == "ClassLabel" and isinstance(one.get("names"), list)
-    }
+    found = {}
+    for name, one in features.items():
+        while (is_list := isinstance(one, list) and one) or (isinstance(one, dict) and "feature" in one):
+            one = one[0] if is_list else one["feature"]
+        if isinstance(one, dict) and one.get("_type") == "ClassLabel" and isinstance(one.get("names"), list):
+            found[name] = one["names"]
+    return found
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
@@ -422,11 +424,16 @@ def of_batch(
         except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
             yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
             continue
-        for name in named.keys() & row.keys():  # -1 is a class that is not known
-            number = row[name]
-            row[name] = None if number is None or number < 0 else named[name][number]
+        row |= {name: _classified(row[name], named[name]) for name in named.keys() & row.keys()}
         kinds = batch.schema
         yield {name: _whole(value, kinds.field(name).type) for name, value in row.items()}
+
+
+def _classified(value: Any, names: Sequence[str]) -> Any:  # noqa: ANN401 - a number, or lists of them
+    """The names of classes in place of their numbers; None for -1, a class that is not known."""
+    if isinstance(value, list):
+        return [_classified(one, names) for one in value]
+    return None if value is None or value < 0 else names[value]
 
 
 def _whole(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 - Arrow's own types
@@ -544,8 +551,8 @@ def _has_path(value: object, is_image: bool = False) -> bool:
 
 
 def unpacked(value: object) -> object:
-    """A list that a table's cell holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    """A list or mapping that a table's cell holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         with contextlib.suppress(ValueError):
             return reading.from_json(value, whole=True)
     return value

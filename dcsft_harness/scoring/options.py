@@ -4,8 +4,8 @@
     options.named("3.0cm") -> 0      options.named("√20") -> 1
     options.mentions("so it is (B)") -> [Mention(9, 12, option=1, by_letter=True)]
 
-An option is named by its letter, by its text (spaces, LaTeX and articles do not matter, nor does case where no
-other option differs in it alone) or by an equal value: "2√5" is "2√5 cm", 5/19 is "5:19" and 96 is "3·2^5".
+An option is named by its letter, by its text (spaces, LaTeX and articles do not matter, nor does case unless
+two options differ in it alone) or by an equal value: "2√5" is "2√5 cm", 5/19 is "5:19" and 96 is "3·2^5".
 Nothing is matched by nearness.
 """
 
@@ -182,7 +182,7 @@ class OptionSet:
         return found[0] if found and all([self.same(found[0], other) for other in found[1:]]) else None
 
     def _spelled(self, found: Sequence[int], text: str) -> int | None:
-        """The one of some options with equal keys that a text spells, case included; None if several differ."""
+        """The one of some options with equal keys that a text spells, with its case; None if several."""
         if len(found) == 1:
             return found[0]
         spelled = _spelling(_ARTICLE.sub("", text, count=1))

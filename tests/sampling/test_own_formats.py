@@ -1039,8 +1039,12 @@ class TestHostileFiles:
 
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
     def test_class_numbers_are_read_as_class_names(self, tmp_path, kind):
-        features = Features({"question": Value("string"), "answer": ClassLabel(names=["goose", "swan"])})
-        rows = Dataset.from_dict({"question": ["a", "b", "c"], "answer": [1, 0, -1]}, features)
+        one = ClassLabel(names=["goose", "swan"])
+        features = Features({"question": Value("string"), "answer": one, "choices": List(List(one))})
+        several = [[[1, 0]], [], None]
+        rows = Dataset.from_dict(
+            {"question": ["a", "b", "c"], "answer": [1, 0, -1], "choices": several}, features
+        )
         path = tmp_path / "rows"
         if kind == "parquet":
             rows.to_parquet(path)
@@ -1049,6 +1053,14 @@ class TestHostileFiles:
         else:
             path, _ = own_files.keep(rows)
         assert [row["answer"] for _, row in own_files.rows(path)] == ["swan", "goose", None]
+        listed = [row["choices"] for _, row in own_files.rows(path)]
+        assert listed == [[["swan", "goose"]], [], None]
+
+    def test_classes_in_the_form_of_older_versions_of_datasets_are_read(self):
+        one = {"names": ["goose"], "_type": "ClassLabel"}
+        forms = {"a": [one], "b": {"feature": one, "_type": "Sequence"}, "c": [{"x": one}], "d": []}
+        said = json.dumps({"info": {"features": forms}})
+        assert own_files.classes(pa.schema([], {b"huggingface": said})) == {"a": ["goose"], "b": ["goose"]}
 
     @pytest.mark.parametrize(
         "said", [b"\xff", b"{", b"3", b"[]", b'{"info": null}', b'{"info": {"features": 3}}']
@@ -1690,6 +1702,7 @@ class TestCommonDefects:
         [
             ({"choices": [], "options": ["one", "two"]}, ["one", "two"]),
             ({"choices": ["one", "two"], "options": '["one", "two"]'}, ["one", "two"]),
+            ({"choices": '{"A": "one", "B": "two"}'}, ["one", "two"]),
             ({"choices": ["one", "two"], "options": ["two", "one"]}, "`choices` and `options` differ"),
         ],
     )
