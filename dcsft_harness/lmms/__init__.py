@@ -363,6 +363,7 @@ def command_line(arguments: Sequence[str]) -> int:
             folders = [Path(one).resolve() for one in theirs]
             refuse_unprepared(names, folders)
             if str(model := getattr(args, "model", None)).startswith("dcsft_"):
+                _refuse_unused(args)
                 refuse_ungenerated_names(names, str(model), folders)
             _refuse_unknown_boxes(model, names)
             results = evaluate(args)
@@ -413,6 +414,20 @@ def _differences(results: object) -> list[str]:
             f"[{low:+.1f}, {high:+.1f}], p = {entry['paired_pvalue']:.4f}"
         )
     return sentences
+
+
+_UNUSED = {
+    "system_instruction": "Give it as system_prompt=... in --model_args",
+    "num_fewshot": "Leave it out, or write the examples into the task's doc_to_messages",
+    "apply_chat_template": "Leave it out: the checkpoint's template is always applied",
+}
+"""lmms-eval's options for text prompts, and what to do for a model that is given messages."""
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    for name, remedy in _UNUSED.items():
+        if getattr(args, name, None):
+            raise HarnessError(f"--{name} has no effect on the messages that {args.model} is given", remedy)
 
 
 def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:
