@@ -489,6 +489,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                     )
                 if isinstance(row, HarnessError):
                     raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                row = {key: one for key, one in row.items() if not (isinstance(one, float) and one != one)}
                 shown = [one for key in _PICTURES for one in _listed(row.get(key))]
                 if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
                     raise HarnessError(
@@ -576,6 +577,11 @@ def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is gi
             "Give a list of dictionaries, one per row",
         )
     if hasattr(given, "with_format") and hasattr(given, "select_columns") and hasattr(given, "num_rows"):
+        if given.format["type"] == "custom":
+            raise HarnessError(
+                "the data set has a transform, which saved data has not",
+                "Apply it by map(), and reset_format()",
+            )
         return (row for _, row in _numbered(_of_dataset(given, "the data set")))
     if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a `pandas.DataFrame`
         return _of_frame(given)
@@ -612,7 +618,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no form for
     if isinstance(value, bytes):
         return f"data:;base64,{base64.b64encode(value).decode()}"
     if hasattr(value, "tolist"):
-        return value.tolist()
+        value, kind = value.tolist(), str(getattr(value, "dtype", ""))
+        if kind.endswith("float32"):  # 0.1 and not 0.10000000149, as `_whole` has it
+            return np.array(value, np.float32).astype(str).astype(float).tolist()
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

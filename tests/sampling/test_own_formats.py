@@ -1355,6 +1355,28 @@ def test_a_data_frame_is_read_as_rows(tmp_path):
     assert [row.get("answer") for _, row in own_files.rows(place)] == [3, None, 0.5]
 
 
+@pytest.mark.parametrize("make", [np.float32, lambda value: np.array([[value, 4]], np.float32)])
+def test_numbers_of_32_bits_in_rows_in_memory_are_those_that_were_written(make):
+    torch = pytest.importorskip("torch")
+    wanted = 1.1 if make is np.float32 else [[1.1, 4]]
+    for value in (make(1.1), torch.tensor(make(1.1).tolist())):
+        path, _ = own_files.keep([{"question": "a?", "answer": value}])
+        assert [row["answer"] for _, row in own_files.rows(path)] == [wanted]
+
+
+def test_nan_in_a_dictionary_is_a_missing_value():
+    """pandas' `to_dict("records")` has it."""
+    rows = [{"question": "a?", "answer": 3.0, "image": float("nan")}]
+    (row,) = [row for _, row in own_files.rows(own_files.keep(rows)[0])]
+    assert row == {"question": "a?", "answer": 3}
+
+
+def test_a_data_set_with_a_transform_is_refused():
+    made = Dataset.from_list([{"question": "a?", "answer": "b"}]).with_transform(dict)
+    with pytest.raises(HarnessError, match="has a transform"):
+        own_files.keep(made)
+
+
 class TestNothingSolved:
     """Sampling and curation say why no response is right, and what to do next."""
 
