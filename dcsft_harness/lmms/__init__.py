@@ -311,7 +311,8 @@ def generation_settings(model: Model, task: Task) -> dict[str, Any]:
 def _answered(samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
     from dcsft_harness.tasks.verdicts import responses
 
-    standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
+    standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps"}
+    standing |= {"token_counts", "doc_hash", "input_media"}
     rows = []
     for sample in samples:
         metrics = {key: value for key, value in sample.items() if key not in standing}
