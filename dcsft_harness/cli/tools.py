@@ -617,7 +617,7 @@ def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the op
                     bar.say(f"dcsft: left out: {one.reason}")
             table, said = shown(board, row.name, built)
             bar.show(table)
-            bar.closing(f"score {row.name}", said, clock, board.leaderboard)
+            bar.closing(f"score {row.name}", said or "done", clock, board.leaderboard)
             clock = bar.Clock()
 
 

@@ -311,7 +311,8 @@ def generation_settings(model: Model, task: Task) -> dict[str, Any]:
 def _answered(samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
     from dcsft_harness.tasks.verdicts import responses
 
-    standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "token_counts", "doc_hash"}
+    standing = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps"}
+    standing |= {"token_counts", "doc_hash", "input_media"}
     rows = []
     for sample in samples:
         metrics = {key: value for key, value in sample.items() if key not in standing}
@@ -363,6 +364,7 @@ def command_line(arguments: Sequence[str]) -> int:
             folders = [Path(one).resolve() for one in theirs]
             refuse_unprepared(names, folders)
             if str(model := getattr(args, "model", None)).startswith("dcsft_"):
+                _refuse_unused(args)
                 refuse_ungenerated_names(names, str(model), folders)
             _refuse_unknown_boxes(model, names)
             results = evaluate(args)
@@ -413,6 +415,20 @@ def _differences(results: object) -> list[str]:
             f"[{low:+.1f}, {high:+.1f}], p = {entry['paired_pvalue']:.4f}"
         )
     return sentences
+
+
+_UNUSED = {
+    "system_instruction": "Give it as system_prompt=... in --model_args",
+    "num_fewshot": "Leave it out, or write the examples into the task's doc_to_messages",
+    "apply_chat_template": "Leave it out: the checkpoint's template is always applied",
+}
+"""lmms-eval's options for text prompts, and what to do for a model that is given messages."""
+
+
+def _refuse_unused(args: argparse.Namespace) -> None:
+    for name, remedy in _UNUSED.items():
+        if getattr(args, name, None):
+            raise HarnessError(f"--{name} has no effect on the messages that {args.model} is given", remedy)
 
 
 def _refuse_unknown_boxes(model: str | None, names: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -352,17 +352,19 @@ def _of_dataset(found: "Dataset", where: object) -> Iterator[dict[str, Any] | Ha
 
 
 def classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of classes, by the columns that `datasets` marks as numbers of them (`ClassLabel`)."""
+    """The names of classes, by the columns that `datasets` marks as numbers of them, or as lists of these."""
     try:
         said = reading.from_json((schema.metadata or {}).get(b"huggingface", b"{}").decode())
         features = dict(said["info"]["features"])
     except (ValueError, KeyError, TypeError):  # other writers' own words
         return {}
-    return {
-        name: one["names"]
-        for name, one in features.items()
-        if isinstance(one, dict) and one.get("_type") == "ClassLabel" and isinstance(one.get("names"), list)
-    }
+    found = {}
+    for name, one in features.items():
+        while (is_list := isinstance(one, list) and one) or (isinstance(one, dict) and "feature" in one):
+            one = one[0] if is_list else one["feature"]
+        if isinstance(one, dict) and one.get("_type") == "ClassLabel" and isinstance(one.get("names"), list):
+            found[name] = one["names"]
+    return found
 
 
 def _refuse_columns(where: object, names: Iterable[str]) -> list[str]:
@@ -422,11 +424,16 @@ def of_batch(
         except (ValueError, pa.ArrowException) as error:  # text that is not UTF-8
             yield HarnessError(f"it cannot be read ({cut(str(error))})", "Correct or remove the row")
             continue
-        for name in named.keys() & row.keys():  # -1 is a class that is not known
-            number = row[name]
-            row[name] = None if number is None or number < 0 else named[name][number]
+        row |= {name: _classified(row[name], named[name]) for name in named.keys() & row.keys()}
         kinds = batch.schema
         yield {name: _whole(value, kinds.field(name).type) for name, value in row.items()}
+
+
+def _classified(value: Any, names: Sequence[str]) -> Any:  # noqa: ANN401 - a number, or lists of them
+    """The names of classes in place of their numbers; None for -1, a class that is not known."""
+    if isinstance(value, list):
+        return [_classified(one, names) for one in value]
+    return None if value is None or value < 0 else names[value]
 
 
 def _whole(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 - Arrow's own types
@@ -482,6 +489,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                     )
                 if isinstance(row, HarnessError):
                     raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                row = {key: one for key, one in row.items() if not (isinstance(one, float) and one != one)}
                 shown = [one for key in _PICTURES for one in _listed(row.get(key))]
                 if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
                     raise HarnessError(
@@ -544,8 +552,8 @@ def _has_path(value: object, is_image: bool = False) -> bool:
 
 
 def unpacked(value: object) -> object:
-    """A list that a table's cell holds as JSON; anything else as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
+    """A list or mapping that a table's cell holds as JSON; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         with contextlib.suppress(ValueError):
             return reading.from_json(value, whole=True)
     return value
@@ -569,6 +577,11 @@ def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is gi
             "Give a list of dictionaries, one per row",
         )
     if hasattr(given, "with_format") and hasattr(given, "select_columns") and hasattr(given, "num_rows"):
+        if given.format["type"] == "custom":
+            raise HarnessError(
+                "the data set has a transform, which saved data has not",
+                "Apply it by map(), and reset_format()",
+            )
         return (row for _, row in _numbered(_of_dataset(given, "the data set")))
     if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a `pandas.DataFrame`
         return _of_frame(given)
@@ -605,7 +618,10 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no form for
     if isinstance(value, bytes):
         return f"data:;base64,{base64.b64encode(value).decode()}"
     if hasattr(value, "tolist"):
-        return value.tolist()
+        value, kind = value.tolist(), str(getattr(value, "dtype", ""))
+        if kind.endswith("float32"):  # 0.1 and not 0.10000000149, as `_whole` has it
+            return np.array(value, np.float32).astype(str).astype(float).tolist()
+        return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):

@@ -10,7 +10,6 @@ parts: a path, a data URL, bytes, or a mapping with one of these.
 
 import base64
 import binascii
-import contextlib
 import hashlib
 import json
 import re
@@ -244,9 +243,7 @@ def _filled(
     `objects` is ms-swift's: `ref` has names, `bbox` has boxes and points, in pixels. Where its `bbox_type`
     is norm1, in shares of the sides of the image that `image_id` numbers. What is written is in pixels.
     """
-    if isinstance(objects, str):  # a cell of a table
-        with contextlib.suppress(ValueError):
-            objects = reading.from_json(objects, whole=True)
+    objects = own_files.unpacked(objects)
     if not isinstance(objects, Mapping):
         raise HarnessError(f"`objects` is {type(objects).__name__}, not a mapping", "Write ref and bbox")
     names, boxes = as_list(objects.get("ref")), as_list(objects.get("bbox"))

@@ -19,6 +19,8 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
+import json
 import os
 import sys
 import traceback
@@ -61,7 +63,10 @@ def get_scorer(named: str | Callable[..., Any]) -> Scorer:
     if not isinstance(named, str) and not callable(named):
         raise unknown_name("scorer", str(named), SCORERS)
     if callable(named):
-        return _users(named, f"{named.__module__}:{getattr(named, '__qualname__', type(named).__name__)}")
+        inner: Any = named
+        while isinstance(inner, functools.partial):
+            inner = inner.func
+        return _users(named, f"{inner.__module__}:{getattr(inner, '__qualname__', type(inner).__name__)}")
     if named in _FUNCTIONS:
         return _FUNCTIONS[named]
     if ":" in named:
@@ -173,10 +178,19 @@ def _version(function: Callable[..., object]) -> int:
     """A number made from the code of a user's function: from its whole module, which may hold helpers.
 
     A script that is run, or a notebook, holds much besides: there it is the function alone. Code that
-    cannot be read is version 1.
+    cannot be read is version 1. Plain values that the function keeps count, too: arguments of a partial,
+    variables around it, attributes of its object. Lists and mappings may be caches, and do not.
     """
+    kept: list[object] = []
     while isinstance(function, functools.partial):
+        kept += [*function.args, *itertools.chain(*sorted(function.keywords.items()))]
         function = function.func
+    kept += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    owner = function.__self__ if inspect.ismethod(function) else function
+    if not inspect.isroutine(owner):
+        kept += itertools.chain(*sorted(getattr(owner, "__dict__", {}).items()))
+    plain = [one for one in kept if isinstance(one, str | int | float | tuple)]
+    state = json.dumps(plain, default=lambda one: type(one).__name__) if plain else ""
     function = inspect.unwrap(function)
     try:
         written = function if inspect.isroutine(function) else type(function)
@@ -185,7 +199,7 @@ def _version(function: Callable[..., object]) -> int:
         code = Path(str(file)).read_bytes() if here else inspect.getsource(written).encode()
     except (OSError, TypeError):
         return 1
-    return int(hashlib.sha256(code).hexdigest()[:7], 16)
+    return int(hashlib.sha256(code + state.encode()).hexdigest()[:7], 16)
 
 
 __all__ = [

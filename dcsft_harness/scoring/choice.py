@@ -128,11 +128,11 @@ def choice(
 def _gold(answer: str, options: OptionSet) -> int:
     letter = _LETTER_ONLY.fullmatch(str(answer))
     index = options.letters.find(letter[1].upper()) if letter else -1
-    if index < 0 and key(plain(str(answer))) in options.keys:
-        index = options.keys.index(key(plain(str(answer))))
+    if index < 0 and (named := options.of_text(plain(str(answer)))) is not None:
+        index = named
     if index < 0 and (both := _LETTER_AND_TEXT.fullmatch(str(answer))):
-        named = options.letters.find(both[1].upper())
-        index = named if named >= 0 and options.keys[named] == key(plain(both[2])) else -1
+        before = options.letters.find(both[1].upper())
+        index = before if before >= 0 and options.keys[before] == key(plain(both[2])) else -1
     if index < 0:
         raise HarnessError(
             f"the answer {answer!r} is no option of {list(options.texts)!r}",
@@ -521,4 +521,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=15)
+SCORER = Scorer("choice", choice, fields=("choices",), version=16)

@@ -4,8 +4,9 @@
     options.named("3.0cm") -> 0      options.named("√20") -> 1
     options.mentions("so it is (B)") -> [Mention(9, 12, option=1, by_letter=True)]
 
-An option is named by its letter, by its text (case, spaces, LaTeX and articles do not matter) or by an
-equal value: "2√5" is "2√5 cm", 5/19 is "5:19" and 96 is "3·2^5". Nothing is matched by nearness.
+An option is named by its letter, by its text (spaces, LaTeX and articles do not matter, nor does case unless
+two options differ in it alone) or by an equal value: "2√5" is "2√5 cm", 5/19 is "5:19" and 96 is "3·2^5".
+Nothing is matched by nearness.
 """
 
 import re
@@ -67,7 +68,11 @@ def amount(text: str) -> tuple[Any, Unit | None] | None:
 
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
-    return "".join(text.lower().strip(_EDGES).split())
+    return _spelling(text.lower())
+
+
+def _spelling(text: str) -> str:
+    return "".join(text.strip(_EDGES).split())
 
 
 class OptionSet:
@@ -112,22 +117,25 @@ class OptionSet:
         return 60 + 2 * max(map(len, self.texts))
 
     @cached_property
-    def _words(self) -> tuple[tuple[str, int], ...]:
-        """Lower-case texts without their article, the longest first; no plain numbers, no letters."""
-        words: dict[str, int] = {}
+    def _words(self) -> tuple[tuple[str, list[int]], ...]:
+        """Lower-case texts without their article, the longest first; no plain numbers, no letters.
+
+        Each with its options, which are several where they differ in case alone.
+        """
+        words: dict[str, list[int]] = {}
         for index, text in enumerate(self._plain):
             folded = _ARTICLE.sub("", text.lower().strip(_EDGES), count=1)
             is_number = bool(folded) and not folded.strip("-+0123456789.,")
             if folded and not is_number and not (len(folded) == 1 and folded.isascii()):
-                words.setdefault(folded, index)
+                words.setdefault(folded, []).append(index)
         nouns = {word.rpartition(" ")[2] for word in words}
         if len(nouns) == 1 < len(words):  # "the right one" of "the left image" and "the right image"
-            for word, index in list(words.items()):
-                words.setdefault(f"{word.rpartition(' ')[0]} one", index)
-        for word, index in list(words.items()):
+            for word, found in list(words.items()):
+                words.setdefault(f"{word.rpartition(' ')[0]} one", found)
+        for word, found in list(words.items()):
             ordinal, _, noun = word.partition(" ")
             if noun and ordinal in _ORDINALS:  # "image 2" for "the second image"
-                words.setdefault(f"{noun} {_ORDINALS.index(ordinal) + 1}", index)
+                words.setdefault(f"{noun} {_ORDINALS.index(ordinal) + 1}", found)
         return tuple(sorted(words.items(), key=lambda one: -len(one[0])))
 
     @cached_property
@@ -167,11 +175,24 @@ class OptionSet:
 
     def same(self, one: int, other: int) -> bool:
         """Whether two options cannot be distinguished by their texts."""
-        return one == other or (self.keys[one] == self.keys[other] != "")
+        return one == other or (_spelling(self.texts[one]) == _spelling(self.texts[other]) != "")
 
     def unique(self, found: Sequence[int]) -> int | None:
         """The one option among some; None if there are several that differ."""
         return found[0] if found and all([self.same(found[0], other) for other in found[1:]]) else None
+
+    def _spelled(self, found: Sequence[int], text: str) -> int | None:
+        """The one of some options with equal keys that a text spells, with its case; None if several."""
+        if len(found) == 1:
+            return found[0]
+        spelled = _spelling(_ARTICLE.sub("", text, count=1))
+        exact = [at for at in found if _spelling(_ARTICLE.sub("", self._plain[at], count=1)) == spelled]
+        return self.unique(exact or found)
+
+    def of_text(self, text: str) -> int | None:
+        """The option whose text a plain text is; None if none or several."""
+        wanted = key(text)
+        return self._spelled([at for at, one in enumerate(self.keys) if one == wanted], text)
 
     def named(self, text: str) -> int | None:
         """The option that a whole plain text is, by text or by value; None if none or several."""
@@ -181,7 +202,7 @@ class OptionSet:
         if not wanted or len(wanted) == 1 and wanted.isalpha():
             return None
         if wanted in self.keys:
-            return self.keys.index(wanted)
+            return self.of_text(text)
         found = amount(text.strip(_EDGES)) if any(self.values) else None
         equal = [index for index, one in enumerate(self.values) if one and found and _is_equal(one, found)]
         return self.unique(equal)
@@ -189,11 +210,12 @@ class OptionSet:
     def begun(self, text: str) -> int | None:
         """The option whose text a plain text begins with, followed by punctuation or the end."""
         lowered = _ARTICLE.sub("", text[: self._longest].lower(), count=1)
-        for word, index in self._words:
+        for word, found in self._words:
             if lowered.startswith(word):
                 rest = lowered[len(word) :].lstrip(" \"')")
                 if not rest or rest[0] in ".,;:!-\n":
-                    return index
+                    start = len(text[: self._longest]) - len(lowered)
+                    return self._spelled(found, text[start : start + len(word)])
         return None
 
     def mentions(self, sentence: str) -> list[Mention]:
@@ -210,12 +232,12 @@ class OptionSet:
                 letter = next(filter(None, match.groups())).upper()
                 add(*match.span(), self.index(letter), by_letter=True)
         lowered = sentence.lower()
-        for word, index in self._words if len(lowered) == len(sentence) else ():
+        for word, options in self._words if len(lowered) == len(sentence) else ():
             start = lowered.find(word)
             while start >= 0:
                 end = start + len(word)
                 if _is_whole(lowered, start, end):
-                    add(start, end, index)
+                    add(start, end, self._spelled(options, sentence[start:end]))
                 start = lowered.find(word, end)
         for match in _FIGURE.finditer(sentence) if self.numeric else ():
             add(*match.span(), self.named(match[0]))

@@ -45,6 +45,9 @@ def upstream(monkeypatch):
         ),
         ({"tasks": "dcsft_digits"}, HarnessError("image 3 is broken"), "image 3 is broken."),
         ({"tasks": "dcsft_digitz"}, ValueError("Tasks not found: x"), "Did you mean dcsft_digits"),
+        ({"system_instruction": "Be brief."}, None, "--system_instruction has no effect"),
+        ({"num_fewshot": 2}, None, "--num_fewshot has no effect"),
+        ({"apply_chat_template": True}, None, "--apply_chat_template has no effect"),
     ],
 )
 def test_a_failure_is_reported_in_one_sentence(monkeypatch, capsys, given, raised, said):

@@ -1039,8 +1039,12 @@ class TestHostileFiles:
 
     @pytest.mark.parametrize("kind", ["parquet", "saved", "memory"])
     def test_class_numbers_are_read_as_class_names(self, tmp_path, kind):
-        features = Features({"question": Value("string"), "answer": ClassLabel(names=["goose", "swan"])})
-        rows = Dataset.from_dict({"question": ["a", "b", "c"], "answer": [1, 0, -1]}, features)
+        one = ClassLabel(names=["goose", "swan"])
+        features = Features({"question": Value("string"), "answer": one, "choices": List(List(one))})
+        several = [[[1, 0]], [], None]
+        rows = Dataset.from_dict(
+            {"question": ["a", "b", "c"], "answer": [1, 0, -1], "choices": several}, features
+        )
         path = tmp_path / "rows"
         if kind == "parquet":
             rows.to_parquet(path)
@@ -1049,6 +1053,14 @@ class TestHostileFiles:
         else:
             path, _ = own_files.keep(rows)
         assert [row["answer"] for _, row in own_files.rows(path)] == ["swan", "goose", None]
+        listed = [row["choices"] for _, row in own_files.rows(path)]
+        assert listed == [[["swan", "goose"]], [], None]
+
+    def test_classes_in_the_form_of_older_versions_of_datasets_are_read(self):
+        one = {"names": ["goose"], "_type": "ClassLabel"}
+        forms = {"a": [one], "b": {"feature": one, "_type": "Sequence"}, "c": [{"x": one}], "d": []}
+        said = json.dumps({"info": {"features": forms}})
+        assert own_files.classes(pa.schema([], {b"huggingface": said})) == {"a": ["goose"], "b": ["goose"]}
 
     @pytest.mark.parametrize(
         "said", [b"\xff", b"{", b"3", b"[]", b'{"info": null}', b'{"info": {"features": 3}}']
@@ -1341,6 +1353,28 @@ def test_a_data_frame_is_read_as_rows(tmp_path):
         assert [json.dumps(row.get("answer")) for _, row in own_files.rows(place)] == ["3", "null", "0.5"]
     place, _ = own_files.keep(frame.convert_dtypes())  # with pandas' own missing values
     assert [row.get("answer") for _, row in own_files.rows(place)] == [3, None, 0.5]
+
+
+@pytest.mark.parametrize("make", [np.float32, lambda value: np.array([[value, 4]], np.float32)])
+def test_numbers_of_32_bits_in_rows_in_memory_are_those_that_were_written(make):
+    torch = pytest.importorskip("torch")
+    wanted = 1.1 if make is np.float32 else [[1.1, 4]]
+    for value in (make(1.1), torch.tensor(make(1.1).tolist())):
+        path, _ = own_files.keep([{"question": "a?", "answer": value}])
+        assert [row["answer"] for _, row in own_files.rows(path)] == [wanted]
+
+
+def test_nan_in_a_dictionary_is_a_missing_value():
+    """pandas' `to_dict("records")` has it."""
+    rows = [{"question": "a?", "answer": 3.0, "image": float("nan")}]
+    (row,) = [row for _, row in own_files.rows(own_files.keep(rows)[0])]
+    assert row == {"question": "a?", "answer": 3}
+
+
+def test_a_data_set_with_a_transform_is_refused():
+    made = Dataset.from_list([{"question": "a?", "answer": "b"}]).with_transform(dict)
+    with pytest.raises(HarnessError, match="has a transform"):
+        own_files.keep(made)
 
 
 class TestNothingSolved:
@@ -1690,6 +1724,7 @@ class TestCommonDefects:
         [
             ({"choices": [], "options": ["one", "two"]}, ["one", "two"]),
             ({"choices": ["one", "two"], "options": '["one", "two"]'}, ["one", "two"]),
+            ({"choices": '{"A": "one", "B": "two"}'}, ["one", "two"]),
             ({"choices": ["one", "two"], "options": ["two", "one"]}, "`choices` and `options` differ"),
         ],
     )

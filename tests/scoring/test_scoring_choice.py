@@ -20,6 +20,7 @@ CASES = [
     .splitlines()
 ]
 CEREALS = ["wheat", "barley", "oats", "rye"]
+GENOTYPES = ["TT", "Tt", "tt", "unknown"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['kind']}: {case['response'][:40]}")
@@ -101,6 +102,13 @@ def test_a_gold_that_matches_no_option_is_refused(answer: str) -> None:
         choice("B", answer=answer, choices=CEREALS)
 
 
+@pytest.mark.parametrize(("answer", "choices"), [("tT", GENOTYPES), ("105", ["10⁵", "105"])])
+def test_a_gold_that_may_be_several_options_is_refused(answer: str, choices: list[str]) -> None:
+    with pytest.raises(HarnessError, match="is no option of"):
+        choice("A", answer=answer, choices=choices)
+    assert [choice(letter, answer="B", choices=choices).score for letter in "AB"] == [0.0, 1.0]
+
+
 def test_more_options_than_letters_are_refused() -> None:
     """26 is the maximum."""
     with pytest.raises(HarnessError, match="27 choices"):
@@ -140,6 +148,30 @@ def test_an_answer_between_long_explanations_is_read() -> None:
 def test_an_option_with_the_golds_text_is_right_too() -> None:
     """MathVista has such rows."""
     assert choice("C", answer="D", choices=["9", "12", "18", "18"]).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("choices", "response", "stated"),
+    [
+        *((GENOTYPES, letter, letter) for letter in "ABC"),
+        *((GENOTYPES, text, letter) for text, letter in zip(GENOTYPES, "ABC", strict=False)),
+        (GENOTYPES, "The answer is Tt.", "B"),
+        (GENOTYPES, "Tt, because both parents carry it.", "B"),
+        (GENOTYPES, "**tt**", "C"),
+        (GENOTYPES, "tT", None),
+        (GENOTYPES, "Unknown", "D"),
+        (["5 mW", "5 MW", "5 kW"], "It is 5 MW", "B"),
+        (["5 mW", "5 MW", "5 kW"], "5 KW", "C"),
+        (["x²", "X²"], "B", "B"),
+    ],
+)
+def test_options_may_differ_in_case_alone(choices: list[str], response: str, stated: str | None) -> None:
+    assert choice(response, answer="A", choices=choices).extracted == stated
+    right = [choice(response, answer=letter, choices=choices).score for letter in "ABCD"[: len(choices)]]
+    assert right == [float(letter == stated) for letter in "ABCD"[: len(choices)]]
+    if stated:  # a gold may be a text, too
+        gold = choices["ABCD".index(stated)]
+        assert choice(response, answer=gold, choices=choices).score == 1.0
 
 
 @pytest.mark.parametrize(

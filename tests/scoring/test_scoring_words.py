@@ -1,5 +1,6 @@
 """One-word answers, the registry of scorers, and the verdict that all of them return."""
 
+import functools
 import subprocess
 import sys
 
@@ -264,6 +265,38 @@ def test_the_version_of_any_users_scorer_depends_on_its_code(tmp_path, monkeypat
         found.append(get_scorer(f"judges{number}:{name}").version)
     assert len({*found, 1}) == 3
     assert found == [get_scorer(f"judges{number}:exact").version for number in (0, 1)]
+
+
+def near(response, *, answer, within=0.0):
+    return abs(float(response) - float(answer)) <= within
+
+
+class Near:
+    def __init__(self, within):
+        self.within, self.seen = within, []
+
+    def __call__(self, response, *, answer):
+        self.seen.append(response)
+        return near(response, answer=answer, within=self.within)
+
+    def judge(self, response, *, answer):
+        return self(response, answer=answer)
+
+
+def _closed(within):
+    return lambda response, *, answer: near(response, answer=answer, within=within)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda within: functools.partial(near, within=within), Near, lambda w: Near(w).judge, _closed]
+)
+def test_the_version_of_a_users_scorer_depends_on_what_it_keeps(make):
+    one, same, other = (get_scorer(make(within)) for within in (0.1, 0.1, 0.5))
+    assert (one.name, one.version) == (same.name, same.version)
+    assert one.name == other.name and one.version != other.version
+    assert one.name.startswith(f"{__name__}:")
+    one("1", answer="1.3")
+    assert get_scorer(make(0.1)).version == one.version
 
 
 @pytest.mark.parametrize(
