@@ -157,6 +157,8 @@ def scored_items(values: Sequence[Floats], clusters: Sequence[Codes]) -> tuple[l
     kept = [~np.isnan(task) for task in values]
     if not values or not all(mask.any() for mask in kept):
         return None
+    if all(mask.all() for mask in kept):
+        return list(values), np.concatenate(clusters)
     tasks = [task[mask] for task, mask in zip(values, kept, strict=True)]
     return tasks, np.concatenate([task[mask] for task, mask in zip(clusters, kept, strict=True)])
 
@@ -245,6 +247,8 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
 def scored_by_all(seeds: Sequence[Sequence[Floats]]) -> list[list[Floats]]:
     """The same scores, NaN in all seeds if one of them has none; seed -> task -> shape (n,)."""
     gone = [np.isnan(np.stack(task)).any(axis=0) for task in zip(*seeds, strict=True)]
+    if not any(mask.any() for mask in gone):
+        return [list(s) for s in seeds]
     return [[np.where(mask, np.nan, task) for task, mask in zip(s, gone, strict=True)] for s in seeds]
 
 

@@ -8,6 +8,7 @@ error. So this module trusts none of them: it processes test images and compares
 
 import warnings
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor, ProcessorMixin
@@ -41,10 +42,7 @@ def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
 
     Test images have up to `_LARGEST` pixels; a larger limit is read from the processor's settings.
     """
-    images = processor.image_processor
-    if (rule := _rule(images)) is None or (stated := _stated(images, rule)) is None:
-        return None
-    return stated if _obeys(images, rule, stated) else None
+    return _measured(processor.image_processor)[1]
 
 
 def set_limits(
@@ -84,9 +82,8 @@ def set_limits(
         )
     if not asked:
         return limits_in_force(processor)
-    if (found := _stated(processor.image_processor, rule)) != wanted or not _obeys(
-        processor.image_processor, rule, wanted
-    ):
+    if limits_in_force(processor) != wanted:
+        found = _stated(processor.image_processor, rule)
         raise HarnessError(
             f"{asked}: the {type(images).__name__} of {name} resizes images as before"
             + (f", by min_pixels={found.low} and max_pixels={found.high}" if found else ""),
@@ -111,11 +108,27 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 def resizes_like_qwen(processor: ProcessorMixin) -> bool:
     """Whether `coordinates.BoxConvention.resized_size` also holds for narrow images."""
     images = processor.image_processor
-    rule, limits = _rule(images), limits_in_force(processor)
+    rule, limits = _measured(images)
     if rule is None or limits is None:
         return False
     narrow = (rule.factor * 4, rule.factor // 2)
     return _shown(images, narrow) == _expected(narrow, rule, limits)
+
+
+_MEASURED: WeakKeyDictionary[BaseImageProcessor, tuple[str, _Rule | None, PixelLimits | None]]
+_MEASURED = WeakKeyDictionary()
+"""Image processor -> its settings when it was measured, and the result: a large image takes 0.1 s."""
+
+
+def _measured(images: BaseImageProcessor) -> tuple[_Rule | None, PixelLimits | None]:
+    """How a processor resizes by area, and its limits in force; measured again if its settings change."""
+    settings = repr(vars(images))
+    if (known := _MEASURED.get(images)) is None or known[0] != settings:
+        rule = _rule(images)
+        stated = _stated(images, rule) if rule is not None else None
+        obeyed = rule is not None and stated is not None and _obeys(images, rule, stated)
+        known = _MEASURED[images] = (settings, rule, stated if obeyed else None)
+    return known[1:]
 
 
 def _rule(images: BaseImageProcessor) -> _Rule | None:

@@ -179,10 +179,15 @@ def _majorities(scores: Floats, votes: Ints, n: Ints, seed: int) -> tuple[Floats
     counts = np.take_along_axis(counts, order, axis=1)
     # Equal answers have equal scores but where credit is partial; then an answer has their mean.
     worth = np.take_along_axis(sums, order, axis=1) / np.maximum(counts, 1)
-    patterns, places, often = np.unique(
-        np.column_stack([n, counts]), axis=0, return_inverse=True, return_counts=True
+    # As bytes, the highest first: they sort like the rows of numbers, but faster.
+    table = np.ascontiguousarray(np.column_stack([n, counts]), dtype=">u4")
+    _, firsts, places, often = np.unique(
+        table.view(f"S{4 * (width + 1)}").ravel(),
+        return_index=True,
+        return_inverse=True,
+        return_counts=True,
     )
-    places = places.ravel()
+    patterns = table[firsts].astype(np.int64)
     exact = _exact(patterns, often)
     made = np.argsort(places, kind="stable")
     ends = np.cumsum(often)

@@ -4,8 +4,6 @@ import collections
 import itertools
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from dcsft_harness.data.digits import curriculum, drawing, suite
 from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.tasks import path
 from dcsft_harness.tasks.verdicts import judge
+from tests.fixtures import forked
 
 SCORER = {"ground": "box_iou", "reason": "math"}
 
@@ -297,10 +296,7 @@ def test_two_caches_hold_identical_pixels(tmp_path, monkeypatch):
 def test_two_processes_can_draw_a_set_at_once(tmp_path):
     code = "from dcsft_harness.data.digits import suite; print(len(suite.load('dcsft_digits_pool')))"
     environment = os.environ | {"DCSFT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=-1, stderr=-1, text=True)
-        for _ in range(2)
-    ]
+    both = [forked.Popen(["-c", code], env=environment, stdout=-1, stderr=-1) for _ in range(2)]
     for one in both:
         said, errors = one.communicate(timeout=300)
         assert (one.returncode, said.strip()) == (0, "800"), errors

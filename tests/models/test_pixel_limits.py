@@ -1,5 +1,8 @@
 """Pixel limits are applied whatever form a configuration states its own in, and are recorded."""
 
+import functools
+from pathlib import Path
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -55,10 +58,11 @@ def documents():
     return [{"image": picture(), "text": "Say B."}]
 
 
-def rows(count=2):
+@functools.cache
+def rows():
     messages = [{"role": "user", "content": "<image>Say B."}, {"role": "assistant", "content": "B"}]
     return Dataset.from_list(
-        [{"messages": messages, "images": [picture(number)]} for number in range(count)], features=FEATURES
+        [{"messages": messages, "images": [picture(number)]} for number in range(2)], features=FEATURES
     )
 
 
@@ -67,18 +71,19 @@ def placed_hf(base, asked, **_):
     tokens = drawn(model, documents(), {**GREEDY, "max_new_tokens": 1})[0].n_prompt_tokens
     told = evaluation.pixels(model)
     width, height = model.box_convention.resized_size(SIZE)
-    assert width * height // 28**2 == tokens - bare(base)
-    return tokens - bare(base), (told["min_pixels"], told["max_pixels"])
+    assert width * height // 28**2 == tokens - bare()
+    return tokens - bare(), (told["min_pixels"], told["max_pixels"])
 
 
 def placed_vllm(base, asked, **_):
     model = DcsftVLLM(pretrained=base, **asked)
     tokens = drawn(model, documents(), {**GREEDY, "max_new_tokens": 1})[0].n_prompt_tokens
     told = evaluation.pixels(model)
-    return tokens - bare(base), (told["min_pixels"], told["max_pixels"])
+    return tokens - bare(), (told["min_pixels"], told["max_pixels"])
 
 
-def bare(base):
+@functools.cache
+def bare():
     """Tokens of the prompt without those of its image."""
     processor = AutoProcessor.from_pretrained(checkpoint("qwen2_5_vl"))
     chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Say B."}]}]
@@ -93,35 +98,42 @@ def recorded(notes):
     return notes["ledger"]["prompt_tokens"] // prompts, (limits["low"], limits["high"])
 
 
-def placed_sft(base, asked, output):
-    notes = sft.train_sft(base, rows(), output, SftConfig(max_steps=1, batch_size=2, **asked))
-    tokens, limits = recorded(notes)
-    return tokens - bare(base), limits
+@functools.cache
+def trained(base, **asked):
+    """An SFT adapter of a base and limits, and the run's notes: training and merging look at the same one."""
+    place = Path(base).parent / f"trained{len(asked)}"
+    rows().save_to_disk(str(place / "set" / "data"))
+    config = SftConfig(max_steps=1, batch_size=2, **asked)
+    return place / "adapter", sft.train_sft(base, place / "set", place / "adapter", config)
+
+
+def placed_sft(base, asked, **_):
+    tokens, limits = recorded(trained(base, **asked)[1])
+    return tokens - bare(), limits
 
 
 def placed_cold(base, asked, output):
     notes = sft.train_cold_start(base, rows(), output, ColdStartConfig(batch_size=2, **asked))
     tokens, limits = recorded(notes)
-    return tokens - bare(base), limits
+    return tokens - bare(), limits
 
 
 def placed_grpo(base, asked, output):
     config = GrpoConfig(max_steps=1, batch_size=2, num_generations=2, max_completion_length=2, **asked)
     items = rows().add_column("item_id", ["item0", "item1"])
     tokens, limits = recorded(grpo.train_grpo(base, items, Parity(2), output, config))
-    return tokens - bare(base), limits
+    return tokens - bare(), limits
 
 
-def placed_merge(base, asked, output):
+def placed_merge(base, asked, **_):
     """The prompts on which a merge is compared, under the limits in its adapter's manifest."""
-    rows().save_to_disk(str(output.parent / "set" / "data"))
-    sft.train_sft(base, output.parent / "set", output, SftConfig(max_steps=1, batch_size=2, **asked))
-    made = manifest.read(output, "adapter")
-    settings = ModelSettings(pretrained=base, adapter=str(output), device="cpu", **_pixels(made))
+    adapter, _ = trained(base, **asked)
+    made = manifest.read(adapter, "adapter")
+    settings = ModelSettings(pretrained=base, adapter=str(adapter), device="cpu", **_pixels(made))
     processor = models.open_processor(settings)
     generation = GenerationConfig(eos_token_id=[processor.tokenizer.eos_token_id])
     features = merging.read_probes(made, processor, generation, 1).features[0]
-    return features["input_ids"].shape[1] - bare(base), tuple(limits_in_force(processor))
+    return features["input_ids"].shape[1] - bare(), tuple(limits_in_force(processor))
 
 
 PLACES = {

@@ -23,6 +23,7 @@ from dcsft_harness.recipes import chain
 from dcsft_harness.settings import as_arguments
 from dcsft_harness.stages import STAGES
 from dcsft_harness.stages.stage import DONE, _plain
+from tests.fixtures import forked
 from tests.fixtures.artifacts import rollouts
 
 TOY = '''"""`dcsft toy`: Write a greeting."""
@@ -111,9 +112,14 @@ def test_a_launching_function_leaves_the_bar_to_the_first_process(tmp_path, monk
         yield None
 
     monkeypatch.setattr(bar, "stage", stage)
-    for number in (None, 1, 2):
+    given = {"data": tmp_path / "none", "output": tmp_path / "out"}
+    for more in (
+        {},
+        {"num_processes": 1},
+        {"num_processes": 2, "actors": 2},
+    ):  # none of them starts processes
         with pytest.raises(HarnessError):
-            dcsft.sample("dcsft_stub", data=tmp_path / "none", output=tmp_path / "out", num_processes=number)
+            dcsft.sample("dcsft_stub", **given, **more)
     assert shown == [True, True, False]
 
 
@@ -361,6 +367,7 @@ method = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()
 found["needs"] = said("train", "last", "--model=digits", *method, "--output=dry", "--dry-run")
 found["scores"] = json.load(open("out/scores/manifest.json"))["notes"]
 found["adapter"] = dcsft.train_last("digits", output="by-name", **given).notes
+found["imported"] = dcsft.__file__
 print(json.dumps(found))
 """
 
@@ -389,11 +396,11 @@ def test_a_stage_method_scorer_task_or_engine_is_one_file_and_at_most_one_line(t
         (copy / name).unlink()
         (copy / name).write_text(before.replace(old, new))
     (tmp_path / "toys.yaml").write_text(CHAIN)
-    words = [sys.executable, "-c", TRIED]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    code = f"{forked.UNIMPORTED}sys.path.insert(0, {str(tmp_path)!r})\n{TRIED}"
+    done = forked.run(["-c", code], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
+    assert found["imported"] == str(copy / "__init__.py")
     for named in (
         "Write a greeting.",
         "Train on the last rows alone.",

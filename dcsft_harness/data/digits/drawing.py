@@ -145,17 +145,23 @@ def ground(rng: np.random.Generator, height: int, width: int, dark: bool = False
     return drawn
 
 
-def faded(canvas: Canvas, color: str, severity: float) -> tuple[float, float, float]:
-    """A color of `PALETTE` blended with a canvas's mean: not at all at severity 0, three fifths at 1."""
-    paper = canvas.mean((0, 1))
+def faded(paper: NDArray[np.float32], color: str, severity: float) -> tuple[float, float, float]:
+    """A color of `PALETTE` blended with a canvas's mean `paper`, float32 (3,) in [0, 1].
+
+    Not at all at severity 0, three fifths at 1.
+    """
     red, green, blue = paper + (np.asarray(PALETTE[color]) - paper) * max(0.0, 1 - 0.6 * severity)
     return float(red), float(green), float(blue)
 
 
 def finish(canvas: Canvas, rng: np.random.Generator, noise: float) -> Image.Image:
     """Adds pixel noise of the given standard deviation (in [0, 1]) and rounds to 8-bit RGB."""
-    noisy = canvas + rng.normal(0.0, noise, canvas.shape)
-    return Image.fromarray((np.clip(noisy, 0.0, 1.0) * 255).round().astype(np.uint8), mode="RGB")
+    noisy = rng.normal(0.0, noise, canvas.shape)
+    # In place: new arrays of this size cost more than what is computed on them.
+    noisy += canvas
+    np.clip(noisy, 0.0, 1.0, out=noisy)
+    noisy *= 255
+    return Image.fromarray(np.rint(noisy, out=noisy).astype(np.uint8), mode="RGB")
 
 
 def _contrasting(rng: np.random.Generator, canvas: Canvas, contrast: float) -> tuple[float, float, float]:
@@ -315,14 +321,14 @@ def draw_scene(digits: Digits, rng: np.random.Generator, count: int, severity: f
     colors = [list(PALETTE)[i] for i in rng.permutation(len(PALETTE))[:count]]
     cells = rng.permutation((SCENE_SIDE // CELL) ** 2)[:count]
     plain = ground(rng, SCENE_SIDE, SCENE_SIDE, dark=True)
-    canvas = plain.copy()
+    canvas, paper = plain.copy(), plain.mean((0, 1))
     things: list[Thing] = []
     for index, color, cell in zip(chosen, colors, cells, strict=True):
         size = int(rng.integers(17, 20) if rng.uniform() < 0.5 else rng.integers(25, CELL + 1))
         mask = enlarge(digits.images[index], size, float(rng.uniform(-8, 8)))
         x = int(cell) % (SCENE_SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
         y = int(cell) // (SCENE_SIDE // CELL) * CELL + int(rng.integers(0, CELL - size + 1))
-        stamp(canvas, mask, faded(plain, color, severity), x, y)
+        stamp(canvas, mask, faded(paper, color, severity), x, y)
         things.append(Thing(int(digits.values[index]), color, ink_box(mask, x, y)))
     image = finish(canvas, rng, float(rng.uniform(0.01, 0.05)) + 0.12 * severity)
     return Scene(image, tuple(things), tuple(int(digits.ids[i]) for i in chosen))
@@ -493,7 +499,7 @@ def draw_sum(
     """
     left, right = (int(i) for i in rng.integers(len(digits.values), size=2))
     plain = ground(rng, SUM_SIDE, 2 * SUM_SIDE, dark=True)
-    canvas = plain.copy()
+    canvas, paper = plain.copy(), plain.mean((0, 1))
     for column, index in enumerate((left, right)):
         size = int(rng.integers(34, 51))
         mask = enlarge(digits.images[index], size, float(rng.uniform(-10, 10)))
@@ -501,7 +507,7 @@ def draw_sum(
             mask = STYLES[style](mask, rng)
         name = list(PALETTE)[int(rng.integers(len(PALETTE)))]
         x, y = (int(rng.integers(0, SUM_SIDE - size + 1)) for _ in range(2))
-        stamp(canvas, mask, faded(plain, name, severity), column * SUM_SIDE + x, y)
+        stamp(canvas, mask, faded(paper, name, severity), column * SUM_SIDE + x, y)
     a, b = int(digits.values[left]), int(digits.values[right])
     choices, letter = _options(a + b, rng)
     lines = [f"{name}. {text}" for name, text in zip(LETTERS, choices, strict=True)]
