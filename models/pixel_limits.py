@@ -178,8 +178,23 @@ def _shape(area: int, factor: int) -> tuple[int, int]:
     return max(factor, area // height), height
 
 
+_SHOWN: dict[tuple[object, ...], tuple[int, int] | None] = {}
+"""What `_shown` found: class, settings, image and arguments -> size. A training asks for each five times."""
+
+
 def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
     """(width, height) of an image after the resize; None if the processor does not report it."""
+    try:
+        key = (type(images), images.to_json_string(), picture, repr(given))
+    except _REFUSALS:  # settings that JSON cannot hold
+        return _resized(images, picture, **given)
+    if key not in _SHOWN:
+        _SHOWN[key] = _resized(images, picture, **given)
+    return _SHOWN[key]
+
+
+def _resized(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
+    """The size that `_shown` returns, measured."""
     with warnings.catch_warnings():  # about images that no user gave
         warnings.simplefilter("ignore")
         try:
