@@ -270,7 +270,8 @@ def test_a_checkpoint_with_changed_files_is_not_resumed(base, interrupted, tmp_p
     ):
         sft.train_sft(base, rows, output, CONFIG)
     shutil.rmtree(last)
-    assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
+    if name == "adapter_model.safetensors":  # what remains is the same for every name
+        assert sft.train_sft(base, rows, output, CONFIG)["steps"] == 7
 
 
 @pytest.mark.slow
