@@ -8,7 +8,6 @@ error. So this module trusts none of them: it processes test images and compares
 
 import warnings
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from PIL import Image
 from transformers import AutoImageProcessor, BaseImageProcessor, ProcessorMixin
@@ -42,7 +41,10 @@ def limits_in_force(processor: ProcessorMixin) -> PixelLimits | None:
 
     Test images have up to `_LARGEST` pixels; a larger limit is read from the processor's settings.
     """
-    return _measured(processor.image_processor)[1]
+    images = processor.image_processor
+    if (rule := _rule(images)) is None or (stated := _stated(images, rule)) is None:
+        return None
+    return stated if _obeys(images, rule, stated) else None
 
 
 def set_limits(
@@ -82,8 +84,9 @@ def set_limits(
         )
     if not asked:
         return limits_in_force(processor)
-    if limits_in_force(processor) != wanted:
-        found = _stated(processor.image_processor, rule)
+    if (found := _stated(processor.image_processor, rule)) != wanted or not _obeys(
+        processor.image_processor, rule, wanted
+    ):
         raise HarnessError(
             f"{asked}: the {type(images).__name__} of {name} resizes images as before"
             + (f", by min_pixels={found.low} and max_pixels={found.high}" if found else ""),
@@ -108,27 +111,11 @@ def call_size(processor: ProcessorMixin, name: str, trust_remote_code: bool = Fa
 def resizes_like_qwen(processor: ProcessorMixin) -> bool:
     """Whether `coordinates.BoxConvention.resized_size` also holds for narrow images."""
     images = processor.image_processor
-    rule, limits = _measured(images)
+    rule, limits = _rule(images), limits_in_force(processor)
     if rule is None or limits is None:
         return False
     narrow = (rule.factor * 4, rule.factor // 2)
     return _shown(images, narrow) == _expected(narrow, rule, limits)
-
-
-_MEASURED: WeakKeyDictionary[BaseImageProcessor, tuple[str, _Rule | None, PixelLimits | None]]
-_MEASURED = WeakKeyDictionary()
-"""Image processor -> its settings when it was measured, and the result: a large image takes 0.1 s."""
-
-
-def _measured(images: BaseImageProcessor) -> tuple[_Rule | None, PixelLimits | None]:
-    """How a processor resizes by area, and its limits in force; measured again if its settings change."""
-    settings = repr(vars(images))
-    if (known := _MEASURED.get(images)) is None or known[0] != settings:
-        rule = _rule(images)
-        stated = _stated(images, rule) if rule is not None else None
-        obeyed = rule is not None and stated is not None and _obeys(images, rule, stated)
-        known = _MEASURED[images] = (settings, rule, stated if obeyed else None)
-    return known[1:]
 
 
 def _rule(images: BaseImageProcessor) -> _Rule | None:
@@ -191,8 +178,23 @@ def _shape(area: int, factor: int) -> tuple[int, int]:
     return max(factor, area // height), height
 
 
+_SHOWN: dict[tuple[object, ...], tuple[int, int] | None] = {}
+"""What `_shown` found: class, settings, image and arguments -> size. A training asks for each five times."""
+
+
 def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
     """(width, height) of an image after the resize; None if the processor does not report it."""
+    try:
+        key = (type(images), images.to_json_string(), picture, repr(given))
+    except _REFUSALS:  # settings that JSON cannot hold
+        return _resized(images, picture, **given)
+    if key not in _SHOWN:
+        _SHOWN[key] = _resized(images, picture, **given)
+    return _SHOWN[key]
+
+
+def _resized(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
+    """The size that `_shown` returns, measured."""
     with warnings.catch_warnings():  # about images that no user gave
         warnings.simplefilter("ignore")
         try:

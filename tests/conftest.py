@@ -331,8 +331,10 @@ def shortcuts():
     """Skips work that other packages repeat for every small table and every log.
 
     `datasets` draws random cache keys instead of hashing, and loguru looks for libraries once. lmms-eval does
-    not wait 2 s before each of the four times that it repeats what fails in a task's code.
+    not wait 2 s before each of the four times that it repeats what fails in a task's code. PEFT compiles the
+    template of its card once, not for every checkpoint.
     """
+    import jinja2
     import tenacity
     from datasets import arrow_dataset
     from loguru._better_exceptions import ExceptionFormatter
@@ -341,6 +343,7 @@ def shortcuts():
         folders = ExceptionFormatter._get_lib_dirs()
         patch.setattr(ExceptionFormatter, "_get_lib_dirs", staticmethod(lambda: folders))
         patch.setattr(tenacity.nap, "time", types.SimpleNamespace(sleep=lambda seconds: None))
+        patch.setattr(jinja2.Environment, "compile", functools.lru_cache(jinja2.Environment.compile))
         drawn = arrow_dataset.generate_random_fingerprint
         patch.setattr(arrow_dataset, "generate_fingerprint", lambda dataset: drawn())
         yield

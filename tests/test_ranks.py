@@ -100,7 +100,7 @@ class TestLaunch:
         script = tmp_path / "leaves.py"
         script.write_text(
             "import sys\nfrom dcsft_harness.cli import main\ncode = main(sys.argv[1:])\n"
-            "from several import gloo_threads  # imports torch, which main has to do itself\n"
+            "from gloo import gloo_threads\n"
             "print('left', code, gloo_threads())\n"
         )
         words = [*forked.TORCHRUN, script, *digits(tmp_path / "out", batch_size=3)]
@@ -235,7 +235,7 @@ class TestFailure:
         monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
         monkeypatch.setattr(tempfile, "tempdir", None)
         words = [*forked.DCSFT, *scripted(tmp_path / "out", tmp_path, delay=2), "--num-processes", 2]
-        running = started(words, fork_ranks=False)  # torch ends forks with their parent
+        running = started(words)
         wait_for_shards(tmp_path / "out", running, (0, 1))
         left = forked.ranks(running)
         os.kill(running.pid, signal.SIGKILL)

@@ -54,6 +54,24 @@ def read_in_c() -> Iterator[None]:
         yaml.full_load = original  # noqa: TID251
 
 
+@contextmanager
+def indexing_in_c() -> Iterator[None]:
+    """While this is open lmms-eval makes its own indexes as `read_in_c` does."""
+    from lmms_eval.tasks import TaskManager
+
+    original = TaskManager.initialize_tasks
+
+    def indexed(self: "TaskManager", *given: Any, **named: Any) -> Any:  # noqa: ANN401 - as upstream
+        with read_in_c():
+            return original(self, *given, **named)
+
+    TaskManager.initialize_tasks = indexed
+    try:
+        yield
+    finally:
+        TaskManager.initialize_tasks = original
+
+
 def _config(file: Path) -> dict[str, Any]:
     """What a YAML file holds, with the name of a `!function`; empty where it is no mapping.
 

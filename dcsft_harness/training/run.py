@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -522,11 +522,12 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
         rows = [f"row {number}" for number in setup.conversations.numbers]
         trainer.bind(account, setup.conversations.item_ids or rows)
         account.costs = Arithmetic(trainer.model)
+        # The base's own: the pixel limits of training are not those of evaluation.
+        processor = cache(lambda: saved_processor(str(job.model)))
 
         def complete(folder: Path) -> None:
             """Adds the other files of a checkpoint to its weights."""
-            # The base's own processor: the pixel limits of training are not those of evaluation.
-            saved_processor(str(job.model)).save_pretrained(folder)
+            processor().save_pretrained(folder)
             coordinates.record(folder, setup.notes.get("box_space"))
             chat_template.record(folder, setup.notes.get(chat_template.NAME))
 

@@ -1,5 +1,6 @@
 """Damaged checkpoints and adapters, in every verb and engine that opens weights: one sentence each."""
 
+import functools
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from dcsft_harness.models import checkpoint as models
 from dcsft_harness.models import weights
 from dcsft_harness.models.arguments import ModelSettings
 from dcsft_harness.models.hf import DcsftHF
+from dcsft_harness.training import grpo as training_grpo
 from dcsft_harness.training import hub
 from tests.fixtures import fake_vllm
 from tests.fixtures.tiny_checkpoints import FAMILIES, OTHERS, checkpoint, documents, requests_for
@@ -46,7 +48,9 @@ def sound(tmp_path_factory):
     conversations().add_column("item_id", [f"item {row}" for row in range(len(conversations()))])
     conversations().save_to_disk(str(place / "set" / "data"))
     digits(place / "pairs", 2)
-    return place
+    with pytest.MonkeyPatch.context() as patch:  # GRPO's prompts, 300 with images, are those of every model
+        patch.setattr(training_grpo, "open_data", functools.cache(training_grpo.open_data))
+        yield place
 
 
 def sample(base, adapter, out, model=HF):
