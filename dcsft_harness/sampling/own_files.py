@@ -360,8 +360,8 @@ def classes(schema: pa.Schema) -> dict[str, list[str]]:
         return {}
     found = {}
     for name, one in features.items():
-        while (is_list := isinstance(one, list) and one) or (isinstance(one, dict) and "feature" in one):
-            one = one[0] if is_list else one["feature"]
+        while (isinstance(one, list) and one) or (isinstance(one, dict) and "feature" in one):
+            one = one[0] if isinstance(one, list) else one["feature"]
         if isinstance(one, dict) and one.get("_type") == "ClassLabel" and isinstance(one.get("names"), list):
             found[name] = one["names"]
     return found
