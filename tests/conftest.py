@@ -329,9 +329,11 @@ def drawn(blank, monkeypatch):
 def shortcuts():
     """Skips work that other packages repeat for every small table and every log.
 
-    `datasets` draws random cache keys instead of hashing, and loguru looks for libraries once. lmms-eval does
-    not wait 2 s before each of the four times that it repeats what fails in a task's code.
+    `datasets` draws random cache keys instead of hashing, loguru looks for libraries once, and PEFT compiles
+    the template of its model cards once. lmms-eval does not wait 2 s before each of the four times that it
+    repeats what fails in a task's code.
     """
+    import jinja2
     import tenacity
     from datasets import arrow_dataset
     from loguru._better_exceptions import ExceptionFormatter
@@ -339,6 +341,7 @@ def shortcuts():
     with pytest.MonkeyPatch.context() as patch:
         folders = ExceptionFormatter._get_lib_dirs()
         patch.setattr(ExceptionFormatter, "_get_lib_dirs", staticmethod(lambda: folders))
+        patch.setattr(jinja2, "Template", functools.cache(jinja2.Template))
         patch.setattr(tenacity.nap, "time", types.SimpleNamespace(sleep=lambda seconds: None))
         drawn = arrow_dataset.generate_random_fingerprint
         patch.setattr(arrow_dataset, "generate_fingerprint", lambda dataset: drawn())

@@ -37,6 +37,7 @@ from dcsft_harness.lmms.tasks import (
     KeepEnds,
     check_imports,
     grounding,
+    index_in_c,
     make_cache,
     manager,
     members,
@@ -384,7 +385,8 @@ def command_line(arguments: Sequence[str]) -> int:
         words += ["--include-path", ours]
     upstream.cli_evaluate_single, sys.argv = watched, ["lmms-eval", *words]
     try:
-        dispatch.main()
+        with index_in_c():
+            dispatch.main()
     except SystemExit as stop:
         if stop.code not in (None, 0):
             return stop.code if isinstance(stop.code, int) else 1

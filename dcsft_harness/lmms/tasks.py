@@ -54,6 +54,24 @@ def read_in_c() -> Iterator[None]:
         yaml.full_load = original  # noqa: TID251
 
 
+@contextmanager
+def index_in_c() -> Iterator[None]:
+    """While this is open lmms-eval lists the tasks of folders in C; those that it opens it reads as usual."""
+    from lmms_eval.tasks import TaskManager
+
+    original = TaskManager._get_task_and_group
+
+    def indexed(self: "TaskManager", folder: str) -> object:
+        with read_in_c():
+            return original(self, folder)
+
+    TaskManager._get_task_and_group = indexed
+    try:
+        yield
+    finally:
+        TaskManager._get_task_and_group = original
+
+
 def _config(file: Path) -> dict[str, Any]:
     """What a YAML file holds, with the name of a `!function`; empty where it is no mapping.
 
