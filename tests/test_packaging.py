@@ -54,7 +54,7 @@ def environment(tmp_path_factory, wheel):
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=folder)
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", wheel, cwd=folder)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder

@@ -27,9 +27,9 @@ SCORED = ("dcsft_digits", "dcsft_digits_r", "dcsft_digits_a")
 def workplace(tmp_path_factory):
     """A folder with a finished quickstart; a copy of CI's, if `DCSFT_QUICKSTART` names it.
 
-    Otherwise its adapters are trained for 5 steps instead of 100, and its rows are scored on 64 items of each
-    task instead of 300: no test depends on how good the adapters are. The cold start in the documentation is
-    the quickstart's: `train cold-start` finds it done.
+    Otherwise half of the pool is sampled, its adapters are trained for 5 steps instead of 100, and its rows
+    are scored on 64 items of each task instead of 300: no test depends on how good the adapters are. The cold
+    start in the documentation is the quickstart's: `train cold-start` finds it done.
     """
     folder, ran = tmp_path_factory.mktemp("readme"), os.environ.get("DCSFT_QUICKSTART")
     own_rows(folder)
@@ -39,12 +39,14 @@ def workplace(tmp_path_factory):
         else:
             known, short = recipes.shipped(), tmp_path_factory.mktemp("short") / "digits.yaml"
             text = known["digits"].read_text(encoding="utf-8")
-            for long, quick in (
-                ("max_steps: 100\n", "max_steps: 5\n"),
-                (f"tasks: [{', '.join(SCORED)}]\n", f"tasks: [{', '.join(SCORED)}]\n    limit: 64\n"),
+            scored = f"tasks: [{', '.join(SCORED)}]\n"
+            for line, count, fewer in (
+                ("task: dcsft_digits_pool\n", 1, "task: dcsft_digits_pool\n    limit: 400\n"),
+                ("max_steps: 100\n", 4, "max_steps: 5\n"),
+                (scored, 5, f"{scored}    limit: 64\n"),
             ):
-                assert text.count(long) in (4, 5)
-                text = text.replace(long, quick)
+                assert text.count(line) == count
+                text = text.replace(line, fewer)
             short.write_text(text, encoding="utf-8")
             patch.setattr(recipes, "shipped", lambda: known | {"digits": short})
             assert main(["quickstart", "--output", str(folder / "quickstart")]) == 0
