@@ -1364,6 +1364,11 @@ def test_numbers_of_32_bits_in_rows_in_memory_are_those_that_were_written(make):
         assert [row["answer"] for _, row in own_files.rows(path)] == [wanted]
 
 
+def test_empty_rows_of_a_table_are_skipped_as_blank_lines_are(tmp_path):
+    (tmp_path / "rows.csv").write_text("question,answer\n,\na?,b\n\n,\n")
+    assert list(own_files.rows(tmp_path / "rows.csv")) == [("row 2", {"question": "a?", "answer": "b"})]
+
+
 @pytest.mark.parametrize("scorer", ["exact_word", "open_answer", None])
 def test_accents_of_answers_are_composed(tmp_path, scorer):
     """File names of macOS, and labels that are made of them, are decomposed."""
