@@ -195,7 +195,9 @@ def _refuse_missing(file: Path) -> None:
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise HarnessError(f"--responses {file} {what}", "Name a JSONL or Parquet file")
-    if file.suffix in (".csv", ".tsv"):
+    with file.open("rb") as opened:
+        is_list = opened.read(1) == b"["
+    if is_list or file.suffix in (".csv", ".tsv", ".xlsx"):
         raise HarnessError(
             f"--responses {file} is not a JSONL or Parquet file", "Save its rows as one of these"
         )

@@ -270,7 +270,10 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
                     ),
                 )
                 continue
-            yield f"row {number}", {name: cell for name, cell in row.items() if cell}
+            if cells := {
+                name: cell for name, cell in row.items() if cell
+            }:  # spreadsheets end with empty ones
+                yield f"row {number}", cells
     except UnicodeDecodeError as error:
         raise HarnessError(f"{path} cannot be read: {cut(str(error))}", "Save it as UTF-8") from error
     except csv.Error as error:

@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -304,7 +305,7 @@ def _target(answer: object, accepted: object = None) -> str:
         and all(isinstance(one, str) for one in texts)
     ):
         answer = answer[0]
-    return records.as_text(answer)
+    return unicodedata.normalize("NFC", records.as_text(answer))
 
 
 UNSEEN = {
@@ -713,7 +714,8 @@ def _image(entry: object, root: Root) -> tuple[pictures.Read, dict[str, Any], by
 def _gold(solution: object, scorer: Scorer) -> object:
     """The gold answer as the scorer reads it, the content of <answer> tags if there are any."""
     tagged = _ANSWER_TAG.search(solution) if isinstance(solution, str) else None
-    return scorer.gold(tagged[1].strip() if tagged else solution)
+    given = tagged[1].strip() if tagged else solution
+    return scorer.gold(unicodedata.normalize("NFC", given) if isinstance(given, str) else given)
 
 
 def _options(data: Mapping[str, Any]) -> list[Any]:

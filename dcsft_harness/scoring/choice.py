@@ -14,7 +14,7 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import phrases
 from dcsft_harness.scoring.normalize import REFUSAL, answer_part, bounded, json_answer, last, last_box, plain
-from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, option_set
+from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, level, option_set
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
@@ -128,11 +128,11 @@ def choice(
 def _gold(answer: str, options: OptionSet) -> int:
     letter = _LETTER_ONLY.fullmatch(str(answer))
     index = options.letters.find(letter[1].upper()) if letter else -1
-    if index < 0 and (named := options.of_text(plain(str(answer)))) is not None:
+    if index < 0 and (named := options.of_text(plain(level(str(answer))))) is not None:
         index = named
     if index < 0 and (both := _LETTER_AND_TEXT.fullmatch(str(answer))):
         before = options.letters.find(both[1].upper())
-        index = before if before >= 0 and options.keys[before] == key(plain(both[2])) else -1
+        index = before if before >= 0 and options.keys[before] == key(plain(level(both[2]))) else -1
     if index < 0:
         raise HarnessError(
             f"the answer {answer!r} is no option of {list(options.texts)!r}",
@@ -147,7 +147,7 @@ def find(response: str, options: OptionSet, *, truncated: bool) -> int | None:
     letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None
     if letter:
         return options.index(letter[1].upper())
-    part = bounded(part)
+    part = level(bounded(part))
     for text in options.dotted:
         part = part.replace(text, text.replace(". ", "."))
     question, found = _NEXT_QUESTION.search(part), None

@@ -26,6 +26,7 @@ DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
 
 _LABELED = re.compile(r"(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、）]\s*|:\s+))(?=\S)")
+_SUBSCRIPT = re.compile(r"(?<!log)(?<=[A-Za-z)}])(\$?)_(?=\{?\d)")
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -66,6 +67,11 @@ def amount(text: str) -> tuple[Any, Unit | None] | None:
         return None
 
 
+def level(text: str) -> str:
+    """A text with its subscripts as Unicode's are read: CO_2 and CO₂ are CO2."""
+    return _SUBSCRIPT.sub(r"\1", text) if "_" in text else text
+
+
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
     return _spelling(text.lower())
@@ -85,7 +91,7 @@ class OptionSet:
 
     @cached_property
     def _plain(self) -> tuple[str, ...]:
-        return tuple(plain(text).replace(". ", ".") for text in self.texts)
+        return tuple(plain(level(text)).replace(". ", ".") for text in self.texts)
 
     @cached_property
     def dotted(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -74,7 +75,7 @@ class Response(str):
 
 
 def text_gold(solution: object) -> object:
-    """A gold that is text or a number, as text.
+    """A gold that is text or a number, as text; its accents are composed, as models write them (NFC).
 
     Raises:
         HarnessError: it is neither.
@@ -83,7 +84,7 @@ def text_gold(solution: object) -> object:
         raise HarnessError(
             f"the answer is {type(solution).__name__}, not text or a number", "Write one text or number"
         )
-    return str(solution).strip()
+    return unicodedata.normalize("NFC", str(solution).strip())
 
 
 FIELDS = frozenset({"choices", "image_size", "box_space", "resized_size"})

@@ -406,10 +406,14 @@ class TestRefusals:
         options = {"scorer": "box_iou", "box_space": "pixel"}
         assert "does not exist" in refusal(tmp_path / "no.jsonl", tmp_path / "x", **options)
         assert "is a folder" in refusal(tmp_path, tmp_path / "x", **options)
-        (tmp_path / "a.csv").write_text("question,gold,response")
-        assert "a.csv is not a JSONL or Parquet file" in refusal(
-            tmp_path / "a.csv", tmp_path / "x", **options
-        )
+        for name, text in {
+            "a.csv": "question,gold,response",
+            "a.xlsx": "PK",
+            "a.json": '[{"gold": 1}]',
+        }.items():
+            (tmp_path / name).write_text(text)
+            said = refusal(tmp_path / name, tmp_path / "x", **options)
+            assert f"{name} is not a JSONL or Parquet file" in said
         (tmp_path / "a.jsonl").write_text("{")
         assert "line 1: not JSON" in refusal(tmp_path / "a.jsonl", tmp_path / "x", **options)
         (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-3])

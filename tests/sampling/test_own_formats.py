@@ -1364,6 +1364,22 @@ def test_numbers_of_32_bits_in_rows_in_memory_are_those_that_were_written(make):
         assert [row["answer"] for _, row in own_files.rows(path)] == [wanted]
 
 
+def test_empty_rows_of_a_table_are_skipped_as_blank_lines_are(tmp_path):
+    (tmp_path / "rows.csv").write_text("question,answer\n,\na?,b\n\n,\n")
+    assert list(own_files.rows(tmp_path / "rows.csv")) == [("row 2", {"question": "a?", "answer": "b"})]
+
+
+@pytest.mark.parametrize("scorer", ["exact_word", "open_answer", None])
+def test_accents_of_answers_are_composed(tmp_path, scorer):
+    """File names of macOS, and labels that are made of them, are decomposed."""
+    (tmp_path / "rows.jsonl").write_text(lines([{"question": "a?", "answer": "cafe\u0301"}]))
+    judge = own_data.ANY if scorer is None else get_scorer(scorer)
+    ((_, row, _),) = own_data.examined(tmp_path / "rows.jsonl", judge, own_data.Root(tmp_path))
+    gold = json.loads(row["answer"])
+    assert row["target"] == "café" and gold in ("café", ["café"])
+    assert scorer is None or judge("Café", answer=gold).score == 1.0
+
+
 def test_nan_in_a_dictionary_is_a_missing_value():
     """pandas' `to_dict("records")` has it."""
     rows = [{"question": "a?", "answer": 3.0, "image": float("nan")}]

@@ -102,6 +102,14 @@ def test_a_gold_that_matches_no_option_is_refused(answer: str) -> None:
         choice("B", answer=answer, choices=CEREALS)
 
 
+@pytest.mark.parametrize("gas", ["CO2", "CO₂", "$CO_2$", r"\mathrm{CO}_{2}"])
+def test_subscripts_are_read_in_any_notation(gas: str) -> None:
+    for response in ("CO2", "CO$_2$", r"\boxed{\text{CO}_2}", "The answer is CO₂.", "It is $CO_2$, a gas."):
+        assert choice(response, answer=gas, choices=["O2", gas]) == choice(
+            "B", answer="B", choices=["O2", gas]
+        )
+
+
 @pytest.mark.parametrize(("answer", "choices"), [("tT", GENOTYPES), ("105", ["10⁵", "105"])])
 def test_a_gold_that_may_be_several_options_is_refused(answer: str, choices: list[str]) -> None:
     with pytest.raises(HarnessError, match="is no option of"):

@@ -300,6 +300,22 @@ def test_the_version_of_a_users_scorer_depends_on_what_it_keeps(make):
 
 
 @pytest.mark.parametrize(
+    "forms",
+    [
+        ["CO2", "CO₂", "CO_2", "CO$_2$", r"$\text{CO}_2$", r"\boxed{\mathrm{CO}_2}"],
+        ["Ca2+", "Ca²⁺", "Ca^{2+}", r"$\mathrm{Ca}^{2+}$"],
+        ["SO4^2-", "SO₄²⁻", r"$\text{SO}_4^{2-}$"],
+        ["Ca(OH)2", "Ca(OH)₂", r"\mathrm{Ca(OH)}_2"],
+    ],
+)
+def test_chemical_formulas_are_words_in_any_notation(forms):
+    for gold in forms:
+        responses = [*forms, *(f"It is {form}." for form in forms), "CO3", "2", "Ca"]
+        found = [SCORERS["open_answer"](response, answer=[gold]).score for response in responses]
+        assert found == [*[1.0] * 2 * len(forms), 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
     ("response", "gold", "right"),
     [
         ("a goose", "goose", True), ("答案是goose。", "goose", True), ("_goose_", "goose", True),
