@@ -101,7 +101,7 @@ class TestLaunch:
         script.write_text(
             "import sys\nfrom dcsft_harness.cli import main\ncode = main(sys.argv[1:])\n"
             "from gloo import gloo_threads\n"
-            "print('left', code, gloo_threads())\n"
+            "sys.stdout.write(f'left {code} {gloo_threads()}\\n')  # at once: the other writes, too\n"
         )
         words = [*forked.TORCHRUN, script, *digits(tmp_path / "out", batch_size=3)]
         running = started(words, fork_ranks=False)
