@@ -268,9 +268,6 @@ def pytest_runtest_setup() -> None:
     """Freezes later imports in the same way."""
     if hasattr(sys.modules.get("lmms_eval.tasks"), "TaskManager"):
         forked.index_once()
-    if config := getattr(sys.modules.get("transformers.configuration_utils"), "PreTrainedConfig", None):
-        # Written out for each of its values, for logs and errors that do not appear: 3 of the 5 ms of a load.
-        config.__repr__ = object.__repr__
     if len(sys.modules) > frozen[0] + 50:
         pytest_collection_finish()
 
