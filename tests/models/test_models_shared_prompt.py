@@ -29,16 +29,17 @@ def generations(model, docs, given=SAMPLED, repeats=3):
     return sorted(seen, key=lambda one: (one.doc_id, one.sample_index))
 
 
-def row_by_row(family, docs, given=SAMPLED):
+def row_by_row(family, docs, given=SAMPLED, repeats=3):
     """The same through `generate`, each row with its own prefill; of the first of `documents`."""
-    return _row_by_row(family, len(docs), json.dumps(given))
+    assert docs == documents()[: len(docs)]
+    return _row_by_row(family, len(docs), json.dumps(given), repeats)
 
 
 @functools.cache
-def _row_by_row(family, count, given):
+def _row_by_row(family, count, given, repeats):
     model = load(family, batch_size=1)
     model._engine.shares_prompts = False
-    return generations(model, documents()[:count], json.loads(given))
+    return generations(model, documents()[:count], json.loads(given), repeats)
 
 
 def forward_rows(model, monkeypatch):
