@@ -268,6 +268,7 @@ def pytest_runtest_setup() -> None:
     """Freezes later imports in the same way."""
     if hasattr(sys.modules.get("lmms_eval.tasks"), "TaskManager"):
         forked.index_once()
+    forked.collect_young_objects()
     if len(sys.modules) > frozen[0] + 50:
         pytest_collection_finish()
 
