@@ -270,9 +270,8 @@ def _of_table(path: Path, file: IO[bytes], delimiter: str) -> Iterator[Row]:
                     ),
                 )
                 continue
-            if cells := {
-                name: cell for name, cell in row.items() if cell
-            }:  # spreadsheets end with empty ones
+            cells = {name: cell for name, cell in row.items() if cell}
+            if cells:  # spreadsheets end with rows of empty ones
                 yield f"row {number}", cells
     except UnicodeDecodeError as error:
         raise HarnessError(f"{path} cannot be read: {cut(str(error))}", "Save it as UTF-8") from error
@@ -442,16 +441,17 @@ def _classified(value: Any, names: Sequence[str]) -> Any:  # noqa: ANN401 - a nu
 def _whole(value: Any, kind: pa.DataType) -> Any:  # noqa: ANN401 - Arrow's own types
     """A cell with whole numbers as such: a column holds 4 as 4.0 where any of its rows has a fraction.
 
-    Numbers of 32 bits are those that were written: 0.1 and not 0.10000000149; decimals keep their digits.
+    Numbers of 16 and 32 bits are those that were written: 0.1 and not 0.10000000149; decimals keep their
+    digits.
     """
     if isinstance(value, float):
-        if pa.types.is_float32(kind):
-            value = float(str(np.float32(value)))
+        if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+            value = float(str(kind.to_pandas_dtype()(value)))
         return None if value != value else int(value) if value.is_integer() else value
     if isinstance(value, decimal.Decimal):
         return str(value)
     if isinstance(value, np.ndarray) and value.ndim == 1:  # a list of a Parquet file, as pandas reads it
-        kind = pa.float32() if value.dtype == np.float32 else kind
+        kind = pa.from_numpy_dtype(value.dtype) if value.dtype in (np.float16, np.float32) else kind
         value = value.tolist()
     if isinstance(value, list):
         inner = getattr(kind, "value_type", kind)  # of a data frame's cell the kind of any number
@@ -621,9 +621,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - what JSON has no form for
     if isinstance(value, bytes):
         return f"data:;base64,{base64.b64encode(value).decode()}"
     if hasattr(value, "tolist"):
-        value, kind = value.tolist(), str(getattr(value, "dtype", ""))
-        if kind.endswith("float32"):  # 0.1 and not 0.10000000149, as `_whole` has it
-            return np.array(value, np.float32).astype(str).astype(float).tolist()
+        value, kind = value.tolist(), str(getattr(value, "dtype", "")).removeprefix("torch.")
+        if kind in ("float16", "float32"):  # 0.1 and not 0.10000000149, as `_whole` has it
+            return np.array(value, kind).astype(str).astype(float).tolist()
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)

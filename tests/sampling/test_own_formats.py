@@ -1355,11 +1355,11 @@ def test_a_data_frame_is_read_as_rows(tmp_path):
     assert [row.get("answer") for _, row in own_files.rows(place)] == [3, None, 0.5]
 
 
-@pytest.mark.parametrize("make", [np.float32, lambda value: np.array([[value, 4]], np.float32)])
-def test_numbers_of_32_bits_in_rows_in_memory_are_those_that_were_written(make):
+@pytest.mark.parametrize("make", [np.float16, np.float32, lambda value: np.array([[value, 4]], np.float32)])
+def test_numbers_of_few_bits_in_rows_in_memory_are_those_that_were_written(make):
     torch = pytest.importorskip("torch")
-    wanted = 1.1 if make is np.float32 else [[1.1, 4]]
-    for value in (make(1.1), torch.tensor(make(1.1).tolist())):
+    wanted = [[1.1, 4]] if make not in (np.float16, np.float32) else 1.1
+    for value in (make(1.1), torch.from_numpy(np.asarray(make(1.1)))):
         path, _ = own_files.keep([{"question": "a?", "answer": value}])
         assert [row["answer"] for _, row in own_files.rows(path)] == [wanted]
 
@@ -1806,6 +1806,7 @@ class TestCommonDefects:
         ("values", "wanted"),
         [
             (pa.array([0.1, 2.0], pa.float32()), ["0.1", "2"]),
+            (pa.array(np.array([0.1, 2.0], np.float16)), ["0.1", "2"]),
             (pa.array([10.1, 2.0], pa.float32()), ["10.1", "2"]),
             (pa.array([[0.1, 2.5]] * 2, pa.list_(pa.float32())), [[0.1, 2.5]] * 2),
             (pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.00")]), ["1.50", "2.00"]),
