@@ -55,8 +55,12 @@ rehearse: $(VENV)/.installed
 		$(if $(LAYERS),--layers $(LAYERS)) $(if $(SIDE),--side $(SIDE)) \
 		$(if $(WITHIN),--within $(WITHIN)) --output runs/rehearsal
 
+# The tests run a short quickstart, unless one is newer than all sources.
+test: RAN = $(wildcard $(OUTPUT)/leaderboard/manifest.json)
+test: NEWER = $(shell find dcsft_harness tasks models leaderboard -type f -not -name '*.pyc' -newer $(RAN) -print -quit)
 test: $(VENV)/.installed-test
-	$(PYTEST) --dist loadfile --no-loadscope-reorder
+	$(if $(RAN),$(if $(NEWER),,DCSFT_QUICKSTART=$${DCSFT_QUICKSTART:-$(abspath $(OUTPUT))})) \
+		$(PYTEST) --dist loadfile --no-loadscope-reorder
 
 $(VLLM_VENV)/.installed: constraints-vllm.txt
 	$(call create,$(VLLM_VENV))

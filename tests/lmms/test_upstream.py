@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 FIRST = ("dcsft_harness.coordinates", "dcsft_harness.models.stub", "lmms_eval.models")
 # Its first process hides our entry point before it imports lmms-eval, as if we were not installed. The others
 # take from the first what lmms-eval itself imports, to save that time: one for each order of imports, and one
-# that lists everything. All end at once: an interpreter takes 2 s to tear down what it has imported.
+# that lists everything, reading the index in C as our command does, while the first reads it as lmms-eval does.
+# All end at once: an interpreter takes 2 s to tear down what it has imported.
 LOOK = """
 import importlib.metadata, json, os, sys
 import accelerate, datasets, peft, torchvision, transformers.image_processing_utils
@@ -37,6 +38,9 @@ if child:
 assert not any(name.startswith(("lmms_eval", "dcsft_harness")) for name in sys.modules)
 from lmms_eval import models
 from lmms_eval.tasks import TaskManager
+if not child:
+    from dcsft_harness.lmms.tasks import read_in_c
+    read_in_c().__enter__()
 registry = models.MODEL_REGISTRY_V2
 names = registry.list_model_names()
 tasks = {name: [entry["type"], entry["yaml_path"]] for name, entry in TaskManager().task_index.items()}

@@ -21,8 +21,7 @@ FEW = {
     "max_steps": 2,
     "batch_size": 16,
 }
-FAMILIES = ["qwen2_5_vl", "qwen2_vl", "qwen3_vl", "glm4v", "internvl", "idefics3"]
-ONE_FAST = [pytest.param(one, marks=() if one == "qwen2_5_vl" else pytest.mark.slow) for one in FAMILIES]
+FAMILIES = ["qwen2_vl", "qwen3_vl", "glm4v", "internvl", "idefics3"]
 
 
 def trained(base, output, **given):
@@ -53,22 +52,30 @@ def passes(monkeypatch):
     return made
 
 
+DIVISIONS = {
+    "a prompt with its completions": ({"num_generations": 4}, 4),
+    # A prompt's completions are divided among passes, whose prompts are unequal.
+    "divided prompts": ({"num_generations": 8, "micro_batch_size": 4, "beta": 0.0}, 1),
+    # A pass takes a part of one prompt's completions and a part of the next one's.
+    "parts of two prompts": ({"num_generations": 4, "batch_size": 12, "micro_batch_size": 6}, 2),
+    "penalties": ({"num_generations": 4, "extra": {"repetition_penalty": 1.5}, "top_k": 20}, 4),
+    # The second time by a policy that has moved.
+    "a draw used twice": ({"num_generations": 4, "learning_rate": 2e-4, "extra": {"num_iterations": 2}}, 4),
+}
+"""The settings of a run, and the prompts of each of its passes."""
+CASES = [("qwen2_5_vl", division) for division in DIVISIONS]
+# Families differ in how they select the images of some prompts, which two of the divisions do.
+CASES += [
+    pytest.param(family, division, marks=pytest.mark.slow)
+    for family in FAMILIES
+    for division in ("divided prompts", "parts of two prompts")
+]
+
+
 @pytest.mark.few(1)
-@pytest.mark.parametrize("family", ONE_FAST)
-@pytest.mark.parametrize(
-    ("given", "prompts"),
-    [
-        ({"num_generations": 4}, 4),
-        # A prompt's completions are divided among passes, whose prompts are unequal.
-        ({"num_generations": 8, "micro_batch_size": 4, "beta": 0.0}, 1),
-        # A pass takes a part of one prompt's completions and a part of the next one's.
-        ({"num_generations": 4, "batch_size": 12, "micro_batch_size": 6}, 2),
-        ({"num_generations": 4, "extra": {"repetition_penalty": 1.5}, "top_k": 20}, 4),
-        # A draw is used twice, the second time by a policy that has moved.
-        ({"num_generations": 4, "learning_rate": 2e-4, "extra": {"num_iterations": 2}}, 4),
-    ],
-)
-def test_shared_prompts_train_as_repeated_ones(family, given, prompts, tmp_path, drawn, passes, request):  # noqa: F811
+@pytest.mark.parametrize(("family", "division"), CASES)
+def test_shared_prompts_train_as_repeated_ones(family, division, tmp_path, drawn, passes, request):  # noqa: F811
+    given, prompts = DIVISIONS[division]
     notes, weights = trained(checkpoint(family), tmp_path / "shared", **given)
     compared, *counts = [count for count, _ in passes]
     assert set(counts) == {prompts} and compared == min(prompts, 2)

@@ -108,10 +108,9 @@ def command(base, folder, output, *more):  # noqa: F811
     return [str(HERE), "train", "sft", *words, *more]
 
 
-def start(words, fork_ranks=True, **environment):
-    """Starts the command as a fork, and its processes as forks or as interpreters, as a user's are."""
-    more = {"start_new_session": True, "fork_ranks": fork_ranks}
-    return forked.Popen(words, stderr=subprocess.PIPE, env=alone(environment), **more)
+def start(words, **environment):
+    """Starts the command and its processes as forks."""
+    return forked.Popen(words, stderr=subprocess.PIPE, env=alone(environment), start_new_session=True)
 
 
 def alone(environment):
@@ -200,9 +199,10 @@ class TestCommand:
 
     def test_ctrl_c_ends_all_processes_with_one_message(self, base, folder, tmp_path):  # noqa: F811
         output = tmp_path / "out"
-        running = start(command(base, folder, output), fork_ranks=False, BREAK="slow")
+        running = start(command(base, folder, output), BREAK="slow")
         wait_for_checkpoint(output, running, 2)
-        os.killpg(running.pid, signal.SIGINT)
+        for process in [*forked.ranks(running), running]:  # a terminal interrupts all of them
+            process.send_signal(signal.SIGINT)
         code, said = ended(running)
         assert (code, len(said)) == (130, 1), said
         assert said[0].startswith("dcsft: interrupted")
