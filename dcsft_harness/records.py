@@ -71,7 +71,7 @@ def occurrence_id(item_id: str, occurrence: int) -> str:
 
 def pixels(image: "Image") -> bytes:
     """A PIL image's part of an item's id, in bytes: size and pixels after `to_rgb`."""
-    rgb = to_rgb(image)
+    rgb = image if is_plain(image) else to_rgb(image)
     return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
 
 

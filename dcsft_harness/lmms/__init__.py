@@ -18,6 +18,7 @@ from typing import Any
 
 from dcsft_harness import coordinates, ranks, reading
 from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name
+from dcsft_harness.lmms.documents import Known as Known
 from dcsft_harness.lmms.documents import data_name as data_name
 from dcsft_harness.lmms.documents import describe as describe
 from dcsft_harness.lmms.documents import describe_item as describe_item

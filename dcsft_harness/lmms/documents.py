@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import manifest, storage
@@ -114,25 +114,51 @@ def verdicts_of(
     return [(score, extracted, extracted) for score, extracted, _ in verdicts]
 
 
-def describe(task: Task, doc_id: int) -> tuple[records.Item, list["Image"]]:
-    """One document of a task as an item, and its images; errors name task and document."""
+def describe(task: Task, doc_id: int, known: "Known | None" = None) -> tuple[records.Item, list["Image"]]:
+    """One document of a task as an item, and its images; errors name task and document.
+
+    With `known` the images are placeholders, and none is decoded.
+    """
     from PIL.Image import DecompressionBombError
 
     name = task.config.task
     try:
-        doc = task.eval_docs[doc_id]
+        doc = task.eval_docs[doc_id] if known is None else known.document(task, doc_id)
         messages = task.doc_to_messages(doc)
         turns = [_parts(message["content"]) for message in messages]
         parts = [part for turn in turns for part in turn]
         images = [opened(part.get("url", part.get("image"))) for part in parts if part["type"] == "image"]
         # Images that were opened by path are first read here.
-        contents = [_content(image) for image in images]
+        contents = [_content(image) for image in images] if known is None else []
     except (OSError, SyntaxError, DecompressionBombError, UnreadableError) as error:
         raise HarnessError(
             f"task {name}, doc_id {doc_id}: an image cannot be read ({reason(error)})", "Replace it"
         ) from error
     item = _item(task, doc_id, doc, prompt_of(turns), contents)
+    if known is not None:
+        item = replace(item, item_id=known.item_id)
     return replace(item, turns=_written([message["role"] for message in messages], turns)), images
+
+
+class Known(NamedTuple):
+    """What is known of a user's row since it was checked; its task's `known` has it by doc_id.
+
+    Its copy on disk has its images as they are shown, so nothing needs to decode them again.
+    """
+
+    item_id: str
+    images: int  # how many it has
+
+    def document(self, task: Task, doc_id: int) -> dict[str, Any]:
+        """The row with an image of one pixel for each of its own."""
+        from PIL import Image
+
+        return {**task.eval_docs_no_media[doc_id], "images": [Image.new("RGB", (1, 1))] * self.images}
+
+
+def _known(task: Task) -> Mapping[int, Known]:
+    found: Mapping[int, Known] = getattr(task, "known", {})  # see `own_data.open_file`
+    return found
 
 
 def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
@@ -166,13 +192,13 @@ def prompt_of(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 
 def describe_item(task: Task, doc_id: int) -> records.Item:
-    """The item of `describe` alone; images of prepared data are not decoded.
+    """The item of `describe` alone; images of prepared data and of own rows are not decoded.
 
     Raises:
         HarnessError: an image cannot be read; names task and document.
     """
     with prepared.unopened():
-        return describe(task, doc_id)[0]
+        return describe(task, doc_id, _known(task).get(doc_id))[0]
 
 
 def refuse_marked(
@@ -285,8 +311,11 @@ def stored_images(
         HarnessError: an image cannot be read, or has changed since the item was described.
     """
     held, known_by = _held_files(task.eval_docs)
-    own = metadata(task).get("id_column")
+    own, known = metadata(task).get("id_column"), _known(task)
     for item in items:
+        if item.doc_id in known and known[item.doc_id].item_id == item.item_id:
+            yield held(item.doc_id)
+            continue
         files = [(file, _picture(file)) for file in held(item.doc_id)]
         contents = [known_by(picture) for _, picture in files if picture is not None]
         if own:

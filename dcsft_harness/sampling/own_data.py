@@ -76,6 +76,7 @@ def open_file(
     bad: list[tuple[str, HarnessError]] = []
     unreadable: dict[int, str] = {}
     row_names: dict[int, str] = {}
+    known: dict[int, lmms.Known] = {}
     unseen: dict[str, list[str]] = {}
 
     def documents() -> Iterator[dict[str, Any]]:
@@ -90,6 +91,8 @@ def open_file(
                 continue
             if reason is not None:
                 unreadable[len(row_names)] = str(in_row(own_files.called(path), where, reason))
+            else:
+                known[len(row_names)] = lmms.Known(row["item_id"], len(row["images"]))
             for why in row["unseen"]:
                 unseen.setdefault(why, []).append(where)
             row_names[len(row_names)] = where
@@ -99,7 +102,7 @@ def open_file(
 
     task = lmms.make_task(_config(task_name(path, part), judge, _stored(documents())))
     left_out = {where: str(in_row(own_files.called(path), where, error)) for where, error in bad}
-    vars(task).update({"unreadable": unreadable, "left_out": left_out, "row_names": row_names})
+    vars(task).update(unreadable=unreadable, left_out=left_out, row_names=row_names, known=known)
     for said in [
         *unseen_notice(path, unseen, len(row_names)),
         *([notice(path, left_out)] if left_out else []),

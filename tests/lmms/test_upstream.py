@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 FIRST = ("dcsft_harness.coordinates", "dcsft_harness.models.stub", "lmms_eval.models")
 # Its first process hides our entry point before it imports lmms-eval, as if we were not installed. The others
 # take from the first what lmms-eval itself imports, to save that time: one for each order of imports, and one
-# that lists everything, reading the index in C as our command does, while the first reads it as lmms-eval does.
+# that lists everything, and reads the index in C as our command does.
 # All end at once: an interpreter takes 2 s to tear down what it has imported.
 LOOK = """
 import importlib.metadata, json, os, sys

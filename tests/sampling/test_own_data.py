@@ -137,6 +137,25 @@ class TestFormats:
         assert [len(images) for _, images in found] == [2, 0]
         assert found[0][0].prompt == "Same?"
 
+    def test_checked_images_are_not_decoded_again_to_describe_and_store_them(self, folder, monkeypatch):
+        Image.effect_noise((40, 20), 9).convert("RGBA").save(folder / "images" / "clear.png")
+        rows = [
+            old(solution="a"),
+            old(image="images/clear.png"),
+            new(messages=turns("Look: <image> or <image>?", "one"), images=["images/0.png", "images/1.png"]),
+            new(messages=turns(QUESTION, "Where?", "There.", "gull")),
+            {"problem": "1 + 1?", "solution": "two"},
+        ]
+        task = own_data.open_file(file(folder, *rows), "exact_word", None)
+        expected = [lmms.describe(task, number) for number in range(len(rows))]
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageFile.ImageFile, "load", None)
+            items = [lmms.describe_item(task, number) for number in range(len(rows))]
+            stored = list(lmms.stored_images(task, items))
+        assert items == [item for item, _ in expected]
+        for files, (_, images) in zip(stored, expected, strict=True):
+            assert [pictures.read(one["bytes"]).shown for one in files] == list(map(pictures.to_rgb, images))
+
     def test_blank_lines_and_a_byte_order_mark_are_skipped(self, folder):
         path = file(folder, old(), "", "  ", old(solution="swan"), "")
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
