@@ -246,7 +246,7 @@ def test_an_adapter_learns_to_prefer_right_responses_and_records_its_source(base
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"full": True}, {"micro_batch_size": 2, "lora_dropout": 0.1}])
+@pytest.mark.parametrize("more", [{"full": True}, {"micro_batch_size": 2, "lora_dropout": 0.1}])
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, monkeypatch, more):  # noqa: F811
     made, disabled = trainer.arguments, set()
     monkeypatch.setattr(

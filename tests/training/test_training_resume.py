@@ -55,9 +55,9 @@ def same_weights(one, other, rtol=0, atol=0):
 
 
 @pytest.mark.slow
-@pytest.mark.grid
-@pytest.mark.parametrize(("train", "config"), [(sft.train_sft, CONFIG), (sft.train_cold_start, FULL)])
-@pytest.mark.parametrize("micro", [None, 2])
+@pytest.mark.parametrize(
+    ("train", "config", "micro"), [(sft.train_sft, CONFIG, None), (sft.train_cold_start, FULL, 2)]
+)
 def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(base, tmp_path, train, config, micro):  # noqa: F811
     rows, config = conversations(10), config.changed(micro_batch_size=micro)
     train(base, rows, tmp_path / "whole", config)
