@@ -237,10 +237,10 @@ def _unfit(row: Mapping[str, Any]) -> HarnessError | None:
 
 
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":
-    """Training data that belongs to no artifact, as an open data set.
+    """Training data that belongs to no artifact, as an open dataset.
 
     It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
-    is removed with the data set; see `Scratch`.
+    is removed with the dataset; see `Scratch`.
     Rows have a value for each column and may have more, and are read once.
 
     Raises:

@@ -126,7 +126,7 @@ def _where_to_look(named: str) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w-]+", named) or Path(named).parent.exists():
         return "Check the path"
     saved = f"load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
-    return f"Check the path; save a data set of the hub first: {saved}"
+    return f"Check the path; save a dataset of the hub first: {saved}"
 
 
 def refuse_lost(named: str) -> None:
@@ -487,16 +487,16 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
             for number, row in enumerate(source, 1):
                 if not isinstance(row, Mapping | HarnessError):
                     raise HarnessError(
-                        f"the data set, row {number}: it is {type(row).__name__}, not a dictionary",
+                        f"the dataset, row {number}: it is {type(row).__name__}, not a dictionary",
                         "Give a list of dictionaries, such as {'question': ..., 'answer': ..., 'image': ...}",
                     )
                 if isinstance(row, HarnessError):
-                    raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                    raise HarnessError(f"the dataset, row {number}: {row.problem}", row.remedy)
                 row = {key: one for key, one in row.items() if not (isinstance(one, float) and one != one)}
                 shown = [one for key in _PICTURES for one in _listed(row.get(key))]
                 if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
                     raise HarnessError(
-                        f"the data set, row {number}: an image is {type(shaped).__name__}, not an image",
+                        f"the dataset, row {number}: an image is {type(shaped).__name__}, not an image",
                         "Give a PIL image, as PIL.Image.fromarray makes of an array, or a path",
                     )
                 line = _json_line(row, number)
@@ -504,7 +504,7 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
                 digest.update(line)
                 file.write(line)
         if not number:
-            raise HarnessError("the data set holds no rows", "Give a list of dictionaries")
+            raise HarnessError("the dataset holds no rows", "Give a list of dictionaries")
         kept = above / digest.hexdigest()[:32] / "data.jsonl"
         kept.parent.mkdir(exist_ok=True)
         os.replace(name, kept)
@@ -525,8 +525,8 @@ def _kept() -> Path:
 
 
 def called(path: Path) -> str:
-    """What an error calls a file or folder: its path, or "the data set" for rows that were in memory."""
-    return "the data set" if is_kept(path) else str(path)
+    """What an error calls a file or folder: its path, or "the dataset" for rows that were in memory."""
+    return "the dataset" if is_kept(path) else str(path)
 
 
 def root_of(path: Path) -> Path:
@@ -570,22 +570,22 @@ _PICTURES = ("image", "images")
 
 
 def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is given
-    """The rows of a data set in memory; a mapping (splits, or columns) is refused."""
+    """The rows of a dataset in memory; a mapping (splits, or columns) is refused."""
     if isinstance(given, Mapping):
         named = cut(", ".join(map(str, given)))
         if all(hasattr(one, "with_format") for one in given.values()):
-            raise HarnessError(f"the data set has the splits {named}", "Give one of them: data[SPLIT]")
+            raise HarnessError(f"the dataset has the splits {named}", "Give one of them: data[SPLIT]")
         raise HarnessError(
-            f"the data set is a dictionary of {named or 'nothing'}",
+            f"the dataset is a dictionary of {named or 'nothing'}",
             "Give a list of dictionaries, one per row",
         )
     if hasattr(given, "with_format") and hasattr(given, "select_columns") and hasattr(given, "num_rows"):
         if given.format["type"] == "custom":
             raise HarnessError(
-                "the data set has a transform, which saved data has not",
+                "the dataset has a transform, which saved data has not",
                 "Apply it by map(), and reset_format()",
             )
-        return (row for _, row in _numbered(_of_dataset(given, "the data set")))
+        return (row for _, row in _numbered(_of_dataset(given, "the dataset")))
     if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a `pandas.DataFrame`
         return _of_frame(given)
     found: Iterator[Any] = iter(given)
@@ -606,7 +606,7 @@ def _json_line(row: Mapping[str, Any], number: int) -> bytes:
         return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise HarnessError(
-            f"the data set, row {number}: {cut(str(error))}", "Give texts, numbers, lists and images"
+            f"the dataset, row {number}: {cut(str(error))}", "Give texts, numbers, lists and images"
         ) from error
 
 

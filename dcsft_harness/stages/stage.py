@@ -603,7 +603,7 @@ def _without_bars() -> Iterator[None]:
 def _plain(value: object, rows: bool = False) -> object:
     """An option's value as the settings expect it: artifacts as paths, rows in memory as a file.
 
-    With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
+    With `rows`, any iterable is rows; datasets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
         if not Path(value).exists():

@@ -158,7 +158,7 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
     """
     if not isinstance(data, Dataset):
         manifest.refuse_changed(data)
-    name = source or "the given data set" if isinstance(data, Dataset) else str(data)
+    name = source or "the given dataset" if isinstance(data, Dataset) else str(data)
     found = data if isinstance(data, Dataset) else _open(data)
     missing = [column for column in COLUMNS if column not in found.column_names]
     if missing:

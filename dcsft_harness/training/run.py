@@ -75,13 +75,13 @@ class Job:
 
     method: str  # the verb's last word: "sft"
     model: Path | str  # the base, a folder or a hub name
-    data: Path | Dataset  # a curated set, a folder written by `save_to_disk`, or an open data set
+    data: Path | Dataset  # a curated set, a folder written by `save_to_disk`, or an open dataset
     output: Path  # the folder to write
     config: TrainingConfig
     adapter: Path | None = None  # an adapter to train further; None begins with a new one
     inputs: Mapping[str, Path] = field(default_factory=dict)  # further artifacts to record, role -> folder
     progress: Progress | None = None  # called after each step
-    source: str | None = None  # the source of an open data set: a task's name or a file
+    source: str | None = None  # the source of an open dataset: a task's name or a file
     # further settings that decide the result, by name
     settings: Mapping[str, Any] = field(default_factory=dict)
 

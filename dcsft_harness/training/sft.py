@@ -207,7 +207,7 @@ def train_sft(
     """Trains a LoRA adapter and writes it as a PEFT folder with a manifest; a checkpoint with `config.full`.
 
     The base is a folder or a hub name, recorded in adapter_config.json as given; the data a curated set, a
-    folder written by `save_to_disk`, or an open data set. The settings are the paper's by default; `more` are
+    folder written by `save_to_disk`, or an open dataset. The settings are the paper's by default; `more` are
     `Job`'s adapter, inputs and progress. Returns the manifest's notes: steps, ledger, last loss, adapted
     layers, and more.
 

@@ -445,7 +445,7 @@ def test_reading_parquet_keeps_only_a_few_rows_in_memory(tmp_path):
     noise = np.random.default_rng(0)
     rows = [{"id": str(number), "image": noise.bytes(100_000)} for number in range(600)]
     (tmp_path / "data").mkdir()
-    # Sixty megabytes in one row group, as in some published data sets.
+    # Sixty megabytes in one row group, as in some published datasets.
     path = tmp_path / "data" / "train-0.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=600, write_batch_size=8)
     del rows

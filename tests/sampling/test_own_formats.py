@@ -1324,7 +1324,7 @@ def test_errors_in_memory_name_the_row_and_not_the_cache_file(tmp_path, verb, sh
     assert "it has text" in str(all_of_them.value)
     assert re.search("question, answer(,| and) image", str(all_of_them.value))
     for said in (str(one.value), str(all_of_them.value)):
-        assert said.startswith("the data set")
+        assert said.startswith("the dataset")
         assert "data.jsonl" not in said and "line" not in said
 
 

@@ -109,7 +109,7 @@ def read_text(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """One published data set, and how its rows become a task's."""
+    """One published dataset, and how its rows become a task's."""
 
     task: str  # its task; also the name of its prepared folder
     version: int  # increased when rows change, so that older prepared folders are prepared again

@@ -17,7 +17,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
-# Finds a data set's files by name in a user's folder: unpacked, or still in their archives.
+# Finds a dataset's files by name in a user's folder: unpacked, or still in their archives.
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
 
