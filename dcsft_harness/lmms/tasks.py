@@ -473,7 +473,7 @@ def make_cache() -> None:
         getattr(task, "_resolve_hf_datasets_cache_dir", lambda: None)()
     except OSError as error:
         raise HarnessError(
-            f"lmms-eval's cache cannot be made: {error}",
+            f"lmms-eval's cache cannot be created: {error}",
             "Set HF_HOME, and DCSFT_CACHE too, to folders that can be written",
         ) from error
 

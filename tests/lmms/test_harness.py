@@ -156,7 +156,7 @@ def test_an_unwritable_home_folder_is_reported_at_once(tmp_path, monkeypatch, op
     (tmp_path / "file").touch()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "home"))
     upstream_task._resolve_hf_datasets_cache_dir.cache_clear()
-    with pytest.raises(HarnessError, match="cache cannot be made: .*file/home.*Set HF_HOME, and DCSFT_CACHE"):
+    with pytest.raises(HarnessError, match="cache cannot be created: .*file/home.*Set HF_HOME, and DCSFT_CACHE"):
         opened()
 
 
