@@ -176,7 +176,7 @@ def read(content: bytes) -> Read:
     try:
         with strictly(), Image.open(io.BytesIO(content)) as image:
             if image.format == "EPS":
-                raise UnreadableError("is PostScript, a program: Pillow has Ghostscript run it")
+                raise UnreadableError("is PostScript, a program that Pillow would run with Ghostscript")
             plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
             return Read(to_rgb(image), plain, _frames(image))
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files

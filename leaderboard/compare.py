@@ -513,7 +513,7 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
             if difficulty is not None and found.setdefault(item, difficulty) != difficulty:
                 raise HarnessError(
                     f"{folder / LABELS}: item {item} is {difficulty}, and {found[item]} in other labels",
-                    "Give the labels of one model",
+                    "Pass the labels of one model",
                 )
     return found
 

@@ -318,7 +318,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     except (ValueError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error}", "Recreate the artifact") from error
     if kind is not None and found.kind != kind:
-        remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
+        remedy = f"Pass a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
         needed = f"{indefinite(kind)} {'are' if kind.endswith('s') else 'is'}"
         raise HarnessError(f"{folder} holds {indefinite(found.kind)}, where {needed} needed", remedy)
     return found

@@ -434,7 +434,7 @@ def _open(recipe: Recipe, output: Path) -> None:
         return
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
-            f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
+            f"--output {output} is not empty and contains no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
     _save({"recipe": recipe.name, "scale": recipe.scale, "stages": {}}, output)

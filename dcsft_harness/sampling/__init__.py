@@ -221,7 +221,7 @@ def observed(
     if not lmms.is_observed(model):
         if refused is not None or settled is not None:
             raise HarnessError(
-                f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
+                f"{type(model).__name__} answers all items at once, so it cannot stop early or skip items",
                 "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
             )
         _LOG.warning("this model cannot resume: responses are saved only at the end")

@@ -47,7 +47,7 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
     if options.pool in own and options.scorer is None:
         raise HarnessError(
             f"{options.pool} needs --scorer: item ids depend on how answers are read",
-            "Give the one that sampling uses",
+            "Pass the one that sampling uses",
         )
 
     def read(name: str) -> "Task":

@@ -327,7 +327,7 @@ class Stage:
                 nameless = f"{'s' * (len(first) != 1)} without a name{listed}"
                 raise HarnessError(
                     f"{self.name}() takes {len(first)} argument{nameless}, and got {len(given)}",
-                    f"Give several as a list, and name the others: {', '.join(self.options.model_fields)}",
+                    f"Pass several as a list, and name the others: {', '.join(self.options.model_fields)}",
                 )
             named = {**dict(zip(first, given, strict=False)), **options}
             try:
@@ -338,9 +338,9 @@ class Stage:
 
         def run(named: dict[str, object], output: str | os.PathLike[str] | None) -> Artifact | None:
             if output is None and not self.shows:
-                raise HarnessError(f"{self.name}() needs an output", "Give the folder to write")
+                raise HarnessError(f"{self.name}() needs an output", "Pass the folder to write")
             if not isinstance(output, str | os.PathLike | None):
-                raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
+                raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             with _without_bars():
                 plain = {name: _plain(value, name == "data") for name, value in named.items()}
@@ -607,7 +607,7 @@ def _plain(value: object, rows: bool = False) -> object:
     """
     if isinstance(value, Artifact):
         if not Path(value).exists():
-            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or give another one")
+            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or use another one")
         return os.fspath(value)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))

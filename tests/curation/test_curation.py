@@ -177,7 +177,7 @@ class TestRefusals:
 
     def test_a_share_of_less_than_one_item(self, source, tmp_path):
         with pytest.raises(
-            HarnessError, match="--mix hard=0.04 of 10 items is less than one item. Give a share of at"
+            HarnessError, match="--mix hard=0.04 of 10 items is less than one item. Use a share of at"
         ):
             curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.04})
         assert len(curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.1})) == 10
@@ -185,7 +185,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("size", "mix", "said"),
         [
-            (1, {"hard": 0.6}, "--mix hard=0.6 of 1 items leaves no item that is easy. Give a larger --size"),
+            (1, {"hard": 0.6}, "--mix hard=0.6 of 1 items leaves no item that is easy. Use a larger --size"),
             (3, {"hard": 0.5, "medium": 0.49}, "--mix hard=0.5, medium=0.49 of 3 items leaves no item"),
         ],
     )

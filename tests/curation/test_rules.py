@@ -155,7 +155,7 @@ class TestWeights:
     [
         ({}, "neither --keep nor --band says"),
         ({"suspect": 0.75}, "neither --keep nor --band says"),
-        ({"keep": ("easy",), "band": (0.1, 0.9)}, "exclude each other"),
+        ({"keep": ("easy",), "band": (0.1, 0.9)}, "cannot be combined"),
         ({"band": (0.9, 0.1)}, "not a range of pass rates"),
         ({"band": (-0.1, 0.5)}, "not a range of pass rates"),
         ({"band": (0.5, 1.5)}, "not a range of pass rates"),
@@ -264,7 +264,7 @@ class TestCommand:
         [
             ([], "neither --keep nor --band"),
             (["--keep", ","], "unknown --keep value ','"),
-            (["--keep", "easy", "--band", "0,1"], "--keep and --band exclude each other"),
+            (["--keep", "easy", "--band", "0,1"], "--keep and --band cannot be combined"),
         ],
     )
     def test_needs_either_keep_or_band(self, source, tmp_path, capsys, options, said):

@@ -385,7 +385,7 @@ DAMAGE = {
     ),
     "a patch size of 0": (
         lambda base: setting(base, "image_processor.patch_size", 0, "processor_config.json"),
-        "cannot process a picture",
+        "cannot process an image",
     ),
     "another image token": (
         lambda base: setting(base, "image_token_id", 10**7),

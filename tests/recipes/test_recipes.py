@@ -464,7 +464,7 @@ def test_another_recipes_folder_is_refused(bench):
 def test_foreign_files_are_refused_and_kept(bench):
     bench.output.mkdir()
     (bench.output / "thesis.tex").write_text("years")
-    with pytest.raises(HarnessError, match="is not empty and holds no recipe"):
+    with pytest.raises(HarnessError, match="is not empty and contains no recipe"):
         bench.run()
     assert [path.name for path in bench.output.iterdir()] == ["thesis.tex"]
 

@@ -103,7 +103,7 @@ def read_text(path: Path) -> str:
         return read_file(path)().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise HarnessError(
-            f"{path} is not UTF-8 text ({error})", "Fetch it again, or save it as UTF-8"
+            f"{path} is not UTF-8 text ({error})", "Download it again, or save it as UTF-8"
         ) from error
 
 

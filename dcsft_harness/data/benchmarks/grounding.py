@@ -64,7 +64,7 @@ def box_row(
     elif tuple(size) != (width, height):
         raise HarnessError(
             f"the image {name} has {width} x {height} pixels, but its annotation says {size[0]} x {size[1]}",
-            "The box would not fit: fetch the original image, not a resized or rotated one",
+            "The box would not fit: download the original image, not a resized or rotated one",
         )
     _refuse_box(box, width, height)
     return {
