@@ -232,7 +232,7 @@ def _check_optimizer(args: TrainingArguments) -> None:
     except _FAULTS as error:
         if args.optim_target_modules is None:  # else it may miss layers that the real model has
             raise HarnessError(
-                f"optim={args.optim.value} cannot be made: {error}", "Correct --set optim, optim_args"
+                f"optim={args.optim.value} cannot be created: {error}", "Correct --set optim, optim_args"
             ) from error
 
 
@@ -247,7 +247,7 @@ def _check_schedule(args: TrainingArguments) -> None:
             made.step()
     except _FAULTS as error:
         raise HarnessError(
-            f"--lr-scheduler-type {name.value} cannot be made: {error}",
+            f"--lr-scheduler-type {name.value} cannot be created: {error}",
             "Pass what it lacks as --set 'lr_scheduler_kwargs={\"NAME\": VALUE}', or take another",
         ) from error
 

@@ -120,7 +120,7 @@ def test_a_gold_that_matches_no_option_is_named(answer, choices):
 def test_golds_may_be_texts():
     assert questions.worded("18", ["9", "18", "18"]) == "B"
     assert questions.worded("A", ["C", "A"]) == "B"
-    with pytest.raises(HarnessError, match="'b' is no option"):
+    with pytest.raises(HarnessError, match="'b' is not one of the options"):
         questions.worded("b", ["a", "B"])
     with pytest.raises(HarnessError, match="more than one"):
         questions.letter("AB", ["1", "2"])

@@ -148,7 +148,7 @@ def arguments(schedule="cosine", warmup_ratio=0.1, **extra):
             {"optim": "galore_adamw", "optim_target_modules": "all-linear"},
             "galore_adamw needs",
         ),
-        ("cosine", {"optim_args": "1e-7"}, "optim=adamw_torch.* cannot be made"),
+        ("cosine", {"optim_args": "1e-7"}, "optim=adamw_torch.* cannot be created"),
     ],
 )
 def test_an_impossible_optimizer_or_schedule_is_refused_with_the_arguments(

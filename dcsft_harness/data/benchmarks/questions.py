@@ -188,7 +188,7 @@ def _holds(letter: str, choices: Sequence[str]) -> bool:
 
 
 def _no_option(answer: str, choices: Sequence[str]) -> HarnessError:
-    among = f"no option of {list(choices)!r}" if choices else f"none of the letters A to {LETTERS[-1]}"
+    among = f"not one of the options {list(choices)!r}" if choices else f"not one of the letters A to {LETTERS[-1]}"
     return HarnessError(f"the answer {answer!r} is {among}", _CORRECT)
 
 
