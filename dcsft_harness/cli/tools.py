@@ -77,7 +77,7 @@ def quickstart(output: Path) -> None:
     help="The published size.",
 )
 @click.option("--output", type=FOLDER, required=True, help="The folder to write.")
-@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA where there is any.")
+@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA if available.")
 @click.option("--layers", type=click.IntRange(1), help="Number of layers to keep, for a trial on a CPU.")
 @click.option("--keep", is_flag=True, help="Keep the checkpoints; by default they are deleted at the end.")
 @click.option(

@@ -34,8 +34,8 @@ class CurationConfig(Settings):
     size: int | None = option(None, "Items in the curated set; by default all that qualify.", ge=1)
     weight: Literal["p(1-p)", "posterior"] | None = option(
         None,
-        "Adds a column weight: p(1-p) of the pass rate, or its mean under the Jeffreys posterior. Alone it"
-        " keeps every item.",
+        "Add a column weight: p(1-p) of the pass rate, or its mean under the Jeffreys posterior. Without"
+        " --keep and --band, every item is kept.",
     )
     suspect: float | None = option(
         None,

@@ -67,7 +67,7 @@ def read_scores(folders: Sequence[Path]) -> Scores:
         manifest.refuse_changed(folder)
         role = "adapter" if "adapter" in (weights := found.weights()) else "model"
         if role not in found.inputs:
-            scores.remarks.append(f"the scores {folder} are of a hub model, which is none of the runs")
+            scores.remarks.append(f"the scores {folder} are of a hub model, which is not one of the runs")
             continue
         subject = weights[role]
         known = scores.by_subject.setdefault(subject, {})

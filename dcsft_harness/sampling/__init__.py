@@ -50,8 +50,8 @@ class SamplingConfig(Settings):
     )
     on_error: Literal["stop", "skip"] = option(
         "stop",
-        "What to do with an item whose image cannot be read, or which the model refuses: skip records it as"
-        " unscored, with the reason.",
+        "If an item's image cannot be read or the model refuses the item: stop, or skip it and record it as"
+        " not scored, with the reason.",
     )
 
     def generation(self) -> dict[str, object]:

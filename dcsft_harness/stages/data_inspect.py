@@ -48,7 +48,7 @@ class InspectOptions(OwnRows):
         metavar="JSON",
     )
     on_error: Literal["stop", "skip"] = option(
-        "stop", "What to do about unusable rows, which are listed: stop fails, skip does not."
+        "stop", "Unusable rows are always listed; stop then fails, skip does not."
     )
 
     @field_validator("chat_template_kwargs", mode="before")

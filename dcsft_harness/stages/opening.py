@@ -63,19 +63,19 @@ class Engine(Settings):
     )
     engine: str = option(
         "local",
-        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
-        " actors of the Ray cluster at RAY_ADDRESS, or of one on this machine.",
+        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray runs dcsft_hf"
+        " on the Ray cluster at RAY_ADDRESS, or on one that it starts on this machine.",
         metavar="NAME",
     )
     actors: int | None = option(
         None,
-        "With --engine ray: the number of actors; by default one per GPU, or per CPU without GPUs."
-        " With dcsft_vllm, this many actors of a cluster run it.",
+        "Number of Ray actors, for --engine ray (by default one per GPU, or per CPU without GPUs) and"
+        " dcsft_vllm (by default it runs without Ray).",
         ge=1,
     )
     num_processes: int | None = option(
         None,
-        "Number of processes, one per GPU, started by `accelerate launch`, which share the items; with"
+        "Number of processes that share the items, one per GPU, started by `accelerate launch`; with"
         " dcsft_vllm, one engine each.",
         ge=1,
         decides=False,

@@ -56,7 +56,7 @@ class DpoConfig(AdapterConfig):
     lora_dropout: float = option(0.0, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
     beta: float = option(0.1, "Strength of the pull toward the initial model, above 0.", gt=0)
     pairs_per_item: int = option(
-        1, "Most pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
+        1, "Maximum pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
     )
 
     @property

@@ -93,7 +93,7 @@ class TrainingConfig(Settings):
     epochs: int | None = option(None, "Passes over the data; instead of max_steps.", ge=1)
     warmup_ratio: float = option(
         0.1,
-        "Share of the steps in which the learning rate rises from 0, in [0, 1); never all of them.",
+        "Share of the steps in which the learning rate rises from 0, in [0, 1).",
         ge=0,
         lt=1,
     )
@@ -124,8 +124,8 @@ class TrainingConfig(Settings):
     )
     box_rounding: Literal["truncate"] | None = option(
         None,
-        "How box targets in original pixels become whole numbers: truncate drops decimals, as the paper"
-        " does; by default they keep two decimals. Goes with box_space pixel.",
+        "With box_space pixel: truncate drops the decimals of box targets, as the paper does; by default they"
+        " keep two.",
     )
     chat_template_kwargs: Mapping[str, Any] | None = option(
         None,
@@ -134,7 +134,9 @@ class TrainingConfig(Settings):
         metavar="JSON",
     )
     save_steps: int | None = option(
-        100, "Steps between checkpoints, from which an interrupted run resumes; none writes none.", ge=1
+        100,
+        "Steps between checkpoints, from which an interrupted run resumes; none writes no checkpoints.",
+        ge=1,
     )
     keep: int | None = option(
         None,
@@ -262,7 +264,7 @@ class AdapterConfig(TrainingConfig):
 
     full: bool = option(False, "Train all parameters instead of an adapter; LoRA options are ignored.")
     lora_rank: int = option(32, "LoRA rank.", ge=1)
-    lora_alpha: int = option(64, "LoRA alpha: the scale of the updates times the rank.", ge=1)
+    lora_alpha: int = option(64, "LoRA alpha: updates are scaled by alpha / rank.", ge=1)
     lora_dropout: float = option(0.05, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
     lora_target: str = option(
         "all",

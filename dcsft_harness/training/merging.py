@@ -127,7 +127,7 @@ class MergeConfig(Settings):
     )
     prompts: int | None = option(None, "The old name of --parity-prompts.", ge=1, decides=False)
     max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
-    device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
+    device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA if available.")
 
     @model_validator(mode="before")
     @classmethod

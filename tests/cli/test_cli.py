@@ -290,7 +290,7 @@ stages:
     assert main(command) == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["labels", "recipe.json"]
     assert main(command) == 1
-    assert "labels: done already" in capsys.readouterr().err
+    assert "labels: already done" in capsys.readouterr().err
 
 
 def commands(group=dcsft, name="dcsft"):

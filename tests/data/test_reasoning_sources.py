@@ -366,7 +366,7 @@ def test_a_value_without_a_metric_is_reported_and_counted(elsewhere):
     fixtures.save(elsewhere / "set", "test", fixtures.MATHVISION, given)
     said = []
     told = making.prepare("dcsft_mathvision", elsewhere / "set", any_count=True, say=said.append)
-    assert said == ["subject 'astrology' has no metric of its own: its rows count in the whole alone"]
+    assert said == ["subject 'astrology' has no metric of its own: its rows count only in the overall score"]
     assert told["parts without a metric"] == {"subject_astrology": 2}
 
 

@@ -367,12 +367,12 @@ def test_a_changed_option_reruns_the_stage_and_its_readers(bench):
     assert [line for line in plan.splitlines() if "dcsft" not in line and "reads" not in line] == [
         f"# {other}; it would run again",
         f"# {other}; it would run again",
-        "# done already",
+        "# already done",
     ]
     assert bench.said == [
         f"one: {other}; it runs again",
         f"two: {other}; it runs again",
-        "apart: done already",
+        "apart: already done",
     ]
 
 
