@@ -222,7 +222,7 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
 _OPENING = """# Suspects
 
 {shown} of {found} items that were never solved and mostly got the same answer. Set their verdicts in
-suspects.jsonl to "keep" or "drop", and give that file to `dcsft curate --reviewed`.
+suspects.jsonl to "keep" or "drop", and pass that file to `dcsft curate --reviewed`.
 """
 
 

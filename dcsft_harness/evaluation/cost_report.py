@@ -535,7 +535,7 @@ def build(
     inputs |= {f"scores {number}": folder for number, folder in enumerate(scores, start=1)}
     with manifest.writing("cost comparison", output, {"baseline": baseline}, inputs) as draft:
         texts: dict[str, str] = {
-            "costs.md": f"# What training cost\n\n{markdown(found)}",
+            "costs.md": f"# Cost of training\n\n{markdown(found)}",
             "costs.csv": csv_text(found),
             "costs.json": json.dumps(as_dict(found), indent=2) + "\n",
         }

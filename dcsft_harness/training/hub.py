@@ -283,7 +283,7 @@ def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
         f"# {title} made by dcsft\\_harness",
         "",
         f"Base: {escaped(base)}. Trained on: {escaped(name)}. "
-        f"The card is of version {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
+        f"Card by version {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
         "",
     ]
 
@@ -392,10 +392,10 @@ In vLLM:
 def _licence_section(made: manifest.Manifest) -> list[str]:
     found = _licence(made)
     said = (
-        "The base's license is not known; it applies to these weights, as the license of the data may."
+        "The base's license is not known. It applies to these weights, and the data's license may apply, too."
         if found["license"] == "unknown"
-        else f"The base's license ({escaped(', '.join(found.values()))}) applies to these weights, as "
-        "the license of the data may."
+        else f"The base's license ({escaped(', '.join(found.values()))}) applies to these weights, and "
+        "the data's license may apply, too."
     )
     return ["## License", "", said, ""]
 

@@ -196,13 +196,12 @@ class TestCommand:
             ),
             (
                 ["--weight", "p(1-p)"],
-                "curate: 3 items: 0 easy, 3 medium, 0 hard (1 of the pool unlabeled, 2 left out for their"
-                " weight of 0)",
+                "curate: 3 items: 0 easy, 3 medium, 0 hard (1 of the pool unlabeled, 2 with a weight of 0)",
             ),
             (
                 ["--band", "0.5,1", "--weight", "p(1-p)"],
                 "curate: 2 items: 0 easy, 2 medium, 0 hard (1 of the pool unlabeled, 2 outside the band,"
-                " 1 left out for their weight of 0)",
+                " 1 with a weight of 0)",
             ),
             (
                 ["--weight", "posterior"],
