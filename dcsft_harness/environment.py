@@ -1,4 +1,4 @@
-"""What results and times depend on besides the settings, and the cache folder."""
+"""Packages and hardware, which results and times depend on, and the cache folder."""
 
 import contextlib
 import gc

@@ -187,7 +187,7 @@ def opened(source: object) -> "Image":
     """An image as tasks give it: open, the path of a file, or the content of one.
 
     Raises:
-        UnreadableError: it is none of these, or there is no such file.
+        UnreadableError: the source is of another kind, or the file does not exist.
         OSError, SyntaxError, PIL.Image.DecompressionBombError: the file is damaged.
     """
     from PIL import Image

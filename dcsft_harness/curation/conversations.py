@@ -128,7 +128,7 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
 
 
 def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
-    """Refuses items whose prompt has another number of image marks than images, naming the first."""
+    """Refuses items whose prompt has different numbers of placeholders and images, naming the first."""
     marks = pc.count_substring(items["prompt"], MARK)
     images = pc.list_value_length(items["images"])
     wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())

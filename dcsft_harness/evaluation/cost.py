@@ -1,4 +1,4 @@
-"""What training cost: an artifact's figures, and a run's, with its labels and earlier trainings.
+"""The cost of training: of an artifact, and of a run with its labels and earlier trainings.
 
 Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are counted, seconds and bytes
 measured.

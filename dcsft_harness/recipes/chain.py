@@ -278,7 +278,7 @@ def run(
     """Runs the unfinished stages; returns the result of `perform` for the last one, None if skipped.
 
     `output` holds a folder for each stage. `perform` is called with (verb, folder, options) for each stage to
-    run, `say` with a line on each that is already done, and on each whose finished folder is replaced.
+    run, `say` with a line for each that is already done, and for each whose finished folder is replaced.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.

@@ -289,7 +289,7 @@ def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
 
 
 def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The turns, each picture at its mark; without marks they come first."""
+    """The turns, each image at its placeholder; without placeholders they come first."""
     images = [{"type": "image", "url": to_rgb(image)} for image in doc["images"]]
     turns = reading.from_json(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
     if not any(records.MARK in turn["content"] for turn in turns):

@@ -467,15 +467,15 @@ def _numbered(found: Iterable[dict[str, Any] | HarnessError]) -> Iterator[Row]:
 
 
 def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset`, or mappings
-    """Rows in memory as a file, named by its content, so that the same rows are the same file again.
+    """Saves rows in memory as a file named by its content, so that the same rows give the same file.
 
     It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool. The second value
     says whether a row names an image by a path. Rows are a `datasets.Dataset`, a `pandas.DataFrame`, or
-    dictionaries, whose pictures may be PIL images.
+    dictionaries, whose images may be PIL images.
 
     Raises:
-        HarnessError: it is something else or has no rows, or a value is none that JSON, bytes or pictures can
-            hold.
+        HarnessError: it is something else or has no rows, or a value cannot be stored as JSON, bytes or an
+            image.
     """
     above = _kept()
     above.mkdir(parents=True, exist_ok=True)

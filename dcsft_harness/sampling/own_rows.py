@@ -342,10 +342,10 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
 
 
 def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
-    """Turns with a mark for each picture, white space around them removed; an error if the numbers differ.
+    """Turns with `<image>` for each image, white space around them removed; an error if the numbers differ.
 
-    A single picture without a mark belongs in front of the user's first turn. The marks of a question alone
-    are left out where all of them are in front.
+    A single image without `<image>` belongs in front of the user's first turn. A single question whose
+    placeholders are all in front has them removed.
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
     for turn in turns:
@@ -376,7 +376,7 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
 
 
 def _prompt(turns: Sequence[Turn]) -> str:
-    """The text of turns as an item has it; with marks unless all pictures come first."""
+    """The text of turns as an item has it, with `<image>` placeholders unless all images come first."""
     return lmms.prompt_of([records.parts(turn["content"]) for turn in turns])
 
 
@@ -668,7 +668,7 @@ def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Tu
 
 
 def _content(where: str, role: str, content: object, images: list[Any]) -> str:
-    """A turn's content as text with marks."""
+    """A turn's content as text with `<image>` placeholders."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
