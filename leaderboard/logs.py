@@ -149,7 +149,8 @@ class Samples:
         values = [[_real(score) for score in scores or []] for scores, _ in found]
         if len(sizes) != 1 or not all(one is not None and 0 <= one <= 1 for some in values for one in some):
             raise HarnessError(
-                f"{self.path}: scores and votes are not as many fractions and answers in every line", AGAIN
+                f"{self.path}: lines have different numbers of scores and votes, or scores outside 0 to 1",
+                AGAIN,
             )
         return draws_of_lists(
             [[one for one in some if one is not None] for some in values],

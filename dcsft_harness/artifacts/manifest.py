@@ -378,7 +378,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     changed = next(_changed(folder, names), None)
     if changed is not None:
         raise HarnessError(
-            f"{folder / changed} is not what {NAME} beside it says: it was changed later",
+            f"{folder / changed} does not match {NAME} beside it: it was changed later",
             f"Restore the file, recreate the artifact, or remove {NAME} to use the files as they are",
         )
 

@@ -638,7 +638,9 @@ def _opened(
     name, base = options.name, options.base
     if options.ckpt is not None and options.watch is not None:
         if name is not None:
-            raise HarnessError(f"--name {name} may be CKPT's or the run's", "Write NAME=CKPT or NAME=DIR")
+            raise HarnessError(
+                f"--name {name} could be for CKPT or for the run", "Write NAME=CKPT or NAME=DIR"
+            )
         base = None
     subject = watched = None
     coming = []

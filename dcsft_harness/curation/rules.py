@@ -66,7 +66,7 @@ class CurationConfig(Settings):
             raise HarnessError("--keep and --band cannot be combined", "Use only one of them")
         if not self.keep and not self.band and not self.weight:
             raise HarnessError(
-                "neither --keep nor --band says what to keep",
+                "nothing to keep: --keep and --band are missing",
                 f"Pass --keep with some of {','.join(records.DIFFICULTIES)}, or --band LOW,HIGH",
             )
         if self.band and not 0 <= self.band[0] <= self.band[1] <= 1:

@@ -254,14 +254,14 @@ def test_rollouts_that_were_edited_by_hand_are_refused(tmp_path):
     sampling.write_items(
         items, [replace(item(n), target="other") for n in (0, 1)], [[picture(n)] for n in (0, 1)]
     )
-    with pytest.raises(HarnessError, match=r"arrow is not what manifest\.json beside it says"):
+    with pytest.raises(HarnessError, match=r"arrow does not match manifest\.json beside it"):
         curated(source, tmp_path / "set", "easy")
     table = records.read_table(source / labels.LABELS, records.Label)
     pq.write_table(table.slice(1), source / labels.LABELS)
-    with pytest.raises(HarnessError, match=r"labels\.parquet is not what"):
+    with pytest.raises(HarnessError, match=r"labels\.parquet does not match"):
         curated(source, tmp_path / "set", "easy")
     assert not (tmp_path / "set").exists()
     drawn = tmp_path / "rollouts" / sampling.ROLLOUTS
     pq.write_table(pq.read_table(drawn).slice(2), drawn)
-    with pytest.raises(HarnessError, match=r"rollouts\.parquet is not what"):
+    with pytest.raises(HarnessError, match=r"rollouts\.parquet does not match"):
         labels.label(tmp_path / "rollouts", tmp_path / "again")

@@ -153,8 +153,8 @@ class TestWeights:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "neither --keep nor --band says"),
-        ({"suspect": 0.75}, "neither --keep nor --band says"),
+        ({}, "nothing to keep: --keep and --band are missing"),
+        ({"suspect": 0.75}, "nothing to keep: --keep and --band are missing"),
         ({"keep": ("easy",), "band": (0.1, 0.9)}, "cannot be combined"),
         ({"band": (0.9, 0.1)}, "not a range of pass rates"),
         ({"band": (-0.1, 0.5)}, "not a range of pass rates"),
@@ -261,7 +261,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ([], "neither --keep nor --band"),
+            ([], "nothing to keep: --keep and --band are missing"),
             (["--keep", ","], "unknown --keep value ','"),
             (["--keep", "easy", "--band", "0,1"], "--keep and --band cannot be combined"),
         ],

@@ -142,7 +142,7 @@ REFUSED = [
     (("one", "--results", "nowhere"), "--results nowhere does not exist"),
     (("two", "--name", "base"), "the board has a row 'base' of another checkpoint"),
     (("one", "--limit", "4"), "digits would have the limit 4, but theirs is None. Score it with"),
-    (("one", "--watch", "run", "--name", "x"), "--name x may be CKPT's or the run's"),
+    (("one", "--watch", "run", "--name", "x"), "--name x could be for CKPT or for the run"),
     (("--watch", "one"), "is not an output folder of `dcsft train`"),
     (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `--watch"),
     (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),

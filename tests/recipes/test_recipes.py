@@ -486,7 +486,10 @@ def test_a_damaged_state_is_named(bench, state):
         ("stages: []", "has no stages"),
         (TEXT.replace("stage: two", "stage: ../two"), "is not a valid folder name"),
         (TEXT.replace("seed", "sede"), "stage 'one': unknown option 'sede'. Did you mean seed"),
-        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
+        (
+            TEXT.replace("keep: [hard]", "size: 3"),
+            "stage 'apart': nothing to keep: --keep and --band are missing",
+        ),
         (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is not a range"),
         (
             "{variables: {batch: 16, micro: 64}, stages: [{stage: one, verb: train grpo, model: digits,"

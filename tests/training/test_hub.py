@@ -132,7 +132,7 @@ def test_other_artifacts_are_not_uploaded(fake, adapter, tmp_path, capsys):
     assert "holds rollouts. Pass an adapter or a checkpoint" in capsys.readouterr().err
     (adapter / "adapter_model.safetensors").write_bytes(b"others")
     assert main(["push", str(adapter), "jane/digits"]) == 1
-    assert "is not what manifest.json beside it says" in capsys.readouterr().err
+    assert "does not match manifest.json beside it" in capsys.readouterr().err
     assert fake.created == []
 
 

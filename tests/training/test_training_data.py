@@ -172,7 +172,7 @@ def test_a_curated_set_that_was_edited_by_hand_is_refused(tmp_path):
     assert len(data.read(tmp_path / "set").turns) == 2
     shutil.rmtree(tmp_path / "set" / "data")
     save(tmp_path / "set", [row()])
-    with pytest.raises(HarnessError, match=r"set/data/.* is not what manifest\.json beside it says"):
+    with pytest.raises(HarnessError, match=r"set/data/.* does not match manifest\.json beside it"):
         data.read(tmp_path / "set")
     (tmp_path / "set" / manifest.NAME).unlink()
     assert len(data.read(tmp_path / "set").turns) == 1
