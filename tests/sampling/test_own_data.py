@@ -210,7 +210,7 @@ BAD = {
     "a question without words": (old(problem="<image> "), "line 2: the question has no words"),
     "a solution that is not text": (old(solution={"is": 1}), "line 2: the answer is dict, not text"),
     "a solution that is yes or no": (old(solution=True), "line 2: the answer is bool, not text"),
-    "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
+    "no assistant": (new(messages=turns("?")), "line 2: `messages` does not end with an assistant turn"),
     "no messages": (new(messages=None), "line 2: no `question` and no `messages`"),
     "no user": (new(messages=turns("a", "b")[1:]), "line 2: `messages` has no user turn"),
     "a tool": (
