@@ -142,6 +142,6 @@ def declared() -> BoxConvention:
     if given is not None:
         return BoxConvention(given)
     raise HarnessError(
-        "unknown box coordinate space for this model; guessing would make wrong scores",
-        f"Set {VARIABLE}, or give dcsft_hf or dcsft_vllm the argument box_space. {_MEANS}",
+        "unknown box coordinate space for this model; a wrong guess would give wrong scores",
+        f"Set {VARIABLE}, or pass box_space to dcsft_hf or dcsft_vllm. {_MEANS}",
     )

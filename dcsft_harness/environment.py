@@ -1,4 +1,4 @@
-"""What results and times depend on besides the settings, and the cache folder."""
+"""Packages and hardware, which results and times depend on, and the cache folder."""
 
 import contextlib
 import gc
@@ -121,7 +121,7 @@ def refuse_threads() -> None:
         value = os.environ.get(name, "")
         if value and not (value.strip().isdecimal() and int(value)):
             problem = f"{name}={cut(value)} is not a number of threads"
-            raise HarnessError(problem, "Give one, such as 4, or unset it")
+            raise HarnessError(problem, "Pass one, such as 4, or unset it")
 
 
 # What is imported stays until the end: the garbage collector need not walk it.

@@ -176,7 +176,7 @@ def read(content: bytes) -> Read:
     try:
         with strictly(), Image.open(io.BytesIO(content)) as image:
             if image.format == "EPS":
-                raise UnreadableError("is PostScript, a program: Pillow has Ghostscript run it")
+                raise UnreadableError("is PostScript, a program that Pillow would run with Ghostscript")
             plain = is_plain(image)  # loading a TIFF file applies its orientation and drops the tag
             return Read(to_rgb(image), plain, _frames(image))
     except Exception as error:  # Pillow's decoders raise many kinds of errors for damaged files
@@ -187,7 +187,7 @@ def opened(source: object) -> "Image":
     """An image as tasks give it: open, the path of a file, or the content of one.
 
     Raises:
-        UnreadableError: it is none of these, or there is no such file.
+        UnreadableError: the source is of another kind, or the file does not exist.
         OSError, SyntaxError, PIL.Image.DecompressionBombError: the file is damaged.
     """
     from PIL import Image

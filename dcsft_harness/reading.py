@@ -369,7 +369,7 @@ def refuse_malformed(option: str, arguments: str) -> None:
                 "Write key=value,key=value; values cannot contain commas",
             )
         if name.strip() in found:
-            raise HarnessError(f"{option} gives {name.strip()} twice", "Give it once")
+            raise HarnessError(f"{option} gives {name.strip()} twice", "Pass it once")
         found.add(name.strip())
 
 

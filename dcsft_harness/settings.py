@@ -39,7 +39,7 @@ def read_pairs(given: object, name: str, form: str, example: str) -> object:
 def refuse_again(option: str, name: str, found: Mapping[str, object]) -> None:
     """Refuses a name that a repeated option gave before, of which the last would win silently."""
     if name in found:
-        raise HarnessError(f"{option} gives {name} twice", "Give it once")
+        raise HarnessError(f"{option} gives {name} twice", "Pass it once")
 
 
 def option(
@@ -249,15 +249,15 @@ _BOUNDS: dict[str, tuple[str, str]] = {
     "less_than_equal": ("le", "at most {}"),
 }
 _NOUNS: tuple[tuple[str, str, str], ...] = (
-    ("int_", "a whole number", "Give one, such as 8"),
-    ("float_", "a number", "Give one, such as 0.5"),
-    ("finite_number", "a finite number", "Give one, such as 0.5"),
-    ("bool_", "true or false", "Give true or false"),
-    ("path_", "a path", "Give the path of a file or folder"),
-    ("string_", "text", "Give text"),
-    ("dict_", "a mapping", "Give names and values"),
-    ("list_", "a list", "Give a list"),
-    ("tuple_", "a list", "Give a list"),
+    ("int_", "a whole number", "Pass one, such as 8"),
+    ("float_", "a number", "Pass one, such as 0.5"),
+    ("finite_number", "a finite number", "Pass one, such as 0.5"),
+    ("bool_", "true or false", "Pass true or false"),
+    ("path_", "a path", "Pass the path of a file or folder"),
+    ("string_", "text", "Use text"),
+    ("dict_", "a mapping", "Pass names and values"),
+    ("list_", "a list", "Pass a list"),
+    ("tuple_", "a list", "Pass a list"),
 )
 
 
@@ -269,12 +269,12 @@ def _refusal(cls: type[Settings], error: ValidationError, values: Mapping[str, o
     if kind == "missing":
         field = cls.model_fields.get(name)
         about = f": {field.description}" if field is not None and field.description else ""
-        return HarnessError(f"{cls.said(name)} is missing", f"Give it a value{about}")
+        return HarnessError(f"{cls.said(name)} is missing", f"Pass a value{about}")
     if kind == "literal_error":
         choices = get_choices(cls.model_fields[name].annotation)
         return unknown_name(f"{cls.said(name)} value", str(found["input"]), choices)
     if kind == "too_short":
-        return HarnessError(f"{cls.said(name)} names nothing", "Give at least one")
+        return HarnessError(f"{cls.said(name)} is empty", "Pass at least one")
     said = cls.said(name, found["input"] if len(where) > 1 else values.get(name, found["input"]))
     if kind in _BOUNDS:
         return HarnessError(f"{said} is out of range", f"It must be {_range(cls, name)}")

@@ -39,7 +39,7 @@ class Options(Settings):
     strict: bool = option(False, "Fail if a folder cannot be used; otherwise it is left out.")
     apart: bool = option(False, "Show rows that cannot be compared in separate tables.")
     published: bool = option(False, "Quote the paper's figures beside the board.")
-    pairs: int = option(PAIRS, "Test every pair of rows up to this many rows.", ge=0)
+    pairs: int = option(PAIRS, "Test every pair of rows, on boards with at most this many rows.", ge=0)
     metrics: Mapping[str, str] = option(
         about="The metric of an lmms-eval log that is a task's score: TASK=NAME.",
         metavar="TASK=NAME",
@@ -52,7 +52,7 @@ class Options(Settings):
     )
     names: Path | None = option(
         None,
-        "A YAML file of rows' names: a row's name or FOLDER/RUN, and its new name.",
+        "A YAML file that renames rows: a row's name or FOLDER/RUN, and its new name.",
         metavar="FILE",
         reads="file",
     )
@@ -73,7 +73,7 @@ class Options(Settings):
     )
     rollouts: tuple[Path, ...] = option(
         (),
-        "Rollouts to show on the page: that many items, with all responses.",
+        "Rollouts to show on the page: as many items as --samples, with all responses.",
         repeated=True,
         reads="artifact",
     )

@@ -279,7 +279,7 @@ def _conditions(
     generation = entry["generation"] if isinstance(entry["generation"], dict) else {"": entry["generation"]}
     scorers, checkpoint = (entry.get(key) or {} for key in ("scorers", "generation_from_checkpoint"))
     if not isinstance(scorers, dict) or not isinstance(checkpoint, dict):
-        raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are no tables", AGAIN)
+        raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are not tables", AGAIN)
     return {
         **({METRIC: entry["metric"]} if entry.get("metric") else {}),
         VERSION: entry["version"],
@@ -595,7 +595,7 @@ def read_names(file: Path) -> dict[str, str]:
         raise HarnessError(f"--names {file} cannot be read: {error}", "Fix the file") from error
     if not isinstance(found, dict) or not all(isinstance(v, str) and v.strip() for v in found.values()):
         raise HarnessError(
-            f"--names {file} is no mapping of names", "Write one line per row: 'old name: new name'"
+            f"--names {file} is not a mapping of names", "Write one line per row: 'old name: new name'"
         )
     return {str(key): value for key, value in found.items()}
 

@@ -229,7 +229,7 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
     yield from said_once(_unscored(columns, lines), len(lines))
     estimates = [e.difference for line in lines for e in line.entries if e is not None]
     if any(estimate is not None and estimate.low is None for estimate in estimates):
-        yield "A difference has no interval where it does not vary between items or clusters"
+        yield "A difference has no interval if it does not vary between items or clusters"
     for line in lines:
         if line.is_group:
             names = ", ".join(row.name for row in line.rows)
@@ -513,7 +513,7 @@ def read_labels(folders: Sequence[Path]) -> dict[str, str]:
             if difficulty is not None and found.setdefault(item, difficulty) != difficulty:
                 raise HarnessError(
                     f"{folder / LABELS}: item {item} is {difficulty}, and {found[item]} in other labels",
-                    "Give the labels of one model",
+                    "Pass the labels of one model",
                 )
     return found
 

@@ -144,7 +144,7 @@ def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
         if all(name != metric for _, name in own):  # logs have it, or are refused
             raise HarnessError(
                 f"--metric {task}={metric}: {own[0][0]} holds scores by {own[0][1]} alone",
-                "Leave it out, or give logs of lmms-eval, which hold every metric",
+                "Leave it out, or use logs of lmms-eval, which hold every metric",
             )
 
 

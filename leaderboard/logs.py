@@ -149,7 +149,8 @@ class Samples:
         values = [[_real(score) for score in scores or []] for scores, _ in found]
         if len(sizes) != 1 or not all(one is not None and 0 <= one <= 1 for some in values for one in some):
             raise HarnessError(
-                f"{self.path}: scores and votes are not as many fractions and answers in every line", AGAIN
+                f"{self.path}: lines have different numbers of scores and votes, or scores outside 0 to 1",
+                AGAIN,
             )
         return draws_of_lists(
             [[one for one in some if one is not None] for some in values],
@@ -263,7 +264,7 @@ class Samples:
             return self._upward([*tables, *numeric][0])
         raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
-            f"Say which with --metric {self.task}=NAME" if numeric else "",
+            f"Name it with --metric {self.task}=NAME" if numeric else "",
             NO_SCORE,
         )
 
@@ -272,8 +273,8 @@ class Samples:
         stated = (self.run.get("higher_is_better") or {}).get(self.task)
         if isinstance(stated, dict) and stated.get(metric) is False:
             raise Unusable(
-                f"{self.path}: lower values of {metric} are better by {self.file.name}, and a board ranks "
-                "the highest first",
+                f"{self.path}: lower values of {metric} are better according to {self.file.name}, "
+                "but a board ranks the highest first",
                 f"Name another metric with --metric {self.task}=NAME",
                 NO_SCORE,
             )
@@ -391,7 +392,7 @@ class Samples:
                 continue
             yield (
                 f"{self.file.name} of {self.file.parent.name} quotes {metric} {figure:.4f} for {self.task}; "
-                f"its samples, which this board goes by, give {found:.4f}"
+                f"its samples, which this board uses, give {found:.4f}"
             )
 
     def table(self) -> pa.Table:
@@ -538,7 +539,7 @@ def read_run(file: Path, choices: Choices) -> Result:
     samples = samples_of_run(file)
     for task in samples:
         if task not in run["results"]:
-            raise HarnessError(f"{samples[task]}: {file.name} knows no task {task!r}", AGAIN)
+            raise HarnessError(f"{samples[task]}: {file.name} has no task {task!r}", AGAIN)
     logs = []
     for task in tasks_of_run(run, samples):
         if task not in samples:

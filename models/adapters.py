@@ -44,7 +44,7 @@ def read_config(adapter: str, base: str) -> PeftConfig:
         if not (folder / name).is_file():
             raise HarnessError(
                 f"adapter {adapter} for {base} is not a PEFT folder: {name} is missing",
-                "Give the folder that save_pretrained of a PEFT model wrote",
+                "Pass the folder that save_pretrained of a PEFT model wrote",
             )
     try:
         reading.json_file(folder / "adapter_config.json")
@@ -203,5 +203,5 @@ def _same(stored: torch.Tensor, inside: torch.Tensor) -> bool:
 
 def _unfit(adapter: str, base: str, why: str) -> HarnessError:
     return HarnessError(
-        f"adapter {adapter} does not fit {base}: {why}", "Give the base that it was trained on"
+        f"adapter {adapter} does not fit {base}: {why}", "Pass the base that it was trained on"
     )

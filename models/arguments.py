@@ -246,11 +246,9 @@ class VLLMSettings(EngineArguments):
     def _misplaced(self, name: str) -> HarnessError:
         if self.base_url is None:
             return HarnessError(f"{name} belongs to a server, and there is no base_url", "Leave it out")
-        remedy = "Give the option of the same meaning to `vllm serve`"
+        remedy = "Use the equivalent option of `vllm serve`"
         if name == "adapter":
-            remedy = (
-                "Give `vllm serve` --enable-lora --lora-modules NAME=FOLDER, and served_model_name=NAME here"
-            )
+            remedy = "Serve it with --enable-lora --lora-modules NAME=FOLDER, and set served_model_name=NAME"
         return HarnessError(f"{name}: with base_url, the server decides", remedy)
 
     def checkpoint(self) -> ModelSettings:
@@ -439,7 +437,7 @@ def _read(given: Mapping[str, object]) -> dict[str, object]:
             read = _Given.read(known, value)
             if values.setdefault(known, read) != read:
                 raise HarnessError(
-                    f"{name}={value!r} disagrees with {known}={values[known]!r}", "Give one of them"
+                    f"{name}={value!r} disagrees with {known}={values[known]!r}", "Use only one of them"
                 )
     return values
 

@@ -138,7 +138,7 @@ def fingerprint(model_args: str | Mapping[str, Any] | None) -> str:
         # A request without a temperature may then sample, which lmms-eval takes for greedy.
         parts["seed"] = torch.initial_seed()
     if given.get("base_url") is not None:
-        _LOG.warning("--use_cache: what weights a server has is unknown; its answers are not used again")
+        _LOG.warning("--use_cache: a server's weights are unknown, so its answers are not reused")
         parts["run"] = uuid.uuid4().hex
     return json_sha256(parts)
 

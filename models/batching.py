@@ -179,7 +179,7 @@ class Batcher:
         if not self._joins(self.trials) or (pairs and not self._joins([*self.trials, *pairs])):
             self.way = "processed"
             _LOG.info(
-                "%s: the processor makes batches as a whole, as single prompts' features do not join",
+                "%s: prompts are processed together, because features of single prompts cannot be joined",
                 type(processor).__name__,
             )
 

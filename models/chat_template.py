@@ -153,7 +153,7 @@ def record(folder: Path, arguments: Mapping[str, Any] | None) -> None:
 
 
 def media_marks(processor: "ProcessorMixin", config: "PreTrainedConfig") -> list[str]:
-    """The tokens by which a family marks pictures, videos and sounds in a prompt, as text."""
+    """A family's tokens for images, videos and sounds in a prompt, as text."""
     tokenizer = processor.tokenizer
     # Ordinary tokens are no marks: a configuration may have default ids that its tokenizer uses otherwise.
     known = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}

@@ -62,12 +62,12 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     for folder in filter(None, (name, settings.adapter)):
         manifest.refuse_newer(Path(folder))
     if not Path(name).is_dir() and (Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1):
-        raise HarnessError(f"model {name} does not exist", "Give a checkpoint folder or hub name")
+        raise HarnessError(f"model {name} does not exist", "Pass a checkpoint folder or hub name")
     if (Path(name) / "adapter_config.json").is_file():
         if not (Path(name) / "config.json").is_file():
             raise HarnessError(
                 f"model {name} is an adapter",
-                "Give its base, with --adapter to train it further; or merge it into its base",
+                "Pass its base, with --adapter to train it further; or merge it into its base",
             )
         raise HarnessError(
             f"model {name} holds a base and an adapter, which transformers would apply unasked",
@@ -77,7 +77,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     try:
         config = _configuration(name, settings.trust_remote_code)
     except Exception as error:  # every family checks its settings in its own way
-        kind, remedy = HarnessError, "Give a checkpoint folder or hub name"
+        kind, remedy = HarnessError, "Pass a checkpoint folder or hub name"
         if any(said in str(error).lower() for said in ("couldn't connect", "offline")):
             kind = Unreached
             remedy = (
@@ -98,7 +98,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     if config.model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and not remote:
         raise HarnessError(
             f"model {name} is a {config.model_type!r} model, not an image-text-to-text one",
-            "Give a vision-language checkpoint such as Qwen2.5-VL",
+            "Pass a vision-language checkpoint such as Qwen2.5-VL",
         )
     return config
 
@@ -215,7 +215,7 @@ def saved_processor(name: str, trust_remote_code: bool = False) -> ProcessorMixi
     if not hasattr(processor, "image_processor") or not getattr(processor, "chat_template", None):
         raise HarnessError(
             f"model {name}: its {type(processor).__name__} has no image processor or no chat template",
-            "Give a checkpoint that was tuned for chats with images",
+            "Pass a checkpoint that was tuned for chats with images",
         )
     chat_template.check(processor, name)
     _try_pictures(processor, name, trust_remote_code)
@@ -233,7 +233,7 @@ def _try_pictures(processor: ProcessorMixin, name: str, trust_remote_code: bool)
     processor.image_processor = saved
     if error is not None:
         raise HarnessError(
-            f"model {name}: its {type(saved).__name__} cannot process a picture "
+            f"model {name}: its {type(saved).__name__} cannot process an image "
             f"({type(error).__name__}: {weights.error_line(error)})",
             _remedy(name, "Correct its settings", *PROCESSOR),
         ) from error
@@ -322,7 +322,7 @@ def convention(
         if given == "resized":
             raise HarnessError(
                 f"box_space=resized: the processor of {config.model_type} does not resize as Qwen2.5-VL's",
-                "Give pixel or norm1000",
+                "Use pixel or norm1000",
             )
         return BoxConvention(space, None, *(limits or ()))
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
@@ -387,7 +387,7 @@ def check_base(adapter: str, base: str) -> None:
         return
     raise HarnessError(
         f"adapter {adapter} was trained on {named}, and {base} is not it or has changed since",
-        f"Give the base that it was trained on, or remove the adapter's {manifest.NAME} to use it as it is",
+        f"Pass the base that it was trained on, or remove the adapter's {manifest.NAME} to use it as it is",
     )
 
 

@@ -109,7 +109,7 @@ def objection(
         made = alone(model, batch)
         if isinstance(made, str):
             raise HarnessError(
-                f"the {type(model).__name__} cannot answer a prompt with a picture ({made})",
+                f"the {type(model).__name__} cannot answer a prompt with an image ({made})",
                 "Check that its config.json, its processor's files and its weights are of one checkpoint",
             )
         singly = [made]
@@ -487,7 +487,7 @@ class Engine:
                 trials.append((row, made))
         rows, known = [row for row, _ in trials], [made for _, made in trials]
         if len(rows) < 2:
-            self._batcher.separate("it takes no chats with a picture to try it on")
+            self._batcher.separate("it accepts no chats with an image to test it on")
         elif (reason := apart(self._model, lambda: self._batch(rows), known)) is not None:
             self._batcher.separate(reason)
         if self._batcher.way == "single":

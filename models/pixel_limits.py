@@ -76,7 +76,7 @@ def set_limits(
     if wanted.low > wanted.high:
         raise HarnessError(
             f"the limits would be min_pixels={wanted.low} > max_pixels={wanted.high}",
-            "Give both, the smaller one first",
+            "Pass both, the smaller one first",
         )
     if asked or not _has_edges(images):
         processor.image_processor = AutoImageProcessor.from_pretrained(

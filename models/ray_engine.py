@@ -53,7 +53,7 @@ def connect() -> bool:
     except (OSError, ValueError, RuntimeError) as error:
         said = " ".join(str(error).split())[:200]
         if address is None:
-            raise HarnessError(f"no Ray cluster could be started: {said}", "Look at its logs") from error
+            raise HarnessError(f"no Ray cluster could be started: {said}", "See its logs") from error
         raise HarnessError(
             f"RAY_ADDRESS={address} cannot be reached: {said}",
             "Check it; a cluster with authentication needs RAY_AUTH_MODE=token and its token here too",

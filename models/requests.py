@@ -109,7 +109,7 @@ def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | N
     """
     where = item.name
     try:
-        # The document's own images are decoded here, when the data set yields the row.
+        # The document's own images are decoded here, when the dataset yields the row.
         messages = _read(lambda: item.to_messages(documents[item.task][item.split][item.doc_id]), where)
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise HarnessError(

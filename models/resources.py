@@ -46,10 +46,10 @@ def check_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise HarnessError(f"device={name!r} is not a device", "Give cpu, cuda or cuda:N") from error
+        raise HarnessError(f"device={name!r} is not a device", "Use cpu, cuda or cuda:N") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise HarnessError(
-            f"device={name!r}: torch sees {torch.cuda.device_count()} CUDA devices", "Give device=cpu"
+            f"device={name!r}: torch sees {torch.cuda.device_count()} CUDA devices", "Use device=cpu"
         )
     return device
 
@@ -77,7 +77,7 @@ def place(name: str | None) -> Placement:
         return Placement(device)
     if ":" in (name or ""):
         raise HarnessError(
-            f"device={name!r} names one device for several processes", f"Give device={device.type}"
+            f"device={name!r} names one device for several processes", f"Use device={device.type}"
         )
     accelerator = Accelerator(cpu=device.type == "cpu")
     device = torch.device("cpu") if device.type == "cpu" else accelerator.device

@@ -82,7 +82,7 @@ class DcsftStub(ObservedModel):
         response = self._default if response is None else response
         if response is None:
             raise HarnessError(
-                f"dcsft_stub has no response to {item.name}", "Add one to its answers, or give default=TEXT"
+                f"dcsft_stub has no response to {item.name}", "Add one to its answers, or set default=TEXT"
             )
         text, _ = cut_at(response, item.arguments.stop)
         words, limit = text.split(), item.arguments.max_new_tokens
@@ -107,7 +107,7 @@ def _script(answers: str | Path | Answers | None) -> Answers:
         return answers
     table: dict[object, list[str]] = {}
     if not Path(answers).is_file():
-        raise HarnessError(f"answers={answers}: the file does not exist", "Give a JSON Lines file")
+        raise HarnessError(f"answers={answers}: the file does not exist", "Pass a JSON Lines file")
     for number, line in enumerate(_lines(Path(answers)), 1):
         if line.strip():
             key, responses = _row(line, f"{answers}, line {number}")
@@ -124,7 +124,7 @@ def _lines(path: Path) -> list[str]:
     try:
         return reading.read_text(path, _MOST).split("\n")
     except (OSError, ValueError) as error:
-        raise HarnessError(f"answers={path} cannot be read ({error})", "Give a JSON Lines file") from error
+        raise HarnessError(f"answers={path} cannot be read ({error})", "Pass a JSON Lines file") from error
 
 
 def _row(line: str, where: str) -> tuple[object, list[str]]:

@@ -270,7 +270,7 @@ class DcsftVLLM(CheckpointModel):
                 if self.refused is None:
                     raise
         raise HarnessError(
-            "no prompt of the task can be read, to compare the merged adapter on", "Look at the data"
+            "no prompt of the task can be read, to compare the merged adapter on", "Check the data"
         )
 
     def _needed(self, items: list[Item]) -> Limits:
@@ -354,7 +354,7 @@ class DcsftVLLM(CheckpointModel):
         if len(prompt.images) > self._limits.images:
             raise HarnessError(
                 f"{item.name}: {len(prompt.images)} images, but max_images={self._limits.images}",
-                f"Give max_images={len(prompt.images)}",
+                f"Set max_images={len(prompt.images)}",
             )
 
     def _answered(self, item: Item, drawn: list[Drawn], endings: Endings) -> list[Generation]:

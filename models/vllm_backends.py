@@ -119,7 +119,7 @@ def check(arguments: GenerationArguments, task: str) -> None:
     if 0.0 < arguments.temperature < _LEAST_TEMPERATURE:
         raise HarnessError(
             f"{where}: temperature={arguments.temperature}, which vLLM would raise to {_LEAST_TEMPERATURE}",
-            "Give 0 for greedy decoding",
+            "Use 0 for greedy decoding",
         )
     if arguments.min_new_tokens > arguments.max_new_tokens:
         raise HarnessError(
@@ -131,7 +131,7 @@ def check(arguments: GenerationArguments, task: str) -> None:
         raise HarnessError(
             f"{where}: min_p={arguments.min_p} and top_p={arguments.top_p} together: vLLM applies them in"
             " another order than transformers, which keeps other tokens",
-            "Give one of them",
+            "Use only one of them",
         )
 
 
@@ -204,7 +204,7 @@ class OfflineEngine:
                 f"vLLM cannot serve pretrained={settings.pretrained} ({error_line(error)}){short}",
                 "Set VLLM_CPU_KVCACHE_SPACE=4, the GB of its cache, or a smaller gpu_memory_utilization"
                 if short
-                else "Look at its messages above; dcsft_hf takes any transformers checkpoint",
+                else "See its messages above; dcsft_hf takes any transformers checkpoint",
             ) from error
         self._closed = threading.Event()
         core = self._llm.llm_engine.engine_core
@@ -240,7 +240,7 @@ class OfflineEngine:
         except EngineDeadError as error:
             raise UnavailableError(
                 f"vLLM's engine died at {draws[0].name}",
-                "Look at its messages above, and start again",
+                "See its messages above, and start again",
             ) from error
         except _refusals() as error:
             names = draws[0].name + (f" to {draws[-1].name}" if len(draws) > 1 else "")
@@ -478,7 +478,7 @@ class Server:
             raise HarnessError(
                 f"base_url={self._url} serves {', '.join(names) or 'nothing'}"
                 + (f", not {wanted}" if wanted else ""),
-                "Give served_model_name=NAME, one of them",
+                "Set served_model_name=NAME, one of them",
             )
         return wanted
 

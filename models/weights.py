@@ -75,7 +75,7 @@ def _indexed(folder: Path) -> list[Path]:
         raise HarnessError(f"{path} is not a safetensors index ({error!r})", _COPY_AGAIN) from error
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise HarnessError(f"{path} names {name[:100]!r}, which is not beside it", _COPY_AGAIN)
+            raise HarnessError(f"{path} names {name[:100]!r}, which is missing", _COPY_AGAIN)
     return [folder / name for name in names]
 
 

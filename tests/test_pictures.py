@@ -497,7 +497,7 @@ def test_curating_rollouts_that_showed_other_images_is_refused(kind, tmp_path):
     if kind == "RGB":
         assert curation.curate(tmp_path / "labels", tmp_path / "curated", config)["items"] == 1
         return
-    said = "not at their <image> marks" if kind == "marks" else "was not upright, or .* not scaled"
+    said = "not at their <image> placeholders" if kind == "marks" else "was not upright, or .* not scaled"
     with pytest.raises(HarnessError, match=rf"an earlier version .*mine\.jsonl, line 1, had .*{said}"):
         curation.curate(tmp_path / "labels", tmp_path / "curated", config)
 

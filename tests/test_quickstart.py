@@ -113,7 +113,7 @@ def test_the_other_families_can_be_learned_too(tmp_path, family, guessing, margi
 
 def test_a_second_quickstart_finds_everything_done(workplace, capsys):
     assert main(["quickstart", "--output", str(workplace / "quickstart")]) == 0
-    assert capsys.readouterr().err.count("done already") == 17
+    assert capsys.readouterr().err.count("already done") == 17
 
 
 DOCUMENTS = (

@@ -318,7 +318,7 @@ def read(folder: Path, kind: str | None = None) -> Manifest:
     except (ValueError, OSError) as error:
         raise HarnessError(f"{path} cannot be read: {error}", "Recreate the artifact") from error
     if kind is not None and found.kind != kind:
-        remedy = f"Give a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
+        remedy = f"Pass a folder that `{_MAKERS[kind]}` wrote" if kind in _MAKERS else "Check the path"
         needed = f"{indefinite(kind)} {'are' if kind.endswith('s') else 'is'}"
         raise HarnessError(f"{folder} holds {indefinite(found.kind)}, where {needed} needed", remedy)
     return found
@@ -378,7 +378,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     changed = next(_changed(folder, names), None)
     if changed is not None:
         raise HarnessError(
-            f"{folder / changed} is not what {NAME} beside it says: it was changed later",
+            f"{folder / changed} does not match {NAME} beside it: it was changed later",
             f"Restore the file, recreate the artifact, or remove {NAME} to use the files as they are",
         )
 

@@ -50,7 +50,7 @@ class Writer:
             self._file.write_table(embedded(some), ROWS)
 
     def rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes rows in a data set's format, with PIL images, which are encoded."""
+        """Writes rows in a dataset's format, with PIL images, which are encoded."""
         batch: list[Mapping[str, Any]] = []
         size = 0
         for row in rows:

@@ -161,7 +161,7 @@ class Device:
         if not 0 < number < 10_000:
             raise HarnessError(
                 f"--device {cut(text, 40)!r} is neither a device nor a memory size",
-                'Give cpu, cuda or "24 GB"',
+                'Use cpu, cuda or "24 GB"',
             )
         total = number * 1e9
         # A context and kernels take half a gigabyte; fragments of freed memory some more.
@@ -190,7 +190,7 @@ class Device:
             if number and not (number.isdecimal() and int(number) < count):
                 last = f" to cuda:{count - 1}" * (count > 1)
                 raise HarnessError(
-                    f"device {cut(name, 40)} is not a CUDA device of this machine", f"Give cuda:0{last}"
+                    f"device {cut(name, 40)} is not a CUDA device of this machine", f"Use cuda:0{last}"
                 )
             index = int(number) if number else None
             free, total = torch.cuda.mem_get_info(index)

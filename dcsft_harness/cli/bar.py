@@ -205,7 +205,7 @@ def write(text: str) -> None:
 
 
 def show(text: str, form: str | None = None) -> None:
-    """Prints Markdown on stdout, made safe as in `say`; text that is none belongs to `write`.
+    """Prints Markdown on stdout, made safe as in `say`. Other text is for `write`.
 
     `form` is one of `FORMATS`; None draws tables on a terminal, and prints Markdown elsewhere.
     """

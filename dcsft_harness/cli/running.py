@@ -462,7 +462,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         if device is not None and not dry_run:
             raise HarnessError(
                 f"--device {shown(device)} applies to dry runs, and --dry-run is not given",
-                "Give both; CUDA_VISIBLE_DEVICES selects the GPUs of a run",
+                "Pass both; CUDA_VISIBLE_DEVICES selects the GPUs of a run",
             )
         if stage.passes:
             given = _with_passed(stage, given, config, passed)

@@ -77,7 +77,7 @@ def quickstart(output: Path) -> None:
     help="The published size.",
 )
 @click.option("--output", type=FOLDER, required=True, help="The folder to write.")
-@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA where there is any.")
+@click.option("--device", metavar="NAME", help="cpu, cuda or cuda:N; by default CUDA if available.")
 @click.option("--layers", type=click.IntRange(1), help="Number of layers to keep, for a trial on a CPU.")
 @click.option("--keep", is_flag=True, help="Keep the checkpoints; by default they are deleted at the end.")
 @click.option(
@@ -256,7 +256,7 @@ def tasks_check(names: tuple[str, ...]) -> None:
     failed += absent if names else []
     if failed:
         count = f"{len(failed)} tasks do" if len(failed) > 1 else "1 task does"
-        raise HarnessError(f"{count} not load: {', '.join(failed)}", "The reasons are above")
+        raise HarnessError(f"{count} not load: {', '.join(failed)}", "See the reasons above")
 
 
 @click.command("path")
@@ -328,7 +328,7 @@ class _Asked(click.Option):
     def prompt_for_value(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own
         """Asks, unless the values before leave nothing to ask."""
         if self.name == "scorer" and not _own_pool(ctx):
-            return ""  # a task brings its own
+            return ""  # a task has its own
         self.asking = True
         try:
             return super().prompt_for_value(ctx)
@@ -337,7 +337,7 @@ class _Asked(click.Option):
                 raise
             given = flag(str(self.name))
             raise HarnessError(
-                f"{given} is missing, and there is no terminal to ask on", f"Give {given}"
+                f"{given} is missing, and there is no terminal to ask in", f"Pass {given}"
             ) from None
         finally:
             self.asking = False
@@ -386,7 +386,7 @@ def _check_scorer(context: click.Context, value: str) -> None:
     if value:
         get_scorer(value)
     elif _own_pool(context):
-        raise HarnessError("--scorer is missing", f"Give one of {', '.join(SCORERS)}")
+        raise HarnessError("--scorer is missing", f"Pass one of {', '.join(SCORERS)}")
 
 
 def _check_test(context: click.Context, value: str) -> None:
@@ -397,9 +397,7 @@ def _check_test(context: click.Context, value: str) -> None:
         _check_rows("test", value)
         return
     if not 0 < share < 1:
-        raise HarnessError(
-            f"--test {value} is not a share between 0 and 1", "Give for example 0.1, or a file"
-        )
+        raise HarnessError(f"--test {value} is not a share between 0 and 1", "Use for example 0.1, or a file")
     if value and not _own_pool(context):
         raise HarnessError(f"--test {value} needs a file of your own rows", "Leave it empty; name --tasks")
 
@@ -407,7 +405,7 @@ def _check_test(context: click.Context, value: str) -> None:
 def _refuse_nothing(context: click.Context, other: str, value: str) -> None:
     """Refuses an empty answer where the other one that says what to evaluate on is empty, too."""
     if not value and context.params.get(other) == "":
-        raise HarnessError("nothing to evaluate on", "Give held-out rows (--test 0.1), or --tasks")
+        raise HarnessError("nothing to evaluate on", "Pass held-out rows (--test 0.1), or --tasks")
 
 
 def _names(value: str) -> list[str]:
@@ -431,7 +429,7 @@ def _check_output(_: click.Context, value: str) -> None:
         raise HarnessError(f"{value} exists", "Name another file, or remove it")
     if Path(value).suffix not in (".yaml", ".yml"):
         raise HarnessError(
-            f"--output {value} does not end in .yaml, as a recipe must", f"Give --output {value}.yaml"
+            f"--output {value} does not end in .yaml, as a recipe must", f"Pass --output {value}.yaml"
         )
     above = next((one for one in Path(value).absolute().parents if one.exists()), None)
     if above is not None and not above.is_dir():
@@ -535,7 +533,7 @@ def init(output: Path, device: str, **given: str) -> None:
     except ValueError:
         pass
     if not Path(given["pool"]).exists():
-        chosen.pop("scorer", None)  # a task brings its own
+        chosen.pop("scorer", None)  # a task has its own
     chosen |= chain.assumed(given["model"], device)
     written = {
         "name": output.stem,
@@ -584,7 +582,7 @@ def _score(**given: Any) -> None:  # noqa: ANN401 - click hands over what the op
         {name: one for name, one in given.items() if one not in (None, ())}
     )
     if options.ckpt is None and options.watch is None:
-        raise HarnessError("there is nothing to score", "Give CKPT, or --watch DIR, or both")
+        raise HarnessError("there is nothing to score", "Pass CKPT, or --watch DIR, or both")
     if ranks.world_size() > 1:
         raise HarnessError(
             f"dcsft score runs in one process, but this launch has {ranks.world_size()}",
@@ -640,7 +638,9 @@ def _opened(
     name, base = options.name, options.base
     if options.ckpt is not None and options.watch is not None:
         if name is not None:
-            raise HarnessError(f"--name {name} may be CKPT's or the run's", "Write NAME=CKPT or NAME=DIR")
+            raise HarnessError(
+                f"--name {name} could be for CKPT or for the run", "Write NAME=CKPT or NAME=DIR"
+            )
         base = None
     subject = watched = None
     coming = []
@@ -670,7 +670,7 @@ def _named(given: str, name: str | None) -> tuple[str, str]:
 
     own, place = named(Path(given))
     if own is not None and name is not None:
-        raise HarnessError(f"{given} and --name {name} both give a name", "Give one of them")
+        raise HarnessError(f"{given} and --name {name} both give a name", "Use only one of them")
     chosen = own or name or place.resolve().name
     return chosen, given if own is None else given.partition("=")[2]
 

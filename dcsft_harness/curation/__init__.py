@@ -194,14 +194,14 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
         if share and not mixed[name]:
             raise HarnessError(
                 f"--mix {name}={share:g} of {total} items is less than one item",
-                f"Give a share of at least {1 / total:.2g}, or leave it out",
+                f"Use a share of at least {1 / total:.2g}, or leave it out",
             )
     plain = len(kept) if config.size is None else config.size - sum(mixed.values())
     if plain < 1:
         shares = ", ".join(f"{name}={share:g}" for name, share in config.mix.items())
         raise HarnessError(
             f"--mix {shares} of {total} items leaves no item that {config.asked()}",
-            "Give a larger --size, or smaller shares",
+            "Use a larger --size, or smaller shares",
         )
     rng = np.random.Generator(np.random.PCG64(config.seed))
     drawn = [_draw(rng, kept, plain, "+".join(config.keep) or "fitting")]

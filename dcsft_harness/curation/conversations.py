@@ -98,7 +98,7 @@ def placed(items: Path, wanted: pa.ChunkedArray, names: Sequence[str]) -> Iterat
         rows = table.select(names).combine_chunks().take(at)
         for name in names:
             if name not in (BOX, TURNS) and rows[name].null_count:
-                raise HarnessError(f"{items}: the column {name!r} has empty cells", "Make the rollouts again")
+                raise HarnessError(f"{items}: the column {name!r} has empty cells", "Sample the pool again")
         seen[places] = True
         yield rows.append_column(PLACE, pa.array(places))
     if not seen.all():
@@ -128,7 +128,7 @@ def _conversations(items: pa.Table) -> tuple[pa.Array, pa.Array]:
 
 
 def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
-    """Refuses items whose prompt has another number of image marks than images, naming the first."""
+    """Refuses items whose prompt has different numbers of placeholders and images, naming the first."""
     marks = pc.count_substring(items["prompt"], MARK)
     images = pc.list_value_length(items["images"])
     wrong = np.flatnonzero(pc.and_(pc.greater(marks, 0), pc.not_equal(marks, images)).to_numpy())
@@ -139,7 +139,7 @@ def _refuse_unmatched(items: pa.Table, ids: pa.ChunkedArray) -> None:
 
 def _unmatched(item_id: str, marks: int, images: int) -> HarnessError:
     return HarnessError(
-        f"item {item_id}: {marks} {MARK} marks for {images} images",
+        f"item {item_id}: {marks} {MARK} placeholders for {images} images",
         f"The task's own text contains {MARK}, so a trainer could not place its images: leave the item out",
     )
 
@@ -232,15 +232,15 @@ def _unfit(row: Mapping[str, Any]) -> HarnessError | None:
     if row[REJECTED] is None:
         return HarnessError("no `rejected` answer", "Add one to each row")
     if row[REJECTED].strip() == row["target"].strip():
-        return HarnessError("`rejected` is the right answer again", "Correct or remove the row")
+        return HarnessError("`rejected` equals the right answer", "Correct or remove the row")
     return None
 
 
 def stored(name: str, columns: "Features", rows: Iterable[dict[str, Any]]) -> "Dataset":
-    """Training data that belongs to no artifact, as an open data set.
+    """Training data that belongs to no artifact, as an open dataset.
 
     It is mapped from its own folder below `TRAINING` in the cache, whose name begins with `name`. The folder
-    is removed with the data set; see `Scratch`.
+    is removed with the dataset; see `Scratch`.
     Rows have a value for each column and may have more, and are read once.
 
     Raises:

@@ -2,8 +2,8 @@
 
 A model trained on an image has seen the evaluation's image, whatever the question. The 64-bit pHash of the
 library imagehash finds near copies: the same image in another size or compression differs by a few bits,
-another photograph by about 32. Plain pictures, charts of one form and pages of text may have close hashes,
-so thumbnails decide (see `alike`). Crops, mirror images and heavy edits are not found; pictures that differ
+another photograph by about 32. Plain images, charts of one form and pages of text may have close hashes,
+so thumbnails decide (see `alike`). Crops, mirror images and heavy edits are not found; images that differ
 in a few small letters alone are near copies.
 """
 

@@ -34,8 +34,8 @@ class CurationConfig(Settings):
     size: int | None = option(None, "Items in the curated set; by default all that qualify.", ge=1)
     weight: Literal["p(1-p)", "posterior"] | None = option(
         None,
-        "Adds a column weight: p(1-p) of the pass rate, or its mean under the Jeffreys posterior. Alone it"
-        " keeps every item.",
+        "Add a column weight: p(1-p) of the pass rate, or its mean under the Jeffreys posterior. Without"
+        " --keep and --band, every item is kept.",
     )
     suspect: float | None = option(
         None,
@@ -63,16 +63,16 @@ class CurationConfig(Settings):
         if len(set(self.keep)) != len(self.keep):
             raise HarnessError(f"--keep {','.join(self.keep)} names a difficulty twice", "Name each once")
         if self.keep and self.band:
-            raise HarnessError("--keep and --band exclude each other", "Give one of them")
+            raise HarnessError("--keep and --band cannot be combined", "Use only one of them")
         if not self.keep and not self.band and not self.weight:
             raise HarnessError(
-                "neither --keep nor --band says what to keep",
-                f"Give --keep with some of {','.join(records.DIFFICULTIES)}, or --band LOW,HIGH",
+                "nothing to keep: --keep and --band are missing",
+                f"Pass --keep with some of {','.join(records.DIFFICULTIES)}, or --band LOW,HIGH",
             )
         if self.band and not 0 <= self.band[0] <= self.band[1] <= 1:
             raise HarnessError(
                 f"--band {self.band[0]},{self.band[1]} is not a range of pass rates",
-                "Give LOW,HIGH with 0 <= LOW <= HIGH <= 1",
+                "Use LOW,HIGH with 0 <= LOW <= HIGH <= 1",
             )
         return self
 

@@ -222,7 +222,7 @@ def write_review(folder: Path, rollouts: Path, suspected: pa.Table) -> int:
 _OPENING = """# Suspects
 
 {shown} of {found} items that were never solved and mostly got the same answer. Set their verdicts in
-suspects.jsonl to "keep" or "drop", and give that file to `dcsft curate --reviewed`.
+suspects.jsonl to "keep" or "drop", and pass that file to `dcsft curate --reviewed`.
 """
 
 
@@ -312,7 +312,7 @@ def read_review(path: Path, known: pa.ChunkedArray) -> dict[str, str]:
             in the labels; names the line.
     """
     if not path.is_file():
-        raise HarnessError(f"--reviewed {path} does not exist", "Give a suspects.jsonl with verdicts")
+        raise HarnessError(f"--reviewed {path} does not exist", "Pass a suspects.jsonl with verdicts")
     lines: dict[str, int] = {}
     found: dict[str, str] = {}
     with path.open("rb") as file:

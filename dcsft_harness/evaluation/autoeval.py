@@ -65,7 +65,7 @@ class BoardFolder:
         if not plain or not name or len(name.encode()) > LONGEST or set(name) & set("/\\"):
             raise HarnessError(
                 f"the row name {name!r} cannot be a folder name",
-                f"Give one with --name, without slashes and of at most {LONGEST} bytes",
+                f"Pass one with --name, without slashes and of at most {LONGEST} bytes",
             )
         return self.folder / RESULTS / name
 
@@ -187,7 +187,7 @@ def _remembered(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HarnessError(
             f"{folder / STATE} cannot be read: {error!r}",
-            "Remove it and give --baseline and --results again; results/ is kept",
+            "Remove it and pass --baseline and --results again; results/ is kept",
         ) from error
 
 
@@ -291,10 +291,10 @@ class Scoring(OwnPart):
         """Refuses unusable settings, without loading anything."""
         if self.data is None:
             if self.suite is None:
-                raise HarnessError("--suite and --data are missing", "Give one of them, or both")
+                raise HarnessError("--suite and --data are missing", "Pass one of them, or both")
             for name in OwnPart.model_fields:
                 if getattr(self, name):
-                    raise HarnessError(f"{flag(name)} goes with --data", "Leave it out")
+                    raise HarnessError(f"{flag(name)} requires --data", "Leave it out")
         else:
             own_files.refuse_missing(self.data)
             if self.tasks.count(str(self.own)) > 1:
@@ -305,13 +305,13 @@ class Scoring(OwnPart):
             names = [name.strip() for name in self.suite.split(",")]
             for name in names:
                 if own_files.is_data(name) and not lmms.is_file(name):
-                    raise HarnessError(f"--suite {name} holds rows of your own", f"Give it as --data {name}")
+                    raise HarnessError(f"--suite {name} holds rows of your own", f"Pass it as --data {name}")
             known = lmms.task_index(names)
             for name in names:
                 if lmms.is_file(name):
                     raise HarnessError(
                         f"--suite {name} is a file",
-                        f"Name its task, and give --include-path {Path(name).parent}",
+                        f"Name its task, and pass --include-path {Path(name).parent}",
                     )
                 if name not in known:
                     raise unknown_name("suite or task", name, [*SUITES, *known], "dcsft tasks list")
@@ -322,7 +322,7 @@ class Scoring(OwnPart):
             if name in SUBJECT:
                 raise HarnessError(
                     f"--model-args names {name}, which CKPT decides",
-                    "Give the adapter or checkpoint as CKPT, and an adapter's base as --base",
+                    "Pass the adapter or checkpoint as CKPT, and an adapter's base as --base",
                 )
 
     def recorded(self, model_args: str) -> dict[str, Any]:
@@ -484,7 +484,7 @@ def _kept(
             other = next(role for role in {**theirs, **hashes} if theirs.get(role) != hashes.get(role))
             raise HarnessError(
                 f"the board has a row {name!r} of another checkpoint: {folder} was made from another {other}",
-                f"Give another name with --name, or remove {folder.parent}",
+                f"Use another name with --name, or remove {folder.parent}",
             )
         if folder.name in settings.tasks:
             _refuse_mixture(found, name, settings)
@@ -523,7 +523,7 @@ def _refuse_mixture(found: manifest.Manifest, name: str, settings: Scoring) -> N
     if differing:
         raise HarnessError(
             f"the row {name!r} has {found.folder.name} under other settings: {'; '.join(differing)}",
-            f"Give those again, or another --name, or remove {found.folder}",
+            f"Use those again, or another --name, or remove {found.folder}",
         )
 
 
@@ -533,7 +533,7 @@ def _refuse_taken(board: BoardFolder, name: str, found: "Board") -> None:
     for row in (row for one in found.boards for row in one.rows if row.name == name):
         if strangers := [folder for folder in row.folders if folder.resolve().parent != home]:
             raise HarnessError(
-                f"the board already has a row {name!r}, from {strangers[0]}", "Give another --name"
+                f"the board already has a row {name!r}, from {strangers[0]}", "Use another --name"
             )
 
 

@@ -1,4 +1,4 @@
-"""What training cost: an artifact's figures, and a run's, with its labels and earlier trainings.
+"""The cost of training: of an artifact, and of a run with its labels and earlier trainings.
 
 Costs are those of `dcsft_harness.artifacts.usage`: tokens and operations are counted, seconds and bytes
 measured.
@@ -179,10 +179,10 @@ def read_run(folder: Path, name: str) -> Run:
     if made.kind not in run_folder.TRAINED:
         raise HarnessError(
             f"{folder} holds {manifest.indefinite(made.kind)}",
-            "Give adapters or checkpoints of `dcsft train`",
+            "Pass adapters or checkpoints of `dcsft train`",
         )
     if not run_folder.was_trained(made):
-        raise HarnessError(f"{folder} was merged, not trained", "Give the adapter that it was merged from")
+        raise HarnessError(f"{folder} was merged, not trained", "Pass the adapter that it was merged from")
     origins = list(manifest.walk(made, _counted))
     inputs = {one.sha256: one.made for one in origins if one.made is not None}
     artifacts, found = (made, *inputs.values()), inputs.items()

@@ -67,7 +67,7 @@ def read_scores(folders: Sequence[Path]) -> Scores:
         manifest.refuse_changed(folder)
         role = "adapter" if "adapter" in (weights := found.weights()) else "model"
         if role not in found.inputs:
-            scores.remarks.append(f"the scores {folder} are of a hub model, which is none of the runs")
+            scores.remarks.append(f"the scores {folder} are of a hub model, which is not one of the runs")
             continue
         subject = weights[role]
         known = scores.by_subject.setdefault(subject, {})
@@ -535,7 +535,7 @@ def build(
     inputs |= {f"scores {number}": folder for number, folder in enumerate(scores, start=1)}
     with manifest.writing("cost comparison", output, {"baseline": baseline}, inputs) as draft:
         texts: dict[str, str] = {
-            "costs.md": f"# What training cost\n\n{markdown(found)}",
+            "costs.md": f"# Cost of training\n\n{markdown(found)}",
             "costs.csv": csv_text(found),
             "costs.json": json.dumps(as_dict(found), indent=2) + "\n",
         }

@@ -240,7 +240,7 @@ def _refuse_confusion(
         if field not in fields and (near := next((lower[name] for name in names if name in lower), None)):
             raise HarnessError(
                 f"{file}, row {number}: the column {near!r} is not read as the {field}",
-                f"Rename it to {near.strip().lower()}, or give --column {field}={cut(near)}",
+                f"Rename it to {near.strip().lower()}, or pass --column {field}={cut(near)}",
             )
     if "gold" in columns or fields.get("gold") is None or "gold" in row:
         return
@@ -293,7 +293,7 @@ def judging_of(
         if "box_space" in judge.fields and box_space is None:
             raise HarnessError(
                 f"--scorer {scorer} needs --box-space",
-                "Give the coordinate space of the responses' boxes: pixel, norm1000 or resized",
+                "Pass the coordinate space of the responses' boxes: pixel, norm1000 or resized",
             )
         if limit is not None:
             raise HarnessError("--limit applies to tasks, and --scorer names none", "Leave it out")
@@ -306,7 +306,7 @@ def judging_of(
 def _question(one: Given) -> str:
     if (found := one.fields.get("question")) in (None, ""):
         raise HarnessError(
-            "no question", "Give every row one, or name its column with --column question=NAME"
+            "no question", "Add one to every row, or name its column with --column question=NAME"
         )
     return records.as_text(found)
 
@@ -316,7 +316,7 @@ def _response(one: Given) -> Response | None:
     if text is None:
         return None
     if not isinstance(text, str):
-        raise HarnessError(f"the response is {type(text).__name__}, not text", "Give one response per row")
+        raise HarnessError(f"the response is {type(text).__name__}, not text", "Write one response per row")
     return Response(text, _ended(one.row) == "length")
 
 
@@ -350,7 +350,7 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
     def score(one: Given) -> Scored:
         question, gold = _question(one), one.fields.get("gold")
         if gold is None:
-            raise HarnessError("no gold", "Give every row one, or name its column with --column gold=NAME")
+            raise HarnessError("no gold", "Add one to every row, or name its column with --column gold=NAME")
         if gold in own_rows.MISSING:
             raise HarnessError(f"the gold is {gold!r}, a missing value", "Correct or remove the row")
         answer = judge.gold(gold)
@@ -419,7 +419,7 @@ def _size(one: Given, box_space: str | None) -> tuple[float, float]:
     if box_space != "pixel":
         raise HarnessError(
             f"no image size, which boxes in {box_space} coordinates need",
-            "Give `width` and `height` in pixels",
+            "Add `width` and `height` in pixels",
         )
     return _NO_LIMIT
 
@@ -464,7 +464,7 @@ class _Documents:
                 raise HarnessError(
                     f"{name} has {what} of the question {cut(repr(question), 80)} and the gold "
                     f"{cut(repr(gold), 40)}",
-                    "Give `item`: its item_id, or its doc_id as a number",
+                    "Add `item`: its item_id, or its doc_id as a number",
                 )
             return near[0]
         if isinstance(key, str) and key in self._by_id:
@@ -472,14 +472,14 @@ class _Documents:
         elif isinstance(key, int) and not isinstance(key, bool) and 0 <= key < len(self.items):
             item = self.items[key]
         else:
-            raise HarnessError(f"{name} has no item {cut(repr(key), 60)}", "Give item_id or doc_id")
+            raise HarnessError(f"{name} has no item {cut(repr(key), 60)}", "Add item_id or doc_id")
         said = (one.fields.get(field) for field in ("question", "gold"))
         question, gold = ("" if value is None else records.as_text(value) for value in said)
         if self._is_another(item, _plain(question), gold):
             raise HarnessError(
                 f"{name} has a different question or gold at doc_id {item.doc_id} "
                 f"({cut(item.answer, 40)}) than this row ({cut(gold, 40)})",
-                "Give the doc_id or item_id of the task, which numbers its documents from 0",
+                "Use the doc_id or item_id of the task, which numbers its documents from 0",
             )
         return item
 
@@ -600,7 +600,7 @@ def _refuse_gaps(file: Path, name: str, rows: Sequence[Scored], items: Sequence[
         raise HarnessError(
             f"{file}: {name} has {len(rows)} responses to {(given & wanted).total()} of its task's "
             f"{len(items)} items",
-            "Give one response per item; --limit N scores the first N documents alone",
+            "Provide one response per item; --limit N scores the first N documents alone",
         )
 
 
@@ -621,7 +621,7 @@ def _step(one: Given) -> int | None:
     if step is None or (isinstance(step, float) and math.isnan(step)):
         return None
     if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step) or step < 0:
-        raise HarnessError(f"step is {cut(repr(step), 60)}", "Give a whole number")
+        raise HarnessError(f"step is {cut(repr(step), 60)}", "Use a whole number")
     return int(step)
 
 

@@ -93,7 +93,7 @@ def open_subject(given: str, base: str | None) -> Subject:
         if folder.is_file() or folder.is_absolute() or given.count("/") != 1 or given.startswith("."):
             problem = "is a file, not a folder" if folder.exists() else "does not exist"
             raise HarnessError(
-                f"CKPT {given} {problem}", "Check the path, or give a hub's OWNER/NAME, or `digits`"
+                f"CKPT {given} {problem}", "Check the path, or pass a hub's OWNER/NAME, or `digits`"
             )
         _refuse_base(given, base)
         return Subject(given)
@@ -174,7 +174,7 @@ def _with_base(model: str, arguments: str) -> str:
         return open_subject(model, None).arguments(arguments)
     if given != ["pretrained"] or not (Path(model) / ADAPTER).is_file():
         raise HarnessError(
-            f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
+            f"--model {model} and --model-args {arguments} both name a checkpoint", "Use only one of them"
         )
     base = next(value for name, value in pairs if name == "pretrained")
     others = ",".join(f"{name}={value}" for name, value in pairs if name != "pretrained")
@@ -194,7 +194,7 @@ def _engine_arguments(model: str, arguments: str, engine: str) -> str:
     name = lmms.checkpoint_argument(engine)
     if given & {name, "pretrained", "adapter"}:
         raise HarnessError(
-            f"--model {model} and --model-args {arguments} both name weights", "Give one of them"
+            f"--model {model} and --model-args {arguments} both name a checkpoint", "Use only one of them"
         )
     known = Path(model).exists() or model == DIGITS
     subject = open_subject(model, None) if known else Subject(model)
@@ -203,7 +203,9 @@ def _engine_arguments(model: str, arguments: str, engine: str) -> str:
 
 def _refuse_base(given: str, base: str | None) -> None:
     if base is not None:
-        raise HarnessError(f"--base {base}: CKPT {given} is a whole checkpoint", "--base goes with adapters")
+        raise HarnessError(
+            f"--base {base}: CKPT {given} is a whole checkpoint", "--base applies only to adapters"
+        )
 
 
 def _refuse_other(given: str, folder: Path) -> None:
@@ -215,7 +217,7 @@ def _refuse_other(given: str, folder: Path) -> None:
     raise HarnessError(
         f"CKPT {given} is neither an adapter nor a checkpoint: it has no {ADAPTER} and no {MODEL}"
         + ("" if holds == "neither" else f", but holds {manifest.indefinite(holds)}"),
-        "Give a folder that `dcsft train` or save_pretrained wrote",
+        "Pass a folder that `dcsft train` or save_pretrained wrote",
     )
 
 

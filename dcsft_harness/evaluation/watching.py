@@ -51,7 +51,7 @@ def look(run: Path) -> State:
         return _finished(run)
     if not state.begun and (run.is_file() or (run.is_dir() and any(run.iterdir()))):
         raise HarnessError(
-            f"--watch {run} is no output folder of `dcsft train`: it has no {manifest.NAME} and no "
+            f"--watch {run} is not an output folder of `dcsft train`: it has no {manifest.NAME} and no "
             f"{manifest.UNFINISHED}/",
             "Name the --output of the training",
         )
@@ -156,10 +156,10 @@ def _base(run: Path, adapter: Path, settings: Mapping[str, Any], base: str | Non
         return found
     if not Path(found).is_dir():
         raise HarnessError(
-            f"the base that {run} trains on is not at {found}", "Give its location with --base"
+            f"the base that {run} trains on is not at {found}", "Pass its location with --base"
         )
     if not manifest.fingerprint(Path(found)).startswith(str(wanted)):
-        raise HarnessError(f"{found} is not the base that {run} trains on", "Give that one with --base")
+        raise HarnessError(f"{found} is not the base that {run} trains on", "Pass that one with --base")
     return found
 
 
@@ -227,7 +227,7 @@ class _Watching:
             return
         if self.identity:
             raise HarnessError(
-                f"--watch {self.folder} holds a different run than before", "Give another board or --name"
+                f"--watch {self.folder} holds a different run than before", "Use another board or --name"
             )
         self.identity = found
         for row in self.board.names():
@@ -237,13 +237,13 @@ class _Watching:
             if noted["identity"] != found:
                 raise HarnessError(
                     f"the board's row {row!r} is of another run that used {self.folder}",
-                    "Give another board, or remove the folders of that run's rows in its results/",
+                    "Use another board, or remove the folders of that run's rows in its results/",
                 )
         if state.finished is None and self.board.tasks_of(self.name):
             raise HarnessError(
                 f"the board already has a row {self.name!r}, the name that the final weights of {self.folder}"
                 " would have",
-                "Give another --name",
+                "Use another --name",
             )
 
     def due(self, state: State) -> Path | None:

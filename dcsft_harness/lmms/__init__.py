@@ -421,7 +421,7 @@ def _differences(results: object) -> list[str]:
 
 
 _UNUSED = {
-    "system_instruction": "Give it as system_prompt=... in --model_args",
+    "system_instruction": "Pass it as system_prompt=... in --model_args",
     "num_fewshot": "Leave it out, or write the examples into the task's doc_to_messages",
     "apply_chat_template": "Leave it out: the checkpoint's template is always applied",
 }

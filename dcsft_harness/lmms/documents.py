@@ -172,12 +172,12 @@ def _written(roles: Sequence[str], turns: Sequence[Sequence[Mapping[str, Any]]])
 
 
 def prompt_of(turns: Sequence[Sequence[Mapping[str, Any]]]) -> str:
-    """The text of messages; with a mark at each image's position, unless all images come first.
+    """The text of messages, with `<image>` at each image's position unless all images come first.
 
     Parts of a turn follow each other without a space, as the model reads them; turns are lines.
 
-    A task's own text may contain marks without an image. Then every image gets a mark too, so that the
-    numbers of marks and images differ.
+    A task's own text may contain `<image>` without an image. Then every image gets one too, so that the
+    numbers of placeholders and images differ.
     """
     kinds = [part["type"] for turn in turns for part in turn]
     texts = [part["text"] for turn in turns for part in turn if part["type"] == "text"]
@@ -204,9 +204,9 @@ def describe_item(task: Task, doc_id: int) -> records.Item:
 def refuse_marked(
     model: Model, task: Task, items: Iterable[records.Item], refused: dict[tuple[str, int], str] | None = None
 ) -> None:
-    """Refuses items whose text contains a model's own image marks, before any item is answered.
+    """Refuses items whose text contains the model's own image tokens, before any item is answered.
 
-    A model that does not name its marks passes. `refused`, if given, is filled with (task, doc_id) -> the
+    A model that does not name its tokens passes. `refused`, if given, is filled with (task, doc_id) -> the
     reason instead. The error lists the first items, and their number.
     """
     marks = [mark for mark in getattr(model, "media_marks", ()) if mark != records.MARK]

@@ -211,7 +211,7 @@ def include(folder: Path | None) -> None:
         return
     if not any(folder.rglob("*.yaml")):
         problem = "has no YAML files" if folder.is_dir() else "is not a folder"
-        raise HarnessError(f"--include-path {folder} {problem}", "Give the folder of your tasks' YAML files")
+        raise HarnessError(f"--include-path {folder} {problem}", "Pass the folder of your tasks' YAML files")
     if folder.resolve() not in _INCLUDED:
         _INCLUDED.append(folder.resolve())
 
@@ -286,7 +286,7 @@ def refuse_unknown(names: Sequence[str]) -> "TaskManager":
     for name in names:
         if name not in known.task_index and Path(name).is_dir():
             raise HarnessError(
-                f"task {name!r} is a folder", "Give it to --include-path, and name its tasks here"
+                f"task {name!r} is a folder", "Pass it to --include-path, and name its tasks here"
             )
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
@@ -317,7 +317,7 @@ def _of_file(path: Path) -> dict[str, Task]:
     if not isinstance(config, Mapping) or not isinstance(config.get("task"), str) or "group" in config:
         raise HarnessError(
             f"{path} holds no task: it has no `task: NAME`, or is a group",
-            "Name a file of one task, or give the folder with --include-path and name the group",
+            "Name a file of one task, or pass the folder with --include-path and name the group",
         )
     return {config["task"]: make_task(config)}
 
@@ -473,7 +473,7 @@ def make_cache() -> None:
         getattr(task, "_resolve_hf_datasets_cache_dir", lambda: None)()
     except OSError as error:
         raise HarnessError(
-            f"lmms-eval's cache cannot be made: {error}",
+            f"lmms-eval's cache cannot be created: {error}",
             "Set HF_HOME, and DCSFT_CACHE too, to folders that can be written",
         ) from error
 

@@ -205,7 +205,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
         raise HarnessError(f"recipe {path} does not exist", "Check the path")
     if name in opening:
         raise HarnessError(
-            f"recipe {path} includes itself, by way of {', '.join(opening)}", "Break the circle"
+            f"recipe {path} includes itself, through {', '.join(opening)}", "Remove one of the includes"
         )
     try:
         written = reading.shaped(_WRITTEN, reading.yaml_file(path))
@@ -317,7 +317,7 @@ def _own(own: Variables, pool: str, values: Variables) -> dict[str, Any]:
     if test is not None and Path(pool).resolve() == Path(str(test)).resolve():
         raise HarnessError(
             f"test={test} is the pool itself, whose rows are trained on",
-            "Give other rows, or hold out some of the pool: held_out=0.1 (`dcsft init --test 0.1`)",
+            "Use other rows, or hold out some of the pool: held_out=0.1 (`dcsft init --test 0.1`)",
         )
     if not own["tasks"] and test is None and share is None:
         raise HarnessError(

@@ -192,7 +192,7 @@ def _finished(stage: Stage, output: Path, made: Mapping[str, str], kept: set[str
     if kept.issuperset(stage.references()) and made.get(stage.name) == key(stage, output):
         if manifest.is_intact(output / stage.name):
             kept.add(stage.name)
-            return ["# done already"]
+            return ["# already done"]
         why = CHANGED
     return [f"# {why}; it would run again"]
 
@@ -278,7 +278,7 @@ def run(
     """Runs the unfinished stages; returns the result of `perform` for the last one, None if skipped.
 
     `output` holds a folder for each stage. `perform` is called with (verb, folder, options) for each stage to
-    run, `say` with a line on each that is done already, and on each whose finished folder is replaced.
+    run, `say` with a line for each that is already done, and for each whose finished folder is replaced.
 
     Raises:
         HarnessError: the folder holds another recipe, or a stage fails.
@@ -367,7 +367,7 @@ def _finish(
     same = state_of(output)["stages"].get(stage.name) == wanted
     if same and manifest.is_intact(folder):
         manifest.sweep(folder)
-        say(f"{stage.name}: done already")
+        say(f"{stage.name}: already done")
         return None
     if (folder / manifest.NAME).is_file():
         why = CHANGED if same else OTHERWISE
@@ -434,7 +434,7 @@ def _open(recipe: Recipe, output: Path) -> None:
         return
     if output.is_dir() and any(output.iterdir()):
         raise HarnessError(
-            f"--output {output} is not empty and holds no recipe", "Name a new or an empty folder"
+            f"--output {output} is not empty and contains no recipe", "Name a new or an empty folder"
         )
     output.mkdir(parents=True, exist_ok=True)
     _save({"recipe": recipe.name, "scale": recipe.scale, "stages": {}}, output)

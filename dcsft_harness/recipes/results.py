@@ -384,7 +384,7 @@ def _pictures(page: Path) -> Path:
         raise HarnessError(
             f"--output {page} would write its images to {folder}, which "
             f"{f'holds {min(strange)}' if strange else 'is a file'}",
-            "Give the page another name",
+            "Choose another name for the page",
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path in found:

@@ -50,8 +50,8 @@ class SamplingConfig(Settings):
     )
     on_error: Literal["stop", "skip"] = option(
         "stop",
-        "What to do with an item whose image cannot be read, or which the model refuses: skip records it as"
-        " unscored, with the reason.",
+        "If an item's image cannot be read or the model refuses the item: stop, or skip it and record it as"
+        " not scored, with the reason.",
     )
 
     def generation(self) -> dict[str, object]:
@@ -221,7 +221,7 @@ def observed(
     if not lmms.is_observed(model):
         if refused is not None or settled is not None:
             raise HarnessError(
-                f"{type(model).__name__} answers all items at once: it can neither stop nor skip",
+                f"{type(model).__name__} answers all items at once, so it cannot stop early or skip items",
                 "Leave out --stop-when-labelled and --on-error skip, or use a model of this suite",
             )
         _LOG.warning("this model cannot resume: responses are saved only at the end")

@@ -165,7 +165,7 @@ class Part:
         raise HarnessError(
             f"--held-out {self.share:g} of {own_files.called(path)}: none of its {count} rows"
             f" is {which} the held-out part",
-            f"Give a {change} share; rows that share an image stay together",
+            f"Use a {change} share; rows that share an image stay together",
         )
 
 
@@ -260,7 +260,7 @@ def examined(
         # Another error: the trace of this one, and of its causes, would keep the row's pictures.
         yield where, row, None if reason is None else HarnessError(reason.problem, reason.remedy)
     if where is None:
-        raise HarnessError(f"{own_files.called(path)} holds no rows", "Give a file with rows")
+        raise HarnessError(f"{own_files.called(path)} holds no rows", "Pass a file with rows")
     if part is not None and not given:
         part.refuse_empty(path, elsewhere)
 
@@ -292,7 +292,7 @@ def _config(name: str, scorer: Scorer, folder: Path) -> dict[str, Any]:
 
 
 def _messages(doc: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The turns, each picture at its mark; without marks they come first."""
+    """The turns, each image at its placeholder; without placeholders they come first."""
     images = [{"type": "image", "url": to_rgb(image)} for image in doc["images"]]
     turns = reading.from_json(doc["turns"]) if doc["turns"] else [{"role": "user", "content": doc["prompt"]}]
     if not any(records.MARK in turn["content"] for turn in turns):
@@ -308,7 +308,7 @@ def differs_in_former(data: Mapping[str, Any], root: Root) -> str | None:
         if "messages" in data and images != own_rows.as_list(data.get("images", [])):
             return "had no image, as `image` was not read beside `messages`"
         if MARK in own_rows.IN_FRONT.sub("", own_rows.exchange(data).turns[0]["content"]):
-            return f"had its images before the text, and not at their {MARK} marks"
+            return f"had its images before the text, and not at their {MARK} placeholders"
         if any(pictures.differs_in_former(root.read(name)) for name in images):
             return SHOWN
     except (HarnessError, ValueError):

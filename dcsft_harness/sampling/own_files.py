@@ -126,7 +126,7 @@ def _where_to_look(named: str) -> str:
     if not re.fullmatch(r"[\w.-]+/[\w-]+", named) or Path(named).parent.exists():
         return "Check the path"
     saved = f"load_dataset({named!r}, split=...).save_to_disk(FOLDER)"
-    return f"Check the path; save a data set of the hub first: {saved}"
+    return f"Check the path; save a dataset of the hub first: {saved}"
 
 
 def refuse_lost(named: str) -> None:
@@ -159,11 +159,11 @@ def _rows(path: Path) -> Iterator[Row]:
                 head = inside.read(265)
         if kind := next((kind for start, kind in _OTHERS.items() if head.startswith(start)), None):
             raise HarnessError(
-                f"{path} {kind}", "Save it as UTF-8" if kind.endswith("UTF-16") else f"Give {KINDS}"
+                f"{path} {kind}", "Save it as UTF-8" if kind.endswith("UTF-16") else f"Pass {KINDS}"
             )
         if head[257:262] == b"ustar":
             raise HarnessError(
-                f"{path} is a tar archive", f"Unpack it, write a row for each sample, and give {KINDS}"
+                f"{path} is a tar archive", f"Unpack it, write a row for each sample, and pass {KINDS}"
             )
         if head[:4] == b"PAR1":
             yield from _numbered(_of_parquet(path))
@@ -177,7 +177,7 @@ def _rows(path: Path) -> Iterator[Row]:
                 yield from _of_text(path, opened, ending)  # type: ignore[arg-type]
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
         said = (str(error) or type(error).__name__).splitlines()[0]
-        raise HarnessError(f"{path} cannot be read: {cut(said)}", f"Give {KINDS}") from error
+        raise HarnessError(f"{path} cannot be read: {cut(said)}", f"Pass {KINDS}") from error
 
 
 def _of_text(path: Path, file: IO[bytes], ending: str) -> Iterator[Row]:
@@ -221,7 +221,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 def _json_row(line: bytes) -> dict[str, Any] | HarnessError:
     if len(line) > MOST_ROW:
         return HarnessError(
-            f"it is longer than {MOST_ROW >> 20} MiB", "Save its images as files and give their paths"
+            f"it is longer than {MOST_ROW >> 20} MiB", "Save its images as files and use their paths"
         )
     try:
         return reading.json_object(line)
@@ -315,7 +315,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
         there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
         raise HarnessError(
             f"{path} is a folder without rows",
-            f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Give {KINDS}",
+            f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Pass {KINDS}",
         )
     splits = dict.fromkeys(split for one in files if (split := _split(one.stem)) is not None)
     if len(splits) > 1:
@@ -333,7 +333,7 @@ def _refuse_artifact(folder: Path) -> None:
         if isinstance(found, dict) and isinstance(kind := found.get("artefact"), str) and kind:
             raise HarnessError(
                 f"{folder} holds {manifest.indefinite(cut(kind))}, not rows of your own",
-                "Give the rows that it was made from, or a curated set",
+                "Pass the rows that it was made from, or a curated set",
             )
 
 
@@ -467,15 +467,15 @@ def _numbered(found: Iterable[dict[str, Any] | HarnessError]) -> Iterator[Row]:
 
 
 def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset`, or mappings
-    """Rows in memory as a file, named by its content, so that the same rows are the same file again.
+    """Saves rows in memory as a file named by its content, so that the same rows give the same file.
 
     It is in the cache's folder `own`, and stays there: rollouts of it name it as their pool. The second value
     says whether a row names an image by a path. Rows are a `datasets.Dataset`, a `pandas.DataFrame`, or
-    dictionaries, whose pictures may be PIL images.
+    dictionaries, whose images may be PIL images.
 
     Raises:
-        HarnessError: it is something else or has no rows, or a value is none that JSON, bytes or pictures can
-            hold.
+        HarnessError: it is something else or has no rows, or a value cannot be stored as JSON, bytes or an
+            image.
     """
     above = _kept()
     above.mkdir(parents=True, exist_ok=True)
@@ -487,24 +487,24 @@ def keep(given: Any) -> tuple[Path, bool]:  # noqa: ANN401 - a `datasets.Dataset
             for number, row in enumerate(source, 1):
                 if not isinstance(row, Mapping | HarnessError):
                     raise HarnessError(
-                        f"the data set, row {number}: it is {type(row).__name__}, not a dictionary",
-                        "Give a list of dictionaries, such as {'question': ..., 'answer': ..., 'image': ...}",
+                        f"the dataset, row {number}: it is {type(row).__name__}, not a dictionary",
+                        "Pass a list of dictionaries, such as {'question': ..., 'answer': ..., 'image': ...}",
                     )
                 if isinstance(row, HarnessError):
-                    raise HarnessError(f"the data set, row {number}: {row.problem}", row.remedy)
+                    raise HarnessError(f"the dataset, row {number}: {row.problem}", row.remedy)
                 row = {key: one for key, one in row.items() if not (isinstance(one, float) and one != one)}
                 shown = [one for key in _PICTURES for one in _listed(row.get(key))]
                 if (shaped := next((one for one in shown if hasattr(one, "ndim")), None)) is not None:
                     raise HarnessError(
-                        f"the data set, row {number}: an image is {type(shaped).__name__}, not an image",
-                        "Give a PIL image, as PIL.Image.fromarray makes of an array, or a path",
+                        f"the dataset, row {number}: an image is {type(shaped).__name__}, not an image",
+                        "Pass a PIL image, as PIL.Image.fromarray makes of an array, or a path",
                     )
                 line = _json_line(row, number)
                 has_paths = has_paths or any(_has_path(one, key in _PICTURES) for key, one in row.items())
                 digest.update(line)
                 file.write(line)
         if not number:
-            raise HarnessError("the data set holds no rows", "Give a list of dictionaries")
+            raise HarnessError("the dataset holds no rows", "Pass a list of dictionaries")
         kept = above / digest.hexdigest()[:32] / "data.jsonl"
         kept.parent.mkdir(exist_ok=True)
         os.replace(name, kept)
@@ -525,8 +525,8 @@ def _kept() -> Path:
 
 
 def called(path: Path) -> str:
-    """What an error calls a file or folder: its path, or "the data set" for rows that were in memory."""
-    return "the data set" if is_kept(path) else str(path)
+    """What an error calls a file or folder: its path, or "the dataset" for rows that were in memory."""
+    return "the dataset" if is_kept(path) else str(path)
 
 
 def root_of(path: Path) -> Path:
@@ -570,22 +570,22 @@ _PICTURES = ("image", "images")
 
 
 def _in_memory(given: Any) -> Iterable[Any]:  # noqa: ANN401 - what `keep` is given
-    """The rows of a data set in memory; a mapping (splits, or columns) is refused."""
+    """The rows of a dataset in memory; a mapping (splits, or columns) is refused."""
     if isinstance(given, Mapping):
         named = cut(", ".join(map(str, given)))
         if all(hasattr(one, "with_format") for one in given.values()):
-            raise HarnessError(f"the data set has the splits {named}", "Give one of them: data[SPLIT]")
+            raise HarnessError(f"the dataset has the splits {named}", "Pass one of them: data[SPLIT]")
         raise HarnessError(
-            f"the data set is a dictionary of {named or 'nothing'}",
-            "Give a list of dictionaries, one per row",
+            f"the dataset is a dictionary of {named or 'nothing'}",
+            "Pass a list of dictionaries, one per row",
         )
     if hasattr(given, "with_format") and hasattr(given, "select_columns") and hasattr(given, "num_rows"):
         if given.format["type"] == "custom":
             raise HarnessError(
-                "the data set has a transform, which saved data has not",
+                "the dataset has a transform, which saved data has not",
                 "Apply it by map(), and reset_format()",
             )
-        return (row for _, row in _numbered(_of_dataset(given, "the data set")))
+        return (row for _, row in _numbered(_of_dataset(given, "the dataset")))
     if hasattr(given, "to_dict") and hasattr(given, "iterrows"):  # a `pandas.DataFrame`
         return _of_frame(given)
     found: Iterator[Any] = iter(given)
@@ -606,7 +606,7 @@ def _json_line(row: Mapping[str, Any], number: int) -> bytes:
         return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise HarnessError(
-            f"the data set, row {number}: {cut(str(error))}", "Give texts, numbers, lists and images"
+            f"the dataset, row {number}: {cut(str(error))}", "Use texts, numbers, lists and images"
         ) from error
 
 

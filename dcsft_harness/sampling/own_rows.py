@@ -124,7 +124,7 @@ class Root:
             if not self.outside and not place.is_relative_to(self._resolved):
                 raise HarnessError(
                     f"image {cut(str(path))} is outside {self._resolved}",
-                    "Give --image-root a folder that holds it, or --allow-outside-root",
+                    "Pass --image-root a folder that holds it, or --allow-outside-root",
                 )
             return of_file(place)
         except (ValueError, RuntimeError) as error:  # NULs and circles of links, beside what is unreadable
@@ -160,12 +160,12 @@ def held(entry: object) -> str | bytes:
                 return f"data:;base64,{inner}" if name == "base64" and isinstance(inner, str) else inner
         raise HarnessError(
             f"an image is a mapping of {cut(', '.join(map(str, entry))) or 'nothing'}, without bytes or path",
-            f"Give it one of {', '.join(HOLDS)}",
+            f"Add one of {', '.join(HOLDS)}",
         )
     if not isinstance(entry, str | bytes):
         raise HarnessError(
             f"an image is {type(entry).__name__}, not a path",
-            "Give paths as strings, data URLs, or mappings with bytes or path",
+            "Use paths as strings, data URLs, or mappings with bytes or path",
         )
     return entry
 
@@ -261,7 +261,7 @@ def _filled(
         if not whole or len(shown) != len(boxes) or any(at not in range(len(sizes)) for at in shown):
             raise HarnessError(
                 f"`objects` has the image_id {cut(repr(shown))}: boxes {len(boxes)}, images {len(sizes)}",
-                "Give the image of each box as a whole number, counted from 0",
+                "Write the image of each box as a whole number, counted from 0",
             )
         scales = [sizes[number] for number in shown]
     placed = [_placed(box, scale) for box, scale in zip(boxes, scales, strict=True)]
@@ -342,10 +342,10 @@ def _refuse_gold(scorer: Scorer, row: dict[str, Any]) -> None:
 
 
 def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
-    """Turns with a mark for each picture, white space around them removed; an error if the numbers differ.
+    """Turns with `<image>` for each image, white space around them removed; an error if the numbers differ.
 
-    A single picture without a mark belongs in front of the user's first turn. The marks of a question alone
-    are left out where all of them are in front.
+    A single image without `<image>` belongs in front of the user's first turn. A single question whose
+    placeholders are all in front has them removed.
     """
     marks = sum(turn["content"].count(MARK) for turn in turns)
     for turn in turns:
@@ -356,12 +356,12 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
             )
         if images and not marks and (other := _OTHER_MARK.search(turn["content"])):
             raise HarnessError(
-                f"{other[0]!r} is not an image mark, so the model would read it as words",
+                f"{other[0]!r} is not an image placeholder, so the model would read it as text",
                 f"Write {MARK} where each image belongs; in front of the question if these words are meant",
             )
     if marks != images and (marks, images) != (0, 1):
         raise HarnessError(
-            f"{marks} {MARK} marks for {images} images",
+            f"{marks} {MARK} placeholders for {images} images",
             f"Write one {MARK} into the question where each image belongs",
         )
     if [turn["role"] for turn in turns] == ["user"]:
@@ -376,7 +376,7 @@ def _marked(turns: Sequence[Turn], images: int) -> list[Turn]:
 
 
 def _prompt(turns: Sequence[Turn]) -> str:
-    """The text of turns as an item has it; with marks unless all pictures come first."""
+    """The text of turns as an item has it, with `<image>` placeholders unless all images come first."""
     return lmms.prompt_of([records.parts(turn["content"]) for turn in turns])
 
 
@@ -420,13 +420,13 @@ def exchange(data: Mapping[str, Any]) -> Exchange:
     answer, gold = _answers(given, turns, asked, images)
     if turns and turns[-1]["role"] == "assistant":
         raise HarnessError(
-            f"`{asked}` ends with the assistant's turn, and another answer is beside it", "Keep one of them"
+            f"`{asked}` ends with an assistant turn, but the row has another answer", "Keep one of them"
         )
     if not any(turn["role"] == "user" for turn in turns):
         raise HarnessError(f"`{asked}` has no user turn", "Correct or remove the row")
     if any(MARK in turn["content"] for turn in turns if turn["role"] == "assistant"):
         raise HarnessError(
-            f"an assistant's turn has {MARK}", "Only user turns can show images: correct the row"
+            f"an assistant turn has {MARK}", "Only user turns can show images: correct the row"
         )
     if sum(map(bool, [*named, parts])) > 1:
         both = "`image` and `images`" if all(named) else "`messages` and `images`"
@@ -578,7 +578,7 @@ def _answers(
     elif beside is not None:
         answer = beside
     elif talks:
-        raise HarnessError(f"`{asked}` has no assistant turn at its end", "Add the answer, or `solution`")
+        raise HarnessError(f"`{asked}` does not end with an assistant turn", "Add the answer, or `solution`")
     else:
         has = cut(", ".join(sorted(given)))
         raise HarnessError(f"no `answer`, `solution` or `completion`; it has {has}", _REMEDY)
@@ -598,7 +598,7 @@ def _said(name: str, value: object, asked: Sequence[Turn], images: Sequence[Any]
     shown: list[Any] = []
     *before, last = _turns(name, value, shown, True)
     if last["role"] != "assistant":
-        raise HarnessError(f"`{name}` has no assistant turn at its end", "Add the answer")
+        raise HarnessError(f"`{name}` does not end with an assistant turn", "Add the answer")
     if before and name == "completion":
         raise HarnessError(
             f"`completion` has {len(before) + 1} turns, of which only the last would be trained on",
@@ -668,7 +668,7 @@ def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Tu
 
 
 def _content(where: str, role: str, content: object, images: list[Any]) -> str:
-    """A turn's content as text with marks."""
+    """A turn's content as text with `<image>` placeholders."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
@@ -687,7 +687,7 @@ def _content(where: str, role: str, content: object, images: list[Any]) -> str:
         if kind in ("image", "image_url"):
             if role == "assistant":
                 raise HarnessError(
-                    f"{where}: the assistant's turn has an image", "Only user turns can show images"
+                    f"{where}: an assistant turn has an image", "Only user turns can show images"
                 )
             picture = {name: part[name] for name in HOLDS if part.get(name)}
             images += [picture] if picture else []
@@ -760,5 +760,5 @@ def choices(data: Mapping[str, Any], prompt: str) -> list[str]:
             lists[-1].append(text.strip())
     found = [one for one in lists if len(one) > 1]  # a line "A:" alone is where the answer belongs
     if not found:
-        raise HarnessError("no options found", "Give `choices`, or write them as lines 'A. ...'")
+        raise HarnessError("no options found", "Add `choices`, or write them as lines 'A. ...'")
     return found[-1]

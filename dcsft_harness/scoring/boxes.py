@@ -307,7 +307,7 @@ def from_pixels(
 
 def _size(name: str, size: tuple[float, float]) -> tuple[float, float]:
     if size is None or len(size) != 2 or not all(0 < side < math.inf for side in size):
-        raise HarnessError(f"{name} is not two positive numbers: {size!r}", "Give (width, height) in pixels")
+        raise HarnessError(f"{name} is not two positive numbers: {size!r}", "Pass (width, height) in pixels")
     return float(size[0]), float(size[1])
 
 
@@ -319,7 +319,7 @@ def _gold(answer: Sequence[float]) -> Box:
     if len(box) != 4 or not all(map(math.isfinite, box)) or box[2] <= box[0] or box[3] <= box[1]:
         raise HarnessError(
             f"the answer is not a box with an area: {answer!r}",
-            "Give [x1, y1, x2, y2] in original-image pixels with x1 < x2 and y1 < y2",
+            "Write [x1, y1, x2, y2] in original-image pixels with x1 < x2 and y1 < y2",
         )
     return box
 

@@ -116,7 +116,7 @@ def choice(
     """
     options = option_set(tuple(map(str, choices)) if choices else DRAWN)
     if len(options.texts) > len(options.letters):
-        raise HarnessError(f"{len(options.texts)} choices are more than there are letters", "Give at most 26")
+        raise HarnessError(f"{len(options.texts)} choices are more than there are letters", "Use at most 26")
     gold = _gold(answer, options)
     found = find(response, options, truncated=truncated)
     if found is None:
@@ -135,8 +135,8 @@ def _gold(answer: str, options: OptionSet) -> int:
         index = before if before >= 0 and options.keys[before] == key(plain(level(both[2]))) else -1
     if index < 0:
         raise HarnessError(
-            f"the answer {answer!r} is no option of {list(options.texts)!r}",
-            f"Give one of the letters A to {options.letters[-1]}",
+            f"the answer {answer!r} is not one of the options {list(options.texts)!r}",
+            f"Use one of the letters A to {options.letters[-1]}",
         )
     return index
 

@@ -88,7 +88,9 @@ def parse_golds(answer: str | Sequence[str]) -> list[str]:
     """
     golds = [answer] if isinstance(answer, str) else list(answer)
     if not golds or not all(isinstance(gold, str) and gold.strip() for gold in golds):
-        raise HarnessError(f"the answer of an open_answer item is blank: {answer!r}", "Give one text or more")
+        raise HarnessError(
+            f"the answer of an open_answer item is blank: {answer!r}", "Write one text or more"
+        )
     return golds
 
 

@@ -41,14 +41,14 @@ def summary(notes: Mapping[str, Any]) -> str:
     """The number of items of each difficulty, and the reasons why others were left out."""
     words = {
         "unlabelled": "of the pool unlabeled",
-        "excluded": "excluded for an image that is evaluated",
+        "excluded": "excluded for overlap with an evaluation",
         "dropped": "dropped in review",
         "suspects": "suspected of a wrong label: see suspects.jsonl",
         "unshown": "of these not in suspects.md",
-        "unjudged": "never solved with too few answers to suspect",
+        "unjudged": "never solved, with too few answers to judge",
         "outside": "outside the band",
         "others": "of difficulties not kept",
-        "weightless": "left out for their weight of 0",
+        "weightless": "with a weight of 0",
         "undrawn": "not drawn",
     }
     parts = counted(notes, words)

@@ -48,7 +48,7 @@ class InspectOptions(OwnRows):
         metavar="JSON",
     )
     on_error: Literal["stop", "skip"] = option(
-        "stop", "What to do about unusable rows, which are listed: stop fails, skip does not."
+        "stop", "Unusable rows are always listed; stop then fails, skip does not."
     )
 
     @field_validator("chat_template_kwargs", mode="before")
@@ -66,7 +66,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
     place = options.image_root or own_files.root_of(options.data)
     root = own_rows.Root(place, options.allow_outside_root)
     if options.model is None and options.chat_template_kwargs is not None:
-        raise HarnessError("--chat-template-kwargs goes with --model, which is not given", "Give both")
+        raise HarnessError("--chat-template-kwargs requires --model", "Pass both")
     processor, arguments, marks = (None, {}, []) if options.model is None else _processor(options)
     shown: list[dict[str, Any]] = []
     bad: list[tuple[str, HarnessError]] = []
@@ -209,7 +209,7 @@ def _shown(row: Mapping[str, Any]) -> str:
         changed = "" if (shown, one["mode"]) == (size, "RGB") else f", shown as {shown} RGB"
         frame = f"frame 1 of {one['frames']}, " if one.get("frames", 1) > 1 else ""
         kind = f"{one['format']}, {frame}{size} pixels, mode {one['mode']}"
-        lines.append(f"  picture {number}: {kind}{turned}{changed}")
+        lines.append(f"  image {number}: {kind}{turned}{changed}")
     if "prompt" in row:
         lines.append(f"  prompt: {row['tokens']} tokens, {row['image_tokens']} of them for images")
         lines += _block(row["prompt"])
@@ -265,7 +265,7 @@ def failing(notes: Mapping[str, Any]) -> HarnessError | None:
         return None
     return HarnessError(
         f"{notes['refused']} of {notes['count']} row{'s' * (notes['count'] > 1)} cannot be used",
-        "Correct them, or give --on-error skip here and to the stages that read them",
+        "Correct them, or pass --on-error skip here and to the stages that read them",
     )
 
 

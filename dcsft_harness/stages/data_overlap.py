@@ -28,7 +28,7 @@ class OverlapOptions(opening.OwnTasks, OwnRows):
     on_error: Literal["stop", "skip"] = option(
         "stop", "What to do with an unusable row of your own: skip leaves it out."
     )
-    distance: int = option(4, "Most bits in which the hashes of near copies differ.", ge=0, le=16)
+    distance: int = option(4, "Maximum number of hash bits in which near copies may differ.", ge=0, le=16)
 
 
 def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Notes:
@@ -47,7 +47,7 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
     if options.pool in own and options.scorer is None:
         raise HarnessError(
             f"{options.pool} needs --scorer: item ids depend on how answers are read",
-            "Give the one that sampling uses",
+            "Pass the one that sampling uses",
         )
 
     def read(name: str) -> "Task":

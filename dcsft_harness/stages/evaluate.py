@@ -112,14 +112,14 @@ class EvaluateOptions(opening.OwnTasks, OwnPart, opening.Engine):
         if self.samples > 1 and self.temperature == 0:
             raise HarnessError(
                 f"--samples {self.samples} at --temperature 0 are {self.samples} times the same response",
-                "Give a temperature above 0, or one sample",
+                "Use a temperature above 0, or one sample",
             )
         if self.samples == 1 and not self.temperature:
             for name in names[1:]:
                 if name in given:
                     raise HarnessError(
                         f"{flag(name)} {given[name]} has no effect on a greedy response",
-                        "Give --samples above 1 or --temperature above 0, or leave it out",
+                        "Pass --samples above 1 or --temperature above 0, or leave it out",
                     )
             return None
         longest = self.max_new_tokens
@@ -132,7 +132,7 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         return _score_responses(options, output, progress)
     for name in ("columns", "box_space"):
         if getattr(options, name):
-            raise HarnessError(f"{flag(name)} goes with --responses, which is not given", "Leave it out")
+            raise HarnessError(f"{flag(name)} requires --responses", "Leave it out")
     launched = options.launched(STAGE, output)
     if launched is not None:
         return launched
@@ -146,7 +146,7 @@ def run(options: EvaluateOptions, output: Path, progress: Progress | None) -> No
         manifest.refuse_occupied(output, resumes=True)
         lmms.include(options.include_path)
         if not options.tasks and options.data is None:
-            raise HarnessError("--tasks and --data are missing", "Give one of them, or both")
+            raise HarnessError("--tasks and --data are missing", "Pass one of them, or both")
         rows = [name for name in options.tasks if opening.is_own(name) and not lmms.is_file(name)]
         names = [name for name in options.tasks if name not in rows]
         opened = lmms.open_tasks(names) if names else {}
@@ -178,7 +178,7 @@ def _add_own(
     if not files:
         opening.refuse_own(options, "--data")
         if options.on_error == "skip":
-            raise HarnessError("--on-error skip goes with --data", "Leave it out")
+            raise HarnessError("--on-error skip requires --data", "Leave it out")
         return {}, {}
     described: dict[str, Any] = {}
     left_out: dict[str, str] = {}
@@ -204,9 +204,11 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
 
     assert options.responses is not None
     if options.data is not None:
-        raise HarnessError(f"--responses and --data {options.data} exclude each other", "Give one of them")
+        raise HarnessError(
+            f"--responses and --data {options.data} cannot be combined", "Use only one of them"
+        )
     if options.model_args or options.model != "dcsft_hf":
-        raise HarnessError("--responses and --model exclude each other", "Give one of them")
+        raise HarnessError("--responses and --model cannot be combined", "Use only one of them")
     for name, field in type(options).model_fields.items():
         if name not in _OF_RESPONSES and getattr(options, name) != field.get_default(
             call_default_factory=True

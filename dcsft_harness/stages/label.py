@@ -119,7 +119,7 @@ def at_fewer_samples(notes: Mapping[str, Any]) -> str:
     for g in chosen:
         shares = (found[g - 1][name] for name in ("pass", "easy", "medium", "hard"))
         lines.append(f"{g:>4} " + " ".join(f"{percent(share):>8}" for share in shares))
-    return "\n".join(["Labels of g of the responses, expected:", *lines, ""])
+    return "\n".join(["Expected labels from g of the responses:", *lines, ""])
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:
@@ -161,11 +161,11 @@ STAGE = Stage(
     example="""dcsft label rollouts --output labels
 dcsft label rollouts --exact --output labels
 dcsft label lmms-eval-output --output labels""",
-    about="Prints pass@g of the pool, the labels that g of the responses would give, over all subsets, and"
-    " how many items another labeling would place in another class."
-    " Every response in a run of `lmms-eval -n G --log_samples` is scored again. For other tasks, such a"
-    " run also needs --reasoning_tags none, or its log has only the first response. The scored responses go"
-    " into the folder OUTPUT-rollouts. Labels by --scorer cannot be curated: a log holds no images.",
+    about="Prints the pool's pass@g, the labels that g of the responses would give, and how many items a"
+    " second labeling would place in another class."
+    " Also takes a run of `lmms-eval -n G --log_samples`, whose responses are scored again and written to the"
+    " folder OUTPUT-rollouts. For tasks outside the suite, the run also needs --reasoning_tags none, or its"
+    " log has only the first response. Labels by --scorer cannot be curated, because a log has no images.",
     show=shown,
     remarks=remarks,
     then="dcsft curate {output} --keep easy,medium --output curated",

@@ -63,19 +63,19 @@ class Engine(Settings):
     )
     engine: str = option(
         "local",
-        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray is dcsft_hf in"
-        " actors of the Ray cluster at RAY_ADDRESS, or of one on this machine.",
+        "The engine: dcsft_hf, dcsft_vllm, or any lmms-eval model. local is dcsft_hf; ray runs dcsft_hf"
+        " on the Ray cluster at RAY_ADDRESS, or on one that it starts on this machine.",
         metavar="NAME",
     )
     actors: int | None = option(
         None,
-        "With --engine ray: the number of actors; by default one per GPU, or per CPU without GPUs."
-        " With dcsft_vllm, this many actors of a cluster run it.",
+        "Number of Ray actors, for --engine ray (by default one per GPU, or per CPU without GPUs) and"
+        " dcsft_vllm (by default it runs without Ray).",
         ge=1,
     )
     num_processes: int | None = option(
         None,
-        "Number of processes, one per GPU, started by `accelerate launch`, which share the items; with"
+        "Number of processes that share the items, one per GPU, started by `accelerate launch`; with"
         " dcsft_vllm, one engine each.",
         ge=1,
         decides=False,
@@ -101,7 +101,7 @@ class Engine(Settings):
         if self.engine == "ray" or self.actors is not None:
             raise HarnessError(
                 f"--num-processes {self.num_processes} and Ray's actors both divide the items",
-                "Give one of them",
+                "Use only one of them",
             )
         shared = str(reading.named(self.model_args).get("tensor_parallel_size", 1))
         launch = Launch.read(self.num_processes, None, int(shared) if shared.isdecimal() else 1)
@@ -159,7 +159,7 @@ def refuse_own(options: OwnRows, instead: str) -> None:
     for name in OwnPart.model_fields:
         if getattr(options, name, None):
             value = "" if getattr(options, name) is True else f" {getattr(options, name)}"
-            raise HarnessError(f"{flag(name)}{value} goes with {instead}", "Leave it out")
+            raise HarnessError(f"{flag(name)}{value} applies only to {instead}", "Leave it out")
 
 
 def own_training_rows(data: str, options: OwnPart, pairs: bool = False) -> "Dataset":
@@ -190,11 +190,11 @@ def pool(
     from dcsft_harness.sampling import own_data
 
     if (task is None) == (data is None):
-        raise HarnessError("--task and --data exclude each other, and one is needed", "Give one of them")
+        raise HarnessError("--task and --data cannot be combined, and one is required", "Pass one of them")
     if data is None:
         refuse_own(options, "--data")
         if is_own(str(task)) and not lmms.is_file(str(task)):
-            raise HarnessError(f"--task {task} is a file or folder of rows", f"Give it as --data {task}")
+            raise HarnessError(f"--task {task} is a file or folder of rows", f"Pass it as --data {task}")
         return own_data.open_task(str(task), "--task"), {}, task_files([str(task)])
     root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options, held)
     opened = own_data.open_file(data, options.scorer, root, skip, outside, not held, part)
@@ -217,7 +217,7 @@ def opener(model: str, arguments: str, ray: bool, actors: int | None) -> Callabl
 
     if not ray:
         if actors is not None:
-            raise HarnessError(f"--actors {actors} goes with --engine ray", "Leave it out")
+            raise HarnessError(f"--actors {actors} requires --engine ray", "Leave it out")
         return partial(lmms.open_model, model, arguments)
     if ranks.world_size() > 1:
         raise HarnessError(
@@ -329,11 +329,11 @@ def _answering(
         }
         seconds = estimates.seconds(anatomy, device, work, anatomy.stored())
     chosen = {"items at a time": together} | ({"processes": processes} if processes > 1 else {})
-    remedy = "Lower max_pixels in --model-args, or give --engine dcsft_vllm with tensor_parallel_size=N"
+    remedy = "Lower max_pixels in --model-args, or pass --engine dcsft_vllm with tensor_parallel_size=N"
     if parts["keys and values"] > device.free:
         remedy = f"Lower --max-new-tokens ({longest}) or the responses to an item ({samples})"
     elif device.kind == "cpu" and kind.itemsize > stored.itemsize:
-        remedy = f"Give --model-args dtype={str(stored).removeprefix('torch.')}"
+        remedy = f"Pass --model-args dtype={str(stored).removeprefix('torch.')}"
     return usage.Estimate(device, parts, seconds, settings=chosen, remedy=remedy)
 
 

@@ -57,7 +57,7 @@ def summary(notes: Mapping[str, Any]) -> str:
     if notes["accuracy"] is not None:
         parts.append(f"{percent(notes['accuracy'])} right")
     words = {
-        "saved": "not needed, their items' labels being settled",
+        "saved": "not needed (their items' labels were settled)",
         "skipped": "items skipped",
         "left_out": "rows left out",
         "resumed": "from the interrupted run",

@@ -327,7 +327,7 @@ class Stage:
                 nameless = f"{'s' * (len(first) != 1)} without a name{listed}"
                 raise HarnessError(
                     f"{self.name}() takes {len(first)} argument{nameless}, and got {len(given)}",
-                    f"Give several as a list, and name the others: {', '.join(self.options.model_fields)}",
+                    f"Pass several as a list, and name the others: {', '.join(self.options.model_fields)}",
                 )
             named = {**dict(zip(first, given, strict=False)), **options}
             try:
@@ -338,9 +338,9 @@ class Stage:
 
         def run(named: dict[str, object], output: str | os.PathLike[str] | None) -> Artifact | None:
             if output is None and not self.shows:
-                raise HarnessError(f"{self.name}() needs an output", "Give the folder to write")
+                raise HarnessError(f"{self.name}() needs an output", "Pass the folder to write")
             if not isinstance(output, str | os.PathLike | None):
-                raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
+                raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             with _without_bars():
                 plain = {name: _plain(value, name == "data") for name, value in named.items()}
@@ -603,11 +603,11 @@ def _without_bars() -> Iterator[None]:
 def _plain(value: object, rows: bool = False) -> object:
     """An option's value as the settings expect it: artifacts as paths, rows in memory as a file.
 
-    With `rows`, any iterable is rows; data sets and lists of dictionaries always are.
+    With `rows`, any iterable is rows; datasets and lists of dictionaries always are.
     """
     if isinstance(value, Artifact):
         if not Path(value).exists():
-            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or give another one")
+            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or use another one")
         return os.fspath(value)
     rows = rows or hasattr(value, "with_format")
     rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))

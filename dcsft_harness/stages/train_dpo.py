@@ -56,7 +56,7 @@ class DpoConfig(AdapterConfig):
     lora_dropout: float = option(0.0, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
     beta: float = option(0.1, "Strength of the pull toward the initial model, above 0.", gt=0)
     pairs_per_item: int = option(
-        1, "Most pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
+        1, "Maximum pairs per item, of distinct texts; if there are more, `seed` decides which.", ge=1
     )
 
     @property
@@ -154,7 +154,7 @@ def _refuse_other_prompts(
         raise HarnessError(
             f"--data {folder} was sampled with {chat_template.NAME} {json_text(sampled)}, but training would"
             f" write prompts with {json_text(ours)}",
-            f"Give --chat-template-kwargs '{json_text(sampled)}', or sample again",
+            f"Pass --chat-template-kwargs '{json_text(sampled)}', or sample again",
         )
 
 
@@ -194,7 +194,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
     if made.kind not in ("rollouts", "curated set"):
         raise HarnessError(
             f"--data {folder} holds {manifest.indefinite(made.kind)}, but pairs are made from responses",
-            "Give a folder of `dcsft sample` or `dcsft curate`",
+            "Pass a folder of `dcsft sample` or `dcsft curate`",
         )
     inputs, items, rollouts = {"rollouts": folder}, None, folder
     if made.kind == "curated set":
@@ -222,7 +222,7 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
             f"{folder}: none of {counts['items']} items has both a right and a wrong response ({right} have"
             f" right ones, {wrong} wrong ones; left out: {counts['truncated']} truncated, "
             f"{counts['unscored']} unscored responses)",
-            "Sample more responses per item, at a higher temperature, or give items that are neither easy nor"
+            "Sample more responses per item, at a higher temperature, or use items that are neither easy nor"
             " hard",
         )
     return _stored(rollouts / sampling.ITEMS, chosen), inputs, counts
@@ -321,17 +321,19 @@ def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
         raise unknown_name("f_divergence_type", str(args.f_divergence_type), DIVERGENCES)
     if "exo_pair" in args.loss_type and not args.label_smoothing:
         raise HarnessError(
-            "loss_type=exo_pair needs a label_smoothing above 0", "Give --set label_smoothing=1e-3"
+            "loss_type=exo_pair needs a label_smoothing above 0", "Pass --set label_smoothing=1e-3"
         )
     paired = {"nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down"}
     for name in args.loss_type:
         if name in paired and args.f_divergence_type != "reverse_kl":
             raise HarnessError(
-                f"f_divergence_type={args.f_divergence_type} does not go with loss_type={name}",
+                f"f_divergence_type={args.f_divergence_type} cannot be combined with loss_type={name}",
                 "Leave one of them out",
             )
         if args.use_weighting and name.startswith("aot"):
-            raise HarnessError(f"use_weighting does not go with loss_type={name}", "Leave one of them out")
+            raise HarnessError(
+                f"use_weighting cannot be combined with loss_type={name}", "Leave one of them out"
+            )
 
 
 def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN401 - Setup
@@ -352,7 +354,7 @@ def _check_collator(setup: Any, pair: Mapping[str, Any]) -> None:  # noqa: ANN40
         made = DataCollatorForVisionPreference(processor=processor)([dict(pair)])
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
         raise HarnessError(
-            f"{problem}its {type(processor).__name__} makes no batch of pairs ({error_line(error)})",
+            f"{problem}its {type(processor).__name__} cannot batch pairs ({error_line(error)})",
             "Take another base",
         ) from error
     tokens, whole = prompt["input_ids"].shape, made["input_ids"].shape

@@ -16,25 +16,25 @@ TARGETS = ("all", "language", "vision")
 
 EITHER = (("max_steps", "epochs"), ("epochs", "max_steps"))
 _OWN: dict[str, str] = {
-    "output_dir overwrite_output_dir output": "Give --output",
-    "model model_init_kwargs trust_remote_code": "Give --model and --dtype; code of checkpoints is never run",
-    "data": "Give --data",
-    "adapter peft_config": "Give --adapter, or --lora-rank and the other options of LoRA",
-    "scorer image_root": "Give --scorer or --image-root on the command line",
+    "output_dir overwrite_output_dir output": "Pass --output",
+    "model model_init_kwargs trust_remote_code": "Pass --model and --dtype; code of checkpoints is never run",
+    "data": "Pass --data",
+    "adapter peft_config": "Pass --adapter, or --lora-rank and the other options of LoRA",
+    "scorer image_root": "Pass --scorer or --image-root on the command line",
     "resume resume_from_checkpoint restore_callback_states_from_checkpoint ignore_data_skip":
         "Leave it out: the same command resumes an interrupted run",
     "push_to_hub push_to_hub_model_id push_to_hub_organization push_to_hub_token hub_always_push hub_model_id"
     " hub_private_repo hub_revision hub_strategy hub_token private log_completions_hub_repo":
-        "Give --push-to-hub OWNER/NAME (and --private), or run `dcsft push`; the token is the environment's",
-    "lr": "Give --learning-rate",
+        "Pass --push-to-hub OWNER/NAME (and --private), or run `dcsft push`; the token is the environment's",
+    "lr": "Pass --learning-rate",
     "per_device_train_batch_size per_gpu_train_batch_size gradient_accumulation_steps auto_find_batch_size":
-        "Give --batch-size, which counts all processes, and --micro-batch-size",
-    "num_train_epochs": "Give --epochs",
-    "warmup_steps": "Give --warmup-ratio",
-    "data_seed": "Give --seed",
-    "bf16 fp16 use_cpu no_cuda use_mps_device": "Give --dtype; CUDA_VISIBLE_DEVICES= trains on the CPU",
-    "save_strategy save_on_each_node enable_jit_checkpoint": "Give --save-steps",
-    "save_total_limit save_only_model": "Give --keep",
+        "Pass --batch-size, which counts all processes, and --micro-batch-size",
+    "num_train_epochs": "Pass --epochs",
+    "warmup_steps": "Pass --warmup-ratio",
+    "data_seed": "Pass --seed",
+    "bf16 fp16 use_cpu no_cuda use_mps_device": "Pass --dtype; CUDA_VISIBLE_DEVICES= trains on the CPU",
+    "save_strategy save_on_each_node enable_jit_checkpoint": "Pass --save-steps",
+    "save_total_limit save_only_model": "Pass --keep",
     "load_best_model_at_end metric_for_best_model greater_is_better": "Run `dcsft score --watch` with --keep",
     "do_train": "Leave it out: `dcsft train` trains",
     "do_eval do_predict eval_strategy evaluation_strategy eval_steps eval_delay eval_on_start eval_packing"
@@ -49,8 +49,8 @@ _OWN: dict[str, str] = {
     " max_seq_length max_prompt_length truncation_mode packing packing_strategy padding_free":
         "Leave it out: rows are written by the base's own chat template, uncut, with the loss on the answer",
     "deepspeed fsdp fsdp_config parallelism_config accelerator_config local_rank":
-        "Give --num-processes and --launch",
-    "max_new_tokens": "Give --max-completion-length",
+        "Pass --num-processes and --launch",
+    "max_new_tokens": "Pass --max-completion-length",
 }  # fmt: skip
 OWN = {name: remedy for names, remedy in _OWN.items() for name in names.split()}
 """Arguments of TRL and transformers, including former names, that we set under another name -> what to use
@@ -93,7 +93,7 @@ class TrainingConfig(Settings):
     epochs: int | None = option(None, "Passes over the data; instead of max_steps.", ge=1)
     warmup_ratio: float = option(
         0.1,
-        "Share of the steps in which the learning rate rises from 0, in [0, 1); never all of them.",
+        "Share of the steps in which the learning rate rises from 0, in [0, 1).",
         ge=0,
         lt=1,
     )
@@ -124,8 +124,8 @@ class TrainingConfig(Settings):
     )
     box_rounding: Literal["truncate"] | None = option(
         None,
-        "How box targets in original pixels become whole numbers: truncate drops decimals, as the paper"
-        " does; by default they keep two decimals. Goes with box_space pixel.",
+        "With box_space pixel: truncate drops the decimals of box targets, as the paper does; by default they"
+        " keep two.",
     )
     chat_template_kwargs: Mapping[str, Any] | None = option(
         None,
@@ -134,7 +134,9 @@ class TrainingConfig(Settings):
         metavar="JSON",
     )
     save_steps: int | None = option(
-        100, "Steps between checkpoints, from which an interrupted run resumes; none writes none.", ge=1
+        100,
+        "Steps between checkpoints, from which an interrupted run resumes; none writes no checkpoints.",
+        ge=1,
     )
     keep: int | None = option(
         None,
@@ -170,7 +172,7 @@ class TrainingConfig(Settings):
     @model_validator(mode="after")
     def _check_extra(self) -> Self:
         # The error repeats no value: hub_token is one of the names.
-        own = {name: f"Give {flag(name)}" for name in type(self).model_fields} | OWN
+        own = {name: f"Pass {flag(name)}" for name in type(self).model_fields} | OWN
         for name in self.extra:
             if (remedy := own.get(str(name).replace("-", "_"))) is not None:
                 raise HarnessError(f"extra: {shown(name)} is set by the harness", remedy)
@@ -182,7 +184,7 @@ class TrainingConfig(Settings):
         for name in sampled if isinstance(sampled, Mapping) else ():
             if name in _SAMPLING:
                 ours = "max_completion_length" if name.startswith("max") else name
-                remedy = f"Give {flag(ours) if ours in own else '--num-generations'}"
+                remedy = f"Pass {flag(ours) if ours in own else '--num-generations'}"
                 raise HarnessError(
                     f"extra: generation_kwargs has {name}, which is set by the harness", remedy
                 )
@@ -193,7 +195,7 @@ class TrainingConfig(Settings):
         if (self.max_steps is None) == (self.epochs is None):
             raise HarnessError(
                 f"--max-steps {self.max_steps} and --epochs {self.epochs} do not set the length of training",
-                "Give exactly one of them",
+                "Pass exactly one of them",
             )
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
             raise HarnessError(
@@ -211,9 +213,9 @@ class TrainingConfig(Settings):
             )
         if self.box_rounding is not None and self.box_space != "pixel":
             raise HarnessError(
-                f"--box-rounding {self.box_rounding} goes with --box-space pixel: targets of other spaces are"
+                f"--box-rounding {self.box_rounding} requires --box-space pixel: targets of other spaces are"
                 " whole numbers, rounded",
-                "Give --box-space pixel, or leave it out",
+                "Pass --box-space pixel, or leave it out",
             )
         return self
 
@@ -262,7 +264,7 @@ class AdapterConfig(TrainingConfig):
 
     full: bool = option(False, "Train all parameters instead of an adapter; LoRA options are ignored.")
     lora_rank: int = option(32, "LoRA rank.", ge=1)
-    lora_alpha: int = option(64, "LoRA alpha: the scale of the updates times the rank.", ge=1)
+    lora_alpha: int = option(64, "LoRA alpha: updates are scaled by alpha / rank.", ge=1)
     lora_dropout: float = option(0.05, "Dropout rate of the LoRA layers, in [0, 1).", ge=0, lt=1)
     lora_target: str = option(
         "all",
@@ -278,7 +280,7 @@ class AdapterConfig(TrainingConfig):
         except re.error as error:
             raise HarnessError(
                 f"--lora-target {shown(self.lora_target)} is not a regular expression: {error}",
-                f"Give {', '.join(TARGETS)} or a regular expression over module names",
+                f"Pass {', '.join(TARGETS)} or a regular expression over module names",
             ) from error
         return self
 

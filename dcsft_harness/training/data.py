@@ -158,13 +158,13 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
     """
     if not isinstance(data, Dataset):
         manifest.refuse_changed(data)
-    name = source or "the given data set" if isinstance(data, Dataset) else str(data)
+    name = source or "the given dataset" if isinstance(data, Dataset) else str(data)
     found = data if isinstance(data, Dataset) else _open(data)
     missing = [column for column in COLUMNS if column not in found.column_names]
     if missing:
         raise HarnessError(
             f"{name} lacks the column {missing[0]!r}; it has {', '.join(found.column_names)}",
-            "Give a set written by `dcsft curate`, or one with the columns messages and images",
+            "Pass a set written by `dcsft curate`, or one with the columns messages and images",
         )
     if len(found) == 0:
         raise HarnessError(
@@ -191,7 +191,7 @@ def examined(data: Path | Dataset, source: str | None = None) -> Conversations:
             one = one if box is None else _boxed(one, box, where)
             weight = 1.0 if weights is None else weights[number]
             if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-                raise HarnessError(f"{where}: weight {weight!r}", "Give a finite number of at least 0")
+                raise HarnessError(f"{where}: weight {weight!r}", "Use a finite number of at least 0")
         except HarnessError as error:
             refused[number] = error
             continue
@@ -217,7 +217,7 @@ def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
         and all(abs(a - b) <= 0.011 for a, b in zip(stated, box, strict=True))
     )
     if not same or turns.size is None:
-        lacks = "a picture" if same else f"that box: {turns.answer[:80]!r}"
+        lacks = "an image" if same else f"that box: {turns.answer[:80]!r}"
         raise HarnessError(
             f"{where}: its column box is {list(box)}, and it lacks {lacks}",
             "Write the answer's box in original-image pixels there, or leave the cell empty",
@@ -225,7 +225,7 @@ def _boxed(turns: Turns, box: Sequence[float], where: str) -> Turns:
     width, height = turns.size
     if not (box[0] < box[2] and box[1] < box[3] and box[0] < width and box[1] < height and min(box[2:]) > 0):
         raise HarnessError(
-            f"{where}: the box {box} has no area in its picture of {width} x {height} pixels",
+            f"{where}: the box {box} has no area in its image of {width} x {height} pixels",
             "Write x1, y1, x2, y2 in original-image pixels, x1 < x2 and y1 < y2",
         )
     return replace(turns, box=list(box))
@@ -263,7 +263,7 @@ def _open(folder: Path) -> Dataset:
     except HarnessError as error:
         raise HarnessError(
             f"{folder} is not a training set: {error.problem}",
-            "Give a folder written by `dcsft curate` or by datasets' save_to_disk",
+            "Pass a folder written by `dcsft curate` or by datasets' save_to_disk",
         ) from error
     if isinstance(found, DatasetDict):
         raise HarnessError(
@@ -286,10 +286,10 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
         prompt.append({"role": message["role"], "content": _parts(message["content"], literal, where)})
     answer = "".join(part.get("text", "") for part in _parts(messages[-1]["content"], True, where))
     if not answer.strip():
-        raise HarnessError(f"{where}: the assistant's answer is empty", "Remove the row or give it an answer")
+        raise HarnessError(f"{where}: the assistant's answer is empty", "Remove the row or add an answer")
     if not any(message["role"] == "user" for message in prompt):
         raise HarnessError(
-            f"{where}: there is no user's turn before the answer", "Give every conversation one"
+            f"{where}: there is no user turn before the answer", "Add one to every conversation"
         )
     placeholders = sum(part["type"] == "image" for message in prompt for part in message["content"])
     if (placeholders, images) == (0, 1):  # a single image goes in front of the first user turn
@@ -297,7 +297,7 @@ def _split(messages: Sequence[Mapping[str, Any]], images: int, where: str) -> Tu
         first["content"] = [{"type": "image"}, *first["content"]]
     elif placeholders != images:
         raise HarnessError(
-            f"{where}: {placeholders} {MARK} marks for {images} images",
+            f"{where}: {placeholders} {MARK} placeholders for {images} images",
             f"Write one {MARK} into the user's content where each image belongs",
         )
     return Turns(prompt, answer, images)
@@ -421,7 +421,7 @@ class _Sizes:
                 count(height, width)
         except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError, AttributeError) as error:
             kind = type(self._processor.image_processor).__name__
-            return f"the {kind} does not take a picture of {width} x {height} pixels: {error_line(error)}"
+            return f"the {kind} does not accept an image of {width} x {height} pixels: {error_line(error)}"
         return None
 
     def _tokens(self, size: tuple[int, int]) -> int:
@@ -550,7 +550,7 @@ class Template:
             raise HarnessError(
                 f"{where}: the chat template ends prompts with {prompt[-40:]!r} but begins answers"
                 " differently",
-                "Give the model a chat template whose generation prompt begins its assistant turns, or other"
+                "Use a chat template whose generation prompt begins its assistant turns, or other"
                 " arguments with --chat-template-kwargs",
             )
         rest, (opening, closed) = whole[at:], thought

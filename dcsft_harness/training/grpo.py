@@ -69,7 +69,7 @@ class Judge:
         if item_id not in self.doc_ids:
             raise HarnessError(
                 f"task {self.task.config.task} has no item {item_id}",
-                "Give the task that the set was made from",
+                "Pass the task that the set was made from",
             )
         doc = self.task.eval_docs_no_media[self.doc_ids[item_id]]
         response, stopped = cut_at(response, stop_texts(self.task.config.generation_kwargs))
@@ -118,7 +118,7 @@ def open_data(
     path = Path(data)
     if part is not None and not own_files.is_data(data):
         raise HarnessError(
-            f"--held-out {part.share:g} goes with rows of your own",
+            f"--held-out {part.share:g} applies only to rows of your own",
             "Leave it out; a curated set has no held-out rows if its rollouts were sampled without them",
         )
     if path.is_dir() and not own_files.is_data(data):
@@ -174,7 +174,7 @@ def _refuse_options(task: str, scorer: str | None, image_root: Path | None, outs
         if value:
             shown = "" if value is True else f" {value}"
             raise HarnessError(
-                f"{option}{shown} goes with rows of your own", f"The task {task} brings its own"
+                f"{option}{shown} applies only to rows of your own", f"The task {task} has its own"
             )
 
 
@@ -190,13 +190,13 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
     if conversations.item_ids is None:
         raise HarnessError(
             f"{conversations.name} has no column item_id, by which completions are judged",
-            "Give a set written by `dcsft curate`, or a task",
+            "Pass a set written by `dcsft curate`, or a task",
         )
     strange = [item for item in conversations.item_ids if item not in judge.doc_ids]
     if strange:
         raise HarnessError(
             f"{conversations.name} has the item {strange[0]}, which is not in task {judge.task.config.task}",
-            "Give the task that the set was made from",
+            "Pass the task that the set was made from",
         )
     if conversations.weights is not None:
         raise HarnessError(
@@ -209,14 +209,14 @@ def check_prompts(conversations: Conversations, judge: Judge, config: GrpoConfig
         raise HarnessError(
             f"{conversations.name} has {there} prompts, fewer than the {needed} of a step "
             f"(batch_size={config.batch_size} completions, num_generations={config.num_generations})",
-            f"Lower batch_size to {most} or less, or give more prompts",
+            f"Lower batch_size to {most} or less, or use more prompts",
         )
     bare = sum(not turns.images for turns in conversations.turns)
     if 0 < bare < there:
         raise HarnessError(
             f"{conversations.name}: {bare} of {there} rows have no image, and TRL's GRPO takes no batch in"
             " which only some have one",
-            "Give all rows an image or none, and train on the others in a run of their own",
+            "Use rows that all have images or all have none, and train on the others in a run of their own",
         )
 
 
@@ -245,7 +245,7 @@ def check_processor(setup: Setup) -> None:
     if trouble := _trouble(setup.processor):
         raise HarnessError(
             f"TRL's GRPO does not take {setup.job.model}: its {trouble}",
-            "Train it by `dcsft train sft`, or take another base",
+            "Train it with `dcsft train sft`, or use another base",
         )
 
 
@@ -253,7 +253,7 @@ def _trouble(processor: "ProcessorMixin") -> str | None:
     """What TRL does not support of a processor; None if it supports all of it."""
     trials = Batcher(processor, processor.tokenizer.pad_token_id).trials
     if not trials:
-        return "processor takes no chat with a picture"
+        return "processor does not accept a chat with an image"
     known = set(inspect.signature(trl.GRPOTrainer._get_per_token_logps_and_entropies).parameters)
     for trial in trials:
         pixels, images = trial.features.get("pixel_values"), processor.image_processor
@@ -261,7 +261,7 @@ def _trouble(processor: "ProcessorMixin") -> str | None:
             return f"processor makes {', '.join(unknown)}"
         rows = 1 if pixels is None or pixels.ndim != 4 else len(pixels)
         if rows > 1 and not _counts_tiles(images, trial):
-            return f"{type(images).__name__} makes {rows} rows of a picture that are not tiles"
+            return f"{type(images).__name__} makes {rows} rows for an image that are not tiles"
     try:
         processor(text=[trial.text for trial in trials], images=[list(trial.images) for trial in trials])
     except (TypeError, ValueError):
@@ -292,7 +292,7 @@ def check_draws(args: "GRPOConfig", config: GrpoConfig) -> None:
             f"save_steps={config.save_steps}: each batch of completions is used for {steps} steps "
             f"(num_iterations={args.num_iterations}, steps_per_generation={args.steps_per_generation}), and a"
             " run that resumes between them would draw new ones",
-            f"Give a multiple of {steps}",
+            f"Use a multiple of {steps}",
         )
 
 
@@ -670,7 +670,7 @@ def one_an_image(ids: Sequence[int], token: int, images: int) -> list[int]:
         raise HarnessError(
             f"use_vllm=true: {images} images are written as {made.count(token)} runs of image tokens, "
             "which a vLLM in this process would expand again",
-            "Leave use_vllm out, or give vllm_mode=server",
+            "Leave use_vllm out, or use vllm_mode=server",
         )
     return made
 

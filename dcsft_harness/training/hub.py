@@ -140,7 +140,8 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
         for task, said in scores.notes["tasks"].items():
             if (task, of_base) in found:
                 raise HarnessError(
-                    f"{folder} and {found[task, of_base][0]} both have scores of {task}", "Give one of them"
+                    f"{folder} and {found[task, of_base][0]} both have scores of {task}",
+                    "Use only one of them",
                 )
             where, limit, metric = (said.get(name) for name in ("distribution", "limit", "metric"))
             named = "accuracy" if (metric or "acc") == "acc" else metric  # the hub's name of lmms-eval's
@@ -162,7 +163,7 @@ def _of_base(made: manifest.Manifest, scores: manifest.Manifest) -> bool:
     option = "adapter" if made.kind == "adapter" else "pretrained"
     raise HarnessError(
         f"the scores in {scores.folder} are of another model than {made.folder}",
-        f"Give scores of `dcsft evaluate --model-args ...{option}={made.folder}`",
+        f"Pass scores of `dcsft evaluate --model-args ...{option}={made.folder}`",
     )
 
 
@@ -186,7 +187,7 @@ def write_card(folder: Path, scores: Sequence[Path] = (), place: Path | None = N
     if made.kind not in KINDS:
         raise HarnessError(
             f"{folder} holds {manifest.indefinite(made.kind)}, which has no card",
-            "Give an adapter or a checkpoint",
+            "Pass an adapter or a checkpoint",
         )
     if place is None:
         manifest.refuse_changed(folder)
@@ -282,7 +283,7 @@ def _opening(made: manifest.Manifest, source: manifest.Manifest) -> list[str]:
         f"# {title} made by dcsft\\_harness",
         "",
         f"Base: {escaped(base)}. Trained on: {escaped(name)}. "
-        f"The card is of version {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
+        f"Card by version {version('dcsft-harness')}; `manifest.json` has all hashes and versions.",
         "",
     ]
 
@@ -391,10 +392,10 @@ In vLLM:
 def _licence_section(made: manifest.Manifest) -> list[str]:
     found = _licence(made)
     said = (
-        "The base's license is not known; it applies to these weights, as the license of the data may."
+        "The base's license is not known. It applies to these weights, and the data's license may apply, too."
         if found["license"] == "unknown"
-        else f"The base's license ({escaped(', '.join(found.values()))}) applies to these weights, as "
-        "the license of the data may."
+        else f"The base's license ({escaped(', '.join(found.values()))}) applies to these weights, and "
+        "the data's license may apply, too."
     )
     return ["## License", "", said, ""]
 
@@ -441,7 +442,7 @@ def check(repo: str) -> None:
         ) from error
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         raise HarnessError(
-            f"cannot push to {repo}: HF_HUB_OFFLINE is set", "Unset it, or push later by `dcsft push`"
+            f"cannot push to {repo}: HF_HUB_OFFLINE is set", "Unset it, or push later with `dcsft push`"
         )
     if huggingface_hub.get_token() is None:
         raise HarnessError(
@@ -481,7 +482,7 @@ def refuse_unfit(folder: Path) -> None:
     made = manifest.read(folder)
     if made.kind not in KINDS:
         raise HarnessError(
-            f"{folder} holds {manifest.indefinite(made.kind)}", "Give an adapter or a checkpoint"
+            f"{folder} holds {manifest.indefinite(made.kind)}", "Pass an adapter or a checkpoint"
         )
     manifest.refuse_changed(folder)
     _refuse_damaged(folder, made)
@@ -530,7 +531,7 @@ def _hub_errors(repo: str) -> Iterator[None]:
             raise
         raise HarnessError(
             f"the hub cannot be reached for {repo} ({type(error).__name__}: {error})",
-            "Check the network; what is finished can be pushed later by `dcsft push`",
+            "Check the network; the finished artifact can be pushed later with `dcsft push`",
         ) from error
 
 

@@ -52,7 +52,7 @@ class Launch:
         if processes is None and plan is None:
             return None
         if processes is None:
-            raise HarnessError(f"--launch {plan} has no effect without --num-processes", "Give both")
+            raise HarnessError(f"--launch {plan} has no effect without --num-processes", "Pass both")
         if ranks.world_size() > 1:
             raise HarnessError(
                 f"--num-processes {processes} inside a launch of {ranks.world_size()} processes",
@@ -94,12 +94,12 @@ class Launch:
         if kind in ("NO", "MULTI_CPU"):
             raise HarnessError(
                 f"--launch {self.plan} has distributed_type {kind}, with which accelerate starts one process",
-                "Give MULTI_GPU, which starts several on a CPU too",
+                "Use MULTI_GPU, which starts several on a CPU too",
             )
         if kind == "DEEPSPEED" and find_spec("deepspeed") is None:
             raise HarnessError(
                 f"--launch {self.plan} needs DeepSpeed, which is not installed",
-                "pip install deepspeed, or give --launch fsdp2",
+                "pip install deepspeed, or pass --launch fsdp2",
             )
         import torch
 
@@ -107,14 +107,14 @@ class Launch:
         if devices == 0 and kind in ("DEEPSPEED", "FSDP"):
             raise HarnessError(
                 f"--launch {self.plan} divides a model among GPUs, but this machine has none",
-                "Give --launch ddp",
+                "Use --launch ddp",
             )
         wanted = self.processes * self.devices
         if 0 < devices < wanted and found.num_machines == 1:
             each = "as many" if self.devices == 1 else f"{self.devices} each, {wanted}"
             raise HarnessError(
                 f"--num-processes {self.processes} needs {each} GPUs, but this machine has {devices}",
-                f"Give at most {max(devices // self.devices, 1)}",
+                f"Use at most {max(devices // self.devices, 1)}",
             )
         return found
 
@@ -129,13 +129,13 @@ class Launch:
             raise HarnessError(
                 f"--launch {self.plan} is not a configuration of `accelerate launch`: "
                 f"{' '.join(str(error).split())[:300]}",
-                f"Give {', '.join(shipped())}, or a file that `accelerate config` wrote",
+                f"Pass {', '.join(shipped())}, or a file that `accelerate config` wrote",
             ) from error
         if self.processes % machines:
             raise HarnessError(
                 f"--num-processes {self.processes} cannot be shared by the {machines} machines of --launch "
                 f"{self.plan}",
-                "Give a multiple",
+                "Use a multiple",
             )
         return found
 

@@ -89,6 +89,6 @@ def refuse_reshaping(config: AdapterConfig, adapter: str, base: str) -> None:
         value = getattr(config, name)
         if value not in (defaults[name], own):
             raise HarnessError(
-                f"{name}={value!r} goes with a new adapter, but adapter {adapter} already has its shape",
+                f"{name}={value!r} applies only to a new adapter, and adapter {adapter} has its shape",
                 f"Leave {name} out",
             )

@@ -127,7 +127,7 @@ class MergeConfig(Settings):
     )
     prompts: int | None = option(None, "The old name of --parity-prompts.", ge=1, decides=False)
     max_new_tokens: int = option(8, "Longest greedy answer compared, in tokens.", ge=1, decides=False)
-    device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA where there is any.")
+    device: str | None = option(None, "cpu, cuda or cuda:N; by default CUDA if available.")
 
     @model_validator(mode="before")
     @classmethod
@@ -218,7 +218,7 @@ def _admit(settings: "ModelSettings", config: MergeConfig) -> None:
     if usage.PLANNING.get() is not None:
         seconds = estimates.seconds(anatomy, device, {}, 6 * stored)
     usage.admit(
-        usage.Estimate(device, parts, seconds, stored, remedy="Give --device cpu, or take a larger machine")
+        usage.Estimate(device, parts, seconds, stored, remedy="Use --device cpu, or take a larger machine")
     )
 
 
@@ -230,7 +230,7 @@ def _open(adapter: Path) -> manifest.Manifest | None:
         if not (adapter / _ADAPTER).is_file():
             raise HarnessError(
                 f"{adapter} is not an adapter: it has no {_ADAPTER}",
-                "Give the folder that `dcsft train` or PEFT's save_pretrained wrote",
+                "Pass the folder that `dcsft train` or PEFT's save_pretrained wrote",
             )
         return None
     found = manifest.read(adapter, "adapter")
@@ -260,7 +260,7 @@ def find_base(adapter: Path, made: manifest.Manifest | None, base: str | None) -
         named = reading.json_file(adapter / _ADAPTER).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise HarnessError(
-            f"{adapter / _ADAPTER} cannot be read ({error!r})", "Give the folder that PEFT wrote"
+            f"{adapter / _ADAPTER} cannot be read ({error!r})", "Pass the folder that PEFT wrote"
         ) from error
     if not named:
         raise HarnessError(f"{adapter / _ADAPTER} names no base", "Name the base to merge into with --base")

@@ -75,13 +75,13 @@ class Job:
 
     method: str  # the verb's last word: "sft"
     model: Path | str  # the base, a folder or a hub name
-    data: Path | Dataset  # a curated set, a folder written by `save_to_disk`, or an open data set
+    data: Path | Dataset  # a curated set, a folder written by `save_to_disk`, or an open dataset
     output: Path  # the folder to write
     config: TrainingConfig
     adapter: Path | None = None  # an adapter to train further; None begins with a new one
     inputs: Mapping[str, Path] = field(default_factory=dict)  # further artifacts to record, role -> folder
     progress: Progress | None = None  # called after each step
-    source: str | None = None  # the source of an open data set: a task's name or a file
+    source: str | None = None  # the source of an open dataset: a task's name or a file
     # further settings that decide the result, by name
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -227,7 +227,7 @@ class Setup:
         if has_boxes and convention.space is None:
             raise HarnessError(
                 f"unknown box coordinate space for {job.model}",
-                "Give --box-space pixel (of the original image) or norm1000 (thousandths)",
+                "Pass --box-space pixel (of the original image) or norm1000 (thousandths)",
             )
         if has_boxes or space is not None:
             self.notes["box_space"] = convention.space
@@ -271,7 +271,7 @@ def check_disk(job: Job, needed: int) -> None:
     written = job.config.save_steps is not None
     what = "the adapter" if job.kind == "adapter" else "all parameters"
     subject = f"checkpoints of {what} need" if written else f"the {job.kind} needs"
-    others = ["lower --keep"] * ((job.config.keep or 1) > 1) + ["give --save-steps none"] * written
+    others = ["lower --keep"] * ((job.config.keep or 1) > 1) + ["pass --save-steps none"] * written
     raise HarnessError(
         f"--output {job.output}: {subject} up to {_size(needed)}, but only {_size(free)} are free",
         ", or ".join(["Free some space", *others]),
@@ -422,7 +422,7 @@ def _remedy(setup: Setup, anatomy: Anatomy, given: Training, device: Device, mic
         return training(anatomy, replace(given, **changed), device).total(1, True) <= device.free
 
     if micro is not None:
-        return f"Give --micro-batch-size {micro}, or leave it out"
+        return f"Pass --micro-batch-size {micro}, or leave it out"
     found = []
     if not given.checkpointing and fits(checkpointing=True):
         found.append("--set gradient_checkpointing=true computes activations twice")
@@ -538,7 +538,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
 
 def _prepare(job: Job) -> Setup:
     if job.adapter is not None and job.kind != "adapter":
-        raise HarnessError(f"adapter {job.adapter} goes with LoRA", "Merge it into the base, and train that")
+        raise HarnessError(f"adapter {job.adapter} requires LoRA", "Merge it into the base, and train that")
     dtype, base = compute_dtype(job.config.dtype), str(job.model)
     check_intact(job.base)
     if isinstance(job.data, Path):
@@ -582,7 +582,7 @@ def compute_dtype(asked: str) -> torch.dtype:
     if asked == "auto":
         return torch.bfloat16 if cuda and able else torch.float32
     if asked == "bfloat16" and not able:
-        raise HarnessError(f"dtype=bfloat16: {torch.cuda.get_device_name()} lacks it", "Give dtype=float32")
+        raise HarnessError(f"dtype=bfloat16: {torch.cuda.get_device_name()} lacks it", "Use dtype=float32")
     return torch.bfloat16 if asked == "bfloat16" else torch.float32
 
 

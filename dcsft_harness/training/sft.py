@@ -111,7 +111,7 @@ def check_order(args: "TrainingArguments") -> None:
     if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
         raise HarnessError(
             f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
-            f"Give one of {', '.join(SHARED_ORDERS)}, or train in one process",
+            f"Pass one of {', '.join(SHARED_ORDERS)}, or train in one process",
         )
 
 
@@ -207,7 +207,7 @@ def train_sft(
     """Trains a LoRA adapter and writes it as a PEFT folder with a manifest; a checkpoint with `config.full`.
 
     The base is a folder or a hub name, recorded in adapter_config.json as given; the data a curated set, a
-    folder written by `save_to_disk`, or an open data set. The settings are the paper's by default; `more` are
+    folder written by `save_to_disk`, or an open dataset. The settings are the paper's by default; `more` are
     `Job`'s adapter, inputs and progress. Returns the manifest's notes: steps, ledger, last loss, adapted
     layers, and more.
 
@@ -268,7 +268,7 @@ def check_processor(setup: Setup, method: str) -> None:
         made = processor(text=[text], add_special_tokens=False)["input_ids"][0]
     except (TypeError, ValueError) as error:
         raise HarnessError(
-            f"{problem} takes no text without a picture, as answers are", "Take another base"
+            f"{problem} does not accept text without an image, such as an answer", "Use another base"
         ) from error
     if list(made) != (wanted := processor.tokenizer(text, add_special_tokens=False)["input_ids"]):
         shown = processor.tokenizer.decode(made)

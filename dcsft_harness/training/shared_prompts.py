@@ -1,4 +1,4 @@
-"""GRPO with each prompt computed once for all its completions, in training and in drawing.
+"""GRPO with each prompt computed once for all its completions, in training and in generation.
 
 TRL repeats a prompt and its images for each of its G completions. Here a prompt is followed by all of them in
 one sequence, and a mask lets each attend to the prompt and to itself alone. The log-probabilities and their

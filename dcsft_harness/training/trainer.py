@@ -174,7 +174,7 @@ def arguments(
         if name in ours:
             raise HarnessError(
                 f"extra: {name} is set by the harness, to {ours[name]!r}",
-                "Use the option of the same meaning where there is one (batch_size, epochs, dtype, ...)",
+                "Use the equivalent option, if there is one (batch_size, epochs, dtype, ...)",
             )
         if name not in known:
             raise unknown_name("TRL argument", name, known)
@@ -196,7 +196,7 @@ def arguments(
         raise HarnessError(
             f"extra: max_grad_norm={made.max_grad_norm} disables gradient norms, which "
             "detect gradients that are not finite",
-            "Give 1e9 to clip none",
+            "Use 1e9 to clip none",
         )
     # What transformers would refuse only after weights are read.
     _check_trackers(made.report_to or [])
@@ -214,7 +214,7 @@ def _numbered(name: str, kind: object, value: object) -> object:
         if number in kinds:
             with contextlib.suppress(ValueError):
                 return number(value)
-    raise HarnessError(f"extra: {name}={value!r} is not a number", "Give one")
+    raise HarnessError(f"extra: {name}={value!r} is not a number", "Pass one")
 
 
 _FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RuntimeError)
@@ -227,12 +227,12 @@ def _check_optimizer(args: TrainingArguments) -> None:
     except ImportError as error:
         raise HarnessError(
             f"optim={args.optim.value} needs a package that is not installed: {error}",
-            "Install it, or give another --set optim=NAME",
+            "Install it, or use another --set optim=NAME",
         ) from error
     except _FAULTS as error:
         if args.optim_target_modules is None:  # else it may miss layers that the real model has
             raise HarnessError(
-                f"optim={args.optim.value} cannot be made: {error}", "Correct --set optim, optim_args"
+                f"optim={args.optim.value} cannot be created: {error}", "Correct --set optim, optim_args"
             ) from error
 
 
@@ -247,8 +247,8 @@ def _check_schedule(args: TrainingArguments) -> None:
             made.step()
     except _FAULTS as error:
         raise HarnessError(
-            f"--lr-scheduler-type {name.value} cannot be made: {error}",
-            "Give what it lacks as --set 'lr_scheduler_kwargs={\"NAME\": VALUE}', or take another",
+            f"--lr-scheduler-type {name.value} cannot be created: {error}",
+            "Pass what it lacks as --set 'lr_scheduler_kwargs={\"NAME\": VALUE}', or take another",
         ) from error
 
 

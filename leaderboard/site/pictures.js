@@ -45,7 +45,7 @@ dcsft.pictures = (() => {
         const source = file(picture);
         const [, width, height] = picture;
         if (!source) return html`<p class="none">The image has an invalid name.</p>`;
-        const said = `Picture ${at + 1} of ${pictures.length}, ${width} by ${height} pixels` +
+        const said = `Image ${at + 1} of ${pictures.length}, ${width} by ${height} pixels` +
           (boxes.length && drawn ? `, with ${boxes.length} boxes drawn` : "");
         return html`<svg key=${source} role="img" aria-label=${said} viewBox=${`0 0 ${width} ${height}`}
             class=${width <= 96 ? "picture small" : "picture"} style=${{ "aspect-ratio": `${width} / ${height}` }}>

@@ -93,7 +93,10 @@ def refused(capsys, output, *arguments):
         (("merge", ".", "--prompts", "0"), "--prompts 0 is out of range"),
         (("sample", "--task", "dcsft_digits_pool", "--limit", "0"), "--limit 0 is out of range"),
         (("sample", "--task", "dcsft_digits_pool", "--max-new-tokens", "0"), "--max-new-tokens 0"),
-        (("sample", "--task", "dcsft_digits_pool", "--image-root", "x"), "--image-root x goes with --data"),
+        (
+            ("sample", "--task", "dcsft_digits_pool", "--image-root", "x"),
+            "--image-root x applies only to --data",
+        ),
         (("evaluate", "--tasks", ","), "unknown task ','"),
         (("curate", "nowhere", "--keep", "easy", "--seed", "-1"), "--seed -1 is out of range"),
         # Errors raised by click have the same form.
@@ -287,7 +290,7 @@ stages:
     assert main(command) == 1
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["labels", "recipe.json"]
     assert main(command) == 1
-    assert "labels: done already" in capsys.readouterr().err
+    assert "labels: already done" in capsys.readouterr().err
 
 
 def commands(group=dcsft, name="dcsft"):
@@ -363,7 +366,7 @@ def test_output_survives_a_closed_stream_and_a_narrow_encoding(kind, tmp_path, m
 
 def test_a_missing_option_is_described(capsys):
     assert main(["score", "adapter"]) == 2 and "missing option '--board'" in capsys.readouterr().err
-    with pytest.raises(HarnessError, match="is missing. Give it a value: The checkpoint to train"):
+    with pytest.raises(HarnessError, match="is missing. Pass a value: The checkpoint to train"):
         stages.STAGES["train sft"]("x", data="set")
 
 
@@ -566,7 +569,7 @@ def fastest_seconds(*arguments):
 def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, capsys, name, value, code):
     monkeypatch.setenv(name, value)
     assert main(["tasks", "list"]) == code
-    said = f"dcsft: {name}={value} is not a number of threads. Give one, such as 4, or unset it.\n"
+    said = f"dcsft: {name}={value} is not a number of threads. Pass one, such as 4, or unset it.\n"
     assert capsys.readouterr().err == (said if code else "")
 
 
@@ -687,7 +690,7 @@ CONFIGS = {  # options in the file, and on the command line -> what the stage re
     "all in the file": ({"model": "digits", "data": "set"}, [], {"model": "digits", "data": "set"}),
     "one in each": ({"data": "set"}, ["--model", "digits"], {"model": "digits", "data": "set"}),
     "the command line counts": ({"model": "no", "data": "set"}, ["--model", "digits"], {"model": "digits"}),
-    "missing in both": ({"model": "digits"}, [], "--data is missing. Give it a value: "),
+    "missing in both": ({"model": "digits"}, [], "--data is missing. Pass a value: "),
     "no file": (None, ["--data", "set"], "missing option '--model'"),
 }
 

@@ -177,7 +177,7 @@ class TestRefusals:
 
     def test_a_share_of_less_than_one_item(self, source, tmp_path):
         with pytest.raises(
-            HarnessError, match="--mix hard=0.04 of 10 items is less than one item. Give a share of at"
+            HarnessError, match="--mix hard=0.04 of 10 items is less than one item. Use a share of at"
         ):
             curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.04})
         assert len(curated(source, tmp_path / "out", "easy", size=10, mix={"hard": 0.1})) == 10
@@ -185,7 +185,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("size", "mix", "said"),
         [
-            (1, {"hard": 0.6}, "--mix hard=0.6 of 1 items leaves no item that is easy. Give a larger --size"),
+            (1, {"hard": 0.6}, "--mix hard=0.6 of 1 items leaves no item that is easy. Use a larger --size"),
             (3, {"hard": 0.5, "medium": 0.49}, "--mix hard=0.5, medium=0.49 of 3 items leaves no item"),
         ],
     )
@@ -254,14 +254,14 @@ def test_rollouts_that_were_edited_by_hand_are_refused(tmp_path):
     sampling.write_items(
         items, [replace(item(n), target="other") for n in (0, 1)], [[picture(n)] for n in (0, 1)]
     )
-    with pytest.raises(HarnessError, match=r"arrow is not what manifest\.json beside it says"):
+    with pytest.raises(HarnessError, match=r"arrow does not match manifest\.json beside it"):
         curated(source, tmp_path / "set", "easy")
     table = records.read_table(source / labels.LABELS, records.Label)
     pq.write_table(table.slice(1), source / labels.LABELS)
-    with pytest.raises(HarnessError, match=r"labels\.parquet is not what"):
+    with pytest.raises(HarnessError, match=r"labels\.parquet does not match"):
         curated(source, tmp_path / "set", "easy")
     assert not (tmp_path / "set").exists()
     drawn = tmp_path / "rollouts" / sampling.ROLLOUTS
     pq.write_table(pq.read_table(drawn).slice(2), drawn)
-    with pytest.raises(HarnessError, match=r"rollouts\.parquet is not what"):
+    with pytest.raises(HarnessError, match=r"rollouts\.parquet does not match"):
         labels.label(tmp_path / "rollouts", tmp_path / "again")

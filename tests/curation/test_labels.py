@@ -126,7 +126,7 @@ def test_the_interval_is_jeffreys_with_closed_ends(case):
     ("arguments", "said"),
     [
         ({"keep": ("easi",)}, "Did you mean easy"),
-        ({"keep": ()}, "neither --keep nor --band"),
+        ({"keep": ()}, "nothing to keep: --keep and --band are missing"),
         ({"keep": ("easy", "easy")}, "twice"),
         ({"keep": ("easy",), "mix": {"hard": 1.5}}, "between 0 and 1"),
         ({"keep": ("easy",), "mix": {"easy": 0.5}}, "in --keep already"),

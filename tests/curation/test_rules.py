@@ -153,9 +153,9 @@ class TestWeights:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "neither --keep nor --band says"),
-        ({"suspect": 0.75}, "neither --keep nor --band says"),
-        ({"keep": ("easy",), "band": (0.1, 0.9)}, "exclude each other"),
+        ({}, "nothing to keep: --keep and --band are missing"),
+        ({"suspect": 0.75}, "nothing to keep: --keep and --band are missing"),
+        ({"keep": ("easy",), "band": (0.1, 0.9)}, "cannot be combined"),
         ({"band": (0.9, 0.1)}, "not a range of pass rates"),
         ({"band": (-0.1, 0.5)}, "not a range of pass rates"),
         ({"band": (0.5, 1.5)}, "not a range of pass rates"),
@@ -196,13 +196,12 @@ class TestCommand:
             ),
             (
                 ["--weight", "p(1-p)"],
-                "curate: 3 items: 0 easy, 3 medium, 0 hard (1 of the pool unlabeled, 2 left out for their"
-                " weight of 0)",
+                "curate: 3 items: 0 easy, 3 medium, 0 hard (1 of the pool unlabeled, 2 with a weight of 0)",
             ),
             (
                 ["--band", "0.5,1", "--weight", "p(1-p)"],
                 "curate: 2 items: 0 easy, 2 medium, 0 hard (1 of the pool unlabeled, 2 outside the band,"
-                " 1 left out for their weight of 0)",
+                " 1 with a weight of 0)",
             ),
             (
                 ["--weight", "posterior"],
@@ -262,9 +261,9 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ([], "neither --keep nor --band"),
+            ([], "nothing to keep: --keep and --band are missing"),
             (["--keep", ","], "unknown --keep value ','"),
-            (["--keep", "easy", "--band", "0,1"], "--keep and --band exclude each other"),
+            (["--keep", "easy", "--band", "0,1"], "--keep and --band cannot be combined"),
         ],
     )
     def test_needs_either_keep_or_band(self, source, tmp_path, capsys, options, said):

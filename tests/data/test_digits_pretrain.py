@@ -175,4 +175,4 @@ def test_a_recipe_runs_the_second_architecture_through_the_whole_chain(tmp_path,
     assert notes["rollouts"]["responses"] == 64 and notes["grpo"]["ledger"]["generated"] == 32
     capsys.readouterr()
     assert main(command) == 0
-    assert capsys.readouterr().err.count("done already") == 8
+    assert capsys.readouterr().err.count("already done") == 8

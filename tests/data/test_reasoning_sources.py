@@ -366,7 +366,7 @@ def test_a_value_without_a_metric_is_reported_and_counted(elsewhere):
     fixtures.save(elsewhere / "set", "test", fixtures.MATHVISION, given)
     said = []
     told = making.prepare("dcsft_mathvision", elsewhere / "set", any_count=True, say=said.append)
-    assert said == ["subject 'astrology' has no metric of its own: its rows count in the whole alone"]
+    assert said == ["subject 'astrology' has no metric of its own: its rows count only in the overall score"]
     assert told["parts without a metric"] == {"subject_astrology": 2}
 
 
@@ -376,22 +376,22 @@ def spoilt(number=0, **changes):
 
 
 BAD = [
-    ("dcsft_mathvision", spoilt(1, answer="G"), "row 1: the answer 'G' is no option of"),
+    ("dcsft_mathvision", spoilt(1, answer="G"), "row 1: the answer 'G' is not one of the options"),
     ("dcsft_mathvision", spoilt(answer=None), "row 0: the column 'answer' holds None"),
     ("dcsft_mathvision", spoilt(decoded_image=None), "row 0: there is no image"),
     ("dcsft_mathvision", spoilt(decoded_image={"bytes": b"GIF89a", "path": "x"}), "row 0: .*cannot be read"),
-    ("dcsft_mathvista", spoilt(answer="145"), "row 0: the answer '145' is no option of"),
+    ("dcsft_mathvista", spoilt(answer="145"), "row 0: the answer '145' is not one of the options"),
     ("dcsft_mathvista", spoilt(choices=None), "row 0: the answer '145°' is none of|no option"),
     ("dcsft_mathverse", spoilt(answer="maybe"), "row 0: the answer 'maybe' is none of|no option"),
     ("dcsft_mathverse", spoilt(4, question_for_eval=""), "row 4: the column 'question_for_eval' holds ''"),
     ("dcsft_wemath", spoilt(option="45° or 60°"), "row 0: the options '45° or 60°' are not of the form"),
     ("dcsft_wemath", spoilt(2, key="4steps_1"), "row 2: the key '4steps_1' is none of 2steps_1"),
-    ("dcsft_wemath", spoilt(answer="H"), "row 0: the answer 'H' is no option of"),
+    ("dcsft_wemath", spoilt(answer="H"), "row 0: the answer 'H' is not one of the options"),
     ("dcsft_mmmu", spoilt(options="['$6', "), "row 0: the column 'options' holds"),
     ("dcsft_mmmu", spoilt(options="__import__('os')"), "row 0: the column 'options' holds"),
     ("dcsft_mmmu", spoilt(question="<image 3> What?"), "row 0: the text names <image 3>, .*no image_3"),
     ("dcsft_mmmu", spoilt(question_type="essay"), "row 0: the question_type is 'essay'"),
-    ("dcsft_mmmu", spoilt(answer="E"), "row 0: the answer 'E' is no option of"),
+    ("dcsft_mmmu", spoilt(answer="E"), "row 0: the answer 'E' is not one of the options"),
     ("dcsft_mmk12", spoilt(answer="none of these"), "row 0: the answer 'none of these' is n"),
     ("dcsft_mmk12", spoilt(3, question=" "), "row 3: the column 'question' holds ' '"),
 ]  # fmt: skip
@@ -445,7 +445,7 @@ def test_reading_parquet_keeps_only_a_few_rows_in_memory(tmp_path):
     noise = np.random.default_rng(0)
     rows = [{"id": str(number), "image": noise.bytes(100_000)} for number in range(600)]
     (tmp_path / "data").mkdir()
-    # Sixty megabytes in one row group, as in some published data sets.
+    # Sixty megabytes in one row group, as in some published datasets.
     path = tmp_path / "data" / "train-0.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=600, write_batch_size=8)
     del rows

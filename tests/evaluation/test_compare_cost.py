@@ -354,10 +354,10 @@ def test_files_edited_after_they_were_written_are_refused(place):
     data = json.loads((scores / "manifest.json").read_text())
     data["files"]["scores.parquet"] = "0" * 64
     (scores / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(HarnessError, match=r"scores\.parquet is not what manifest\.json beside it says"):
+    with pytest.raises(HarnessError, match=r"scores\.parquet does not match manifest\.json beside it"):
         cost_report.compare([place / "sft"], scores=[scores])
     (place / "sft" / "training_log.jsonl").write_text("")
-    with pytest.raises(HarnessError, match=r"training_log\.jsonl is not what manifest\.json beside it says"):
+    with pytest.raises(HarnessError, match=r"training_log\.jsonl does not match manifest\.json beside it"):
         cost_report.compare([place / "sft"])
 
 

@@ -128,8 +128,8 @@ def test_external_results_are_remembered_and_reserve_their_names(bench, place, c
 
 
 REFUSED = [
-    ((), "there is nothing to score. Give CKPT, or --watch DIR, or both"),
-    (("nowhere",), "CKPT nowhere does not exist. Check the path, or give a hub's OWNER/NAME"),
+    ((), "there is nothing to score. Pass CKPT, or --watch DIR, or both"),
+    (("nowhere",), "CKPT nowhere does not exist. Check the path, or pass a hub's OWNER/NAME"),
     (("empty",), "CKPT empty is neither an adapter nor a checkpoint"),
     (("cold", "--base", "one"), "--base one: CKPT cold is a whole checkpoint"),
     (("one", "--limit", "0"), "--limit 0 is out of range"),
@@ -142,8 +142,8 @@ REFUSED = [
     (("one", "--results", "nowhere"), "--results nowhere does not exist"),
     (("two", "--name", "base"), "the board has a row 'base' of another checkpoint"),
     (("one", "--limit", "4"), "digits would have the limit 4, but theirs is None. Score it with"),
-    (("one", "--watch", "run", "--name", "x"), "--name x may be CKPT's or the run's"),
-    (("--watch", "one"), "is no output folder of `dcsft train`"),
+    (("one", "--watch", "run", "--name", "x"), "--name x could be for CKPT or for the run"),
+    (("--watch", "one"), "is not an output folder of `dcsft train`"),
     (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `--watch"),
     (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),
     (("lost",), "the base of adapter lost is missing"),
@@ -270,13 +270,13 @@ def test_checkpoints_of_a_watched_run_share_the_data(held):
 
 
 OWN_REFUSED = [
-    (("--board", "board"), "--suite and --data are missing. Give one of them, or both"),
-    (("--suite", "digits", "--scorer", "choice", "--board", "board"), "--scorer goes with --data"),
-    (("--suite", "digits", "--held-out", "0.1", "--board", "board"), "--held-out goes with --data"),
+    (("--board", "board"), "--suite and --data are missing. Pass one of them, or both"),
+    (("--suite", "digits", "--scorer", "choice", "--board", "board"), "--scorer requires --data"),
+    (("--suite", "digits", "--held-out", "0.1", "--board", "board"), "--held-out requires --data"),
     (("--data", "held.jsonl", "--board", "board"), "--data needs --scorer"),
     (("--data", "gone.jsonl", *OWN[2:]), "--data gone.jsonl does not exist"),
     (("--data", "bad.jsonl", *OWN[2:]), "bad.jsonl, line 1"),
-    (("--suite", "held.jsonl", "--board", "board"), "holds rows of your own. Give it as --data held.jsonl"),
+    (("--suite", "held.jsonl", "--board", "board"), "holds rows of your own. Pass it as --data held.jsonl"),
     (
         ("--suite", "dcsft_digits", "--data", "dcsft_digits.jsonl", *OWN[2:]),
         "dcsft_digits.jsonl becomes the task dcsft_digits, which is also in --suite. Rename the file",

@@ -471,7 +471,7 @@ class TestBadLogs:
         folder = log_folder(tmp_path / "o", {ID: self.lines()})
         path = samples_file(folder)
         path.with_name(path.name.replace(ID, "other")).write_text(path.read_text())
-        assert "knows no task 'other'" in refusal([folder])
+        assert "has no task 'other'" in refusal([folder])
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, 58.3, -1.0, 100.0])
     def test_a_score_that_is_not_a_fraction(self, tmp_path, bad):
@@ -495,7 +495,7 @@ class TestBadLogs:
 
     def test_a_reported_mean_that_contradicts_the_samples_unless_in_percent(self, tmp_path):
         folder = log_folder(tmp_path / "o", {ID: self.lines()}, entry={"acc,none": 0.75})
-        assert "quotes acc 0.7500 for digits; its samples, which this board goes by, give 0.5000" in markdown(
+        assert "quotes acc 0.7500 for digits; its samples, which this board uses, give 0.5000" in markdown(
             load([folder])
         ).replace("\\", "")
         same = log_folder(tmp_path / "p", {ID: self.lines()}, entry={"acc,none": 50.0})

@@ -68,7 +68,7 @@ class TestIncomparableRows:
     @pytest.mark.parametrize("change", [{"scorers": ["choice"]}, {"generation_from_checkpoint": "1.05"}])
     def test_records_of_another_shape_are_refused(self, tmp_path, change):
         folder = scores_folder(tmp_path / "a", "a", {ID: [1, 0]}, notes={ID: change})
-        assert "are no tables" in refusal([folder])
+        assert "are not tables" in refusal([folder])
 
     def test_other_pixel_limits(self, tmp_path):
         folders = [

@@ -364,7 +364,7 @@ class TestFile:
     def test_missing_choices_are_refused(self, tmp_path):
         row = {"question": "Which? A. 3 B. 5", "gold": "B", "response": "B"}
         said = refusal(jsonl(tmp_path / "a.jsonl", [row]), tmp_path / "x", scorer="choice")
-        assert "row 1: no options found. Give `choices`, or write them as lines" in said
+        assert "row 1: no options found. Add `choices`, or write them as lines" in said
 
 
 class TestRefusals:
@@ -635,10 +635,10 @@ class TestTask:
     def test_incompatible_options_are_refused(self, tmp_path, capsys):
         file = jsonl(tmp_path / "a.jsonl", of(RIGHT))
         for given, said in (
-            (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer math goes with --data"),
-            (["--tasks", "dcsft_digits", "--box-space", "pixel"], "--box-space goes with --responses"),
+            (["--tasks", "dcsft_digits", "--scorer", "math"], "--scorer math applies only to --data"),
+            (["--tasks", "dcsft_digits", "--box-space", "pixel"], "--box-space requires --responses"),
             ([], "--tasks and --data are missing"),
-            (["--responses", file, "--model", "digits", "--scorer", "math"], "exclude each other"),
+            (["--responses", file, "--model", "digits", "--scorer", "math"], "cannot be combined"),
         ):
             assert main(["evaluate", *map(str, given), "--output", str(tmp_path / "x")]) == 1
             assert said in capsys.readouterr().err

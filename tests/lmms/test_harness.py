@@ -110,7 +110,7 @@ class TestNames:
     def test_a_folder_is_not_a_task(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "mine").mkdir()
-        with pytest.raises(HarnessError, match="'mine' is a folder. Give it to --include-path"):
+        with pytest.raises(HarnessError, match="'mine' is a folder. Pass it to --include-path"):
             lmms.open_tasks(["mine"])
 
 
@@ -156,7 +156,9 @@ def test_an_unwritable_home_folder_is_reported_at_once(tmp_path, monkeypatch, op
     (tmp_path / "file").touch()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file" / "home"))
     upstream_task._resolve_hf_datasets_cache_dir.cache_clear()
-    with pytest.raises(HarnessError, match="cache cannot be made: .*file/home.*Set HF_HOME, and DCSFT_CACHE"):
+    with pytest.raises(
+        HarnessError, match="cache cannot be created: .*file/home.*Set HF_HOME, and DCSFT_CACHE"
+    ):
         opened()
 
 

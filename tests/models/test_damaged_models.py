@@ -385,7 +385,7 @@ DAMAGE = {
     ),
     "a patch size of 0": (
         lambda base: setting(base, "image_processor.patch_size", 0, "processor_config.json"),
-        "cannot process a picture",
+        "cannot process an image",
     ),
     "another image token": (
         lambda base: setting(base, "image_token_id", 10**7),
@@ -635,7 +635,7 @@ def test_weights_replaced_under_their_manifest_are_refused(
     adapter = sealed("adapter", sound / "adapter", tmp_path / "adapter")
     file = base / BASE_FILE if changed == "base" else adapter / ADAPTER_FILE
     swapped(file)
-    message = f"{re.escape(str(file))} is not what manifest.json beside it says"
+    message = f"{re.escape(str(file))} does not match manifest.json beside it"
     refused(verb, base, adapter, message, monkeypatch, capsys)
 
 
@@ -647,7 +647,12 @@ def test_a_kept_checkpoint_is_checked_against_the_runs_manifest(sound, tmp_path,
     shutil.copytree(sound / "base", base)
     swapped(run / "checkpoint-2" / ADAPTER_FILE)
     refused(
-        evaluate, base, run / "checkpoint-2", "checkpoint-2/adapter_model.*is not what", monkeypatch, capsys
+        evaluate,
+        base,
+        run / "checkpoint-2",
+        "checkpoint-2/adapter_model.*does not match",
+        monkeypatch,
+        capsys,
     )
 
 

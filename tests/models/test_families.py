@@ -78,8 +78,8 @@ TABLE = {
         sft="makes 2 tokens .* of an answer of 1",
         grpo="image_token_pooling",
     ),
-    "kimi_k25": Works("Kimi K2.5", forked=True, grpo="rows of a picture that are not tiles"),
-    "paligemma": Works("PaliGemma", sft="no text without a picture", grpo="unequal lengths"),
+    "kimi_k25": Works("Kimi K2.5", forked=True, grpo="rows for an image that are not tiles"),
+    "paligemma": Works("PaliGemma", sft="text without an image", grpo="unequal lengths"),
 }
 QUICK = ("qwen2_vl", "molmo2")
 """Families whose samples are compared in the fast tests, too."""

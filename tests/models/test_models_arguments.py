@@ -229,7 +229,7 @@ def test_model_arguments_take_precedence_over_lmms_evals_own_options(given, more
         ("default=a b,c,d=e", "'c' is not key=value"),
         ("nonsense", "'nonsense' is not key=value"),
         # The last one would silently count.
-        ("default=a,default=b", "gives default twice. Give it once"),
+        ("default=a,default=b", "gives default twice. Pass it once"),
         ('default=a,chat_template_kwargs={"a": 1, "b": 2}, default=a', "gives default twice"),
     ],
 )

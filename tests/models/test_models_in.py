@@ -129,7 +129,7 @@ class TestEngines:
         assert as_engine(*given) == (name, arguments.replace("BASE", resolve("digits")))
 
     def test_refusals(self, tmp_path):
-        with pytest.raises(HarnessError, match="both name weights"):
+        with pytest.raises(HarnessError, match="both name a checkpoint"):
             as_engine("digits", "pretrained=x", "dcsft_vllm")
         with pytest.raises(HarnessError, match="unknown model 'dcsft_vlm'. Did you mean dcsft_vllm"):
             as_engine("digits", "", "dcsft_vlm")
@@ -409,7 +409,7 @@ class TestOwnTasks:
             ("evaluate", "--tasks", "broken.yaml", "broken.yaml is not valid YAML"),
             ("evaluate", "--tasks", "rows.jsonl", "--data needs --scorer"),
             ("sample", "--task", "none.yaml", "none.yaml does not exist"),
-            ("sample", "--task", "rows.jsonl", "Give it as --data rows.jsonl"),
+            ("sample", "--task", "rows.jsonl", "Pass it as --data rows.jsonl"),
             ("score", "--suite", "group.yaml", "--suite group.yaml is a file. Name its task"),
         ],
     )

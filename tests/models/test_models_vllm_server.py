@@ -191,7 +191,7 @@ def test_a_missing_server_is_reported_in_one_sentence(server):
 
 def test_the_model_is_found_by_name(server):
     server.names = ["base", "adapted"]
-    with pytest.raises(HarnessError, match="serves base, adapted. Give served_model_name=NAME"):
+    with pytest.raises(HarnessError, match="serves base, adapted. Set served_model_name=NAME"):
         model(server)
     with pytest.raises(HarnessError, match="not other"):
         model(server, served_model_name="other")

@@ -155,7 +155,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "said"),
         [
-            ({"actors": 2}, "--actors 2 goes with --engine ray"),
+            ({"actors": 2}, "--actors 2 requires --engine ray"),
             ({"engine": "slurm"}, "unknown model 'slurm'"),
             ({"engine": "ray", "actors": 0}, "--actors 0 is out of range"),
         ],

@@ -492,7 +492,7 @@ def test_init_writes_a_recipe_that_runs(
     [
         (["--test", "none.jsonl"], "--test none.jsonl does not exist"),
         (["--pool", "none.jsonl"], "--pool none.jsonl does not exist"),
-        (["--test", ""], "nothing to evaluate on. Give held-out rows (--test 0.1), or --tasks"),
+        (["--test", ""], "nothing to evaluate on. Pass held-out rows (--test 0.1), or --tasks"),
         (["--test", "1.5"], "--test 1.5 is not a share between 0 and 1"),
         (["--model", "no/such/model"], "CKPT no/such/model does not exist"),
         (["--scorer", "exact_wrod"], "unknown scorer 'exact_wrod'"),
@@ -560,7 +560,7 @@ def test_init_without_input_names_the_missing_option(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     assert main(["init", "--model", "digits"]) == 1
-    assert "--pool is missing, and there is no terminal to ask on. Give --pool" in capsys.readouterr().err
+    assert "--pool is missing, and there is no terminal to ask in. Pass --pool" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("output", "code"), [("a/b/my own.yaml", 0), ("mine.jsonl/mine.yaml", 1)])

@@ -367,12 +367,12 @@ def test_a_changed_option_reruns_the_stage_and_its_readers(bench):
     assert [line for line in plan.splitlines() if "dcsft" not in line and "reads" not in line] == [
         f"# {other}; it would run again",
         f"# {other}; it would run again",
-        "# done already",
+        "# already done",
     ]
     assert bench.said == [
         f"one: {other}; it runs again",
         f"two: {other}; it runs again",
-        "apart: done already",
+        "apart: already done",
     ]
 
 
@@ -464,7 +464,7 @@ def test_another_recipes_folder_is_refused(bench):
 def test_foreign_files_are_refused_and_kept(bench):
     bench.output.mkdir()
     (bench.output / "thesis.tex").write_text("years")
-    with pytest.raises(HarnessError, match="is not empty and holds no recipe"):
+    with pytest.raises(HarnessError, match="is not empty and contains no recipe"):
         bench.run()
     assert [path.name for path in bench.output.iterdir()] == ["thesis.tex"]
 
@@ -486,7 +486,10 @@ def test_a_damaged_state_is_named(bench, state):
         ("stages: []", "has no stages"),
         (TEXT.replace("stage: two", "stage: ../two"), "is not a valid folder name"),
         (TEXT.replace("seed", "sede"), "stage 'one': unknown option 'sede'. Did you mean seed"),
-        (TEXT.replace("keep: [hard]", "size: 3"), "stage 'apart': neither --keep nor --band says"),
+        (
+            TEXT.replace("keep: [hard]", "size: 3"),
+            "stage 'apart': nothing to keep: --keep and --band are missing",
+        ),
         (TEXT.replace("keep: [hard]", "band: [0.9, 0.1]"), "stage 'apart': --band 0.9,0.1 is not a range"),
         (
             "{variables: {batch: 16, micro: 64}, stages: [{stage: one, verb: train grpo, model: digits,"

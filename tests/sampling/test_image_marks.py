@@ -41,10 +41,10 @@ SHOWN = [
     ("<image>Like <image>?", ["blue", "red"], [("blue",), "Like ", ("red",), "?"]),
 ]
 REFUSED = [
-    ("Same?", ["red", "blue"], "0 <image> marks for 2 images"),
-    ("<image>Same?", ["red", "blue"], "1 <image> marks for 2 images"),
-    ("<image><image>Which?", ["red"], "2 <image> marks for 1 images"),
-    ("Which <image>?", [], "1 <image> marks for 0 images"),
+    ("Same?", ["red", "blue"], "0 <image> placeholders for 2 images"),
+    ("<image>Same?", ["red", "blue"], "1 <image> placeholders for 2 images"),
+    ("<image><image>Which?", ["red"], "2 <image> placeholders for 1 images"),
+    ("Which <image>?", [], "1 <image> placeholders for 0 images"),
 ]
 
 
@@ -203,7 +203,7 @@ def test_a_marker_in_a_tasks_own_text_is_not_a_place(tmp_path):
     task = their_task(tmp_path, "Which <image> is it?", interleaved=False)
     assert shown_by(task) == [("red",), "Which <image> is it?"]
     key = lmms.describe(task, 0)[0].item_id
-    said = f"item {key}: 2 <image> marks for 1 images"
+    said = f"item {key}: 2 <image> placeholders for 1 images"
     with pytest.raises(HarnessError, match=said):
         conversations.from_task(task)
     sampling.sample(

@@ -229,7 +229,7 @@ BAD = {
     "a question without words": (old(problem="<image> "), "line 2: the question has no words"),
     "a solution that is not text": (old(solution={"is": 1}), "line 2: the answer is dict, not text"),
     "a solution that is yes or no": (old(solution=True), "line 2: the answer is bool, not text"),
-    "no assistant": (new(messages=turns("?")), "line 2: `messages` has no assistant turn"),
+    "no assistant": (new(messages=turns("?")), "line 2: `messages` does not end with an assistant turn"),
     "no messages": (new(messages=None), "line 2: no `question` and no `messages`"),
     "no user": (new(messages=turns("a", "b")[1:]), "line 2: `messages` has no user turn"),
     "a tool": (
@@ -261,7 +261,7 @@ BAD = {
         old(image={"bytes": ""}),
         "line 2: an image is a mapping of bytes, without bytes or path",
     ),
-    "one placeholder too many": (new(images=[]), "line 2: 1 <image> marks for 0 images"),
+    "one placeholder too many": (new(images=[]), "line 2: 1 <image> placeholders for 0 images"),
     "the same again": (new(), "line 2: the same item as line 1"),
 }
 
@@ -709,16 +709,19 @@ class TestHeldOut:
         [
             (
                 ["sample", "--held-out=0.999"],
-                "none of its 2 rows is outside the held-out part. Give a smaller",
+                "none of its 2 rows is outside the held-out part. Use a smaller",
             ),
-            (["evaluate", "--held-out=0.0001"], "none of its 2 rows is in the held-out part. Give a larger"),
+            (["evaluate", "--held-out=0.0001"], "none of its 2 rows is in the held-out part. Use a larger"),
             (["sample", "--held-out=1.5"], "--held-out 1.5"),
             (["evaluate", "--held-out=0"], "--held-out 0"),
-            (["train", "grpo", "--held-out=0.1"], "--held-out 0.1 goes with rows of your own"),
-            (["train", "sft", "--held-out=0.1"], "--held-out 0.1 goes with rows of your own"),
-            (["train", "dpo", "--held-out=0.1"], "--held-out 0.1 goes with rows of your own"),
-            (["sample", "--held-out=0.1", "--task=dcsft_digits_pool"], "--held-out 0.1 goes with --data"),
-            (["evaluate", "--held-out=0.1", "--tasks=dcsft_digits"], "--held-out 0.1 goes with --data"),
+            (["train", "grpo", "--held-out=0.1"], "--held-out 0.1 applies only to rows of your own"),
+            (["train", "sft", "--held-out=0.1"], "--held-out 0.1 applies only to rows of your own"),
+            (["train", "dpo", "--held-out=0.1"], "--held-out 0.1 applies only to rows of your own"),
+            (
+                ["sample", "--held-out=0.1", "--task=dcsft_digits_pool"],
+                "--held-out 0.1 applies only to --data",
+            ),
+            (["evaluate", "--held-out=0.1", "--tasks=dcsft_digits"], "--held-out 0.1 applies only to --data"),
         ],
     )
     def test_refusals(self, folder, capsys, words, said):

@@ -694,10 +694,10 @@ PAIR = {"question": "Which?", "answer": "goose"}
             {"prompt": [ASKED], "chosen": [BETTER], "rejected": [{**WORSE, "content": ""}]},
             "no `rejected` answer",
         ),
-        ({**PAIR, "rejected": "goose"}, "`rejected` is the right answer again"),
+        ({**PAIR, "rejected": "goose"}, "`rejected` equals the right answer"),
         (
             {"prompt": [ASKED], "chosen": [BETTER], "rejected": [BETTER]},
-            "`rejected` is the right answer again",
+            "`rejected` equals the right answer",
         ),
     ],
 )
@@ -928,7 +928,7 @@ class TestHostileFiles:
             ("data.json", b'{"data": [{"question": "a"}]}', "Save the list `data` as the file"),
             ("data.jsonl", b'{"query": "a", "response": "b", "history": ["c"]}', "as history"),
             ("data.jsonl", b'{"conversation": [{"human": "a"}]}', "A row needs a question"),
-            ("data.csv", b"question,answer\n", "no rows. Give a file with rows"),
+            ("data.csv", b"question,answer\n", "no rows. Pass a file with rows"),
             ("data.csv", b"problem,solution\n1,2,3\n", "row 1: more cells than columns"),
             ("data.arrow", b"no arrow", "cannot be read"),
         ],
@@ -1252,7 +1252,7 @@ def test_inspect_refuses_image_markers_of_other_programs(tmp_path, question, ans
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ({"artefact": "rollouts"}, "holds rollouts, not rows of your own. Give the rows"),
+        ({"artefact": "rollouts"}, "holds rollouts, not rows of your own. Pass the rows"),
         ({"artefact": "overlap"}, "holds an overlap, not rows of your own"),
         ({"files": []}, None),  # of another program
     ],
@@ -1324,7 +1324,7 @@ def test_errors_in_memory_name_the_row_and_not_the_cache_file(tmp_path, verb, sh
     assert "it has text" in str(all_of_them.value)
     assert re.search("question, answer(,| and) image", str(all_of_them.value))
     for said in (str(one.value), str(all_of_them.value)):
-        assert said.startswith("the data set")
+        assert said.startswith("the dataset")
         assert "data.jsonl" not in said and "line" not in said
 
 
@@ -1332,7 +1332,7 @@ def test_errors_in_memory_name_the_row_and_not_the_cache_file(tmp_path, verb, sh
 def test_an_output_that_is_not_a_path_is_refused(output):
     import dcsft_harness as dcsft
 
-    with pytest.raises(HarnessError, match="(needs an output|is not a path). Give the folder to write"):
+    with pytest.raises(HarnessError, match="(needs an output|is not a path). Pass the folder to write"):
         dcsft.label("rollouts", output=output)
 
 
@@ -1459,7 +1459,7 @@ class TestInspect:
         given = ["data", "inspect", str(path), "--scorer=exact_word", "--model=digits"]
         assert main([*given, "--on-error=skip"]) == 0
         shown, remarks = capsys.readouterr()
-        assert "picture 1: JPEG, 48 x 32 pixels, mode RGB, orientation 6, shown as 32 x 48 RGB" in shown
+        assert "image 1: JPEG, 48 x 32 pixels, mode RGB, orientation 6, shown as 32 x 48 RGB" in shown
         assert "<|im_start|>system\n    | Answer in one word." in shown
         assert "<|vision_start|><|image_pad|><|vision_end|>Is it a bird?" in shown
         tokens, of_pictures = map(
@@ -1479,7 +1479,7 @@ class TestInspect:
         for _ in range(2):  # the same command fails again
             assert main(given) == 1
             assert (
-                "1 of 2 rows cannot be used. Correct them, or give --on-error skip" in capsys.readouterr().err
+                "1 of 2 rows cannot be used. Correct them, or pass --on-error skip" in capsys.readouterr().err
             )
         assert main([*given[:3], "--on-error=skip"]) == 0
         assert "2 rows, 1 of which cannot be used" in capsys.readouterr().err
@@ -1585,7 +1585,7 @@ DEFECTS = {
             (
                 "an image by a fraction",
                 {"bbox": [[0, 0, 1, 1]], "bbox_type": "norm1", "image_id": [0.5]},
-                "`objects` has the image_id [0.5]: boxes 1, images 1. Give the image of each box as a",
+                "`objects` has the image_id [0.5]: boxes 1, images 1. Write the image of each box as a",
             ),
             (
                 "an image by a truth",
@@ -1621,15 +1621,15 @@ DEFECTS = {
     # Markers of other programs would be read as words, and their places lost.
     "a marker in another case": (
         {**BIRD_ROW, "question": "<Image>a?", "image": "0.png"},
-        "'<Image>' is not an image mark",
+        "'<Image>' is not an image placeholder",
     ),
     "a numbered marker": (
         {**BIRD_ROW, "question": "<image 1> a?", "image": "0.png"},
-        "'<image 1>' is not an image mark",
+        "'<image 1>' is not an image placeholder",
     ),
     "another program's marker": (
         {**BIRD_ROW, "question": "<img>a?", "image": "0.png"},
-        "'<img>' is not an image mark",
+        "'<img>' is not an image placeholder",
     ),
     # One of two different values would be chosen silently.
     "two questions": ({**BIRD_ROW, "problem": "Which?"}, "`problem` and `question` differ. Keep one of them"),

@@ -75,7 +75,7 @@ def test_a_device_can_be_given_by_its_memory(text):
 
 @pytest.mark.parametrize("text", ["", "GB", "0 GB", "-1", "1.2.3", ".", "a lot", "99999", "x" * 500])
 def test_an_invalid_device_is_refused(text):
-    with pytest.raises(HarnessError, match=r'--device .*Give cpu, cuda or "24 GB"') as caught:
+    with pytest.raises(HarnessError, match=r'--device .*Use cpu, cuda or "24 GB"') as caught:
         usage.Device.named(text)
     assert len(str(caught.value)) < 200
 
@@ -180,7 +180,7 @@ def test_a_device_is_judged_by_its_own_memory(two_gpus, given, name, free):
 @pytest.mark.parametrize("given", ["cuda:2", "cuda:x", "cuda:-1"])
 def test_a_missing_device_is_refused(two_gpus, given):
     with pytest.raises(
-        HarnessError, match=f"device {given} is not a CUDA device of this .* Give cuda:0 to cuda:1"
+        HarnessError, match=f"device {given} is not a CUDA device of this .* Use cuda:0 to cuda:1"
     ):
         usage.Device.named(given)
 
@@ -287,7 +287,7 @@ def test_a_model_that_does_not_fit_is_divided_further(three_billion, capsys):
     code, said = planned(words, capsys)
     assert code == 0 and "| micro_batch_size |" in said
     code, said = planned([*words, "--micro-batch-size", "16"], capsys)
-    assert code == 1 and "Give --micro-batch-size " in said
+    assert code == 1 and "Pass --micro-batch-size " in said
     code, said = planned(words, capsys, "8 GB")
     assert code == 1 and "--launch zero3 divides the model among" in said
 

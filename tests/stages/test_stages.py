@@ -862,9 +862,9 @@ def test_a_finished_stage_stays_finished(tmp_path, monkeypatch, change):
     ("call", "said"),
     [
         (lambda: dcsft.sample("digits", task="x", samples=0, output="out"), "samples=0 is out of range"),
-        (lambda: dcsft.sample("digits", output="out"), "task= and data= exclude each other"),
+        (lambda: dcsft.sample("digits", output="out"), "task= and data= cannot be combined"),
         (lambda: dcsft.sample("digits", data="no.jsonl", output="out"), "data=no.jsonl does not exist"),
-        (lambda: dcsft.evaluate("digits", output="out"), "tasks= and data= are missing. Give one of them"),
+        (lambda: dcsft.evaluate("digits", output="out"), "tasks= and data= are missing. Pass one of them"),
         (
             lambda: dcsft.evaluate("digits", tasks="x", samples=2, temperature=0, output="out"),
             "samples=2 at temperature=0 are 2 times",
@@ -899,7 +899,7 @@ def test_errors_of_functions_name_arguments_instead_of_options(tmp_path, monkeyp
     [
         ("--samples 0 is out of range", "samples=0 is out of range"),
         ("--data and --held-out", "data= and held_out="),
-        ("Give --on-error skip, or --on-error.", "Give on_error=skip, or on_error=."),
+        ("Pass --on-error skip, or --on-error.", "Pass on_error=skip, or on_error=."),
         ("--data my rows/a.jsonl is gone", "data=my rows/a.jsonl is gone"),
         ("give --held-out SHARE", "give held_out=SHARE"),
         ("--allow-outside-root shows more", "allow_outside_root=True shows more"),

@@ -143,7 +143,7 @@ def test_an_image_that_changed_after_preparation_is_reported(root, tmp_path, mon
     items = [lmms.describe_item(task, number) for number in range(len(task.eval_docs))]
     bad = [item.doc_id for item in items if 0 in task.eval_docs[item.doc_id]["images"]]
     assert 0 < len(bad) < len(items)
-    told = "images.arrow: picture 0, .* is not what was prepared.*Remove .*data prepare dcsft_refcoco_pool"
+    told = "images.arrow: image 0, .* is not what was prepared.*Remove .*data prepare dcsft_refcoco_pool"
     with pytest.raises(HarnessError, match=told):
         lmms.describe(task, bad[0])
     stub = DcsftStub(answers=lambda question: str(lmms.describe(task, question.doc_id)[0].doc_id))

@@ -186,7 +186,7 @@ def test_artifacts_edited_after_they_were_written_get_no_card(chain, changed):
     data = json.loads((chain / changed / "manifest.json").read_text())
     data["files"]["lost.json"] = "0" * 64
     (chain / changed / "manifest.json").write_text(json.dumps(data))
-    with pytest.raises(HarnessError, match=r"lost\.json is not what|of another model"):
+    with pytest.raises(HarnessError, match=r"lost\.json does not match|of another model"):
         hub.write_card(chain / "adapter", [chain / "after"])
 
 
@@ -204,9 +204,9 @@ def test_scores_of_another_model_are_refused(chain, tmp_path):
         with pytest.raises(HarnessError, match="are of another model than .*adapter=.*adapter"):
             hub.write_card(chain / "adapter", [wrong])
     shutil.copytree(ours, chain / "twice")
-    with pytest.raises(HarnessError, match="both have scores of a. Give one of them"):
+    with pytest.raises(HarnessError, match="both have scores of a. Use only one of them"):
         hub.write_card(chain / "adapter", [ours, chain / "twice"])
-    with pytest.raises(HarnessError, match="holds labels, which has no card. Give an adapter or"):
+    with pytest.raises(HarnessError, match="holds labels, which has no card. Pass an adapter or"):
         hub.write_card(chain / "labels")
     assert (chain / "adapter" / "README.md").read_text() == before
 

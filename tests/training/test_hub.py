@@ -129,10 +129,10 @@ def test_an_unreachable_hub_is_reported_in_one_sentence(monkeypatch):
 def test_other_artifacts_are_not_uploaded(fake, adapter, tmp_path, capsys):
     rollouts(tmp_path / "rollouts", ["easy"])
     assert main(["push", str(tmp_path / "rollouts"), "jane/digits"]) == 1
-    assert "holds rollouts. Give an adapter or a checkpoint" in capsys.readouterr().err
+    assert "holds rollouts. Pass an adapter or a checkpoint" in capsys.readouterr().err
     (adapter / "adapter_model.safetensors").write_bytes(b"others")
     assert main(["push", str(adapter), "jane/digits"]) == 1
-    assert "is not what manifest.json beside it says" in capsys.readouterr().err
+    assert "does not match manifest.json beside it" in capsys.readouterr().err
     assert fake.created == []
 
 

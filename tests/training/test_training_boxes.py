@@ -103,7 +103,7 @@ def test_a_target_without_area_after_truncation_is_refused_by_row(tmp_path):
 
 def test_truncation_needs_original_pixels_and_targets():
     for space in (None, "resized", "norm1000"):
-        with pytest.raises(HarnessError, match="--box-rounding truncate goes with --box-space pixel"):
+        with pytest.raises(HarnessError, match="--box-rounding truncate requires --box-space pixel"):
             SftConfig(box_rounding="truncate", box_space=space)
     with pytest.raises(HarnessError, match="GRPO has no targets to write"):
         GrpoConfig(box_rounding="truncate", box_space="pixel")
@@ -128,8 +128,8 @@ def test_other_answers_are_unchanged():
             [20, None, 100, 50],
             "is .20.0, None, 100.0, 50.0., which is not a list of four",
         ),
-        ("[100, 10, 20, 50]", [100, 10, 20, 50], "row 0: the box .* has no area in its picture of 200 x 100"),
-        ("[210, 10, 220, 50]", [210, 10, 220, 50], "has no area in its picture of 200 x 100"),
+        ("[100, 10, 20, 50]", [100, 10, 20, 50], "row 0: the box .* has no area in its image of 200 x 100"),
+        ("[210, 10, 220, 50]", [210, 10, 220, 50], "has no area in its image of 200 x 100"),
     ],
 )
 def test_a_column_that_contradicts_the_answer_is_refused(answer, box, said):
@@ -140,7 +140,7 @@ def test_a_column_that_contradicts_the_answer_is_refused(answer, box, said):
 def test_a_box_without_an_image_is_refused():
     bare = row("[1, 2, 3, 4]", [1, 2, 3, 4]) | {"images": []}
     bare["messages"][0] = {"role": "user", "content": "Where?"}
-    with pytest.raises(HarnessError, match="it lacks a picture"):
+    with pytest.raises(HarnessError, match="it lacks an image"):
         read(bare)
 
 

@@ -108,30 +108,30 @@ def test_the_settings_import_neither_torch_nor_trl():
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
-        ("output_dir", "/tmp", "Give --output"),
+        ("output_dir", "/tmp", "Pass --output"),
         ("resume_from_checkpoint", "out/checkpoint-5", "the same command resumes an interrupted run"),
-        ("push_to_hub", True, "Give --push-to-hub OWNER/NAME .* or run `dcsft push`"),
-        ("push-to-hub", True, "Give --push-to-hub OWNER/NAME"),
+        ("push_to_hub", True, "Pass --push-to-hub OWNER/NAME .* or run `dcsft push`"),
+        ("push-to-hub", True, "Pass --push-to-hub OWNER/NAME"),
         ("hub_token", "hf_secret", "dcsft push"),
-        ("seed", 1, "Give --seed"),
-        ("data_seed", 1, "Give --seed"),
-        ("learning_rate", 1e-4, "Give --learning-rate"),
-        ("lr", 1e-4, "Give --learning-rate"),
-        ("num_train_epochs", 3, "Give --epochs"),
-        ("max_steps", 3, "Give --max-steps"),
-        ("per_device_train_batch_size", 2, "Give --batch-size"),
-        ("warmup_steps", 10, "Give --warmup-ratio"),
-        ("bf16", True, "Give --dtype"),
-        ("save_strategy", "epoch", "Give --save-steps"),
-        ("save_total_limit", 3, "Give --keep"),
+        ("seed", 1, "Pass --seed"),
+        ("data_seed", 1, "Pass --seed"),
+        ("learning_rate", 1e-4, "Pass --learning-rate"),
+        ("lr", 1e-4, "Pass --learning-rate"),
+        ("num_train_epochs", 3, "Pass --epochs"),
+        ("max_steps", 3, "Pass --max-steps"),
+        ("per_device_train_batch_size", 2, "Pass --batch-size"),
+        ("warmup_steps", 10, "Pass --warmup-ratio"),
+        ("bf16", True, "Pass --dtype"),
+        ("save_strategy", "epoch", "Pass --save-steps"),
+        ("save_total_limit", 3, "Pass --keep"),
         ("load_best_model_at_end", True, "dcsft score --watch"),
         ("do_eval", True, "dcsft evaluate"),
         ("logging_dir", "logs", "runs/"),
         ("max_seq_length", 512, "chat template, uncut"),
         ("chat_template_path", "mine.jinja", "chat template"),
-        ("deepspeed", "zero.json", "Give --num-processes and --launch"),
+        ("deepspeed", "zero.json", "Pass --num-processes and --launch"),
         ("trust_remote_code", True, "code of checkpoints is never run"),
-        ("model", "other", "Give --model"),
+        ("model", "other", "Pass --model"),
     ],
 )
 def test_trls_name_for_one_of_our_options_is_refused_with_ours(config, name, value, remedy):
@@ -156,7 +156,7 @@ def test_a_file_and_set_cannot_bypass_our_options(tmp_path, capsys, way):
     for method in ("cold-start", "sft", "grpo"):
         words = ["train", method, "--model=m", "--data=d", "--output", str(tmp_path / "out"), *given]
         assert main(words) == 1
-        assert "extra: push_to_hub is set by the harness. Give --push-to-hub" in capsys.readouterr().err
+        assert "extra: push_to_hub is set by the harness. Pass --push-to-hub" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -110,12 +110,12 @@ def test_an_unreadable_image_is_named_even_if_pillow_is_lenient(tmp_path, kind, 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (row(images=2), "row 0: 1 <image> marks for 2 images"),
-        (row("What is it?", images=2), "row 0: 0 <image> marks for 2 images"),
+        (row(images=2), "row 0: 1 <image> placeholders for 2 images"),
+        (row("What is it?", images=2), "row 0: 0 <image> placeholders for 2 images"),
         (row(answer=""), "row 0: the assistant's answer is empty"),
         (row() | {"messages": [{"role": "user", "content": "<image>"}]}, "row 0: the last turn is 'user'"),
         (row() | {"messages": []}, "row 0: the last turn is missing"),
-        (row() | {"messages": [{"role": "assistant", "content": "hi"}]}, "row 0: there is no user's turn"),
+        (row() | {"messages": [{"role": "assistant", "content": "hi"}]}, "row 0: there is no user turn"),
         (
             row() | {"messages": [{"role": "tool", "content": "x"}, *row()["messages"]]},
             "row 0: unknown role 'tool'",
@@ -172,7 +172,7 @@ def test_a_curated_set_that_was_edited_by_hand_is_refused(tmp_path):
     assert len(data.read(tmp_path / "set").turns) == 2
     shutil.rmtree(tmp_path / "set" / "data")
     save(tmp_path / "set", [row()])
-    with pytest.raises(HarnessError, match=r"set/data/.* is not what manifest\.json beside it says"):
+    with pytest.raises(HarnessError, match=r"set/data/.* does not match manifest\.json beside it"):
         data.read(tmp_path / "set")
     (tmp_path / "set" / manifest.NAME).unlink()
     assert len(data.read(tmp_path / "set").turns) == 1

@@ -150,11 +150,15 @@ def test_unusable_data_is_refused_before_weights_are_read(base, tmp_path, monkey
         (rollouts, {"extra": {"loss_type": ["sigmoid", "ipo"], "loss_weights": [1.0]}}, "loss_weights"),
         (rollouts, {"extra": {"f_divergence_type": "other"}}, "f_divergence_type"),
         (rollouts, {"extra": {"loss_type": "exo_pair"}}, "needs a label_smoothing above 0"),
-        (rollouts, {"extra": {"loss_type": "aot", "use_weighting": True}}, "use_weighting does not go with"),
+        (
+            rollouts,
+            {"extra": {"loss_type": "aot", "use_weighting": True}},
+            "use_weighting cannot be combined with",
+        ),
         (
             rollouts,
             {"extra": {"loss_type": "apo_zero", "f_divergence_type": "forward_kl"}},
-            "does not go with",
+            "cannot be combined with",
         ),
         (rollouts, {"extra": {"sync_ref_model": True}}, "sync_ref_model is set by the harness"),
         (rollouts, {"extra": {"beta": 1}}, "beta is set by the harness"),

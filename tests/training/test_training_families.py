@@ -355,7 +355,7 @@ def test_dpo_refuses_responses_to_prompts_with_other_arguments(model, sampled, t
     with pytest.raises(HarnessError, match=problem) if refused else contextlib.nullcontext() as caught:
         train_dpo._refuse_other_prompts(tmp_path / "out", "digits", given, used)
     if refused:
-        assert "Give --chat-template-kwargs '{" in str(caught.value)
+        assert "Pass --chat-template-kwargs '{" in str(caught.value)
 
 
 @pytest.mark.parametrize("role", ["model", "adapter"])

@@ -188,7 +188,7 @@ def test_unusable_data_is_refused_before_a_model_is_loaded(base, tmp_path, monke
             prompts_of(4),
             Parity(4),
             GrpoConfig(**{**vars(CONFIG), "save_steps": 3, "extra": {"num_iterations": 2}}),
-            "save_steps=3: each batch of completions is used for 2 steps.*Give a multiple of 2",
+            "save_steps=3: each batch of completions is used for 2 steps.*Use a multiple of 2",
         ),
         (prompts_of(4).add_column("weight", [1.0] * 4), Parity(4), CONFIG, "a column weight, which GRPO"),
         (prompts_of(4), Parity(4), GrpoConfig(**{**vars(CONFIG), "extra": {"betta": 1}}), "betta.*beta"),
@@ -251,7 +251,9 @@ def test_the_reward_equals_the_score_of_labeling():
         for text in (doc["target"], f" {doc['target'].upper()}. ", "goose", ""):
             assert judge.reward(item, text) == lmms.score_of(task, task.process_results(doc, [text]))[0]
     for given in (("exact_word", None), (None, Path("pictures"))):
-        with pytest.raises(HarnessError, match="goes with rows of your own. The task dcsft_digits_pool"):
+        with pytest.raises(
+            HarnessError, match="applies only to rows of your own. The task dcsft_digits_pool"
+        ):
             grpo.open_data("dcsft_digits_pool", *given)
     assert judge.longest == task.config.generation_kwargs["max_new_tokens"]
     with pytest.raises(HarnessError, match="has no item"):
@@ -267,7 +269,7 @@ def test_mixing_rows_with_and_without_images_is_refused(images, refused):
     ids = [f"item{number}" for number in range(3)]
     rows = data.Conversations("set", turns, None, ids, None, [0, 1, 2], {})
     config = GrpoConfig(batch_size=2, num_generations=2)
-    said = f"set: {refused} have no image.*Give all rows an image or none"
+    said = f"set: {refused} have no image.*Use rows that all have images or all have none"
     with pytest.raises(HarnessError, match=said) if refused else contextlib.nullcontext():
         grpo.check_prompts(rows, Parity(3), config)
 

@@ -105,7 +105,7 @@ def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, mess
 def test_an_adapter_to_continue_cannot_be_combined_with_full_training(base, tmp_path):
     """A dry run reports it, too."""
     job = run.Job("sft", base, conversations(2), tmp_path / "out", SftConfig(full=True), adapter=tmp_path)
-    with pytest.raises(HarnessError, match="goes with LoRA. Merge it into the base"):
+    with pytest.raises(HarnessError, match="requires LoRA. Merge it into the base"):
         run._prepare(job)
 
 
@@ -148,7 +148,7 @@ def arguments(schedule="cosine", warmup_ratio=0.1, **extra):
             {"optim": "galore_adamw", "optim_target_modules": "all-linear"},
             "galore_adamw needs",
         ),
-        ("cosine", {"optim_args": "1e-7"}, "optim=adamw_torch.* cannot be made"),
+        ("cosine", {"optim_args": "1e-7"}, "optim=adamw_torch.* cannot be created"),
     ],
 )
 def test_an_impossible_optimizer_or_schedule_is_refused_with_the_arguments(
@@ -314,7 +314,7 @@ def test_a_continued_adapter_keeps_and_records_its_shape(base, tmp_path):
     small = SftConfig(max_steps=1, lora_rank=4, lora_alpha=8)
     sft.train_sft(base, conversations(1), tmp_path / "first", small)
     for given in ({"lora_rank": 16}, {"lora_alpha": 16}, {"lora_dropout": 0.5}, {"lora_target": "vision"}):
-        with pytest.raises(HarnessError, match=f"{next(iter(given))}=.* goes with a new adapter"):
+        with pytest.raises(HarnessError, match=f"{next(iter(given))}=.* applies only to a new adapter"):
             config = SftConfig(max_steps=1, **given)
             sft.train_sft(base, conversations(1), tmp_path / "out", config, adapter=tmp_path / "first")
     config = SftConfig(max_steps=1)

@@ -119,10 +119,10 @@ def test_a_disk_without_usage_figures_is_accepted(tmp_path, monkeypatch):
     [
         (
             {},
-            "of the adapter need up to .* MiB, but only 0.0 MiB are free. Free some space, or give --save",
+            "of the adapter need up to .* MiB, but only 0.0 MiB are free. Free some space, or pass --save",
         ),
         ({"full": True}, "checkpoints of all parameters need up to .* MiB, but only 0.0 MiB are free"),
-        ({"keep": 3}, "Free some space, or lower --keep, or give --save-steps none.$"),
+        ({"keep": 3}, "Free some space, or lower --keep, or pass --save-steps none.$"),
         (
             {"save_steps": None},
             "the adapter needs up to .* MiB, but only 0.0 MiB are free. Free some space.$",

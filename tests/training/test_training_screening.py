@@ -45,8 +45,8 @@ def cut_short():
 
 
 FAULTS = {
-    "narrow picture": (lambda: row(size=(1, 300)), "does not take a picture of 1 x 300 pixels: .*ratio"),
-    "wide picture": (lambda: row(size=(6500, 32)), "does not take a picture of 6500 x 32 pixels: .*ratio"),
+    "narrow picture": (lambda: row(size=(1, 300)), "does not accept an image of 1 x 300 pixels: .*ratio"),
+    "wide picture": (lambda: row(size=(6500, 32)), "does not accept an image of 6500 x 32 pixels: .*ratio"),
     "image marker": (lambda: row("<image>Which <|image_pad|>?"), r"the prompt has '<\|image_pad\|>' in its"),
     "video marker": (lambda: row("<image>Which <|video_pad|>?"), r"the prompt has '<\|video_pad\|>' in its"),
     "marker in the answer": (
@@ -55,7 +55,7 @@ FAULTS = {
     ),
     "too long": (lambda: row("<image>" + "digit " * 40000), r"\d+ tokens.*, but the base has \d+ positions"),
     "damaged picture": (lambda: row(images=cut_short()), "an image cannot be read"),
-    "no picture": (lambda: row("<image><image>Which?"), "2 <image> marks for 1 images"),
+    "no picture": (lambda: row("<image><image>Which?"), "2 <image> placeholders for 1 images"),
     "no answer": (lambda: row(answer=" \n"), "the assistant's answer is empty"),
 }
 

@@ -103,13 +103,13 @@ def read_text(path: Path) -> str:
         return read_file(path)().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise HarnessError(
-            f"{path} is not UTF-8 text ({error})", "Fetch it again, or save it as UTF-8"
+            f"{path} is not UTF-8 text ({error})", "Download it again, or save it as UTF-8"
         ) from error
 
 
 @dataclass(frozen=True)
 class Source:
-    """One published data set, and how its rows become a task's."""
+    """One published dataset, and how its rows become a task's."""
 
     task: str  # its task; also the name of its prepared folder
     version: int  # increased when rows change, so that older prepared folders are prepared again

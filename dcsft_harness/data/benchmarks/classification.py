@@ -167,7 +167,7 @@ def _refuse_other_labels(table: downloads.Table, by_label: dict[int, ImageClass]
         if name is None or name.split(",")[0].strip().lower() not in (some.word.lower(), some.wnid):
             raise HarnessError(
                 f"{table.name}: label {label} is {name!r}, where ImageNet has {some.word!r} ({some.wnid})",
-                f"Its 1,000 labels have to be in the order of {VAL.path}: give that, or val/ by wnid",
+                f"Its 1,000 labels have to be in the order of {VAL.path}: pass that, or val/ by wnid",
             )
 
 
@@ -322,7 +322,7 @@ def _objects(path: Path) -> list[Any]:
             return list(reading.from_json(text))
         return [reading.from_json(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:
-        raise HarnessError(f"{path} is not JSON ({error})", "Fetch it again") from error
+        raise HarnessError(f"{path} is not JSON ({error})", "Download it again") from error
 
 
 def _train_row(

@@ -17,7 +17,7 @@ from dcsft_harness.artifacts import storage
 from dcsft_harness.data.benchmarks import Entry, Hub, Opened, read_file
 from dcsft_harness.errors import HarnessError
 
-# Finds a data set's files by name in a user's folder: unpacked, or still in their archives.
+# Finds a dataset's files by name in a user's folder: unpacked, or still in their archives.
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
 
@@ -267,11 +267,11 @@ def _unreachable(hub: Hub, error: Exception) -> HarnessError:
         return HarnessError(
             f"{hub.path} {state}: {type(error).__name__}: {said}",
             f"Accept its terms on the page of {hub.path}, log in with `hf auth login`, and run this again; or"
-            " give what you hold already with --source DIR",
+            " pass what you already have with --source DIR",
         )
     return HarnessError(
         f"{hub.path} cannot be loaded from the hub: {type(error).__name__}: {said}",
-        "Run this on a machine that can reach the hub; or download the repository and give --source DIR",
+        "Run this on a machine that can reach the hub; or download the repository and pass --source DIR",
     )
 
 
@@ -291,7 +291,7 @@ def _from_folder(opened: Opened, folder: Path, hub: Hub) -> Iterator[Table]:
     if not files:
         raise HarnessError(
             f"--source {folder} has no Parquet file of the split {hub.split!r}",
-            f"Give the folder that `hf download --repo-type dataset {hub.path} --local-dir DIR` fills",
+            f"Pass the folder that `hf download --repo-type dataset {hub.path} --local-dir DIR` fills",
         )
     for path in files:
         opened.inputs[str(path.relative_to(folder))] = path

@@ -64,7 +64,7 @@ def box_row(
     elif tuple(size) != (width, height):
         raise HarnessError(
             f"the image {name} has {width} x {height} pixels, but its annotation says {size[0]} x {size[1]}",
-            "The box would not fit: fetch the original image, not a resized or rotated one",
+            "The box would not fit: download the original image, not a resized or rotated one",
         )
     _refuse_box(box, width, height)
     return {
@@ -299,7 +299,7 @@ VLM_R1_SOURCES = (
 #
 #     dcsft_refcoco_testa: 1,975 objects (people), dcsft_refcoco_testb: 1,810 objects (everything else)
 #
-# Every expression becomes a row. The split "val" of that data set mixes two splits of RefCOCO, so the
+# Every expression becomes a row. The split "val" of that dataset mixes two splits of RefCOCO, so the
 # validation task reads VLM-R1's file instead. Boxes are COCO's [x, y, width, height] in pixels.
 
 _REFCOCO_COLUMNS = ("image", "answer", "bbox", "file_name")

@@ -144,7 +144,7 @@ def _decoded(name: str, data: bytes) -> tuple[Any, int]:
     except pictures.UnreadableError as error:
         raise HarnessError(
             f"the image {name} cannot be read ({error})",
-            "Fetch it again, or leave it out with --on-error skip",
+            "Download it again, or leave it out with --on-error skip",
         ) from error
     with Image.open(io.BytesIO(data)) as image:
         return picture, pictures.orientation(image)
@@ -295,7 +295,7 @@ def _verified(task: str, index: int, digest: bytes) -> "Image":
         said = f"can no longer be read ({error})"
     folder = folder_of(task)
     raise HarnessError(
-        f"{folder / ALBUM}: picture {index}, {name(task, index)}, {said}",
+        f"{folder / ALBUM}: image {index}, {name(task, index)}, {said}",
         f"Remove {folder} and run `{source_of(task).command()}` again",
     )
 

@@ -188,8 +188,8 @@ def _holds(letter: str, choices: Sequence[str]) -> bool:
 
 
 def _no_option(answer: str, choices: Sequence[str]) -> HarnessError:
-    among = f"no option of {list(choices)!r}" if choices else f"none of the letters A to {LETTERS[-1]}"
-    return HarnessError(f"the answer {answer!r} is {among}", _CORRECT)
+    among = f"options {list(choices)!r}" if choices else f"letters A to {LETTERS[-1]}"
+    return HarnessError(f"the answer {answer!r} is not one of the {among}", _CORRECT)
 
 
 # Shared by the six reasoning benchmarks: a question's text, images, breakdown parts and row.
@@ -300,7 +300,7 @@ def parts(opened: Opened, known: Collection[str], pairs: Iterable[tuple[str, obj
         counts = opened.notes.setdefault("parts without a metric", {})
         counts[part] = counts.get(part, 0) + 1
         if counts[part] == 1:
-            opened.say(f"{kind} {value!r} has no metric of its own: its rows count in the whole alone")
+            opened.say(f"{kind} {value!r} has no metric of its own: its rows count only in the overall score")
     return found
 
 
