@@ -524,8 +524,8 @@ class Template:
     def render(self, turns: Turns, where: str) -> Rendered:
         """A conversation as text: the prompt of evaluation, and what the model has to write from there.
 
-        A template that begins an answer differently than its generation prompt is refused: the prompts of
-        training and evaluation would differ.
+        A template that begins an answer differently than its generation prompt, other than in white space,
+        is refused: the prompts of training and evaluation would differ.
         """
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
         prompt = render(self.processor, turns.prompt, where, True, self.arguments)
@@ -539,9 +539,13 @@ class Template:
     def _after_thought(self, turns: Turns, prompt: str, whole: str, where: str) -> str:
         """The completion where the generation prompt alone opens a thought, or gives an empty one.
 
-        Refused if the two differ in something else, or only the answer has a thought.
+        So it is where the two differ in white space. Refused if they differ in something else, or only the
+        answer has a thought.
         """
         answer, common = turns.answer.strip(), len(os.path.commonprefix([prompt, whole]))
+        begins = whole.find(answer, common)
+        if begins >= 0 and whole[:begins].split() == prompt.split():  # LLaVA-OneVision's "assistant \n"
+            return whole[begins:]
         at, thought = common + 1, None
         # From the end: the turn's header may have the answer's text, too, as "assistant" has "ant".
         while thought is None and (at := whole.rfind(answer, 0, at + len(answer) - 1)) >= 0:

@@ -201,6 +201,8 @@ THINKING = {
     "always, in the prompt alone": TURN.replace("%s", "").replace("%a", "<think>\n"),
     "none": TURN.replace("%s", "").replace("%a", ""),
     "gemma 4": TURN.replace("%s", "").replace("%a", "<|channel>thought\n<channel|>"),
+    # Turns of LLaVA-OneVision's own template begin with "assistant \n", its generation prompt has no space.
+    "other white space": TURN.replace("{{ m.role }}", "{{ m.role }} ").replace("%s", "").replace("%a", ""),
 }
 NO = {"enable_thinking": False}
 
@@ -219,6 +221,7 @@ NO = {"enable_thinking": False}
         ("always, in the prompt alone", {}, "2", "\n</think>\n\n2"),
         ("none", {}, "2", "2"),
         ("gemma 4", {}, "2", "2"),
+        ("other white space", {}, "2", "2"),
     ],
 )
 def test_the_loss_starts_where_the_prompt_of_evaluation_ends(kind, arguments, answer, completion):
@@ -235,6 +238,7 @@ def test_the_loss_starts_where_the_prompt_of_evaluation_ends(kind, arguments, an
         ("in the prompt alone", {}, "\n</think>\n\n"),
         ("in the prompt alone", NO, ""),
         ("gemma 4", {}, ""),
+        ("other white space", {}, ""),
     ],
 )
 def test_an_answer_may_occur_in_its_turns_header(kind, arguments, closed, answer):
