@@ -521,15 +521,21 @@ class Template:
             )
         return cls(processor, stops, dict(arguments or {}))
 
-    def render(self, turns: Turns, where: str) -> Rendered:
+    def render(self, turns: Turns, where: str, sampled: bool = False) -> Rendered:
         """A conversation as text: the prompt of evaluation, and what the model has to write from there.
+
+        A `sampled` answer is what the model wrote there: only the template's end mark is added.
 
         A template that begins an answer differently than its generation prompt, other than in white space,
         is refused: the prompts of training and evaluation would differ.
         """
+        if sampled:
+            plain = self.render(replace(turns, answer="B"), where)
+            return plain._replace(completion=turns.answer + plain.completion.partition("B")[2].lstrip())
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
         prompt = render(self.processor, turns.prompt, where, True, self.arguments)
         whole = render(self.processor, [*turns.prompt, answer], where, False, self.arguments)
+        whole = _with_one_thought(whole, turns.answer.strip())
         if whole.startswith(prompt):
             completion = whole[len(prompt) :]
         else:
@@ -560,7 +566,9 @@ class Template:
         rest, (opening, closed) = whole[at:], thought
         thinks = rest.startswith(opening)
         if not closed:  # the model closes the thought
-            return rest.removeprefix(opening).lstrip("\n") if thinks else f"\n{_CLOSING[opening]}\n\n{rest}"
+            if thinks:
+                return rest.removeprefix(opening).lstrip("\n")
+            return rest if _CLOSING[opening] in answer else f"\n{_CLOSING[opening]}\n\n{rest}"
         if thinks:
             raise HarnessError(
                 f"{where}: the answer begins with {opening}, but the prompt already has an empty thought",
@@ -580,6 +588,17 @@ class Template:
         """The completion up to its end mark, which is added if the template writes none."""
         ends = [completion.rfind(mark) + len(mark) for mark in self.stops if mark in completion]
         return completion[: max(ends)] if ends else completion + self.stops[0]
+
+
+def _with_one_thought(whole: str, answer: str) -> str:
+    """A conversation without the empty thought that its template writes before an answer with its own."""
+    at = whole.rfind(answer)
+    before = whole[:at].rstrip() if at >= 0 else ""
+    for opening, closing in _CLOSING.items():
+        head = before.removesuffix(closing).rstrip()
+        if closing in answer and before.endswith(closing) and head.endswith(opening):
+            return head.removesuffix(opening) + whole[at:]
+    return whole
 
 
 def _thought(text: str) -> tuple[str, bool] | None:
@@ -635,9 +654,16 @@ def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: boo
 
 
 def rendered(
-    conversations: Conversations, template: Template, convention: BoxConvention, truncated: bool = False
+    conversations: Conversations,
+    template: Template,
+    convention: BoxConvention,
+    truncated: bool = False,
+    sampled: bool = False,
 ) -> tuple[Conversations, list[Rendered]]:
-    """The conversations that can be rendered, and their texts; others are added to `refused`."""
+    """The conversations that can be rendered, and their texts; others are added to `refused`.
+
+    `sampled` answers are written as they are, see `Template.render`.
+    """
     return conversations.mapped(
-        lambda turns, where: template.render(in_space(turns, convention, where, truncated), where)
+        lambda turns, where: template.render(in_space(turns, convention, where, truncated), where, sampled)
     )
