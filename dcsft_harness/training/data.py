@@ -549,6 +549,12 @@ class Template:
         answer has a thought.
         """
         answer, common = turns.answer.strip(), len(os.path.commonprefix([prompt, whole]))
+        for opening, closing in _CLOSING.items():
+            if answer.startswith(opening) and prompt.rstrip().endswith(closing):
+                raise HarnessError(
+                    f"{where}: the answer begins with {opening}, but the prompt already has an empty thought",
+                    "Train with --chat-template-kwargs that let the model think, or remove the thought",
+                )
         begins = whole.find(answer, common)
         if begins >= 0 and whole[:begins].split() == prompt.split():  # LLaVA-OneVision's "assistant \n"
             return whole[begins:]
@@ -564,16 +570,10 @@ class Template:
                 " arguments with --chat-template-kwargs",
             )
         rest, (opening, closed) = whole[at:], thought
-        thinks = rest.startswith(opening)
         if not closed:  # the model closes the thought
-            if thinks:
+            if rest.startswith(opening):
                 return rest.removeprefix(opening).lstrip("\n")
             return rest if _CLOSING[opening] in answer else f"\n{_CLOSING[opening]}\n\n{rest}"
-        if thinks:
-            raise HarnessError(
-                f"{where}: the answer begins with {opening}, but the prompt already has an empty thought",
-                "Train with --chat-template-kwargs that let the model think, or remove the thought",
-            )
         return rest
 
     def _with_bos(self, prompt: str) -> str:

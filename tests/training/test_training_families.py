@@ -201,6 +201,14 @@ THINKING = {
     "always, in the prompt alone": TURN.replace("%s", "").replace("%a", "<think>\n"),
     "none": TURN.replace("%s", "").replace("%a", ""),
     "gemma 4": TURN.replace("%s", "").replace("%a", "<|channel>thought\n<channel|>"),
+    # Qwen3.5 finds the thought in the text of a turn, and writes it in a form of its own.
+    "rewritten": TURN.replace("%s", "")
+    .replace("%a", OFF + "{% else %}<think>\n{% endif %}")
+    .replace(
+        "{{ p.text if",
+        "{{ ('<think>\n' + p.text.split('</think>')[0].split('<think>')[-1] | trim + '\n</think>\n\n'"
+        " if '</think>' in p.text else '') + p.text.split('</think>')[-1] | trim if",
+    ),
     # Kimi K2.5 writes the thought of a turn from a field of its own, empty without one.
     "kimi": TURN.replace("%s", "{{ '<think></think>' if m.role == 'assistant' }}").replace(
         "%a", "{% if thinking is defined and not thinking %}<think></think>{% else %}<think>{% endif %}"
@@ -228,6 +236,7 @@ ALWAYS = ("always", "always, in the prompt alone")
         ("always", {}, "<think>\nTwo.\n</think>\n\n2", "Two.\n</think>\n\n2"),
         # As such a model writes it: its prompt opened the thought.
         *((kind, {}, "Two.\n</think>\n\n2", "Two.\n</think>\n\n2") for kind in ALWAYS),
+        ("rewritten", {}, "<think>Two.</think>2", "Two.\n</think>\n\n2"),
         ("kimi", {}, "2", "</think>2"),
         ("kimi", {}, "<think>Two.</think>2", "Two.</think>2"),
         ("kimi", {}, "Two.</think>2", "Two.</think>2"),
@@ -260,7 +269,8 @@ def test_an_answer_may_occur_in_its_turns_header(kind, arguments, closed, answer
 
 
 @pytest.mark.parametrize(
-    ("kind", "arguments"), [("in the prompt alone", NO), ("hybrid", NO), ("kimi", {"thinking": False})]
+    ("kind", "arguments"),
+    [("in the prompt alone", NO), ("hybrid", NO), ("rewritten", NO), ("kimi", {"thinking": False})],
 )
 def test_an_answer_with_reasoning_is_refused_if_the_prompt_has_an_empty_block(kind, arguments):
     made = replace(template(THINKING[kind]), arguments=arguments)
