@@ -300,7 +300,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
                 for turns, text in numbered
             ]
             known = replace(known, turns=answers)
-        known, written = rendered(known, template, convention)
+        known, written = rendered(known, template, convention, sampled="rollouts" in setup.job.inputs)
         for number, text in zip(known.numbers, written, strict=True):
             texts.setdefault(number, [text.prompt]).append(text.completion)
         setup.screen(known, [text.prompt + text.completion for text in written])

@@ -521,15 +521,21 @@ class Template:
             )
         return cls(processor, stops, dict(arguments or {}))
 
-    def render(self, turns: Turns, where: str) -> Rendered:
+    def render(self, turns: Turns, where: str, sampled: bool = False) -> Rendered:
         """A conversation as text: the prompt of evaluation, and what the model has to write from there.
 
-        A template that begins an answer differently than its generation prompt is refused: the prompts of
-        training and evaluation would differ.
+        A `sampled` answer is what the model wrote there: only the template's end mark is added.
+
+        A template that begins an answer differently than its generation prompt, other than in white space,
+        is refused: the prompts of training and evaluation would differ.
         """
+        if sampled:
+            plain = self.render(replace(turns, answer="B"), where)
+            return plain._replace(completion=turns.answer + plain.completion.partition("B")[2].lstrip())
         answer = {"role": "assistant", "content": [{"type": "text", "text": turns.answer}]}
         prompt = render(self.processor, turns.prompt, where, True, self.arguments)
         whole = render(self.processor, [*turns.prompt, answer], where, False, self.arguments)
+        whole = _with_one_thought(whole, turns.answer.strip())
         if whole.startswith(prompt):
             completion = whole[len(prompt) :]
         else:
@@ -539,9 +545,19 @@ class Template:
     def _after_thought(self, turns: Turns, prompt: str, whole: str, where: str) -> str:
         """The completion where the generation prompt alone opens a thought, or gives an empty one.
 
-        Refused if the two differ in something else, or only the answer has a thought.
+        So it is where the two differ in white space. Refused if they differ in something else, or only the
+        answer has a thought.
         """
         answer, common = turns.answer.strip(), len(os.path.commonprefix([prompt, whole]))
+        for opening, closing in _CLOSING.items():
+            if answer.startswith(opening) and prompt.rstrip().endswith(closing):
+                raise HarnessError(
+                    f"{where}: the answer begins with {opening}, but the prompt already has an empty thought",
+                    "Train with --chat-template-kwargs that let the model think, or remove the thought",
+                )
+        begins = whole.find(answer, common)
+        if begins >= 0 and whole[:begins].split() == prompt.split():  # LLaVA-OneVision's "assistant \n"
+            return whole[begins:]
         at, thought = common + 1, None
         # From the end: the turn's header may have the answer's text, too, as "assistant" has "ant".
         while thought is None and (at := whole.rfind(answer, 0, at + len(answer) - 1)) >= 0:
@@ -554,14 +570,10 @@ class Template:
                 " arguments with --chat-template-kwargs",
             )
         rest, (opening, closed) = whole[at:], thought
-        thinks = rest.startswith(opening)
         if not closed:  # the model closes the thought
-            return rest.removeprefix(opening).lstrip("\n") if thinks else f"\n{_CLOSING[opening]}\n\n{rest}"
-        if thinks:
-            raise HarnessError(
-                f"{where}: the answer begins with {opening}, but the prompt already has an empty thought",
-                "Train with --chat-template-kwargs that let the model think, or remove the thought",
-            )
+            if rest.startswith(opening):
+                return rest.removeprefix(opening).lstrip("\n")
+            return rest if _CLOSING[opening] in answer else f"\n{_CLOSING[opening]}\n\n{rest}"
         return rest
 
     def _with_bos(self, prompt: str) -> str:
@@ -576,6 +588,17 @@ class Template:
         """The completion up to its end mark, which is added if the template writes none."""
         ends = [completion.rfind(mark) + len(mark) for mark in self.stops if mark in completion]
         return completion[: max(ends)] if ends else completion + self.stops[0]
+
+
+def _with_one_thought(whole: str, answer: str) -> str:
+    """A conversation without the empty thought that its template writes before an answer with its own."""
+    at = whole.rfind(answer)
+    before = whole[:at].rstrip() if at >= 0 else ""
+    for opening, closing in _CLOSING.items():
+        head = before.removesuffix(closing).rstrip()
+        if closing in answer and before.endswith(closing) and head.endswith(opening):
+            return head.removesuffix(opening) + whole[at:]
+    return whole
 
 
 def _thought(text: str) -> tuple[str, bool] | None:
@@ -631,9 +654,16 @@ def in_space(turns: Turns, convention: BoxConvention, where: str, truncated: boo
 
 
 def rendered(
-    conversations: Conversations, template: Template, convention: BoxConvention, truncated: bool = False
+    conversations: Conversations,
+    template: Template,
+    convention: BoxConvention,
+    truncated: bool = False,
+    sampled: bool = False,
 ) -> tuple[Conversations, list[Rendered]]:
-    """The conversations that can be rendered, and their texts; others are added to `refused`."""
+    """The conversations that can be rendered, and their texts; others are added to `refused`.
+
+    `sampled` answers are written as they are, see `Template.render`.
+    """
     return conversations.mapped(
-        lambda turns, where: template.render(in_space(turns, convention, where, truncated), where)
+        lambda turns, where: template.render(in_space(turns, convention, where, truncated), where, sampled)
     )

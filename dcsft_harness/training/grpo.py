@@ -262,8 +262,9 @@ def _trouble(processor: "ProcessorMixin") -> str | None:
         rows = 1 if pixels is None or pixels.ndim != 4 else len(pixels)
         if rows > 1 and not _counts_tiles(images, trial):
             return f"{type(images).__name__} makes {rows} rows for an image that are not tiles"
+    texts, pictures = [trial.text for trial in trials], [list(trial.images) for trial in trials]
     try:
-        processor(text=[trial.text for trial in trials], images=[list(trial.images) for trial in trials])
+        processor(text=texts, images=pictures, padding=False)
     except (TypeError, ValueError):
         return f"{type(processor).__name__} takes no prompts of unequal lengths without padding"
     return None
@@ -737,7 +738,8 @@ def _make(setup: Setup, judge: Judge) -> Callable[[], Any]:
         **managed(config, setup.dtype, setup.folder),
         **{name: getattr(config, name) for name in _SHARED},
         "max_completion_length": longest,
-        "chat_template_kwargs": setup.template_arguments,
+        # Gemma 4's processor pads by itself, and TRL would take the padding for text.
+        "chat_template_kwargs": {**setup.template_arguments, "processor_kwargs": {"padding": False}},
     }
     # Each completion counts alike, as in the paper's trainer.
     defaults = {"loss_type": "grpo", "gradient_checkpointing": setup.recomputes}

@@ -332,7 +332,9 @@ def test_every_verb_names_a_missing_package(weightless, monkeypatch, tmp_path):
             verb()
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", pytest.param("gemma3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["qwen2_5_vl", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gemma3", "gemma4"))]
+)
 def test_grpo_marks_exactly_the_image_tokens(family, tmp_path, drawn):  # noqa: F811
     """Prompts of a batch differ in length: padding shifts the places of their images."""
     grpo.train_grpo(

@@ -1,6 +1,7 @@
 """DPO from rollouts: the pairs, TRL's inputs, what is left out and refused, and whole runs."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -213,6 +214,28 @@ def test_both_responses_follow_the_prompt_and_the_models_start_equal(base, tmp_p
     for name in ("prompts", "prompt_tokens", "completion_tokens", "flops"):
         assert ledgers[0][name] == pytest.approx(ledgers[1][name])
     assert notes[None]["mean_grad_norm"] == pytest.approx(notes[2]["mean_grad_norm"], rel=1e-3)
+
+
+SPACED = (  # as SmolVLM's, with Gemma's trim and an empty thought as Qwen3.5's
+    "{% for m in messages %}{{ m.role }}: {{ '<think></think>' if m.role == 'assistant' }}"
+    "{% for p in m.content %}"
+    "{{ p.text | trim if p.type == 'text' else '<|vision_start|><|image_pad|><|vision_end|>' }}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"), [(" goose", "duck\n"), (" <think>Two.</think> 2", "</think>2"), ("B", "")]
+)
+def test_responses_are_trained_on_as_the_model_wrote_them(tmp_path, monkeypatch, right, wrong):
+    model, seen = tmp_path / "base", []
+    shutil.copytree(checkpoint("qwen2_5_vl"), model)
+    (model / "chat_template.jinja").write_text(SPACED)
+    monkeypatch.setattr(train_dpo, "_check_collator", lambda _, pair: seen.append(pair))
+    folder = drawn(tmp_path / "rollouts", [[(right, 1.0), (wrong, 0.0)]])
+    DPO(tmp_path / "out", model=str(model), data=str(folder), **{**FEW, "max_steps": 1})
+    assert (seen[0]["chosen"], seen[0]["rejected"]) == (right + "<|im_end|>", wrong + "<|im_end|>")
+    assert seen[0]["prompt"].endswith("assistant:")
 
 
 @pytest.mark.slow

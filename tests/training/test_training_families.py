@@ -201,8 +201,23 @@ THINKING = {
     "always, in the prompt alone": TURN.replace("%s", "").replace("%a", "<think>\n"),
     "none": TURN.replace("%s", "").replace("%a", ""),
     "gemma 4": TURN.replace("%s", "").replace("%a", "<|channel>thought\n<channel|>"),
+    # Qwen3.5 finds the thought in the text of a turn, and writes it in a form of its own.
+    "rewritten": TURN.replace("%s", "")
+    .replace("%a", OFF + "{% else %}<think>\n{% endif %}")
+    .replace(
+        "{{ p.text if",
+        "{{ ('<think>\n' + p.text.split('</think>')[0].split('<think>')[-1] | trim + '\n</think>\n\n'"
+        " if '</think>' in p.text else '') + p.text.split('</think>')[-1] | trim if",
+    ),
+    # Kimi K2.5 writes the thought of a turn from a field of its own, empty without one.
+    "kimi": TURN.replace("%s", "{{ '<think></think>' if m.role == 'assistant' }}").replace(
+        "%a", "{% if thinking is defined and not thinking %}<think></think>{% else %}<think>{% endif %}"
+    ),
+    # Turns of LLaVA-OneVision's own template begin with "assistant \n", its generation prompt has no space.
+    "other white space": TURN.replace("{{ m.role }}", "{{ m.role }} ").replace("%s", "").replace("%a", ""),
 }
 NO = {"enable_thinking": False}
+ALWAYS = ("always", "always, in the prompt alone")
 
 
 @pytest.mark.parametrize(
@@ -217,8 +232,18 @@ NO = {"enable_thinking": False}
         ("in the prompt alone", NO, "<answer>2</answer>", "<answer>2</answer>"),
         ("always", {}, "2", "\n</think>\n\n2"),
         ("always, in the prompt alone", {}, "2", "\n</think>\n\n2"),
+        ("hybrid", {}, "<think>\nTwo.\n</think>\n\n2", "<think>\nTwo.\n</think>\n\n2"),
+        ("always", {}, "<think>\nTwo.\n</think>\n\n2", "Two.\n</think>\n\n2"),
+        # As such a model writes it: its prompt opened the thought.
+        *((kind, {}, "Two.\n</think>\n\n2", "Two.\n</think>\n\n2") for kind in ALWAYS),
+        ("rewritten", {}, "<think>Two.</think>2", "Two.\n</think>\n\n2"),
+        ("kimi", {}, "2", "</think>2"),
+        ("kimi", {}, "<think>Two.</think>2", "Two.</think>2"),
+        ("kimi", {}, "Two.</think>2", "Two.</think>2"),
+        ("kimi", {"thinking": False}, "2", "2"),
         ("none", {}, "2", "2"),
         ("gemma 4", {}, "2", "2"),
+        ("other white space", {}, "2", "2"),
     ],
 )
 def test_the_loss_starts_where_the_prompt_of_evaluation_ends(kind, arguments, answer, completion):
@@ -235,6 +260,7 @@ def test_the_loss_starts_where_the_prompt_of_evaluation_ends(kind, arguments, an
         ("in the prompt alone", {}, "\n</think>\n\n"),
         ("in the prompt alone", NO, ""),
         ("gemma 4", {}, ""),
+        ("other white space", {}, ""),
     ],
 )
 def test_an_answer_may_occur_in_its_turns_header(kind, arguments, closed, answer):
@@ -242,8 +268,12 @@ def test_an_answer_may_occur_in_its_turns_header(kind, arguments, closed, answer
     assert made.render(replace(TURNS, answer=answer), "row 0").completion == f"{closed}{answer}<|im_end|>"
 
 
-def test_an_answer_with_reasoning_is_refused_if_the_prompt_has_an_empty_block():
-    made = replace(template(THINKING["in the prompt alone"]), arguments=NO)
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [("in the prompt alone", NO), ("hybrid", NO), ("rewritten", NO), ("kimi", {"thinking": False})],
+)
+def test_an_answer_with_reasoning_is_refused_if_the_prompt_has_an_empty_block(kind, arguments):
+    made = replace(template(THINKING[kind]), arguments=arguments)
     with pytest.raises(HarnessError, match="row 7: the answer begins with <think>, but the prompt already"):
         made.render(replace(TURNS, answer="<think>Two.</think>2"), "row 7")
 
