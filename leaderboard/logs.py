@@ -82,6 +82,12 @@ def arguments(run: Mapping[str, Any]) -> dict[str, str]:
     return pairs((run.get("config") or {}).get("model_args"))
 
 
+def system_of(given: Mapping[str, str]) -> dict[str, object]:
+    """The condition that model arguments set by a system prompt, a text or a file's name; empty if none."""
+    prompt = placeless(given.get("system_prompt"))
+    return {SYSTEM: prompt} if prompt else {}
+
+
 class Samples:
     """One task's samples."""
 
@@ -320,7 +326,7 @@ class Samples:
             LIMIT: "limit" not in self.settings,
             SIDE: self._distribution() is None,
             SHOTS: self.task not in (self.run.get("n-shot") or {}),
-            SYSTEM: "system_instruction_sha" not in self.run,
+            SYSTEM: "system_instruction_sha" not in self.run and not system_of(self.given),
             PROMPTS: not any("input" in line for line in lines),
             CLUSTERS: not any(
                 isinstance(line.get(metric), dict) and self.cluster_key in line[metric]
@@ -372,7 +378,7 @@ class Samples:
             **({} if applied == {} else {CHECKPOINT: "applied"}),
             **({SHOTS: shots} if shots else {}),
             **({"first document": offset} if (offset := self.settings.get("offset")) else {}),
-            **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else {}),
+            **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else system_of(self.given)),
             PROMPTS: json_sha256(list(documents.prompts or ())),
             ITEMS: json_sha256(list(documents.ids)),
         }
