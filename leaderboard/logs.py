@@ -450,15 +450,20 @@ def _whole(text: str | None) -> TypeGuard[str]:
 
 def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
     prompts = [records.as_text(line.get("input", "")) for line in lines]
-    answers = [records.as_text(line.get("target")) for line in lines]
+    targets = [records.as_text(line.get("target")) for line in lines]
+    # The suite's tasks log the gold that is scored and compared; their target is what training teaches.
+    golds = [
+        records.as_text(line["gold"]) if "gold" in line and isinstance(line.get("scorer"), dict) else target
+        for line, target in zip(lines, targets, strict=True)
+    ]
     hashes = ["" if (found := line.get("doc_hash")) == NULL_HASH else str(found or "") for line in lines]
     numbers = [line["doc_id"] for line in lines]
     ids = [
         records.item_id(task, prompt, answer, [f"document {number} {digest}".encode()])
-        for prompt, answer, number, digest in zip(prompts, answers, numbers, hashes, strict=True)
+        for prompt, answer, number, digest in zip(prompts, targets, numbers, hashes, strict=True)
     ]
     known = tuple(prompts) if any("input" in line for line in lines) else None
-    return Documents(tuple(ids), tuple(numbers), tuple(answers), known, tuple(hashes))
+    return Documents(tuple(ids), tuple(numbers), tuple(golds), known, tuple(hashes))
 
 
 def _shown(line: Mapping[str, Any]) -> tuple[str, object, int | None]:

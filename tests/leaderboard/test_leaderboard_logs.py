@@ -355,7 +355,15 @@ class TestMatching:
         assert "item set" in refusal([a, c])
 
     @pytest.mark.parametrize("log_first", [False, True])
-    def test_a_log_adopts_the_content_ids_of_scores(self, tmp_path, log_first):
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {},
+            # Training teaches another text than the gold; the suite's tasks log both.
+            {"target": "1 + 2 = 3", "gold": "3", "scorer": {"math": 1}},
+        ],
+    )
+    def test_a_log_adopts_the_content_ids_of_scores(self, tmp_path, log_first, written):
         prompts = json_sha256(["Which digit?"] * 4)
         ids = [f"digits-{n:03}" for n in range(4)]
         said = {ID: {"prompt_sha256": prompts, "items_sha256": json_sha256(ids)}}
@@ -367,9 +375,8 @@ class TestMatching:
             clusters={ID: {n: str(n) for n in range(4)}},
             backwards=True,
         )
-        log = log_folder(
-            tmp_path / "log", {ID: [line(n, float(n == 1)) for n in range(4)]}, distribution={ID: "id"}
-        )
+        lines = [line(n, float(n == 1), **written) for n in range(4)]
+        log = log_folder(tmp_path / "log", {ID: lines}, distribution={ID: "id"})
         board = load([log, scores] if log_first else [scores, log], "log" if log_first else "s")
         assert list(board.tasks[0].item_ids) == ids
         # By document the log is right only on 1, where the scores are wrong.
