@@ -448,14 +448,15 @@ def _whole(text: str | None) -> TypeGuard[str]:
     return text is not None and text.strip().isdigit()
 
 
+def gold_of(line: Mapping[str, Any]) -> object:
+    """A line's gold: the suite's tasks log it, as their target is what training teaches; else the target."""
+    ours = isinstance(line.get("scorer"), dict) and line.get("gold") is not None
+    return line["gold"] if ours else line.get("target")
+
+
 def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
     prompts = [records.as_text(line.get("input", "")) for line in lines]
     targets = [records.as_text(line.get("target")) for line in lines]
-    # The suite's tasks log the gold that is scored and compared; their target is what training teaches.
-    golds = [
-        records.as_text(line["gold"]) if "gold" in line and isinstance(line.get("scorer"), dict) else target
-        for line, target in zip(lines, targets, strict=True)
-    ]
     hashes = ["" if (found := line.get("doc_hash")) == NULL_HASH else str(found or "") for line in lines]
     numbers = [line["doc_id"] for line in lines]
     ids = [
@@ -463,7 +464,8 @@ def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
         for prompt, answer, number, digest in zip(prompts, targets, numbers, hashes, strict=True)
     ]
     known = tuple(prompts) if any("input" in line for line in lines) else None
-    return Documents(tuple(ids), tuple(numbers), tuple(golds), known, tuple(hashes))
+    golds = tuple(records.as_text(gold_of(line)) for line in lines)
+    return Documents(tuple(ids), tuple(numbers), golds, known, tuple(hashes))
 
 
 def _shown(line: Mapping[str, Any]) -> tuple[str, object, int | None]:

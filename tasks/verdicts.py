@@ -64,8 +64,9 @@ def process(
     Returns:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; score: the same mean; answered: share
         in [0, 1]; extracted: the answer found, or a list of them for several responses; gold: the document's
-        answer as text; scorer: name -> version. For K > 1 responses also: maj_at_k and pass_at_k in the form of acc, at k = K; scores, in [0,
-        1], and votes, equal texts for answers that the scorer counts as equal and None for no answer.
+        answer as text; scorer: name -> version. For K > 1 responses also: maj_at_k and pass_at_k in the form
+        of acc, at k = K; scores, in [0, 1], and votes, equal texts for answers that the scorer counts as
+        equal and None for no answer.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):
