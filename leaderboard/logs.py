@@ -267,9 +267,15 @@ class Samples:
         tables = [name for name in numeric if name in inside]
         if 1 in (len(numeric), len(tables)):
             return self._upward([*tables, *numeric][0])
+        remedy = f"Say which with --metric {self.task}=NAME" if numeric else ""
+        if "bypass" in names:
+            remedy = (
+                "It was run with --predict_only: score its responses by `dcsft evaluate --responses "
+                f"{self.path.name} --task {self.task} --column response=filtered_resps`"
+            )
         raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
-            f"Say which with --metric {self.task}=NAME" if numeric else "",
+            remedy,
             NO_SCORE,
         )
 
