@@ -779,6 +779,7 @@ class TestOldFolders:
         assert "nothing could be compared: 1 of 2 left out: 1 other" in said
         assert not (tmp_path / "board").exists()
         assert self.run(tmp_path / "all", "--apart", "--output", tmp_path / "board") == 0
+        assert "1 row, 1 in tables of their own" in capsys.readouterr().err
 
     def test_samples_of_several_tasks_without_results_are_one_run(self, tmp_path):
         tasks = {task: [line(0, 1), line(1, 0)] for task in (ID, OOD_R)}
