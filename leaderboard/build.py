@@ -111,8 +111,8 @@ def build(
     board and its numbers, for `markdown`.
 
     Raises:
-        HarnessError: see `load` and `read_labels`; nothing could be compared; or the output is occupied or
-            cannot be written. Then nothing is written.
+        HarnessError: see `load` and `read_labels`; nothing could be compared, or is labeled; or the output is
+            occupied or cannot be written. Then nothing is written.
     """
     manifest.refuse_occupied(output)  # before the reading, which may take a while
     options = options or Options(baseline=baseline, strict=True)
@@ -130,6 +130,12 @@ def build(
     )
     if not alone and board.left_out and len(board.rows) < 2:
         raise nothing_left(board.left_out, len(board.results))
+    shown = (board, *(one.board for one in board.apart))
+    if options.labels and not any(item in labels for one in shown for t in one.tasks for item in t.item_ids):
+        raise HarnessError(
+            f"--labels {', '.join(map(str, options.labels))}: no evaluated item has a label there",
+            "Give labels of the evaluated items, which a pool's are only where the pool was evaluated",
+        )
     summary = summarize(board, options.pairs, published() if options.published else (), labels)
     inputs = _inputs(board)
     for kind, folders in (("labels", options.labels), ("rollouts", options.rollouts)):

@@ -52,6 +52,7 @@ from dcsft_harness.leaderboard.logs import (
     pairs,
     read_run,
     samples_of_run,
+    system_of,
     tasks_of_run,
 )
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
@@ -140,6 +141,7 @@ def read_result(folder: Path, shared: Shared) -> Result:
     # An unscored response has no extracted answer either; it is counted as unscored, not here.
     silent = np.asarray(table["extracted"].is_null()) & ~np.isnan(scores)
     tasks, engine = {}, str(found.config.get("model", "dcsft_hf"))  # the first edition knew this model alone
+    system = system_of(pairs(found.config.get("model_args")))
     for task, entry in declared.items():
         at = places[task]
         items = shared.items(folder / FILE, task, table["item_id"].take(at), table["cluster"].take(at))
@@ -149,7 +151,7 @@ def read_result(folder: Path, shared: Shared) -> Result:
             task=task,
             distribution=_distribution(folder, task, entry),
             family=entry.get("family"),
-            conditions=_conditions(folder, task, entry, limits),
+            conditions={**_conditions(folder, task, entry, limits), **system},
             item_ids=items.ids,
             clusters=items.clusters,
             scores=own,

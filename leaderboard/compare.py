@@ -397,9 +397,7 @@ def _detectable(index: int, column: Column, lines: Sequence[Line]) -> Detectable
     values = [entry.accuracy.value for entry in entries if entry is not None and entry.accuracy is not None]
     if not values or median(values) in (0.0, 1.0):
         return None
-    # For a mean over tasks: as many independent clusters as all of its tasks have.
-    size = len(np.unique(np.concatenate(column.clusters)))
-    found = Detectable(stats.unpaired(median(values), size), False)
+    found = Detectable(stats.unpaired(median(values), stats.independent(column.clusters)), False)
     return found if found.difference <= 1 else None
 
 

@@ -82,6 +82,12 @@ def arguments(run: Mapping[str, Any]) -> dict[str, str]:
     return pairs((run.get("config") or {}).get("model_args"))
 
 
+def system_of(given: Mapping[str, str]) -> dict[str, object]:
+    """The condition that model arguments set by a system prompt, a text or a file's name; empty if none."""
+    prompt = placeless(given.get("system_prompt"))
+    return {SYSTEM: prompt} if prompt else {}
+
+
 class Samples:
     """One task's samples."""
 
@@ -262,9 +268,15 @@ class Samples:
         tables = [name for name in numeric if name in inside]
         if 1 in (len(numeric), len(tables)):
             return self._upward([*tables, *numeric][0])
+        remedy = f"Name it with --metric {self.task}=NAME" if numeric else ""
+        if "bypass" in names:
+            remedy = (
+                "It was run with --predict_only: score its responses by `dcsft evaluate --responses "
+                f"{self.path.name} --task {self.task} --column response=filtered_resps`"
+            )
         raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
-            f"Name it with --metric {self.task}=NAME" if numeric else "",
+            remedy,
             NO_SCORE,
         )
 
@@ -321,7 +333,7 @@ class Samples:
             LIMIT: "limit" not in self.settings,
             SIDE: self._distribution() is None,
             SHOTS: self.task not in (self.run.get("n-shot") or {}),
-            SYSTEM: "system_instruction_sha" not in self.run,
+            SYSTEM: "system_instruction_sha" not in self.run and not system_of(self.given),
             PROMPTS: not any("input" in line for line in lines),
             CLUSTERS: not any(
                 isinstance(line.get(metric), dict) and self.cluster_key in line[metric]
@@ -373,7 +385,7 @@ class Samples:
             **({} if applied == {} else {CHECKPOINT: "applied"}),
             **({SHOTS: shots} if shots else {}),
             **({"first document": offset} if (offset := self.settings.get("offset")) else {}),
-            **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else {}),
+            **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else system_of(self.given)),
             PROMPTS: json_sha256(list(documents.prompts or ())),
             ITEMS: json_sha256(list(documents.ids)),
         }
@@ -443,17 +455,24 @@ def _whole(text: str | None) -> TypeGuard[str]:
     return text is not None and text.strip().isdigit()
 
 
+def gold_of(line: Mapping[str, Any]) -> object:
+    """A line's gold: the suite's tasks log it, as their target is what training teaches; else the target."""
+    ours = isinstance(line.get("scorer"), dict) and line.get("gold") is not None
+    return line["gold"] if ours else line.get("target")
+
+
 def _documents(task: str, lines: Sequence[Mapping[str, Any]]) -> Documents:
     prompts = [records.as_text(line.get("input", "")) for line in lines]
-    answers = [records.as_text(line.get("target")) for line in lines]
+    targets = [records.as_text(line.get("target")) for line in lines]
     hashes = ["" if (found := line.get("doc_hash")) == NULL_HASH else str(found or "") for line in lines]
     numbers = [line["doc_id"] for line in lines]
     ids = [
         records.item_id(task, prompt, answer, [f"document {number} {digest}".encode()])
-        for prompt, answer, number, digest in zip(prompts, answers, numbers, hashes, strict=True)
+        for prompt, answer, number, digest in zip(prompts, targets, numbers, hashes, strict=True)
     ]
     known = tuple(prompts) if any("input" in line for line in lines) else None
-    return Documents(tuple(ids), tuple(numbers), tuple(answers), known, tuple(hashes))
+    golds = tuple(records.as_text(gold_of(line)) for line in lines)
+    return Documents(tuple(ids), tuple(numbers), golds, known, tuple(hashes))
 
 
 def _shown(line: Mapping[str, Any]) -> tuple[str, object, int | None]:

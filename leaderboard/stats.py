@@ -561,11 +561,23 @@ def detectable(standard_error: float) -> float:
     return _standard_errors() * standard_error
 
 
-def unpaired(accuracy: float, n: int) -> float:
+def independent(clusters: Sequence[Codes]) -> float:
+    """How many items of their own have a mean as uncertain as the unweighted one over tasks.
+
+    The items of a cluster are all right or all wrong together; `clusters` are per task, shape (n_t,). For one
+    task with clusters of one size, it is their number. For several tasks it follows from the smallest ones,
+    which weigh as much as the others.
+    """
+    shares = [np.full(len(codes), 1 / (len(clusters) * len(codes))) for codes in clusters]
+    weights = by_cluster(np.concatenate(shares), np.concatenate(clusters))
+    return 1 / float(weights @ weights)
+
+
+def unpaired(accuracy: float, n: float) -> float:
     """The detectable difference of two rows of this accuracy, in [0, 1], whose right answers are unrelated.
 
     Pairing helps to the extent that two rows get the same items right; this is the value without it, for `n`
-    items, or clusters where items share them.
+    items, or clusters where items share them; see `independent`.
     """
     return detectable(math.sqrt(2 * accuracy * (1 - accuracy) / n))
 

@@ -52,7 +52,7 @@ def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None =
     unset.
 
     Raises:
-        HarnessError: for a generation argument that is not supported.
+        HarnessError: for a generation argument that is not supported, or requests from lmms-eval's cache.
     """
     items: dict[tuple[str, str, int, GenerationArguments], Item] = {}
     clones: dict[tuple[str, str, int], int] = {}
@@ -61,6 +61,11 @@ def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None =
         if request.metadata.get("__padding_only__"):
             continue
         context, to_messages, given, doc_id, task, split = request.args
+        if to_messages is None:
+            raise HarnessError(
+                f"task {task!r}: requests from lmms-eval's cache have lost the function for their messages",
+                "Leave --cache_requests out",
+            )
         written = (task, repr(given))
         if written not in parsed:
             parsed[written] = GenerationArguments.parse(given or {}, task, checkpoint)

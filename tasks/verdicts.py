@@ -2,9 +2,10 @@
 
 `acc` is the score together with its cluster, in the form of lmms-eval's clustered standard error;
 `answered` is 1 if an answer was found in the response, so that "wrong" and "no answer" stay
-separate. `extracted`, `score` (for `lmms-eval --baseline`) and `scorer` (names and versions) are
-logged with the sample and not aggregated; so are `scores` and `votes` of several responses, whose
-`maj_at_k` and `pass_at_k` are aggregated.
+separate. `extracted`, `gold` (lmms-eval's own `target` is what training teaches), `score` (for
+`lmms-eval --baseline`) and `scorer` (names and versions) are logged with the sample and not
+aggregated; so are `scores` and `votes` of several responses, whose `maj_at_k` and `pass_at_k` are
+aggregated.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import declared
+from dcsft_harness.records import as_text
 from dcsft_harness.scoring import Scorer, Verdict, at_k, get_scorer
 
 Doc = dict[str, Any]
@@ -61,9 +63,10 @@ def process(
 
     Returns:
         acc: {"score": mean score in [0, 1], "cluster": the document's}; score: the same mean; answered: share
-        in [0, 1]; extracted: the answer found, or a list of them for several responses; scorer: name ->
-        version. For K > 1 responses also: maj_at_k and pass_at_k in the form of acc, at k = K; scores, in [0,
-        1], and votes, equal texts for answers that the scorer counts as equal and None for no answer.
+        in [0, 1]; extracted: the answer found, or a list of them for several responses; gold: the document's
+        answer as text; scorer: name -> version. For K > 1 responses also: maj_at_k and pass_at_k in the form
+        of acc, at k = K; scores, in [0, 1], and votes, equal texts for answers that the scorer counts as
+        equal and None for no answer.
     """
     texts = responses(results)
     if isinstance(scorer, str | Scorer):
@@ -84,6 +87,7 @@ def process(
         "score": mean,
         "answered": sum(extracted is not None for extracted in found) / len(found),
         "extracted": found[0] if len(found) == 1 else found,
+        "gold": as_text(reading.from_json(doc["answer"])),
         "scorer": {one.name: one.version for one in behind},
     }
 

@@ -11,7 +11,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError, cut, unknown_name
 from dcsft_harness.evaluation.responses import Given, Judging, Scored, judged_rows, judging_of
 from dcsft_harness.leaderboard.collect import find
-from dcsft_harness.leaderboard.logs import Choices, Samples, is_run, load_run, samples_of_run
+from dcsft_harness.leaderboard.logs import Choices, Samples, gold_of, is_run, load_run, samples_of_run
 from dcsft_harness.lmms.tasks import defined_in
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
 
@@ -118,7 +118,7 @@ def _read(file: Path, samples: Path, task: str) -> list[dict[str, Any]]:
     """What is needed of each document's line, whose `responses` are all of them, of one number for all."""
     run = load_run(file)
     # Without the rest of each line, which holds the whole document.
-    kept = ("doc_id", "input", "target", "scorer", "extracted")
+    kept = ("doc_id", "input", "target", "gold", "scorer", "extracted")
     # lmms-eval drops "resps" where filters change nothing, as with ours.
     texts = ("resps", "filtered_resps")
     rows: list[dict[str, Any]] = [
@@ -184,4 +184,4 @@ def _logged(row: Mapping[str, Any], text: object, task: str, known: bool) -> dic
         return {"item": row["doc_id"], "response": text}
     # Logs name no pictures, in which documents of the same question and gold differ.
     named = {"picture": f"document {row['doc_id']}", "task": task}
-    return {"question": row["input"], "gold": row["target"], "response": text, **named}
+    return {"question": row["input"], "gold": gold_of(row), "response": text, **named}

@@ -58,7 +58,7 @@ _WORDS = dict.fromkeys(("true", "1", "1.0"), True) | dict.fromkeys(
 """What the column `truncated` may hold."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
-_UNKNOWN = ("generation argument", "pixel limit", CHECKPOINT, SETTING)
+_UNKNOWN = ("generation argument", "pixel limit", "system prompt", CHECKPOINT, SETTING)
 """Conditions of scores that a file of responses does not record."""
 
 

@@ -472,7 +472,8 @@ def _held(findings: Sequence[Finding]) -> str:
         )
         for pool in pools
     ]
-    parts = ["## What held and what did not\n", f"The paper's claims by pool. {'; '.join(counts)}.\n"]
+    said = "; ".join(counts) or "This run has no board for any of them"
+    parts = ["## What held and what did not\n", f"The paper's claims by pool. {said}.\n"]
     for verdict, words in WORDS.items():
         lines = [
             f"- {one.source}: {markdown_text(one.said)}. {POOL_NAMES[one.pool].capitalize()}: {_value(one)}."

@@ -76,6 +76,7 @@ def run(options: LeaderboardOptions, output: Path, progress: Progress | None) ->
     return {
         "table": markdown(built.summary),
         "rows": len(built.board.rows),
+        "apart": sum(len(one.board.rows) for one in built.board.apart),
         "left_out": [one.reason for one in left_out],  # with their paths
         "counted": counted(left_out, runs) if left_out else "",
         "examples": examples(left_out),
@@ -84,9 +85,11 @@ def run(options: LeaderboardOptions, output: Path, progress: Progress | None) ->
 
 
 def summary(notes: Mapping[str, Any]) -> str:
-    """The number of rows, and of folders left out."""
-    left = len(notes["left_out"])
-    return f"{notes['rows']} row{'s' * (notes['rows'] != 1)}" + (f", {left} left out" if left else "")
+    """The number of rows, of those apart, and of folders left out."""
+    left, apart = len(notes["left_out"]), notes.get("apart", 0)
+    rows = f"{notes['rows']} row{'s' * (notes['rows'] != 1)}"
+    others = f", {apart} in tables of their own in leaderboard.md" if apart else ""
+    return f"{rows}{others}" + (f", {left} left out" if left else "")
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:

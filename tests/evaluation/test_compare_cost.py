@@ -46,14 +46,14 @@ def trained(folder, method, data, cold, figures, rows=(), kept=(), adapter=None,
     return make(kind, folder, {"method": method, "full": full}, notes, inputs, files)
 
 
-def scored(folder, adapter, cold, accuracies, pixels=None, **conditions):
+def scored(folder, adapter, cold, accuracies, pixels=None, more="", **conditions):
     tasks = {
         name: {"distribution": name[:-1], "accuracy": value, "version": 1, **conditions}
         for name, value in accuracies.items()
     }
     config = {
         "model": "dcsft_hf",
-        "model_args": f"pretrained={cold},adapter={adapter},batch_size=4",
+        "model_args": f"pretrained={cold},adapter={adapter},batch_size=4{more}",
         "tasks": [*tasks],
     }
     notes = {"tasks": tasks, "pixels": pixels}
@@ -262,12 +262,15 @@ def test_accuracies_are_matched_by_content_and_missing_ones_come_with_a_command(
     assert "50.00 %" in text and "not scored" in text and f"adapter={ends[1]}" in text
 
 
-def test_scores_of_other_adapters_or_conditions_are_reported(place):
+@pytest.mark.parametrize(
+    ("change", "differing"), [({"limit": 10}, "limit"), ({"more": ",system_prompt=Think."}, "system prompt")]
+)
+def test_scores_of_other_adapters_or_conditions_are_reported(place, change, differing):
     cold = place / "cold"
     one = scored(place / "s1", place / "sft", cold, {"id1": 0.5}, limit=None)
-    other = scored(place / "s2", place / "rl", cold, {"id1": 0.6}, limit=10)
+    other = scored(place / "s2", place / "rl", cold, {"id1": 0.6}, **{"limit": None, **change})
     said = "\n".join(cost_report.compare([place / "sft", place / "rl"], [one, other]).remarks)
-    assert f"accuracies on id1 are not comparable: {other} has another limit" in said
+    assert f"accuracies on id1 are not comparable: {other} has another {differing}" in said
     assert f"{other} scores none of these runs" in "\n".join(
         cost_report.compare([place / "sft"], [other]).remarks
     )

@@ -125,6 +125,7 @@ class TestReading:
             ([{"acc": None, "length": 4.0}] * 2, "length is 4.0. Scores are fractions"),
             ([{"acc": None, "f1": 0.5, "hit": 1.0}] * 2, "none of its metrics"),
             ([{"acc": {"id": 1}}] * 2, "none of its metrics"),
+            ([{"acc": None, "bypass": [["3"]]}] * 2, "--column response=filtered_resps"),
             ([{"acc": None, "wer": 0.5}] * 2, "lower values of wer are better"),
         ],
     )
@@ -355,7 +356,15 @@ class TestMatching:
         assert "item set" in refusal([a, c])
 
     @pytest.mark.parametrize("log_first", [False, True])
-    def test_a_log_adopts_the_content_ids_of_scores(self, tmp_path, log_first):
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {},
+            # Training teaches another text than the gold; the suite's tasks log both.
+            {"target": "1 + 2 = 3", "gold": "3", "scorer": {"math": 1}},
+        ],
+    )
+    def test_a_log_adopts_the_content_ids_of_scores(self, tmp_path, log_first, written):
         prompts = json_sha256(["Which digit?"] * 4)
         ids = [f"digits-{n:03}" for n in range(4)]
         said = {ID: {"prompt_sha256": prompts, "items_sha256": json_sha256(ids)}}
@@ -367,9 +376,8 @@ class TestMatching:
             clusters={ID: {n: str(n) for n in range(4)}},
             backwards=True,
         )
-        log = log_folder(
-            tmp_path / "log", {ID: [line(n, float(n == 1)) for n in range(4)]}, distribution={ID: "id"}
-        )
+        lines = [line(n, float(n == 1), **written) for n in range(4)]
+        log = log_folder(tmp_path / "log", {ID: lines}, distribution={ID: "id"})
         board = load([log, scores] if log_first else [scores, log], "log" if log_first else "s")
         assert list(board.tasks[0].item_ids) == ids
         # By document the log is right only on 1, where the scores are wrong.
@@ -771,6 +779,7 @@ class TestOldFolders:
         assert "nothing could be compared: 1 of 2 left out: 1 other" in said
         assert not (tmp_path / "board").exists()
         assert self.run(tmp_path / "all", "--apart", "--output", tmp_path / "board") == 0
+        assert "1 row, 1 in tables of their own" in capsys.readouterr().err
 
     def test_samples_of_several_tasks_without_results_are_one_run(self, tmp_path):
         tasks = {task: [line(0, 1), line(1, 0)] for task in (ID, OOD_R)}

@@ -440,6 +440,16 @@ class TestLabels:
             read_labels([tmp_path / "a", tmp_path / "b"])
         assert read_labels([tmp_path / "a", tmp_path / "a"]) == {"i": "easy"}
 
+    def test_labels_of_other_items_are_refused(self, tmp_path):
+        with manifest.writing("labels", tmp_path / "pool", {}) as draft:
+            write_table(
+                draft.folder / "labels.parquet", Label, [Label("i", 8, 8, 1.0, 0.0, 1.0, "easy", "t")]
+            )
+        scores = scores_folder(tmp_path / "scores", "scores", {ID: [1, 0]})
+        with pytest.raises(HarnessError, match="pool: no evaluated item has a label there"):
+            build([scores], tmp_path / "board", options=Options(labels=[tmp_path / "pool"]))
+        assert not (tmp_path / "board").exists()
+
 
 class TestHostileBoards:
     @pytest.mark.usefixtures("drawn")

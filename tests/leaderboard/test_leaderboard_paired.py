@@ -204,6 +204,24 @@ class TestPower:
         effect = stats.unpaired(accuracy, n) / np.sqrt(accuracy * (1 - accuracy))
         assert NormalIndPower().power(effect, n, 0.05, ratio=1) == pytest.approx(0.8, abs=1e-9)
 
+    @pytest.mark.parametrize(
+        ("clusters", "n"),
+        [
+            ([np.arange(100)], 100),
+            ([np.arange(100) // 4], 25),
+            ([np.arange(100), np.arange(100)], 100),  # both tasks ask about the same images
+            ([np.arange(100), np.arange(100, 200)], 200),
+            ([np.arange(30), np.arange(30, 1030)], 4 / (1 / 30 + 1 / 1000)),  # not 1,030
+            ([np.arange(30), 30 + np.arange(100) // 4], 4 / (1 / 30 + 1 / 25)),
+        ],
+    )
+    def test_a_mean_over_tasks_is_as_uncertain_as_its_smallest_ones(self, clusters, n):
+        assert stats.independent(clusters) == pytest.approx(n)
+        rng, draws = np.random.default_rng(0), 4000
+        right = rng.random((draws, 2000)) < 0.6
+        means = np.mean([right[:, codes].mean(axis=1) for codes in clusters], axis=0)
+        assert means.var() == pytest.approx(0.6 * 0.4 / n, rel=0.1)
+
 
 class TestUnderTheNull:
     def family(self, rng, clustered):

@@ -84,6 +84,25 @@ class TestIncomparableRows:
         assert "pixel limit max_pixels 802816 and 1003520" in refusal(folders[:2])
         assert len(load([folders[0], *folders[2:]]).rows) == 3
 
+    @pytest.mark.parametrize(
+        ("ours", "theirs", "said"),
+        [
+            ("pretrained=a,system_prompt=Be brief.", "pretrained=b,system_prompt=Be brief.", None),
+            ("system_prompt=/home/a/system.txt", "system_prompt=/work/b/system.txt", None),
+            ("pretrained=a", "pretrained=b,system_prompt=Be brief.", "'unset' and 'Be brief.'"),
+            ("system_prompt=Be brief.", "system_prompt=Think first.", "'Be brief.' and 'Think first.'"),
+        ],
+    )
+    def test_other_system_prompts(self, tmp_path, ours, theirs, said):
+        folders = [
+            scores_folder(tmp_path / name, name, {ID: [1, 0]}, config={"model_args": given})
+            for name, given in (("a", ours), ("b", theirs))
+        ]
+        if said is None:
+            assert len(load(folders).rows) == 2
+        else:
+            assert f"system prompt {said}" in refusal(folders)
+
     def test_a_limit_is_named_before_the_items_and_prompts_it_changes(self, tmp_path):
         less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}
         folders = [
@@ -180,6 +199,11 @@ LOGGED = {
     ],
     "examples in the prompt": [{"n-shot": {ID: 5}}, {"n-shot": {ID: 2}}, {}],
     "system prompt": [{"system_instruction_sha": "a"}, {"system_instruction_sha": "b"}, {}],
+    "system prompt of our models": [
+        {"model_args": "pretrained=a,system_prompt=Be brief."},
+        {"model_args": "pretrained=b,system_prompt=Think first."},
+        {},
+    ],
     "prompt hash": [{"input": "Which?"}, {"input": "What?"}, {"input": ""}],
     "clusters of items": [{"cluster": "x"}, {"cluster": "own"}, {"cluster": None}],
 }

@@ -320,6 +320,10 @@ def test_both_pools_share_a_row_and_a_correction(run, tmp_path):
     assert "SFT-EM generalizes better than SFT on all data (classification)" not in untested
 
 
+def test_a_run_without_a_board_of_a_claim_says_so():
+    assert "claims by pool. This run has no board for any of them.\n" in results._held([])
+
+
 def test_a_boards_name_gives_its_kind_family_and_pool():
     assert results._named("classification-noisy-full-parameters") == (
         "full-parameters",

@@ -37,6 +37,15 @@ def test_a_missing_answer_names_its_document():
         run(DcsftStub(answers=lambda question: None if question.doc_id else "x"))
 
 
+def test_requests_from_the_cache_of_lmms_eval_are_refused():
+    model = DcsftStub(default="x")
+    (request,) = requests_for(model, documents()[:1], {})
+    text, _, *rest = request.arguments
+    request.arguments = (text, None, *rest)  # as upstream's cache leaves it
+    with pytest.raises(HarnessError, match="task 'tiny'.* Leave --cache_requests out"):
+        model.generate_until([request])
+
+
 def test_progress_and_batches_are_reported():
     model = DcsftStub(default="x", batch_size="2")
     progress = []
