@@ -97,7 +97,7 @@ def place_of(name: str, given: object) -> Path:
 
 
 def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
-    """Path -> hash of each file of a user's own task: its YAML, included YAML and functions."""
+    """Path -> hash of each file of a user's own task: its YAML, included YAML, rows and functions."""
     is_file = name.endswith((".yaml", ".yml"))
     if not is_file and include_path is None:
         return {}
@@ -105,7 +105,7 @@ def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
 
     # Of a task's own file the first is the file itself.
     paths = tasks.sources(Path(name))[1:] if is_file else tasks.defined_in(Path(str(include_path)), [name])
-    return {str(path): disk.file_sha256(path) for path in paths}
+    return {str(path): disk.settled_sha256(path) for path in paths}
 
 
 def _registered(verb: str) -> "Stage":
@@ -342,7 +342,9 @@ class Stage:
             if not isinstance(output, str | os.PathLike | None):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Give the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
-            with _without_bars():
+            from dcsft_harness.lmms.tasks import including
+
+            with _without_bars(), including():
                 plain = {name: _plain(value, name == "data") for name, value in named.items()}
                 if not given_root:
                     self._place_images(plain)

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import dcsft_harness as dcsft
 from dcsft_harness import lmms, records, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
@@ -352,6 +353,39 @@ class TestOwnTasks:
             include_path=folder,
         )
         assert notes["responses"] == 2
+
+    def test_of_one_name_are_those_of_the_calls_own_folder(self, tmp_path, monkeypatch):
+        """In a notebook, too, where folders of earlier calls were found first and for later calls."""
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        monkeypatch.chdir(tmp_path)
+        for gold in ("goose", "swan"):
+            (tmp_path / gold).mkdir()
+            (tmp_path / gold / "rows.json").write_text(json.dumps([{"question": "Say it", "answer": gold}]))
+            (tmp_path / gold / "own.yaml").write_text(TASK.format(file="rows.json"))
+
+        def score(name, task="own_yaml_task", **given):
+            made = dcsft.evaluate(
+                "dcsft_stub", model_args={"default": "goose"}, tasks=task, output=name, **given
+            )
+            return made.table()["score"].to_pylist()
+
+        assert [score(f"scores-{one}", include_path=one) for one in ("goose", "swan")] == [[1.0], [0.0]]
+        assert score("again", include_path="goose", samples=2) == [1.0]
+        with pytest.raises(HarnessError, match="unknown task 'own_yaml_task'"):
+            score("none")
+        own = (tmp_path / "swan" / "own.yaml").read_text()
+        (tmp_path / "swan" / "new.yaml").write_text(own.replace("own_yaml_task", "new_yaml_task"))
+        assert score("new", "new_yaml_task", include_path="swan") == [0.0]
+        with pytest.raises(HarnessError, match="unknown task 'new_yaml_task'"):
+            score("none", "new_yaml_task", include_path="goose")
+
+    @pytest.mark.parametrize("others", [(), ("mme",)])
+    def test_come_before_lmms_evals_of_the_same_name(self, tmp_path, monkeypatch, others):
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        (tmp_path / "own.yaml").write_text("task: ok_vqa_val2014")
+        lmms.include(tmp_path)
+        found = lmms.task_index(["ok_vqa_val2014", *others])
+        assert found["ok_vqa_val2014"]["yaml_path"] == str(tmp_path / "own.yaml")
 
     def test_score_their_logs(self, tmp_path, capsys):
         """`label` finds a user's own task as `sample` does, and its labels can be curated."""

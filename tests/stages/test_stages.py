@@ -499,6 +499,11 @@ def test_a_scorer_with_changed_code_is_never_already_done(tmp_path, monkeypatch)
         ("mine/inner/deep.yaml", True),
         ("mine/judge.py", True),
         ("mine/inner/help.py", True),
+        ("mine/rows.jsonl", True),
+        ("mine/inner/more.jsonl", True),
+        ("here.jsonl", True),
+        ("saved/data.arrow", True),
+        ("mine/here.jsonl", False),
         ("mine/other.yaml", False),
         ("mine/unused.py", False),
     ],
@@ -506,10 +511,16 @@ def test_a_scorer_with_changed_code_is_never_already_done(tmp_path, monkeypatch)
 def test_all_files_named_by_a_task_are_part_of_it(tmp_path, monkeypatch, given, file, is_read):
     monkeypatch.chdir(tmp_path)
     Path("mine/inner").mkdir(parents=True)
+    Path("saved").mkdir()
     for name, text in {
-        "own.yaml": "task: own\ninclude: common.yaml\nprocess_results: !function judge.verdict\n",
-        "common.yaml": "include: [inner/deep.yaml, own.yaml]\n",  # a circular include ends
-        "inner/deep.yaml": "doc_to_text: !function help.text\n",
+        "own.yaml": "task: own\ninclude: common.yaml\nprocess_results: !function judge.verdict\n"
+        "dataset_kwargs: {data_files: {test: [rows.jsonl, ../here.jsonl], train: 'https://a.org/b.json'}}\n",
+        # A circular include ends.
+        "common.yaml": "include: [inner/deep.yaml, own.yaml]\ndataset_path: saved\n",
+        "inner/deep.yaml": "doc_to_text: !function help.text\ndataset_kwargs: {data_files: more.jsonl}\n",
+        **dict.fromkeys(
+            ("rows.jsonl", "here.jsonl", "inner/more.jsonl", "../here.jsonl", "../saved/data.arrow"), ""
+        ),
         "every.yaml": "group: every\ntask: [own, elsewhere]\n",
         "other.yaml": "task: other\n",
         "broken.yaml": "task: [",
@@ -524,7 +535,7 @@ def test_all_files_named_by_a_task_are_part_of_it(tmp_path, monkeypatch, given, 
     with Path(file).open("a") as end:
         end.write("# changed\n")
     if is_read:
-        with pytest.raises(HarnessError, match=f"of another run: {file}"):
+        with pytest.raises(HarnessError, match=rf"of another run: \S*{Path(file).name}: its content"):
             stage("out", model="base", **given)
     else:
         assert stage("out", model="base", **given)[DONE]
