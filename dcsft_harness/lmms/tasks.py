@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -210,7 +211,7 @@ def manager(names: Iterable[str] = (), further: Sequence[Path] = ()) -> "TaskMan
     `further` are folders of task YAML beside those that are included.
     """
     quiet()
-    theirs = (*_INCLUDED, *further)
+    theirs = (*_INCLUDED.get(), *further)
     written = tuple(
         (file, file.stat().st_mtime_ns)
         for folder in theirs
@@ -226,7 +227,7 @@ def manager(names: Iterable[str] = (), further: Sequence[Path] = ()) -> "TaskMan
 def include(folder: Path | None) -> None:
     """Adds a folder of a user's own task YAML; of tasks with one name, the last folder's counts.
 
-    It stays for this process, or to the end of `including`. None adds nothing.
+    It stays for this thread, or to the end of `including`. None adds nothing.
 
     Raises:
         HarnessError: the folder has no YAML files.
@@ -237,21 +238,22 @@ def include(folder: Path | None) -> None:
         problem = "has no YAML files" if folder.is_dir() else "is not a folder"
         raise HarnessError(f"--include-path {folder} {problem}", "Give the folder of your tasks' YAML files")
     # lmms-eval takes a task from the first folder that defines it.
-    _INCLUDED[:] = [folder.resolve(), *(one for one in _INCLUDED if one != folder.resolve())]
+    others = (one for one in _INCLUDED.get() if one != folder.resolve())
+    _INCLUDED.set((folder.resolve(), *others))
 
 
-_INCLUDED: list[Path] = []
+_INCLUDED: ContextVar[tuple[Path, ...]] = ContextVar("_INCLUDED", default=())
 """Folders of the users' own tasks."""
 
 
 @contextmanager
 def including() -> Iterator[None]:
     """Forgets the folders included while this is open when it ends."""
-    before = list(_INCLUDED)
+    reset = _INCLUDED.set(_INCLUDED.get())
     try:
         yield
     finally:
-        _INCLUDED[:] = before
+        _INCLUDED.reset(reset)
 
 
 @lru_cache(maxsize=8)

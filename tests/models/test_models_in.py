@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ class TestEngines:
 
     def test_score_opens_them_like_evaluate(self, own_rows, lora, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
         (tmp_path / "tasks").mkdir()
         (tmp_path / "tasks" / "own.yaml").write_text(TASK.format(file=tmp_path / "rows.json"))
@@ -356,7 +357,7 @@ class TestOwnTasks:
 
     def test_of_one_name_are_those_of_the_calls_own_folder(self, tmp_path, monkeypatch):
         """In a notebook, too, where folders of earlier calls were found first and for later calls."""
-        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
         monkeypatch.chdir(tmp_path)
         for gold in ("goose", "swan"):
             (tmp_path / gold).mkdir()
@@ -381,7 +382,7 @@ class TestOwnTasks:
 
     @pytest.mark.parametrize("others", [(), ("mme",)])
     def test_come_before_lmms_evals_of_the_same_name(self, tmp_path, monkeypatch, others):
-        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
         (tmp_path / "own.yaml").write_text("task: ok_vqa_val2014")
         lmms.include(tmp_path)
         found = lmms.task_index(["ok_vqa_val2014", *others])
