@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from contextvars import ContextVar
 
 import pytest
@@ -408,6 +409,24 @@ class TestOwnTasks:
         given[1] = str(tmp_path / "labels-rollouts")
         assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'none'}"]) == 1
         assert "--include-path need lmms-eval logs" in capsys.readouterr().err
+
+    def test_rollouts_of_a_log_by_another_scorer_are_not_reused(self, tmp_path, monkeypatch):
+        """As after `labels` was removed, to make them by the changed scorer."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        said = line(0, 1.0, target="goose", prompt="Say goose", resps=[["goose", "swan"]])
+        given = {"rollouts": log_folder(tmp_path / "log", {"some": [said]}), "scorer": "judge_of_logs:judge"}
+        file = tmp_path / "judge_of_logs.py"
+        file.write_text("def judge(response, *, answer):\n    return response == answer\n")
+        assert dcsft.label(**given, output="labels").notes["medium"] == 1
+        shutil.rmtree("labels")
+        assert dcsft.label(**given, output="labels").notes["medium"] == 1
+        file.write_text("def judge(response, *, answer):\n    return True\n")
+        shutil.rmtree("labels")
+        with pytest.raises(HarnessError, match="labels-rollouts already holds rollouts"):
+            dcsft.label(**given, output="labels")
+        shutil.rmtree("labels-rollouts")
+        assert dcsft.label(**given, output="labels").notes["easy"] == 1
 
     def test_can_be_named_by_file(self, own_rows, tmp_path, capsys):
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
