@@ -304,7 +304,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         except Exception as error:  # noqa: BLE001 - a task may fail to load in any way; none is hidden
             why = unwrapped(error)
             if isinstance(why, HarnessError):
-                raise why from error
+                raise why from why.__cause__  # not a circle of both
             if isinstance(why, ModuleNotFoundError) and not name.startswith("dcsft_"):
                 raise HarnessError(
                     f"task {name!r} needs the package {why.name}, which is not installed",

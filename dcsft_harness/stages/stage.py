@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import json
 import os
+import random
 import re
 import shlex
 import sys
@@ -344,7 +345,7 @@ class Stage:
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             from dcsft_harness.lmms.tasks import including
 
-            with _without_bars(), including():
+            with _without_bars(), _own_random_numbers(), including():
                 plain = {name: _plain(value, name == "data") for name, value in named.items()}
                 if not given_root:
                     self._place_images(plain)
@@ -600,6 +601,22 @@ def _without_bars() -> Iterator[None]:
     finally:
         if not hidden:
             enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Restores the caller's random numbers: lmms-eval and trainers seed those of the whole process."""
+    import numpy as np
+
+    states, arrays, torch = random.getstate(), np.random.get_state(), sys.modules.get("torch")
+    tensors = None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states)
+        np.random.set_state(arrays)
+        if torch is not None:
+            torch.set_rng_state(tensors)
 
 
 def _plain(value: object, rows: bool = False) -> object:

@@ -21,7 +21,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.data import digits
 from dcsft_harness.data.digits import resolve
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, causes
 from dcsft_harness.evaluation.subject import as_engine, open_subject
 from dcsft_harness.models import adapters, batching
 from dcsft_harness.models.stub import DcsftStub
@@ -427,6 +427,30 @@ class TestOwnTasks:
             dcsft.label(**given, output="labels")
         shutil.rmtree("labels-rollouts")
         assert dcsft.label(**given, output="labels").notes["easy"] == 1
+
+    def test_an_error_in_a_scorer_ends_the_stage_and_its_correction_resumes_it(self, tmp_path, monkeypatch):
+        """lmms-eval's retries wrapped it so that a search of its causes went round and round."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        rows = [{"question": f"Say {word}", "answer": word} for word in ("goose", "swan")]
+        given = {
+            "data": rows,
+            "scorer": "raising_judge:judge",
+            "model_args": {"default": "goose"},
+            "samples": 2,
+        }
+        code = "def judge(response, *, answer):\n    return {}\n"
+        file = tmp_path / "raising_judge.py"
+        file.write_text(code.format("[1][answer == 'swan' and response == 'goose']"))
+        with pytest.raises(HarnessError, match="raises IndexError .*; raising_judge.py, line 2") as caught:
+            dcsft.sample("dcsft_stub", **given, output="rollouts")
+        *_, last = causes(caught.value)
+        assert isinstance(last, IndexError) and last.__cause__ is None
+        file.write_text(code.format("response != answer"))
+        rollouts = dcsft.sample("dcsft_stub", **given, output="rollouts").table()
+        assert rollouts["score"].to_pylist() == [
+            float(one == "swan") for one in rollouts["answer"].to_pylist()
+        ]
 
     def test_can_be_named_by_file(self, own_rows, tmp_path, capsys):
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
