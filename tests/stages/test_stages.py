@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dcsft_harness as dcsft
@@ -127,6 +129,22 @@ def test_a_function_runs_without_a_stderr(toy, monkeypatch):
     """As in a program without a console."""
     monkeypatch.setattr(sys, "stderr", None)
     assert dcsft.toy("sun", output=toy / "out", times=2).notes == {"times": 2}
+
+
+def test_a_function_keeps_its_callers_random_numbers(toy, monkeypatch):
+    """lmms-eval and trainers seed them: each run of a notebook's loop would draw the same ones."""
+
+    @contextlib.contextmanager
+    def stage(title, shows=True):
+        yield lambda *done, **figures: (random.seed(0), np.random.seed(1234))
+
+    monkeypatch.setattr(bar, "stage", stage)
+    for number in range(3):
+        random.seed(number)
+        np.random.seed(number)
+        wanted = random.Random(number).random(), np.random.RandomState(number).rand()
+        assert dcsft.toy("sun", output=toy / str(number)).notes == {"times": 1}
+        assert (random.random(), np.random.rand()) == wanted
 
 
 def test_a_new_file_is_a_function(toy):
