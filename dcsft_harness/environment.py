@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.errors import HarnessError, causes, cut
 
 # What results and times depend on besides the settings: installed packages and the machine.
 
@@ -65,9 +65,7 @@ def broken_import(error: BaseException) -> HarnessError | None:
     None for all except an `ImportError` from outside this package; lazy packages wrap it in errors of their
     own.
     """
-    failed: BaseException | None = error
-    while failed is not None and not isinstance(failed, ImportError):
-        failed = failed.__cause__
+    failed = next((one for one in causes(error) if isinstance(one, ImportError)), None)
     if failed is None or (failed.name or "").split(".")[0] == __package__:
         return None
     importer, missing = _importer(error), (failed.name or "").split(".")[0]

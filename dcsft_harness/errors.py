@@ -254,9 +254,21 @@ def refusal(error: BaseException | None) -> int | None:
 
     `datasets` wraps the operating system's error, and safetensors has its own with the same text.
     """
-    if isinstance(error, OSError):
-        return error.errno if error.errno in _REFUSALS else None
-    if error is None or isinstance(error, HarnessError):
-        return None
-    stated = re.search(r"\(os error (\d+)\)$", str(error))
-    return int(stated[1]) if stated and int(stated[1]) in _REFUSALS else refusal(error.__cause__)
+    for one in causes(error):
+        if isinstance(one, OSError):
+            return one.errno if one.errno in _REFUSALS else None
+        if isinstance(one, HarnessError):
+            return None
+        stated = re.search(r"\(os error (\d+)\)$", str(one))
+        if stated and int(stated[1]) in _REFUSALS:
+            return int(stated[1])
+    return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, its cause, and so on; each once, as others' code may raise the cause of an error from it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__

@@ -13,7 +13,7 @@ import pytest
 from dcsft_harness import environment
 from dcsft_harness.artifacts import manifest, resuming
 from dcsft_harness.cli import main
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, refusal
 from dcsft_harness.lmms import tasks
 from tests.conftest import shared
 
@@ -91,11 +91,19 @@ def test_an_import_error_hidden_by_a_lazy_package_is_found(tmp_path):
     assert "cannot be imported: No module named 'module_that_moved'" in said
 
 
+def _circle():
+    """The cause of an error, raised from it, as retries of other packages are unwrapped."""
+    first, second = ValueError("x"), RuntimeError("y")
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), ImportError("ours", name="dcsft_harness.models.gone"), KeyError("y")]
+    "error",
+    [ValueError("x"), ImportError("ours", name="dcsft_harness.models.gone"), KeyError("y"), _circle()],
 )
 def test_other_errors_are_not_import_errors(error):
-    assert environment.broken_import(error) is None
+    assert environment.broken_import(error) is None and refusal(error) is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dcsft_harness.leaderboard.collect import find
 from dcsft_harness.leaderboard.logs import Choices, Samples, gold_of, is_run, load_run, samples_of_run
 from dcsft_harness.lmms.tasks import defined_in
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, write_items
+from dcsft_harness.scoring import get_scorer
 
 
 def rollouts_of_logs(
@@ -43,7 +44,7 @@ def rollouts_of_logs(
     if include_path is not None and scorer is None:
         inputs |= {f"task {path}": path for path in defined_in(include_path, [name])}
     config = {"task": name, "scorer": scorer, "box_space": box_space}
-    if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)):
+    if manifest.is_current(output, manifest.key_of("rollouts", config, inputs)) and _scored_as_now(output):
         return
     rows = _read(file, samples, name)
     judging = judging_of(samples, name if scorer is None else None, scorer, box_space, None)
@@ -82,6 +83,15 @@ def rollouts_of_logs(
             write_items(draft.folder / ITEMS, asked, lmms.stored_images(judging.task, asked))
         draft.notes |= {"items": len(rows), "responses": count, "pictures": pictures.FORMAT}
         draft.notes["scorers"] = scorers
+
+
+def _scored_as_now(rollouts: Path) -> bool:
+    """Whether the scorers of rollouts still have the versions that scored them."""
+    try:
+        used = manifest.read(rollouts).notes.get("scorers") or {}
+        return all(get_scorer(name).version == version for name, version in used.items())
+    except HarnessError:  # one can no longer be imported
+        return False
 
 
 def holds_logs(place: Path) -> bool:

@@ -248,7 +248,7 @@ def _naming_others() -> Iterator[None]:
         why = unwrapped(error)
         place = _of_others(why)
         if isinstance(why, HarnessError):
-            raise why from error
+            raise why from why.__cause__  # `error` was made from it: as its cause they would form a circle
         if place is None or refusal(why) is not None:  # a full disk is no fault of their code
             raise
         said = " ".join(str(why).split())

@@ -6,8 +6,9 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -118,7 +119,7 @@ def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
 
 
 def sources(file: Path) -> list[Path]:
-    """A task's YAML file, those that it includes, and the Python files of their `!function`."""
+    """A task's YAML file, those that it includes, their `data_files`, and the Python files of `!function`."""
     found: dict[Path, None] = {}
     waiting = [file]
     while waiting:
@@ -127,14 +128,30 @@ def sources(file: Path) -> list[Path]:
             continue
         found[one] = None
         if is_file(one.name):
-            included = _config(one).get("include") or []
+            config = _config(one)
+            included = config.get("include") or []
             names = [included] if isinstance(included, str) else [str(name) for name in included]
             text = one.read_text(encoding="utf-8", errors="replace")
             modules = re.findall(r"!function\s+([\w.]+)\.\w+", text)
             # As lmms-eval finds them: an included file also from the working directory.
             waiting += [Path(name) if Path(name).is_file() else one.parent / name for name in names]
             waiting += [one.parent / f"{module}.py" for module in modules]
+            waiting += _data_files(config, one.parent)
     return list(found)
+
+
+def _data_files(config: Mapping[str, Any], folder: Path) -> list[Path]:
+    """The files of rows that a task's YAML file in this folder names, as lmms-eval finds them."""
+    given, place = config.get("dataset_kwargs"), Path(str(config.get("dataset_path")))
+    waiting: list[Any] = [given.get("data_files") if isinstance(given, Mapping) else None]
+    found = sorted(place.rglob("*")) if place.is_dir() else []  # of `save_to_disk`
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            found += [folder / one if (folder / one).is_file() else Path(one)]
+        elif isinstance(one, Mapping | list):
+            waiting += one.values() if isinstance(one, Mapping) else one
+    return found
 
 
 def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
@@ -194,15 +211,23 @@ def manager(names: Iterable[str] = (), further: Sequence[Path] = ()) -> "TaskMan
     `further` are folders of task YAML beside those that are included.
     """
     quiet()
-    folders = (*_INCLUDED, *further, task_path())
-    ours = _indexed(folders, False)
+    theirs = (*_INCLUDED.get(), *further)
+    written = tuple(
+        (file, file.stat().st_mtime_ns)
+        for folder in theirs
+        for file in sorted(folder.rglob("*.yaml"))
+        if file.is_file()
+    )
+    ours = _indexed((*theirs, task_path()), False, written)
     if all(name in ours.task_index for name in names):
         return ours
-    return _indexed(folders, True)
+    return _indexed((*theirs, task_path()), True, written)
 
 
 def include(folder: Path | None) -> None:
-    """Adds a folder of a user's own task YAML for this process; None adds nothing.
+    """Adds a folder of a user's own task YAML; of tasks with one name, the last folder's counts.
+
+    It stays for this thread, or to the end of `including`. None adds nothing.
 
     Raises:
         HarnessError: the folder has no YAML files.
@@ -212,22 +237,41 @@ def include(folder: Path | None) -> None:
     if not any(folder.rglob("*.yaml")):
         problem = "has no YAML files" if folder.is_dir() else "is not a folder"
         raise HarnessError(f"--include-path {folder} {problem}", "Pass the folder of your tasks' YAML files")
-    if folder.resolve() not in _INCLUDED:
-        _INCLUDED.append(folder.resolve())
+    # lmms-eval takes a task from the first folder that defines it.
+    others = (one for one in _INCLUDED.get() if one != folder.resolve())
+    _INCLUDED.set((folder.resolve(), *others))
 
 
-_INCLUDED: list[Path] = []
+_INCLUDED: ContextVar[tuple[Path, ...]] = ContextVar("_INCLUDED", default=())
 """Folders of the users' own tasks."""
 
 
-@cache
-def _indexed(folders: tuple[Path, ...], defaults: bool) -> "TaskManager":
-    """The tasks of some folders, with lmms-eval's own if requested: read once per process."""
+@contextmanager
+def including() -> Iterator[None]:
+    """Forgets the folders included while this is open when it ends."""
+    reset = _INCLUDED.set(_INCLUDED.get())
+    try:
+        yield
+    finally:
+        _INCLUDED.reset(reset)
+
+
+@lru_cache(maxsize=8)
+def _indexed(
+    folders: tuple[Path, ...], defaults: bool, written: tuple[tuple[Path, int], ...] = ()
+) -> "TaskManager":
+    """The tasks of some folders, with lmms-eval's own if requested: read once per process.
+
+    `written` are the users' own files and when each was changed: a notebook's are edited between calls.
+    """
     check_imports()
     from lmms_eval.tasks import TaskManager
 
     with read_in_c():
-        return TaskManager(include_path=list(map(str, folders)), include_defaults=defaults)
+        made = TaskManager(include_path=list(map(str, folders)), include_defaults=defaults)
+    if defaults:  # a name that lmms-eval has, too, is the user's task, as it is without them
+        made._task_index |= _indexed(folders, False, written).task_index
+    return made
 
 
 def is_file(name: str) -> bool:
@@ -260,7 +304,7 @@ def open_tasks(names: Sequence[str]) -> dict[str, Task]:
         except Exception as error:  # noqa: BLE001 - a task may fail to load in any way; none is hidden
             why = unwrapped(error)
             if isinstance(why, HarnessError):
-                raise why from error
+                raise why from why.__cause__  # not a circle of both
             if isinstance(why, ModuleNotFoundError) and not name.startswith("dcsft_"):
                 raise HarnessError(
                     f"task {name!r} needs the package {why.name}, which is not installed",

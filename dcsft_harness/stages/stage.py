@@ -13,6 +13,7 @@ import contextlib
 import inspect
 import json
 import os
+import random
 import re
 import shlex
 import sys
@@ -97,7 +98,7 @@ def place_of(name: str, given: object) -> Path:
 
 
 def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
-    """Path -> hash of each file of a user's own task: its YAML, included YAML and functions."""
+    """Path -> hash of each file of a user's own task: its YAML, included YAML, rows and functions."""
     is_file = name.endswith((".yaml", ".yml"))
     if not is_file and include_path is None:
         return {}
@@ -105,7 +106,7 @@ def _task_sources(name: str, include_path: str | None) -> dict[str, str]:
 
     # Of a task's own file the first is the file itself.
     paths = tasks.sources(Path(name))[1:] if is_file else tasks.defined_in(Path(str(include_path)), [name])
-    return {str(path): disk.file_sha256(path) for path in paths}
+    return {str(path): disk.settled_sha256(path) for path in paths}
 
 
 def _registered(verb: str) -> "Stage":
@@ -342,7 +343,9 @@ class Stage:
             if not isinstance(output, str | os.PathLike | None):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
-            with _without_bars():
+            from dcsft_harness.lmms.tasks import including
+
+            with _without_bars(), _own_random_numbers(), including():
                 plain = {name: _plain(value, name == "data") for name, value in named.items()}
                 if not given_root:
                     self._place_images(plain)
@@ -598,6 +601,22 @@ def _without_bars() -> Iterator[None]:
     finally:
         if not hidden:
             enable_progress_bars()
+
+
+@contextlib.contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Restores the caller's random numbers: lmms-eval and trainers seed those of the whole process."""
+    import numpy as np
+
+    states, arrays, torch = random.getstate(), np.random.get_state(), sys.modules.get("torch")
+    tensors = None if torch is None else torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states)
+        np.random.set_state(arrays)
+        if torch is not None:
+            torch.set_rng_state(tensors)
 
 
 def _plain(value: object, rows: bool = False) -> object:

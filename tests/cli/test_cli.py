@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 
@@ -431,7 +432,7 @@ def test_a_recipe_checks_its_inputs_first(tmp_path, monkeypatch, capsys, given, 
 )
 def test_your_own_recipe_is_checked_before_it_runs(tmp_path, monkeypatch, capsys, stages, said):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+    monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
     Path("own").mkdir()
     Path("own/mine.yaml").write_text("task: mine")
     Path("pool.jsonl").write_text('{"question": "?", "answer": "x"}')

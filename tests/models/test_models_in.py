@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -13,12 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+import dcsft_harness as dcsft
 from dcsft_harness import lmms, records, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.data import digits
 from dcsft_harness.data.digits import resolve
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, causes
 from dcsft_harness.evaluation.subject import as_engine, open_subject
 from dcsft_harness.models import adapters, batching
 from dcsft_harness.models.stub import DcsftStub
@@ -154,7 +157,7 @@ class TestEngines:
 
     def test_score_opens_them_like_evaluate(self, own_rows, lora, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", [])
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))
         (tmp_path / "tasks").mkdir()
         (tmp_path / "tasks" / "own.yaml").write_text(TASK.format(file=tmp_path / "rows.json"))
@@ -353,6 +356,39 @@ class TestOwnTasks:
         )
         assert notes["responses"] == 2
 
+    def test_of_one_name_are_those_of_the_calls_own_folder(self, tmp_path, monkeypatch):
+        """In a notebook, too, where folders of earlier calls were found first and for later calls."""
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
+        monkeypatch.chdir(tmp_path)
+        for gold in ("goose", "swan"):
+            (tmp_path / gold).mkdir()
+            (tmp_path / gold / "rows.json").write_text(json.dumps([{"question": "Say it", "answer": gold}]))
+            (tmp_path / gold / "own.yaml").write_text(TASK.format(file="rows.json"))
+
+        def score(name, task="own_yaml_task", **given):
+            made = dcsft.evaluate(
+                "dcsft_stub", model_args={"default": "goose"}, tasks=task, output=name, **given
+            )
+            return made.table()["score"].to_pylist()
+
+        assert [score(f"scores-{one}", include_path=one) for one in ("goose", "swan")] == [[1.0], [0.0]]
+        assert score("again", include_path="goose", samples=2) == [1.0]
+        with pytest.raises(HarnessError, match="unknown task 'own_yaml_task'"):
+            score("none")
+        own = (tmp_path / "swan" / "own.yaml").read_text()
+        (tmp_path / "swan" / "new.yaml").write_text(own.replace("own_yaml_task", "new_yaml_task"))
+        assert score("new", "new_yaml_task", include_path="swan") == [0.0]
+        with pytest.raises(HarnessError, match="unknown task 'new_yaml_task'"):
+            score("none", "new_yaml_task", include_path="goose")
+
+    @pytest.mark.parametrize("others", [(), ("mme",)])
+    def test_come_before_lmms_evals_of_the_same_name(self, tmp_path, monkeypatch, others):
+        monkeypatch.setattr("dcsft_harness.lmms.tasks._INCLUDED", ContextVar("_INCLUDED", default=()))
+        (tmp_path / "own.yaml").write_text("task: ok_vqa_val2014")
+        lmms.include(tmp_path)
+        found = lmms.task_index(["ok_vqa_val2014", *others])
+        assert found["ok_vqa_val2014"]["yaml_path"] == str(tmp_path / "own.yaml")
+
     def test_score_their_logs(self, tmp_path, capsys):
         """`label` finds a user's own task as `sample` does, and its labels can be curated."""
         folder, name = tmp_path / "tasks", "own_logged_task"
@@ -373,6 +409,48 @@ class TestOwnTasks:
         given[1] = str(tmp_path / "labels-rollouts")
         assert main([*given, f"--include-path={folder}", f"--output={tmp_path / 'none'}"]) == 1
         assert "--include-path need lmms-eval logs" in capsys.readouterr().err
+
+    def test_rollouts_of_a_log_by_another_scorer_are_not_reused(self, tmp_path, monkeypatch):
+        """As after `labels` was removed, to make them by the changed scorer."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        said = line(0, 1.0, target="goose", prompt="Say goose", resps=[["goose", "swan"]])
+        given = {"rollouts": log_folder(tmp_path / "log", {"some": [said]}), "scorer": "judge_of_logs:judge"}
+        file = tmp_path / "judge_of_logs.py"
+        file.write_text("def judge(response, *, answer):\n    return response == answer\n")
+        assert dcsft.label(**given, output="labels").notes["medium"] == 1
+        shutil.rmtree("labels")
+        assert dcsft.label(**given, output="labels").notes["medium"] == 1
+        file.write_text("def judge(response, *, answer):\n    return True\n")
+        shutil.rmtree("labels")
+        with pytest.raises(HarnessError, match="labels-rollouts already holds rollouts"):
+            dcsft.label(**given, output="labels")
+        shutil.rmtree("labels-rollouts")
+        assert dcsft.label(**given, output="labels").notes["easy"] == 1
+
+    def test_an_error_in_a_scorer_ends_the_stage_and_its_correction_resumes_it(self, tmp_path, monkeypatch):
+        """lmms-eval's retries wrapped it so that a search of its causes went round and round."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        rows = [{"question": f"Say {word}", "answer": word} for word in ("goose", "swan")]
+        given = {
+            "data": rows,
+            "scorer": "raising_judge:judge",
+            "model_args": {"default": "goose"},
+            "samples": 2,
+        }
+        code = "def judge(response, *, answer):\n    return {}\n"
+        file = tmp_path / "raising_judge.py"
+        file.write_text(code.format("[1][answer == 'swan' and response == 'goose']"))
+        with pytest.raises(HarnessError, match="raises IndexError .*; raising_judge.py, line 2") as caught:
+            dcsft.sample("dcsft_stub", **given, output="rollouts")
+        *_, last = causes(caught.value)
+        assert isinstance(last, IndexError) and last.__cause__ is None
+        file.write_text(code.format("response != answer"))
+        rollouts = dcsft.sample("dcsft_stub", **given, output="rollouts").table()
+        assert rollouts["score"].to_pylist() == [
+            float(one == "swan") for one in rollouts["answer"].to_pylist()
+        ]
 
     def test_can_be_named_by_file(self, own_rows, tmp_path, capsys):
         (tmp_path / "rows.json").write_text(json.dumps([{"question": "Say goose", "answer": "goose"}]))

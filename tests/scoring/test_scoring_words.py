@@ -1,6 +1,10 @@
 """One-word answers, the registry of scorers, and the verdict that all of them return."""
 
+import dataclasses
 import functools
+import importlib
+import linecache
+import re
 import subprocess
 import sys
 
@@ -287,16 +291,124 @@ def _closed(within):
     return lambda response, *, answer: near(response, answer=answer, within=within)
 
 
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    within: float
+
+    def __call__(self, response, *, answer):
+        return near(response, answer=answer, within=self.within)
+
+
+def _by_default(limit):
+    return lambda response, *, answer, within=limit: near(response, answer=answer, within=within)
+
+
+def _of_a_function(limit):
+    inner = functools.partial(near, within=limit)
+    return lambda response, *, answer: inner(response, answer=answer)
+
+
+def _of_a_pattern(limit):
+    known = re.compile(str(limit))
+    return lambda response, *, answer: bool(known.search(response))
+
+
+def _of_a_set(limit):
+    known = frozenset(["0", str(limit)])
+    return lambda response, *, answer: response in known
+
+
+def _cached(limit):
+    return functools.lru_cache(_closed(limit))
+
+
 @pytest.mark.parametrize(
-    "make", [lambda within: functools.partial(near, within=within), Near, lambda w: Near(w).judge, _closed]
+    "make",
+    [
+        lambda within: functools.partial(near, within=within),
+        Near,
+        lambda w: Near(w).judge,
+        _closed,
+        Slotted,
+        lambda within: functools.partial(Slotted(within)),
+        _by_default,
+        _of_a_function,
+        _of_a_pattern,
+        _of_a_set,
+        _cached,
+        lambda within: _closed(Slotted(within)),
+    ],
 )
 def test_the_version_of_a_users_scorer_depends_on_what_it_keeps(make):
     one, same, other = (get_scorer(make(within)) for within in (0.1, 0.1, 0.5))
     assert (one.name, one.version) == (same.name, same.version)
     assert one.name == other.name and one.version != other.version
     assert one.name.startswith(f"{__name__}:")
-    one("1", answer="1.3")
+    if make is Near:
+        one("1", answer="1.3")  # what it has seen does not count
     assert get_scorer(make(0.1)).version == one.version
+
+
+NOTEBOOK = """
+import re
+{constant}
+def clean(text):
+    return {cleaned}
+
+def judge(response, *, answer):
+    return clean(response) == answer and len(response) < LONGEST and answer not in SEEN
+"""
+
+
+def test_the_version_of_a_notebooks_scorer_depends_on_what_it_names(monkeypatch):
+    def version(constant="LONGEST = 9", cleaned="text.strip()", seen=""):
+        text = NOTEBOOK.replace("{constant}", constant).replace("{cleaned}", cleaned)
+        lines = text.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, "<cell>", (len(text), None, lines, "<cell>"))
+        names = {"__name__": "__main__", "SEEN": [seen]}
+        exec(compile(text, "<cell>", "exec"), names)
+        return get_scorer(names["judge"]).version
+
+    assert version() == version(seen="a cache, perhaps")
+    assert len({version(), version("LONGEST = 10"), version(cleaned="text.lower()"), 1}) == 4
+
+
+@pytest.mark.parametrize("before", ["dcsft_harness", "the user"])
+def test_a_scorers_module_is_read_again_when_its_file_has_changed(tmp_path, monkeypatch, before):
+    """Else old code would score under a new version, in a notebook or between the stages of a recipe."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = f"changing_{before.replace(' ', '_')}"
+    file = tmp_path / f"{name}.py"
+    file.write_text("def judge(response, *, answer):\n    return 1\n")
+    if before == "the user":
+        monkeypatch.syspath_prepend(str(tmp_path))
+        importlib.import_module(name)
+    old = get_scorer(f"{name}:judge")
+    function = sys.modules[name].judge
+    assert get_scorer(function).version == get_scorer(f"{name}:judge").version == old.version
+    file.write_text("def judge(response, *, answer):\n    return 0.25\n")
+    with pytest.raises(HarnessError, match=f"{name}.py has changed since judge was imported.*reload"):
+        get_scorer(function)
+    new = get_scorer(f"{name}:judge")
+    assert old.version != new.version and new("x", answer="x").score == 0.25
+    assert get_scorer(sys.modules[name].judge).version == new.version
+    file.write_text("def judge(")
+    with pytest.raises(HarnessError, match=f"{name}:judge' cannot be imported .SyntaxError"):
+        get_scorer(f"{name}:judge")
+
+
+def test_a_scorers_module_is_the_one_in_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    found = []
+    for folder in ("a", "b", "a"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / folder)
+        (tmp_path / folder / "judge_here.py").write_text(
+            f"def judge(response, *, answer):\n    return {folder == 'a'}\n"
+        )
+        found.append(get_scorer("judge_here:judge")("x", answer="x").score)
+    assert found == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dcsft_harness as dcsft
@@ -127,6 +129,22 @@ def test_a_function_runs_without_a_stderr(toy, monkeypatch):
     """As in a program without a console."""
     monkeypatch.setattr(sys, "stderr", None)
     assert dcsft.toy("sun", output=toy / "out", times=2).notes == {"times": 2}
+
+
+def test_a_function_keeps_its_callers_random_numbers(toy, monkeypatch):
+    """lmms-eval and trainers seed them: each run of a notebook's loop would draw the same ones."""
+
+    @contextlib.contextmanager
+    def stage(title, shows=True):
+        yield lambda *done, **figures: (random.seed(0), np.random.seed(1234))
+
+    monkeypatch.setattr(bar, "stage", stage)
+    for number in range(3):
+        random.seed(number)
+        np.random.seed(number)
+        wanted = random.Random(number).random(), np.random.RandomState(number).rand()
+        assert dcsft.toy("sun", output=toy / str(number)).notes == {"times": 1}
+        assert (random.random(), np.random.rand()) == wanted
 
 
 def test_a_new_file_is_a_function(toy):
@@ -499,6 +517,11 @@ def test_a_scorer_with_changed_code_is_never_already_done(tmp_path, monkeypatch)
         ("mine/inner/deep.yaml", True),
         ("mine/judge.py", True),
         ("mine/inner/help.py", True),
+        ("mine/rows.jsonl", True),
+        ("mine/inner/more.jsonl", True),
+        ("here.jsonl", True),
+        ("saved/data.arrow", True),
+        ("mine/here.jsonl", False),
         ("mine/other.yaml", False),
         ("mine/unused.py", False),
     ],
@@ -506,10 +529,16 @@ def test_a_scorer_with_changed_code_is_never_already_done(tmp_path, monkeypatch)
 def test_all_files_named_by_a_task_are_part_of_it(tmp_path, monkeypatch, given, file, is_read):
     monkeypatch.chdir(tmp_path)
     Path("mine/inner").mkdir(parents=True)
+    Path("saved").mkdir()
     for name, text in {
-        "own.yaml": "task: own\ninclude: common.yaml\nprocess_results: !function judge.verdict\n",
-        "common.yaml": "include: [inner/deep.yaml, own.yaml]\n",  # a circular include ends
-        "inner/deep.yaml": "doc_to_text: !function help.text\n",
+        "own.yaml": "task: own\ninclude: common.yaml\nprocess_results: !function judge.verdict\n"
+        "dataset_kwargs: {data_files: {test: [rows.jsonl, ../here.jsonl], train: 'https://a.org/b.json'}}\n",
+        # A circular include ends.
+        "common.yaml": "include: [inner/deep.yaml, own.yaml]\ndataset_path: saved\n",
+        "inner/deep.yaml": "doc_to_text: !function help.text\ndataset_kwargs: {data_files: more.jsonl}\n",
+        **dict.fromkeys(
+            ("rows.jsonl", "here.jsonl", "inner/more.jsonl", "../here.jsonl", "../saved/data.arrow"), ""
+        ),
         "every.yaml": "group: every\ntask: [own, elsewhere]\n",
         "other.yaml": "task: other\n",
         "broken.yaml": "task: [",
@@ -524,7 +553,7 @@ def test_all_files_named_by_a_task_are_part_of_it(tmp_path, monkeypatch, given, 
     with Path(file).open("a") as end:
         end.write("# changed\n")
     if is_read:
-        with pytest.raises(HarnessError, match=f"of another run: {file}"):
+        with pytest.raises(HarnessError, match=rf"of another run: \S*{Path(file).name}: its content"):
             stage("out", model="base", **given)
     else:
         assert stage("out", model="base", **given)[DONE]

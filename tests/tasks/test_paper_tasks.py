@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import pytest
@@ -204,7 +205,7 @@ def test_every_task_lets_the_model_end_its_answer(opened):
 
 @pytest.mark.slow
 def test_a_task_that_includes_a_suites_task_is_recorded_with_its_data(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(tasks, "_INCLUDED", [])
+    monkeypatch.setattr(tasks, "_INCLUDED", ContextVar("_INCLUDED", default=()))
     given = f"include: {path() / 'reasoning' / 'mmmu.yaml'}\ntask: my_mmmu\n"
     (tmp_path / "mine.yaml").write_text(given)
     (tmp_path / "group.yaml").write_text("group: mine\ntask: [my_mmmu]\n")
