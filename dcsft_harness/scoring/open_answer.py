@@ -50,8 +50,6 @@ _AGAINST = re.compile(
 )
 """What a response sets its answer against; and what is found faster."""
 _AGAINST_WORDS = "opposed", "compared", " from", "versus", "whereas"
-_SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])_(?=\d)|(?<=[A-Za-z)\d])\^(?=\d?[-+](?!\w))")
-"""What LaTeX writes before the digits and charges of chemical formulas: CO_2, Ca^2+."""
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*|[()]\d*){1,20}(?:\d?[-+])?")
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
@@ -99,7 +97,7 @@ def _judge(part: str, gold: str) -> Verdict:
         if labeled:
             return Verdict(float(labeled[1] == gold), labeled[1])
         return choice(part, answer=gold)
-    if _FORMULA.fullmatch(_level(gold)):
+    if _FORMULA.fullmatch(plain(gold).strip(" .")):
         return _worded(part, gold)
     if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
         try:
@@ -134,7 +132,7 @@ def _worded(part: str, gold: str) -> Verdict:
     said = _stated(part)
     if said is None:
         return NOT_FOUND
-    wanted = _level(gold).lower()
+    wanted = plain(gold).strip(" .").lower()
     folded = said.lower() if "(" in wanted else _BRACKETED.sub(" ", said.lower())
     if not (ASIDE.search(wanted) or _REASON.search(wanted)):
         kept = _REASON.split(ASIDE.sub("", folded))[0]
@@ -146,12 +144,7 @@ def _worded(part: str, gold: str) -> Verdict:
 
 def _stated(part: str) -> str | None:
     text = next(stated(part), "")
-    return _level(text) or None
-
-
-def _level(text: str) -> str:
-    """A plain text without outer stops, its chemical formulas on one line: CO2, Ca2+."""
-    return _SUBSCRIPT.sub("", plain(text).replace("−", "-")).strip(" .")
+    return plain(text).strip(" .") or None
 
 
 def _golds_of_row(solution: object) -> object:

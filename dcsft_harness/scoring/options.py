@@ -26,7 +26,6 @@ DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
 
 _LABELED = re.compile(r"(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、）]\s*|:\s+))(?=\S)")
-_SUBSCRIPT = re.compile(r"(?<!log)(?<=[A-Za-z)}])(\$?)_(?=\{?\d)")
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -67,11 +66,6 @@ def amount(text: str) -> tuple[Any, Unit | None] | None:
         return None
 
 
-def level(text: str) -> str:
-    """A text with its subscripts as Unicode's are read: CO_2 and CO₂ are CO2."""
-    return _SUBSCRIPT.sub(r"\1", text) if "_" in text else text
-
-
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
     return _spelling(text.lower())
@@ -91,7 +85,7 @@ class OptionSet:
 
     @cached_property
     def _plain(self) -> tuple[str, ...]:
-        return tuple(plain(level(text)).replace(". ", ".") for text in self.texts)
+        return tuple(plain(text).replace(". ", ".") for text in self.texts)
 
     @cached_property
     def dotted(self) -> tuple[str, ...]:
@@ -134,10 +128,6 @@ class OptionSet:
             is_number = bool(folded) and not folded.strip("-+0123456789.,")
             if folded and not is_number and not (len(folded) == 1 and folded.isascii()):
                 words.setdefault(folded, []).append(index)
-        nouns = {word.rpartition(" ")[2] for word in words}
-        if len(nouns) == 1 < len(words):  # "the right one" of "the left image" and "the right image"
-            for word, found in list(words.items()):
-                words.setdefault(f"{word.rpartition(' ')[0]} one", found)
         for word, found in list(words.items()):
             ordinal, _, noun = word.partition(" ")
             if noun and ordinal in _ORDINALS:  # "image 2" for "the second image"
@@ -165,15 +155,6 @@ class OptionSet:
         """Whether a text begins with "I" that is no letter: "I and II only"."""
         return any(re.match(r"I(?: only|,| and\b)", text) for text in self._plain)
 
-    def equation(self, sentence: str) -> int | None:
-        """The one option of equations that a sentence has, spaces aside."""
-        if "=" not in sentence or not all("=" in text for text in self.keys):
-            return None
-        squeezed = "".join(sentence.lower().split())
-        found = {at: text for at, text in enumerate(self.keys) if text in squeezed}
-        whole = [at for at, text in found.items() if not any(text in one != text for one in found.values())]
-        return self.unique(whole)
-
     def index(self, letter: str) -> int | None:
         """The option of an upper-case letter; beyond the last one, the option whose text the letter is."""
         found = self.letters.find(letter)
@@ -191,8 +172,7 @@ class OptionSet:
         """The one of some options with equal keys that a text spells, with its case; None if several."""
         if len(found) == 1:
             return found[0]
-        spelled = _spelling(_ARTICLE.sub("", text, count=1))
-        exact = [at for at in found if _spelling(_ARTICLE.sub("", self._plain[at], count=1)) == spelled]
+        exact = [at for at in found if _spelling(self._plain[at]) == _spelling(text)]
         return self.unique(exact or found)
 
     def of_text(self, text: str) -> int | None:

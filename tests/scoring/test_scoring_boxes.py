@@ -306,8 +306,6 @@ BOX = [10.0, 20.0, 110.0, 220.0]
 @pytest.mark.parametrize(
     ("response", "box"),
     [
-        ("The center is (60, 120), so the box is (10, 20), (110, 220).", BOX),
-        ("The image is (640, 480). The box is (10, 20), (110, 220).", BOX),
         ("The dog is at (60, 120) and the cat is at (30, 40).", None),
         ('{"center": [60, 120], "size": [100, 200]}', None),
         ("It is at (10, 20) with a size of (100, 200).", None),
@@ -331,7 +329,6 @@ BOX = [10.0, 20.0, 110.0, 220.0]
             "- **Right (x_max):** 110\n- **Bottom (y_max):** 220",
             BOX,
         ),
-        ('{"bbox_2d": ["10", "20", "110", "220"]}', BOX),
         ("{x: 10, y: 20, w: 100, h: 200}", BOX),
         ("(10, 20), (110, 220)", BOX),
         ("[10, 20], [110, 220]", BOX),
