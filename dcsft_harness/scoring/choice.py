@@ -288,8 +288,6 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
         return None
     if sentence.startswith(phrases.OF_OTHERS):
         return None
-    if '"' in sentence or "'" in sentence:
-        sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     lowered = _lowered(sentence)
     if "answer" in lowered and phrases.SUPPOSED.match(lowered) or phrases.HYPOTHETICAL.search(lowered):
@@ -327,7 +325,9 @@ def _phrase_states(
 
 
 def _without_asides(sentence: str, options: OptionSet) -> str:
-    """A sentence without what it sets an option against; no option has such a word itself."""
+    """A sentence without quotes and what it sets an option against; no option has such a word itself."""
+    if '"' in sentence or "'" in sentence:
+        sentence = _QUOTED.sub(r"\1", sentence)
     if not phrases.MAY_BE_ASIDE.search(sentence) or options.has_asides:
         return sentence
     return phrases.ASIDE.sub("", sentence)
@@ -466,8 +466,6 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = options.named(sentence) if options.judge else None
     if found is not None:
         return found
-    if '"' in sentence or "'" in sentence:
-        sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     for lettered in _LETTERED_TEXT.finditer(sentence) if "(" in sentence else ():
         if options.begun(sentence[lettered.end() :]) == (index := options.index(lettered[1])):

@@ -21,7 +21,7 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext
 
-from dcsft_harness.scoring.normalize import COMMANDS, WIDE, in_signs
+from dcsft_harness.scoring.normalize import COMMANDS, in_signs
 from dcsft_harness.scoring.units import unit
 
 _LONGEST, _DEEPEST = 600, 24
@@ -80,7 +80,6 @@ def clean(text: str) -> str:
         text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     text = text.replace("<=", "≤").replace(">=", "≥").replace(" != ", " ≠ ") if "=" in text else text
-    text = WIDE.sub(" ", text) if "  " in text else text
     text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
         text = _CIRCLED.sub(r"(\1)", _GLUED.sub(r" \\", text))

@@ -513,7 +513,6 @@ _CONCLUSION = re.compile(
 """Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
 _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]+,? )")
 """Ends what a cue states."""
-_CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*(?:(?<![\dxyn)]..)|(?!\d))|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
@@ -522,6 +521,8 @@ _BEHIND_VALUE = re.compile(
 )
 """A remark behind a value, which is no factor: "12 (7 + 5)", "14 cm (140 mm)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
+
+
 _LABEL = re.compile(r"^(?:\(?\d[.)]\s+)?[A-Za-z\u4e00-\u9fff][^:=\d\n]{1,40}: *", re.MULTILINE)
 """Words in front of a value on a line of its own, "Perimeter: 14 m"."""
 
@@ -537,11 +538,6 @@ def stated(part: str) -> Iterator[str]:
     cue = last(_CUE, text) if "nswer" in text or "NSWER" in text or "答案" in text or "####" in text else None
     said = text[cue.end() :].strip() if cue else ""
     text = _CHECK.sub("", text).strip() or text
-    lines = said or text
-    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines):
-        if _readable(lines):
-            yield lines
-            return
     if cue and said:
         line = said.split("\n")[0]
         yield _EMPHASIS.sub("", _REMARKS.split(line, maxsplit=1)[0])
@@ -644,7 +640,6 @@ def _run(run: str) -> Answer | None:
     run = run.strip(" \t,;:.!?\"'*/^=").rstrip("+-<>(")
     if not _MATHEMATICS.search(run):
         return None
-    run = re.split(r":\s(?=[\[(])", run)[-1]
     return _readable(run) or _readable(re.split(r",\s|;", run)[-1])
 
 
@@ -696,8 +691,6 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     if found is not None:
         return Verdict(float(found[1] == found[2]), found[0])
     gold = parse_gold(str(answer))
-    if len(response) > 2 * TAIL and "<" not in response and "◁" not in response and "[/" not in response:
-        response = response[-TAIL:]
     part = answer_part(response, truncated=truncated)[-TAIL:]
     return judged(part, gold, lambda found: equal(gold, found))
 

@@ -29,7 +29,6 @@ _LAST_TOKENS = re.compile(
     r"(?:\s*<(?:[|｜](?!end_of_box|box_end)[\w▁]+[|｜]|/s|pad|eos|end_of_turn|eo[a-z])>)+\s*$"
 )
 _DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
-WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
 _UNIFIED = (
     *zip("（）：【】［］“”’−", [*'():[][]""\'-'], strict=True),
     ("！", "! "),
@@ -53,10 +52,9 @@ REFUSAL = re.compile(
 
 
 def bounded(text: str) -> str:
-    """The text with single spaces between words; of a long one the first 3,000 and last 9,000 characters."""
+    """The text; of a long one the first 3,000 and last 9,000 characters."""
     text = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
-    # Who spaces widely does so at the end as well, which is faster to search.
-    text = WIDE.sub(" ", text).strip() if "  " in text[-300:] else text.strip()
+    text = text.strip()
     return text.rstrip("-\n ") if text.endswith("\n---") else text
 
 

@@ -31,6 +31,8 @@ _ARTICLE = re.compile(r"^(?:the|an?) ")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
 """They answer a question only where they stand alone: "no" is also a determiner."""
+_BEFORE_JUDGEMENT = re.compile(r"(?:^|[.,;:!\"(\n]|(?:\s(?:is|be|so)|[,.:)])\s)$")
+_AFTER_JUDGEMENT = frozenset(["", *".,;:!\"')"])
 _NUMBER = re.compile(r"[-+\d(√π](?!.*\([A-J]\)|[A-J]\))")
 _FIGURE = re.compile(
     r"(?<![\w.√^/:×·,-])(?<![×·*] )[-+]?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
@@ -266,16 +268,11 @@ def _is_whole(lowered: str, start: int, end: int) -> bool:
     """Whether no letter, digit or operator continues the text there, and "no" stands alone."""
     word, before, after = lowered[start:end], lowered[start - 1 : start], lowered[end : end + 1]
     if word in _JUDGEMENTS:
-        is_free = before in _BEFORE_ALONE or lowered[:start].endswith(
-            (" is ", " be ", " so ", ", ", ". ", ": ", ") ")
-        )
-        return is_free and after in _AFTER_ALONE
+        is_free = _BEFORE_JUDGEMENT.search(lowered, max(0, start - 4), start) is not None
+        return is_free and after in _AFTER_JUDGEMENT
     if _is_plain(word[0]) and _is_plain(before):
         return False
     return not (_is_plain(word[-1]) and _is_plain(after))
-
-
-_BEFORE_ALONE, _AFTER_ALONE = frozenset(["", *'.,;:!"(\n']), frozenset(["", *".,;:!\"')"])
 
 
 def _is_plain(character: str) -> bool:

@@ -109,10 +109,11 @@ OF_OTHERS = ("The other", "Similarly,")
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
-    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
-    r"(?:(?! is \()[^,;.\n]){0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
+    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike"
+    r"|versus|as opposed to|(?:up|down) from)\b(?:(?! is \()(?:[^,;.\n]|\.\d)){0,200}"
+    r"|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
-MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
+MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween |ersus|pposed| from")
 """What a clause sets its option against; and what is found faster."""
 CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|incorrect|wrong|while|lacks?|differ\w*|diverge\w*)\b")
 """In a last sentence: it rejects rather than chooses."""
