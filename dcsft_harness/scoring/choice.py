@@ -495,4 +495,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=16)
+SCORER = Scorer("choice", choice, fields=("choices",), version=17)

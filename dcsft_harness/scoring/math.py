@@ -743,4 +743,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=13)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=14)
