@@ -144,8 +144,6 @@ def _part(response: str, truncated: bool = False) -> str:
 
 def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
-    if "\\ " in text or "\\," in text:
-        text = text.replace("\\ ", "  ").replace("\\,", "  ")
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end)
         if (found := _groups(inside) if inside else _corners(text, begin, end)) is not None:
