@@ -83,7 +83,7 @@ _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?)
 _THOUSANDS = re.compile(
     r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d)|(?: 000)+(?!\d))"
 )
-_SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且"
+_SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|以?及|且"
 _WHOLE = r"\s*∈\s*⟦?[ZNRQ]⟧?"
 _SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")  # what a parameter is taken from: "k∈Z"
 _SET = re.compile(rf"(?:⦃|\{{(?=[^{{}}]*\}}$))(\s*[A-Za-z](?:{_WHOLE})?\s*[|:])?(.+)[⦄}}]", re.DOTALL)
@@ -494,7 +494,6 @@ _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}(?:[为是得有]|等于)"
 )
-_JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _ASIDE = re.compile(
     r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not)\b|: (?=[a-z])"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
@@ -610,7 +609,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
             both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
             runs[-1:] = [(both, runs[-1][1])] if both else [*runs[-1:], (found, is_behind)]
         is_near = found is not None or is_near and not run.strip()
-        is_joined = is_near and token in _JOINS
+        is_joined = is_near and re.fullmatch(_SEPARATOR, token) is not None
         is_near = is_joined or is_near and unit(token) is not None
         is_behind = _VERB.fullmatch(token) is not None or is_behind and found is None
         run = ""

@@ -16,10 +16,10 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from dcsft_harness.scoring import phrases
 from dcsft_harness.scoring.formulas import Unreadable, same_value
 from dcsft_harness.scoring.math import number_of, read
 from dcsft_harness.scoring.normalize import plain
-from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
 from dcsft_harness.scoring.units import Unit, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
@@ -28,7 +28,6 @@ DRAWN = tuple(string.ascii_uppercase[:10])
 _LABELED = re.compile(r"(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、）]\s*|:\s+))(?=\S)")
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
-_ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
 """They answer a question only where they stand alone: "no" is also a determiner."""
 _BEFORE_JUDGEMENT = re.compile(r"(?:^|[.,;:!\"(\n]|(?:\s(?:is|be|so)|[,.:)])\s)$")
@@ -132,14 +131,14 @@ class OptionSet:
                 words.setdefault(folded, []).append(index)
         for word, found in list(words.items()):
             ordinal, _, noun = word.partition(" ")
-            if noun and ordinal in _ORDINALS:  # "image 2" for "the second image"
-                words.setdefault(f"{noun} {_ORDINALS.index(ordinal) + 1}", found)
+            if noun and ordinal in phrases.ORDINALS:  # "image 2" for "the second image"
+                words.setdefault(f"{noun} {phrases.ORDINALS.index(ordinal) + 1}", found)
         return tuple(sorted(words.items(), key=lambda one: -len(one[0])))
 
     @cached_property
     def has_asides(self) -> bool:
         """Whether a text has a word such as "than", which sets a clause apart elsewhere."""
-        return any(map(ASIDE.search, self.texts))
+        return any(map(phrases.ASIDE.search, self.texts))
 
     @cached_property
     def judge(self) -> bool:
@@ -149,7 +148,7 @@ class OptionSet:
     @cached_property
     def undecided(self) -> int | None:
         """The one option that says that nothing can be said."""
-        found = [at for at, text in enumerate(self._plain) if UNDECIDED.search(text.lower())]
+        found = [at for at, text in enumerate(self._plain) if phrases.UNDECIDED.search(text.lower())]
         return found[0] if len(found) == 1 else None
 
     @cached_property
@@ -214,7 +213,7 @@ class OptionSet:
             if index is not None and not any([one.start < end and start < one.end for one in found]):
                 found.append(Mention(start, end, index, by_letter))
 
-        patterns = (LETTER, DRAWN_LETTER) if self.drawn else (LETTER,)
+        patterns = (phrases.LETTER, phrases.DRAWN_LETTER) if self.drawn else (phrases.LETTER,)
         for pattern in patterns if _CAPITAL.search(sentence) else ():  # only to save time
             for match in pattern.finditer(sentence):
                 letter = next(filter(None, match.groups())).upper()
@@ -229,10 +228,12 @@ class OptionSet:
                 start = lowered.find(word, end)
         for match in _FIGURE.finditer(sentence) if self.numeric else ():
             add(*match.span(), self.named(match[0]))
-        pairs = [match.span() for match in PAIR.finditer(sentence)] if found else []
+        pairs = [match.span() for match in phrases.PAIR.finditer(sentence)] if found else []
         # "not (A) Point A" denies both.
         denied = {
-            one.option for one in found if DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
+            one.option
+            for one in found
+            if phrases.DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
         }
         found = [
             one

@@ -78,7 +78,8 @@ DRAWN_LETTER = re.compile(
     r"\b(?i:image|picture|figure|graph|box|point|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
 )
 """A thing in the figure by its letter."""
-_ORDINAL = r"(?:first|second|third|fourth|fifth)(?: images?)?"
+ORDINALS = ("first", "second", "third", "fourth", "fifth")
+_ORDINAL = rf"(?:{'|'.join(ORDINALS)})(?: images?)?"
 PAIR = re.compile(
     r"(?<![A-Za-z])[(\[]?[A-J][)\]]?"
     r"(?:(?:,? (?:and|or|nor) |, |/|[和与及或])[(\[]?[A-J](?![A-Za-z'’])[)\]]?)+"
