@@ -43,6 +43,10 @@ _CORNERS = re.compile(
     rf"|b?box>{_GAP}{_FOUR}{_GAP}</b?box>)"
 )
 _PAIR = re.compile(rf"[^\d\[\](){{}}]{{0,40}}[\[(]{_PAIR_REST}")
+_NO_CORNER = re.compile(
+    r"(?:cent(?:er|re)|size|resolution|dimensions?|image)[\"']?\s?(?:is|of|at|:)?\s{0,3}$", re.I
+)
+"""Text before a pair of numbers that is not a corner."""
 _APART = re.compile(r"(?i:(?!.{0,40}(?:corner|right|bottom|lower)).*\b(?:is|are) at\b|.*\bsize\b)", re.DOTALL)
 """Text between two pairs of numbers that belong to different things."""
 # {"x1": 10, "y1": 20, "x2": 110, "y2": 220}, x_min=10, left: 10, <x1>10</x1>, "x": 10, "y": 20, "width": 100
@@ -72,6 +76,7 @@ _BARE = re.compile(
 """Nothing but four numbers, or these behind a label."""
 # Tags that a text in JSON holds ("label": "<think>the left one</think>") mark no thought and no answer.
 _QUOTED = re.compile(r"""["']\s{0,40}:\s{0,40}"(?:[^"\\]|\\.){0,1500}"|"</?[a-z]{1,20}>\"""")
+_QUOTED_NUMBER = re.compile(r"(?<=[\[\s,])[\"'](-?\d{1,12}(?:\.\d{0,15})?)[\"'](?=\s?[,\]])")
 _OPENS = re.compile(r"\s*(?:```(?:json)?\s*)?[\[({]")
 
 Span = tuple[int, int]
@@ -144,6 +149,10 @@ def _part(response: str, truncated: bool = False) -> str:
 
 def _find(text: str) -> list[Span] | None:
     """Where the four numbers of the box stand that a text states: x1, y1, x2, y2."""
+    if "\\ " in text or "\\," in text:
+        text = text.replace("\\ ", "  ").replace("\\,", "  ")
+    if '["' in text or "['" in text:
+        text = _QUOTED_NUMBER.sub(r" \1 ", text)
     for begin, end, _ in boxes(text):
         inside = _BARE.fullmatch(text, begin, end)
         if (found := _groups(inside) if inside else _corners(text, begin, end)) is not None:
@@ -157,8 +166,10 @@ def _find(text: str) -> list[Span] | None:
         if (found := _corners(text, start, len(text))) is not None:
             return found
     sides = _sides(text) if any(name in lowered for name in _LAST_SIDES) else None
-    said = _SAID.search(text) if not sides and ("box" in lowered or "oordinate" in lowered) else None
-    return _groups(said) if said else sides
+    if sides is not None:
+        return sides
+    said = _SAID.search(text) if "box" in lowered or "oordinate" in lowered else None
+    return _groups(said) if said else None
 
 
 def _corners(text: str, start: int, end: int) -> list[Span] | None:
@@ -166,7 +177,8 @@ def _corners(text: str, start: int, end: int) -> list[Span] | None:
     while match := _CORNERS.search(text, start, end):
         spans = _groups(match)
         is_pairs = text[spans[1][1] : spans[2][0]].strip(" ,，\n\t") != ""
-        if is_pairs and _APART.match(text, spans[1][1], spans[2][0]):
+        before = text[max(0, match.start() - 30) : match.start()]
+        if is_pairs and (_NO_CORNER.search(before) or _APART.match(text, spans[1][1], spans[2][0])):
             start = match.start() + 1
             continue
         while is_pairs and (more := _PAIR.match(text, match.end(), end)):
@@ -399,5 +411,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=11,
+    version=10,
 )

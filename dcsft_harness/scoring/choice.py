@@ -14,7 +14,7 @@ from functools import lru_cache
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import phrases
 from dcsft_harness.scoring.normalize import REFUSAL, answer_part, bounded, json_answer, last, last_box, plain
-from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, option_set
+from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, level, option_set
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
@@ -54,9 +54,11 @@ _LINK = re.compile(
 _REMARK = re.compile(r",? (?:which (?:is|are)|when|whereas|while|i\.e\.|(?:up|down) from)\b")
 _WAIT = re.compile(r"(?i)[.!?\n]\s?(?:wait|hold on)\b")
 _LISTED = re.compile(r"(?<![A-Za-z0-9])\(?A[).:]\s?.{1,300}?(?<![A-Za-z0-9])\(?B[).:]", re.DOTALL)
+_LISTING = re.compile(r"(?i:\w*(?:options|choices)( are)?:)")
 _MAY_LIST = re.compile(r"A\*{0,2}[).:]")
 _LINE = re.compile(r"[-\s]*([(\[])?([A-J])[)\].:](?: (.{1,100}))?")
 _LINE_MARKS = frozenset(").:]")
+_LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b(?! [a-z])(?:(?!\W[A-J]\b).)*")
 _ITEM = re.compile(r"\W{0,3}[A-J][).:] ?[^:\n]{0,40}:")
 """At the start of an entry in a list, as of ratings: it compares, but states no answer."""
 _ALONE = re.compile(
@@ -64,12 +66,14 @@ _ALONE = re.compile(
     r"([A-J])[^\n]{0,80}\n(?!\s*\**(?:\(?[A-J][).]|Please|Which))"
 )
 """An option alone on a line, with a reason behind it; neither a list nor a question follows."""
+_MARKS = (*"✅✓✔☑❌✗✘", "[x]", "[X]")
+_TICK = re.compile(r"[✅✓✔☑]|\[[xX]\]")
+_CROSS = re.compile(r"[❌✗✘☐]|\[ \]")
 _DIGIT = re.compile(r"\d")
 _ALPHABET = re.compile(r"\W*a\W+b\W+c\W*(?:d\W*)?", re.IGNORECASE)
 _OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer)$", re.IGNORECASE)
 _SENTENCE_BREAK = re.compile(r"[.!?;\n。！？；](?:(?<=[\n。！？；])|(?=\s|[\"')*]{1,3}\s))")
 _NO_TEXT = re.compile(r"[ \n*#>`$\\\[-]*")
-_LISTING = re.compile(r"(?i:\w*(?:options|choices)( are)?:)")
 _LISTED_LINES = re.compile(
     "{0}A{1}.{{0,150}}\n{0}B{1}".format(r"[\s*>(-]{0,20}(?:Option )?", r"\*{0,2}[).:]")
 )
@@ -124,11 +128,11 @@ def choice(
 def _gold(answer: str, options: OptionSet) -> int:
     letter = _LETTER_ONLY.fullmatch(str(answer))
     index = options.letters.find(letter[1].upper()) if letter else -1
-    if index < 0 and (named := options.of_text(plain(str(answer)))) is not None:
+    if index < 0 and (named := options.of_text(plain(level(str(answer))))) is not None:
         index = named
     if index < 0 and (both := _LETTER_AND_TEXT.fullmatch(str(answer))):
         before = options.letters.find(both[1].upper())
-        index = before if before >= 0 and options.keys[before] == key(plain(both[2])) else -1
+        index = before if before >= 0 and options.keys[before] == key(plain(level(both[2]))) else -1
     if index < 0:
         raise HarnessError(
             f"the answer {answer!r} is not one of the options {list(options.texts)!r}",
@@ -143,7 +147,7 @@ def find(response: str, options: OptionSet, *, truncated: bool) -> int | None:
     letter = _LETTER_ONLY.fullmatch(part) if len(part) < 40 else None
     if letter:
         return options.index(letter[1].upper())
-    part = bounded(part)
+    part = level(bounded(part))
     for text in options.dotted:
         part = part.replace(text, text.replace(". ", "."))
     question, found = _NEXT_QUESTION.search(part), None
@@ -177,7 +181,18 @@ def _find(part: str, options: OptionSet) -> int | None:
         weak = stated[0] if stated and weak is None else weak
     if boxed is not None:  # it holds no option, but another value
         return None
-    return _unphrased(part, options, weak)
+    ending = part[-HEAD - TAIL :]
+    found = _ticked(ending, options) if any([mark in ending for mark in _MARKS]) else None
+    return _unphrased(part, options, weak) if found is None else found
+
+
+def _ticked(part: str, options: OptionSet) -> int | None:
+    """The option of the one line that is ticked, or the one that is not crossed out."""
+    lines = list(_LETTERED.finditer(part))
+    marked = [line[1] for line in lines if _TICK.search(line[0])]
+    if not marked and len(lines) > 1:
+        marked = [line[1] for line in lines if not _CROSS.search(line[0])]
+    return options.index(marked[0]) if len(marked) == 1 else None
 
 
 def _last_line(part: str, options: OptionSet) -> int | None:
@@ -286,11 +301,18 @@ def _statement(sentence: str, options: OptionSet) -> tuple[int, bool] | None:
     """The option that the last phrase of a plain sentence states, and whether as an answer."""
     if sentence.endswith("?") or " if " in sentence and phrases.UNSEEN.search(sentence):
         return None
-    if sentence.startswith(phrases.OF_OTHERS):
+    if sentence.startswith(phrases.OF_OTHERS) and not phrases.CONCLUDES.search(sentence):
         return None
+    if '"' in sentence or "'" in sentence:
+        sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     lowered = _lowered(sentence)
-    if "answer" in lowered and phrases.SUPPOSED.match(lowered) or phrases.HYPOTHETICAL.search(lowered):
+    if phrases.HYPOTHETICAL.search(lowered):
+        sentence = sentence.rpartition(", but ")[2]
+        lowered = _lowered(sentence)
+        if phrases.HYPOTHETICAL.search(lowered):
+            return None
+    if "answer" in lowered and phrases.SUPPOSED.match(lowered):
         return None
     final = _FINAL.search(sentence) if "(" in sentence else None
     if final and (index := options.index(final[1])) is not None:
@@ -325,9 +347,7 @@ def _phrase_states(
 
 
 def _without_asides(sentence: str, options: OptionSet) -> str:
-    """A sentence without quotes and what it sets an option against; no option has such a word itself."""
-    if '"' in sentence or "'" in sentence:
-        sentence = _QUOTED.sub(r"\1", sentence)
+    """A sentence without what it sets an option against; no option has such a word itself."""
     if not phrases.MAY_BE_ASIDE.search(sentence) or options.has_asides:
         return sentence
     return phrases.ASIDE.sub("", sentence)
@@ -377,6 +397,8 @@ def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     segment = text[: reason.start()] if reason and reason.start() > 1 else text
     mentions = [one for one in options.mentions(segment) if not phrases.REJECTED.match(text, one.end)]
     found, lettered = _only(mentions, options), any(one.by_letter for one in mentions)
+    if found is None and options.numeric and not lettered and " (" in text:  # "30 (10 girls and 20 boys)"
+        found = options.named(text.partition(" (")[0].lstrip(" :=\n\"'*>"))
     return None if found is None else (found, lettered)
 
 
@@ -410,10 +432,9 @@ def _label(text: str, options: OptionSet) -> int | None:
 
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
-    part = part.strip()
+    part = part.strip().removeprefix("- ")
     ending = part[-200:]
-    last_line = ending.rpartition("\n")[2]
-    if any([word in last_line for word in phrases.COURTEOUS]):
+    if any([word in ending.rpartition("\n")[2] for word in phrases.COURTEOUS if word in ending]):
         part = part.rpartition("\n")[0].rstrip() or part
     if not part:
         return None
@@ -438,7 +459,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         return None
     end = part.rstrip(" .!。\n*`$\\]})")
     last = plain(part[_start(part, len(end) - 2 * (end[-3:-1] == "; ")) :]).rstrip(" .!")
-    opening = "" if is_long else opening
+    opening = "" if is_long or opening.startswith("If ") and REFUSAL.search(last) else opening
     for sentence in filter(None, (last, opening) if options.numeric else (opening, last)):
         found = _concluded(sentence, options)
         if found is not None and not REFUSAL.search(sentence):
@@ -466,12 +487,16 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = options.named(sentence) if options.judge else None
     if found is not None:
         return found
+    if '"' in sentence or "'" in sentence:
+        sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     for lettered in _LETTERED_TEXT.finditer(sentence) if "(" in sentence else ():
         if options.begun(sentence[lettered.end() :]) == (index := options.index(lettered[1])):
             return index
     may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
+    if (found := options.equation(sentence)) is not None:
+        return found
     head = _REMARK.split(sentence, maxsplit=1)[0] if options.numeric else sentence
     if head != sentence:  # a value, before more of it: "is 30, which is 10 more than 20"
         link = last(_LINK, head)
@@ -492,7 +517,8 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
         if stated:
             return None if stated[0] == NO_OPTION else stated[0]
     mentions = options.mentions(sentence) if options.numeric else mentions
+    mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=17)
+SCORER = Scorer("choice", choice, fields=("choices",), version=16)

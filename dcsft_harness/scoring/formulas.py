@@ -18,10 +18,11 @@ import zlib
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
+from unicodedata import normalize
 
 from mpmath.ctx_mp import MPContext
 
-from dcsft_harness.scoring.normalize import COMMANDS, in_signs
+from dcsft_harness.scoring.normalize import COMMANDS, WIDE, in_signs
 from dcsft_harness.scoring.units import unit
 
 _LONGEST, _DEEPEST = 600, 24
@@ -54,23 +55,48 @@ _UNWRAPPED = re.compile(
     rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
 _COUNTED = re.compile(r"([-+]?\d[\d.,:]*)(\s*)(\D+(?:\^?\{?[23]\}?)?)")
+_OPTIONS = re.compile(r"\(?[A-H](?:\)|(?:, ?[A-H])+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
 _THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
+_TWICE_ESCAPED = re.compile(
+    r"\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))(?<!\\\\)"
+)
 _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d)\s*\}?")
 _GLUED = re.compile(r"\\(?=math|bold|bm)(?<=[a-z].)")  # a letter in other type: \in\mathbb{R}
 _UNIT_POWER = re.compile(r"(?<=[\dπ}])(\s?(?:[cdk]?m|mm|m/s|km/h))([23])(?!\w)")  # 36 cm2
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
-_ENVIRONMENT = re.compile(
-    r"\\(?:begin|end)\s*\{(?:(?:aligned|align\*?|split|gathered)\}|cases\}(?![^\\]*[,&]))|&(?=\s*(?:[=<>≤≥]|\\[lg]e))"
-)
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
 _ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
+_POWER = re.compile("⁻?[⁰¹²³⁴-⁹]+")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+_LIMIT = re.compile(r"\\lim(?![a-z])\s*_\s*\{[^{}]*\}[^=.,;\n]*=")
 _SUBSCRIPT = re.compile("[₀-₉ₐ-ₜ]+")
+_BIG = re.compile(r"\\(?:[bB]ig{1,2}[lrm]?|left|right)(?![A-Za-z])\s*\.?|\\color\s*\{\w*\}")
+_SYSTEM = re.compile(
+    r"(?:(?:\\left\s*)?\\\{\s*)?\\begin\s*\{(cases|array|aligned|align\*?|split|gathered)\}"
+    r"(?:\s*\{[lcr| ]*\})?(.*?)\\end\s*\{\1\}(?:\s*\\right\s*\.)?",
+    re.DOTALL,
+)
+_ALIGNMENT = re.compile(r"&(?=\s*(?:[=<>≤≥&]|\\(?:[lg]e|approx|\\)|$))|(?<=\\\\)\[[\d.]+ ?[a-z]{2}\]")
+_RELATED = re.compile(r"[=<>≤≥]|\\[lg]e")
+
+
+def laid_out(text: str) -> str:
+    """A text whose systems of equations are lists, and whose derivations are lines."""
+    return _SYSTEM.sub(_listed, text) if "\\begin" in text else text
+
+
+def _listed(match: "re.Match[str]") -> str:
+    lines = [" ".join(line.split()).strip(" ,;") for line in _ALIGNMENT.sub("", match[2]).split("\\\\")]
+    lines = [line for line in lines if line]
+    if match[1] not in ("cases", "array"):
+        return "\n".join(lines)
+    is_system = all("," not in line and _RELATED.search(line) for line in lines)
+    return ", ".join(lines) if is_system else match[0]  # pieces of a function, or a matrix
 
 
 def clean(text: str) -> str:
@@ -78,13 +104,15 @@ def clean(text: str) -> str:
     if not text.isascii():
         text = text.replace("，", ", ").replace("根号", "√")
         text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
+        text = _POWER.sub(lambda match: f"^{{{normalize('NFKC', match[0])}}}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
     text = text.replace("<=", "≤").replace(">=", "≥").replace(" != ", " ≠ ") if "=" in text else text
+    text = WIDE.sub(" ", text) if "  " in text else text
     text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
-        text = _CIRCLED.sub(r"(\1)", _GLUED.sub(r" \\", text))
-        text = _ENVIRONMENT.sub("", text) if "\\begin" in text else text
-        text = _FRACTIONS.sub(r"\\frac", _THIN.sub("", text))
+        text = _TWICE_ESCAPED.sub("", _CIRCLED.sub(r"(\1)", _GLUED.sub(r" \\", text)))
+        text = _LIMIT.sub("", text) if "\\lim" in text else text
+        text = _BIG.sub("", _FRACTIONS.sub(r"\\frac", _THIN.sub("", laid_out(text))))
         for _ in range(3):
             text = _UNWRAPPED.sub(r"\1", _QUANTITY.sub(r"\1⟦\2⟧", text))
         text = _WORDS.sub(_word, text)
@@ -113,8 +141,8 @@ def _word(match: "re.Match[str]") -> str:
     inner = match[1].strip(" ~")
     spaced = " " if not inner or match[1][0] in " ~" else ""
     is_words = any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π"))
-    if not is_words:
-        return f"{spaced}{inner}"  # figures, signs, Euler's number
+    if not is_words or _OPTIONS.fullmatch(inner):
+        return f"{spaced}{inner}"  # figures, signs, Euler's number, letters of options
     counted = _COUNTED.fullmatch(inner)
     if counted and (counted[2] or unit(counted[3])):
         spaced, inner = f"{spaced}{counted[1]}", counted[3]

@@ -27,6 +27,7 @@ from dcsft_harness.scoring.formulas import (
     Unreadable,
     clean,
     is_name,
+    laid_out,
     names,
     parse,
     proportion,
@@ -83,7 +84,7 @@ _ENUMERATED = re.compile(r"(?:\(\d{1,2}\)\s*[,;]?\s*(?:and\s*)?){2,}|(?:\d\.\s?)
 _THOUSANDS = re.compile(
     r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,\d{3})+(?![\d,])|(?: \d{3})+(?=\.\d)|(?: 000)+(?!\d))"
 )
-_SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|以?及|且"
+_SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|及|且"
 _WHOLE = r"\s*∈\s*⟦?[ZNRQ]⟧?"
 _SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")  # what a parameter is taken from: "k∈Z"
 _SET = re.compile(rf"(?:⦃|\{{(?=[^{{}}]*\}}$))(\s*[A-Za-z](?:{_WHOLE})?\s*[|:])?(.+)[⦄}}]", re.DOTALL)
@@ -96,6 +97,7 @@ _COMPOUND = re.compile(
 )
 _FIGURES = re.compile(r"-?\d+(?:\.\d+)?")
 _CLOCK = re.compile(r"0\d")
+_HALF_OF_DAY = re.compile(r"(?<=\d)\s*⟦?\s*([ap])\.?\s?m\b\.?\s*⟧?$", re.IGNORECASE)
 _RELATION = r"[=<>≤≥≠≈∈]"
 _BELOW = r"'*(?:_(?:\w|\{[^{}]{1,20}\}))?"
 """What may follow a letter in a name: primes and a subscript."""
@@ -116,7 +118,7 @@ _BEHIND = re.compile(
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
 _COUNTED = re.compile(
     r"(?!.*\b(?i:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b)"
-    r"(?=.{3})(?![ap]\.?m\b)[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}"
+    r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}"
 )
 _BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
 _REMARK = re.compile(
@@ -223,6 +225,9 @@ def _members(piece: str) -> Iterator[Part]:
 def _part(text: str) -> Part:
     text = _BRACKETED.sub(lambda match: f" ⟦{match[1]}⟧" if unit(match[1]) else match[0], text)
     text = _PREFIX.sub("", _REMARK.sub("", text).strip().strip("*`").strip(_EDGES)).strip()
+    half = _HALF_OF_DAY.search(text)
+    if half:
+        return replace(_part(text[: half.start()]), text=text, name=parse(half[1].lower()))
     sides, signs = _cut(text, _RELATION)
     if signs:
         return _related(text, sides, tuple(signs))
@@ -494,14 +499,22 @@ _VERB = re.compile(
     r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}(?:[为是得有]|等于)"
 )
+_JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
+_POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
 _ASIDE = re.compile(
     r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not)\b|: (?=[a-z])"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
+_RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
 )
+_VALUED = re.compile(
+    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
+    r"(?: ?(?:about|approximately|only)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*\d[^\s,;]*(?: [^\s\d]+){0,2}$"
+)
+"""A value behind a verb, behind which another number does not replace it: "It is 12, which is half of 24"."""
 _CHECK = re.compile(r"(?:\n|(?<=[.!$] ))[^\n:]{0,10}\b(?:[Cc]heck|[Vv]erif)[^\n:]{0,20}:[^\n=]*=[^\n]*$")
 _CONCLUSION = re.compile(
     r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|(?-i:\\(?:Rightarrow|implies|therefore))\b"
@@ -511,35 +524,42 @@ _CONCLUSION = re.compile(
 )
 """Ends the reasons for an answer; what was asked for, such as "x + y =", belongs to it."""
 _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]+,? )")
-"""Ends what a cue states."""
+"""Ends what a cue states, where no correction follows."""
+_CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
+_CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*(?:(?<![\dxyn)]..)|(?!\d))|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
+_NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
-    r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!or\b|and\b)"
-    r"(?=[^()]*(?:[=≈]|\d[^()]*[A-Za-z]{2}|\d ?[-+×*/·] ?\d))[^()]+\)(?=(?: [a-z]+){0,2}[.!]?\s*$)"
+    r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=(?: [a-z]+){0,2}[.!]?\s*$)"
 )
-"""A remark behind a value, which is no factor: "12 (7 + 5)", "14 cm (140 mm)"."""
+_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
+"""What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
-
-
 _LABEL = re.compile(r"^(?:\(?\d[.)]\s+)?[A-Za-z\u4e00-\u9fff][^:=\d\n]{1,40}: *", re.MULTILINE)
 """Words in front of a value on a line of its own, "Perimeter: 14 m"."""
 
 
 def stated(part: str) -> Iterator[str]:
     """The texts that may be the answer of a response, likeliest first; each is to be read as a whole."""
+    part = laid_out(part)
     boxed = _boxed(part) if "oxed" in part else json_answer(part)
     is_option = "oxed" not in part and boxed in set("ABCDEFGHIJ")
     if boxed is not None and not is_option:
         yield boxed
         return
-    text = _MARKDOWN.sub("", part).strip()
+    text = part.strip() if _NEGATIVE.fullmatch(part) else _MARKDOWN.sub("", part).strip()
     cue = last(_CUE, text) if "nswer" in text or "NSWER" in text or "答案" in text or "####" in text else None
     said = text[cue.end() :].strip() if cue else ""
     text = _CHECK.sub("", text).strip() or text
+    lines = said or text
+    if "\n" in lines[:200] and len(lines) < 200 and not _CALCULATION.search(lines):
+        if _readable(lines):
+            yield lines
+            return
     if cue and said:
         line = said.split("\n")[0]
-        yield _EMPHASIS.sub("", _REMARKS.split(line, maxsplit=1)[0])
+        yield _EMPHASIS.sub("", line if _CORRECTION.search(line) else _REMARKS.split(line, maxsplit=1)[0])
         is_heading = cue[0].rstrip(" *\n")[-1] in ":：]" and not REFUSAL.search(line)
         text = said[len(line) :].strip() if is_heading else ""  # a whole solution behind "Answer:"
     if not text or REFUSAL.search(text[-200:]):
@@ -566,7 +586,7 @@ def _boxed(text: str) -> str | None:
 
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
-    text = with_signs(text)
+    text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
         text = text[conclusion.end() :]
@@ -577,7 +597,8 @@ def readings(text: str) -> list[Answer]:
         return [read(text)]
     except Unreadable:
         pass
-    second = _SECOND.search(text)
+    ends = ((one, one.start()) for one in _SECOND.finditer(text))
+    second = next((one for one, end in ends if _VALUED.search(text, max(0, end - 100), end)), None)
     for aside in (second, _ASIDE.search(text)):
         found = _in_words(text[: aside.start()]) if aside else []
         if found and not (aside is second and any(names(tree) for tree in found[0].parts[-1].trees)):
@@ -591,7 +612,7 @@ def _in_words(sentence: str) -> list[Answer]:
 
 def _in_sentence(sentence: str) -> list[Answer]:
     """The last mathematics of a sentence, or of it what stands behind verbs; then these and all together."""
-    text = re.sub(r"\\[()\[\]]|\$\$", "$", _CURRENCY.sub("", sentence))
+    text = re.sub(r"\\[()\[\]]|\$\$", "$", _CURRENCY.sub("", _POINT_NAME.sub("", sentence)))
     text = _DOLLARS.sub(_whole, clean(text)) if "$" in text else clean(text)
     text = _MEASURED.sub(_measured, _COMPOUND.sub(_compound, text))
     runs = list[tuple[Answer, bool]]()
@@ -609,7 +630,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
             both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
             runs[-1:] = [(both, runs[-1][1])] if both else [*runs[-1:], (found, is_behind)]
         is_near = found is not None or is_near and not run.strip()
-        is_joined = is_near and re.fullmatch(_SEPARATOR, token) is not None
+        is_joined = is_near and token in _JOINS
         is_near = is_joined or is_near and unit(token) is not None
         is_behind = _VERB.fullmatch(token) is not None or is_behind and found is None
         run = ""
@@ -639,6 +660,7 @@ def _run(run: str) -> Answer | None:
     run = run.strip(" \t,;:.!?\"'*/^=").rstrip("+-<>(")
     if not _MATHEMATICS.search(run):
         return None
+    run = re.split(r":\s(?=[\[(])", run)[-1]
     return _readable(run) or _readable(re.split(r",\s|;", run)[-1])
 
 
@@ -690,6 +712,8 @@ def math(response: str, *, answer: str | int | float, truncated: bool = False) -
     if found is not None:
         return Verdict(float(found[1] == found[2]), found[0])
     gold = parse_gold(str(answer))
+    if len(response) > 2 * TAIL and "<" not in response and "◁" not in response and "[/" not in response:
+        response = response[-TAIL:]
     part = answer_part(response, truncated=truncated)[-TAIL:]
     return judged(part, gold, lambda found: equal(gold, found))
 
@@ -700,7 +724,10 @@ def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdi
     Where the gold has several parts in order, all boxes or lines of a response are one more reading of it.
     """
     for text in stated(part):
-        found = readings(text if "oxed" in part else _BEHIND_VALUE.sub(r"\1", text))
+        remark = None if "oxed" in part else _BEHIND_VALUE.search(text)
+        is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
+        found = readings(_BEHIND_VALUE.sub(r"\1", text)) if is_remark else []
+        found = found or readings(text)
         every = _readable(_each(part)) if gold.is_ordered else None
         found += [every] if every else []
         if found:
@@ -742,4 +769,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=14)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=13)

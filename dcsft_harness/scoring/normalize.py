@@ -29,18 +29,22 @@ _LAST_TOKENS = re.compile(
     r"(?:\s*<(?:[|｜](?!end_of_box|box_end)[\w▁]+[|｜]|/s|pad|eos|end_of_turn|eo[a-z])>)+\s*$"
 )
 _DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
+WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
+_HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
 _UNIFIED = (
     *zip("（）：【】［］“”’−", [*'():[][]""\'-'], strict=True),
     ("！", "! "),
     ("？", "? "),
 )
 _UNSEEN = re.compile("[\u00a0\u00ad\u061c\u2000-\u200f\u202a-\u202f\u205f-\u2069\u3000\ufeff]")
+_FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
     r"""["'](?:final[_ ]?|correct[_ ]?)?(?:answer|option|choice)(?:[_ ]?letter)?["']\s{0,5}:\s{0,5}"""
     r"""(?:"([^"\n]{1,300})"|'([^'\n]{1,300})'|([-\w./]{1,60}))""",
     re.IGNORECASE,
 )
+_JSON_LINE_END = re.compile(r"(?<!\\)\\n(?![a-z])")  # not "\neq" in careless JSON
 
 REFUSAL = re.compile(
     r"\b(?:can(?:not|'t| not)|(?<!that )could(?: not|n't)|unable|impossible|sorry|insufficient"
@@ -52,9 +56,10 @@ REFUSAL = re.compile(
 
 
 def bounded(text: str) -> str:
-    """The text; of a long one the first 3,000 and last 9,000 characters."""
+    """The text with single spaces between words; of a long one the first 3,000 and last 9,000 characters."""
     text = text if len(text) <= HEAD + TAIL else f"{text[:HEAD]}\n{text[-TAIL:]}"
-    text = text.strip()
+    # Who spaces widely does so at the end as well, which is faster to search.
+    text = WIDE.sub(" ", text).strip() if "  " in text[-300:] else text.strip()
     return text.rstrip("-\n ") if text.endswith("\n---") else text
 
 
@@ -76,6 +81,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
     if "<" in text or "◁" in text or "]" in text and "THINK]" in text:  # one character is found faster
         text = text[_thought_end(text) :]
         truncated = truncated or THOUGHT_START.match(text) is not None
+        if "</" in text or "<br" in text:
+            text = _HTML.sub("", text.replace("<br>", "\n"))
         if "<|begin_of_box|>" in text:
             text = _GLM_BOX.sub(lambda match: f"\\boxed{{{match[1]}" + "}" * bool(match[2]), text)
         tag = last(_ANSWER, text)
@@ -84,6 +91,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
             block = text[tag.end() : tag.end() + closing.start()] if closing else text[tag.end() :]
             if block.strip() and (closing or not truncated):
                 return block
+    fenced = _FENCED.fullmatch(text) if text[-6:].rstrip().endswith("```") else None
+    text = fenced[1] if fenced else text
     if not truncated:
         return text
     boxed = next((content for *_, content in boxes(text, closed=True)), None)
@@ -176,13 +185,14 @@ def json_answer(text: str) -> str | None:
     match = last(_JSON_KEY, text)
     if match is None:
         return None
-    return next(filter(None, match.groups())).replace("\\\\", "\\")
+    return _JSON_LINE_END.sub("\n", next(filter(None, match.groups()))).replace("\\\\", "\\")
 
 
 SIGNS = str.maketrans({
     "【": "[", "】": "]", "、": ", ", "。": ". ", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'",
     "—": " - ", "∶": ":", "º": "°", "˚": "°", "∘": "°", "÷": "/", "⋅": "·",
     "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", **dict.fromkeys("−–‐‑‒﹣－", "-"),
+    **{sign: f"^{character}" for sign, character in zip("²³⁴ⁿ", "234n", strict=True)},
     **{sign: f" {sign}" for sign in "½¼¾⅓⅔⅕⅛"},
     **{chr(0x24B6 + i): f"({chr(65 + i)})" for i in range(26)},
     **{chr(0x2460 + i): f"({i + 1})" for i in range(20)},
@@ -214,7 +224,6 @@ _ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]{0,300}[^\s*])\*(?![\w*(\
 _HEADING = re.compile(r"\n[ \t]*[#>][#> \t]*")
 _SPACES = re.compile(r"[^\S\n ]|[^\S\n]{2,}")
 _LINES = re.compile(r" ?\n[ \n]*")
-_POWER = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹ⁿ]+[⁺⁻]?|[⁺⁻]")
 _TRANSLATED = re.compile(r"[^\x00-\x7f°·×π√≈≤≥∠]")
 """What `in_signs` may change."""
 
@@ -223,17 +232,14 @@ def in_signs(text: str) -> str:
     """The text with its signs in ASCII where there are such, no styled or full-width letters."""
     if text.isascii() or not _TRANSLATED.search(text):
         return text
-    text = _POWER.sub(r"^{\g<0>}", text).translate(SIGNS)
-    return unicodedata.normalize("NFKC", text).replace("\u2044", "/").replace("−", "-")  # of "½" and "⁻"
+    return unicodedata.normalize("NFKC", text.translate(SIGNS)).replace("\u2044", "/")  # of "½"
 
 
-_MARKED = re.compile(r"[^ -~]|[>\\{}~$*_`#^]|  ")
-_LOWERED = re.compile(r"(?<!log)(?<=[A-Za-z)])_(?=\d)")
-_CHARGE = re.compile(r"(?<=[A-Za-z)\d])\^(?=\d?[-+](?:[\s,.;:)]|$))")
+_MARKED = re.compile(r"[^ -~]|[>\\{}~$*_`#]|  ")
 
 
 def plain(text: str) -> str:
-    """The text without LaTeX and Markdown, in ASCII forms, single spaces; CO_2 is CO2, Ca^2+ is Ca2+."""
+    """The text without LaTeX and Markdown, in ASCII forms, white space collapsed."""
     if not _MARKED.search(text):
         return text.strip()
     text = _collapsed(in_signs(text))
@@ -243,8 +249,6 @@ def plain(text: str) -> str:
     if "*" in text or "_" in text or "`" in text:
         text = text.replace("**", "").replace("__", "").replace("`", "")
         text = _ITALIC.sub(r"\1", text) if "*" in text else text
-        text = _LOWERED.sub("", text) if "_" in text else text
-    text = _CHARGE.sub("", text) if "^" in text else text
     if "#" in text or ">" in text:
         text = _HEADING.sub("\n", "\n" + text)
     return _collapsed(text).strip()

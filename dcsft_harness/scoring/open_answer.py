@@ -35,7 +35,7 @@ from dcsft_harness.scoring.math import (
 )
 from dcsft_harness.scoring.normalize import answer_part, bounded, plain
 from dcsft_harness.scoring.options import amount
-from dcsft_harness.scoring.phrases import ASIDE, DENIED, MAY_BE_ASIDE
+from dcsft_harness.scoring.phrases import ASIDE, DENIED
 from dcsft_harness.scoring.units import PERCENT
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
@@ -45,6 +45,13 @@ _DECIMAL = re.compile(r"[-+]?\d*\.?\d+")
 _BRACKETED = re.compile(r"\([^()]*\)")
 _REASON = re.compile(r"(?<=\w)(?:;|,? (?:because(?! of)|since)\b)")
 """Begins what a response reasons from."""
+_AGAINST = re.compile(
+    r",? (?:as opposed to|compared (?:to|with)|(?:up|down) from|versus|whereas)\b(?:[^.\n]|\.\d)*"
+)
+"""What a response sets its answer against; and what is found faster."""
+_AGAINST_WORDS = "opposed", "compared", " from", "versus", "whereas"
+_SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])_(?=\d)|(?<=[A-Za-z)\d])\^(?=\d?[-+](?!\w))")
+"""What LaTeX writes before the digits and charges of chemical formulas: CO_2, Ca^2+."""
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*|[()]\d*){1,20}(?:\d?[-+])?")
 _LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
 
@@ -65,9 +72,9 @@ def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool =
     """
     golds = parse_golds(answer)
     part = bounded(answer_part(response, truncated=truncated))
-    if "oxed" not in part and MAY_BE_ASIDE.search(part) and not any(map(ASIDE.search, golds)):
-        kept = ASIDE.sub("", part)
-        part = kept if re.search(r"\w", kept) else part
+    is_against = "oxed" not in part and any([word in part for word in _AGAINST_WORDS])
+    if is_against and not any(map(_AGAINST.search, golds)):
+        part = _AGAINST.sub("", part)
     verdicts = [_judge(part, gold) for gold in golds]
     right = next((verdict for verdict in verdicts if verdict.score == 1.0), None)
     return right or next((verdict for verdict in verdicts if verdict.extracted is not None), NOT_FOUND)
@@ -94,7 +101,7 @@ def _judge(part: str, gold: str) -> Verdict:
         if labeled:
             return Verdict(float(labeled[1] == gold), labeled[1])
         return choice(part, answer=gold)
-    if _FORMULA.fullmatch(plain(gold).strip(" .")):
+    if _FORMULA.fullmatch(_level(gold)):
         return _worded(part, gold)
     if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
         try:
@@ -129,10 +136,11 @@ def _worded(part: str, gold: str) -> Verdict:
     said = _stated(part)
     if said is None:
         return NOT_FOUND
-    wanted = plain(gold).strip(" .").lower()
+    wanted = _level(gold).lower()
     folded = said.lower() if "(" in wanted else _BRACKETED.sub(" ", said.lower())
-    if not _REASON.search(wanted):
-        folded = _REASON.split(folded)[0]
+    if not (ASIDE.search(wanted) or _REASON.search(wanted)):
+        kept = _REASON.split(ASIDE.sub("", folded))[0]
+        folded = kept if re.search(r"\w", kept) else folded
     match = re.search(rf"(?<!{_IN_WORD})(?<!-){re.escape(wanted)}(?!{_IN_WORD})", folded)
     right = match is not None and not DENIED.search(folded[: match.start()])
     return Verdict(float(right), said)
@@ -140,7 +148,12 @@ def _worded(part: str, gold: str) -> Verdict:
 
 def _stated(part: str) -> str | None:
     text = next(stated(part), "")
-    return plain(text).strip(" .") or None
+    return _level(text) or None
+
+
+def _level(text: str) -> str:
+    """A plain text without outer stops, its chemical formulas on one line: CO2, Ca2+."""
+    return _SUBSCRIPT.sub("", plain(text).replace("−", "-")).strip(" .")
 
 
 def _golds_of_row(solution: object) -> object:
@@ -152,4 +165,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=15)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=14)

@@ -16,22 +16,22 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from dcsft_harness.scoring import phrases
 from dcsft_harness.scoring.formulas import Unreadable, same_value
 from dcsft_harness.scoring.math import number_of, read
 from dcsft_harness.scoring.normalize import plain
+from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
 from dcsft_harness.scoring.units import Unit, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
 
 _LABELED = re.compile(r"(?:\(([A-Z])\)\s*|([A-Z])(?:[.)．、）]\s*|:\s+))(?=\S)")
+_SUBSCRIPT = re.compile(r"(?<!log)(?<=[A-Za-z)}])(\$?)_(?=\{?\d)")
 _EDGES = " \n.,;:!?\"'"
 _ARTICLE = re.compile(r"^(?:the|an?) ")
+_ORDINALS = ("first", "second", "third", "fourth", "fifth")
 _JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
 """They answer a question only where they stand alone: "no" is also a determiner."""
-_BEFORE_JUDGEMENT = re.compile(r"(?:^|[.,;:!\"(\n]|(?:\s(?:is|be|so)|[,.:)])\s)$")
-_AFTER_JUDGEMENT = frozenset(["", *".,;:!\"')"])
 _NUMBER = re.compile(r"[-+\d(√π](?!.*\([A-J]\)|[A-J]\))")
 _FIGURE = re.compile(
     r"(?<![\w.√^/:×·,-])(?<![×·*] )[-+]?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
@@ -67,6 +67,11 @@ def amount(text: str) -> tuple[Any, Unit | None] | None:
         return None
 
 
+def level(text: str) -> str:
+    """A text with its subscripts as Unicode's are read: CO_2 and CO₂ are CO2."""
+    return _SUBSCRIPT.sub(r"\1", text) if "_" in text else text
+
+
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
     return _spelling(text.lower())
@@ -86,7 +91,7 @@ class OptionSet:
 
     @cached_property
     def _plain(self) -> tuple[str, ...]:
-        return tuple(plain(text).replace(". ", ".") for text in self.texts)
+        return tuple(plain(level(text)).replace(". ", ".") for text in self.texts)
 
     @cached_property
     def dotted(self) -> tuple[str, ...]:
@@ -129,16 +134,20 @@ class OptionSet:
             is_number = bool(folded) and not folded.strip("-+0123456789.,")
             if folded and not is_number and not (len(folded) == 1 and folded.isascii()):
                 words.setdefault(folded, []).append(index)
+        nouns = {word.rpartition(" ")[2] for word in words}
+        if len(nouns) == 1 < len(words):  # "the right one" of "the left image" and "the right image"
+            for word, found in list(words.items()):
+                words.setdefault(f"{word.rpartition(' ')[0]} one", found)
         for word, found in list(words.items()):
             ordinal, _, noun = word.partition(" ")
-            if noun and ordinal in phrases.ORDINALS:  # "image 2" for "the second image"
-                words.setdefault(f"{noun} {phrases.ORDINALS.index(ordinal) + 1}", found)
+            if noun and ordinal in _ORDINALS:  # "image 2" for "the second image"
+                words.setdefault(f"{noun} {_ORDINALS.index(ordinal) + 1}", found)
         return tuple(sorted(words.items(), key=lambda one: -len(one[0])))
 
     @cached_property
     def has_asides(self) -> bool:
         """Whether a text has a word such as "than", which sets a clause apart elsewhere."""
-        return any(map(phrases.ASIDE.search, self.texts))
+        return any(map(ASIDE.search, self.texts))
 
     @cached_property
     def judge(self) -> bool:
@@ -148,13 +157,22 @@ class OptionSet:
     @cached_property
     def undecided(self) -> int | None:
         """The one option that says that nothing can be said."""
-        found = [at for at, text in enumerate(self._plain) if phrases.UNDECIDED.search(text.lower())]
+        found = [at for at, text in enumerate(self._plain) if UNDECIDED.search(text.lower())]
         return found[0] if len(found) == 1 else None
 
     @cached_property
     def roman(self) -> bool:
         """Whether a text begins with "I" that is no letter: "I and II only"."""
         return any(re.match(r"I(?: only|,| and\b)", text) for text in self._plain)
+
+    def equation(self, sentence: str) -> int | None:
+        """The one option of equations that a sentence has, spaces aside."""
+        if "=" not in sentence or not all("=" in text for text in self.keys):
+            return None
+        squeezed = "".join(sentence.lower().split())
+        found = {at: text for at, text in enumerate(self.keys) if text in squeezed}
+        whole = [at for at, text in found.items() if not any(text in one != text for one in found.values())]
+        return self.unique(whole)
 
     def index(self, letter: str) -> int | None:
         """The option of an upper-case letter; beyond the last one, the option whose text the letter is."""
@@ -173,7 +191,8 @@ class OptionSet:
         """The one of some options with equal keys that a text spells, with its case; None if several."""
         if len(found) == 1:
             return found[0]
-        exact = [at for at in found if _spelling(self._plain[at]) == _spelling(text)]
+        spelled = _spelling(_ARTICLE.sub("", text, count=1))
+        exact = [at for at in found if _spelling(_ARTICLE.sub("", self._plain[at], count=1)) == spelled]
         return self.unique(exact or found)
 
     def of_text(self, text: str) -> int | None:
@@ -213,7 +232,7 @@ class OptionSet:
             if index is not None and not any([one.start < end and start < one.end for one in found]):
                 found.append(Mention(start, end, index, by_letter))
 
-        patterns = (phrases.LETTER, phrases.DRAWN_LETTER) if self.drawn else (phrases.LETTER,)
+        patterns = (LETTER, DRAWN_LETTER) if self.drawn else (LETTER,)
         for pattern in patterns if _CAPITAL.search(sentence) else ():  # only to save time
             for match in pattern.finditer(sentence):
                 letter = next(filter(None, match.groups())).upper()
@@ -228,12 +247,10 @@ class OptionSet:
                 start = lowered.find(word, end)
         for match in _FIGURE.finditer(sentence) if self.numeric else ():
             add(*match.span(), self.named(match[0]))
-        pairs = [match.span() for match in phrases.PAIR.finditer(sentence)] if found else []
+        pairs = [match.span() for match in PAIR.finditer(sentence)] if found else []
         # "not (A) Point A" denies both.
         denied = {
-            one.option
-            for one in found
-            if phrases.DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
+            one.option for one in found if DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
         }
         found = [
             one
@@ -269,11 +286,16 @@ def _is_whole(lowered: str, start: int, end: int) -> bool:
     """Whether no letter, digit or operator continues the text there, and "no" stands alone."""
     word, before, after = lowered[start:end], lowered[start - 1 : start], lowered[end : end + 1]
     if word in _JUDGEMENTS:
-        is_free = _BEFORE_JUDGEMENT.search(lowered, max(0, start - 4), start) is not None
-        return is_free and after in _AFTER_JUDGEMENT
+        is_free = before in _BEFORE_ALONE or lowered[:start].endswith(
+            (" is ", " be ", " so ", ", ", ". ", ": ", ") ")
+        )
+        return is_free and after in _AFTER_ALONE
     if _is_plain(word[0]) and _is_plain(before):
         return False
     return not (_is_plain(word[-1]) and _is_plain(after))
+
+
+_BEFORE_ALONE, _AFTER_ALONE = frozenset(["", *'.,;:!"(\n']), frozenset(["", *".,;:!\"')"])
 
 
 def _is_plain(character: str) -> bool:

@@ -62,9 +62,14 @@ PHRASES = (
     _row(True, "before", "correct best closest answer choice only", True,
          r"(?!only\b|answered\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))|only (?:one|option|choice|image)\b",
          "{} is the correct one."),
+    _row(True, "before", "right", True,
+         r"(?<=\b(?:is|be) )right\b(?=\s*(?:[.!,;]|$|because\b|since\b))", "{} is right."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
          r"|reasonable|candid|typical)(?:ly)?(?! on\b)|best|better)\b", "{} is more accurate."),
+    _row(False, "after", "leaves leaving left elimination", False,
+         r"(?:leav(?:es|ing)(?: us with)?|left with)(?: only)?(?=\s)|elimination\b,?(?=\s)",
+         "Two are too long and one is too short, which leaves {}."),
     _row(False, "before", "closer darker", True, r"\w+", "Point B appears closer."),
     _row(False, "before", "shares fits remains remain follow follows", False, r"\w+", "{} shares the style."),
 )  # fmt: skip
@@ -78,8 +83,7 @@ DRAWN_LETTER = re.compile(
     r"\b(?i:image|picture|figure|graph|box|point|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
 )
 """A thing in the figure by its letter."""
-ORDINALS = ("first", "second", "third", "fourth", "fifth")
-_ORDINAL = rf"(?:{'|'.join(ORDINALS)})(?: images?)?"
+_ORDINAL = r"(?:first|second|third|fourth|fifth)(?: images?)?"
 PAIR = re.compile(
     r"(?<![A-Za-z])[(\[]?[A-J][)\]]?"
     r"(?:(?:,? (?:and|or|nor) |, |/|[和与及或])[(\[]?[A-J](?![A-Za-z'’])[)\]]?)+"
@@ -103,18 +107,23 @@ SUPPOSED = re.compile(
     r"(?:(?:\w+,?\s){0,3}?if (?!(?:i|we|you|one|forced|pressed|asked)\b)|assuming\b)(?!.{0,60}\bchoose\b)"
 )
 """At the start of a sentence that only supposes."""
-HYPOTHETICAL = re.compile(r"\bwould (?:only )?be\b.*\bif (?!i\b|forced|pressed|asked)")
-"""In a lower-case sentence: what would be right elsewhere; it states nothing."""
+HYPOTHETICAL = re.compile(
+    r"\bwould (?:only )?(?:be|have been)\b.*\bif (?!i\b|forced|pressed|asked)"
+    r"|\btempt(?:ed|ing)\b|\bcommon (?:mistake|error)\b"
+    r"|\b(?:might|may|could|some|many|most|one|people|students|others)\s(?:(?:would|might|may|mistakenly)\s)?"
+    r"(?:think|say|choose|select|pick|assume)\b"
+)
+"""In a lower-case sentence: what others may choose, or what would be right elsewhere; it states nothing."""
 OF_OTHERS = ("The other", "Similarly,")
-"""At the start of a sentence on other options, which states nothing."""
+CONCLUDES = re.compile(r"\b(?:so(?! on)|thus|therefore|answer|best|choose|correct|leav(?:es|ing)|select)\b")
+"""At the start of a sentence on other options; and what one has that states an answer nevertheless."""
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
-    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike"
-    r"|versus|as opposed to|(?:up|down) from)\b(?:(?! is \()(?:[^,;.\n]|\.\d)){0,200}"
-    r"|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
+    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
+    r"(?:(?! is \()[^,;.\n]){0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
-MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween |ersus|pposed| from")
+MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
 CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|incorrect|wrong|while|lacks?|differ\w*|diverge\w*)\b")
 """In a last sentence: it rejects rather than chooses."""

@@ -100,6 +100,7 @@ def test_reads_the_stated_box(response):
         "【10, 20, 110, 220】",
         "x1: 10\ny1: 20\nx2: 110\ny2: 220",
         "x1=10 y1=20 x2=110 y2=220",
+        "\\boxed{[10,\\ 20,\\ 110,\\ 220]}",
         "**the dog: 10, 20, 110, 220**",
         "{“x_min”: 10, “y_min”: 20, “x_max”: 110, “y_max”: 220}",
         "10, 20, 110, 220<|im_end|>",
@@ -305,6 +306,8 @@ BOX = [10.0, 20.0, 110.0, 220.0]
 @pytest.mark.parametrize(
     ("response", "box"),
     [
+        ("The center is (60, 120), so the box is (10, 20), (110, 220).", BOX),
+        ("The image is (640, 480). The box is (10, 20), (110, 220).", BOX),
         ("The dog is at (60, 120) and the cat is at (30, 40).", None),
         ('{"center": [60, 120], "size": [100, 200]}', None),
         ("It is at (10, 20) with a size of (100, 200).", None),
@@ -328,6 +331,7 @@ BOX = [10.0, 20.0, 110.0, 220.0]
             "- **Right (x_max):** 110\n- **Bottom (y_max):** 220",
             BOX,
         ),
+        ('{"bbox_2d": ["10", "20", "110", "220"]}', BOX),
         ("{x: 10, y: 20, w: 100, h: 200}", BOX),
         ("(10, 20), (110, 220)", BOX),
         ("[10, 20], [110, 220]", BOX),

@@ -110,10 +110,11 @@ def test_subscripts_are_read_in_any_notation(gas: str) -> None:
         )
 
 
-def test_a_gold_that_may_be_several_options_is_refused() -> None:
+@pytest.mark.parametrize(("answer", "choices"), [("tT", GENOTYPES), ("105", ["10⁵", "105"])])
+def test_a_gold_that_may_be_several_options_is_refused(answer: str, choices: list[str]) -> None:
     with pytest.raises(HarnessError, match="is not one of the options"):
-        choice("A", answer="tT", choices=GENOTYPES)
-    assert choice("A", answer="105", choices=["10⁵", "105"]).score == 0.0
+        choice("A", answer=answer, choices=choices)
+    assert [choice(letter, answer="B", choices=choices).score for letter in "AB"] == [0.0, 1.0]
 
 
 def test_more_options_than_letters_are_refused() -> None:
@@ -126,6 +127,24 @@ def test_more_options_than_letters_are_refused() -> None:
 def test_a_gold_is_a_letter_or_a_text(answer: str) -> None:
     """As datasets write it."""
     assert choice("It is B.", answer=answer, choices=CEREALS).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("response", "choices", "stated"),
+    [
+        ("The left image is painted, so the real photo is the right one.", ["left", "right"], "B"),
+        ("The earlier map is the second one.", ["the first", "the second", "the third"], "B"),
+        ("It is the right one, as it has no seams.", ["the left", "the right"], "B"),
+    ],
+)
+@pytest.mark.parametrize("noun", ["image", "picture"])
+def test_a_qualifier_can_replace_the_noun_shared_by_all_options(
+    response: str, choices: list[str], stated: str, noun: str
+) -> None:
+    """As people refer to two images."""
+    options = [f"{one} {noun}" for one in choices]
+    assert choice(response, answer=stated, choices=options).extracted == stated
+    assert choice("So it is the right one.", answer="A", choices=["the left dog", "the right cat"]).score == 0
 
 
 def test_an_answer_between_long_explanations_is_read() -> None:

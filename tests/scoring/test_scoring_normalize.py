@@ -10,6 +10,7 @@ from dcsft_harness.scoring import normalize
 @pytest.mark.parametrize(
     ("response", "part"),
     [
+        ("It is B.", "It is B."),
         ("<think>A?</think>It is B.", "It is B."),
         ("A? The answer is A.</think>", ""),
         ("Maybe A.\n</thinking>\nB", "\nB"),
@@ -22,7 +23,7 @@ from dcsft_harness.scoring import normalize
         ("<|begin_of_box|>C<|end_of_box|>", r"\boxed{C}"),
         ("◁think▷A◁/think▷B", "B"),
         ("<s> A</s><|im_end|>", " A"),
-        ("It is B.", "It is B."),
+        ("```text\nIt is B.\n```", "It is B."),
         ("It\u2009is \u200b(\u2060B\u2060).\u200e", "It is (B)."),
     ],
 )
