@@ -13,8 +13,17 @@ from functools import lru_cache
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import phrases
-from dcsft_harness.scoring.normalize import REFUSAL, answer_part, bounded, json_answer, last, last_box, plain
-from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, level, option_set
+from dcsft_harness.scoring.normalize import (
+    REFUSAL,
+    answer_part,
+    bounded,
+    first_turn,
+    json_answer,
+    last,
+    last_box,
+    plain,
+)
+from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, in_words, key, level, option_set
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
@@ -61,6 +70,10 @@ _LINE_MARKS = frozenset(").:]")
 _LETTERED = re.compile(r"(?m)^(?:\[[xX]\]|\W)*(?:Option )?\(?([A-J])\b(?! [a-z])(?:(?!\W[A-J]\b).)*")
 _ITEM = re.compile(r"\W{0,3}[A-J][).:] ?[^:\n]{0,40}:")
 """At the start of an entry in a list, as of ratings: it compares, but states no answer."""
+_ITEMS = re.compile(r"(?:([-*•])|1[.)]) [^\n]{1,300}\n+(?(1)\1|2[.)]) ")
+"""A list at the start: none of its entries alone is the answer."""
+_ONE_SENTENCE = re.compile(r"(?!.*\b(?:choose|select|pick|[Pp]lease)\b)[^\n=.!?:]{1,300}\.[\s*]*")
+_BRACKETED = re.compile(r" \([^()]{3,80}\)[.!]?\s*")
 _ALONE = re.compile(
     r":(?:(?<= is:| be:|hat:)\s?\n\s{0,4}\**\(?(?=[A-J][).])|\s{1,3}\**\(?(?=[A-J]\W{0,3}\n\n))"
     r"([A-J])[^\n]{0,80}\n(?!\s*\**(?:\(?[A-J][).]|Please|Which))"
@@ -77,8 +90,6 @@ _NO_TEXT = re.compile(r"[ \n*#>`$\\\[-]*")
 _LISTED_LINES = re.compile(
     "{0}A{1}.{{0,150}}\n{0}B{1}".format(r"[\s*>(-]{0,20}(?:Option )?", r"\*{0,2}[).:]")
 )
-_NEXT_QUESTION = re.compile(r"\n(?:Question|Hint|Human|User|Q):")
-"""A question that a model makes up behind its answer."""
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
 HEAD, TAIL = 250, 500
@@ -150,11 +161,9 @@ def find(response: str, options: OptionSet, *, truncated: bool) -> int | None:
     part = level(bounded(part))
     for text in options.dotted:
         part = part.replace(text, text.replace(". ", "."))
-    question, found = _NEXT_QUESTION.search(part), None
-    if question:
-        before = part[: question.start()]
-        is_boxed_alike = (last_box(before) is None) == (last_box(part) is None)
-        found = _find(before, options) if is_boxed_alike else None
+    before, found = first_turn(part), None
+    if before is not None:
+        found = _find(before, options)
     if found is None or found == NO_OPTION:
         found = _find(part, options)
     return None if found == NO_OPTION else found
@@ -432,7 +441,8 @@ def _label(text: str, options: OptionSet) -> int | None:
 
 def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     """The beginning of a response that states no answer, a weak phrase, its first and last sentence."""
-    part = part.strip().removeprefix("- ")
+    part = part.strip()
+    is_items, part = _ITEMS.match(part) is not None, part.removeprefix("- ")
     ending = part[-200:]
     if any([word in ending.rpartition("\n")[2] for word in phrases.COURTEOUS if word in ending]):
         part = part.rpartition("\n")[0].rstrip() or part
@@ -445,7 +455,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         stop = _end(part, 0)
         opening = plain(part[: stop if stop > 6 else _end(part, stop)][:HEAD])
         is_list = is_entries or _LISTED_LINES.match(part) or _LISTING.match(opening)
-        found = None if is_list else _beginning(opening, options)
+        found = None if is_list or is_items else _beginning(opening, options)
     may_be_none = any([word in ending for word in phrases.NO_MATCH_WORDS])
     is_none = is_entries or may_be_none and phrases.NO_MATCH.search(ending) is not None
     found = weak if found is None and not is_none else found
@@ -455,12 +465,18 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         return found
     if options.undecided is not None and phrases.UNDECIDED.search(part[-HEAD:].lower()):
         return options.undecided
-    if is_none or part[-1] == "?" or _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])):
+    if is_none or part[-1] == "?":
         return None
+    behind = part.rpartition("\n\n")[2]
+    is_listed = _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])) is not None
+    if is_listed and (behind == part or _LABEL.match(plain(behind)) or not _ONE_SENTENCE.fullmatch(behind)):
+        return None
+    opening = "" if is_listed or is_items else opening
     end = part.rstrip(" .!。\n*`$\\]})")
     last = plain(part[_start(part, len(end) - 2 * (end[-3:-1] == "; ")) :]).rstrip(" .!")
     opening = "" if is_long or opening.startswith("If ") and REFUSAL.search(last) else opening
     for sentence in filter(None, (last, opening) if options.numeric else (opening, last)):
+        sentence = phrases.THAT_IS_NOT.sub("It", sentence)
         found = _concluded(sentence, options)
         if found is not None and not REFUSAL.search(sentence):
             return found
@@ -474,6 +490,7 @@ def _beginning(first: str, options: OptionSet) -> int | None:
     if match:
         rest = first[match.end() :]
         marked = match["close"] or not rest.strip() or rest[0] in ".:,;!\n" or rest[:3] == " - "
+        marked = marked or _BRACKETED.fullmatch(rest)
         if _SECOND.match(rest[:12]) and phrases.PAIR.fullmatch(first.split(" are ")[0].strip(" .")):
             return NO_OPTION
         if marked or phrases.REASON_CLAUSE.match(rest):
@@ -487,13 +504,14 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = options.named(sentence) if options.judge else None
     if found is not None:
         return found
+    sentence = in_words(sentence) if options.numeric else sentence
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     for lettered in _LETTERED_TEXT.finditer(sentence) if "(" in sentence else ():
         if options.begun(sentence[lettered.end() :]) == (index := options.index(lettered[1])):
             return index
-    may_reason = "because" in sentence or "since" in sentence or ", as" in sentence
+    may_reason = any([word in sentence for word in ("because", "since", ", as", ": ")])
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
     if (found := options.equation(sentence)) is not None:
         return found
@@ -521,4 +539,4 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=16)
+SCORER = Scorer("choice", choice, fields=("choices",), version=17)

@@ -60,7 +60,7 @@ _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
 _MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
-_THIN = re.compile(r"(?<=\d)\\[,!](?=\d{3}(?!\d))")
+_THIN = re.compile(r"(?<=\d)(?:\\[,!]|,\\! ?)(?=\d{3}(?!\d))")
 _TWICE_ESCAPED = re.compile(
     r"\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))(?<!\\\\)"
 )
@@ -68,6 +68,10 @@ _CIRCLED = re.compile(r"\\textcircled\s*\{?\s*(\d)\s*\}?")
 _GLUED = re.compile(r"\\(?=math|bold|bm)(?<=[a-z].)")  # a letter in other type: \in\mathbb{R}
 _UNIT_POWER = re.compile(r"(?<=[\dπ}])(\s?(?:[cdk]?m|mm|m/s|km/h))([23])(?!\w)")  # 36 cm2
 _BRACED_UNIT = re.compile(r"(?<=[\dπ}])\{([a-z]{2,20})\}")
+_APART = re.compile(
+    r"(?<=\d)\s*μ\s?(?:⟦[A-Za-z]{1,2}⟧|[A-Z](?![\w⟦])|(?<=\s)[ms](?![\w⟦]))|⟦[kMmμ]⟧\s?Ω"
+)  # \mu\text{F}
+_NO_BRACKETS = str.maketrans("", "", "⟦⟧ ")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
 _ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
@@ -122,6 +126,8 @@ def clean(text: str) -> str:
             lambda match: _COMMANDS.get(match[1], match[0] if match[1].isalpha() else " "), text
         )
     text = _BRACED_UNIT.sub(r"⟦\1⟧", text) if "{" in text else text
+    if "μ" in text or "Ω" in text:
+        text = _APART.sub(lambda match: f"⟦{match[0].strip().translate(_NO_BRACKETS)}⟧", text)
     text = _UNIT_POWER.sub(r"\1^\2", text) if "m2" in text or "m3" in text or "s2" in text else text
     text = _ONE_BELOW.sub(r"_\1", text) if "_" in text else text
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
@@ -146,7 +152,9 @@ def _word(match: "re.Match[str]") -> str:
     counted = _COUNTED.fullmatch(inner)
     if counted and (counted[2] or unit(counted[3])):
         spaced, inner = f"{spaced}{counted[1]}", counted[3]
-    joined = re.sub(r" *\b(and|or)\b *", r"⟧⟦\1⟧⟦", inner)
+    joined = re.sub(
+        r" *\b(and|or)\b *", r"⟧⟦\1⟧⟦", re.sub("或者?", " or ", re.sub("[和及且]", " and ", inner))
+    )
     return f"{spaced}⟦{joined}⟧".replace("⟦⟧", " ")
 
 
@@ -158,7 +166,7 @@ _PROSE = re.compile(
     r"|six|ten|let|so|we|is|it|of|or|to|if|on|at|by|an|do|my|us|all|any)(?![A-Za-z]))"
 )
 _NO_PROSE = re.compile(rf"\\[A-Za-z]+|⟨[^⟩]*⟩|{_FUNCTIONS}")
-_MIXED = re.compile(r"(?<![\d.^{}\\/])(\d+)(?: *\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+)(?![\d.]))")
+_MIXED = re.compile(r"(?<![\d.^{}\\/_])(?<!sqrt)(\d+)(?: *\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+)(?![\d.]))")
 _DIGIT_ABOVE = re.compile(r"\\frac\s*(\d|[a-zα-ω])")
 _DIGIT_BELOW = re.compile(r"(\\frac\s*\{[^{}]*\})\s*(\d|[a-zα-ω])")
 _INNERMOST = re.compile(
@@ -188,7 +196,7 @@ def parse(text: str) -> Node:
         raise Unreadable("longer than an expression is")
     if _PROSE.search(_NO_PROSE.sub(" ", text)):
         raise Unreadable("words")
-    text = _DIGIT_BELOW.sub(r"\1{\2}", _DIGIT_ABOVE.sub(r"\\frac{\1}", _MIXED.sub(_mixed, text)))
+    text = _MIXED.sub(_mixed, _DIGIT_BELOW.sub(r"\1{\2}", _DIGIT_ABOVE.sub(r"\\frac{\1}", text)))
     for _ in range(_DEEPEST):
         text, count = _INNERMOST.subn(_group, text)
         if not count:

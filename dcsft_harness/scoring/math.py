@@ -34,7 +34,15 @@ from dcsft_harness.scoring.formulas import (
     same,
     value,
 )
-from dcsft_harness.scoring.normalize import REFUSAL, answer_part, boxes, json_answer, last, last_box
+from dcsft_harness.scoring.normalize import (
+    REFUSAL,
+    answer_part,
+    boxes,
+    first_turn,
+    json_answer,
+    last,
+    last_box,
+)
 from dcsft_harness.scoring.units import DEGREES, PERCENT, RADIANS, SINGLE, Unit, in_figures, unit, with_signs
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
@@ -88,6 +96,7 @@ _SEPARATOR = r"\n|[;,→∪]|⟦\s*(?:or|and)\s*⟧|\b(?:or|and)\b|或者?|和|�
 _WHOLE = r"\s*∈\s*⟦?[ZNRQ]⟧?"
 _SCOPE = re.compile(rf"[a-z](?:, ?[a-z])?{_WHOLE}[\W_]*")  # what a parameter is taken from: "k∈Z"
 _SET = re.compile(rf"(?:⦃|\{{(?=[^{{}}]*\}}$))(\s*[A-Za-z](?:{_WHOLE})?\s*[|:])?(.+)[⦄}}]", re.DOTALL)
+_IN_SET = re.compile(r"^[A-Za-z]\s*∈\s*(?=[⦃{])")  # x ∈ {2, 3}
 _NUMBERS = re.compile(r"[-+]?\d+(?:\.\d+)?(?:\s+[-+]?\d+(?:\.\d+)?)+")
 _NO_ZERO = re.compile(r"\.(?<![\w.)}\]].)(?=\d)")
 _EDGES = " \t\n.,;:?。"
@@ -118,7 +127,7 @@ _BEHIND = re.compile(
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
 _COUNTED = re.compile(
     r"(?!.*\b(?i:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b)"
-    r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}"
+    r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}|(?!.*[或和及且不是])[\u4e00-\u9fff]{1,6}"
 )
 _BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
 _REMARK = re.compile(
@@ -211,8 +220,8 @@ def _pieces(text: str) -> tuple[list[str], bool]:
 
 def _members(piece: str) -> Iterator[Part]:
     """The part that a piece is, or the parts: of a set, or of an expression with ±."""
-    described = _SET.fullmatch(piece)
-    if described and (piece[0] == "⦃" or described[1] or "," in piece):
+    described = _SET.fullmatch(_IN_SET.sub("", piece))
+    if described and ("⦃" in piece[:9] or described[1] or "," in piece):
         for one in _pieces(described[2])[0]:
             yield from _members(one)
     elif "±" in piece or "∓" in piece:
@@ -266,6 +275,9 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
         is_unit = written[0] in SINGLE and (match[0][0] == " " or is_number)
     else:
         is_unit = bool(known or match["sign"] or not match["glued"] and _COUNTED.fullmatch(written))
+    first = written.partition(" ")[0].lower()
+    if is_unit and not known and first in _FACTORS:  # 3.45 thousand dollars
+        return bare, unit(first)
     if not is_unit or written == "°" and _ANGLE_OF.search(bare):
         return text, None
     return bare, known
@@ -502,17 +514,26 @@ _VERB = re.compile(
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
 _ASIDE = re.compile(
-    r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not)\b|: (?=[a-z])"
+    r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not|(?:out|instead) of)\b|: (?=[a-z])"
+    r"|(?<=\d) of (?=(?:the|all|those) \d)"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
+_YEARS = re.compile(
+    r"(?i)\b(?:in|since|by|from|between) (?:19|20)\d\d(?:(?: ?[-–] ?| to | and )(?:19|20)\d\d)?"
+    r"(?![\w%°]|[.,]\d| [a-z]+s\b)"
+)
+"""When something was, beside other numbers."""
 _RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
-    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|: (?=\d+ [a-z]+(?:,| and) \d)"
+    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)"
+    r"|: (?=\d+ [a-z]+(?:,| and) \d|\d[\d.]* (?:plus|minus|times|[-+×*]) \d)"
+    r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )
 _VALUED = re.compile(
     r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
-    r"(?: ?(?:about|approximately|only)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*\d[^\s,;]*(?: [^\s\d]+){0,2}$"
+    r"(?: ?(?:about|approximately|only|him|her|them|us|me)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*"
+    r"\d[^\s,;]*(?: [^\s\d]+){0,2}$"
 )
 """A value behind a verb, behind which another number does not replace it: "It is 12, which is half of 24"."""
 _CHECK = re.compile(r"(?:\n|(?<=[.!$] ))[^\n:]{0,10}\b(?:[Cc]heck|[Vv]erif)[^\n:]{0,20}:[^\n=]*=[^\n]*$")
@@ -528,7 +549,7 @@ _REMARKS = re.compile(r"(?:(?<=[\d)}$%°][.!])|(?<=[a-z]{2}[.!])) +(?=[A-Z][a-z]
 _CORRECTION = re.compile(r"[.!] +(?:Wait|Actually|No|Sorry|Hmm|Oops)\b")
 _CALCULATION = re.compile(r"[=≈+×*·]|\\(?:times|approx|cdot)")
 _MARKDOWN = re.compile(r"\*\*(?:(?<![\dxyn)]..)|(?!\d))|__|`+|^\s*(?:#{1,6}|[-•*>]) ", re.M)
-_NEGATIVE = re.compile(r"\s*- [\d.]+\s*")
+_NEGATIVE = re.compile(r"\s*- (?![^\n]*(?:=|(?<![\\A-Za-z])[A-Za-z]{3}))[^\n]+\s*")
 _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
     r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=(?: [a-z]+){0,2}[.!]?\s*$)"
@@ -587,6 +608,8 @@ def _boxed(text: str) -> str | None:
 def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
+    without = _YEARS.sub(" ", text)
+    text = without if re.search(r"\d", without) else text
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
         text = text[conclusion.end() :]
@@ -723,6 +746,9 @@ def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdi
 
     Where the gold has several parts in order, all boxes or lines of a response are one more reading of it.
     """
+    before = first_turn(part)
+    if before is not None and (verdict := judged(before, gold, is_right)).extracted is not None:
+        return verdict
     for text in stated(part):
         remark = None if "oxed" in part else _BEHIND_VALUE.search(text)
         is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
@@ -769,4 +795,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=13)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=14)

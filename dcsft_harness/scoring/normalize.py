@@ -91,6 +91,8 @@ def answer_part(text: str, *, truncated: bool = False) -> str:
             block = text[tag.end() : tag.end() + closing.start()] if closing else text[tag.end() :]
             if block.strip() and (closing or not truncated):
                 return block
+        if tag is None and text.rstrip().endswith(("</answer>", "</conclusion>")):
+            text = text.rstrip().rpartition("</")[0]  # the chat template opened it
     fenced = _FENCED.fullmatch(text) if text[-6:].rstrip().endswith("```") else None
     text = fenced[1] if fenced else text
     if not truncated:
@@ -176,6 +178,17 @@ def last_box(text: str) -> str | None:
     if _BOX not in text:  # faster than what follows
         return None
     return next((content for *_, content in boxes(text) if content.strip()), None)
+
+
+_NEXT_QUESTION = re.compile(r"\n(?:Question|Hint|Human|User|Q):")
+"""A question that a model makes up behind its answer."""
+
+
+def first_turn(text: str) -> str | None:
+    """What stands before a made-up next question; None without one, or if only what follows has a box."""
+    question = _NEXT_QUESTION.search(text)
+    before = text[: question.start()] if question else ""
+    return before if before.strip() and (last_box(before) is None) == (last_box(text) is None) else None
 
 
 def json_answer(text: str) -> str | None:

@@ -33,7 +33,7 @@ from dcsft_harness.scoring.math import (
     same_answer,
     stated,
 )
-from dcsft_harness.scoring.normalize import answer_part, bounded, plain
+from dcsft_harness.scoring.normalize import answer_part, bounded, first_turn, plain
 from dcsft_harness.scoring.options import amount
 from dcsft_harness.scoring.phrases import ASIDE, DENIED
 from dcsft_harness.scoring.units import PERCENT
@@ -46,14 +46,19 @@ _BRACKETED = re.compile(r"\([^()]*\)")
 _REASON = re.compile(r"(?<=\w)(?:;|,? (?:because(?! of)|since)\b)")
 """Begins what a response reasons from."""
 _AGAINST = re.compile(
-    r",? (?:as opposed to|compared (?:to|with)|(?:up|down) from|versus|whereas)\b(?:[^.\n]|\.\d)*"
+    r",? (?:as opposed to|compared (?:to|with)|(?:up|down) from|versus|whereas"
+    r"|(?<=, )which (?:follow|preced|c[ao]me|lead|led)\w*)\b(?:[^.\n]|\.\d)*"
 )
 """What a response sets its answer against; and what is found faster."""
-_AGAINST_WORDS = "opposed", "compared", " from", "versus", "whereas"
-_SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])_(?=\d)|(?<=[A-Za-z)\d])\^(?=\d?[-+](?!\w))")
+_AGAINST_WORDS = "opposed", "compared", " from", "versus", "whereas", ", which"
+_SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])_(?=\d)|(?<=[A-Za-z)\d])\^(?=\d?[-+](?!\w))|(?<=\bsp)\^(?=\d)")
 """What LaTeX writes before the digits and charges of chemical formulas: CO_2, Ca^2+."""
+_SPACED_SIGN = re.compile(r" ?([=+<>≤≥]) ?")
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*|[()]\d*){1,20}(?:\d?[-+])?")
-_LABELED = re.compile(r"(?:the )?[a-z]{3,20} \(?([A-J])\)?", re.IGNORECASE)
+_LABELED = re.compile(
+    r"(?i:(?:the )?(?:[a-z]{3,20}|fig\.) )\(?([A-J])\)?"
+    r"|\(?([A-J])\)? (?:is|shows|represents|marks|points to) (?:the|an?) .*"
+)
 
 
 def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool = False) -> Verdict:
@@ -72,6 +77,7 @@ def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool =
     """
     golds = parse_golds(answer)
     part = bounded(answer_part(response, truncated=truncated))
+    part = first_turn(part) or part
     is_against = "oxed" not in part and any([word in part for word in _AGAINST_WORDS])
     if is_against and not any(map(_AGAINST.search, golds)):
         part = _AGAINST.sub("", part)
@@ -99,7 +105,8 @@ def _judge(part: str, gold: str) -> Verdict:
         said = _stated(part)
         labeled = _LABELED.fullmatch(said) if said else None
         if labeled:
-            return Verdict(float(labeled[1] == gold), labeled[1])
+            letter = labeled[1] or labeled[2]
+            return Verdict(float(letter == gold), letter)
         return choice(part, answer=gold)
     if _FORMULA.fullmatch(_level(gold)):
         return _worded(part, gold)
@@ -137,6 +144,8 @@ def _worded(part: str, gold: str) -> Verdict:
     if said is None:
         return NOT_FOUND
     wanted = _level(gold).lower()
+    if _SPACED_SIGN.search(wanted):
+        wanted, said = (_SPACED_SIGN.sub(r"\1", one) for one in (wanted, said))
     folded = said.lower() if "(" in wanted else _BRACKETED.sub(" ", said.lower())
     if not (ASIDE.search(wanted) or _REASON.search(wanted)):
         kept = _REASON.split(ASIDE.sub("", folded))[0]
@@ -165,4 +174,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=14)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=15)

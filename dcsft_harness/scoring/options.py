@@ -17,10 +17,10 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from dcsft_harness.scoring.formulas import Unreadable, same_value
-from dcsft_harness.scoring.math import number_of, read
+from dcsft_harness.scoring.math import Answer, equal, number_of, read
 from dcsft_harness.scoring.normalize import plain
 from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
-from dcsft_harness.scoring.units import Unit, with_signs
+from dcsft_harness.scoring.units import Unit, in_figures, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
@@ -38,6 +38,11 @@ _FIGURE = re.compile(
     r"(?![\d√π^(/:]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-z]?\^)"
     r"(?:\s?(?:°\s?[CF]?|%|(?:square |cubic )?(?!(?:and|or|is|are|was|not|but|than|the|a)\b)[A-Za-z]{1,12}))?"
 )
+_FORMULA = re.compile(r"\d|[a-zπ]\s?[-+*/^=<>≤≥]")
+_WORDED = re.compile(
+    r"[A-Za-z]{3}.*[A-Za-z]{3}.*[A-Za-z]{3}|\b(?:about|approx\w*)\b|≈|^\(?[A-J][).:]|[A-J]\)"
+)
+_DIGIT_OR_ONE = re.compile(r"(?i)\d|\bones?\b")
 _BESIDE = re.compile(r"[ (.:,]*(?:the |an? )?")
 _AND = re.compile(r"\)?,? (?:and|or|nor) (?:the |an? )?")
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
@@ -65,6 +70,23 @@ def amount(text: str) -> tuple[Any, Unit | None] | None:
         return number_of(read(text))
     except Unreadable:
         return None
+
+
+@lru_cache(maxsize=8192)
+def _answer(text: str) -> Answer | None:
+    """What `math` reads in a whole plain text with figures or signs; None in words."""
+    text = text.strip(_EDGES)
+    if len(text) > 60 or not _FORMULA.search(text) or _WORDED.search(text):
+        return None
+    try:
+        return read(text)
+    except Unreadable:
+        return None
+
+
+def in_words(text: str) -> str:
+    """A text without figures, its number words in figures; "one" is also a pronoun."""
+    return text if _DIGIT_OR_ONE.search(text) else in_figures(text)
 
 
 def level(text: str) -> str:
@@ -107,6 +129,12 @@ class OptionSet:
     def values(self) -> tuple[tuple[Any, Unit | None] | None, ...]:
         """The value of each option that is one."""
         return tuple(map(amount, self._plain))
+
+    @cached_property
+    def formulas(self) -> tuple[Answer, ...]:
+        """What `math` reads in the options, where it reads all of them."""
+        found = tuple(map(_answer, self._plain))
+        return found if all(found) else ()
 
     @cached_property
     def numeric(self) -> bool:
@@ -209,9 +237,16 @@ class OptionSet:
             return None
         if wanted in self.keys:
             return self.of_text(text)
+        found = self._valued(in_words(text) if self.numeric else text)
+        if found is None and self.formulas and (said := _answer(text)):  # 25 % is 1/4, x > 2 is (2, ∞)
+            return self.unique([index for index, one in enumerate(self.formulas) if equal(one, said)])
+        return found
+
+    def _valued(self, text: str) -> int | None:
+        """The option whose number and unit a text is."""
         found = amount(text.strip(_EDGES)) if any(self.values) else None
-        equal = [index for index, one in enumerate(self.values) if one and found and _is_equal(one, found)]
-        return self.unique(equal)
+        alike = [index for index, one in enumerate(self.values) if one and found and _is_equal(one, found)]
+        return self.unique(alike)
 
     def begun(self, text: str) -> int | None:
         """The option whose text a plain text begins with, followed by punctuation or the end."""
@@ -246,7 +281,7 @@ class OptionSet:
                     add(start, end, self._spelled(options, sentence[start:end]))
                 start = lowered.find(word, end)
         for match in _FIGURE.finditer(sentence) if self.numeric else ():
-            add(*match.span(), self.named(match[0]))
+            add(*match.span(), self._valued(match[0]))
         pairs = [match.span() for match in PAIR.finditer(sentence)] if found else []
         # "not (A) Point A" denies both.
         denied = {

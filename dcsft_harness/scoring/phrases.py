@@ -51,8 +51,10 @@ PHRASES = (
          r"\w+\s(?:\w+\s){0,2}?(?:option|choice|letter|label|point|statement|number|image|part|one)s?\b"
          rf"{_TO_LINK}",
          "The most likely number is {}."),
-    _row(True, "after", "choose chose select pick go say guess believe lean leaning", False,
-         r"(?:go (?:with|for)|lean(?:ing)? towards?|(?!go|lean)\w+)(?: that)?(?=[ \n:])", "I choose {}."),
+    _row(True, "after", "choose chose select pick go going say guess believe lean leaning vote", False,
+         r"(?:go(?:ing)? (?:with|for)|vote for|lean(?:ing)? towards?|(?!go|lean|vote)\w+)"
+         r"(?: that)?(?=[ \n:])",
+         "I choose {}."),
     _row(False, "around", "correspond corresponds aligns match matches", False,
          r"(?:corresponds?(?: \w+)?(?: to| with)|aligns (?:\w+ )?with|match(?:es)?)\b",
          "The reference corresponds to {}."),
@@ -60,16 +62,23 @@ PHRASES = (
          rf"{_OPENING}\w+\b(?=\W*\w)",
          "Therefore, the landform in the picture is {}."),
     _row(True, "before", "correct best closest answer choice only", True,
-         r"(?!only\b|answered\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))|only (?:one|option|choice|image)\b",
+         r"(?!only\b|answered\b)\w+\b(?! to (?:option|choice|\(?[a-j]\b))"
+         r"|only (?:\w+ )?(?:one|option|choice|image)\b",
          "{} is the correct one."),
     _row(True, "before", "right", True,
          r"(?<=\b(?:is|be) )right\b(?=\s*(?:[.!,;]|$|because\b|since\b))", "{} is right."),
+    _row(False, "before", "right odd outlier", True,
+         r"(?:right|odd) (?:one|choice|option|answer)\b(?!['’])|outlier\b", "{} is the odd one out."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
          r"|reasonable|candid|typical)(?:ly)?(?! on\b)|best|better)\b", "{} is more accurate."),
     _row(False, "after", "leaves leaving left elimination", False,
          r"(?:leav(?:es|ing)(?: us with)?|left with)(?: only)?(?=\s)|elimination\b,?(?=\s)",
          "Two are too long and one is too short, which leaves {}."),
+    _row(False, "after", "Only only", False,
+         r"only (?=(?:option )?\(?[a-j]\)?"
+         r" (?:has|shows?|contains|satisfies|meets|is|can|makes|works|gives)\b)",
+         "Only {} has red legs."),
     _row(False, "before", "closer darker", True, r"\w+", "Point B appears closer."),
     _row(False, "before", "shares fits remains remain follow follows", False, r"\w+", "{} shares the style."),
 )  # fmt: skip
@@ -94,6 +103,12 @@ PAIR = re.compile(
 _NOT = r"(?:\b(?=[nlc])(?<!with )(?<!with the )(?:not|no|neither|nor|less|least|cannot|none)|n't)"
 DENIED = re.compile(rf"{_NOT}\b(?:(?! but )[^,;.:]){{0,30}}$|(?:不|并非)[是选为]?\s?$")
 """Before a phrase: what it states is denied."""
+THAT_IS_NOT = re.compile(
+    r"(?i)^(?:\w+,? )?the (?:\w+ ){1,2}(?:that|which|who)"
+    r" (?:(?:is|are|does|do|can|has|could|would)(?: not|n't)|cannot)\b"
+    r"[^,;.:]{1,60}?(?= (?:is|would be|must be|should be):? )"
+)
+"""What a negative question asks for: "The option that is not a wader is B"."""
 DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the))*\s*$")
 """Before an option: it is denied."""
 REJECTED = re.compile(
@@ -129,7 +144,7 @@ CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|incorrect|wrong|while|lacks?|
 """In a last sentence: it rejects rather than chooses."""
 REASON = re.compile(r",?\s(?:because|since|as|which(?! is (?:label|mark|circl)l?ed)|given|not|for|that is)\b")
 """Ends what a phrase states; a reason follows."""
-REASON_CLAUSE = re.compile(r",?\s(?:because|since)\b|,\sas\b")
+REASON_CLAUSE = re.compile(r",?\s(?:because|since)\b|,\sas\b|(?<=\b(?:is|be) [A-J]):\s(?=[a-z])")
 """Begins a clause with the reason for what a sentence states without a phrase."""
 UNDECIDED = re.compile(
     r"(?:can(?:not|['’]t)|could not) be (?:determined|answered|concluded|inferred)|not enough information"

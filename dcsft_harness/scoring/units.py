@@ -36,12 +36,15 @@ _TABLE: dict[str, dict[str, str]] = {
     "L": {"1": "l liter litre 升", "1/1000": "ml milliliter millilitre 毫升", "1/100": "cl"},
     "°": {"1": "° deg degree 度"}, "°C": {"1": "°c celsius 摄氏度"}, "°F": {"1": "°f fahrenheit"},
     "K": {"1": "k kelvin"}, "%": {"1": "% percent pct"}, "N": {"1": "n newton 牛 牛顿", "1000": "kn"},
-    "J": {"1": "j joule 焦 焦耳", "1000": "kj kilojoule 千焦"}, "cal": {"1": "cal calorie 卡",
-    "1000": "kcal 千卡"},
+    "J": {"1": "j joule 焦 焦耳", "1000": "kj kilojoule 千焦", "3600000": "kwh 千瓦时"},
+    "cal": {"1": "cal calorie 卡", "1000": "kcal 千卡"},
     "eV": {"1": "ev", "1000": "kev", "1000000": "mev"}, "W": {"1": "w watt 瓦 瓦特",
     "1000": "kw kilowatt 千瓦"},
     "V": {"1": "v volt 伏 伏特", "1000": "kv", "1/1000": "mv"}, "A": {"1": "a amp ampere 安 安培",
     "1/1000": "ma 毫安"},
+    "H": {"1": "henry 亨"}, "T": {"1": "tesla 特斯拉"}, "S": {"1": "siemens"}, "Wb": {"1": "wb weber 韦伯"},
+    "C": {"1": "coulomb 库仑"}, "dB": {"1": "db decibel 分贝"}, "lx": {"1": "lx lux"},
+    "lm": {"1": "lm lumen"}, "B": {"1": "byte 字节"},
     "Ω": {"1": "ω ohm 欧 欧姆", "1000": "kω"}, "Pa": {"1": "pa pascal 帕", "1000": "kpa", "1000000": "mpa"},
     "Hz": {"1": "hz hertz 赫兹", "1000": "khz"}, "mol": {"1": "mol mole 摩尔"}, "F": {"1": "f farad"},
     "dollar": {"1": "dollar usd 美元", "1/100": "cent"}, "yuan": {"1": "yuan rmb 元", "1/10": "角",
@@ -60,7 +63,13 @@ _KNOWN = {
 }
 SINGLE = frozenset("mgshlLNJVWAKCF")
 """Letters that are units where a space or upright type sets them off, and variables elsewhere."""
-_CASED = {"C": "°c", "F": "°f"}
+_CASED = {"C": "°c", "F": "°f", "H": "henry", "T": "tesla", "S": "siemens"}
+_PREFIXED = re.compile(r"([pnμmkMGT])(F|H|T|S|Wb|C|W|A|V|Ω|s|g|N|J|Pa|Hz|eV|B)")
+_PREFIXES = dict(
+    zip("pnμmkMGT", (Fraction(10) ** power for power in (-12, -9, -6, -3, 3, 6, 9, 12)), strict=True)
+)
+_BASES = {"F": "farad", "C": "coulomb", "B": "byte", "H": "henry", "T": "tesla", "S": "siemens"}
+"""Of units with a prefix, whose case counts: mW is not MW."""
 _POWER_WORD = re.compile(r"(square|sq\.?|cubic|平方|立方)\s*")
 _RAISED = re.compile(r"(.*?)\s*\^?\s*(-?[1-4])")
 
@@ -89,8 +98,12 @@ def unit(text: str) -> Unit | None:
 
 
 def _single(text: str) -> Unit | None:
-    if len(text) == 1 and text.isascii() and text.isalpha() and text not in SINGLE:
+    if len(text) == 1 and text.isascii() and text.isalpha() and text not in SINGLE and text not in _CASED:
         return None
+    prefixed = _PREFIXED.fullmatch(text)
+    if prefixed:
+        base = _KNOWN[_BASES.get(prefixed[2], prefixed[2].lower())]
+        return Unit(base.factor * _PREFIXES[prefixed[1]], base.dimension)
     word = _POWER_WORD.match(text)
     power, text = (3 if word[1][0] in "c立" else 2, text[word.end() :]) if word else (1, text)
     known = _KNOWN.get(_CASED.get(text, text.lower()))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,17 @@ COMPARED = [
 ]
 POOLS = {(suite(row), row["family"]): row["task"] for row in reversed(COMPARED) if row["role"] == "pool"}
 EVALUATIONS = [(suite(row), row["family"], row["task"]) for row in COMPARED if row["role"] == "evaluation"]
+
+
+SCORED = (Path(__file__).parents[1] / "fixtures" / "scored_cases.jsonl").read_text("utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    "case", map(json.loads, SCORED), ids=lambda one: f"{one['kind']}: {one['response'][:40]}"
+)
+def test_a_response_is_scored_like_a_careful_reader_would(case: dict) -> None:
+    """In our own words, after kinds of public reports about answer extraction."""
+    assert SCORERS[case["scorer"]](case["response"], **case["arguments"]).score == case["score"]
 
 
 def verdict(family: str, doc, response: str) -> Verdict:

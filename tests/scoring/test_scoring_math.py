@@ -801,3 +801,32 @@ def test_threads_get_the_verdicts_of_their_own_responses():
 )
 def test_a_gold_in_plain_braces_is_a_set(response, score):
     assert math(response, answer="{2,5}").score == score
+
+
+PREFIXED = "GB GW MB MN MW Wb dB lm lx mF mH mW nA nC nF ns pF μA μC μF μH μV μg μs".split()
+UPRIGHT = ["H", "MΩ", "S", "T"]
+"""Units that are names of things elsewhere."""
+
+
+@pytest.mark.parametrize("unit", PREFIXED + UPRIGHT)
+def test_a_unit_with_a_prefix_stands_behind_a_bare_value(unit):
+    for text in (rf"\boxed{{5\text{{ {unit}}}}}", rf"\boxed{{5\,\mathrm{{{unit}}}}}"):
+        assert math(text, answer="5").score == 1, text
+    for text in (rf"\boxed{{5 {unit}}}", f"5 {unit}") if unit in PREFIXED else ():
+        assert math(text, answer="5").score == 1, text
+
+
+@pytest.mark.parametrize("scorer", ["math", "open_answer"])
+@pytest.mark.parametrize(
+    ("gold", "response", "score"),
+    [
+        ("5 mW", "5 MW", 0),
+        ("5 mW", "0.005 W", 1),
+        ("20 MV", "20 mV", 0),
+        ("1.5 kΩ", "1500 Ω", 1),
+        ("2 μF", "2 mF", 0),
+        ("2 μF", "2000 nF", 1),
+    ],
+)
+def test_the_case_of_a_prefix_counts(scorer, gold, response, score):
+    assert SCORERS[scorer](response, answer=gold).score == score
