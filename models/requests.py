@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from lmms_eval.api.instance import Instance
@@ -22,6 +23,7 @@ from .arguments import GenerationArguments
 
 # From lmms-eval's request list to items: one prompt each, with the number of responses it needs.
 
+_LOG = logging.getLogger(__name__)
 Messages = list[dict[str, Any]]
 
 
@@ -74,12 +76,24 @@ def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None =
         item.positions.append(position)
         item.sample_indices.append(clones.get(key[:3], 0))
         clones[key[:3]] = item.sample_indices[-1] + 1
+    for item in items.values():
+        if len(item.positions) > 1 and item.arguments.greedy:
+            _warn_about_copies(item.task)
     return list(items.values())
+
+
+@cache
+def _warn_about_copies(task: str) -> None:
+    """Warns once per task."""
+    _LOG.warning(
+        "Task %r asks for several responses per document at temperature 0, which are copies of one: pass@k "
+        "equals the accuracy. Give `--gen_kwargs do_sample=true,temperature=0.9`, or leave --repeats out.",
+        task,
+    )
 
 
 # From a task's document to the prompt text and images for a processor.
 
-_LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 # What Pillow raises on damaged files; a bomb warning raised to an error counts as damage too.

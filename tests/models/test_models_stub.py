@@ -3,6 +3,7 @@
 import pytest
 
 from dcsft_harness.errors import HarnessError
+from dcsft_harness.models import requests
 from dcsft_harness.models.stub import DcsftStub
 from tests.fixtures.tiny_checkpoints import documents, requests_for
 
@@ -35,6 +36,17 @@ def test_stop_texts_limits_and_counts_work_as_in_a_model():
 def test_a_missing_answer_names_its_document():
     with pytest.raises(HarnessError, match="'tiny', doc_id 1"):
         run(DcsftStub(answers=lambda question: None if question.doc_id else "x"))
+
+
+@pytest.mark.parametrize(
+    ("given", "repeats", "warnings"),
+    [({}, 2, 1), ({}, 1, 0), ({"do_sample": True, "temperature": 0}, 2, 1), ({"temperature": 0.9}, 2, 0)],
+)
+def test_copies_of_a_greedy_response_come_with_one_warning(caplog, given, repeats, warnings):
+    requests._warn_about_copies.cache_clear()
+    for _ in range(2):
+        run(DcsftStub(default="x"), given, repeats)
+    assert sum("copies of one" in record.getMessage() for record in caplog.records) == warnings
 
 
 def test_requests_from_the_cache_of_lmms_eval_are_refused():
