@@ -245,8 +245,9 @@ def _version(function: Callable[..., object]) -> int:
     except (OSError, TypeError):
         return 1
     if here and _is_older(sys.modules.get(written.__module__), Path(str(file)), function):
+        name = getattr(written, "__qualname__", "the scorer")
         raise HarnessError(
-            f"{Path(str(file)).name} has changed since {written.__qualname__} was imported from it",
+            f"{Path(str(file)).name} has changed since {name} was imported from it",
             "Reload its module with importlib.reload and pass the new function, or restart Python",
         )
     return int(hashlib.sha256(code + state.encode()).hexdigest()[:7], 16)
@@ -366,7 +367,8 @@ def _is_older(module: ModuleType | None, file: Path, function: object = None) ->
 @functools.lru_cache(maxsize=8)
 def _codes(source: bytes) -> frozenset[CodeType]:
     """The code of all functions in a file, also of inner ones."""
-    waiting, found = [compile(source, "", "exec", dont_inherit=True)], set()
+    waiting: list[CodeType] = [compile(source, "", "exec", dont_inherit=True)]
+    found: set[CodeType] = set()
     while waiting:
         inner = {one for one in waiting.pop().co_consts if isinstance(one, CodeType)} - found
         found |= inner

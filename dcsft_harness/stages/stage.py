@@ -259,7 +259,9 @@ class Stage:
             if options.get(name) is not None:
                 found[name] = {str(options[name]): []}
         for name, text, kind in self.reading(options):
-            paths = _named(name, text, kind)
+            paths: list[Path] = []
+            with contextlib.suppress(OSError):  # longer than a path can be: the stage says what it is
+                paths = _named(name, text, kind)
             if paths and output.resolve() not in [path.resolve() for path in paths]:
                 found.setdefault(name, {})[text] = paths
         return found
@@ -431,8 +433,9 @@ class Stage:
                 continue
             if kind == "model_args":
                 found = reading.named(reading.joined(value) if isinstance(value, Mapping) else str(value))
-                files = (found.get(name) for name in ("pretrained", "adapter", "system_prompt"))
-                value = [text for text in files if text]
+                # Others may be files, too: a system prompt, or what another engine reads.
+                folders = [found.pop(name, "") for name in ("pretrained", "adapter")]
+                value = [text for text in folders if text] + [*filter(os.path.isfile, found.values())]
             for text in value if isinstance(value, list | tuple) else [value]:
                 yield name, str(text), kind
 

@@ -678,6 +678,8 @@ BESIDE = {
     "a template of the adapter": ("adapter=base", "base/chat_template.jinja", True),
     "code next to the weights": ("", "base/code.py", True),
     "the system prompt": ("system_prompt=system.txt", "system.txt", True),
+    "a script of another engine": ("answers=own.py,default=x", "own.py", True),
+    "a system prompt that no path can hold": (f"system_prompt={'Think. ' * 99}", "own.py", False),
     "a script next to the run": ("adapter=,batch_size=8", "own.py", False),
     "a folder named like a number": ("batch_size=8", "8/own.py", False),
 }
