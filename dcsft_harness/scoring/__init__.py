@@ -276,7 +276,8 @@ def _kept(function: Any) -> list[object]:  # noqa: ANN401 - anything that can be
         found += map(_state, (*(inner.__defaults__ or ()), *sorted((inner.__kwdefaults__ or {}).items())))
     if is_main:
         parts = [inner] if inspect.isroutine(inner) else list(vars(type(inner)).values())
-        found += [_global(part, name) for part in parts for name in _names(getattr(part, "__code__", None))]
+        code = [part for part in parts if isinstance(part, FunctionType)]
+        found += [_global(part, name) for part in code for name in _names(part.__code__)]
     return found
 
 

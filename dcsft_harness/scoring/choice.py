@@ -23,7 +23,7 @@ from dcsft_harness.scoring.normalize import (
     last_box,
     plain,
 )
-from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, in_words, key, level, option_set
+from dcsft_harness.scoring.options import DRAWN, Mention, OptionSet, key, level, option_set, with_figures
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict
 
 _LETTER_AND_TEXT = re.compile(r"\s*[(\[]?([A-Za-z])[)\].:]\s*(\S.*)", re.DOTALL)
@@ -283,13 +283,12 @@ def _phrases(text: str, *, is_first: bool = False) -> Iterator[tuple[int, phrase
         while place >= 0:
             if not text[place - 1 : place].isalnum():
                 for row in _ROWS[word]:
-                    if not row.is_behind_be or _be(text, place):
-                        lowered = lowered or _lowered(text)
-                        match = row.pattern.match(lowered, place, place + 240)
-                        if match:
-                            yield place, row, match
-                            if is_first:
-                                break
+                    lowered = lowered or _lowered(text)
+                    match = row.pattern.match(lowered, place, place + 240)
+                    if match and (not row.is_behind_be or _be(text, place)):
+                        yield place, row, match
+                        if is_first:
+                            break
             place = text.find(word, place + 1)
 
 
@@ -467,16 +466,18 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
         return options.undecided
     if is_none or part[-1] == "?":
         return None
-    behind = part.rpartition("\n\n")[2]
     is_listed = _MAY_LIST.search(part[-400:]) and _LISTED.search(plain(part[-600:])) is not None
-    if is_listed and (behind == part or _LABEL.match(plain(behind)) or not _ONE_SENTENCE.fullmatch(behind)):
-        return None
+    if is_listed:
+        _, blank, behind = part.rpartition("\n\n")
+        if not blank or _LABEL.match(plain(behind)) or not _ONE_SENTENCE.fullmatch(behind):
+            return None
     opening = "" if is_listed or is_items else opening
     end = part.rstrip(" .!。\n*`$\\]})")
     last = plain(part[_start(part, len(end) - 2 * (end[-3:-1] == "; ")) :]).rstrip(" .!")
     opening = "" if is_long or opening.startswith("If ") and REFUSAL.search(last) else opening
     for sentence in filter(None, (last, opening) if options.numeric else (opening, last)):
-        sentence = phrases.THAT_IS_NOT.sub("It", sentence)
+        if "n't " in sentence or "not " in sentence:
+            sentence = phrases.THAT_IS_NOT.sub("It", sentence)
         found = _concluded(sentence, options)
         if found is not None and not REFUSAL.search(sentence):
             return found
@@ -504,14 +505,14 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     found = options.named(sentence) if options.judge else None
     if found is not None:
         return found
-    sentence = in_words(sentence) if options.numeric else sentence
+    sentence = with_figures(sentence) if options.numeric else sentence
     if '"' in sentence or "'" in sentence:
         sentence = _QUOTED.sub(r"\1", sentence)
     sentence = _without_asides(sentence, options)
     for lettered in _LETTERED_TEXT.finditer(sentence) if "(" in sentence else ():
         if options.begun(sentence[lettered.end() :]) == (index := options.index(lettered[1])):
             return index
-    may_reason = any([word in sentence for word in ("because", "since", ", as", ": ")])
+    may_reason = "because" in sentence or "since" in sentence or ", as" in sentence or ": " in sentence
     reason = phrases.REASON_CLAUSE.search(sentence) if may_reason else None
     if (found := options.equation(sentence)) is not None:
         return found

@@ -84,7 +84,7 @@ def _answer(text: str) -> Answer | None:
         return None
 
 
-def in_words(text: str) -> str:
+def with_figures(text: str) -> str:
     """A text without figures, its number words in figures; "one" is also a pronoun."""
     return text if _DIGIT_OR_ONE.search(text) else in_figures(text)
 
@@ -133,8 +133,8 @@ class OptionSet:
     @cached_property
     def formulas(self) -> tuple[Answer, ...]:
         """What `math` reads in the options, where it reads all of them."""
-        found = tuple(map(_answer, self._plain))
-        return found if all(found) else ()
+        found = tuple(one for one in map(_answer, self._plain) if one is not None)
+        return found if len(found) == len(self.texts) else ()
 
     @cached_property
     def numeric(self) -> bool:
@@ -237,7 +237,7 @@ class OptionSet:
             return None
         if wanted in self.keys:
             return self.of_text(text)
-        found = self._valued(in_words(text) if self.numeric else text)
+        found = self._valued(with_figures(text) if self.numeric else text)
         if found is None and self.formulas and (said := _answer(text)):  # 25 % is 1/4, x > 2 is (2, ∞)
             return self.unique([index for index, one in enumerate(self.formulas) if equal(one, said)])
         return found
