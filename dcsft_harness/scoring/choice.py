@@ -476,7 +476,7 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     last = plain(part[_start(part, len(end) - 2 * (end[-3:-1] == "; ")) :]).rstrip(" .!")
     opening = "" if is_long or opening.startswith("If ") and REFUSAL.search(last) else opening
     for sentence in filter(None, (last, opening) if options.numeric else (opening, last)):
-        if "n't " in sentence or "not " in sentence:
+        if "n't " in sentence or "not " in sentence or "NOT " in sentence:
             sentence = phrases.THAT_IS_NOT.sub("It", sentence)
         found = _concluded(sentence, options)
         if found is not None and not REFUSAL.search(sentence):

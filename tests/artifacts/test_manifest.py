@@ -305,7 +305,7 @@ class TestIsCurrent:
             (made / "part" / "table").unlink()
         manifest.refuse_changed(made, "another")
         for names in ((), ("part/table", "another")):
-            with pytest.raises(HarnessError, match="made/part/table is not what manifest.json beside it"):
+            with pytest.raises(HarnessError, match="made/part/table does not match manifest.json beside it"):
                 manifest.refuse_changed(made, *names)
 
     def test_false_for_a_missing_folder(self, tmp_path):

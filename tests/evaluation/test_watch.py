@@ -299,7 +299,7 @@ def test_folders_that_hold_no_training_run_are_refused(bench, place, kind):  # n
     else:
         (target / "unfinished").mkdir(parents=True)
         (target / "unfinished/run.json").write_text(json.dumps({"task": "pool"}))
-    with pytest.raises(HarnessError, match=f"--watch {target} (is no output folder|holds)"):
+    with pytest.raises(HarnessError, match=f"--watch {target} (is not an output folder|holds)"):
         watched(place, Show())
 
 

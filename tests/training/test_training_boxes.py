@@ -299,7 +299,7 @@ def test_a_rejected_box_of_your_own_pairs_is_converted_too(family, rejected, wri
     (tmp_path / "pairs.jsonl").write_text(json.dumps(given))
     seen = []
     monkeypatch.setattr(
-        data.Template, "render", lambda self, turns, where: seen.append(turns.answer) or data.Rendered("", "")
+        data.Template, "render", lambda self, turns, *more: seen.append(turns.answer) or data.Rendered("", "")
     )
     monkeypatch.setattr(train_dpo, "_check_collator", lambda *given: pytest.fail("nothing was refused"))
     monkeypatch.setattr(run.Setup, "screen", lambda *given: pytest.fail("Stop") if len(seen) == 2 else None)
