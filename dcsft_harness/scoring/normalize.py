@@ -185,7 +185,7 @@ _NEXT_QUESTION = re.compile(r"\n(?:Question|Hint|Human|User|Q):")
 
 
 def first_turn(text: str) -> str | None:
-    """What stands before a made-up next question; None without one, or if only what follows has a box."""
+    """The text before a made-up next question; None without one, or if only what follows has a box."""
     question = _NEXT_QUESTION.search(text)
     before = text[: question.start()] if question else ""
     return before if before.strip() and (last_box(before) is None) == (last_box(text) is None) else None
