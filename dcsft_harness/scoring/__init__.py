@@ -21,6 +21,7 @@ import dis
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import itertools
 import json
@@ -145,12 +146,14 @@ def _loaded(name: str) -> ModuleType:
     if file.suffix != ".py" or not file.is_file():
         return module
     written = file.read_bytes()
-    changed = known is not None and (_READ.get(name, written) != written or _is_older(known, file))
-    if changed:
+    if known is not None and _READ.get(name, written) != written or _is_older(module, file):
         importlib.invalidate_caches()
+        with contextlib.suppress(
+            OSError
+        ):  # bytecode passes for that of an equally long file of the same second
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
         importlib.reload(module)
-    if changed or known is None:
-        _READ[name] = written
+    _READ[name] = written
     return module
 
 

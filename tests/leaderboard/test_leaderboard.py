@@ -161,7 +161,7 @@ class TestMarkdown:
         folders = [scores_folder(tmp_path / n, n, {OOD_R: [1, 0, 1]}) for n in ("a", "b")]
         text = markdown(load(folders, "a"))
         assert cells(text)[2][3] == "+0.00"
-        assert "has no interval where it does not vary" in text
+        assert "has no interval if it does not vary" in text
 
     def test_a_difference_that_rounds_to_zero_has_no_minus_sign(self, tmp_path):
         a = scores_folder(tmp_path / "a", "a", {OOD_R: [0.5, 0.5, 0.5, 0.5]})

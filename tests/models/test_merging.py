@@ -397,7 +397,7 @@ def test_a_base_whose_files_have_changed_is_refused(trained, tmp_path):
     merge(trained("qwen2_5_vl"), tmp_path / "base")
     adapter = plain(tmp_path / "adapter", tmp_path / "base")
     shutil.copyfile(Path(checkpoint("qwen2_5_vl")) / "model.safetensors", tmp_path / "base/model.safetensors")
-    refused(adapter, tmp_path / "merged", "base/model.safetensors is not what manifest.json")
+    refused(adapter, tmp_path / "merged", "base/model.safetensors does not match manifest.json")
 
 
 def test_a_folder_without_an_adapter_is_refused(trained, tmp_path):
@@ -408,7 +408,7 @@ def test_a_folder_without_an_adapter_is_refused(trained, tmp_path):
     changed = tmp_path / "changed"
     shutil.copytree(trained("qwen2_5_vl"), changed)
     (changed / "adapter_config.json").write_text("{}")
-    refused(changed, tmp_path / "out", "changed/adapter_config.json is not what manifest.json")
+    refused(changed, tmp_path / "out", "changed/adapter_config.json does not match manifest.json")
     (changed / "manifest.json").unlink()
     refused(changed, tmp_path / "out", "names no base. Name the base to merge into with --base")
     (changed / "adapter_config.json").write_text("[")

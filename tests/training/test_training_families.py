@@ -337,8 +337,8 @@ def test_dpo_uses_the_prompts_of_evaluation(thinking, tmp_path, monkeypatch):
     seen: list[str] = []
     original = data.Template.render
 
-    def render(self, turns, where):
-        found = original(self, turns, where)
+    def render(self, turns, *more):
+        found = original(self, turns, *more)
         seen.append(found.prompt)
         return found
 
