@@ -140,11 +140,15 @@ def sources(file: Path) -> list[Path]:
     return list(found)
 
 
+_TABLES = frozenset((".arrow", ".parquet", ".json", ".jsonl", ".csv", ".tsv"))
+"""Files of rows in a task's folder of data; its images may be too many to hash for each command."""
+
+
 def _data_files(config: Mapping[str, Any], folder: Path) -> list[Path]:
     """The files of rows that a task's YAML file in this folder names, as lmms-eval finds them."""
     given, place = config.get("dataset_kwargs"), Path(str(config.get("dataset_path")))
     waiting: list[Any] = [given.get("data_files") if isinstance(given, Mapping) else None]
-    found = sorted(place.rglob("*")) if place.is_dir() else []  # of `save_to_disk`
+    found = sorted(one for one in place.rglob("*") if one.suffix in _TABLES) if place.is_dir() else []
     while waiting:
         one = waiting.pop()
         if isinstance(one, str):

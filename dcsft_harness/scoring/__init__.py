@@ -148,9 +148,8 @@ def _loaded(name: str) -> ModuleType:
     written = file.read_bytes()
     if known is not None and _READ.get(name, written) != written or _is_older(module, file):
         importlib.invalidate_caches()
-        with contextlib.suppress(
-            OSError
-        ):  # bytecode passes for that of an equally long file of the same second
+        # Bytecode passes for that of an equally long file of the same second.
+        with contextlib.suppress(OSError):
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
         importlib.reload(module)
     _READ[name] = written

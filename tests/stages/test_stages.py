@@ -521,6 +521,7 @@ def test_a_scorer_with_changed_code_is_never_already_done(tmp_path, monkeypatch)
         ("mine/inner/more.jsonl", True),
         ("here.jsonl", True),
         ("saved/data.arrow", True),
+        ("saved/photo.png", False),
         ("mine/here.jsonl", False),
         ("mine/other.yaml", False),
         ("mine/unused.py", False),
@@ -539,6 +540,7 @@ def test_all_files_named_by_a_task_are_part_of_it(tmp_path, monkeypatch, given, 
         **dict.fromkeys(
             ("rows.jsonl", "here.jsonl", "inner/more.jsonl", "../here.jsonl", "../saved/data.arrow"), ""
         ),
+        "../saved/photo.png": "",
         "every.yaml": "group: every\ntask: [own, elsewhere]\n",
         "other.yaml": "task: other\n",
         "broken.yaml": "task: [",
