@@ -100,6 +100,7 @@ for _phrase in phrases.PHRASES:
     for _word in _phrase.keys:
         for _form in {_word, _word.title(), _word.upper()}:
             _ROWS.setdefault(_form, []).append(_phrase)
+_BEHIND_BE = frozenset(word for word, rows in _ROWS.items() if any(row.is_behind_be for row in rows))
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
 _BE = frozenset("is are appears seems be being".split())
 _KEYS = frozenset(map(str.encode, _ROWS))
@@ -282,10 +283,13 @@ def _phrases(text: str, *, is_first: bool = False) -> Iterator[tuple[int, phrase
         place = text.find(word)
         while place >= 0:
             if not text[place - 1 : place].isalnum():
+                is_behind_be = word in _BEHIND_BE and _be(text, place) is not None
                 for row in _ROWS[word]:
+                    if row.is_behind_be and not is_behind_be:
+                        continue
                     lowered = lowered or _lowered(text)
                     match = row.pattern.match(lowered, place, place + 240)
-                    if match and (not row.is_behind_be or _be(text, place)):
+                    if match:
                         yield place, row, match
                         if is_first:
                             break

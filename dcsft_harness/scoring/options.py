@@ -42,7 +42,7 @@ _FORMULA = re.compile(r"\d|[a-zπ]\s?[-+*/^=<>≤≥]")
 _WORDED = re.compile(
     r"[A-Za-z]{3}.*[A-Za-z]{3}.*[A-Za-z]{3}|\b(?:about|approx\w*)\b|≈|^\(?[A-J][).:]|[A-J]\)"
 )
-_DIGIT_OR_ONE = re.compile(r"(?i)\d|\bones?\b")
+_DIGIT_OR_ONE = re.compile(r"\d|\b[Oo]nes?\b")
 _BESIDE = re.compile(r"[ (.:,]*(?:the |an? )?")
 _AND = re.compile(r"\)?,? (?:and|or|nor) (?:the |an? )?")
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
@@ -237,7 +237,9 @@ class OptionSet:
             return None
         if wanted in self.keys:
             return self.of_text(text)
-        found = self._valued(with_figures(text) if self.numeric else text)
+        found = self._valued(text)
+        if found is None and self.numeric:
+            found = self._valued(with_figures(text))
         if found is None and self.formulas and (said := _answer(text)):  # 25 % is 1/4, x > 2 is (2, ∞)
             return self.unique([index for index, one in enumerate(self.formulas) if equal(one, said)])
         return found
