@@ -447,7 +447,8 @@ def _unphrased(part: str, options: OptionSet, weak: int | None) -> int | None:
     part = part.strip()
     is_items, part = _ITEMS.match(part) is not None, part.removeprefix("- ")
     ending = part[-200:]
-    if any([word in ending.rpartition("\n")[2] for word in phrases.COURTEOUS if word in ending]):
+    last_line = ending.rpartition("\n")[2]
+    if any([word in last_line for word in phrases.COURTEOUS]):
         part = part.rpartition("\n")[0].rstrip() or part
     if not part:
         return None
