@@ -42,7 +42,8 @@ _FORMULA = re.compile(r"\d|[a-zπ]\s?[-+*/^=<>≤≥]")
 _WORDED = re.compile(
     r"[A-Za-z]{3}.*[A-Za-z]{3}.*[A-Za-z]{3}|\b(?:about|approx\w*)\b|≈|^\(?[A-J][).:]|[A-J]\)"
 )
-_DIGIT_OR_ONE = re.compile(r"\d|\b[Oo]nes?\b")
+_DIGIT = re.compile(r"\d")
+_ONE = re.compile(r"\b[Oo]nes?\b")
 _BESIDE = re.compile(r"[ (.:,]*(?:the |an? )?")
 _AND = re.compile(r"\)?,? (?:and|or|nor) (?:the |an? )?")
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
@@ -86,7 +87,7 @@ def _answer(text: str) -> Answer | None:
 
 def with_figures(text: str) -> str:
     """A text without figures, its number words in figures; "one" is also a pronoun."""
-    return text if _DIGIT_OR_ONE.search(text) else in_figures(text)
+    return text if _DIGIT.search(text) or _ONE.search(text) else in_figures(text)
 
 
 def level(text: str) -> str:
