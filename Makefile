@@ -99,9 +99,8 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy does not follow pyproject's package-dir map. So it reads the sources through links that are laid out as the
-# installed package; its messages name the sources.
-# mypy and import-linter cannot follow the package-dir map: both read the packages laid out as they are installed.
+# mypy and import-linter cannot follow pyproject's package-dir map: both read the sources through links that are laid
+# out as the installed package. Messages name the sources.
 LAYOUT := build/types/dcsft_harness
 
 .PHONY: layout

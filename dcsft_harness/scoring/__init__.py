@@ -335,10 +335,8 @@ def _source(one: object) -> list[str]:
     return []
 
 
-def _names(code: CodeType | None) -> list[str]:
+def _names(code: CodeType) -> list[str]:
     """The global names that code reads, also in functions inside it."""
-    if code is None:
-        return []
     inner = [part for part in code.co_consts if isinstance(part, CodeType)]
     mine = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return sorted(mine.union(*map(_names, inner)))
