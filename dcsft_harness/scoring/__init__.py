@@ -15,31 +15,15 @@ which is counted separately from a wrong answer.
 bracketed bounding box is its answer. A user's function is a scorer like these; see `get_scorer`.
 """
 
-import contextlib
-import dataclasses
-import dis
-import functools
-import hashlib
 import importlib
-import importlib.util
-import inspect
-import itertools
-import json
-import os
-import re
-import sys
-import traceback
 from collections.abc import Callable
-from contextvars import ContextVar
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from dcsft_harness.errors import HarnessError, cut, unknown_name
-from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Response, Scorer, Verdict
+from dcsft_harness.errors import unknown_name
+from dcsft_harness.scoring import own
+from dcsft_harness.scoring.verdict import FIELDS, Response, Scorer, Verdict
 
 _FILES = ("words", "boxes", "choice", "math", "open_answer")
 SCORERS: dict[str, Scorer] = {
@@ -71,14 +55,11 @@ def get_scorer(named: str | Callable[..., Any]) -> Scorer:
     if not isinstance(named, str) and not callable(named):
         raise unknown_name("scorer", str(named), SCORERS)
     if callable(named):
-        inner: Any = named
-        while isinstance(inner, functools.partial):
-            inner = inner.func
-        return _users(named, f"{inner.__module__}:{getattr(inner, '__qualname__', type(inner).__name__)}")
+        return own.from_function(named)
     if named in _FUNCTIONS:
         return _FUNCTIONS[named]
     if ":" in named:
-        return _users(_imported(named), named)
+        return own.from_function(own.imported(named), named)
     if named not in SCORERS:
         raise unknown_name("scorer", named, SCORERS)
     return SCORERS[named]
@@ -99,282 +80,6 @@ def scorer_name(named: object) -> object:
 
 ScorerName = Annotated[str, BeforeValidator(scorer_name)]
 """A stage's option that names a scorer; Python also takes the function itself."""
-
-
-def _imported(named: str) -> object:
-    module, _, path = named.partition(":")
-    if module.endswith(".py"):
-        module = module.removesuffix(".py").replace("/", ".")
-        raise HarnessError(f"scorer {named!r} names a file", f"Name its module: {module}:{path}")
-    try:
-        found: Any = _loaded(module)
-        for name in path.split("."):
-            found = getattr(found, name)
-    except Exception as error:
-        raise HarnessError(
-            f"scorer {named!r} cannot be imported ({type(error).__name__}: {cut(str(error))})",
-            "Write package.module:function, of a module in this folder or an installed one",
-        ) from error
-    return found
-
-
-_READ: dict[str, bytes] = {}
-"""Module -> the file that a scorer's module was imported from, as it was then."""
-_FOLDERS: list[str] = []
-"""The working directories that were added to the path of imports."""
-
-
-def _loaded(name: str) -> ModuleType:
-    """The module of that name, as another process would import it now.
-
-    One whose file has changed since it was imported is imported again, and so is one from a folder that was
-    the working directory before.
-    """
-    here = os.getcwd()
-    if here not in sys.path:
-        _FOLDERS.append(here)
-        sys.path.append(here)  # behind all else: the user's module, as `python -m` would find it
-    left = [one for one in _FOLDERS if one != here]
-    sys.path[:] = [one for one in sys.path if one not in left]
-    known = sys.modules.get(name)
-    if known is not None and _file(known).parents[name.count(".")] in map(Path, left):
-        del sys.modules[name]
-        importlib.invalidate_caches()
-        known = None
-    module = importlib.import_module(name) if known is None else known
-    file = _file(module)
-    if file.suffix != ".py" or not file.is_file():
-        return module
-    written = file.read_bytes()
-    if known is not None and _READ.get(name, written) != written or _is_older(module, file):
-        importlib.invalidate_caches()
-        # Bytecode passes for that of an equally long file of the same second.
-        with contextlib.suppress(OSError):
-            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
-        importlib.reload(module)
-    _READ[name] = written
-    return module
-
-
-def _file(module: ModuleType) -> Path:
-    return Path(str(getattr(module, "__file__", None))).absolute()
-
-
-def _users(function: object, name: str) -> Scorer:
-    """A user's function as a scorer.
-
-    Raises:
-        HarnessError: it is no function, or has to be called in another way.
-    """
-    remedy = (
-        f"Define it as function(response, *, answer); it may also take {', '.join(sorted(FIELDS))}, truncated"
-    )
-    if not callable(function):
-        raise HarnessError(f"scorer {name!r} is {type(function).__name__}, not a function", remedy)
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError) as error:
-        raise HarnessError(f"scorer {name!r} has no signature ({error})", remedy) from error
-    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    fields = tuple(sorted(field for field in FIELDS if field in parameters))
-    takes_truncated = takes_all or "truncated" in parameters
-    more = {"truncated": False} if "truncated" in parameters else {}
-    try:
-        inspect.signature(function).bind("", answer="", **dict.fromkeys(fields), **more)
-    except TypeError as error:
-        raise HarnessError(
-            f"scorer {name!r} cannot be called as scorer(response, answer=...) ({error})", remedy
-        ) from error
-
-    def score(response: str, **given: Any) -> Verdict:  # noqa: ANN401 - the item's own fields
-        try:
-            result = function(response, **{**more, **given})
-        except HarnessError:
-            raise
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            raise HarnessError(
-                f"scorer {name!r} raises {type(error).__name__} ({cut(str(error))}; "
-                f"{Path(last.filename).name}, line {last.lineno}) for the response {response[:80]!r}",
-                "Correct the function, or return 0 where a response has no answer",
-            ) from error
-        if isinstance(result, Verdict):
-            return result
-        if getattr(result, "ndim", None) == 0:  # a number of numpy's or torch's
-            result = result.item()
-        is_number = isinstance(result, bool | int | float) and 0 <= result <= 1
-        if not is_number:
-            raise HarnessError(
-                f"scorer {name!r} returned {type(result).__name__} {cut(str(result), 80)} for the response"
-                f" {response[:80]!r}",
-                "Return a Verdict, a bool, or a number from 0 to 1",
-            )
-        said = response.strip()
-        return Verdict(float(result), said) if said else NOT_FOUND
-
-    return Scorer(
-        name,
-        score,
-        gold=lambda solution: solution,
-        fields=fields,
-        takes_truncated=takes_truncated,
-        version=_version(function),
-    )
-
-
-def _version(function: Callable[..., object]) -> int:
-    """A number made from the code of a user's function: from its whole module, which may hold helpers.
-
-    A script that is run, or a notebook, holds much besides: there it is the function, and what it names. Code
-    that cannot be read is version 1. What the function keeps counts, too, see `_state`: arguments of a
-    partial, variables around it, attributes of its object.
-
-    Raises:
-        HarnessError: its file has changed since it was imported.
-    """
-    kept: list[object] = []
-    while isinstance(function, functools.partial):
-        kept += map(_state, (*function.args, *sorted(function.keywords.items())))
-        function = function.func
-    kept += _kept(function)
-    state = json.dumps(kept) if kept else ""
-    function = inspect.unwrap(function)
-    try:
-        written = function if inspect.isroutine(function) else type(function)
-        file = None if written.__module__ == MAIN else inspect.getsourcefile(written)
-        here = file is not None and Path(file).is_file()
-        code = Path(str(file)).read_bytes() if here else inspect.getsource(written).encode()
-    except (OSError, TypeError):
-        return 1
-    if here and _is_older(sys.modules.get(written.__module__), Path(str(file)), function):
-        name = getattr(written, "__qualname__", "the scorer")
-        raise HarnessError(
-            f"{Path(str(file)).name} has changed since {name} was imported from it",
-            "Reload its module with importlib.reload and pass the new function, or restart Python",
-        )
-    return int(hashlib.sha256(code + state.encode()).hexdigest()[:7], 16)
-
-
-MAIN = "__main__"
-
-
-def _kept(function: Any) -> list[object]:  # noqa: ANN401 - anything that can be called
-    """What a function keeps, as `_state` has it: around it, in its object, defaults, a notebook's globals."""
-    found: list[object] = []
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # an empty one
-            found.append(_state(cell.cell_contents))
-    owner = function.__self__ if inspect.ismethod(function) else function
-    if not inspect.isroutine(owner):
-        found += itertools.chain(
-            *((name, _state(value)) for name, value in sorted(_attributes(owner).items()))
-        )
-    if (wrapped := getattr(function, "__wrapped__", None)) is not None:
-        found += _kept(wrapped)
-    inner = getattr(function, "__func__", function)
-    is_main = getattr(inner, "__module__", None) == MAIN
-    if inspect.isfunction(inner) and (is_main or "<locals>" in inner.__qualname__):
-        # A function that is made several times has other values each time.
-        found += map(_state, (*(inner.__defaults__ or ()), *sorted((inner.__kwdefaults__ or {}).items())))
-    if is_main:
-        parts = [inner] if inspect.isroutine(inner) else list(vars(type(inner)).values())
-        code = [part for part in parts if isinstance(part, FunctionType)]
-        found += [_global(part, name) for part in code for name in _names(part.__code__)]
-    return found
-
-
-def _attributes(owner: object) -> dict[str, object]:
-    """An object's attributes, also those in slots, without the function that it wraps."""
-    slots = [getattr(one, "__slots__", ()) for one in type(owner).__mro__]
-    names = itertools.chain(
-        *((one,) if isinstance(one, str) else one for one in slots), getattr(owner, "__dict__", ())
-    )
-    return {name: getattr(owner, name) for name in names if hasattr(owner, name) and name != "__wrapped__"}
-
-
-_SEEN: ContextVar[tuple[object, ...]] = ContextVar("_SEEN", default=())
-"""The values inside which `_state` is now: a function may name itself."""
-
-
-def _state(one: object) -> object:
-    """A value that a scorer keeps, for JSON: itself if it is plain, else its type, which may be a cache.
-
-    Numbers, texts, patterns, tuples, frozen sets and data classes are plain; a function is its name and what
-    it keeps, in a notebook with its code. Lists, sets and mappings are not.
-    """
-    if one is None or isinstance(one, str | int | float):
-        return one
-    if isinstance(one, re.Pattern):
-        return [repr(one.pattern), one.flags]
-    if getattr(one, "ndim", None) == 0:  # a number of numpy's or torch's
-        return _state(one.item())  # type: ignore[attr-defined]
-    if any(one is outer for outer in _SEEN.get()):
-        return ""
-    reset = _SEEN.set((*_SEEN.get(), one))
-    try:
-        if isinstance(one, tuple):
-            return list(map(_state, one))
-        if isinstance(one, frozenset):
-            return sorted(json.dumps(_state(value)) for value in one)
-        if isinstance(one, functools.partial):
-            return [_state(value) for value in (one.func, one.args, tuple(sorted(one.keywords.items())))]
-        if inspect.isroutine(one):
-            return [one.__qualname__, *_source(one), *_kept(one)]
-        if dataclasses.is_dataclass(one) and not isinstance(one, type):
-            return [type(one).__name__, *(_state(pair) for pair in sorted(_attributes(one).items()))]
-        return [one.__qualname__, *_source(one)] if isinstance(one, type) else type(one).__name__
-    finally:
-        _SEEN.reset(reset)
-
-
-def _source(one: object) -> list[str]:
-    """The code of a notebook's function or class; that of a module is part of the module's file."""
-    if getattr(one, "__module__", None) == MAIN:
-        with contextlib.suppress(OSError, TypeError):
-            return [inspect.getsource(one)]  # type: ignore[arg-type]
-    return []
-
-
-def _names(code: CodeType) -> list[str]:
-    """The global names that code reads, also in functions inside it."""
-    inner = [part for part in code.co_consts if isinstance(part, CodeType)]
-    mine = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return sorted(mine.union(*map(_names, inner)))
-
-
-def _global(function: FunctionType, name: str) -> object:
-    """What a global name of a function holds; None for a built-in or a module."""
-    value = function.__globals__.get(name)
-    return None if inspect.ismodule(value) else [name, _state(value)]
-
-
-def _is_older(module: ModuleType | None, file: Path, function: object = None) -> bool:
-    """Whether the file has other code than its module, or a function of it, in this process.
-
-    Only for Python's own loader: those of pytest, for example, change code when they import it.
-    """
-    if module is None or type(getattr(module, "__loader__", None)) is not SourceFileLoader:
-        return False
-    mine = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
-    mine += [part for one in mine if isinstance(one, type) for part in vars(one).values()]
-    loaded = [getattr(one, "__code__", None) for one in (*mine, function)]
-    here = [code for code in loaded if isinstance(code, CodeType) and code.co_filename == str(file)]
-    try:
-        return not set(here) <= _codes(file.read_bytes())
-    except (SyntaxError, ValueError):  # it is being edited
-        return True
-
-
-@functools.lru_cache(maxsize=8)
-def _codes(source: bytes) -> frozenset[CodeType]:
-    """The code of all functions in a file, also of inner ones."""
-    waiting: list[CodeType] = [compile(source, "", "exec", dont_inherit=True)]
-    found: set[CodeType] = set()
-    while waiting:
-        inner = {one for one in waiting.pop().co_consts if isinstance(one, CodeType)} - found
-        found |= inner
-        waiting += inner
-    return frozenset(found)
 
 
 __all__ = [
