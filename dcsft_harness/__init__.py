@@ -75,7 +75,8 @@ def _function(name: str) -> Any:  # noqa: ANN401 - as the stage's options are
     def terminal() -> Any:  # noqa: ANN401 - a module, which is loaded when something is to be shown
         return import_module(f"{__name__}.cli.bar")
 
-    return import_module(f"{__name__}.stages.{name}").STAGE.as_function(
+    return import_module(f"{__name__}.stages.functions").function_of(
+        import_module(f"{__name__}.stages.{name}").STAGE,
         lambda title, shown: terminal().stage(title, shown),
         lambda remark: terminal().say(remark),
         lambda text, markdown: (terminal().show if markdown else terminal().write)(text),
@@ -101,5 +102,5 @@ def __dir__() -> list[str]:
 def _functions() -> set[str]:
     loaded = sys.modules.get(f"{__name__}.stages")
     folders = [Path(__file__).parent / "stages"] if loaded is None else map(Path, loaded.__path__)
-    names = {path.stem for folder in folders for path in folder.glob("*.py")}
-    return names - {"__init__", "stage", "opening", "training"}
+    files = [path for folder in folders for path in folder.glob("*.py")]
+    return {path.stem for path in files if path.read_text(encoding="utf-8").startswith('"""`dcsft ')}

@@ -25,6 +25,7 @@ from dcsft_harness.settings import (
     shown,
 )
 from dcsft_harness.stages import DONE, STAGES, Stage
+from dcsft_harness.stages.following import next_command
 
 # `dcsft data`: prepares published benchmarks and pools as the folders that tasks read.
 
@@ -488,7 +489,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         if (problem := stage.failing(notes)) is not None:
             raise problem
         if is_news and stage.then and stage.leads(notes) and output is not None:
-            bar.say(f"next: {stage.next(output, given)}")
+            bar.say(f"next: {next_command(stage, output, given)}")
 
     return call
 

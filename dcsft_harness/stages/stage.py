@@ -10,31 +10,23 @@ are generated from the registry. A new stage is one new file.
 """
 
 import contextlib
-import inspect
 import json
 import os
-import random
 import re
-import shlex
-import sys
 from collections import UserDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pydantic.fields import FieldInfo
-
 from dcsft_harness import interrupts, ranks, reading
-from dcsft_harness.artifacts import KINDS, Artifact, disk, manifest, usage
+from dcsft_harness.artifacts import disk, manifest, usage
 from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.digits import DIGITS
 from dcsft_harness.environment import broken_import, importing
-from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.settings import Settings, as_arguments, extra, flag, read_text
+from dcsft_harness.errors import HarnessError
+from dcsft_harness.settings import Settings, extra, flag, read_text
 
 DONE = "already_done"
 """The note that the same call had already finished the output."""
@@ -149,29 +141,6 @@ class Stage:
     def __reduce__(self) -> tuple[Callable[[str], "Stage"], tuple[str]]:
         """Pickles only the command name: a spawned process looks the stage up, whatever it holds."""
         return _registered, (self.verb,)
-
-    def next(self, output: object, given: Mapping[str, Any]) -> str:
-        """`then` for an artifact and the options that made it, with known values for its placeholders.
-
-        Known values are the model that a curated set's responses come from, and a user's rows: those trained
-        on, or that the items of a curated set come from.
-        """
-        from dcsft_harness.sampling import own_files
-
-        said = self.then.replace("{output}", shlex.quote(str(output)))
-        if others := _other_scores(Path(str(output))) if "OTHER-SCORES" in said else []:
-            said = said.replace("OTHER-SCORES...", " ".join(shlex.quote(str(one)) for one in others))
-        direct = "data" in given and own_files.is_data(str(given["data"]))
-        known = dict(given) if direct else _sampling(Path(str(output)))
-        if not direct and "model" in known:
-            said = said.replace("CKPT", str(known["model"]))
-        if known.get("data") is None:
-            return said
-        scored = f"--scorer {shlex.quote(str(known.get('scorer') or 'SCORER'))}"
-        if known.get("image_root") is not None:
-            scored += f" --image-root {shlex.quote(str(known['image_root']))}"
-        said = said.replace("--tasks TASK,...", f"--data {_held_out_rows(known)} {scored}")
-        return said.replace("--task POOL", f"--data POOL {scored}")
 
     def plan(
         self,
@@ -306,125 +275,6 @@ class Stage:
         """The name of the Python function and of the stage's file."""
         return self.run.__module__.rpartition(".")[2]
 
-    def as_function(
-        self,
-        bar: Callable[[str, bool], AbstractContextManager[Progress]],
-        say: Callable[[str], None],
-        show: Callable[[str, bool], None],
-    ) -> Callable[..., Artifact | None]:
-        """The Python function: first the command line's positional arguments, then options by name.
-
-        `bar` shows the progress of the stage that it is called with, if its second argument says so; `say`
-        prints a remark, and `show` the text of a stage that `shows`, whose function returns None without an
-        output; its second argument is `markdown`.
-        """
-        first = [name for name, one in self.options.model_fields.items() if extra(one, "positional")]
-        if "model" in self.options.model_fields and not first:
-            first = ["model"]
-
-        def function(
-            *given: object, output: str | os.PathLike[str] | None = None, **options: object
-        ) -> Artifact | None:
-            if len(given) > len(first):
-                listed = f" ({', '.join(first)})" if first else ""
-                nameless = f"{'s' * (len(first) != 1)} without a name{listed}"
-                raise HarnessError(
-                    f"{self.name}() takes {len(first)} argument{nameless}, and got {len(given)}",
-                    f"Pass several as a list, and name the others: {', '.join(self.options.model_fields)}",
-                )
-            named = {**dict(zip(first, given, strict=False)), **options}
-            try:
-                return run(named, output)
-            except HarnessError as error:
-                error.reword(lambda text: as_arguments(text, self._argument, [*named.values(), output]))
-                raise
-
-        def run(named: dict[str, object], output: str | os.PathLike[str] | None) -> Artifact | None:
-            if output is None and not self.shows:
-                raise HarnessError(f"{self.name}() needs an output", "Pass the folder to write")
-            if not isinstance(output, str | os.PathLike | None):
-                raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
-            given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
-            from dcsft_harness.lmms.tasks import including
-
-            with _without_bars(), _own_random_numbers(), including():
-                plain = {name: _plain(value, name == "data") for name, value in named.items()}
-                if not given_root:
-                    self._place_images(plain)
-                # In a launch, the first process shows the bar.
-                launches = named.get("num_processes") not in (None, 1, "1")
-                with bar(self.verb, not launches) as progress:
-                    if output is None:
-                        notes = self.run(self.options.from_options(plain), None, progress)  # type: ignore[arg-type]
-                    else:
-                        notes = self(output, progress, **plain)
-            if output is None and self.show is not None:
-                show(self.show(notes), self.markdown)
-            if DONE not in notes and ranks.rank() == 0 and not ranks.watched():
-                for remark in self.remarks(notes):
-                    say(f"dcsft: {remark}")
-            if problem := self.failing(notes):
-                raise problem
-            return None if output is None else KINDS.get(self.writes, Artifact)(output)
-
-        function.__name__ = function.__qualname__ = self.name
-        module = sys.modules[self.run.__module__].__doc__ or ""
-        sentence = module.partition("\n")[0].partition("`: ")[2]
-        fields = self.options.model_fields
-        listed = "\n".join(
-            f"    {name}: {fields[name].description}"
-            for name in [*first, *(name for name in fields if name not in first)]
-        )
-        function.__doc__ = "\n\n".join(filter(None, [sentence, self.about, f"Options:\n{listed}"]))
-        function.__signature__ = self._signature(first)  # type: ignore[attr-defined]
-        return function
-
-    def _place_images(self, plain: dict[str, Any]) -> None:
-        """Sets the image root of rows in memory, which have no folder: the current directory.
-
-        Beside rows of a file, whose images are in its folder, the default does; see `own_files.root_of`.
-        """
-        from dcsft_harness.sampling import own_files
-
-        given = [plain.get(name) for name in ("data", "pool", "tasks")]
-        values = [one for value in given for one in (value if isinstance(value, list) else [value])]
-        shown = [one for one in values if isinstance(one, _Kept) and one.has_paths]
-        others = (one for one in values if isinstance(one, str | os.PathLike) and not isinstance(one, _Kept))
-        if shown and not any(own_files.is_data(str(one)) for one in others):
-            plain["image_root"] = Path(".")
-            if all(one.opens for one in shown):
-                plain.setdefault("allow_outside_root", True)
-
-    def _argument(self, flagged: str) -> tuple[str, FieldInfo] | None:
-        """The Python argument of an option of this command, or of another stage's; and its field."""
-        if flagged == "output":
-            return flagged, FieldInfo(annotation=str)
-        from dcsft_harness.stages import STAGES
-
-        for stage in chain([self], (STAGES[verb] for verb in STAGES)):  # others are imported if they must be
-            for name, field in stage.options.model_fields.items():
-                spelled = {flag(name), extra(field, "also"), *(["--set"] if name == "extra" else [])}
-                if f"--{flagged}" in spelled:
-                    return name, field
-        return None
-
-    def _signature(self, first: list[str]) -> inspect.Signature:
-        def parameter(name: str, kind: Any) -> inspect.Parameter:  # noqa: ANN401 - inspect's own
-            field = self.options.model_fields[name]
-            default = (
-                inspect.Parameter.empty
-                if field.is_required()
-                else field.get_default(call_default_factory=True)
-            )
-            return inspect.Parameter(name, kind, default=default, annotation=field.annotation)
-
-        where = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-        rest = [name for name in self.options.model_fields if name not in first]
-        needed = {"default": None} if self.shows else {}
-        output = inspect.Parameter("output", where[1], annotation="str | os.PathLike[str]", **needed)
-        ordered = [parameter(name, where[0]) for name in first]
-        return inspect.Signature([*ordered, output, *(parameter(name, where[1]) for name in rest)])
-
     def reading(self, options: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         """Option, text and kind (see `settings.Reads`) of each of the inputs that the options name."""
         for name, one in self.options.model_fields.items():
@@ -474,170 +324,6 @@ class Stage:
         # In the order of the options, not of the recipe: the first is the first argument.
         arguments = [word for name in self.options.model_fields for word in first.get(name, ())]
         return ["dcsft", *self.verb.split(), *arguments, *words, *pair("--output", str(output))]
-
-
-def _sampling(folder: Path) -> dict[str, Any]:
-    """The sampling options behind an artifact, with paths relative to the working directory.
-
-    Only manifests are read: hashing a large input takes minutes. Empty if it is not known.
-    """
-    try:
-        found = manifest.read(folder)
-        while found.call.get("verb") != "sample":
-            role = next(role for role in ("data", "labels", "rollouts") if role in found.inputs)
-            found = manifest.read(_here(found, role))
-        options = dict(found.call["options"])
-        if options.get("data") is not None:
-            options["data"] = _here(found, "data")
-        if options.get("image_root") is not None and not Path(options["image_root"]).is_dir():
-            options["image_root"] = None
-        options["model"] = _sampled(found, str(options.get("model")))
-    except (HarnessError, StopIteration, KeyError, TypeError):
-        return {}
-    return {name: value for name, value in options.items() if value is not None}
-
-
-_ALIKE = ("limit", "items_sha256", "generation", "samples")
-"""What is equal in notes on a task that a board compares."""
-
-
-def _other_scores(folder: Path) -> list[Path]:
-    """Comparable scores of the same tasks in neighboring folders, by time."""
-    found = []
-    try:
-        mine = manifest.read(folder).notes["tasks"]
-        for path in folder.parent.glob(f"*/{manifest.NAME}"):
-            one = manifest.read(path.parent)
-            theirs = one.notes.get("tasks", {}) if one.kind == "scores" and path.parent != folder else {}
-            both = [(mine[task], theirs[task]) for task in mine.keys() & theirs.keys()]
-            if both and all(a.get(key) == b.get(key) for a, b in both for key in _ALIKE):
-                found.append((one.created, path.parent))
-    except HarnessError:
-        return []
-    return [path for _, path in sorted(found)]
-
-
-def _here(made: manifest.Manifest, role: str) -> Path:
-    """An input's folder or file, relative to the working directory if it lies below."""
-    place, here = (made.folder / made.inputs[role]["path"]).resolve(), Path.cwd()
-    return place.relative_to(here) if place.is_relative_to(here) else place
-
-
-def _sampled(rollouts: manifest.Manifest, named: str) -> str | None:
-    """The options of training for the sampled checkpoint, from --model's value on; None if not known."""
-    from dcsft_harness.data import digits
-
-    arguments = reading.named(str(rollouts.config.get("model_args") or ""))
-    base = arguments.get("pretrained", "")
-    if "adapter" not in rollouts.inputs and named != rollouts.config["model"]:
-        base = named  # and not an engine, as in the older spelling
-    if "model" in rollouts.inputs and (place := _here(rollouts, "model")).name == Path(base).name:
-        base = str(place)
-    if not base:
-        return None
-    base = digits.DIGITS if base == digits.resolve(digits.DIGITS) else base
-    further = (
-        f" --adapter {shlex.quote(str(_here(rollouts, 'adapter')))}" if "adapter" in rollouts.inputs else ""
-    )
-    return shlex.quote(base) + further
-
-
-_HELD_OUT = ("test", "held-out", "held_out", "heldout", "validation", "valid", "val", "dev", "eval")
-"""Stems of files with held-out rows, beside those to train on."""
-
-
-def _held_out_rows(known: Mapping[str, Any]) -> str:
-    """The value of `--data` for evaluating a model trained on a user's rows; "TEST" if it is not known."""
-    from dcsft_harness.sampling import own_files
-
-    path = Path(str(known["data"]))
-    if known.get("held_out") is not None:
-        return f"{shlex.quote(str(path))} --held-out {float(known['held_out']):g}"
-    names = (
-        name
-        for stem in _HELD_OUT
-        for name in (stem + "".join(path.suffixes), path.name.replace("train", stem))
-    )
-    beside = map(path.with_name, names)
-    found = next((one for one in beside if one != path and own_files.is_data(str(one))), None)
-    return "TEST" if found is None else shlex.quote(str(found))
-
-
-class _Kept(str):
-    """The file that rows in memory were written to."""
-
-    has_paths: bool  # whether a row names an image by a path
-    opens: bool  # whether these are pictures that a `datasets.Dataset` opens itself
-
-    def __new__(cls, given: object) -> "_Kept":
-        from dcsft_harness.sampling import own_files
-
-        path, has_paths = own_files.keep(given)
-        made = super().__new__(cls, path)
-        made.has_paths, made.opens = has_paths, has_paths and _opens_pictures(given)
-        return made
-
-
-def _opens_pictures(given: object) -> bool:
-    """Whether rows are a `datasets.Dataset` that opens its images itself and names no other files."""
-    from datasets import ClassLabel, Image, Value
-
-    features = getattr(given, "features", None)
-    if not isinstance(features, Mapping):  # an `IterableDataset` may not know its features
-        return False
-    kinds = {name: getattr(kind, "feature", kind) for name, kind in features.items()}
-    return bool(kinds) and all(
-        isinstance(kind, Image if name in ("image", "images") else Image | Value | ClassLabel)
-        for name, kind in kinds.items()
-    )
-
-
-@contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    """Hides the progress bars of `datasets` while a function runs, and restores the caller's setting."""
-    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    hidden = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not hidden:
-            enable_progress_bars()
-
-
-@contextlib.contextmanager
-def _own_random_numbers() -> Iterator[None]:
-    """Restores the caller's random numbers: lmms-eval and trainers seed those of the whole process."""
-    import numpy as np
-
-    states, arrays, torch = random.getstate(), np.random.get_state(), sys.modules.get("torch")
-    tensors = None if torch is None else torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states)
-        np.random.set_state(arrays)
-        if torch is not None:
-            torch.set_rng_state(tensors)
-
-
-def _plain(value: object, rows: bool = False) -> object:
-    """An option's value as the settings expect it: artifacts as paths, rows in memory as a file.
-
-    With `rows`, any iterable is rows; datasets and lists of dictionaries always are.
-    """
-    if isinstance(value, Artifact):
-        if not Path(value).exists():
-            raise HarnessError(f"{value!r} no longer exists", "Recreate it, or use another one")
-        return os.fspath(value)
-    rows = rows or hasattr(value, "with_format")
-    rows = rows or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
-    if rows and isinstance(value, Iterable) and not isinstance(value, str | bytes):
-        return _Kept(value)
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value
 
 
 def percent(value: float | None) -> str:

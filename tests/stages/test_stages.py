@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.settings import as_arguments
 from dcsft_harness.stages import STAGES
-from dcsft_harness.stages.stage import DONE, _plain
+from dcsft_harness.stages.following import next_command
+from dcsft_harness.stages.functions import _plain, argument_of
+from dcsft_harness.stages.stage import DONE
 from tests.fixtures import forked
 from tests.fixtures.artifacts import rollouts
 
@@ -471,7 +474,7 @@ def test_the_next_command_suggests_own_rows_after_own_rows(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     found = next(one for one in STAGES.values() if one.name == stage)
-    assert found.next("my out", given) == said
+    assert next_command(found, "my out", given) == said
 
 
 def only_written(verb, *roles):
@@ -608,16 +611,16 @@ def test_the_next_command_names_the_model_and_the_rows_of_the_pool(
     Path(beside).write_text("{}\n")
     hashed = []
     monkeypatch.setattr(manifest, "fingerprint", lambda path: hashed.append(path))
-    said = STAGES["curate"].next("curated", {"labels": "labels"})
+    said = next_command(STAGES["curate"], "curated", {"labels": "labels"})
     assert said == f"dcsft train sft --model {curate} --data curated --output adapter"
-    said = STAGES["train sft"].next("adapter", {"model": "base", "data": "curated"})
+    said = next_command(STAGES["train sft"], "adapter", {"model": "base", "data": "curated"})
     assert said == f"dcsft evaluate --model adapter {evaluate} --output scores"
     assert not hashed
 
 
 def test_the_next_command_names_the_other_scores(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    then = STAGES["evaluate"].next
+    then = partial(next_command, STAGES["evaluate"])
     for name, tasks in {"new": "ab", "old": "b", "other": "c", "my scores": "a"}.items():
         _made("scores", name, "evaluate", {}, {}, notes={"tasks": dict.fromkeys(tasks, {})})
         if name == "new":
@@ -946,4 +949,4 @@ def test_errors_of_functions_name_arguments_instead_of_options(tmp_path, monkeyp
 )
 def test_options_are_rewritten_as_arguments(option, argument):
     stage = stages.STAGES["sample"]
-    assert as_arguments(option, stage._argument, ["my rows/a.jsonl", 8]) == argument
+    assert as_arguments(option, partial(argument_of, stage), ["my rows/a.jsonl", 8]) == argument
