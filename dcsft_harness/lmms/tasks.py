@@ -160,23 +160,32 @@ def _data_files(config: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     """The `sources` of the tasks and groups of these names or patterns that a folder defines."""
-    files: dict[str, tuple[Path, list[str]]] = {}
-    for file in sorted(folder.rglob("*.yaml")):
-        config = _config(file)
-        parts, group = config.get("task"), config.get("group")
-        if isinstance(parts, str):
-            files[parts] = (file, [])
-        elif isinstance(group, str):
-            listed = parts if isinstance(parts, list) else []
-            files[group] = (file, [name for name in listed if isinstance(name, str)])
+    files = _definitions(folder)
     found: dict[str, list[Path]] = {}
     waiting = list(names)
     while waiting:
         for name in fnmatch.filter(files, waiting.pop()):  # patterns, too
             if name not in found:
-                found[name] = sources(files[name][0])
-                waiting += files[name][1]
+                found[name] = [path for file in files[name] for path in sources(file)]
+                waiting += [part for file in files[name] for part in _parts(_config(file))]
     return list(dict.fromkeys(path for some in found.values() for path in some))
+
+
+def _definitions(folder: Path) -> dict[str, list[Path]]:
+    """Name -> files of the tasks and groups that the YAML files of a folder define."""
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*.yaml")):
+        config = _config(file)
+        name = config["task"] if isinstance(config.get("task"), str) else config.get("group")
+        if isinstance(name, str):
+            found.setdefault(name, []).append(file)
+    return found
+
+
+def _parts(config: Mapping[str, Any]) -> list[str]:
+    """The tasks and groups that a group's YAML file lists."""
+    parts = config.get("task")
+    return [part for part in parts if isinstance(part, str)] if isinstance(parts, list) else []
 
 
 def quiet() -> None:
@@ -338,6 +347,12 @@ def refuse_unknown(names: Sequence[str]) -> "TaskManager":
             )
         if name not in known.task_index:
             raise unknown_name("task", name, known.task_index, "dcsft tasks list")
+    for folder in _INCLUDED.get():
+        files = _definitions(folder)
+        for name in (*names, *_files(names)):
+            if len(files.get(name, ())) > 1:  # lmms-eval takes any of them
+                listed = " and ".join(str(file) for file in files[name])
+                raise HarnessError(f"task {name!r} is defined in {listed}", "Rename one of them in its file")
     return known
 
 
@@ -398,14 +413,16 @@ def refuse_unprepared(names: Iterable[str], folders: Sequence[Path] = ()) -> Non
 def _files(names: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, Path]:
     """The YAML file of each task that names stand for, also in groups; an unknown name has none."""
     found = {name: Path(name) for name in names if is_file(name)}
-    waiting = [name for name in names if name not in found]
+    waiting, seen = [name for name in names if name not in found], set[str]()
     index = manager(waiting, folders).task_index
     while waiting:
         entry = index.get(name := waiting.pop(), {})
-        if isinstance(parts := entry.get("task"), list):
-            waiting += [part for part in parts if isinstance(part, str) and part != name]
-        elif entry.get("type") == "task" and entry.get("yaml_path") != -1:
-            found[name] = Path(entry["yaml_path"])
+        file = None if entry.get("yaml_path") in (None, -1) else Path(entry["yaml_path"])
+        if entry.get("type") == "task" and file is not None:
+            found[name] = file
+        elif name not in seen:  # a tag, or a group, whose file has its tasks
+            seen.add(name)
+            waiting += _parts(entry if file is None else _config(file))
     return found
 
 

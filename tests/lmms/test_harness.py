@@ -113,6 +113,20 @@ class TestNames:
         with pytest.raises(HarnessError, match="'mine' is a folder. Pass it to --include-path"):
             lmms.open_tasks(["mine"])
 
+    @pytest.mark.parametrize("name", ["mine", "all", "mi*"])
+    def test_a_task_that_two_files_of_a_folder_define_is_refused(self, tmp_path, name):
+        """lmms-eval takes the file that it happens to read last."""
+        for file in ("a.yaml", "sub/b.yaml"):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text("task: mine\n")
+        (tmp_path / "all.yaml").write_text("group: all\ntask: [mine]\n")
+        (tmp_path / "other.yaml").write_text("task: other\n")
+        with lmms.tasks.including():
+            lmms.include(tmp_path)
+            with pytest.raises(HarnessError, match="task 'mine' is defined in .*a.yaml and .*b.yaml. Rename"):
+                lmms.open_tasks([name])
+            lmms.tasks.refuse_unknown(["other"])
+
 
 @pytest.fixture
 def at_once(monkeypatch):
