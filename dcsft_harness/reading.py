@@ -3,6 +3,7 @@
 Callers add the file and the remedy to the error.
 """
 
+import ast
 import contextlib
 import copy
 import csv
@@ -422,3 +423,29 @@ def json_option(name: str, value: object) -> dict[str, Any]:
             f"Write one, as in {name}='{{\"enable_thinking\": false}}'",
         )
     return dict(found)
+
+
+def imported_files(file: Path, root: Path) -> list[Path]:
+    """A Python file, and those of its own folder that it imports, directly or through others.
+
+    `root` is the folder of its outermost package, from which absolute imports are resolved.
+    """
+    found: dict[Path, None] = {}
+    waiting = [file]
+    while waiting:
+        one = waiting.pop()
+        if one in found or not one.is_file():
+            continue
+        found[one] = None
+        places: list[Path] = []
+        with contextlib.suppress(SyntaxError, ValueError):  # what cannot be imported imports nothing
+            for node in ast.walk(ast.parse(one.read_bytes())):
+                if isinstance(node, ast.Import):
+                    places += [root.joinpath(*alias.name.split(".")) for alias in node.names]
+                elif isinstance(node, ast.ImportFrom):
+                    start = one.parents[node.level - 1] if 0 < node.level <= len(one.parents) else root
+                    place = start.joinpath(*(node.module or "").split("."))
+                    places += [place, *(place / alias.name for alias in node.names)]
+        parts = [part for place in places for part in (Path(f"{place}.py"), place / "__init__.py")]
+        waiting += [part for part in parts if part.is_relative_to(file.parent)]
+    return list(found)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from dcsft_harness import reading
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, refusal, room, unknown_name, visible_lines
@@ -119,7 +120,10 @@ def members(name: str, known: dict[str, list[str]] | None = None) -> list[str]:
 
 
 def sources(file: Path) -> list[Path]:
-    """A task's YAML file, those that it includes, their `data_files`, and the Python files of `!function`."""
+    """A task's YAML file, those that it includes, their `data_files`, and the Python files of `!function`.
+
+    Of these also the files beside them that they import.
+    """
     found: dict[Path, None] = {}
     waiting = [file]
     while waiting:
@@ -137,6 +141,8 @@ def sources(file: Path) -> list[Path]:
             waiting += [Path(name) if Path(name).is_file() else one.parent / name for name in names]
             waiting += [one.parent / f"{module}.py" for module in modules]
             waiting += _data_files(config, one.parent)
+        elif one.suffix == ".py":
+            waiting += reading.imported_files(one, one.parent)
     return list(found)
 
 

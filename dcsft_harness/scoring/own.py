@@ -17,14 +17,16 @@ import json
 import os
 import re
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.scoring.verdict import FIELDS, NOT_FOUND, Scorer, Verdict
 
@@ -52,7 +54,7 @@ def imported(named: str) -> object:
 
 
 _READ: dict[str, bytes] = {}
-"""Module -> the file that a scorer's module was imported from, as it was then."""
+"""Module -> the files that a scorer's module was imported from, as they were then."""
 _FOLDERS: list[str] = []
 """The working directories that were added to the path of imports."""
 
@@ -60,8 +62,8 @@ _FOLDERS: list[str] = []
 def _loaded(name: str) -> ModuleType:
     """The module of that name, as another process would import it now.
 
-    One whose file has changed since it was imported is imported again, and so is one from a folder that was
-    the working directory before.
+    If its file, or one beside it that it imports, has changed since, these are imported again, and so is a
+    module from a folder that was the working directory before.
     """
     here = os.getcwd()
     if here not in sys.path:
@@ -71,22 +73,63 @@ def _loaded(name: str) -> ModuleType:
     sys.path[:] = [one for one in sys.path if one not in left]
     known = sys.modules.get(name)
     if known is not None and _file(known).parents[name.count(".")] in map(Path, left):
-        del sys.modules[name]
-        importlib.invalidate_caches()
+        _forget([_file(known)])
         known = None
     module = importlib.import_module(name) if known is None else known
-    file = _file(module)
-    if file.suffix != ".py" or not file.is_file():
-        return module
-    written = file.read_bytes()
-    if known is not None and _READ.get(name, written) != written or _is_older(module, file):
-        importlib.invalidate_caches()
-        # Bytecode passes for that of an equally long file of the same second.
-        with contextlib.suppress(OSError):
-            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
-        importlib.reload(module)
+    files = _files(module)
+    written = b"".join(file.read_bytes() for file in files)
+    if known is not None and _READ.get(name, written) != written or _older(files):
+        _forget(files)
+        module = importlib.import_module(name)
     _READ[name] = written
     return module
+
+
+def _forget(files: Sequence[Path]) -> None:
+    """Makes Python import files again, and not from bytecode, which passes for that of an edited file.
+
+    It does for an equally long one of the same second.
+    """
+    for module in _modules(files):
+        del sys.modules[module.__name__]
+    for file in files:
+        with contextlib.suppress(OSError):
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+    importlib.invalidate_caches()
+
+
+def _modules(files: Sequence[Path]) -> list[ModuleType]:
+    """The modules that were imported from files."""
+    return [
+        one for one in list(sys.modules.values()) if getattr(one, "__file__", None) and _file(one) in files
+    ]
+
+
+def _older(files: Sequence[Path]) -> list[Path]:
+    """Those of the files that have changed since they were imported."""
+    return [_file(one) for one in _modules(files) if _is_older(one, _file(one))]
+
+
+_INSTALLED = frozenset(map(Path, sysconfig.get_paths().values()))
+"""Folders whose files are packages, not the user's own."""
+
+
+def _files(one: object, installed: bool = True) -> list[Path]:
+    """The file of a module, function or class, and those beside it that it imports; empty without one.
+
+    Of an installed package it is the file alone, or none.
+    """
+    name = str(getattr(one, "__name__" if inspect.ismodule(one) else "__module__", ""))
+    try:
+        file = Path(inspect.getsourcefile(one) or "").absolute()  # type: ignore[arg-type]
+    except TypeError:
+        return []
+    if file.suffix != ".py" or not file.is_file():
+        return []
+    root = file.parents[name.count(".") + (file.name == "__init__.py")]
+    if root in _INSTALLED:
+        return [file] if installed else []
+    return reading.imported_files(file, root)
 
 
 def _file(module: ModuleType) -> Path:
@@ -161,7 +204,7 @@ def from_function(function: object, name: str = "") -> Scorer:
 
 
 def _version(function: Callable[..., object]) -> int:
-    """A number made from the code of a user's function: from its whole module, which may hold helpers.
+    """A number made from the code of a user's function: its whole file, and those beside it that it imports.
 
     A script that is run, or a notebook, holds much besides: there it is the function, and what it names. Code
     that cannot be read is version 1. What the function keeps counts, too, see `_state`: arguments of a
@@ -177,20 +220,29 @@ def _version(function: Callable[..., object]) -> int:
     kept += _kept(function)
     state = json.dumps(kept) if kept else ""
     function = inspect.unwrap(function)
+    written = function if inspect.isroutine(function) else type(function)
     try:
-        written = function if inspect.isroutine(function) else type(function)
-        file = None if written.__module__ == MAIN else inspect.getsourcefile(written)
-        here = file is not None and Path(file).is_file()
-        code = Path(str(file)).read_bytes() if here else inspect.getsource(written).encode()
+        code = _code(written, function) or inspect.getsource(written).encode()
     except (OSError, TypeError):
         return 1
-    if here and _is_older(sys.modules.get(written.__module__), Path(str(file)), function):
-        name = getattr(written, "__qualname__", "the scorer")
-        raise HarnessError(
-            f"{Path(str(file)).name} has changed since {name} was imported from it",
-            "Reload its module with importlib.reload and pass the new function, or restart Python",
-        )
     return int(hashlib.sha256(code + state.encode()).hexdigest()[:7], 16)
+
+
+def _code(one: object, function: object = None, installed: bool = True) -> bytes:
+    """The content of the `_files` of a function or module; empty for one of a script or notebook.
+
+    Raises:
+        HarnessError: one has changed since it was imported.
+    """
+    files = [] if getattr(one, "__module__", None) == MAIN else _files(one, installed)
+    module = sys.modules.get(str(getattr(one, "__module__", "")))
+    older = files[:1] if files and _is_older(module, files[0], function) else _older(files)
+    if older:
+        raise HarnessError(
+            f"{older[0].name} has changed since {getattr(one, '__qualname__', 'the scorer')} was imported",
+            "Restart Python, or reload the file's module with importlib.reload and import the function again",
+        )
+    return b"".join(file.read_bytes() for file in files)
 
 
 MAIN = "__main__"
@@ -266,10 +318,15 @@ def _state(one: object) -> object:
 
 
 def _source(one: object) -> list[str]:
-    """The code of a notebook's function or class; that of a module is part of the module's file."""
-    if getattr(one, "__module__", None) == MAIN:
-        with contextlib.suppress(OSError, TypeError):
+    """The code of a function, class or module: of a notebook's its own, else that of its files.
+
+    Installed packages have none here: their code is not the user's.
+    """
+    with contextlib.suppress(OSError, TypeError):
+        if getattr(one, "__module__", None) == MAIN:
             return [inspect.getsource(one)]  # type: ignore[arg-type]
+        if code := _code(one, installed=False):
+            return [hashlib.sha256(code).hexdigest()]
     return []
 
 
@@ -281,9 +338,9 @@ def _names(code: CodeType) -> list[str]:
 
 
 def _global(function: FunctionType, name: str) -> object:
-    """What a global name of a function holds; None for a built-in or a module."""
+    """What a global name of a function holds; None for a built-in."""
     value = function.__globals__.get(name)
-    return None if inspect.ismodule(value) else [name, _state(value)]
+    return [name, *(_source(value) if inspect.ismodule(value) else [_state(value)])]
 
 
 def _is_older(module: ModuleType | None, file: Path, function: object = None) -> bool:

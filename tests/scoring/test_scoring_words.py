@@ -398,6 +398,57 @@ def test_a_scorers_module_is_read_again_when_its_file_has_changed(tmp_path, monk
         get_scorer(f"{name}:judge")
 
 
+HELPERS = {
+    "beside": ("import cleaning\n", "cleaning.clean", "cleaning.py"),
+    "below": ("from parts.cleaning import clean\n", "clean", "parts/cleaning.py"),
+    "through another": ("import between\n", "between.clean", "cleaning.py"),
+    "in a function": ("", "_clean()", "cleaning.py"),
+}
+
+
+@pytest.mark.parametrize("place", HELPERS)
+@pytest.mark.parametrize("way", ["by name", "a function", "a notebook's"])
+def test_files_that_a_scorer_imports_are_part_of_its_version(tmp_path, monkeypatch, place, way):
+    """An edited helper scored under the version of the unedited one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    if (place, way) == ("in a function", "a notebook's"):
+        pytest.skip("only what a notebook's function names counts")
+    imports, call, file = HELPERS[place]
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "between.py").write_text("from cleaning import clean\n")
+    text = f"{imports}def judge(response, *, answer):\n    return {call}(response) == answer\n"
+    if place == "in a function":
+        text += "\ndef _clean():\n    from cleaning import clean\n    return clean\n"
+    (tmp_path / "judging.py").write_text(text)
+
+    def scorer(cleaned):
+        (tmp_path / file).write_text(f"def clean(text):\n    return {cleaned}\n")
+        if way == "by name":
+            return get_scorer("judging:judge")
+        if way == "a function":
+            return get_scorer(importlib.import_module("judging").judge)
+        lines = text.splitlines(keepends=True)
+        monkeypatch.setitem(linecache.cache, "<cell>", (len(text), None, lines, "<cell>"))
+        exec(compile(text, "<cell>", "exec"), names := {"__name__": "__main__"})
+        return get_scorer(names["judge"])
+
+    try:
+        old = scorer("text.strip()")
+        assert (old.version, old(" A", answer="A").score) == (scorer("text.strip()").version, 1.0)
+        if way == "by name":
+            new = scorer("text.lower()")
+            assert new.version != old.version and new("A", answer="a").score == 1.0
+            assert scorer("text.strip()").version == old.version
+        else:
+            with pytest.raises(HarnessError, match="cleaning.py has changed since .* was imported. Restart"):
+                scorer("text.lower()")
+    finally:
+        for name in ("judging", "between", "cleaning", "parts.cleaning", "parts"):
+            sys.modules.pop(name, None)
+
+
 def test_a_scorers_module_is_the_one_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     found = []
