@@ -123,7 +123,7 @@ _DIGITS = 16
 
 @dataclass
 class Found:
-    """The content of a shard."""
+    """The content of a record file."""
 
     records: list[dict[str, Any]] = field(default_factory=list)  # the complete ones, in order
     # numbers of the lines that are not a record of this run, from 1
@@ -155,7 +155,7 @@ def _decode_record(line: bytes, key: bytes) -> dict[str, Any] | None:
 
 
 def read_records(path: Path, key: bytes, start: int = 0) -> Found:
-    """Reads a shard from the line that begins at byte `start`; a missing one is empty."""
+    """Reads a record file from the line that begins at byte `start`; a missing one is empty."""
     found = Found(whole_bytes=start)
     if not path.is_file():
         return found
@@ -175,7 +175,7 @@ def read_records(path: Path, key: bytes, start: int = 0) -> Found:
 
 
 class Journal:
-    """A shard open for appending; a killed process loses no append."""
+    """A record file open for appending; a killed process loses no append."""
 
     def __init__(self, path: Path, key: bytes, whole_bytes: int, sync_every: float = 0.0) -> None:
         """Opens or creates the file and truncates it after its last complete line.

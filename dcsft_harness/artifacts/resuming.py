@@ -133,7 +133,7 @@ def _compare(output: Path, identity: Mapping[str, Any], dropped: Collection[str]
     """Writes a new run's settings, or compares them with those of the existing run."""
     path = output / UNFINISHED / RUN
     if not path.is_file():
-        # A shard without settings is read if its key matches this run; otherwise it counts as damaged.
+        # Records without settings are read if their key matches this run; otherwise they count as damaged.
         disk.write_text(path, json.dumps(identity, indent=2) + "\n")
         for above in (output, output.resolve().parent):
             disk.sync(above)

@@ -58,7 +58,7 @@ class RolloutStore:
     Attributes:
         kept: (item_id, sample_index) -> the response, of this process and of earlier ones.
         resumed: the number of those from earlier processes.
-        damaged: the number of unreadable lines of the shard; their responses are drawn again.
+        damaged: the number of unreadable lines; their responses are drawn again.
     """
 
     def __init__(self, output: Path, identity: Mapping[str, Any], kind: str = "rollouts") -> None:
@@ -87,7 +87,7 @@ class RolloutStore:
         self._shard: Journal | None = None
 
     def open(self) -> None:
-        """Opens this rank's own shard, once every rank has read the saved responses.
+        """Opens this rank's own file, once every rank has read the saved responses.
 
         Raises:
             OSError: it cannot be written.
@@ -188,7 +188,7 @@ class RolloutStore:
         return f"{len(self.kept)} responses are saved; rerun the same command to resume"
 
     def close(self) -> None:
-        """Closes the shard."""
+        """Closes the file."""
         if self._shard is not None:
             self._shard.close()
 
