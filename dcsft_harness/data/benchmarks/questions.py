@@ -87,13 +87,13 @@ def inside(question: str) -> list[str]:
         # "A. x", "B. y", "C. z  D. w"; but no fifth option in "D. the bacterium E. coli"
         if len(run) < _USUAL:
             blank = question.find("\n\n", run[-1][1].end())
-            run = _goes_on(question, run, len(question) if blank < 0 else blank)
+            run = _continued(question, run, len(question) if blank < 0 else blank)
         found = _between(question, run)
         return [*found[:-1], found[-1].split("\n\n")[0].strip()]
     return _on_lines(question)
 
 
-def _goes_on(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
+def _continued(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
     """The marks of consecutive letters before `end`, each preceded by white space."""
     found = list(marks)
     for index in range(len(marks), len(LETTERS)):
@@ -121,13 +121,13 @@ def _on_lines(question: str) -> list[str]:
     for at in reversed(starts):
         end = (text.find("\n", at) + 1 or len(text) + 1) - 1
         first = _inline(LETTERS[0]).search(text, at, end)
-        marks = _goes_on(text, [(0, first)] if first else [], end)
+        marks = _continued(text, [(0, first)] if first else [], end)
         if first is None or len(marks) < 2:
             continue
         # The next line with words belongs to the list if it begins with the next letter.
         while (line := _LINE.match(text, end)) and _begins(line[0], len(marks)):
             end = line.end()
-            marks = _goes_on(text, marks, end)
+            marks = _continued(text, marks, end)
         return [option.strip(" ;,") for option in _between(text[:end], marks)]
     return []
 
