@@ -63,8 +63,10 @@ def broken_import(error: BaseException) -> HarnessError | None:
     """The sentence about a package that is missing or conflicts with another installed one.
 
     None for all except an `ImportError` from outside this package; lazy packages wrap it in errors of their
-    own.
+    own. A `HarnessError` says already what could not be imported.
     """
+    if isinstance(error, HarnessError):
+        return None
     failed = next((one for one in causes(error) if isinstance(one, ImportError)), None)
     if failed is None or (failed.name or "").split(".")[0] == __package__:
         return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar, cast
 
-from rapidfuzz import process
+from rapidfuzz import fuzz, process
 
 _NAMES = ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "ENOTDIR", "ENAMETOOLONG", "EIO")
 _REFUSALS = tuple(getattr(errno, name) for name in _NAMES)
@@ -152,7 +152,7 @@ def refused_rows(
     Rows with the same problem are listed together, and each remedy once. `use` is what they cannot be.
     `skippable` is whether --on-error skip would leave them out.
     """
-    skips = f", or leave {'them' if len(bad) > 1 else 'it'} out with --on-error skip"
+    skips = f". --on-error skip leaves {'them' if len(bad) > 1 else 'the row'} out"
     skips *= skippable and len(bad) < count
     if len(bad) == 1:
         one = in_row(name, *bad[0])
@@ -193,13 +193,29 @@ def _places(rows: Sequence[str]) -> str:
     return f"{rows[0].split()[0]}s {' and '.join([', '.join(said), *last])}"
 
 
+def _stated(value: object, absent: object) -> object:
+    """A setting's value for a sentence; `absent` if it is None or empty."""
+    return absent if value is None or (isinstance(value, str | list | dict | tuple) and not value) else value
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], absent: object = "none") -> list[str]:
     """The entries in which two mappings differ, as "name: before -> now"."""
     return [
-        f"{name}: {before.get(name, absent)} -> {now.get(name, absent)}"
+        f"{name}: {_stated(before.get(name), absent)} -> {_stated(now.get(name), absent)}"
         for name in dict.fromkeys([*before, *now])
         if before.get(name) != now.get(name)
     ]
+
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """The three names at most that a misspelled or shortened one may mean, the likeliest first."""
+    found = process.extract(name, list(known), scorer=fuzz.ratio, processor=str.lower, limit=None)
+    given = name.lower()
+    return [
+        one
+        for one, score, _ in found
+        if score >= 60 or (len(given) > 2 and given in one.lower()) or (len(one) > 2 and one.lower() in given)
+    ][:3]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") -> HarnessError:
@@ -209,9 +225,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
     prints all names, if they are too many to print here.
     """
     choices = sorted(set(known))
-    near = [match for match, _, _ in process.extract(name, choices, limit=3, score_cutoff=60)]
-    if near:
-        remedy = f"Did you mean {' or '.join(near)}?"
+    if found := near(name, choices):
+        remedy = f"Did you mean {' or '.join(found)}?"
     elif listing:
         remedy = ""
     else:

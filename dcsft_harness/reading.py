@@ -119,8 +119,13 @@ def json_object(line: str | bytes) -> dict[str, Any]:
         found = from_json(text, finite=True, whole=True)
     except RepeatedKeyError:
         raise
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
     except json.JSONDecodeError as error:  # whose "line 1" would appear beside the line's number in its file
-        raise ValueError(f"not JSON ({error.msg} at character {error.colno})") from error
+        if error.msg == "Extra data" and text.rstrip()[error.pos :] == ",":
+            raise ValueError("not JSON (a comma follows the object)") from error
+        said = error.msg.removesuffix(" at")
+        raise ValueError(f"not JSON ({said} at character {error.colno})") from error
     except ValueError as error:
         raise ValueError(f"not JSON ({cut(str(error))})") from error
     if not isinstance(found, dict):

@@ -591,6 +591,8 @@ def read_names(file: Path) -> dict[str, str]:
     Raises:
         HarnessError: it cannot be read, or is not such a mapping.
     """
+    if not file.exists():
+        raise HarnessError(f"--names {file} does not exist", "Check the path")
     try:
         found = reading.yaml_file(file)
     except (OSError, ValueError) as error:

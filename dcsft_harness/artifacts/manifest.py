@@ -521,7 +521,7 @@ def done(
     if not found.call:
         differing = ["it does not record the options that it was made with"]
     elif found.call.get("verb") != call["verb"]:
-        differing = differences({"verb": found.call.get("verb")}, {"verb": call["verb"]}, absent=None)
+        differing = [f"made by `dcsft {found.call.get('verb')}`, not `dcsft {call['verb']}`"]
     else:
         differing, others = _differing(found, before, wanted, places or {})
     for role in () if differing else found.inputs:

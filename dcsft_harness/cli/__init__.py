@@ -9,7 +9,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ import click
 from dcsft_harness import __version__, interrupts, ranks
 from dcsft_harness.cli import bar, running, tools
 from dcsft_harness.environment import broken_import, refuse_threads
-from dcsft_harness.errors import HarnessError, refusal, room, visible_lines
+from dcsft_harness.errors import HarnessError, near, refusal, room, visible_lines
 from dcsft_harness.stages import STAGES
 
 
@@ -169,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sentence(error: click.ClickException) -> str:
     """A click usage error in the form of our own errors: the problem, then the remedy."""
+    if isinstance(error, click.NoSuchOption) and error.ctx is not None:
+        return _unknown_option(error.option_name, error.ctx)
     said = error.format_message().strip()
     # click puts several suggestions in brackets after the full stop.
     said = re.sub(r"\((Did you mean .*\?)\)$", r"\1", said)
@@ -176,6 +178,32 @@ def _sentence(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "dcsft"
     return f"{said} `{path} --help` lists what it takes."
+
+
+def _unknown_option(name: str, context: click.Context) -> str:
+    """The sentence about an option that a command lacks: near names, else the commands that have it."""
+    path = context.command_path
+    if isinstance(context.command, click.Group):
+        return f"no such option '{name}'. Name a command first: `{path} --help` lists them."
+    names = [one for param in context.command.get_params(context) for one in param.opts if one[:2] == "--"]
+    if found := near(name.lstrip("-"), (one.lstrip("-") for one in names)):
+        remedy = f" Did you mean {' or '.join(f'--{one}' for one in found)}?"
+    else:
+        others = [f"`{verb}`" for verb, options in _options(dcsft, context) if name in options]
+        remedy = f" It belongs to {', '.join(others[:3])}." if others else ""
+    return f"no such option '{name}'.{remedy} `{path} --help` lists what it takes."
+
+
+def _options(
+    group: click.Group, context: click.Context, path: str = "dcsft"
+) -> Iterator[tuple[str, set[str]]]:
+    """Each command of a group with its options, those of the chain first."""
+    chain = SECTIONS["The chain"]
+    for name in sorted(group.list_commands(context), key=lambda name: name not in chain):
+        if isinstance(command := group.get_command(context, name), click.Group):
+            yield from _options(command, context, f"{path} {name}")
+        elif command is not None:
+            yield f"{path} {name}", {one for param in command.get_params(context) for one in param.opts}
 
 
 def _calm() -> None:

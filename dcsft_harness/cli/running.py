@@ -276,7 +276,8 @@ def parameters(settings: type[Settings]) -> list[click.Parameter]:
         if extra(field, "positional"):
             many = is_sequence(field.annotation)
             needed = many or field.is_required()
-            metavar = name.upper() + "..." * many if needed else f"[{name.upper()}]"
+            shown_as = extra(field, "metavar") or name.upper()
+            metavar = shown_as + "..." * many if needed else f"[{shown_as}]"
             first.append(
                 click.Argument([name], nargs=-1 if many else 1, required=needed, metavar=metavar, type=str)
             )

@@ -336,6 +336,7 @@ class _Asked(click.Option):
             if not isinstance(error.__context__, EOFError):
                 raise
             given = flag(str(self.name))
+            bar.say("")  # ends the line of the question
             raise HarnessError(
                 f"{given} is missing, and there is no terminal to ask in", f"Pass {given}"
             ) from None

@@ -93,14 +93,14 @@ def open_subject(given: str, base: str | None) -> Subject:
         if folder.is_file() or folder.is_absolute() or given.count("/") != 1 or given.startswith("."):
             problem = "is a file, not a folder" if folder.exists() else "does not exist"
             raise HarnessError(
-                f"CKPT {given} {problem}", "Check the path, or pass a hub's OWNER/NAME, or `digits`"
+                f"model {given} {problem}", "Check the path, or pass a hub's OWNER/NAME, or `digits`"
             )
         _refuse_base(given, base)
         return Subject(given)
     run = folder.resolve().parent
     if run.name == manifest.UNFINISHED and run_folder.step_of(folder):
         raise HarnessError(
-            f"CKPT {given} is a checkpoint of an unfinished run, which may remove it at any time",
+            f"model {given} is a checkpoint of an unfinished run, which may remove it at any time",
             f"Score it with `--watch {run.parent}`",
         )
     if not _holds_weights(folder):
@@ -204,18 +204,18 @@ def _engine_arguments(model: str, arguments: str, engine: str) -> str:
 def _refuse_base(given: str, base: str | None) -> None:
     if base is not None:
         raise HarnessError(
-            f"--base {base}: CKPT {given} is a whole checkpoint", "--base applies only to adapters"
+            f"--base {base}: model {given} is a whole checkpoint", "--base applies only to adapters"
         )
 
 
 def _refuse_other(given: str, folder: Path) -> None:
     if (folder / manifest.UNFINISHED).is_dir():
         raise HarnessError(
-            f"CKPT {given} holds an unfinished run", f"Score its checkpoints with `--watch {given}`"
+            f"model {given} holds an unfinished run", f"Score its checkpoints with `--watch {given}`"
         )
     holds = manifest.read(folder).kind if (folder / manifest.NAME).is_file() else "neither"
     raise HarnessError(
-        f"CKPT {given} is neither an adapter nor a checkpoint: it has no {ADAPTER} and no {MODEL}"
+        f"model {given} is neither an adapter nor a checkpoint: it has no {ADAPTER} and no {MODEL}"
         + ("" if holds == "neither" else f", but holds {manifest.indefinite(holds)}"),
         "Pass a folder that `dcsft train` or save_pretrained wrote",
     )

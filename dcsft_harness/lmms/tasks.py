@@ -656,7 +656,7 @@ def check_tasks(names: Iterable[str]) -> Iterator[Checked]:
     for task in dict.fromkeys(task for name in names for task in members(name)):
         if prepared.has_source(task) and not prepared.exists(task):
             source = prepared.source_of(task)
-            said = f"not prepared. Run `{source.command()}`. {source.needs}. {source.get}."
+            said = f"not prepared. {source.advice()}."
             yield Checked(task, "absent", said)
             continue
         try:

@@ -114,7 +114,8 @@ def open_file(
 def open_task(name: str, option: str) -> lmms.Task:
     """The lmms-eval task that an option names; an error if there is none, or several."""
     if option == "--data" and name not in lmms.task_index():
-        raise unknown_name("curated set or task", name, lmms.task_index(), "dcsft tasks list")
+        found = unknown_name("task", name, lmms.task_index(), "dcsft tasks list")
+        raise HarnessError(f"--data {name} is neither a file nor a folder nor a task", found.remedy)
     tasks = lmms.open_tasks([name])
     if len(tasks) != 1:
         raise HarnessError(

@@ -226,7 +226,8 @@ def _json_row(line: bytes) -> dict[str, Any] | HarnessError:
     try:
         return reading.json_object(line)
     except ValueError as error:
-        return HarnessError(str(error), "Correct or remove the line")
+        encoded = isinstance(error.__cause__, UnicodeDecodeError)
+        return HarnessError(str(error), "Save the file as UTF-8" if encoded else "Correct or remove the line")
 
 
 def _of_json(file: IO[bytes]) -> Iterator[dict[str, Any] | HarnessError]:
@@ -313,6 +314,12 @@ def _of_folder(path: Path) -> Iterator[Row]:
     if not files:
         inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
         there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
+        shown = [*path.glob("*.[jpJP]*[gG]"), *path.glob("*/*.[jpJP]*[gG]")]
+        if shown and not there:
+            raise HarnessError(
+                f"{path} is a folder of images without rows",
+                "Write a JSONL or CSV file beside it with a row for each image: question, answer, image",
+            )
         raise HarnessError(
             f"{path} is a folder without rows",
             f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Pass {KINDS}",

@@ -270,11 +270,11 @@ def advice(found: Mapping[str, Any]) -> tuple[str, str]:
     """The result of `unsolved` as a problem and a remedy."""
     words = {"unanswered": "without an answer", "wrong": "wrong", "unscored": "not scored"}
     parts = [f"{found[name]} {text}" for name, text in words.items() if found[name]]
-    parts += [f"{found['truncated']} of them cut off at the token limit"] if found["truncated"] else []
+    truncated = f"; {found['truncated']} ran out of tokens" if found["truncated"] else ""
     gold, response = cut(repr(found["gold"]), 200), cut(repr(found["response"]), 400)
     problem = (
-        f"none of {found['responses']} responses is right: {', '.join(parts)}. The first: gold {gold},"
-        f" response {response}"
+        f"none of {found['responses']} responses is right: {', '.join(parts)}{truncated}."
+        f" The first: gold {gold}, response {response}"
     )
     if 2 * found["truncated"] >= found["responses"]:
         return problem, "Raise --max-new-tokens"

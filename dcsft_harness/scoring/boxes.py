@@ -376,13 +376,14 @@ def parse_gold(solution: object) -> object:
             value = ast.literal_eval(solution.strip())
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise HarnessError(
-                f"solution {cut(repr(solution))} is not a box", "Write [x1, y1, x2, y2]"
+                f"the answer {cut(repr(solution))} is not a box", "Write [x1, y1, x2, y2]"
             ) from error
     if isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value):
         if len(value) == 4 and -1e9 < value[0] < value[2] < 1e9 and -1e9 < value[1] < value[3] < 1e9:
             return list(value)
     raise HarnessError(
-        f"solution {cut(repr(value))} is not a box", "Write [x1, y1, x2, y2] in pixels, x1 < x2 and y1 < y2"
+        f"the answer {cut(repr(value))} is not a box",
+        "Write two corners in pixels, [x1, y1, x2, y2] with x1 < x2 and y1 < y2, not width and height",
     )
 
 

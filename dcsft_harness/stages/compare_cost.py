@@ -10,7 +10,11 @@ class CompareCostOptions(Settings):
     """What to compare."""
 
     artefacts: tuple[Path, ...] = option(
-        about="Adapters and checkpoints of `dcsft train`.", positional=True, reads="artifact", min_length=1
+        about="Adapters and checkpoints of `dcsft train`.",
+        positional=True,
+        metavar="ARTIFACTS",
+        reads="artifact",
+        min_length=1,
     )
     scores: tuple[Path, ...] = option(
         (), "Scores of one of them, or of a checkpoint inside it.", repeated=True, reads="artifact"

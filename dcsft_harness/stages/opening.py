@@ -189,12 +189,14 @@ def pool(
     from dcsft_harness import lmms
     from dcsft_harness.sampling import own_data
 
-    if (task is None) == (data is None):
-        raise HarnessError("--task and --data cannot be combined, and one is required", "Pass one of them")
+    if task is None and data is None:
+        raise HarnessError("--task and --data are missing", "Pass one of them")
+    if task is not None and data is not None:
+        raise HarnessError(f"--task {task} and --data {data} cannot be combined", "Pass one of them")
     if data is None:
-        refuse_own(options, "--data")
         if is_own(str(task)) and not lmms.is_file(str(task)):
             raise HarnessError(f"--task {task} is a file or folder of rows", f"Pass it as --data {task}")
+        refuse_own(options, "--data")
         return own_data.open_task(str(task), "--task"), {}, task_files([str(task)])
     root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options, held)
     opened = own_data.open_file(data, options.scorer, root, skip, outside, not held, part)

@@ -222,8 +222,10 @@ def open_pairs(folder: Path, most: int, seed: int) -> tuple[Any, dict[str, Path]
             f"{folder}: none of {counts['items']} items has both a right and a wrong response ({right} have"
             f" right ones, {wrong} wrong ones; left out: {counts['truncated']} truncated, "
             f"{counts['unscored']} unscored responses)",
-            "Sample more responses per item, at a higher temperature, or use items that are neither easy nor"
-            " hard",
+            "Sample again with a higher --max-new-tokens"
+            if counts["truncated"] > sum(len(one.right) + len(one.wrong) for one in found.values())
+            else "Sample more responses per item, at a higher temperature, or use items that are neither easy"
+            " nor hard",
         )
     return _stored(rollouts / sampling.ITEMS, chosen), inputs, counts
 

@@ -175,7 +175,7 @@ class TrainingConfig(Settings):
         own = {name: f"Pass {flag(name)}" for name in type(self).model_fields} | OWN
         for name in self.extra:
             if (remedy := own.get(str(name).replace("-", "_"))) is not None:
-                raise HarnessError(f"extra: {shown(name)} is set by the harness", remedy)
+                raise HarnessError(f"TRL's argument {shown(name)} is set by the harness", remedy)
         trackers = self.extra.get("report_to") or []
         for name in trackers if isinstance(trackers, list | tuple) else [trackers]:
             if name not in (*TRACKERS, "all", "none"):
@@ -186,7 +186,7 @@ class TrainingConfig(Settings):
                 ours = "max_completion_length" if name.startswith("max") else name
                 remedy = f"Pass {flag(ours) if ours in own else '--num-generations'}"
                 raise HarnessError(
-                    f"extra: generation_kwargs has {name}, which is set by the harness", remedy
+                    f"TRL's argument generation_kwargs has {name}, which is set by the harness", remedy
                 )
         return self
 

@@ -56,7 +56,7 @@ def lora_targets(layers: dict[str, Part], target: str) -> dict[str, Part]:
     if not chosen:
         examples = {part: name for name, part in reversed(layers.items())}  # the first of each part
         raise HarnessError(
-            f"lora_target={target!r} matches none of the model's {len(layers)} linear layers",
+            f"--lora-target {target} matches none of the model's {len(layers)} linear layers",
             f"Their whole names are like {', '.join(examples[part] for part in sorted(examples))}; "
             f"or give {', '.join(wanted)}",
         )

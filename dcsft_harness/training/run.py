@@ -23,7 +23,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.resuming import PRECISION
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, bytes_of, planned_device
 from dcsft_harness.coordinates import BoxConvention
-from dcsft_harness.errors import HarnessError, reporting_refusals
+from dcsft_harness.errors import HarnessError, cut, reporting_refusals
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS, wrap
 from dcsft_harness.models.arguments import ModelSettings
@@ -648,6 +648,13 @@ def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> 
     except Diverged as error:
         good = "none was written before" if run.last is None else f"{run.last} is"
         raise HarnessError(error.problem, f"{error.remedy}. The last good checkpoint: {good}") from error
+    except Exception as error:
+        tracker = type(error).__module__.split(".")[0]
+        if tracker not in trainer.args.report_to:
+            raise
+        raise HarnessError(
+            f"report_to={tracker} fails: {cut(str(error))}", "Set it up, or leave report_to out"
+        ) from error
 
 
 def _finish(

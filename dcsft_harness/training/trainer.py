@@ -173,7 +173,7 @@ def arguments(
     for name in extra:
         if name in ours:
             raise HarnessError(
-                f"extra: {name} is set by the harness, to {ours[name]!r}",
+                f"TRL's argument {name} is set by the harness, to {ours[name]!r}",
                 "Use the equivalent option, if there is one (batch_size, epochs, dtype, ...)",
             )
         if name not in known:

@@ -95,11 +95,11 @@ def test_a_row_continues_under_another_batch_size_but_not_under_another_limit(be
         scored(board, "one", settings=Scoring(suite="digits", model_args="batch_size=8,device=cpu")).made
         == []
     )
-    with pytest.raises(HarnessError, match="'one' has digits under other settings: limit: None -> 4"):
+    with pytest.raises(HarnessError, match="'one' has digits under other settings: limit: none -> 4"):
         scored(board, "one", settings=Scoring(suite="digits", limit=4))
     with pytest.raises(HarnessError, match="max_pixels: none -> 3136"):
         scored(board, "one", settings=Scoring(suite="digits", model_args="max_pixels=3136"))
-    with pytest.raises(HarnessError, match="max_new_tokens: None -> 9"):
+    with pytest.raises(HarnessError, match="max_new_tokens: none -> 9"):
         scored(board, "one", settings=Scoring(suite="digits", max_new_tokens=9))
 
 
@@ -129,9 +129,9 @@ def test_external_results_are_remembered_and_reserve_their_names(bench, place, c
 
 REFUSED = [
     ((), "there is nothing to score. Pass CKPT, or --watch DIR, or both"),
-    (("nowhere",), "CKPT nowhere does not exist. Check the path, or pass a hub's OWNER/NAME"),
-    (("empty",), "CKPT empty is neither an adapter nor a checkpoint"),
-    (("cold", "--base", "one"), "--base one: CKPT cold is a whole checkpoint"),
+    (("nowhere",), "model nowhere does not exist. Check the path, or pass a hub's OWNER/NAME"),
+    (("empty",), "model empty is neither an adapter nor a checkpoint"),
+    (("cold", "--base", "one"), "--base one: model cold is a whole checkpoint"),
     (("one", "--limit", "0"), "--limit 0 is out of range"),
     (("one", "--model-args", "adapter=two"), "--model-args names adapter, which CKPT decides"),
     (("one", "--model-args", "batch"), "'batch' is not key=value"),
@@ -145,7 +145,7 @@ REFUSED = [
     (("one", "--watch", "run", "--name", "x"), "--name x could be for CKPT or for the run"),
     (("--watch", "one"), "is not an output folder of `dcsft train`"),
     (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `--watch"),
-    (("run",), "CKPT run holds an unfinished run. Score its checkpoints with `--watch run`"),
+    (("run",), "model run holds an unfinished run. Score its checkpoints with `--watch run`"),
     (("lost",), "the base of adapter lost is missing"),
 ]  # fmt: skip
 

@@ -814,7 +814,7 @@ class TestOldFolders:
         assert "already done" in capsys.readouterr().err
         self.logged(tmp_path / "out", "20261102_100000", [1, 0], "pretrained=b")
         assert self.run(*again) == 1
-        assert "already holds a leaderboard, of another run: runs: None -> 2" in capsys.readouterr().err
+        assert "already holds a leaderboard, of another run: runs: none -> 2" in capsys.readouterr().err
 
     @pytest.mark.parametrize("kind", ["without samples", "without results", "damaged", "scores", "limit"])
     def test_repairing_a_left_out_result_makes_the_board_outdated(self, tmp_path, capsys, kind):

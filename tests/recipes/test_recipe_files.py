@@ -494,7 +494,7 @@ def test_init_writes_a_recipe_that_runs(
         (["--pool", "none.jsonl"], "--pool none.jsonl does not exist"),
         (["--test", ""], "nothing to evaluate on. Pass held-out rows (--test 0.1), or --tasks"),
         (["--test", "1.5"], "--test 1.5 is not a share between 0 and 1"),
-        (["--model", "no/such/model"], "CKPT no/such/model does not exist"),
+        (["--model", "no/such/model"], "model no/such/model does not exist"),
         (["--scorer", "exact_wrod"], "unknown scorer 'exact_wrod'"),
         (["--tasks", "dcsft_digitz"], "unknown task 'dcsft_digitz'"),
         (["--tasks", "dcsft_digits,none.yaml"], "--tasks none.yaml does not exist"),

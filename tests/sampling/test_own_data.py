@@ -252,7 +252,7 @@ BAD = {
     "a missing image": (old(image="images/9.png"), r"line 2: image .*images/9\.png does not exist"),
     "another system's path": (
         old(image="images\\0.png"),
-        r"line 2: image .*images.0\.png does not exist. Write paths with / .* it out with --on-error",
+        r"line 2: image .*images.0\.png does not exist. Write paths with / .* skip leaves the row out",
     ),
     "a folder": (old(image="images"), "line 2: image .*images is not a regular file"),
     "no picture": (old(image="images/text.png"), r"line 2: image .*text\.png cannot be read"),
@@ -261,6 +261,8 @@ BAD = {
         old(image={"bytes": ""}),
         "line 2: an image is a mapping of bytes, without bytes or path",
     ),
+    "a comma behind it": (json.dumps(old()) + ",", r"line 2: not JSON \(a comma follows the object\)"),
+    "an open text": ('{"a": "b', r"line 2: not JSON \(Unterminated string starting at character 7"),
     "one placeholder too many": (new(images=[]), "line 2: 1 <image> placeholders for 0 images"),
     "the same again": (new(), "line 2: the same item as line 1"),
 }
@@ -315,7 +317,7 @@ class TestBadRows:
         ],
     )
     def test_a_solution_that_is_not_a_box(self, folder, box):
-        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: solution .* is not a box"):
+        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 1: the answer .* is not a box"):
             own_data.open_file(file(folder, old(solution=box)), "box_iou", None)
 
     @pytest.mark.parametrize("box", [[60, 60, 90, 90], [0, 0, 58, 56], [0, 0, 56, 57.5], [-2, 0, 9, 9]])
@@ -364,7 +366,9 @@ class TestBadRows:
     def test_a_line_in_another_encoding(self, folder):
         path = file(folder, old())
         path.write_bytes(path.read_bytes() + b"\n" + '{"problem": "caf\u00e9"}'.encode("latin-1"))
-        with pytest.raises(HarnessError, match=r"mine\.jsonl, line 2: not JSON"):
+        with pytest.raises(
+            HarnessError, match=r"mine\.jsonl, line 2: not UTF-8 text. Save the file as UTF-8"
+        ):
             own_data.open_file(path, "exact_word", None)
 
 
@@ -404,7 +408,10 @@ HOSTILE_LINES = {
         r'{"messages": [{"role": "user", "content": "\ud834?"}], "images": []}',
         "half of a surrogate",
     ),
-    "one in bytes": (b'{"problem": "\xed\xa0\x80", "solution": "goose"}', r"not JSON \('utf-8' codec"),
+    "one in bytes": (
+        b'{"problem": "\xed\xa0\x80", "solution": "goose"}',
+        "not UTF-8 text. Save the file as UTF-8",
+    ),
     "10,000 levels": (DEEP, "nested deeper than 64 levels"),
     "100 levels": (DEEP.replace("[" * 9900, "").replace("]" * 9900, ""), "nested deeper than 64 levels"),
     "a number of 400 digits": ({"problem": "?", "solution": 10**399}, "is a number of 400 digits"),
@@ -441,7 +448,7 @@ HOSTILE_LINES = {
         {"messages": [*turns("?", "goose"), {"role": "r" * 180_000}]},
         "a turn of the unknown role 'rrr",
     ),
-    "bytes of 180 kB": (b"\xff" * 180_000, "not JSON"),
+    "bytes of 180 kB": (b"\xff" * 180_000, "not UTF-8 text"),
 }
 
 
@@ -467,7 +474,7 @@ class TestHostileRows:
 
     @pytest.mark.parametrize("solution", ["[" * 90_000, "x" * 180_000, [1, 2, 3, "y" * 180_000]])
     def test_a_long_box_is_truncated(self, folder, solution):
-        with pytest.raises(HarnessError, match="line 1: solution .* is not a box") as error:
+        with pytest.raises(HarnessError, match="line 1: the answer .* is not a box") as error:
             own_data.open_file(file(folder, old(solution=solution)), "box_iou", None)
         assert len(str(error.value)) < 600 + len(str(folder))
 
@@ -493,7 +500,7 @@ class TestHostileRows:
             own_data.open_file(file(folder, *rows), "exact_word", None)
         assert re.search(
             r"3 of 4 rows .*: line 2: not JSON .*; line 3: the same item as line 1 .*; line 4: image "
-            r".*text\.png cannot be read .*not an image that Pillow can read.*, or leave them out with ",
+            r".*text\.png cannot be read .*not an image that Pillow can read.* skip leaves them out",
             str(error.value),
         )
 

@@ -1435,7 +1435,7 @@ class TestNothingSolved:
             "response": "Let me",
         }
         problem, remedy = rollout_store.advice(rollout_store.unsolved([row, row]))
-        assert "2 of them cut off at the token limit" in problem
+        assert "2 ran out of tokens" in problem
         assert remedy == "Raise --max-new-tokens"
 
     @pytest.mark.parametrize(("score", "right"), [(0.0, False), (0.3, False), (0.5, True), (1.0, True)])

@@ -123,7 +123,7 @@ class TestRefusals:
         other = {"model": "dcsft_stub", "temperature": 1.0, "seed": 0, "limit": 5, "scorer": "math"}
         with pytest.raises(HarnessError) as refused, rollout_store.opened(output, other):
             pass
-        said = "temperature: 0.9 -> 1.0; limit: None -> 5; scorer: none -> math. Name another folder"
+        said = "temperature: 0.9 -> 1.0; limit: none -> 5; scorer: none -> math. Name another folder"
         assert f"{output} holds an unfinished run with other settings: {said}" in str(refused.value)
         assert len(kept(output)) == 1
 

@@ -135,7 +135,9 @@ def test_the_settings_import_neither_torch_nor_trl():
     ],
 )
 def test_trls_name_for_one_of_our_options_is_refused_with_ours(config, name, value, remedy):
-    with pytest.raises(HarnessError, match=f"extra: {name} is set by the harness.*{remedy}") as refused:
+    with pytest.raises(
+        HarnessError, match=f"TRL's argument {name} is set by the harness.*{remedy}"
+    ) as refused:
         config(extra={name: value})
     assert "secret" not in str(refused.value)
 
@@ -156,7 +158,9 @@ def test_a_file_and_set_cannot_bypass_our_options(tmp_path, capsys, way):
     for method in ("cold-start", "sft", "grpo"):
         words = ["train", method, "--model=m", "--data=d", "--output", str(tmp_path / "out"), *given]
         assert main(words) == 1
-        assert "extra: push_to_hub is set by the harness. Pass --push-to-hub" in capsys.readouterr().err
+        assert (
+            "TRL's argument push_to_hub is set by the harness. Pass --push-to-hub" in capsys.readouterr().err
+        )
     assert not (tmp_path / "out").exists()
 
 

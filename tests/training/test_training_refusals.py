@@ -244,7 +244,7 @@ def test_an_interruption_leaves_nothing(base, tmp_path):
 
 def test_a_target_without_layers_is_refused_before_weights_are_loaded(base, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "open_weights", lambda *given: pytest.fail("the model was loaded"))
-    with pytest.raises(HarnessError, match="lora_target='langage' matches none of") as told:
+    with pytest.raises(HarnessError, match="--lora-target langage matches none of") as told:
         sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(lora_target="langage"))
     assert list(tmp_path.iterdir()) == []
     names = re.findall(r"model\.[\w.]+", told.value.remedy)

@@ -141,11 +141,15 @@ class Source:
             place = self.hub.path
             object.__setattr__(self, "needs", self.needs or f"--source is a download of {place}")
             command = f"hf download --repo-type dataset {place} --local-dir DIR"
-            object.__setattr__(self, "get", self.get or command)
+            object.__setattr__(self, "get", self.get or f"Get one with `{command}`")
 
     def command(self) -> str:
         """The command that prepares it."""
         return f"dcsft data prepare {self.task}" + ("" if self.hub else " --source DIR")
+
+    def advice(self) -> str:
+        """What to run to prepare it, and where its files are."""
+        return f"Run `{self.command()}`. {self.needs}. {self.get}"
 
 
 @dataclass(frozen=True)

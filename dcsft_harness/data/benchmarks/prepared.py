@@ -191,7 +191,7 @@ def describe(task: str) -> manifest.Manifest:
     if not exists(task):
         raise HarnessError(
             f"the data of {task} is not prepared: {folder} does not exist",
-            f"Run `{source.command()}`. {source.needs}. {source.get}",
+            source.advice(),
         )
     found = manifest.read(folder, KIND)
     if found.config.get("version") != source.version:
