@@ -387,13 +387,17 @@ def test_a_table_of_k_responses_says_what_its_counts_and_tests_are_over(greedy):
     ids, found = ("x", "y", "z"), []
     for name, (given, votes, length) in rows.items():
         draws = Draws(np.array(given, dtype=float), np.array(votes), np.full((3, 2), length))
-        part = Cell(OOD, "ood", None, {}, ids, (None,) * 3, np.nanmean(given, axis=1), 0, None, draws=draws)
+        mean, silent = np.nanmean(given, axis=1), int(name == "b")
+        part = Cell(OOD, "ood", None, {}, ids, (None,) * 3, mean, silent, None, draws=draws)
         (one,) = expanded([Result(name, Path(name), {}, {OOD: part}, None, None)], None)
         more = {OOD: replace(part, scores=np.array([1.0, none, 0.0]), draws=None)} if greedy else {}
         found.append(Row(name, {**one.tasks, **more}))
     parts = found[0].cells.values()
     tasks = [Task(one.task, "ood", None, ids, np.arange(3), metric=one.metric) for one in parts]
-    text = report(compare.summarize(Board(tuple(found), tuple(tasks), "a"))).replace("\\", "")
+    summary = compare.summarize(Board(tuple(found), tuple(tasks), "a"))
+    sampled = [at for at, column in enumerate(summary.columns) if column.metric is not None]
+    assert [summary.lines[1].entries[at].unanswered for at in sampled] == [1] * 6
+    text = report(summary).replace("\\", "")
     assert "Row b: 1 of 3 items of dcsft_digits_r had fewer than 2 scored responses" in text
     assert ("All 2 rows: 1 of 3 responses to dcsft_digits_r could not be scored" in text) == greedy
     assert text.count("1 of 3") == 1 + greedy
