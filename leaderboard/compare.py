@@ -233,7 +233,9 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
     for line in lines:
         if line.is_group:
             names = ", ".join(row.name for row in line.rows)
-            yield f"{line.name} combines {len(line.rows)} seeds ({names}), the seed being a random effect"
+            said = f"{line.name} combines {len(line.rows)} seeds ({names}), the seed being a random effect"
+            left_out = any(entry.unscored for entry in line.entries if entry is not None)
+            yield said + (", over the items that were scored with every seed" if left_out else "")
 
 
 def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
