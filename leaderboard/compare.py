@@ -233,7 +233,9 @@ def _remarks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[str
     for line in lines:
         if line.is_group:
             names = ", ".join(row.name for row in line.rows)
-            yield f"{line.name} combines {len(line.rows)} seeds ({names}), the seed being a random effect"
+            said = f"{line.name} combines {len(line.rows)} seeds ({names}), the seed being a random effect"
+            left_out = any(entry.unscored for entry in line.entries if entry is not None)
+            yield said + (", over the items that were scored with every seed" if left_out else "")
 
 
 def _blanks(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
@@ -268,16 +270,22 @@ def _plain(task: Task) -> str:
 
 
 def _unscored(columns: tuple[Column, ...], lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
-    """Rows with responses that could not be scored, and the number of those."""
+    """Rows with responses that could not be scored, or items with too few that could, and their number."""
     for line in lines:
-        counts = [
-            f"{entry.unscored} of {entry.n + entry.unscored} responses to {column.label}"
-            for column, entry in zip(columns, line.entries, strict=True)
-            if entry is not None and entry.unscored and not column.is_mean and not line.is_group
-        ]
-        if counts:
-            what = f"{', '.join(counts)} could not be scored; they are left out, not counted as wrong"
-            yield line.name, f": {what}", f": {what} (each)"
+        counts: dict[str, list[str]] = {}
+        for column, entry in zip(columns, line.entries, strict=True):
+            if entry is None or not entry.unscored or column.is_mean or line.is_group:
+                continue
+            metric, _, k = (column.metric or "").partition("@")
+            what, why = "responses", "could not be scored"
+            if metric:  # its other metrics leave out the same items
+                what, why = "items", f"had fewer than {k} scored responses"
+            if metric in ("", "avg"):
+                of = f"{entry.unscored} of {entry.n + entry.unscored} {what} {'of' if metric else 'to'}"
+                counts.setdefault(why, []).append(f"{of} {_plain(column.tasks[0])}")
+        for why, some in counts.items():
+            said = f"{', '.join(some)} {why}; they are left out, not counted as wrong"
+            yield line.name, f": {said}", f": {said} (each)"
 
 
 SOME = 50

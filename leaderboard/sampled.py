@@ -192,7 +192,6 @@ def _expanded(result: "Result", k: int | None) -> "Result":
                 metric=f"{metric}@{at}",
                 conditions={**conditions, SAMPLES: draws.samples},
                 scores=draws.metrics.values[metric][:, at - 1].copy(),
-                unanswered=part.unanswered if metric == "avg" else 0 if part.unanswered is not None else None,
                 draws=draws if metric == "avg" else None,
                 responses=part.responses if metric == "avg" else None,
             )

@@ -14,7 +14,7 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.storage import scan
 from dcsft_harness.curation import conversations, gallery, overlap, suspects
 from dcsft_harness.curation.labels import LABELS
-from dcsft_harness.curation.rules import CurationConfig, equal, mix, qualifying, weighed
+from dcsft_harness.curation.rules import EMPIRICAL, CurationConfig, equal, mix, qualifying, weighed
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.sampling import ITEMS, ROLLOUTS, own_data
 from dcsft_harness.sampling.rollout_store import advice, unsolved
@@ -71,7 +71,7 @@ def curate(
     left_out["excluded"] -= table.num_rows
     table, suspected = _without_suspects(table, rollouts, config, verdicts, left_out)
     try:
-        chosen = choose(table, config)
+        chosen = choose(table, config, every.num_rows - table.num_rows)
     except HarnessError as error:
         explained = _explained(error, table, rollouts)
         if explained is None:
@@ -167,8 +167,10 @@ def _without(labels: pa.Table, ids: pa.StringArray) -> pa.Table:
     return labels.filter(pc.invert(pc.is_in(labels["item_id"], value_set=ids)))
 
 
-def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
+def choose(labels: pa.Table, config: CurationConfig, gone: int = 0) -> pa.Table:
     """The label rows of the curated set, in training order; with a column weight if weights are asked for.
+
+    `gone` items were excluded, dropped or suspects: errors say that counts are without them.
 
     Raises:
         HarnessError: a difficulty has fewer items than asked for, a mix takes all, or nothing qualifies.
@@ -180,10 +182,11 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
     fit = qualifying(labels, config) & (weights > 0)
     by_name = {name: rows[equal(names, name)[rows]] for name in records.DIFFICULTIES}
     kept = rows[fit[rows]]
+    have = f"without {gone} excluded, dropped or suspected, the labels have" if gone else "the labels have"
     if len(kept) == 0:
         found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
         raise HarnessError(
-            f"no item {config.asked()}: the set would be empty (the labels have {found})",
+            f"no item {config.asked()}: the set would be empty ({have} {found})",
             f"{'Widen the band' if config.band else 'Keep other difficulties'}, or label a larger pool"
             if len(by_name["medium"]) or pc.max(labels["n"]).as_py() != 1
             else "With one response per item none can be medium: sample more, such as --samples 8",
@@ -204,10 +207,12 @@ def choose(labels: pa.Table, config: CurationConfig) -> pa.Table:
             "Use a larger --size, or smaller shares",
         )
     rng = np.random.Generator(np.random.PCG64(config.seed))
-    drawn = [_draw(rng, kept, plain, "+".join(config.keep) or "fitting")]
+    weighing = " with a weight above 0" if config.weight == EMPIRICAL else ""
+    drawn = [_draw(rng, kept, plain, f"{'+'.join(config.keep) or 'fitting'} items{weighing}", have)]
+    outside = " (outside the band)" if config.band else ""
     for name, number in mixed.items():
         beside = by_name[name][~fit[by_name[name]]]  # a band may hold part of a difficulty
-        drawn.append(_draw(rng, beside, number, f"{name}{' (outside the band)' if config.band else ''}"))
+        drawn.append(_draw(rng, beside, number, f"{name}{outside} items", have))
     order = rng.permutation(np.concatenate(drawn))
     chosen = labels.take(order).combine_chunks()
     if config.weight is None:
@@ -222,10 +227,10 @@ def _refuse_doubles(ids: pa.StringArray) -> None:
         raise HarnessError(f"the labels hold item {doubled[0]} twice", "Remove one of them")
 
 
-def _draw(rng: np.random.Generator, rows: NDArray[np.int64], number: int, name: str) -> NDArray[np.int64]:
-    """A seeded draw of `number` rows, which are sorted by id."""
+def _draw(
+    rng: np.random.Generator, rows: NDArray[np.int64], number: int, what: str, have: str
+) -> NDArray[np.int64]:
+    """A seeded draw of `number` rows, which are sorted by id; `what` and `have` are words of its error."""
     if number > len(rows):
-        raise HarnessError(
-            f"{number} {name} items are requested, but the labels have {len(rows)}", "Lower --size or --mix"
-        )
+        raise HarnessError(f"{number} {what} are requested, but {have} {len(rows)}", "Lower --size or --mix")
     return rows if number == len(rows) else rng.permutation(rows)[:number]

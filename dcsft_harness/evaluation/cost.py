@@ -190,6 +190,7 @@ def read_run(folder: Path, name: str) -> Run:
     said += [note for one in origins if one.made is None for note in _unread(one)]
     cold = {digest: one for digest, one in found if one.config.get("method") == COLD}
     labeling = tuple(one for _, one in found if one.kind == "rollouts")
+    data = inputs.get(made.inputs["data"]["sha256"]) if "data" in made.inputs else None
     earlier = tuple(one for digest, one in found if run_folder.was_trained(one) and digest not in cold)
     sources = [one for one in artifacts if run_folder.was_trained(one) or one.kind == "rollouts"]
     older = [one.folder.name for one in sources if NOTE not in one.notes]
@@ -197,7 +198,7 @@ def read_run(folder: Path, name: str) -> Run:
     return Run(
         name=name,
         made=made,
-        method=_method(made, bool(labeling) and any(one.kind == "curated set" for _, one in found)),
+        method=_method(made, data is not None and data.kind == "curated set" and selective(data.config)),
         training=cost_of(made),
         labeling=labeling,
         earlier=earlier,

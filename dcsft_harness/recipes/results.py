@@ -25,6 +25,7 @@ from dcsft_harness.leaderboard.logs import Choices, is_run
 from dcsft_harness.leaderboard.report.table import markdown_text, p_text, share
 from dcsft_harness.leaderboard.stats import Estimate, holm
 from dcsft_harness.leaderboard.summary import Line, Summary, overall
+from dcsft_harness.recipes import shipped
 from dcsft_harness.recipes.chain import STATE, state_of
 
 # The paper's claims, stated before the run that decides them, each tested on a run of its recipes.
@@ -432,8 +433,16 @@ def _loaded(made: manifest.Manifest) -> Board:
 
 def _opening(runs: Sequence[Path]) -> str:
     made = [manifest.read(path.parent) for run in runs for path in run.glob(f"*/{manifest.NAME}")]
-    scale = state_of(runs[0])["scale"]
-    versions = ", ".join(f"{name} {version}" for name, version in made[0].packages.items())
+    states = [state_of(run) for run in runs]
+    scale, names = states[0]["scale"], {name for state in states for name in state["recipe"].split("+")}
+    is_ours = names <= shipped().keys()
+    versions: dict[str, dict[str, None]] = {}
+    for one in made:
+        for name, version in one.packages.items():
+            versions.setdefault(name, {})[version] = None
+    said = ", ".join(f"{name} {' and '.join(some)}" for name, some in versions.items())
+    hardware = [f"{one.hardware.get('cores')} cores ({one.hardware.get('machine')})" for one in made]
+    machines = " and ".join(dict.fromkeys(hardware))
     minutes = sum(one.seconds for one in made) / 60
     kinds = [one.kind for one in made]
     counts = ", ".join(
@@ -441,19 +450,24 @@ def _opening(runs: Sequence[Path]) -> str:
     )
     return (
         f"# Results at scale {scale or 'of its own'}\n\n"
-        f"Made by `dcsft results` from a run of the shipped recipes: {len(made)} stages ({counts}) in "
-        f"{minutes:.0f} minutes of stage time, on {made[0].hardware.get('cores')} cores "
-        f"({made[0].hardware.get('machine')}).\n{versions}.\n\n"
-        "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect). "
-        "Nothing was tuned toward a claim: all trainings of a table take the same number of steps at the "
-        "same learning rate, as in the paper.\n"
+        f"Made by `dcsft results` from a run of {'the shipped recipes' if is_ours else 'your own recipe'}: "
+        f"{len(made)} stages ({counts}) in {minutes:.0f} minutes of stage time, on {machines}.\n"
+        f"{said}.\n\n"
+        "Accuracies are percent, with 95 % intervals over items and seeds (the seed is a random effect)."
+        + (
+            " All SFT and GRPO trainings of a table take the same number of steps at the same learning rate, "
+            "as in the paper."
+            if is_ours
+            else ""
+        )
+        + "\n"
     )
 
 
 WORDS = {
     "supported": "Held",
     "contradicted": "Did not hold: significantly the other way",
-    "not supported": f"Did not hold: any effect is smaller than {100 * MARGIN:.0f} point",
+    "not supported": f"Did not hold: any effect in favor is smaller than {100 * MARGIN:.0f} point",
     "inconclusive": "Open",
 }
 """A verdict -> the heading of its claims."""
@@ -463,20 +477,21 @@ POOL_NAMES = {"clean": "clean pool", "noisy": "6 % wrong labels"}
 def _held(findings: Sequence[Finding]) -> str:
     """Which of the claims held, which did not, and which are open, with the figures of each pool."""
     paper = [one for one in findings if one.source not in APART]
-    pools = [pool for pool in POOLS if any(one.pool == pool for one in paper)]
+    several = len(_pools(findings)) > 1
     counts = [
-        f"{POOL_NAMES[pool]}: "
+        (f"{POOL_NAMES[pool]}: " if several else "")
         + ", ".join(
             f"{sum(one.verdict == verdict for one in paper if one.pool == pool)} {verdict}"
             for verdict in WORDS
         )
-        for pool in pools
+        for pool in _pools(paper)
     ]
     said = "; ".join(counts) or "This run has no board for any of them"
-    parts = ["## What held and what did not\n", f"The paper's claims by pool. {said}.\n"]
+    by_pool = " by pool" if several else ""
+    parts = ["## What held and what did not\n", f"The paper's claims{by_pool}. {said}.\n"]
     for verdict, words in WORDS.items():
         lines = [
-            f"- {one.source}: {markdown_text(one.said)}. {POOL_NAMES[one.pool].capitalize()}: {_value(one)}."
+            f"- {one.source}: {markdown_text(one.said)}{_of_pool(one.pool, several)}: {_value(one)}."
             for one in findings
             if one.verdict == verdict
         ]
@@ -490,8 +505,17 @@ def _held(findings: Sequence[Finding]) -> str:
     return "\n".join(parts)
 
 
+def _pools(findings: Sequence[Finding]) -> list[str]:
+    """The pools of some findings; one alone needs no name."""
+    return [pool for pool in POOLS if any(one.pool == pool for one in findings)]
+
+
+def _of_pool(pool: str, several: bool) -> str:
+    return f". {POOL_NAMES[pool].capitalize()}" if several else ""
+
+
 def _claims(findings: Sequence[Finding]) -> str:
-    pools = [pool for pool in POOLS if any(one.pool == pool for one in findings)]
+    pools = _pools(findings)
     rows: dict[tuple[str, str], dict[str, Finding]] = {}
     for one in findings:
         rows.setdefault((one.source, one.said), {})[one.pool] = one
@@ -514,12 +538,13 @@ def _claims(findings: Sequence[Finding]) -> str:
         f"## Verdicts\n\n{table}\n\n"
         "- Supported: significant at 5 % and in favor of the claim. Contradicted: significant and against "
         f"it. Not supported: not significant, and the 95 % interval ends below {100 * MARGIN:.0f} point, "
-        "which rules out an effect that matters. Inconclusive: none of these.\n"
+        "which rules out an effect in favor that matters. Inconclusive: none of these.\n"
         f'- "Match" is non-inferiority: one-sided, against a deficit of {100 * MARGIN:.0f} point. '
         "It is contradicted where the interval lies below that.\n"
         "- Seeds are paired: those of one number share cold start and labels. One seed has no p-value.\n"
-        "- p is Holm-corrected over all of the paper's claims on both pools; the rules beyond the paper are "
-        "a family of their own. Uncorrected values are in claims.json beside the figures.\n"
+        f"- p is Holm-corrected over all of the paper's claims{' on both pools' if len(pools) > 1 else ''}; "
+        "the rules beyond the paper are a family of their own, and so are the claims about K responses per "
+        "item (test time). Uncorrected values are in claims.json beside the figures.\n"
         '- "beyond" marks rules that the paper does not have.\n'
     )
 

@@ -151,7 +151,8 @@ def of_pool(n: Ints, right: Ints) -> list[dict[str, float]]:
         right: those of them that are right, same shape.
 
     Returns:
-        For each g: pass@g, and the expected shares of items that labels would call easy, medium and hard.
+        For each g: pass@g, the expected shares of items that labels would call easy, medium and hard, and the
+        number of items that these are over.
     """
     pairs, _, items = _pairs(n, right)
     found = []
@@ -163,7 +164,7 @@ def of_pool(n: Ints, right: Ints) -> list[dict[str, float]]:
                 easy += weight * (comb(some, g) / comb(count, g))
                 hard += weight * (comb(count - some, g) / comb(count, g))
         shares = {"easy": easy / total, "medium": (total - easy - hard) / total, "hard": hard / total}
-        found.append({"pass": (total - hard) / total, **shares})
+        found.append({"pass": (total - hard) / total, **shares, "items": total})
     return found
 
 

@@ -110,15 +110,20 @@ def noise(notes: Mapping[str, Any]) -> str:
 
 
 def at_fewer_samples(notes: Mapping[str, Any]) -> str:
-    """A table for a terminal: pass@g and shares of difficulties at g = 1, 2, 4, ... responses per item."""
+    """A table for a terminal: pass@g and shares of difficulties at g = 1, 2, 4, ... responses per item.
+
+    With the number of items if it differs, because some responses could not be scored.
+    """
     found = notes.get("at_g")
     if not found:
         return ""
     chosen = sorted({len(found), *(1 << power for power in range(len(found).bit_length()))})
-    lines = [f"{'g':>4} {'pass@g':>8} {'easy':>8} {'medium':>8} {'hard':>8}"]
+    fewer = len({row.get("items") for row in found}) > 1
+    lines = [f"{'g':>4} {'pass@g':>8} {'easy':>8} {'medium':>8} {'hard':>8}" + (f" {'items':>8}" * fewer)]
     for g in chosen:
         shares = (found[g - 1][name] for name in ("pass", "easy", "medium", "hard"))
-        lines.append(f"{g:>4} " + " ".join(f"{percent(share):>8}" for share in shares))
+        items = f" {found[g - 1]['items']:>8,}" if fewer else ""
+        lines.append(f"{g:>4} " + " ".join(f"{percent(share):>8}" for share in shares) + items)
     return "\n".join(["Expected labels from g of the responses:", *lines, ""])
 
 

@@ -123,7 +123,7 @@ class Scored:
     accuracy: float | None  # in [0, 1]; None if no item was scored
     n: int  # items scored
     limit: int | None  # the number of items that the run was limited to; None if all were evaluated
-    metric: str = "accuracy"  # what the accuracy is the mean of, such as "f1"
+    metric: str = "accuracy"  # what the accuracy is the mean of, such as "f1" or "avg@8"
 
 
 def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored]:
@@ -144,7 +144,10 @@ def read_scores(made: manifest.Manifest, folders: Sequence[Path]) -> list[Scored
                     "Use only one of them",
                 )
             where, limit, metric = (said.get(name) for name in ("distribution", "limit", "metric"))
-            named = "accuracy" if (metric or "acc") == "acc" else metric  # the hub's name of lmms-eval's
+            own = None if metric in (None, "acc") else str(metric)
+            # K sampled responses are no greedy accuracy; "accuracy" is the hub's name of lmms-eval's acc.
+            of_samples = f"avg@{k}" if (k := said.get("samples")) else None
+            named = " ".join(filter(None, (own, of_samples))) or "accuracy"
             row = Scored(task, where, of_base, said["accuracy"], said["n"], limit, named)
             found[task, of_base] = (folder, row)
     rows = [row for _, row in found.values()]

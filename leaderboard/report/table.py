@@ -35,7 +35,7 @@ def markdown(board: Board | Summary) -> str:
     """The board as a Markdown table that is also readable as plain text.
 
     Accuracies are percent with two decimals, differences percentage points with their 95 %
-    interval; the best of each column is bold; the last line has each task's n.
+    interval; the best of each column is bold, single seeds of a group aside; the last line has each task's n.
     """
     summary = summarize(board) if isinstance(board, Board) else board
     overall = _overall(summary)
@@ -116,7 +116,7 @@ def _body_line(
     cells = [markdown_text(line.name) + (f" ({len(line.rows)} seeds)" if line.is_group else "")]
     for entry, top in zip(line.entries, best, strict=True):
         shown = _percent(entry)
-        cells.append(f"**{shown}**" if shown and shown == top else shown)
+        cells.append(f"**{shown}**" if shown and shown == top and line.group is None else shown)
     for index in overall:
         entry = line.entries[index]
         cells.append(points(entry.difference) if entry is not None and entry.difference is not None else "")
@@ -130,9 +130,15 @@ def _body_line(
 
 
 def _footnotes(summary: Summary, overall: Mapping[str, int]) -> Iterator[str]:
-    yield "Accuracy in percent, the best of each column in bold; means are unweighted; *n*: items of a task"
-    seeds = "; of seeds the sum over all" if any(line.is_group for line in summary.lines) else ""
-    yield f"unanswered: no answer was found, counted as wrong; unscored: could not be scored, left out{seeds}"
+    several = any(line.is_group for line in summary.lines)
+    bold = f"the best of each column in bold{' (single seeds aside)' if several else ''}"
+    yield f"Accuracy in percent, {bold}; means are unweighted; *n*: items of a task"
+    silent = " (of K responses, in none of them)" if _of_samples(summary) else ""
+    seeds = "; of seeds the sum over all" if several else ""
+    yield (
+        f"unanswered: no answer was found{silent}, counted as wrong; unscored: could not be scored, left out"
+        f"{seeds}"
+    )
     if overall:
         titles, baseline = (
             markdown_text(" and ".join(overall) if len(overall) < 3 else "Task"),
@@ -140,10 +146,16 @@ def _footnotes(summary: Summary, overall: Mapping[str, int]) -> Iterator[str]:
         )
         yield (
             f"{titles} vs {baseline}: difference of the mean (of the accuracy, where there is one task) in "
-            "percentage points, paired by item, with its 95 % interval (cluster-robust)"
+            "percentage points, paired by item, with its 95 % interval (cluster-robust"
+            f"{'; of several seeds over seeds, too' if several else ''})"
         )
     # Not Markdown, and full of names from outside.
     yield from map(markdown_text, summary.remarks)
+
+
+def _of_samples(summary: Summary) -> bool:
+    """Whether a column is of K responses per item."""
+    return any(column.metric is not None for column in summary.columns)
 
 
 def percent(fraction: float) -> str:
@@ -380,6 +392,7 @@ def _crossings(summary: Summary) -> str:
         interval = "" if at.low is None or at.high is None else f" [{at.low:,.0f}, {at.high:,.0f}]"
         body.append(
             [
+                f"{markdown_text(one.row)} and {markdown_text(one.other)}",
                 f"{one.metric}@k, {markdown_text(one.over)}",
                 markdown_text(ahead),
                 "never" if at.tokens is None else markdown_text(behind),
@@ -393,7 +406,7 @@ def _crossings(summary: Summary) -> str:
         "share: of the bootstrap draws of items (clusters) in which the curves cross at all; below about "
         "95 %, whether they cross is not certain",
     )
-    header = ["", "ahead at first", "overtaken by", "at tokens per item", "share"]
+    header = ["", "on", "ahead at first", "overtaken by", "at tokens per item", "share"]
     return _table("Budgets", header, body, notes)
 
 
@@ -423,11 +436,12 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
         for one in tested
     ]
     family = "all pairs, those with the baseline included" if title == "Pairs" else "the family shown"
+    metrics = ", and each metric of K responses has its own families" if _of_samples(summary) else ""
     notes = (
         "Differences in percentage points, paired by item; better / worse: items on which the first row "
         "scores higher, lower",
         f"Holm: corrected over {family} (the figures for ID and OOD; the single tasks are a family of "
-        "their own)",
+        f"their own{metrics})",
     )
     header = ["", "on", "difference", "better / worse", "p", "Holm", "test"]
     return _table(title, header, body, notes)
@@ -497,6 +511,7 @@ _SPECIAL = {
 _HEAD = r"""% \usepackage{booktabs} \usepackage[table]{xcolor} \usepackage[T1]{fontenc}
 % Accuracy in percent. Shaded: out of distribution. Best of each column bold, second underlined.
 """
+_SEEDS = "% A row of several seeds is their mean; single seeds are not marked.\n"
 _LETTERS = r"""% Letters that pdfLaTeX lacks: there as code points, else as they are, in a font that has them.
 \ifdefined\XeTeXversion\providecommand{\dcsftletter}[2]{#2}\fi
 \ifdefined\directlua\providecommand{\dcsftletter}[2]{#2}\fi
@@ -514,7 +529,7 @@ def latex(summary: Summary) -> str:
     """The board as a tabular, to be input into a table.
 
     Names are shown as text, whatever they contain. Quoted figures are below a rule, in italics with their
-    source as a comment, and are never best.
+    source as a comment, and are never best; neither is a seed that another row combines.
     """
     columns = summary.columns
     shaded = r">{\columncolor{black!8}}r"
@@ -530,7 +545,8 @@ def latex(summary: Summary) -> str:
         r"\end{tabular}",
     ]
     table = "\n".join(body) + "\n"
-    return _HEAD + (_LETTERS if r"\dcsftletter" in table else "") + table
+    aside = _SEEDS if any(line.is_group for line in summary.lines) else ""
+    return _HEAD + aside + (_LETTERS if r"\dcsftletter" in table else "") + table
 
 
 def escape(text: str) -> str:
@@ -551,9 +567,9 @@ def _measured(summary: Summary) -> Iterator[str]:
         cells = [escape(line.name) + (rf" ({len(line.rows)} seeds)" if line.is_group else "")]
         for entry, (best, second) in zip(line.entries, marks, strict=True):
             shown = _percent(entry)
-            if shown and shown == best:
+            if shown and shown == best and line.group is None:
                 shown = rf"\textbf{{{shown}}}"
-            elif shown and shown == second:
+            elif shown and shown == second and line.group is None:
                 shown = rf"\underline{{{shown}}}"
             cells.append(shown)
         yield _row(cells)
@@ -562,9 +578,10 @@ def _measured(summary: Summary) -> Iterator[str]:
 def _marks(lines: Sequence[Line], index: int) -> tuple[str | None, str | None]:
     """Best and second-best accuracy as printed, so that rows with the same printed value are marked alike.
 
-    None for both if all rows have the same.
+    Of rows and groups of seeds: the luckiest of many seeds would be ahead of a better row. None for both if
+    all rows have the same.
     """
-    entries = [line.entries[index] for line in lines]
+    entries = [line.entries[index] for line in lines if line.group is None]
     found = {percent(e.accuracy.value) for e in entries if e is not None and e.accuracy is not None}
     ranked = sorted(found, key=float, reverse=True)
     return (ranked[0], ranked[1]) if len(ranked) > 1 else (None, None)

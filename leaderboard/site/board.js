@@ -59,6 +59,9 @@ dcsft.Board = (() => {
     return { sort: state.sort === "given" || !known.includes("rank") ? "" : "rank", dir: "desc" };
   }
 
+  // Rows that may be the best of a column: a seed that another row combines is not tested, and may be lucky.
+  const whole = (data) => data.filter(({ entry }) => entry.group === null);
+
   // A column against the baseline, else against its best row: "better" or "worse" where the test, corrected
   // by Holm, is below 5 %; "best" and, where there is no baseline, "even" with it; "" where nothing was tested.
   function judged(model, board, data) {
@@ -67,7 +70,7 @@ dcsft.Board = (() => {
     return board.columns.map((_, column) => {
       const known = data.filter(({ at }) => cell(board, at, column) && cell(board, at, column).accuracy);
       const value = ({ at }) => cell(board, at, column).accuracy.value;
-      const best = known.reduce((top, one) => (top === null || value(one) > value(top) ? one : top), null);
+      const best = whole(known).reduce((top, one) => (top === null || value(one) > value(top) ? one : top), null);
       const against = baseline >= 0 ? baseline : best ? best.at : -1;
       const found = new Map();
       for (const { at } of known) {
@@ -166,7 +169,7 @@ dcsft.Board = (() => {
         const value = row.original.shown[meta.column];
         const scale = best[meta.column];
         const shown = state.value === "difference" ? points(value) : percent(value);
-        const top = value !== undefined && scale.high > scale.low && shown === scale.shown;
+        const top = entry.group === null && value !== undefined && scale.high > scale.low && shown === scale.shown;
         const verdict = verdicts[meta.column].get(at) || "";
         const found = cell(board, at, meta.column);
         const estimate = found && (state.value === "difference" ? found.difference : found.accuracy);
@@ -242,7 +245,7 @@ dcsft.Board = (() => {
 
   function scales(board, data, state) {
     return board.columns.map((_, at) => {
-      const values = data.map((row) => row.shown[at]).filter((value) => value !== undefined);
+      const values = whole(data).map((row) => row.shown[at]).filter((value) => value !== undefined);
       const [low, high] = [Math.min(...values), Math.max(...values)];
       return { low, high, shown: state.value === "difference" ? points(high) : percent(high) };
     });
@@ -279,7 +282,7 @@ dcsft.Board = (() => {
       <span>${kinds.size
         ? "Shaded where the paired test, after Holm's correction, has p < 0.05; unshaded: not significant."
         : "No shading: no tested difference has p < 0.05 after Holm's correction."}</span>
-      <span><strong>Underlined</strong>: highest of its column.</span> <span>[low, high]: 95 % interval.</span>
+      <span><strong>Underlined</strong>: highest of its column${board.rows.some((row) => row.group !== null) && ", single seeds aside"}.</span> <span>[low, high]: 95 % interval.</span>
     </p>`;
   }
 

@@ -187,11 +187,23 @@ def test_label_prints_the_labels_that_fewer_responses_would_give(tmp_path, capsy
     notes = manifest.read(tmp_path / "labels").notes
     assert "exact" not in notes
     found = notes["at_g"]
-    assert found[0] == pytest.approx({"pass": 2.25 / 4, "easy": 2.25 / 4, "medium": 0, "hard": 1.75 / 4})
-    assert found[3] == pytest.approx({"pass": 2 / 3, "easy": 1 / 3, "medium": 1 / 3, "hard": 1 / 3})
+    shares = {"easy": 2.25 / 4, "medium": 0, "hard": 1.75 / 4}
+    assert found[0] == pytest.approx({"pass": 2.25 / 4, **shares, "items": 4})
+    assert found[3] == pytest.approx(
+        {"pass": 2 / 3, "easy": 1 / 3, "medium": 1 / 3, "hard": 1 / 3, "items": 3}
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["4", "66.7", "%", "33.3", "%", "33.3", "%", "33.3", "%"] in lines
-    assert [line[0] for line in lines if len(line) == 9] == ["1", "2", "4"]
+    # The last item, two of whose responses could not be scored, counts up to g = 2.
+    assert ["2", "62.5", "%", "50.0", "%", "12.5", "%", "37.5", "%", "4"] in lines
+    assert ["4", "66.7", "%", "33.3", "%", "33.3", "%", "33.3", "%", "3"] in lines
+    assert [line[0] for line in lines if len(line) == 10] == ["1", "2", "4"]
+
+
+def test_label_prints_the_number_of_items_only_where_it_differs(tmp_path, capsys):
+    rollouts(tmp_path / "rollouts", [[1.0, 0.0], [None, None], [0.0, 0.0]])
+    assert main(["label", str(tmp_path / "rollouts"), "--output", str(tmp_path / "labels")]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["2", "50.0", "%", "0.0", "%", "50.0", "%", "50.0", "%"] in lines
 
 
 def test_a_pool_with_early_stopped_items_has_no_labels_at_fewer_responses(tmp_path):

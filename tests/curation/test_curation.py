@@ -1,6 +1,7 @@
 """labels -> curated set on disk: the right items, reproducible on every machine, in the trainers' format."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -168,11 +169,28 @@ class TestRefusals:
         with pytest.raises(HarnessError, match="no item is medium: .*sample more, such as --samples 8"):
             curated(source, tmp_path / "out", "medium")
 
-    def test_more_items_than_there_are(self, source, tmp_path):
-        with pytest.raises(HarnessError, match="13 easy items are requested, but the labels have 12"):
-            curated(source, tmp_path / "out", "easy", size=13)
-        with pytest.raises(HarnessError, match="8 hard items are requested, but the labels have 6"):
-            curated(source, tmp_path / "out", "easy", size=16, mix={"hard": 0.5})
+    @pytest.mark.parametrize(
+        ("config", "said"),
+        [
+            ({"keep": ("easy",), "size": 13}, "13 easy items are requested, but the labels have 12"),
+            (
+                {"keep": ("easy",), "size": 16, "mix": {"hard": 0.5}},
+                "8 hard items are requested, but the labels have 6",
+            ),
+            (
+                {"keep": ("easy", "medium"), "weight": "p(1-p)", "size": 9},
+                "9 easy+medium items with a weight above 0 are requested, but the labels have 8",
+            ),
+            (
+                {"weight": "p(1-p)", "size": 9},
+                "9 fitting items with a weight above 0 are requested, but the labels have 8",
+            ),
+            ({"weight": "posterior", "size": 99}, "99 fitting items are requested, but the labels have 26"),
+        ],
+    )
+    def test_more_items_than_there_are(self, source, tmp_path, config, said):
+        with pytest.raises(HarnessError, match=re.escape(said)):
+            curation.curate(source, tmp_path / "out", CurationConfig(**config))
         assert not (tmp_path / "out").exists()
 
     def test_a_share_of_less_than_one_item(self, source, tmp_path):

@@ -124,6 +124,26 @@ def test_a_cold_start_that_is_not_shared_is_in_the_totals(place):
     assert found["runs"][1]["total"]["seconds"] == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "data", "adapter", "named"),
+    [
+        ("sft", "em", None, "DC-SFT"),
+        ("sft", "em", "dc", "DC-SFT"),
+        ("sft", "all", "dc", "SFT"),  # labels chose what the adapter was trained on, not this set
+        ("grpo", "em", None, "GRPO on a curated set"),
+        ("grpo", None, "dc", "GRPO"),
+        ("dpo", "rollouts", None, "DPO"),
+        ("dpo", "rollouts", "dc", "DPO"),
+        ("dpo", "em", None, "DPO on a curated set"),
+    ],
+)
+def test_a_method_is_named_after_the_data_of_its_own_training(place, method, data, adapter, named):
+    paths = (None if name is None else place / name for name in (data, adapter))
+    data, adapter = paths
+    trained(place / "more", method, data, place / "cold", {"steps": 1}, adapter=adapter)
+    assert compared(place, "more")["runs"][0]["method"] == named
+
+
 def test_relabeling_counts_every_earlier_artifact_once(place):
     second = make(
         "rollouts",

@@ -345,6 +345,34 @@ class TestStudy:
         assert families == {"baseline", "baseline by task", "pairs", "pairs by task"}
 
 
+@pytest.mark.parametrize(
+    ("rows", "best", "second"),
+    [
+        # The seed with the luckiest draw is not the best row.
+        ({"SFT (seed 1)": 1, "SFT (seed 2)": 4, "GRPO": 3}, "GRPO", "SFT (2 seeds)"),
+        ({"SFT (seed 1)": 3, "SFT (seed 2)": 4, "GRPO": 2}, "SFT (2 seeds)", "GRPO"),
+        ({"SFT (seed 1)": 4, "GRPO": 2}, "SFT (seed 1)", "GRPO"),  # nothing combines it
+        ({"SFT (seed 1)": 1, "SFT (seed 2)": 3}, None, None),
+    ],
+)
+def test_the_best_of_a_column_is_a_row_and_no_seed_that_another_combines(tmp_path, rows, best, second):
+    folders = [
+        scores_folder(tmp_path / str(n), name, {ID: [1.0] * right + [0.0] * (4 - right)})
+        for n, (name, right) in enumerate(rows.items())
+    ]
+    summary = summarize(load(folders))
+    bold = [row for row in report(summary).splitlines() if "**" in row]
+    assert [row.split("|")[1].strip() for row in bold] == [best] * (best is not None)
+    marked = {mark: [] for mark in (r"\textbf", r"\underline")}
+    for row in latex(summary).splitlines():
+        for mark, names in marked.items():
+            names += [row.partition(" & ")[0]] * (mark in row)
+    assert list(marked.values()) == [[best] * (best is not None), [second] * (second is not None)]
+    said = "single seeds are not marked" in latex(summary)
+    assert said == ("the best of each column in bold (single seeds aside)" in report(summary))
+    assert said == any(line.is_group for line in summary.lines)
+
+
 class TestLatex:
     def test_marks_best_and_second_best_and_shades_ood(self, tmp_path):
         folders = [

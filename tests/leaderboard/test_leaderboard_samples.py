@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ from dcsft_harness import evaluation, lmms, records
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options, build, compare
-from dcsft_harness.leaderboard.board import Cell, Result
+from dcsft_harness.leaderboard.board import Board, Cell, Result, Row, Task
 from dcsft_harness.leaderboard.report import schema
 from dcsft_harness.leaderboard.report.plots import draw
+from dcsft_harness.leaderboard.report.table import report
 from dcsft_harness.leaderboard.sampled import Draws, crossing, curve, expanded
 from dcsft_harness.models.stub import DcsftStub, Question
 from dcsft_harness.sampling import SamplingConfig
@@ -372,3 +374,37 @@ def test_a_single_response_of_lmms_eval_is_logged_as_before(tmp_path):
     lines = next((tmp_path / "log").rglob("*_samples_*.jsonl")).read_text().splitlines()
     # lmms-eval writes a list of one as its value.
     assert [json.loads(line)["filtered_resps"] for line in lines] == ["seven"] * 4
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+def test_a_table_of_k_responses_says_what_its_counts_and_tests_are_over(greedy):
+    """One item of row b lacks a scored response, and no response to another has an answer."""
+    none = math.nan
+    rows = {
+        "a": ([[1, 0], [0, 1], [1, 1]], [[0, 1], [0, 1], [0, 0]], 8.0),
+        "b": ([[1, 1], [none, 1], [0, 0]], [[0, 0], [-1, 0], [-1, -1]], 6.0),
+    }
+    ids, found = ("x", "y", "z"), []
+    for name, (given, votes, length) in rows.items():
+        draws = Draws(np.array(given, dtype=float), np.array(votes), np.full((3, 2), length))
+        mean, silent = np.nanmean(given, axis=1), int(name == "b")
+        part = Cell(OOD, "ood", None, {}, ids, (None,) * 3, mean, silent, None, draws=draws)
+        (one,) = expanded([Result(name, Path(name), {}, {OOD: part}, None, None)], None)
+        more = {OOD: replace(part, scores=np.array([1.0, none, 0.0]), draws=None)} if greedy else {}
+        found.append(Row(name, {**one.tasks, **more}))
+    parts = found[0].cells.values()
+    tasks = [Task(one.task, "ood", None, ids, np.arange(3), metric=one.metric) for one in parts]
+    summary = compare.summarize(Board(tuple(found), tuple(tasks), "a"))
+    sampled = [at for at, column in enumerate(summary.columns) if column.metric is not None]
+    assert [summary.lines[1].entries[at].unanswered for at in sampled] == [1] * 6
+    text = report(summary).replace("\\", "")
+    assert "Row b: 1 of 3 items of dcsft_digits_r had fewer than 2 scored responses" in text
+    assert ("All 2 rows: 1 of 3 responses to dcsft_digits_r could not be scored" in text) == greedy
+    assert text.count("1 of 3") == 1 + greedy
+    assert "unanswered: no answer was found (of K responses, in none of them), counted as wrong" in text
+    assert (
+        "the single tasks are a family of their own, and each metric of K responses has its own families"
+        in text
+    )
+    # The row that is compared is named beside the one that is ahead.
+    assert "| b and a | pass@k, OOD mean |" in " ".join(text.split())

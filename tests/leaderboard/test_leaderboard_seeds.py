@@ -178,3 +178,13 @@ def test_a_row_takes_precedence_over_a_seed_of_its_name_as_the_baseline(tmp_path
     assert board.baseline == baseline
     summary = summarize(board)
     assert [line.name for line in summary.lines if line.is_baseline] == [baseline]
+
+
+@pytest.mark.parametrize(("second", "mean"), [([1.0, 1.0, 0.0, 0.0], 0.5), ([None, 1.0, 0.0, 0.0], 1 / 3)])
+def test_a_row_of_seeds_says_if_it_is_over_fewer_items_than_its_seeds(tmp_path, second, mean):
+    rows = {"SFT (seed 1)": [1.0, 0.0, 1.0, 0.0], "SFT (seed 2)": second}
+    folders = [scores_folder(tmp_path / name, name, {"id1": scores}) for name, scores in rows.items()]
+    summary = summarize(load(folders))
+    assert summary.lines[0].entries[0].accuracy.value == pytest.approx(mean)
+    said = [remark for remark in summary.remarks if "SFT combines 2 seeds" in remark]
+    assert ["over the items that were scored with every seed" in one for one in said] == [None in second]

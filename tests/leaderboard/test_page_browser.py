@@ -6,7 +6,9 @@ from importlib.util import find_spec
 
 import pytest
 
+from dcsft_harness.leaderboard import Options, build
 from tests.fixtures.page import CLASSIFY, GROUND, HOSTILE, ITEMS, SHIFTED, board
+from tests.leaderboard.test_leaderboard import ID, scores_folder
 from tests.leaderboard.test_leaderboard_outputs import P_VALUES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -659,3 +661,31 @@ class TestAccessibility:
                 (one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found["violations"]
             ] == []
             assert len(found["passes"]) > 15
+
+
+def test_without_a_baseline_the_best_row_is_no_seed_that_another_combines(browser, tmp_path):
+    """Rows are tested against the best row, not against the one seed that is ahead of it."""
+    rows = {"ours (seed 1)": 40, "ours (seed 2)": 12, "theirs": 35, "others": 5}
+    folders = [
+        scores_folder(tmp_path / str(n), name, {ID: [1.0] * right + [0.0] * (40 - right)})
+        for n, (name, right) in enumerate(rows.items())
+    ]
+    build(folders, tmp_path / "board", options=Options(plots=False, items=False))
+    page = browser.new_page()
+    page.goto((tmp_path / "board" / "page" / "index.html").as_uri())
+    page.wait_for_selector("main section")
+    marked = {
+        row.locator("th").inner_text().split("\n")[0]: (
+            row.locator("td[data-column='0'] strong").count() == 1,
+            "worse" in (row.locator("td[data-column='0']").get_attribute("class") or "").split(),
+        )
+        for row in page.locator("tbody tr").all()
+    }
+    legend = page.locator("p.legend").inner_text()
+    page.close()
+    assert {name for name, (top, _) in marked.items() if top} == {"theirs"}
+    assert {name for name, (_, worse) in marked.items() if worse} == {"others"}
+    assert (
+        "highest of its column, single seeds aside." in legend
+        and "worse than the column's best row" in legend
+    )

@@ -321,7 +321,55 @@ def test_both_pools_share_a_row_and_a_correction(run, tmp_path):
 
 
 def test_a_run_without_a_board_of_a_claim_says_so():
-    assert "claims by pool. This run has no board for any of them.\n" in results._held([])
+    assert "The paper's claims. This run has no board for any of them.\n" in results._held([])
+
+
+@pytest.mark.parametrize("pools", [("clean",), ("clean", "noisy")])
+def test_pools_are_named_if_there_are_two(pools):
+    found = [
+        replace(finding(source, 0.5), said="it helps", verdict="not supported", pool=pool)
+        for source in ("Table 2", "test time")
+        for pool in pools
+    ]
+    text = results._held(found) + results._claims(found)
+    named = len(pools) > 1
+    assert ("claims by pool. clean pool: 0 supported" in text) == named
+    assert ("The paper's claims. 0 supported, 0 contradicted, 1 not supported" in text) != named
+    assert ("- Table 2: it helps. Clean pool: +10.0" in text) == named
+    assert ("- Table 2: it helps: +10.0" in text) != named
+    assert ("the paper's claims on both pools; the rules" in text) == named
+    assert "any effect in favor is smaller than 1 point" in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("paradigms", "shipped recipes: 1 stages"),
+        ("paradigms+test-time", "shipped recipes: 1 stages"),
+        ("mine", "your own recipe: 1 stages"),
+        ("paradigms+mine", "your own recipe: 1 stages"),
+    ],
+)
+def test_the_opening_asserts_nothing_about_other_recipes(recipe, said, tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": recipe, "scale": None, "stages": {}}))
+    with manifest.writing("labels", tmp_path / "labels", {}):
+        pass
+    text = results._opening([tmp_path])
+    assert said in text
+    assert ("trainings of a table take the same number of steps" in text) == ("shipped" in said)
+
+
+def test_the_opening_names_every_machine_and_version(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"recipe": "core", "scale": "digits", "stages": {}}))
+    for name, cores in (("a", 2), ("b", 8), ("c", 2)):
+        with manifest.writing("labels", tmp_path / name, {}):
+            pass
+        path = tmp_path / name / manifest.NAME
+        own = {"hardware": {"cores": cores, "machine": "x86_64"}, "packages": {"torch": f"2.{cores}"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    text = results._opening([tmp_path])
+    assert "on 2 cores (x86_64) and 8 cores (x86_64)." in text or "on 8 cores (x86_64) and 2 cores" in text
+    assert "torch 2.2 and 2.8." in text or "torch 2.8 and 2.2." in text
 
 
 def test_a_boards_name_gives_its_kind_family_and_pool():

@@ -166,6 +166,8 @@ def test_scores_are_added_and_the_artifact_is_unchanged(chain, capsys):
         ({"metric": None}, "accuracy", "75.0 %"),
         ({"metric": "acc"}, "accuracy", "75.0 %"),
         ({"metric": "f1"}, "f1", "75.0 % (f1)"),
+        ({"metric": "acc", "samples": 8}, "avg@8", "75.0 % (avg@8)"),  # sampled, and no greedy accuracy
+        ({"metric": "f1", "samples": 8}, "f1 avg@8", "75.0 % (f1 avg@8)"),
     ],
 )
 def test_a_score_is_named_after_its_metric(chain, noted, told, shown):
