@@ -117,6 +117,6 @@ def _held_out_rows(known: Mapping[str, Any]) -> str:
         for stem in _HELD_OUT
         for name in (stem + "".join(path.suffixes), path.name.replace("train", stem))
     )
-    beside = map(path.with_name, names)
+    beside = [path.with_name(name) for name in names] if path.name else []
     found = next((one for one in beside if one != path and own_files.is_data(str(one))), None)
     return "TEST" if found is None else shlex.quote(str(found))

@@ -210,7 +210,7 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
     [
         (
             ("train", "sft", "--model", "digits", "--data", "x", "--output", "labels"),
-            "already holds labels, of another run: made by `dcsft label`, not `dcsft train sft`. Name another folder",
+            "already holds labels, of another run: made by `dcsft label`, not `dcsft train sft`. Name",
         ),
         (("curate", "rollouts", "--keep", "easy", "--output", "out"), "holds rollouts, where labels are"),
         (("merge", "labels", "--output", "out"), "labels holds labels, where an adapter is needed"),

@@ -93,7 +93,9 @@ def inside(question: str) -> list[str]:
     return _on_lines(question)
 
 
-def _continued(text: str, marks: list[tuple[int, re.Match[str]]], end: int) -> list[tuple[int, re.Match[str]]]:
+def _continued(
+    text: str, marks: list[tuple[int, re.Match[str]]], end: int
+) -> list[tuple[int, re.Match[str]]]:
     """The marks of consecutive letters before `end`, each preceded by white space."""
     found = list(marks)
     for index in range(len(marks), len(LETTERS)):
