@@ -176,6 +176,7 @@ def _write(
             "data": prepared.described(lmms.data_name(task)),
             "metric": lmms.metric_of(task, answered[name][0].metrics) if answered[name] else None,
             "generation": task.config.generation_kwargs,
+            "reasoning": lmms.reasoning(task, answered[name]),
             "scorers": lmms.scorers_of(answered[name]),
             **lmms.generation_settings(model, task),
         }

@@ -31,7 +31,7 @@ from dcsft_harness.artifacts import SCORES_SET, manifest, usage
 from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
-from dcsft_harness.leaderboard.board import at_step, group_of, step_of
+from dcsft_harness.leaderboard.board import ARGUMENT, PIXELS, SYSTEM, TEMPLATE, at_step, group_of, step_of
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
 from dcsft_harness.sampling import own_files, own_rows
 from dcsft_harness.scoring import Scorer, get_scorer
@@ -58,7 +58,7 @@ _WORDS = dict.fromkeys(("true", "1", "1.0"), True) | dict.fromkeys(
 """What the column `truncated` may hold."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
-_UNKNOWN = ("generation argument", "pixel limit", "system prompt", CHECKPOINT, SETTING)
+_UNKNOWN = (ARGUMENT, PIXELS, SYSTEM, TEMPLATE, CHECKPOINT, SETTING)
 """Conditions of scores that a file of responses does not record."""
 
 
@@ -548,9 +548,11 @@ class _Run:
         for name, some in tasks.items():
             scorers = {scorer: version for one in some for scorer, version in one.scorers.items()}
             prompts = [(one.score.item_id, one.prompt) for one in some]
+            tags = [] if self.task is None else lmms.reasoning_tags(self.task)
             notes[name] = {
                 **summary_of(self.task, [one.score for one in some], prompts, limit),
                 "generation": {},
+                "reasoning": records.reasoning(tags, (one.score.response for one in some)),
                 "unknown": list(_UNKNOWN),
                 "scorers": dict(sorted(scorers.items())),
             }
