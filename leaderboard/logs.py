@@ -59,6 +59,8 @@ STANDING = frozenset(
 )
 """Keys of a sample's line that are not metrics."""
 LIMITS = ("max_pixels", "min_pixels")
+_COUNTS = ("original", "effective")
+"""Keys of the number of a task's documents, and of those that were used."""
 NO_SCORE = "without a score from 0 to 1"
 """The kind of reason of a task whose metrics are none."""
 AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
@@ -221,7 +223,7 @@ class Samples:
         ]
         found = (self.run.get("n-samples") or {}).get(self.task)
         counted = found if isinstance(found, dict) else {}
-        wanted, total = counted.get("effective"), counted.get("original")
+        total, wanted = (counted.get(key) for key in _COUNTS)
         offset = self.settings.get("offset")
         if isinstance(wanted, int) and isinstance(total, int) and isinstance(offset, int):
             wanted = min(wanted, max(0, total - offset))  # upstream counts without --offset
@@ -396,14 +398,13 @@ class Samples:
         for line in lines:
             scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
         applied = self._applied(lines)
-        limit = None if self.settings.get("limit") == -1 else self.settings.get("limit")  # -1: all documents
         generation = self.config.get("generation_kwargs")
         shots = (self.run.get("n-shot") or {}).get(self.task)
         return {
             VERSION: (self.run.get("versions") or {}).get(self.task),
             **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
             SIDE: self._distribution(),
-            LIMIT: int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
+            LIMIT: self._limit(),
             **{f"{ARGUMENT} {k}": v for k, v in sorted((generation or {}).items())},
             **{f"{PIXELS} {name}": int(said) for name in LIMITS if _whole(said := self.given.get(name))},
             **{f"{SETTING} {name}": value for name, value in sorted((applied or {}).items())},
@@ -415,6 +416,17 @@ class Samples:
             PROMPTS: json_sha256(list(documents.prompts or ())),
             ITEMS: json_sha256(list(documents.ids)),
         }
+
+    def _limit(self) -> object:
+        """The limit of documents, None for all: a share of them as their number."""
+        limit = self.settings.get("limit")
+        if not isinstance(limit, int | float) or limit == -1:  # which is all documents, too
+            return None if limit == -1 else limit
+        if 0 < limit < 1:
+            counted = (self.run.get("n-samples") or {}).get(self.task)
+            total, used = (counted.get(key) if isinstance(counted, dict) else None for key in _COUNTS)
+            return limit if None in (total, used) else used if used != total else None
+        return int(limit) if float(limit).is_integer() else limit
 
     def _remarks(self, scores: NDArray[np.float64], metrics: Sequence[str]) -> Iterator[str]:
         """Figures in the results file that do not follow from the samples."""
