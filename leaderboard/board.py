@@ -382,6 +382,7 @@ class Cell:
     responses: Callable[[], pa.Table] | None = None
     # for K responses, the metric of the scores: "maj@8"; None for one response per item
     metric: str | None = None
+    logged: str | None = None  # the hash of the prompts as lmms-eval logs them, if it is another
 
     @property
     def unscored(self) -> int:

@@ -166,6 +166,7 @@ def read_result(folder: Path, shared: Shared) -> Result:
             unanswered=None if entry.get("unanswered") is None else int(silent[at].sum()),
             documents=partial(_documents, folder, task),
             unknown=unknown,
+            logged=entry.get("logged_prompt_sha256"),
         )
         if (samples := entry.get("samples")) is not None:
             read = partial(read_rows, folder / RESPONSES, Response, pc.field("task") == task)

@@ -452,7 +452,8 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
 
     The log does not record images. Two parts have the same items if they have the same document numbers and,
     number by number, the same gold. The hash of the prompts, in the order of the reference's ids, is compared
-    with the other conditions afterward. Two logs are matched so only if one lacks prompts or hashes.
+    with the other conditions afterward; a log lacks messages that its task adds, and the reference may know
+    their hash without them. Two logs are matched so only if one lacks prompts or hashes.
     """
     theirs = measured.documents() if measured.item_ids != reference.item_ids else None
     if theirs is None or theirs.digests is None:
@@ -470,6 +471,7 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
     if not all(map(_same, ours.answers, moved.answers)) or any(a and b and a != b for a, b in both):
         return measured
     found = Documents(ours.ids, moved.numbers, moved.answers, moved.prompts, moved.digests)
+    prompts = json_sha256(list(moved.prompts or ()))
     return replace(
         measured,
         item_ids=reference.item_ids,
@@ -478,7 +480,7 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
         draws=None if measured.draws is None else measured.draws.take(order),
         conditions={
             **measured.conditions,
-            PROMPTS: json_sha256(list(moved.prompts or ())),
+            PROMPTS: reference.conditions[PROMPTS] if prompts == reference.logged else prompts,
             ITEMS: json_sha256(list(ours.ids)),
         },
         documents=lambda: found,

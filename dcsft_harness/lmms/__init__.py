@@ -70,6 +70,7 @@ class Answered:
     responses: list[str]  # the texts that were scored, one or G: as the task's filters leave them
     metrics: dict[str, Any]  # the result of the task's `process_results` for all of them
     generated: list[str] = field(default_factory=list)  # the texts before any filter
+    logged: str | None = None  # the prompt as lmms-eval logs it: without messages that the task adds
 
 
 def open_model(name: str, arguments: str) -> Model:
@@ -342,7 +343,8 @@ def _answered(samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
     for sample in samples:
         metrics = {key: value for key, value in sample.items() if key not in standing}
         scored, generated = responses(sample["filtered_resps"]), responses(sample["resps"])
-        rows.append(Answered(int(sample["doc_id"]), scored, metrics, generated))
+        logged = next(iter(sample.get("arguments") or ()), None)
+        rows.append(Answered(int(sample["doc_id"]), scored, metrics, generated, logged))
     return sorted(rows, key=lambda row: row.doc_id)
 
 

@@ -249,6 +249,28 @@ class TestIncomparableRows:
             message = refusal(folders)
             assert f"reasoning removed from responses {one!r} and {other!r}. Pass --reasoning_tags" in message
 
+    @pytest.mark.parametrize(
+        ("prompt", "logged", "fits"),
+        [
+            ("Which digit?", None, True),
+            ("Think. Which?", "Which digit?", True),
+            ("Think. Which?", None, False),
+        ]
+        + [("Which digit?", "Which one?", True), ("Think. Which?", "Which one?", False)],
+    )
+    @pytest.mark.parametrize("first", ["scores", "log"])
+    def test_prompts_of_a_task_that_adds_messages(self, tmp_path, prompt, logged, fits, first):
+        hashes = {"prompt_sha256": json_sha256([prompt] * 2)}
+        hashes |= {} if logged is None else {"logged_prompt_sha256": json_sha256([logged] * 2)}
+        notes = {ID: hashes | {"items_sha256": json_sha256(["digits-000", "digits-001"])}}
+        scores = scores_folder(tmp_path / "scores", "scores", {ID: [1, 0]}, notes=notes)
+        log = log_folder(tmp_path / "log", {ID: [line(number, 1.0 - number) for number in range(2)]})
+        folders = [scores, log] if first == "scores" else [log, scores]
+        if fits:
+            assert len(load(folders).rows) == 2
+        else:
+            assert "prompt hash" in refusal(folders)
+
     def test_a_limit_is_named_before_the_items_and_prompts_it_changes(self, tmp_path):
         less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}
         folders = [
