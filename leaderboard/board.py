@@ -277,13 +277,11 @@ def differences(
     ways = (SYSTEM_TEXT, SYSTEM_FILE, SYSTEM)
     way = next((one for one in ways if one in ours and one in theirs), SYSTEM)
     for name in {**ours, **theirs}:
-        if name.startswith(unknown) or (name in ways and name != way):
-            continue
-        if condition(name).known and not (name in ours and name in theirs):
-            continue
         unset: object = 1 if name.startswith(SCORER) else "unset"  # the first version was not recorded
         one, other = ours.get(name, unset), theirs.get(name, unset)
-        if one != other:
+        if one == other or name.startswith(unknown) or (name in ways and name != way):
+            continue
+        if not condition(name).known or (name in ours and name in theirs):
             if ours.get(SYSTEM) != theirs.get(SYSTEM) and name in ways:  # which says more than a hash
                 name, one, other = SYSTEM, ours.get(SYSTEM, unset), theirs.get(SYSTEM, unset)
             yield name, one, other

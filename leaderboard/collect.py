@@ -61,6 +61,7 @@ from dcsft_harness.leaderboard.logs import (
 )
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
 from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_rows, rows_of_tasks
+from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import (
     CHECKPOINT,
     FROM_CHECKPOINT,
@@ -528,8 +529,8 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
     return rows
 
 
-_MACHINE = frozenset(("batch_size", "device", "device_map", "max_batch_size", "gpu_memory_utilization"))
-"""Model arguments that only decide where and how fast a model runs."""
+_MACHINE = indifferent() | {"device_map", "max_batch_size"}
+"""Model arguments that only decide where and how fast a model runs; the last ones are lmms-eval's."""
 
 
 def _arguments(result: Result) -> dict[str, str]:
