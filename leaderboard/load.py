@@ -489,10 +489,16 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether golds are equal, also as the same JSON in another spelling."""
+    """Whether a gold as JSON equals a log's: JSON in another spelling, or Python's text, which lmms-eval writes."""
     if one == other:
         return True
     try:
-        return bool(reading.from_json(one) == reading.from_json(other))
+        value = reading.from_json(one)
+    except ValueError:
+        return False
+    if other in (str(value), str(tuple(value)) if isinstance(value, list) else None):
+        return True
+    try:
+        return bool(value == reading.from_json(other))
     except ValueError:
         return False

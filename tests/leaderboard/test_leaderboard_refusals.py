@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +13,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load
+from dcsft_harness.records import as_text
 from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, rewrite, score_row, scores_folder
 
@@ -270,6 +272,33 @@ class TestIncomparableRows:
             assert len(load(folders).rows) == 2
         else:
             assert "prompt hash" in refusal(folders)
+
+    @pytest.mark.parametrize(
+        ("gold", "logged", "fits"),
+        [
+            *(
+                (gold, str(gold), True)
+                for gold in (["a", "it's b", 'c "d"\n', "é"], True, None, 1.5e-7, {"a": [1]})
+            ),
+            ((1, "x"), "(1, 'x')", True),
+            ([1, 2.5], "[1,2.50]", True),  # as an older version of the suite has it
+            ("true", "true", True),
+            (["a"], "['b']", False),
+            (["1"], "[1]", False),
+            ("a", "['a']", False),
+        ],
+    )
+    def test_golds_are_those_that_lmms_eval_logs(self, tmp_path, gold, logged, fits):
+        hashes = {"prompt_sha256": json_sha256(["Which digit?"]), "items_sha256": json_sha256(["digits-000"])}
+        scores = scores_folder(tmp_path / "scores", "scores", {ID: [1]}, notes={ID: hashes})
+        rewrite(scores, [replace(score_row(ID, 0, 1.0), answer=as_text(gold))])
+        log = log_folder(tmp_path / "log", {ID: [line(0, 1.0, target=logged)]})
+        if fits:
+            assert len(load([scores, log]).rows) == 2
+        else:
+            assert "cannot be compared: prompt hash" in refusal([scores, log]) or "item set" in refusal(
+                [scores, log]
+            )
 
     def test_a_limit_is_named_before_the_items_and_prompts_it_changes(self, tmp_path):
         less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}
