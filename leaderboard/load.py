@@ -489,7 +489,7 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether a gold as JSON equals a log's: JSON in another spelling, or Python's text, which lmms-eval writes."""
+    """Whether a gold as JSON is a log's: JSON in another spelling, or Python's text, as lmms-eval writes."""
     if one == other:
         return True
     try:
