@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.pictures import is_plain, to_rgb
+from dcsft_harness.reading import from_json
 from dcsft_harness.settings import members
 
 if TYPE_CHECKING:
@@ -43,12 +44,49 @@ RIGHT = 0.5
 SCORER = "version of the scorer"
 FROM_CHECKPOINT = "generation_from_checkpoint"
 """The records of applied generation-config settings in scores, rollouts and logged token counts."""
+PROMPTED = "prompt_settings"
+"""The record of what an engine adds to each prompt, in scores, rollouts and logged token counts: the hash of
+its system prompt, and the arguments of its chat template."""
 CHECKPOINT, SETTING = "checkpoint's generation config", "checkpoint's generation setting"
 """Conditions of a score, or their prefixes: a scorer's version, and applied settings of a checkpoint's
 generation config. Scores are comparable if all their conditions are equal."""
 
 ROWS_AT_ONCE = 1 << 16
 """Rows of a table written together."""
+
+_THOUGHTS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
+"""What lmms-eval's own command removes from responses where nothing else is set."""
+_STRIPPED = [["<think>", "</think>"], ["<thinking>", "</thinking>"]]
+"""What a task with `auto_strip_thinking` removes."""
+
+
+def reasoning_tags(task: object, strips: object = None, command: object = None) -> list[list[str]]:
+    """The pairs of tags between which lmms-eval removes text before it scores a response; empty if none.
+
+    `task` and `strips` are `reasoning_tags` and `auto_strip_thinking` of the task's configuration, `command`
+    is `--reasoning_tags` of lmms-eval's own command. A ValueError if they are no such pairs.
+    """
+    found = command if task is None else task
+    if found in (None, False, "none"):
+        return _STRIPPED if strips else []
+    pairs = from_json(found) if isinstance(found, str) else found
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise ValueError(f"reasoning_tags is {str(found)[:80]!r}, no list of pairs")
+    return [[str(one) for one in pair] for pair in pairs]
+
+
+def reasoning(tags: list[list[str]], responses: Iterable[str]) -> dict[str, Any]:
+    """A note on the reasoning in responses as they were before these tags were removed.
+
+    It has the tags, and the number of responses that these change, or lmms-eval's command would change where
+    there are no tags.
+    """
+
+    def has(text: str, start: str, end: str) -> bool:
+        return text.find(end, max(text.find(start), 0)) >= 0
+
+    count = sum(any(has(text, *pair) for pair in tags or _THOUGHTS) for text in responses)
+    return {"tags": tags, "responses": count}
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:

@@ -1,11 +1,12 @@
 """The records of a board: rows with their provenance, tasks, cells, and folders left out."""
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ from dcsft_harness.artifacts import manifest
 from dcsft_harness.artifacts.usage import FIGURES, NOTE, figures, is_number
 from dcsft_harness.errors import HarnessError, placeless, unknown_name
 from dcsft_harness.leaderboard.sampled import Draws
-from dcsft_harness.records import DIFFICULTIES
+from dcsft_harness.reading import from_json, is_unset
+from dcsft_harness.records import CHECKPOINT, DIFFICULTIES, SCORER, SETTING
 from dcsft_harness.training import run_folder
 
 # The provenance of a row: the available manifests behind its scores. Paths are not repeated.
@@ -199,9 +201,135 @@ METRIC, SHOTS, SYSTEM, PROMPTS, ITEMS, CLUSTERS = (
     "item set",
     "clusters of items",
 )
-"""Names of conditions, or their prefixes, beside those of `records`."""
+SYSTEM_TEXT, SYSTEM_FILE = f"{SYSTEM}'s text by hash", f"{SYSTEM}'s file by hash"
+TEMPLATE, ENGINE, REASONING = (
+    "chat template argument",
+    "prompt arguments of",
+    "reasoning removed from responses",
+)
 NO_VERSION = (None, "", "Yaml", "N/A")
 """Versions that lmms-eval gives a task that states none."""
+SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
+
+
+class Condition(NamedTuple):
+    """A condition, or several with the same beginning: what must be equal to compare two rows."""
+
+    name: str  # its name in messages, or the beginning of their names
+    kind: str  # a short reason for rows that differ, as in `LeftOut`
+    quiet: bool = False  # rows that do not record it are named only if another row has a value
+    known: bool = False  # a row that has no value can be compared with any; otherwise it is "unset"
+    remedy: str = SEPARATE
+
+
+CONDITIONS = (
+    Condition(METRIC, "another metric"),
+    Condition(VERSION, "another task version"),
+    Condition(SCORER, "another scorer version"),
+    Condition(SIDE, "another distribution", quiet=True),
+    Condition(LIMIT, "another limit"),
+    Condition(ARGUMENT, "other generation arguments"),
+    Condition(SETTING, "other generation arguments"),
+    Condition(CHECKPOINT, "other generation arguments"),
+    Condition(PIXELS, "other pixel limits"),
+    Condition(SHOTS, "other examples in the prompt", quiet=True),
+    Condition(SYSTEM, "another system prompt", quiet=True),
+    Condition(TEMPLATE, "other chat template arguments", quiet=True),
+    Condition(ENGINE, "other prompt arguments", known=True),
+    Condition(
+        REASONING,
+        "other reasoning removed",
+        quiet=True,
+        known=True,
+        remedy="Pass --reasoning_tags none to lmms-eval, as `dcsft evaluate` scores, or build two boards",
+    ),
+    Condition(PROMPTS, "other prompts"),
+    Condition(ITEMS, "other items"),
+    Condition(CLUSTERS, "other clusters", quiet=True),
+)
+"""Every condition beside the first document's number and the number of responses per item."""
+PROMPTING = frozenset(
+    (
+        *("add_system_prompt", "chat_template", "conv_template", "disable_thinking", "enable_thinking"),
+        *("image_first", "interleave_visuals", "max_think_token_n", "messages_format", "no_think_prompt"),
+        *("reasoning_prompt", "simple_prompt", "think_mode", "thinking_budget"),
+        *("fps", "max_frames_num", "max_image_size", "max_num", "max_num_frames", "modality", "nframes"),
+        *("num_frames", "total_pixels", "video_fps"),
+    )
+)
+"""Arguments of lmms-eval's own models that change what a model is shown, beside those with conditions."""
+
+
+def condition(name: str) -> Condition:
+    """The declared condition of this name."""
+    found = next((one for one in CONDITIONS if name.startswith(one.name)), None)
+    return found or Condition(name, f"another {name}")
+
+
+def differences(
+    ours: Mapping[str, object], theirs: Mapping[str, object], unknown: tuple[str, ...] = ()
+) -> Iterator[tuple[str, object, object]]:
+    """The conditions in which two rows differ, each with both values; causes come before effects.
+
+    `unknown` are prefixes of conditions that one of them does not record. A system prompt is compared by its
+    text if both record that, else by its file, else as it was given.
+    """
+    ways = (SYSTEM_TEXT, SYSTEM_FILE, SYSTEM)
+    way = next((one for one in ways if one in ours and one in theirs), SYSTEM)
+    for name in {**ours, **theirs}:
+        unset: object = 1 if name.startswith(SCORER) else "unset"  # the first version was not recorded
+        one, other = ours.get(name, unset), theirs.get(name, unset)
+        if one == other or name.startswith(unknown) or (name in ways and name != way):
+            continue
+        if not condition(name).known or (name in ours and name in theirs):
+            if ours.get(SYSTEM) != theirs.get(SYSTEM) and name in ways:  # which says more than a hash
+                name, one, other = SYSTEM, ours.get(SYSTEM, unset), theirs.get(SYSTEM, unset)
+            yield name, one, other
+
+
+def of_prompts(
+    engine: str, given: Mapping[str, str], recorded: object = None, files: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """The conditions that an engine sets by what it adds to each prompt.
+
+    `given` are its arguments, `recorded` is its own record (see `records.PROMPTED`), if it made one, and
+    `files` are hashes of files that arguments name.
+    """
+    known = recorded if isinstance(recorded, Mapping) else {}
+    found: dict[str, object] = {}
+    prompt = given.get("system_prompt")
+    text = known.get("system_prompt_sha256")
+    if prompt is not None and not is_unset(prompt):
+        found[SYSTEM] = placeless(prompt)
+        if (file := str(Path(prompt))) in (files or {}):
+            found[SYSTEM_FILE] = (files or {})[file]
+        elif text is None and len(prompt.split()) > 1:  # no file's name
+            text = hashlib.sha256(prompt.replace("\\n", "\n").encode()).hexdigest()
+    if text is not None:
+        found = {SYSTEM: text, **found, SYSTEM_TEXT: text}
+    template = known.get("chat_template_kwargs", given.get("chat_template_kwargs"))
+    if isinstance(template, str):
+        with contextlib.suppress(ValueError):
+            template = from_json(template)
+    if isinstance(template, Mapping):
+        found |= {f"{TEMPLATE} {name}": value for name, value in sorted(template.items())}
+    elif not is_unset(template):
+        found[TEMPLATE] = template
+    if not engine.startswith("dcsft_"):
+        found[f"{ENGINE} {engine}"] = {
+            name: placeless(given[name])
+            for name in sorted(PROMPTING & given.keys())
+            if not is_unset(given[name])
+        }
+    return found
+
+
+def of_reasoning(note: object) -> dict[str, object]:
+    """The condition of a note from `records.reasoning`: none if no response has reasoning to remove."""
+    if not isinstance(note, Mapping) or not note.get("responses"):
+        return {}
+    return {REASONING: ", ".join(str(pair[0]) for pair in note.get("tags") or ()) or "none"}
+
 
 DISTRIBUTIONS = ("id", "ood", None)
 
@@ -252,6 +380,7 @@ class Cell:
     responses: Callable[[], pa.Table] | None = None
     # for K responses, the metric of the scores: "maj@8"; None for one response per item
     metric: str | None = None
+    logged: str | None = None  # the hash of the prompts as lmms-eval logs them, if it is another
 
     @property
     def unscored(self) -> int:
@@ -333,6 +462,7 @@ class Task:
     conditions: Mapping[str, object] = field(default_factory=dict)
     # for K responses per item, the metric of the scores: "maj@8"; None for one response
     metric: str | None = None
+    unknown: tuple[str, ...] = ()  # as of `Cell`
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,13 +32,18 @@ from dcsft_harness.leaderboard.board import (
     NO_VERSION,
     PIXELS,
     PROMPTS,
+    REASONING,
     SIDE,
+    SYSTEM,
+    TEMPLATE,
     VERSION,
     Cell,
     Documents,
     Result,
     Unusable,
     group_of,
+    of_prompts,
+    of_reasoning,
 )
 from dcsft_harness.leaderboard.logs import (
     LIMITS,
@@ -52,13 +57,15 @@ from dcsft_harness.leaderboard.logs import (
     pairs,
     read_run,
     samples_of_run,
-    system_of,
     tasks_of_run,
 )
 from dcsft_harness.leaderboard.sampled import FILE as RESPONSES
 from dcsft_harness.leaderboard.sampled import JUDGED, Draws, draws_of, read_rows, rows_of_tasks
+from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import (
     CHECKPOINT,
+    FROM_CHECKPOINT,
+    PROMPTED,
     SCORER,
     SETTING,
     Response,
@@ -127,7 +134,6 @@ def read_result(folder: Path, shared: Shared) -> Result:
         raise HarnessError(f"{path} gives no row name: config name is {name!r}", AGAIN)
     if not isinstance(pixels, dict | None):
         raise HarnessError(f"{path}: the pixel limits are {pixels!r}, not a table", AGAIN)
-    limits = {key: value for key, value in (pixels or {}).items() if value is not None}
     declared = found.notes.get("tasks")
     if not declared:
         raise HarnessError(f"{path} lists no tasks", AGAIN)
@@ -140,10 +146,11 @@ def read_result(folder: Path, shared: Shared) -> Result:
     scores = _scores(folder, table)
     # An unscored response has no extracted answer either; it is counted as unscored, not here.
     silent = np.asarray(table["extracted"].is_null()) & ~np.isnan(scores)
-    tasks, engine = {}, str(found.config.get("model", "dcsft_hf"))  # the first edition knew this model alone
-    system = system_of(pairs(found.config.get("model_args")))
+    tasks = {}
     for task, entry in declared.items():
         at = places[task]
+        _refuse_partial(folder, task, entry)
+        conditions, unknown = conditions_of(found, task)
         items = shared.items(folder / FILE, task, table["item_id"].take(at), table["cluster"].take(at))
         own = scores[at][items.order]
         _agree(folder, task, entry, own)
@@ -151,7 +158,7 @@ def read_result(folder: Path, shared: Shared) -> Result:
             task=task,
             distribution=_distribution(folder, task, entry),
             family=entry.get("family"),
-            conditions={**_conditions(folder, task, entry, limits), **system},
+            conditions=conditions,
             item_ids=items.ids,
             clusters=items.clusters,
             scores=own,
@@ -159,7 +166,8 @@ def read_result(folder: Path, shared: Shared) -> Result:
             # answer".
             unanswered=None if entry.get("unanswered") is None else int(silent[at].sum()),
             documents=partial(_documents, folder, task),
-            unknown=tuple(_unknown(entry, limits, engine)),
+            unknown=unknown,
+            logged=entry.get("logged_prompt_sha256"),
         )
         if (samples := entry.get("samples")) is not None:
             read = partial(read_rows, folder / RESPONSES, Response, pc.field("task") == task)
@@ -271,46 +279,60 @@ def _distribution(folder: Path, task: str, entry: dict[str, Any]) -> str | None:
     return None if distribution is None else str(distribution)
 
 
-def _conditions(
-    folder: Path, task: str, entry: dict[str, Any], limits: Mapping[str, object]
-) -> dict[str, object]:
-    """Flattened, causes before effects: the limit decides the items, and prompts are part of an item."""
+def _refuse_partial(folder: Path, task: str, entry: Mapping[str, Any]) -> None:
+    """Refuses notes on a task that lack conditions, or hold them in another form."""
     needed = ("version", "prompt_sha256", "generation", "limit", "items_sha256")
     if absent := [key for key in needed if key not in entry]:
         raise HarnessError(f"{folder / manifest.NAME}: the notes on {task} lack {absent[0]!r}", AGAIN)
-    generation = entry["generation"] if isinstance(entry["generation"], dict) else {"": entry["generation"]}
-    scorers, checkpoint = (entry.get(key) or {} for key in ("scorers", "generation_from_checkpoint"))
-    if not isinstance(scorers, dict) or not isinstance(checkpoint, dict):
+    if not all(isinstance(entry.get(key) or {}, dict) for key in ("scorers", FROM_CHECKPOINT)):
         raise HarnessError(f"{folder / manifest.NAME}: scorers or settings of {task} are not tables", AGAIN)
-    return {
+
+
+def conditions_of(found: manifest.Manifest, task: str) -> tuple[dict[str, object], tuple[str, ...]]:
+    """The conditions of the scores of a task, and those that its notes do not record, as of `Cell`.
+
+    Causes come before effects: the limit decides the items, and prompts are part of an item.
+    """
+    entry: dict[str, Any] = found.notes["tasks"][task]
+    limits = {key: value for key, value in (found.notes.get("pixels") or {}).items() if value is not None}
+    engine = str(found.config.get("model", "dcsft_hf"))  # the first edition knew this model alone
+    generation = entry.get("generation")
+    arguments = generation if isinstance(generation, dict) else {"": generation}
+    checkpoint = entry.get(FROM_CHECKPOINT) or {}
+    prompted = of_prompts(
+        engine, pairs(found.config.get("model_args")), entry.get(PROMPTED), found.call.get("read")
+    )
+    conditions = {
         **({METRIC: entry["metric"]} if entry.get("metric") else {}),
-        VERSION: entry["version"],
-        **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
+        VERSION: entry.get("version"),
+        **{f"{SCORER} {name}": version for name, version in sorted((entry.get("scorers") or {}).items())},
         SIDE: entry.get("distribution"),
-        LIMIT: entry["limit"],
-        **{f"{ARGUMENT} {key}".rstrip(): value for key, value in sorted(generation.items())},
+        LIMIT: entry.get("limit"),
+        **{f"{ARGUMENT} {key}".rstrip(): value for key, value in sorted(arguments.items())},
         **{f"{SETTING} {name}": value for name, value in sorted(checkpoint.items())},
         **({CHECKPOINT: "applied"} if checkpoint else {}),
         **{f"{PIXELS} {key}": value for key, value in sorted(limits.items())},
-        PROMPTS: entry["prompt_sha256"],
-        ITEMS: entry["items_sha256"],
+        **prompted,
+        **of_reasoning(entry.get("reasoning")),
+        PROMPTS: entry.get("prompt_sha256"),
+        ITEMS: entry.get("items_sha256"),
     }
-
-
-def _unknown(entry: dict[str, Any], limits: Mapping[str, object], model: str) -> list[str]:
-    """Conditions that a task's notes do not record: a model that is not ours need not report its settings."""
-    silent = "generation_from_checkpoint" not in entry and not model.startswith("dcsft_")
+    # A model that is not ours need not report its settings.
+    silent = FROM_CHECKPOINT not in entry and not engine.startswith("dcsft_")
+    noted = [one for one in entry.get("unknown") or () if isinstance(one, str)]
     unrecorded = {
         METRIC: entry.get("metric") is None,
         **{f"{PIXELS} {name}": name not in limits for name in LIMITS},
         CHECKPOINT: silent,
         SETTING: silent,
-        ARGUMENT: entry.get("generation") is None,
+        ARGUMENT: generation is None,
         VERSION: entry.get("version") in NO_VERSION,
         SIDE: entry.get("distribution") is None,
+        SYSTEM: bool(noted),  # responses from elsewhere
+        TEMPLATE: bool(noted),
+        REASONING: "reasoning" not in entry,
     }
-    noted = [one for one in entry.get("unknown") or () if isinstance(one, str)]
-    return list(dict.fromkeys([*noted, *(name for name, is_unknown in unrecorded.items() if is_unknown)]))
+    return conditions, tuple(dict.fromkeys([*noted, *(name for name, one in unrecorded.items() if one)]))
 
 
 Progress = Callable[[int, int], None]
@@ -507,8 +529,8 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
     return rows
 
 
-_MACHINE = frozenset(("batch_size", "device", "device_map", "max_batch_size", "gpu_memory_utilization"))
-"""Model arguments that only decide where and how fast a model runs."""
+_MACHINE = indifferent() | {"device_map", "max_batch_size"}
+"""Model arguments that only decide where and how fast a model runs; the last ones are lmms-eval's."""
 
 
 def _arguments(result: Result) -> dict[str, str]:

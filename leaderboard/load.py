@@ -20,14 +20,12 @@ from dcsft_harness.leaderboard.board import (
     ARGUMENT,
     CLUSTERS,
     ITEMS,
-    LIMIT,
     METRIC,
     PIXELS,
     PROMPTS,
-    SHOTS,
+    SEPARATE,
     SIDE,
-    SYSTEM,
-    VERSION,
+    TEMPLATE,
     Apart,
     Board,
     Cell,
@@ -37,12 +35,14 @@ from dcsft_harness.leaderboard.board import (
     Row,
     Task,
     Unusable,
+    condition,
+    differences,
     said_once,
 )
 from dcsft_harness.leaderboard.collect import Progress, files_of, read_all, renamed
 from dcsft_harness.leaderboard.logs import LIMITS, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
-from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
+from dcsft_harness.records import CHECKPOINT, SETTING
 
 
 def load(
@@ -146,9 +146,6 @@ def _refuse_unknown(choices: Choices, found: Sequence[Result]) -> None:
                 f"--metric {task}={metric}: {own[0][0]} holds scores by {own[0][1]} alone",
                 "Leave it out, or use logs of lmms-eval, which hold every metric",
             )
-
-
-SEPARATE = "Evaluate one of them again under the conditions of the other, or build two leaderboards"
 
 
 def assemble(results: Sequence[Result], baseline: str | None, *, strict: bool, apart: bool) -> Board:
@@ -292,16 +289,16 @@ class _Draft:
             results=tuple(self.results),
         )
 
-    def _is_said(self, condition: str, result: Result, task: str) -> bool:
+    def _is_said(self, name: str, result: Result, task: str) -> bool:
         """Whether a remark names a condition that a row does not record.
 
         Some are not named if no row has them: those that old logs lack, and limits that a processor lacks.
         """
-        processors = not result.is_log and condition.startswith(f"{PIXELS} ")
-        if condition == METRIC:  # of older scores, nearly all of them by the suite's one metric
+        processors = not result.is_log and name.startswith(f"{PIXELS} ")
+        if name == METRIC:  # of older scores, nearly all of them by the suite's one metric
             return False
-        return not (processors or condition in (SIDE, SHOTS, SYSTEM, CLUSTERS)) or any(
-            _records(part, condition) for _, part in self.kinds[task]
+        return not (processors or condition(name).quiet) or any(
+            _records(part, name) for _, part in self.kinds[task]
         )
 
     def _task(self, task: str) -> Cell:
@@ -310,19 +307,20 @@ class _Draft:
         return next((part for part in parts if CLUSTERS not in part.unknown), parts[0])
 
 
-def _records(measured: Cell, condition: str) -> bool:
-    """Whether a part has a value of a condition."""
-    if condition in measured.unknown:
+def _records(measured: Cell, name: str) -> bool:
+    """Whether a part has a value of a condition, or of one with this beginning."""
+    if name in measured.unknown:
         return False
-    if condition == CLUSTERS:
+    if name == CLUSTERS:
         return any(one is not None for one in measured.clusters)
-    return measured.conditions.get(condition) is not None
+    found = (value for key, value in measured.conditions.items() if key.startswith(name))
+    return any(value is not None for value in found)
 
 
 def _unrecorded(result: Result, unknown: Sequence[str]) -> tuple[str, str, str]:
     """A row and its remark on what is not recorded, for one row and for several."""
     limits = [one for one in unknown if one.startswith(f"{PIXELS} ")]
-    several = {ARGUMENT: f"{ARGUMENT}s", PIXELS: f"{PIXELS}s", SETTING: f"{SETTING}s"}
+    several = {one: f"{one}s" for one in (ARGUMENT, PIXELS, SETTING, TEMPLATE)}
     if len(limits) == len(LIMITS):
         several |= dict.fromkeys(limits, f"{PIXELS}s")
     if CHECKPOINT in unknown:
@@ -343,23 +341,18 @@ def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measur
     )
     where = f"{reference.task} in {here} and in {there} cannot be compared"
     unknown = (*reference.unknown, *measured.unknown)
-    for condition in {**reference.conditions, **measured.conditions}:
-        if unknown and condition.startswith(unknown):
-            continue
-        if condition == PROMPTS and len(reference.item_ids) != len(measured.item_ids):
+    for name, ours, theirs in differences(reference.conditions, measured.conditions, unknown):
+        if name == PROMPTS and len(reference.item_ids) != len(measured.item_ids):
             continue  # the items differ, whatever their prompts
-        unset: object = 1 if condition.startswith(SCORER) else "unset"  # the first version was not recorded
-        ours = reference.conditions.get(condition, unset)
-        theirs = measured.conditions.get(condition, unset)
-        if ours != theirs:
-            raise Unusable(
-                f"{where}: {condition} {_short(ours)} and {_short(theirs)}", SEPARATE, _kind_of(condition)
-            )
+        found = condition(name)
+        raise Unusable(f"{where}: {name} {_short(ours)} and {_short(theirs)}", found.remedy, found.kind)
     if reference.item_ids is measured.item_ids and reference.clusters is measured.clusters:
         return
     # The hashes of the item sets are equal here; the pairing needs equal items.
     if strangers := sorted(set(reference.item_ids) ^ set(measured.item_ids)):
-        raise Unusable(f"{where}: only one of them has the item {strangers[0]}", SEPARATE, _kind_of(ITEMS))
+        raise Unusable(
+            f"{where}: only one of them has the item {strangers[0]}", SEPARATE, condition(ITEMS).kind
+        )
     if CLUSTERS in unknown:
         return
     ours_of = dict(zip(reference.item_ids, reference.clusters, strict=True))
@@ -371,7 +364,7 @@ def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measur
             f"{where}: item {other} is in cluster {_short(ours_of[other])} with {joined[other][1]} items and "
             f"in {_short(theirs_of[other])} with {others[other][1]}",
             SEPARATE,
-            "other clusters",
+            condition(CLUSTERS).kind,
         )
 
 
@@ -382,25 +375,6 @@ def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:
         name = clusters[item]
         joined.setdefault((name is None, item if name is None else name), []).append(item)
     return {item: (some[0], len(some)) for some in joined.values() for item in some}
-
-
-_KINDS = (
-    (METRIC, "another metric"),
-    (PROMPTS, "other prompts"),
-    (ITEMS, "other items"),
-    (VERSION, "another task version"),
-    (LIMIT, "another limit"),
-    (PIXELS, "other pixel limits"),
-    (ARGUMENT, "other generation arguments"),
-    (CHECKPOINT, "other generation arguments"),
-    (SETTING, "other generation arguments"),
-    (SCORER, "another scorer version"),
-)
-"""The prefix of a condition's name -> the kind of reason."""
-
-
-def _kind_of(condition: str) -> str:
-    return next((kind for start, kind in _KINDS if condition.startswith(start)), f"another {condition}")
 
 
 def _short(value: object) -> str:
@@ -465,6 +439,7 @@ def _tasks(measured: Iterable[Cell]) -> tuple[Task, ...]:
             np.array([code(*pair) for pair in zip(one.clusters, one.item_ids, strict=True)], dtype=np.int64),
             one.conditions,
             one.metric,
+            one.unknown,
         )
         for one in measured
     ]
@@ -477,7 +452,8 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
 
     The log does not record images. Two parts have the same items if they have the same document numbers and,
     number by number, the same gold. The hash of the prompts, in the order of the reference's ids, is compared
-    with the other conditions afterward. Two logs are matched so only if one lacks prompts or hashes.
+    with the other conditions afterward; a log lacks messages that its task adds, and the reference may know
+    their hash without them. Two logs are matched so only if one lacks prompts or hashes.
     """
     theirs = measured.documents() if measured.item_ids != reference.item_ids else None
     if theirs is None or theirs.digests is None:
@@ -495,6 +471,7 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
     if not all(map(_same, ours.answers, moved.answers)) or any(a and b and a != b for a, b in both):
         return measured
     found = Documents(ours.ids, moved.numbers, moved.answers, moved.prompts, moved.digests)
+    prompts = json_sha256(list(moved.prompts or ()))
     return replace(
         measured,
         item_ids=reference.item_ids,
@@ -503,7 +480,7 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
         draws=None if measured.draws is None else measured.draws.take(order),
         conditions={
             **measured.conditions,
-            PROMPTS: json_sha256(list(moved.prompts or ())),
+            PROMPTS: reference.conditions[PROMPTS] if prompts == reference.logged else prompts,
             ITEMS: json_sha256(list(ours.ids)),
         },
         documents=lambda: found,
@@ -512,10 +489,16 @@ def aligned(reference: Cell, measured: Cell) -> Cell:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether golds are equal, also as the same JSON in another spelling."""
+    """Whether a gold as JSON is a log's: JSON in another spelling, or Python's text, as lmms-eval writes."""
     if one == other:
         return True
     try:
-        return bool(reading.from_json(one) == reading.from_json(other))
+        value = reading.from_json(one)
+    except ValueError:
+        return False
+    if other in (str(value), str(tuple(value)) if isinstance(value, list) else None):
+        return True
+    try:
+        return bool(value == reading.from_json(other))
     except ValueError:
         return False

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dcsft_harness import reading, records
 from dcsft_harness.artifacts import usage
 from dcsft_harness.artifacts.disk import json_sha256
-from dcsft_harness.errors import HarnessError, cut, placeless, unknown_name
+from dcsft_harness.errors import HarnessError, cut, json_text, placeless, unknown_name
 from dcsft_harness.leaderboard.board import (
     ARGUMENT,
     CLUSTERS,
@@ -39,6 +39,7 @@ from dcsft_harness.leaderboard.board import (
     SHOTS,
     SIDE,
     SYSTEM,
+    SYSTEM_TEXT,
     VERSION,
     Cell,
     Documents,
@@ -46,9 +47,11 @@ from dcsft_harness.leaderboard.board import (
     Result,
     Unusable,
     group_of,
+    of_prompts,
+    of_reasoning,
 )
 from dcsft_harness.leaderboard.sampled import Draws, draws_of_lists
-from dcsft_harness.records import CHECKPOINT, FROM_CHECKPOINT, SCORER, SETTING
+from dcsft_harness.records import CHECKPOINT, FROM_CHECKPOINT, PROMPTED, SCORER, SETTING
 
 NULL_HASH = "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b"
 STANDING = frozenset(
@@ -56,6 +59,8 @@ STANDING = frozenset(
 )
 """Keys of a sample's line that are not metrics."""
 LIMITS = ("max_pixels", "min_pixels")
+_COUNTS = ("original", "effective")
+"""Keys of the number of a task's documents, and of those that were used."""
 NO_SCORE = "without a score from 0 to 1"
 """The kind of reason of a task whose metrics are none."""
 AGAIN = "Run the evaluation again with --log_samples, or leave this folder out"
@@ -73,19 +78,16 @@ class Choices:
 def pairs(model_args: object) -> dict[str, str]:
     """Model arguments by name, from a mapping or from `name=value,...`."""
     if isinstance(model_args, dict):
-        return {str(key): str(value) for key, value in model_args.items()}
+        return {
+            str(key): json_text(value) if isinstance(value, dict | list) else str(value)
+            for key, value in model_args.items()
+        }
     return {key: value for key, value in reading.named(str(model_args or "")).items() if key}
 
 
 def arguments(run: Mapping[str, Any]) -> dict[str, str]:
     """The model arguments of a run, by name."""
     return pairs((run.get("config") or {}).get("model_args"))
-
-
-def system_of(given: Mapping[str, str]) -> dict[str, object]:
-    """The condition that model arguments set by a system prompt, a text or a file's name; empty if none."""
-    prompt = placeless(given.get("system_prompt"))
-    return {SYSTEM: prompt} if prompt else {}
 
 
 class Samples:
@@ -221,7 +223,7 @@ class Samples:
         ]
         found = (self.run.get("n-samples") or {}).get(self.task)
         counted = found if isinstance(found, dict) else {}
-        wanted, total = counted.get("effective"), counted.get("original")
+        total, wanted = (counted.get(key) for key in _COUNTS)
         offset = self.settings.get("offset")
         if isinstance(wanted, int) and isinstance(total, int) and isinstance(offset, int):
             wanted = min(wanted, max(0, total - offset))  # upstream counts without --offset
@@ -333,7 +335,7 @@ class Samples:
             LIMIT: "limit" not in self.settings,
             SIDE: self._distribution() is None,
             SHOTS: self.task not in (self.run.get("n-shot") or {}),
-            SYSTEM: "system_instruction_sha" not in self.run and not system_of(self.given),
+            SYSTEM: "system_instruction_sha" not in self.run and SYSTEM not in self._prompted(lines),
             PROMPTS: not any("input" in line for line in lines),
             CLUSTERS: not any(
                 isinstance(line.get(metric), dict) and self.cluster_key in line[metric]
@@ -343,52 +345,88 @@ class Samples:
         return (name for name, is_unknown in unrecorded.items() if is_unknown)
 
     def _applied(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object] | None:
-        """The applied settings of the checkpoint's generation config; None if a line does not record them.
-
-        Our models record them with the token counts, which lmms-eval omits for responses from its cache.
-        Lines that differ are an error.
-        """
+        """The applied settings of the checkpoint's generation config; None if a line does not record them."""
         if self.given.get("generation_config") != "checkpoint":
             return {}
+        return self._recorded(lines, FROM_CHECKPOINT, "the checkpoint's generation settings")
+
+    def _recorded(self, lines: Sequence[Mapping[str, Any]], key: str, what: str) -> dict[str, object] | None:
+        """A record of our models in each line; None if a line lacks it.
+
+        Our models record settings with the token counts, which lmms-eval omits for responses from its cache.
+        Lines that differ are an error.
+        """
         first: dict[str, object] | None = None
         for line in lines:
             counts = line.get("token_counts")
             found = counts[0] if isinstance(counts, list) and counts else None
-            found = found.get(FROM_CHECKPOINT) if isinstance(found, dict) else None
+            found = found.get(key) if isinstance(found, dict) else None
             if not isinstance(found, dict):
                 return None
             first = found if first is None else first
             if found != first:
                 raise HarnessError(
-                    f"{self.path}: the checkpoint's generation settings are {cut(first)} in one line and "
-                    f"{cut(found)} in another",
-                    AGAIN,
+                    f"{self.path}: {what} are {cut(first)} in one line and {cut(found)} in another", AGAIN
                 )
         return first
+
+    def _prompted(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+        """The conditions of what the model adds to each prompt."""
+        noted = self._recorded(lines, PROMPTED, "the settings of prompts")
+        found = of_prompts(str(self.settings.get("model")), self.given, noted)
+        if (digest := self.run.get("system_instruction_sha")) and SYSTEM not in found:
+            found |= {SYSTEM: placeless(self.run.get("system_instruction") or digest), SYSTEM_TEXT: digest}
+        return found
+
+    def _reasoning(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+        """The condition of the reasoning that lmms-eval removed: by the task, or else by its own command."""
+        command = self.settings.get("resolved_cli_args")  # lmms-eval had neither before 0.7
+        try:
+            tags = records.reasoning_tags(
+                self.config.get("reasoning_tags"),
+                self.config.get("auto_strip_thinking"),
+                command.get("reasoning_tags") if isinstance(command, dict) else None,
+            )
+        except ValueError as error:
+            raise HarnessError(f"{self.file}: {self.task}: {error}", AGAIN) from error
+        before = ("resps", "filtered_resps") if tags else ("filtered_resps", "resps")
+        texts = (text for line in lines for text in _texts(next((line[k] for k in before if k in line), [])))
+        return of_reasoning(records.reasoning(tags, texts))
 
     def _conditions(self, documents: Documents, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         scorers: dict[str, object] = {}
         for line in lines:
             scorers |= line["scorer"] if isinstance(line.get("scorer"), dict) else {}
         applied = self._applied(lines)
-        limit = None if self.settings.get("limit") == -1 else self.settings.get("limit")  # -1: all documents
         generation = self.config.get("generation_kwargs")
         shots = (self.run.get("n-shot") or {}).get(self.task)
         return {
             VERSION: (self.run.get("versions") or {}).get(self.task),
             **{f"{SCORER} {name}": version for name, version in sorted(scorers.items())},
             SIDE: self._distribution(),
-            LIMIT: int(limit) if isinstance(limit, float) and limit >= 1 and limit.is_integer() else limit,
+            LIMIT: self._limit(),
             **{f"{ARGUMENT} {k}": v for k, v in sorted((generation or {}).items())},
             **{f"{PIXELS} {name}": int(said) for name in LIMITS if _whole(said := self.given.get(name))},
             **{f"{SETTING} {name}": value for name, value in sorted((applied or {}).items())},
             **({} if applied == {} else {CHECKPOINT: "applied"}),
             **({SHOTS: shots} if shots else {}),
             **({"first document": offset} if (offset := self.settings.get("offset")) else {}),
-            **({SYSTEM: run} if (run := self.run.get("system_instruction_sha")) else system_of(self.given)),
+            **self._prompted(lines),
+            **self._reasoning(lines),
             PROMPTS: json_sha256(list(documents.prompts or ())),
             ITEMS: json_sha256(list(documents.ids)),
         }
+
+    def _limit(self) -> object:
+        """The limit of documents, None for all: a share of them as their number."""
+        limit = self.settings.get("limit")
+        if not isinstance(limit, int | float) or limit == -1:  # which is all documents, too
+            return None if limit == -1 else limit
+        if 0 < limit < 1:
+            counted = (self.run.get("n-samples") or {}).get(self.task)
+            total, used = (counted.get(key) if isinstance(counted, dict) else None for key in _COUNTS)
+            return limit if None in (total, used) else used if used != total else None
+        return int(limit) if float(limit).is_integer() else limit
 
     def _remarks(self, scores: NDArray[np.float64], metrics: Sequence[str]) -> Iterator[str]:
         """Figures in the results file that do not follow from the samples."""
@@ -502,6 +540,13 @@ def _all_responses(line: Mapping[str, Any]) -> list[str]:
     while isinstance(found, list) and len(found) == 1 and isinstance(found[0], list):
         found = found[0]
     return [records.as_text(one) for one in found] if isinstance(found, list) else []
+
+
+def _texts(found: object) -> list[str]:
+    """The texts of responses in lmms-eval's lists of lists."""
+    if isinstance(found, list):
+        return [text for one in found for text in _texts(one)]
+    return [found] if isinstance(found, str) else []
 
 
 def _tokens(line: Mapping[str, Any]) -> int | None:

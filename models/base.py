@@ -1,5 +1,6 @@
 """The shared base of the suite's models: request list, response cache, progress and stopping."""
 
+import hashlib
 import logging
 import sys
 import uuid
@@ -25,7 +26,7 @@ from dcsft_harness.lmms.documents import data_fingerprint, names_images
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.lmms.tasks import fix_examples, grounding, keep_ends, leaves
 from dcsft_harness.reading import is_unset, refuse_malformed
-from dcsft_harness.records import FROM_CHECKPOINT
+from dcsft_harness.records import FROM_CHECKPOINT, PROMPTED
 from dcsft_harness.scoring import Response
 
 from . import MODELS
@@ -182,14 +183,16 @@ class UnavailableError(HarnessError):
 
 @dataclass
 class Counts(TokenCounts):  # type: ignore[misc]
-    """Token counts in lmms-eval's log format, with the generation config's applied settings."""
+    """Token counts in lmms-eval's log format, with what is added to prompts and taken from the checkpoint."""
 
     # setting -> value; None if the generation config is not used
     from_checkpoint: dict[str, object] | None = None
+    prompted: Mapping[str, object] | None = None  # the model's `prompt_settings`
 
     def to_dict(self) -> dict[str, Any]:
         """The log's entry."""
-        more = {} if self.from_checkpoint is None else {FROM_CHECKPOINT: self.from_checkpoint}
+        more: dict[str, Any] = {PROMPTED: dict(self.prompted)} if self.prompted else {}
+        more |= {} if self.from_checkpoint is None else {FROM_CHECKPOINT: self.from_checkpoint}
         return {**super().to_dict(), **more}
 
 
@@ -213,6 +216,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
         media_marks: texts in a prompt that the model reads as its own image, video and sound tokens.
         checkpoint_generation: settings from the checkpoint's generation config for requests that leave them
             unset; empty unless `generation_config=checkpoint`.
+        prompt_settings: what the model adds to each prompt: `system_prompt_sha256` and the chat template's
+            arguments in force as `chat_template_kwargs`, each only if there is any.
     """
 
     is_simple = False
@@ -234,6 +239,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
         self.alone = False
         self.media_marks: Sequence[str] = ()
         self.checkpoint_generation: Mapping[str, object] = {}
+        self.prompt_settings: Mapping[str, object] = {}
 
     @classmethod
     def create_from_arg_string(
@@ -307,7 +313,8 @@ class ObservedModel(lmms):  # type: ignore[misc]
         for drawing in drawings:
             for position, index in zip(drawing.item.positions, drawing.item.sample_indices, strict=True):
                 if (one := drawing.have.get(index)) is not None:
-                    counts = Counts(one.n_prompt_tokens, one.n_tokens, from_checkpoint=applied(position))
+                    tokens, settings = (one.n_prompt_tokens, one.n_tokens), applied(position)
+                    counts = Counts(*tokens, from_checkpoint=settings, prompted=self.prompt_settings)
                     text = Response(one.response, truncated=one.finish_reason == "length")
                     results[position] = GenerationResult(text, counts)
         return results
@@ -453,6 +460,10 @@ class CheckpointModel(ObservedModel):
         config = open_config(checkpoint)
         self.processor = open_processor(checkpoint)
         self._template_arguments = template_arguments(checkpoint, warn=True)
+        system = self._system_prompt
+        hashed = {} if not system else {"system_prompt_sha256": hashlib.sha256(system.encode()).hexdigest()}
+        given = {"chat_template_kwargs": self._template_arguments} if self._template_arguments else {}
+        self.prompt_settings = hashed | given
         self.media_marks = media_marks(self.processor, config)
         space = checkpoint.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
         self._convention = convention(config, self.processor, space)

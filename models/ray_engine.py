@@ -130,18 +130,20 @@ class Answerer:
         self._name, self._arguments = name, arguments
         self._model: ObservedModel | None = None
 
-    def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object], Sequence[str]]:
+    def load(
+        self,
+    ) -> tuple[int, int, BoxConvention, Mapping[str, object], Mapping[str, object], Sequence[str]]:
         """Loads the model; returns what the driver has to know of it.
 
-        That is the batch size, the seed, the box convention, the checkpoint's generation settings, and the
-        image tokens.
+        That is the batch size, the seed, the box convention, the checkpoint's generation settings, what the
+        model adds to prompts, and the image tokens.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
         """
         model = self._opened()
         known = model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
-        return *known, model.media_marks
+        return *known, model.prompt_settings, model.media_marks
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
@@ -196,7 +198,8 @@ class SpreadModel(ObservedModel):
         with reporting_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
         known = loaded[0]
-        self.batch_size, self.seed, self._convention, self.checkpoint_generation, self.media_marks = known
+        self.batch_size, self.seed, self._convention, self.checkpoint_generation = known[:4]
+        self.prompt_settings, self.media_marks = known[4:]
         declare(self.box_convention)
 
     @property

@@ -18,6 +18,8 @@ from dcsft_harness.sampling import SamplingConfig, identify, observed, rollout_s
 from dcsft_harness.scoring import at_k
 
 SCORES, RESPONSES = "scores.parquet", "responses.parquet"
+LOGGED = "logged_prompt_sha256"
+"""A task's note of the hash of its prompts as lmms-eval logs them."""
 DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 """Settings of `SamplingConfig` that a manifest records for an evaluation of K responses."""
 _DESCRIBED: dict[tuple[str, int], tuple[records.Item, ...]] = {}
@@ -173,9 +175,11 @@ def _write(
     draft.notes["tasks"] = {
         name: {
             **summary_of(task, rows[name], [(one.item_id, one.prompt) for one in items[name]], limit),
+            **_logged(items[name], answered[name]),
             "data": prepared.described(lmms.data_name(task)),
             "metric": lmms.metric_of(task, answered[name][0].metrics) if answered[name] else None,
             "generation": task.config.generation_kwargs,
+            "reasoning": lmms.reasoning(task, answered[name]),
             "scorers": lmms.scorers_of(answered[name]),
             **lmms.generation_settings(model, task),
         }
@@ -186,6 +190,15 @@ def _write(
     records.write_table(draft.folder / SCORES, records.Score, every)
     text = json.dumps(results, indent=2, default=str)
     (draft.folder / "lmms_eval.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _logged(items: Sequence[records.Item], answered: Sequence[lmms.Answered]) -> dict[str, str]:
+    """The hash of the prompts as lmms-eval logs them, if they are others: without a task's own messages."""
+    pairs = sorted((item.item_id, item.prompt, got.logged) for item, got in zip(items, answered, strict=True))
+    logged = [None if text is None else records.as_text(text) for _, _, text in pairs]
+    if None in logged or logged == [prompt for _, prompt, _ in pairs]:
+        return {}
+    return {LOGGED: json_sha256(logged)}
 
 
 def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:

@@ -27,13 +27,14 @@ from dcsft_harness.errors import HarnessError, differences, json_text, unknown_n
 from dcsft_harness.evaluation.subject import Subject
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.models.arguments import indifferent
-from dcsft_harness.records import SCORER, SETTING
+from dcsft_harness.records import PROMPTED, SCORER, SETTING
 from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.scoring import VERSIONS, get_scorer
 from dcsft_harness.settings import flag, option
 
 if TYPE_CHECKING:
     from dcsft_harness.leaderboard import Board, Built
+    from dcsft_harness.leaderboard.board import Task
 
 # A board's folder: results by row name, and a leaderboard built from all of them.
 
@@ -454,14 +455,14 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
             if settings.max_new_tokens is not None:
                 for loaded in opened.values():
                     lmms.limit_tokens(loaded, settings.max_new_tokens)
-            conditions = {} if board.apart else {task.name: task.conditions for task in found.tasks}
+            columns = {} if board.apart else {task.name: task for task in found.tasks}
             for task in missing:
-                if there := conditions.get(task, {}):
-                    _refuse_other(task, there, _planned(opened[task], settings, there))
+                if there := columns.get(task):
+                    _refuse_other(there, _planned(opened[task], settings, there.conditions))
             board.save()
             said = f"{name}: {len(missing)} of {len(settings.tasks)} tasks to score"
             show.say(f"{said}, kept {', '.join(row.kept)}" if row.kept else said)
-            _evaluate(board.of(name), subject, settings, arguments, opened, conditions, show)
+            _evaluate(board.of(name), subject, settings, arguments, opened, columns, show)
     return row
 
 
@@ -558,35 +559,40 @@ def _planned(task: lmms.Task, settings: Scoring, there: Mapping[str, object]) ->
     return {"task version": task.VERSION, **own, **scorers, "limit": settings.limit, **generation}
 
 
-def _refuse_other(task: str, standing_: Mapping[str, object], planned: Mapping[str, object]) -> None:
-    """Refuses measurements that could not be compared with the existing rows, naming the differences."""
-    for condition, ours in planned.items():
-        if condition in standing_ and standing_[condition] != ours:
-            raise HarnessError(
-                f"this cannot be compared with the board's rows: {task} would have the {condition} "
-                f"{ours!r}, but theirs is {standing_[condition]!r}",
-                "Score it with their settings, or add --apart to show it in a separate table",
-            )
+def _refuse_other(there: "Task", planned: Mapping[str, object], whole: tuple[str, ...] = ()) -> None:
+    """Refuses measurements that could not be compared with the existing rows, naming the differences.
+
+    Compared are the conditions that both have, and of those that begin like one of `whole` all.
+    """
+    from dcsft_harness.leaderboard.board import differences
+
+    known = {k: v for k, v in there.conditions.items() if k in planned or k.startswith(whole)}
+    ours = {k: v for k, v in planned.items() if k in known or k.startswith(whole)}
+    for condition, theirs, own in differences(known, ours, there.unknown):
+        raise HarnessError(
+            f"this cannot be compared with the board's rows: {there.name} would have the {condition} "
+            f"{own!r}, but theirs is {theirs!r}",
+            "Score it with their settings, or add --apart to show it in a separate table",
+        )
 
 
 def _open(
-    settings: Scoring,
-    arguments: str,
-    tasks: Mapping[str, lmms.Task],
-    conditions: Mapping[str, Mapping[str, object]],
+    settings: Scoring, arguments: str, tasks: Mapping[str, lmms.Task], columns: Mapping[str, "Task"]
 ) -> lmms.Model:
-    """Loads the model; refuses one whose pixel limits or checkpoint's settings differ from the rows'."""
+    """Loads the model; refuses one whose pixel limits, prompts or checkpoint's settings are not the rows'."""
+    from dcsft_harness.leaderboard.board import ENGINE, SYSTEM, TEMPLATE, of_prompts
+
     model = lmms.open_model(settings.model, arguments)
     seen = {f"pixel limit {k}": v for k, v in (evaluation.pixels(model) or {}).items() if v is not None}
     for name, task in tasks.items():
-        there = conditions.get(name)
+        there = columns.get(name)
         if there is None:
             continue
-        _refuse_other(name, there, seen)
-        given = lmms.generation_settings(model, task).get("generation_from_checkpoint", {})
-        ours = {f"{SETTING} {key}": value for key, value in given.items()}
-        for key in [key for key in {**there, **ours} if key.startswith(SETTING)]:
-            _refuse_other(name, {key: there.get(key, "unset")}, {key: ours.get(key, "unset")})
+        made = lmms.generation_settings(model, task)
+        given = made.get("generation_from_checkpoint", {})
+        prompted = of_prompts(settings.model, reading.named(arguments), made.get(PROMPTED))
+        ours = {**seen, **{f"{SETTING} {key}": value for key, value in given.items()}, **prompted}
+        _refuse_other(there, ours, (SETTING, SYSTEM, TEMPLATE, ENGINE))
     if hasattr(model, "keep_loaded"):
         model.keep_loaded = True
     return model
@@ -598,7 +604,7 @@ def _evaluate(
     settings: Scoring,
     arguments: str,
     opened: Mapping[str, lmms.Task],
-    conditions: Mapping[str, Mapping[str, object]],
+    columns: Mapping[str, "Task"],
     show: Show,
 ) -> None:
     """Evaluates task by task, so that a finished result survives a later failure."""
@@ -610,7 +616,7 @@ def _evaluate(
         for number, (task, loaded) in enumerate(opened.items(), start=1):
             output = home / task
             with show.stage(f"{task} {number}/{len(opened)}") as report:
-                model = model or _open(settings, arguments, opened, conditions)
+                model = model or _open(settings, arguments, opened, columns)
                 again = partial(
                     evaluation.evaluate,
                     model,

@@ -17,8 +17,8 @@ from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, unknown_name, visible
 from dcsft_harness.evaluation import DRAWN_BY
 from dcsft_harness.evaluation.cost import UNITS, Cost, Run, added, cost_of, read_run
-from dcsft_harness.leaderboard.board import SYSTEM
-from dcsft_harness.leaderboard.logs import pairs, system_of
+from dcsft_harness.leaderboard.board import differences
+from dcsft_harness.leaderboard.collect import conditions_of
 from dcsft_harness.leaderboard.report.table import csv_of, grid, markdown_text, spreadsheet_text
 from dcsft_harness.sampling import own_files
 from dcsft_harness.settings import flag
@@ -26,12 +26,6 @@ from dcsft_harness.training.run_folder import checkpoints, step_of
 
 # Scores folders -> accuracies of the evaluated weights, matched by content and not by name.
 
-CONDITIONS = ("version", "limit", "items_sha256", "prompt_sha256", "generation", SYSTEM)
-"""Conditions that must be equal to compare two accuracies on a task."""
-UNRECORDED = ("scorers", "generation_from_checkpoint")
-"""Further conditions, which scores of the first edition do not record."""
-KNOWN = ("metric", "min_pixels", "max_pixels")
-"""Conditions that differ only where both scores record them."""
 DISTRIBUTIONS = ("id", "ood")
 
 
@@ -64,6 +58,7 @@ def read_scores(folders: Sequence[Path]) -> Scores:
         HarnessError: one holds no scores, or two are of the same weights on the same task.
     """
     scores = Scores()
+    first: dict[str, tuple[dict[str, object], tuple[str, ...]]] = {}  # task -> its first folder's conditions
     for folder in folders:
         found = manifest.read(folder, "scores")
         manifest.refuse_changed(folder)
@@ -74,31 +69,21 @@ def read_scores(folders: Sequence[Path]) -> Scores:
         subject = weights[role]
         known = scores.by_subject.setdefault(subject, {})
         scores.manifests.setdefault(subject, []).append(found)
-        system = system_of(pairs(found.config.get("model_args")))
         for name, own in found.notes["tasks"].items():
             if name in known:
                 others = ", ".join(str(one.folder) for one in scores.manifests[subject][:-1])
                 raise HarnessError(
                     f"{folder} and {others} score the same adapter on {name}", "Leave one of them out"
                 )
-            notes = known[name] = {**(found.notes.get("pixels") or {}), **system, **own}
-            if differing := _differing_conditions(scores.tasks.setdefault(name, notes), notes):
+            scores.tasks.setdefault(name, own)
+            known[name] = own
+            conditions, unknown = conditions_of(found, name)
+            ours, unrecorded = first.setdefault(name, (conditions, unknown))
+            if differing := [one for one, *_ in differences(ours, conditions, unknown + unrecorded)]:
                 scores.remarks.append(
                     f"accuracies on {name} are not comparable: {folder} has another {', '.join(differing)}"
                 )
     return scores
-
-
-def _differing_conditions(first: Mapping[str, Any], notes: Mapping[str, Any]) -> list[str]:
-    found = [key for key in CONDITIONS if first.get(key) != notes.get(key)]
-    found += [key for key in UNRECORDED if _recorded(first, key) != _recorded(notes, key)]
-    both = [(key, first.get(key), notes.get(key)) for key in KNOWN]
-    return [*found, *(key for key, one, other in both if None not in (one, other) and one != other)]
-
-
-def _recorded(notes: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """One of `UNRECORDED`; a scorer's first version counts as not recorded."""
-    return {name: value for name, value in (notes.get(key) or {}).items() if (key, value) != ("scorers", 1)}
 
 
 # Compares runs at equal samples, tokens and time: those of the cheapest run at its end.

@@ -16,6 +16,8 @@ and, if the scorer needs them, `choices` (else the lines "A. ...", "B. ..." of t
 a leaderboard.
 """
 
+import ast
+import contextlib
 import gzip
 import hashlib
 import math
@@ -31,7 +33,7 @@ from dcsft_harness.artifacts import SCORES_SET, manifest, usage
 from dcsft_harness.data.benchmarks.questions import LETTERS
 from dcsft_harness.errors import HarnessError, cut, refused_rows, unknown_name
 from dcsft_harness.evaluation import summary_of
-from dcsft_harness.leaderboard.board import at_step, group_of, step_of
+from dcsft_harness.leaderboard.board import ARGUMENT, PIXELS, SYSTEM, TEMPLATE, at_step, group_of, step_of
 from dcsft_harness.records import CHECKPOINT, SETTING, Score
 from dcsft_harness.sampling import own_files, own_rows
 from dcsft_harness.scoring import Scorer, get_scorer
@@ -56,9 +58,11 @@ _WORDS = dict.fromkeys(("true", "1", "1.0"), True) | dict.fromkeys(
     ("false", "0", "0.0", "", "none", "nan"), False
 )
 """What the column `truncated` may hold."""
+_LONGEST = 1 << 16
+"""The longest gold that is read as Python's spelling of a list, in characters."""
 _NO_LIMIT = (1e9, 1e9)
 """The assumed size of an image of unknown size: boxes in its pixels are not clipped."""
-_UNKNOWN = ("generation argument", "pixel limit", "system prompt", CHECKPOINT, SETTING)
+_UNKNOWN = (ARGUMENT, PIXELS, SYSTEM, TEMPLATE, CHECKPOINT, SETTING)
 """Conditions of scores that a file of responses does not record."""
 
 
@@ -348,7 +352,7 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
     name, scorers = own_files.name_of(file), {judge.name: judge.version}
 
     def score(one: Given) -> Scored:
-        question, gold = _question(one), one.fields.get("gold")
+        question, gold = _question(one), _listed(one.fields.get("gold"))
         if gold is None:
             raise HarnessError("no gold", "Add one to every row, or name its column with --column gold=NAME")
         if gold in own_rows.MISSING:
@@ -384,6 +388,16 @@ def _by_scorer(judge: Scorer, file: Path, box_space: str | None) -> Judge:
         return _scored(one, records.Item(item_id, task, -1, question, text, text), *found, cluster, scorers)
 
     return score
+
+
+def _listed(gold: object) -> object:
+    """A gold, as a list where it is one of texts in Python's spelling, as lmms-eval logs it."""
+    if isinstance(gold, str) and gold[:2] in ("['", '["', "('", '("') and len(gold) < _LONGEST:
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            found = ast.literal_eval(gold)
+            if isinstance(found, list | tuple) and all(isinstance(text, str) for text in found):
+                return list(found)
+    return gold
 
 
 def _scored(
@@ -457,7 +471,7 @@ class _Documents:
         """The item that a row names by its id, by its number, or by its question and gold."""
         name, key = self.task.config.task, one.fields.get("item")
         if key is None:
-            question, gold = _question(one), one.fields.get("gold")
+            question, gold = _question(one), _listed(one.fields.get("gold"))
             near = self._by_text.get((_plain(question), _plain(records.as_text(gold))), [])
             if len(near) != 1:
                 what = "no item" if not near else f"{len(near)} items"
@@ -548,9 +562,11 @@ class _Run:
         for name, some in tasks.items():
             scorers = {scorer: version for one in some for scorer, version in one.scorers.items()}
             prompts = [(one.score.item_id, one.prompt) for one in some]
+            tags = [] if self.task is None else lmms.reasoning_tags(self.task)
             notes[name] = {
                 **summary_of(self.task, [one.score for one in some], prompts, limit),
                 "generation": {},
+                "reasoning": records.reasoning(tags, (one.score.response for one in some)),
                 "unknown": list(_UNKNOWN),
                 "scorers": dict(sorted(scorers.items())),
             }

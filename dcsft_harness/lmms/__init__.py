@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
-from dcsft_harness import coordinates, ranks, reading
+from dcsft_harness import coordinates, ranks, reading, records
 from dcsft_harness.errors import HarnessError, cut, refusal, unknown_name
 from dcsft_harness.lmms.documents import Known as Known
 from dcsft_harness.lmms.documents import data_name as data_name
@@ -70,6 +70,7 @@ class Answered:
     responses: list[str]  # the texts that were scored, one or G: as the task's filters leave them
     metrics: dict[str, Any]  # the result of the task's `process_results` for all of them
     generated: list[str] = field(default_factory=list)  # the texts before any filter
+    logged: str | None = None  # the prompt as lmms-eval logs it: without messages that the task adds
 
 
 def open_model(name: str, arguments: str) -> Model:
@@ -299,12 +300,35 @@ def scorers_of(answered: Sequence[Answered]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+def reasoning(task: Task, answered: Iterable[Answered]) -> dict[str, Any]:
+    """The note of `records.reasoning` on a task's responses; a task's filters come before tags."""
+    tags = reasoning_tags(task)
+    texts = (text for one in answered for text in (one.generated if tags else one.responses))
+    return records.reasoning(tags, texts)
+
+
+def reasoning_tags(task: Task) -> list[list[str]]:
+    """The tags between which a task removes reasoning; see `records.reasoning_tags`."""
+    try:
+        return records.reasoning_tags(
+            task.get_config("reasoning_tags"), task.get_config("auto_strip_thinking")
+        )
+    except ValueError as error:
+        raise HarnessError(
+            f"task {task.config.task}: {error}", 'Write reasoning_tags: [["<think>", "</think>"]], or none'
+        ) from None
+
+
 def generation_settings(model: Model, task: Task) -> dict[str, Any]:
-    """The generation settings in force and those of them from the checkpoint; empty if unknown."""
+    """What a model adds to each prompt, and the generation settings in force; empty if unknown.
+
+    Of the latter also those from the checkpoint.
+    """
     if not is_observed(model):
         return {}
     asked = task.config.generation_kwargs, task.config.task
     return {
+        records.PROMPTED: dict(getattr(model, records.PROMPTED, {})),
         "generation_in_force": model.generation_in_force(*asked),
         "generation_from_checkpoint": model.generation_from_checkpoint(*asked),
     }
@@ -319,7 +343,8 @@ def _answered(samples: Sequence[Mapping[str, Any]]) -> list[Answered]:
     for sample in samples:
         metrics = {key: value for key, value in sample.items() if key not in standing}
         scored, generated = responses(sample["filtered_resps"]), responses(sample["resps"])
-        rows.append(Answered(int(sample["doc_id"]), scored, metrics, generated))
+        logged = next(iter(sample.get("arguments") or ()), None)
+        rows.append(Answered(int(sample["doc_id"]), scored, metrics, generated, logged))
     return sorted(rows, key=lambda row: row.doc_id)
 
 

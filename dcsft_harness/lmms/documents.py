@@ -1,7 +1,9 @@
 """A task's document as an item with its images, and its metrics for a response."""
 
+import contextlib
 import io
 import json
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,10 +34,7 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     key = str(task.get_config("score_key") or "score")
     chosen = metric_of(task, metrics)
     if chosen is None:
-        raise HarnessError(
-            f"task {task.config.task}: none of its metrics {sorted(metrics)} can be recognized as the score",
-            "Set `score_key` in the task's YAML file",
-        )
+        raise _unscored(task, metrics)
     value = metrics[chosen]
     score = float(value[key] if isinstance(value, Mapping) else value)
     _refuse_no_fraction(task, chosen, score)
@@ -50,25 +49,63 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     )
 
 
+def _unscored(task: Task, metrics: Iterable[str]) -> HarnessError:
+    return HarnessError(
+        f"task {task.config.task}: none of its metrics {sorted(metrics)} can be recognized as the score",
+        "Set `score_key` in the task's YAML file",
+    )
+
+
 def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
     """The metric that is the score, by the rules of `score_of`; None if none can be identified.
 
     Raises:
         HarnessError: lower values of it are better.
     """
-    key = str(task.get_config("score_key") or "score")
+    numbers = _numbers(task, metrics)
+    inside = [name for name in numbers if isinstance(metrics[name], Mapping)]
+    return _chosen(task, numbers, _score_key(task), inside)
+
+
+def _score_key(task: Task) -> str:
+    return str(task.get_config("score_key") or "score")
+
+
+def _numbers(task: Task, metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics that are numbers, or hold one under the score's key."""
+    key = _score_key(task)
     inner: dict[str, Any] = {
         name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()
     }
     # Numbers of numpy and torch are arrays of no dimension.
     values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in inner.values()]
-    numbers = [name for name, one in zip(inner, values, strict=True) if isinstance(one, bool | int | float)]
-    return _chosen(task, numbers, key, [name for name in numbers if isinstance(metrics[name], Mapping)])
+    return [name for name, one in zip(inner, values, strict=True) if isinstance(one, bool | int | float)]
 
 
 def refuse_reversed(task: Task) -> None:
     """Refuses a task whose score is an error rate, by its configuration, before anything is generated."""
-    _chosen(task, list(task.higher_is_better()), str(task.get_config("score_key") or "score"))
+    _chosen(task, list(task.higher_is_better()), _score_key(task))
+
+
+def refuse_unscored(task: Task) -> None:
+    """Refuses a task with several metrics, none of them the score, before anything is generated.
+
+    Its configuration does not list what `process_results` returns, so an empty response to the first document
+    is scored, without images: what that raises is for real responses to show. lmms-eval's own functions are
+    not called: some ask a judge.
+    """
+    process = task.get_config("process_results")
+    module = str(getattr(getattr(process, "__code__", None), "co_filename", ""))
+    named = {"acc", _score_key(task)} & set(task.higher_is_better())
+    if named or "lmms_eval" in Path(module).parts or not len(task.eval_docs_no_media):
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            metrics = task.process_results(task.eval_docs_no_media[0], [""])
+        except Exception:  # noqa: BLE001 - whatever their code raises
+            return
+    if isinstance(metrics, Mapping) and len(_numbers(task, metrics)) > 1 and metric_of(task, metrics) is None:
+        raise _unscored(task, metrics)
 
 
 def _chosen(task: Task, names: Sequence[str], key: str, inside: Sequence[str] = ()) -> str | None:

@@ -18,7 +18,7 @@ from dcsft_harness import reading
 from dcsft_harness.artifacts.manifest import Manifest
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError, cut, refusal, room, unknown_name, visible_lines
-from dcsft_harness.lmms.documents import refuse_reversed
+from dcsft_harness.lmms.documents import refuse_reversed, refuse_unscored
 from dcsft_harness.lmms.protocols import Task
 from dcsft_harness.scoring.normalize import answer_part
 from dcsft_harness.scoring.verdict import Response
@@ -595,10 +595,14 @@ _GENERATED = ("generate_until", "generate_until_multi_round", "generate_until_ag
 
 
 def refuse_unfit(tasks: Iterable[Task], model: str = "") -> None:
-    """Refuses error rates, and tasks without generated text, with several rounds or lists of filters."""
+    """Refuses tasks without generated text, with several rounds or lists of filters, or without a score.
+
+    An error rate is no score.
+    """
     for task in tasks:
         _refuse_ungenerated(task.config.task, task.config.output_type, model)
         refuse_reversed(task)
+        refuse_unscored(task)
         text_filters(task)
 
 

@@ -429,7 +429,7 @@ def test_figures_are_shown_in_readable_units(figure, value, shown):
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ({"pixels": {"max_pixels": 10}}, {"pixels": {"max_pixels": 20}}, "another max_pixels"),
+        ({"pixels": {"max_pixels": 10}}, {"pixels": {"max_pixels": 20}}, "another pixel limit max_pixels"),
         ({"metric": "acc"}, {"metric": "f1"}, "another metric"),
         ({"pixels": {"max_pixels": 10}, "metric": "acc"}, {"pixels": {"max_pixels": None}}, None),
         ({"pixels": {"max_pixels": 10}}, {"pixels": None}, None),

@@ -347,6 +347,31 @@ def test_other_checkpoint_settings_are_detected_before_sampling(bench, place):  
     assert bench.asked == [("base", ID), ("base", OOD)]
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"system_prompt_sha256": "5a"}, "system prompt '5a', but theirs is 'unset'"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            "chat template argument enable_thinking False, but theirs is 'unset'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_other_prompts_are_detected_before_sampling(bench, place, settings, said, first):  # noqa: F811
+    board = open_board(place / "board")
+    bench.prompted |= settings if first else {}
+    scored(board, "base", "cold")
+    bench.prompted.clear()
+    bench.prompted |= {} if first else settings
+    with pytest.raises(HarnessError, match="would have the" if first else said):
+        scored(board, "one")
+    assert bench.asked == [("base", ID), ("base", OOD)]
+    bench.prompted.clear()
+    bench.prompted |= settings if first else {}
+    scored(board, "one")
+
+
 def test_other_scorer_versions_are_detected_before_a_model_is_loaded(bench, place, monkeypatch):  # noqa: F811
     board = open_board(place / "board")
     bench.notes["scorers"] = {"choice": 1}

@@ -518,6 +518,31 @@ class TestBadLogs:
         ]
         assert len(load(folders, strict=False).rows) == 1 + fits
 
+    @pytest.mark.parametrize(
+        ("share", "total", "limit", "fits"),
+        [
+            (0.5, 8, 4, True),
+            (0.45, 8, 4.0, True),
+            (0.5, 4, None, True),
+            (0.5, 8, None, False),
+            (0.5, 8, 5, False),
+        ],
+    )
+    def test_a_share_of_the_documents_is_a_number_of_them(self, tmp_path, share, total, limit, fits):
+        """lmms-eval records the share, and the number that it used: here 4 of `total`."""
+        folders = [
+            log_folder(
+                tmp_path / name,
+                {ID: self.lines()},
+                run={
+                    "config": {"model": "dcsft_hf", "model_args": "pretrained=org/tiny", "limit": given},
+                    "n-samples": {ID: {"original": total, "effective": 4}},
+                },
+            )
+            for name, given in (("a", share), ("b", limit))
+        ]
+        assert len(load(folders, strict=False).rows) == 1 + fits
+
     def test_different_conditions(self, tmp_path):
         a = log_folder(
             tmp_path / "a", {ID: self.lines()}, run={"config": {"model": "m", "model_args": "", "limit": 4.0}}

@@ -1,7 +1,9 @@
 """Results that must not be compared, and folders that contradict themselves."""
 
+import hashlib
 import json
 import math
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,6 +13,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.benchmarks import prepared
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import load
+from dcsft_harness.records import as_text
 from tests.fixtures.lmms_eval_logs import line, log_folder
 from tests.leaderboard.test_leaderboard import ID, OOD_A, OOD_R, rewrite, score_row, scores_folder
 
@@ -20,6 +23,113 @@ def refusal(folders, baseline=None):
         load(folders, baseline)
     assert caught.value.remedy
     return str(caught.value)
+
+
+OFF = '{"enable_thinking": false}'
+TEXT = hashlib.sha256(b"Be brief.").hexdigest()
+OWN, THEIRS = "dcsft_hf", "qwen2_5_vl"
+PROMPTED = {
+    # the engine, its arguments, its own record, and hashes of the files that they name, of two rows; what
+    # the refusal says
+    "the same template": ((OWN, f"chat_template_kwargs={OFF}", None, {}),) * 2 + (None,),
+    "another template": (
+        (OWN, "pretrained=a", None, {}), (OWN, f"chat_template_kwargs={OFF}", None, {}),
+        "chat template argument enable_thinking 'unset' and False",
+    ),
+    "a template from training": (
+        (OWN, "pretrained=a", {}, {}),
+        (OWN, "pretrained=b", {"chat_template_kwargs": {"enable_thinking": False}}, {}),
+        "chat template argument enable_thinking 'unset' and False",
+    ),
+    "the same template, once from training": (
+        (OWN, f"chat_template_kwargs={OFF}", None, {}),
+        (OWN, "pretrained=b", {"chat_template_kwargs": {"enable_thinking": False}}, {}), None,
+    ),
+    "one file under two names": (
+        (OWN, "system_prompt=a.txt", {"system_prompt_sha256": TEXT}, {}),
+        (OWN, "system_prompt=b.txt", {"system_prompt_sha256": TEXT}, {}), None,
+    ),
+    "a text and its file": (
+        (OWN, "system_prompt=Be brief.", None, {}),
+        (OWN, "system_prompt=b.txt", {"system_prompt_sha256": TEXT}, {}), None,
+    ),
+    "two files of one name": (
+        (OWN, "system_prompt=/a/s.txt", {"system_prompt_sha256": TEXT}, {}),
+        (OWN, "system_prompt=/b/s.txt", {"system_prompt_sha256": "5a"}, {}),
+        f"system prompt's text by hash '{TEXT}' and '5a'",
+    ),
+    "two files of one name, of any engine": (
+        (THEIRS, "system_prompt=s.txt", None, {"s.txt": "1a"}),
+        (THEIRS, "system_prompt=s.txt", None, {"s.txt": "2b"}),
+        "system prompt's file by hash '1a' and '2b'",
+    ),
+    "a file, and its name alone": (
+        (OWN, "system_prompt=s.txt", {"system_prompt_sha256": TEXT}, {}),
+        (OWN, "system_prompt=/a/s.txt", None, {}), None,
+    ),
+    "settings that add nothing": (
+        (OWN, "pretrained=a,dtype=float32,batch_size=8", None, {}),
+        (THEIRS, "pretrained=a,device_map=auto", None, {}), None,
+    ),
+    "another engine's": (
+        (THEIRS, "pretrained=a", None, {}), (THEIRS, "reasoning_prompt=Think first.", None, {}),
+        "prompt arguments of qwen2_5_vl {} and {'reasoning_prompt': 'Think first.'}",
+    ),
+    "another engine's, beside ours": (
+        (OWN, "pretrained=a", None, {}), (THEIRS, "interleave_visuals=True", None, {}), None,
+    ),
+}  # fmt: skip
+BOTH = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
+KEPT, CUT = {"tags": [], "responses": 1}, {"tags": [["<think>", "</think>"]], "responses": 1}
+REASONING = {
+    # notes of a scores folder as a list, empty for older ones, or a log: the command's tags, the task's
+    # configuration, and a response before and after tags were removed; and what the refusal says
+    "two commands": (
+        [KEPT], {"command": BOTH, "texts": ("<think>4?</think>3", "3")}, ("none", "<think>, <analysis>"),
+    ),
+    "only the end of a thought": (
+        [KEPT], {"command": BOTH, "texts": ("4?</think>3", "3")}, ("none", "<think>, <analysis>"),
+    ),
+    "kept by both": ([KEPT], {"command": "none", "texts": ("<think>4?</think>3",) * 2}, None),
+    "kept before 0.7": ([KEPT], {"command": None, "texts": ("<think>4?</think>3",) * 2}, None),
+    "kept by the task": (
+        [KEPT], {"command": BOTH, "task": {"reasoning_tags": "none"},
+                 "texts": ("<think>4?</think>3",) * 2}, None,
+    ),
+    "removed by the task": (
+        [CUT], {"command": "none", "task": {"reasoning_tags": [["<think>", "</think>"]]},
+                "texts": ("<think>4?</think>3", "3")}, None,
+    ),
+    "removed by auto_strip_thinking": (
+        [KEPT], {"command": "none", "task": {"auto_strip_thinking": True},
+                 "texts": ("<think>4?</think>3", "3")},
+        ("none", "<think>, <thinking>"),
+    ),
+    "none in either": ([{"tags": [], "responses": 0}], {"command": BOTH, "texts": ("3", "3")}, None),
+    "none in the log": ([KEPT], {"command": BOTH, "texts": ("3", "3")}, None),
+    "an older folder": ([], {"command": BOTH, "texts": ("<think>4?</think>3", "3")}, "unrecorded"),
+    "an older folder without any": ([], {"command": BOTH, "texts": ("3", "3")}, None),
+    "two logs": (
+        {"command": BOTH, "texts": ("<think>4?</think>3", "3")},
+        {"command": "none", "texts": ("<think>4?</think>3",) * 2}, ("<think>, <analysis>", "none"),
+    ),
+}  # fmt: skip
+
+
+def thinking(folder, *, command, texts, task=None):
+    """A log whose first response is the first text, of which the second was scored."""
+    before, after = texts
+    lines = [line(number, 1.0 - number) for number in range(2)]
+    lines[0] |= {"filtered_resps": after, **({"resps": [before]} if before != after else {})}
+    log_folder(folder, {ID: lines})
+    path = next(folder.rglob("*_results.json"))
+    data = json.loads(path.read_text())
+    if command is not None:
+        data["config"]["resolved_cli_args"] = {"reasoning_tags": command}
+    data["configs"][ID] |= task or {}
+    data["config"]["model_args"] = f"pretrained=org/{folder.name}"
+    path.write_text(json.dumps(data))
+    return folder
 
 
 class TestIncomparableRows:
@@ -102,6 +212,93 @@ class TestIncomparableRows:
             assert len(load(folders).rows) == 2
         else:
             assert f"system prompt {said}" in refusal(folders)
+
+    @pytest.mark.parametrize(("ours", "theirs", "said"), PROMPTED.values(), ids=PROMPTED)
+    def test_what_is_added_to_prompts(self, tmp_path, ours, theirs, said):
+        folders = []
+        for name, (engine, arguments, recorded, read) in (("a", ours), ("b", theirs)):
+            notes = {} if recorded is None else {ID: {"prompt_settings": recorded}}
+            config = {"model": engine, "model_args": arguments}
+            folders.append(scores_folder(tmp_path / name, name, {ID: [1, 0]}, notes=notes, config=config))
+            rewrite(folders[-1], call={"verb": "evaluate", "options": {}, "read": read})
+        if said is None:
+            assert len(load(folders).rows) == 2
+        else:
+            assert f"{said}. Evaluate" in refusal(folders)
+
+    @pytest.mark.parametrize(("ours", "theirs", "said"), REASONING.values(), ids=REASONING)
+    @pytest.mark.parametrize("turned", [False, True])
+    def test_reasoning_that_one_of_two_rows_scored(self, tmp_path, ours, theirs, said, turned):
+        same = {"items_sha256": json_sha256(["digits-000", "digits-001"])}
+        same["prompt_sha256"] = json_sha256(["Which digit?"] * 2)
+        folders = []
+        for name, row in (("a", ours), ("b", theirs)):
+            if isinstance(row, list):
+                notes = {ID: same | ({"reasoning": row[0]} if row else {})}
+                folders.append(scores_folder(tmp_path / name, name, {ID: [1, 0]}, notes=notes))
+            else:
+                folders.append(thinking(tmp_path / name, **row))
+        folders = folders[::-1] if turned else folders
+        if said is None:
+            board = load(folders)
+            assert len(board.rows) == 2
+            assert not any("reasoning" in remark for remark in board.remarks)
+        elif said == "unrecorded":
+            remarks = " ".join(load(folders).remarks)
+            assert "not record the reasoning removed from responses, assumed to be as in the other" in remarks
+        else:
+            one, other = said[::-1] if turned and isinstance(ours, dict) else said  # logs come last
+            message = refusal(folders)
+            assert f"reasoning removed from responses {one!r} and {other!r}. Pass --reasoning_tags" in message
+
+    @pytest.mark.parametrize(
+        ("prompt", "logged", "fits"),
+        [
+            ("Which digit?", None, True),
+            ("Think. Which?", "Which digit?", True),
+            ("Think. Which?", None, False),
+        ]
+        + [("Which digit?", "Which one?", True), ("Think. Which?", "Which one?", False)],
+    )
+    @pytest.mark.parametrize("first", ["scores", "log"])
+    def test_prompts_of_a_task_that_adds_messages(self, tmp_path, prompt, logged, fits, first):
+        hashes = {"prompt_sha256": json_sha256([prompt] * 2)}
+        hashes |= {} if logged is None else {"logged_prompt_sha256": json_sha256([logged] * 2)}
+        notes = {ID: hashes | {"items_sha256": json_sha256(["digits-000", "digits-001"])}}
+        scores = scores_folder(tmp_path / "scores", "scores", {ID: [1, 0]}, notes=notes)
+        log = log_folder(tmp_path / "log", {ID: [line(number, 1.0 - number) for number in range(2)]})
+        folders = [scores, log] if first == "scores" else [log, scores]
+        if fits:
+            assert len(load(folders).rows) == 2
+        else:
+            assert "prompt hash" in refusal(folders)
+
+    @pytest.mark.parametrize(
+        ("gold", "logged", "fits"),
+        [
+            *(
+                (gold, str(gold), True)
+                for gold in (["a", "it's b", 'c "d"\n', "é"], True, None, 1.5e-7, {"a": [1]})
+            ),
+            ((1, "x"), "(1, 'x')", True),
+            ([1, 2.5], "[1,2.50]", True),  # as an older version of the suite has it
+            ("true", "true", True),
+            (["a"], "['b']", False),
+            (["1"], "[1]", False),
+            ("a", "['a']", False),
+        ],
+    )
+    def test_golds_are_those_that_lmms_eval_logs(self, tmp_path, gold, logged, fits):
+        hashes = {"prompt_sha256": json_sha256(["Which digit?"]), "items_sha256": json_sha256(["digits-000"])}
+        scores = scores_folder(tmp_path / "scores", "scores", {ID: [1]}, notes={ID: hashes})
+        rewrite(scores, [replace(score_row(ID, 0, 1.0), answer=as_text(gold))])
+        log = log_folder(tmp_path / "log", {ID: [line(0, 1.0, target=logged)]})
+        if fits:
+            assert len(load([scores, log]).rows) == 2
+        else:
+            assert "cannot be compared: prompt hash" in refusal([scores, log]) or "item set" in refusal(
+                [scores, log]
+            )
 
     def test_a_limit_is_named_before_the_items_and_prompts_it_changes(self, tmp_path):
         less = {"limit": 1, "items_sha256": "other", "prompt_sha256": "q"}

@@ -606,6 +606,28 @@ class TestTask:
         )
         assert "holds responses without their items" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(
+        ("scorer", "target", "said"),
+        [
+            ("open_answer", "['0', \"it's zero\"]", None),
+            ("open_answer", "('0', 'zero')", None),
+            ("exact_word", "['0', 'zero']", "the answer is list, not text or a number"),
+            ("exact_word", "0", None),
+        ],
+    )
+    def test_golds_that_are_lists_are_read_as_lmms_eval_logs_them(
+        self, tmp_path, capsys, scorer, target, said
+    ):
+        """As a text, none would ever be given, and every item would be hard."""
+        log = log_folder(tmp_path / "log", {"docs": [line(0, 1.0, target=target, resps=["0", "1"])]})
+        code = main(["label", str(log), "--scorer", scorer, "--output", str(tmp_path / "labels")])
+        if said is None:
+            assert code == 0
+            (row,) = records.read_table(tmp_path / "labels" / "labels.parquet", records.Label).to_pylist()
+            assert row["difficulty"] == "medium"
+        else:
+            assert code == 1 and said in capsys.readouterr().err
+
     def test_labels_of_other_responses_of_a_log_are_not_done(self, tmp_path, capsys):
         """The results file beside the samples may stay the same."""
         log = log_folder(tmp_path / "log", {"mine": [line(0, 1.0, target="4", resps=[["4", "5"]])]})

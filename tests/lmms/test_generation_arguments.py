@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from dcsft_harness import evaluation, lmms, records, sampling
+from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.evaluation import responses
@@ -113,6 +114,11 @@ def test_a_tasks_filters_apply_to_labels_rewards_and_every_evaluation(task, tmp_
     for folder in ("greedy", "several"):
         (row,) = records.read_table(tmp_path / folder / evaluation.SCORES, records.Score).to_pylist()
         assert row["score"] == score, folder
+        noted = manifest.read(tmp_path / folder).notes["tasks"]["mine"]["reasoning"]
+        tags = given.get("reasoning_tags", [["<think>", "</think>"], ["<thinking>", "</thinking>"]])
+        removes = {"reasoning_tags", "auto_strip_thinking"} & given.keys()
+        count = (1 if folder == "greedy" else 2) if removes or (not given and "<" in response) else 0
+        assert noted == {"tags": tags if removes else [], "responses": count}
     sampling.sample(model, open_own(), tmp_path / "pool", config, {})
     rows = records.read_table(tmp_path / "pool" / sampling.ROLLOUTS, records.Rollout).to_pylist()
     assert [(row["score"], row["response"]) for row in rows] == [(score, response)] * 2

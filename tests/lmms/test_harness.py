@@ -370,6 +370,34 @@ class TestScores:
             with pytest.raises(HarnessError, match=score):
                 lmms.score_of(task, metrics)
 
+    @pytest.mark.parametrize(
+        ("more", "metrics", "refused"),
+        [
+            ({}, {"hit": 1.0, "length": 4}, True),
+            ({"score_key": "miss"}, {"hit": np.float32(1.0), "length": 4}, True),
+            ({}, {"hit": {"ok": True}, "other": {"ok": True}}, False),  # real responses may hold the key
+            ({"score_key": "hit"}, {"hit": 1.0, "length": 4}, False),
+            ({}, {"hit": 1.0, "text": "words"}, False),
+            ({}, {"hit": {"score": 1.0}, "length": 4}, False),
+            ({}, {"acc": 1.0, "length": 4}, False),
+            ({}, {}, False),
+            ({}, None, False),  # it raises
+        ],
+    )
+    def test_an_unknown_score_is_refused_before_weights_are_loaded(self, tmp_path, more, metrics, refused):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+
+        def scored(doc, results):
+            print("scored")
+            return dict(metrics.items())
+
+        task = own_task(tmp_path, [tmp_path / "0.png"], process_results=scored, **more)
+        if refused:
+            with pytest.raises(HarnessError, match=r"task theirs: none of its metrics .*'hit'.*score_key"):
+                lmms.refuse_unfit([task])
+        else:
+            lmms.refuse_unfit([task])
+
 
 class TestSampling:
     def test_keeps_every_response_of_every_item(self, place):

@@ -1,5 +1,6 @@
 """Batches of `dcsft_hf` against transformers itself, and the handling of its arguments."""
 
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -259,9 +260,12 @@ def test_a_system_prompt_is_part_of_the_prompt():
     docs = documents()[:1]
     plain, told = load(), load(system_prompt="Answer with one word.")
     counts = [
-        m.generate_until(requests_for(m, docs, GREEDY))[0].token_counts.input_tokens for m in (plain, told)
+        m.generate_until(requests_for(m, docs, GREEDY))[0].token_counts.to_dict() for m in (plain, told)
     ]
-    assert counts[0] < counts[1]
+    assert counts[0]["input_tokens"] < counts[1]["input_tokens"]
+    digest = hashlib.sha256(b"Answer with one word.").hexdigest()
+    assert counts[1]["prompt_settings"] == {"system_prompt_sha256": digest} and not plain.prompt_settings
+    assert "prompt_settings" not in counts[0]
 
 
 @pytest.mark.parametrize("value", ["prompts/system", "/data/prompts/system", "system.txt", "system.md"])
