@@ -175,6 +175,10 @@ def _sentence(error: click.ClickException) -> str:
     said = said[:1].lower() + said[1:] + ("" if said.endswith((".", "?")) else ".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "dcsft"
+    if isinstance(error, click.NoSuchOption) and context is not None:
+        if any(one.name == "passed" for one in context.command.params):
+            name = error.option_name.lstrip("-").replace("-", "_")
+            said += f" TRL's arguments are passed as --set {name}=VALUE."
     return f"{said} `{path} --help` lists what it takes."
 
 

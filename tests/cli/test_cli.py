@@ -102,6 +102,7 @@ def refused(capsys, output, *arguments):
         (("curate", "nowhere", "--keep", "easy", "--seed", "-1"), "--seed -1 is out of range"),
         # Errors raised by click have the same form.
         (("sample", "--taks", "x"), "dcsft: no such option '--taks'. "),
+        (("train", "sft", "--optim", "sgd"), "TRL's arguments are passed as --set optim=VALUE."),
         (("sample", "--samples", "two"), "--samples two is not a whole number"),
         (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` lists what it takes."),
         (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` lists"),
