@@ -63,14 +63,12 @@ def broken_import(error: BaseException) -> HarnessError | None:
     """The sentence about a package that is missing or conflicts with another installed one.
 
     None for all except an `ImportError` from outside this package; lazy packages wrap it in errors of their
-    own. A `HarnessError` says already what could not be imported.
+    own. Also None for one that a `HarnessError` has explained.
     """
-    if isinstance(error, HarnessError):
+    failed = next((one for one in causes(error) if isinstance(one, ImportError | HarnessError)), None)
+    if not isinstance(failed, ImportError) or (failed.name or "").split(".")[0] == __package__:
         return None
-    failed = next((one for one in causes(error) if isinstance(one, ImportError)), None)
-    if failed is None or (failed.name or "").split(".")[0] == __package__:
-        return None
-    importer, missing = _importer(error), (failed.name or "").split(".")[0]
+    importer, missing = called(error), (failed.name or "").split(".")[0]
     reason = " ".join(str(failed).split())
     if importer is None and missing in EXTRAS and _installed(missing) is None:
         return HarnessError(
@@ -78,7 +76,7 @@ def broken_import(error: BaseException) -> HarnessError | None:
             f"Run `{TESTED.replace('train', EXTRAS[missing])}` in a clone of dcsft-harness",
         )
     package = importer or missing or "a package"
-    there = _installed(missing) if missing != importer else None
+    there = _installed(missing) if missing not in ("", importer) else None  # some errors name no module
     return HarnessError(
         f"{_installed(package) or package} cannot be imported: {reason}"
         + (f" ({there} is installed)" if there else ""),
@@ -86,7 +84,7 @@ def broken_import(error: BaseException) -> HarnessError | None:
     )
 
 
-def _importer(error: BaseException) -> str | None:
+def called(error: BaseException) -> str | None:
     """The package that our own code was importing or calling; None if the error is our code's own."""
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):

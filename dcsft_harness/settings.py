@@ -104,7 +104,7 @@ class Settings(BaseModel):
         known = type(self).model_fields
         for name in values:
             if name not in known:
-                raise unknown_name(self.KIND, name, known)
+                raise self.unknown(name)
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -121,6 +121,11 @@ class Settings(BaseModel):
             name: read_text(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
             for name, value in values.items()
         }
+
+    @classmethod
+    def unknown(cls, name: str) -> HarnessError:
+        """The error for a name that no field has."""
+        return unknown_name(cls.KIND, name, cls.model_fields)
 
     @classmethod
     def said(cls, name: str, *value: object) -> str:
@@ -185,6 +190,8 @@ def as_arguments(
     def pair(found: re.Match[str]) -> str:
         name, field = known(found[1]) or ("", None)
         if field is None or Mapping not in map(get_origin, members(field.annotation)):
+            return found[0]
+        if f"{found[2]}={found[3]}" in values:  # a text in place of the mapping
             return found[0]
         return f"{name}={{{found[2]!r}: {found[3]}}}"
 

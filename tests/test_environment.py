@@ -98,9 +98,27 @@ def _circle():
     return first
 
 
+def _explained():
+    """A sentence about a package that an option needs."""
+    error = HarnessError("optim=adamw_8bit needs a package")
+    error.__cause__ = ImportError("bitsandbytes")
+    return error
+
+
+def test_an_import_error_without_a_module_is_reported():
+    said = str(environment.broken_import(ImportError("liger-kernel is not available")))
+    assert said.startswith("a package cannot be imported: liger-kernel is not available. Install")
+
+
 @pytest.mark.parametrize(
     "error",
-    [ValueError("x"), ImportError("ours", name="dcsft_harness.models.gone"), KeyError("y"), _circle()],
+    [
+        ValueError("x"),
+        ImportError("ours", name="dcsft_harness.models.gone"),
+        KeyError("y"),
+        _circle(),
+        _explained(),
+    ],
 )
 def test_other_errors_are_not_import_errors(error):
     assert environment.broken_import(error) is None and refusal(error) is None

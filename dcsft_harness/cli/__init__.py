@@ -191,6 +191,9 @@ def _unknown_option(name: str, context: click.Context) -> str:
     else:
         others = [f"`{verb}`" for verb, options in _options(dcsft, context) if name in options]
         remedy = f" It belongs to {', '.join(others[:3])}." if others else ""
+        if not others and any(one.name == "passed" for one in context.command.params):
+            argument = name.lstrip("-").replace("-", "_")
+            remedy = f" TRL's arguments are passed as --set {argument}=VALUE."
     return f"no such option '{name}'.{remedy} `{path} --help` lists what it takes."
 
 

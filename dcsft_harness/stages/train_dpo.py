@@ -29,6 +29,8 @@ LOSSES = (
     " discopop sft sigmoid_norm"
 ).split()
 """TRL's values of `loss_type`; TRL checks them only at the first step."""
+SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}
+"""Those that read `label_smoothing`; TRL silently ignores it with others."""
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 MANAGED: Mapping[str, Any] = {
     "max_length": None,
@@ -274,7 +276,7 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     import trl
 
     from dcsft_harness.training.data import rendered
-    from dcsft_harness.training.sft import check_order, check_processor
+    from dcsft_harness.training.sft import check_processor
     from dcsft_harness.training.trainer import arguments, managed
 
     config = setup.job.config
@@ -286,7 +288,6 @@ def _make(setup: Any, rows: Any, counts: Mapping[str, int]) -> Callable[[], Any]
     }
     args = arguments(trl.DPOConfig, ours, config.extra, {"gradient_checkpointing": setup.recomputes})
     _check_loss(args)
-    check_order(args)
     check_processor(setup, "DPO")
     convention = setup.box_convention(any(turns.box is not None for turns in setup.conversations.turns))
     template = setup.template
@@ -319,6 +320,19 @@ def _check_loss(args: Any) -> None:  # noqa: ANN401 - trl.DPOConfig
     for name in args.loss_type:
         if name not in LOSSES:
             raise unknown_name("loss_type", str(name), LOSSES)
+    if not args.loss_type:
+        raise HarnessError("loss_type is empty", f"Use one of {', '.join(LOSSES)}")
+    smoothing = args.label_smoothing
+    if smoothing and not SMOOTHED & set(args.loss_type):
+        raise HarnessError(
+            f"label_smoothing={smoothing} has no effect with loss_type={','.join(args.loss_type)}",
+            f"Leave it out, or use one of {', '.join(sorted(SMOOTHED))}",
+        )
+    if "robust" in args.loss_type and not 0 <= smoothing < 0.5:
+        raise HarnessError(
+            f"label_smoothing={smoothing}: loss_type=robust needs a share of wrong pairs below 0.5",
+            "Lower it",
+        )
     if args.f_divergence_type not in DIVERGENCES:
         raise unknown_name("f_divergence_type", str(args.f_divergence_type), DIVERGENCES)
     if "exo_pair" in args.loss_type and not args.label_smoothing:

@@ -1,6 +1,6 @@
 """`dcsft train grpo`: Train by GRPO, with the task's own scorer as reward."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,12 +36,17 @@ def run(options: GrpoOptions, output: Path, progress: Progress | None) -> Notes:
         return grpo.train_grpo(base, rows, judge, output, config, settings=settings, **more)
 
     notes = start(STAGE, options, GrpoConfig, output, progress, train)
-    rows = run_folder.history(output)
-    return notes | {"groups": {name: fmean(row.get(name, 0.0) for row in rows) for name in GROUPS if rows}}
+    return notes | {"groups": shares(run_folder.history(output))}
 
 
 GROUPS = ("zero_advantage", "all_right", "all_wrong")
 """Columns of the log: shares of the groups of completions of one prompt."""
+
+
+def shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The average of each of `GROUPS` over the steps that drew completions; other steps have none."""
+    drawn = [row for row in rows if GROUPS[0] in row]
+    return {name: fmean(row[name] for row in drawn) for name in GROUPS if drawn}
 
 
 def remarks(notes: Mapping[str, Any]) -> list[str]:

@@ -153,6 +153,16 @@ class TrainingConfig(Settings):
         about="TRL's own arguments by TRL's own names.", default_factory=dict, cli=False
     )
 
+    @classmethod
+    def unknown(cls, name: str) -> HarnessError:
+        """Says what to use instead of an argument of TRL or transformers, or where to pass it."""
+        error = super().unknown(name)
+        if name in OWN:
+            return HarnessError(error.problem, OWN[name])
+        end = "" if error.remedy.endswith("?") else "."
+        passed = f"TRL's arguments are passed as --set {name}=VALUE, in a recipe as extra: {{{name}: VALUE}}"
+        return HarnessError(error.problem, f"{error.remedy}{end} {passed}")
+
     @model_validator(mode="before")
     @classmethod
     def _one_length(cls, values: dict[str, Any]) -> dict[str, Any]:

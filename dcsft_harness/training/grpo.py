@@ -228,6 +228,9 @@ def check_generation(base: ModelSettings, args: "GRPOConfig") -> None:
     """
     where = f"GRPO: the generation_config.json of {base.pretrained}"
     remedy = "Take it out of that file: the policy is trained on the distribution that it samples from"
+    for name in args.generation_kwargs or ():
+        if name not in (known := vars(GenerationConfig())):  # which would have no effect
+            raise unknown_name("argument in generation_kwargs:", name, known)
     found = open_generation(base).to_diff_dict()
     settings = checkpoint_settings(found, vars(GenerationConfig()), where, remedy)
     for name in ("min_p", "min_new_tokens"):

@@ -48,7 +48,7 @@ from dcsft_harness.training import data, lora, run_folder, shared_prompts
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
 from dcsft_harness.training.data import Conversations, Template
 from dcsft_harness.training.launching import divides, sharding, shares
-from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, answers_alone, quietly
+from dcsft_harness.training.trainer import Account, Diverged, Progress, Watch, answers_alone, passing, quietly
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -518,7 +518,8 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             if last is not None:
                 account.resume(run.state())
             setup.network, setup.peft_config = _network(job, setup.dtype, setup.notes, last)
-            trainer = make_trainer()
+            with passing(job.config.extra):
+                trainer = make_trainer()
         rows = [f"row {number}" for number in setup.conversations.numbers]
         trainer.bind(account, setup.conversations.item_ids or rows)
         account.costs = Arithmetic(trainer.model)
@@ -532,7 +533,7 @@ def perform(job: Job, make: Make) -> dict[str, Any]:
             chat_template.record(folder, setup.notes.get(chat_template.NAME))
 
         trainer.add_callback(Watch(trainer, run, job.config.keep, job.progress, complete))
-        _train(trainer, last, run)
+        _train(trainer, last, run, job.config.extra)
         return _finish(job, setup, run, trainer, account)
 
 
@@ -635,10 +636,17 @@ def _network(
     )
 
 
-def _train(trainer: "Trainer", last: Path | None, run: run_folder.RunFolder) -> None:
+def _train(
+    trainer: "Trainer", last: Path | None, run: run_folder.RunFolder, extra: Mapping[str, Any]
+) -> None:
+    steps = len(trainer.account.history)
+
+    def begins() -> bool:
+        return len(trainer.account.history) == steps
+
     try:
         saving = interrupts.deferring(launched=ranks.world_size() > 1)
-        with ranks.reporting_losses(), answers_alone(), saving:
+        with ranks.reporting_losses(), answers_alone(), passing(extra, begins), saving:
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     except torch.OutOfMemoryError as error:
         raise HarnessError(

@@ -12,7 +12,6 @@ from datasets import Dataset
 from torch.utils.data import BatchSampler, Sampler
 from torch.utils.data import Dataset as MapDataset
 
-from dcsft_harness import ranks
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import ColdStartConfig, SftConfig
 from dcsft_harness.training.data import rendered
@@ -22,7 +21,6 @@ from dcsft_harness.training.trainer import ROWS, Accounted, WithRows, arguments,
 if TYPE_CHECKING:
     from datasets import Dataset as Rows
     from torch.utils.data import DataLoader
-    from transformers import TrainingArguments
 
 # How the processes of a launch share a training set: each row once per epoch, as in a single process.
 #
@@ -100,19 +98,6 @@ class Filled(MapDataset[dict[str, Any]]):
         if number >= 0:
             return dict(self._rows[number])
         return {**self._rows[-1 - number], "row": FILLING}
-
-
-SHARED_ORDERS = ("random", "sequential")
-"""TRL's sampling strategies whose order all processes of a launch share."""
-
-
-def check_order(args: "TrainingArguments") -> None:
-    """Refuses, in a launch, an order of rows that its processes do not share."""
-    if ranks.world_size() > 1 and args.train_sampling_strategy not in SHARED_ORDERS:
-        raise HarnessError(
-            f"train_sampling_strategy={args.train_sampling_strategy} gives processes orders of their own",
-            f"Pass one of {', '.join(SHARED_ORDERS)}, or train in one process",
-        )
 
 
 class Sharing:
@@ -237,7 +222,6 @@ def _make(setup: Setup) -> Callable[[], Any]:
     # TRL truncates samples at 1,024 tokens, inside a large image's tokens or the answer.
     ours = {**managed(job.config, setup.dtype, setup.folder), "max_length": None}
     args = arguments(trl.SFTConfig, ours, job.config.extra, {"gradient_checkpointing": setup.recomputes})
-    check_order(args)
     if setup.conversations.weights is not None and (args.loss_type != "nll" or args.label_smoothing_factor):
         raise HarnessError(
             f"loss_type={args.loss_type}, label_smoothing_factor={args.label_smoothing_factor:g}: "

@@ -28,8 +28,10 @@ from transformers.utils import logging
 
 from dcsft_harness import interrupts, ranks
 from dcsft_harness.artifacts.usage import Ledger, Meter
+from dcsft_harness.environment import called
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.resources import Arithmetic
+from dcsft_harness.models.weights import error_line
 from dcsft_harness.training.config import TrainingConfig
 from dcsft_harness.training.run_folder import RunFolder
 
@@ -180,6 +182,8 @@ def arguments(
             raise unknown_name("TRL argument", name, known)
     kinds = get_type_hints(kind)
     given = {name: _numbered(name, kinds[name], value) for name, value in extra.items()}
+    for name, value in given.items():
+        _check_value(kind.__name__, name, value)
     general = {
         "report_to": "none",
         "log_level": "error",
@@ -191,7 +195,7 @@ def arguments(
         with quietly():
             made = kind(**ours, **(general | dict(defaults or {}) | given))
     except (ValueError, TypeError, ImportError) as error:
-        raise HarnessError(f"TRL refuses its arguments: {error}", "Correct `extra`") from error
+        raise _refused(error) from error
     if not made.max_grad_norm > 0:
         raise HarnessError(
             f"extra: max_grad_norm={made.max_grad_norm} disables gradient norms, which "
@@ -203,6 +207,58 @@ def arguments(
     _check_optimizer(made)
     _check_schedule(made)
     return made
+
+
+VALUES: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    "SFTConfig": {"loss_type": ("nll", "dft", "chunked_nll"), "pad_to_multiple_of": (None,)},
+    "DPOConfig": {"label_smoothing_factor": (0,)},
+    "GRPOConfig": {
+        "label_smoothing_factor": (0,),
+        "train_sampling_strategy": ("random",),
+        "loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"),
+        "scale_rewards": ("group", "batch", "none", True, False),
+        "importance_sampling_level": ("token", "sequence"),
+        "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    },
+}
+"""TRL's class of arguments -> argument -> values that it takes; it ignores others, or refuses them late."""
+_ORDERS = ("random", "sequential")
+"""Orders of rows that all processes of a launch share; TRL cannot group pictures by length."""
+_COUNTS = ("num_iterations", "steps_per_generation", "generation_batch_size")
+
+
+def _check_value(kind: str, name: str, value: object) -> None:
+    values = ({"train_sampling_strategy": _ORDERS} | VALUES.get(kind, {})).get(name)
+    if values is not None and value not in values:
+        remedy = f"Use one of {', '.join(map(str, values))}" if len(values) > 1 else "Leave it out"
+        raise HarnessError(f"extra: {name}={value!r} is not supported", remedy)
+    if name in _COUNTS and value is not None and (not isinstance(value, int) or value < 1):
+        raise HarnessError(f"extra: {name}={value!r} is not a whole number of 1 or more", "Pass one")
+
+
+def _refused(error: BaseException) -> HarnessError:
+    return HarnessError(f"TRL refuses its arguments: {error_line(error)}", "Correct `extra`")
+
+
+@contextlib.contextmanager
+def passing(extra: Mapping[str, Any], begins: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Reports in one sentence what TRL refuses of `extra` only once weights are read.
+
+    Errors of other code, and those after `begins` no longer holds, pass.
+    """
+    try:
+        yield
+    except (*_FAULTS, ImportError) as error:
+        # A launch also ends in a RuntimeError if it loses one of its processes.
+        lost = isinstance(error, torch.OutOfMemoryError) or (
+            isinstance(error, RuntimeError) and ranks.world_size() > 1
+        )
+        if lost or not extra or not begins() or called(error) not in _CALLED:
+            raise
+        raise _refused(error) from error
+
+
+_CALLED = ("accelerate", "peft", "torch", "transformers", "trl")
 
 
 def _numbered(name: str, kind: object, value: object) -> object:
@@ -223,7 +279,9 @@ _FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, Run
 
 def _check_optimizer(args: TrainingArguments) -> None:
     try:
-        Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
+        made, given = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
+        if args.optim_target_modules is None:
+            made([torch.nn.Parameter(torch.zeros(1))], **given)
     except ImportError as error:
         raise HarnessError(
             f"optim={args.optim.value} needs a package that is not installed: {error}",
@@ -232,7 +290,7 @@ def _check_optimizer(args: TrainingArguments) -> None:
     except _FAULTS as error:
         if args.optim_target_modules is None:  # else it may miss layers that the real model has
             raise HarnessError(
-                f"optim={args.optim.value} cannot be created: {error}", "Correct --set optim, optim_args"
+                f"optim={args.optim.value} cannot be created: {error}", "Correct `optim` or `optim_args`"
             ) from error
 
 

@@ -111,6 +111,7 @@ def refused(capsys, output, *arguments):
         (("sample", "--lr", "1"), "no such option '--lr'. `dcsft sample --help` lists what it takes."),
         (("train", "--model", "x"), "option '--model'. Name a command first: `dcsft train --help`"),
         (("train", "sft", "--model", "x", "--data", "y"), "--data y is neither a file nor a folder nor"),
+        (("train", "sft", "--optim", "sgd"), "TRL's arguments are passed as --set optim=VALUE."),
         (("sample", "--samples", "two"), "--samples two is not a whole number"),
         (("label",), "dcsft: missing argument 'ROLLOUTS'. `dcsft label --help` lists what it takes."),
         (("tasks", "lst"), "no such command 'lst'. Did you mean 'list'? `dcsft tasks --help` lists"),

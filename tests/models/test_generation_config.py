@@ -167,6 +167,12 @@ def test_grpo_refuses_settings_that_would_change_its_samples(setting, copied):
         grpo.check_generation(base, types.SimpleNamespace(generation_kwargs=None, min_p=0.0))
 
 
+def test_grpo_refuses_generation_arguments_that_transformers_does_not_know(copied):
+    args = types.SimpleNamespace(generation_kwargs={"typicalp": 0.9}, min_p=None)
+    with pytest.raises(HarnessError, match="generation_kwargs: 'typicalp'. Did you mean typical_p"):
+        grpo.check_generation(ModelSettings(pretrained=str(copied(**QWEN))), args)
+
+
 def test_an_unknown_value_is_refused():
     with pytest.raises(HarnessError, match="generation_config value 'checkpont'.*checkpoint"):
         load(generation_config="checkpont")

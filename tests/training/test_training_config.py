@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import dcsft_harness as dcsft
 from dcsft_harness.cli import main
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.training.config import (
@@ -140,6 +141,29 @@ def test_trls_name_for_one_of_our_options_is_refused_with_ours(config, name, val
     ) as refused:
         config(extra={name: value})
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("optim", "extra={'optim': VALUE}, in a recipe as extra: {optim: VALUE}"),
+        ("report_to", "extra={'report_to': VALUE}"),
+        ("lora_aplha", "Did you mean lora_alpha or lora_rank? TRL's arguments are"),
+        ("num_train_epochs", "Pass epochs="),
+        ("lr", "Pass learning_rate="),
+        ("deepspeed", "Pass num_processes= and launch="),
+    ],
+)
+def test_an_unknown_option_is_refused_with_ours_or_the_place_of_trls(name, remedy):
+    for function in (dcsft.train_sft, dcsft.train_grpo, dcsft.train_dpo):
+        with pytest.raises(HarnessError, match=f"unknown option '{name}'") as refused:
+            function("m", data="d", output="out", **{name: 1})
+        assert remedy in str(refused.value)
+
+
+def test_a_text_in_place_of_trls_arguments_is_quoted():
+    with pytest.raises(HarnessError, match="^extra=optim=sgd is not a mapping"):
+        dcsft.train_sft("m", data="d", output="out", extra="optim=sgd")
 
 
 def test_generation_arguments_cannot_contain_our_options():

@@ -151,6 +151,9 @@ def test_unusable_data_is_refused_before_weights_are_read(base, tmp_path, monkey
         (rollouts, {"extra": {"loss_type": ["sigmoid", "ipo"], "loss_weights": [1.0]}}, "loss_weights"),
         (rollouts, {"extra": {"f_divergence_type": "other"}}, "f_divergence_type"),
         (rollouts, {"extra": {"loss_type": "exo_pair"}}, "needs a label_smoothing above 0"),
+        (rollouts, {"extra": {"label_smoothing": 0.2}}, "no effect with loss_type=sigmoid.*robust"),
+        (rollouts, {"extra": {"loss_type": "robust", "label_smoothing": 0.5}}, "wrong pairs below 0.5"),
+        (rollouts, {"extra": {"loss_type": []}}, "loss_type is empty"),
         (
             rollouts,
             {"extra": {"loss_type": "aot", "use_weighting": True}},

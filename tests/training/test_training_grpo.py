@@ -332,3 +332,19 @@ def test_groups_of_equal_rewards_are_reported(groups, said):
 
     found = train_grpo.remarks({"groups": groups})
     assert len(found) == (said is not None) and all(said in one for one in found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "zero"),
+    [
+        ([], None),
+        ([{"step": 1, "loss": 0.0}], None),
+        # With num_iterations=2, every other step draws none.
+        ([{"zero_advantage": 1.0, "all_right": 1.0, "all_wrong": 0.0}, {"loss": 0.1}], 1.0),
+        ([{"zero_advantage": share, "all_right": 0.0, "all_wrong": 0.0} for share in (1.0, 0.5)], 0.75),
+    ],
+)
+def test_shares_of_groups_are_averaged_over_the_steps_that_drew_completions(rows, zero):
+    from dcsft_harness.stages import train_grpo
+
+    assert train_grpo.shares(rows).get("zero_advantage") == zero

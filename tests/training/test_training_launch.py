@@ -26,7 +26,7 @@ from dcsft_harness.cli import dcsft, main
 from dcsft_harness.cli.running import run_stage
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
-from dcsft_harness.training import launching, run, sft
+from dcsft_harness.training import launching
 from dcsft_harness.training.config import GrpoConfig, SftConfig
 from dcsft_harness.training.launching import Launch
 from dcsft_harness.training.run import Job
@@ -373,13 +373,6 @@ class TestRefusals:
     def test_a_batch_that_the_processes_cannot_share(self, options, processes):
         config = GrpoConfig(**options)
         refused(f"--batch-size 16 cannot be shared by {processes} processes", Launch(processes).check, config)
-
-    def test_an_order_that_differs_between_processes(self, base, monkeypatch):  # noqa: F811
-        config = SftConfig(max_steps=1, extra={"train_sampling_strategy": "group_by_length"})
-        setup = run._prepare(Job("sft", base, conversations(2), Path("out"), config))
-        sft._make(setup)
-        monkeypatch.setattr(ranks, "world_size", lambda: 2)
-        refused("train_sampling_strategy=group_by_length gives processes orders", sft._make, setup)
 
     def test_come_before_any_process_is_started(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda *given: pytest.fail("it was started"))

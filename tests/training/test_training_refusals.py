@@ -1,5 +1,6 @@
 """Runs that cannot start or that fail: one sentence, and nothing left behind."""
 
+import inspect
 import json
 import re
 import shutil
@@ -100,6 +101,69 @@ def test_an_adapter_of_another_base_is_refused_before_weights_are_loaded(base, t
 )
 def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, message):
     refused(message, base, tmp_path, SftConfig(max_steps=1, extra=extra))
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"router_aux_loss_coef": 0.1}, "TRL refuses its arguments: .*not a Mixture-of-Experts.*`extra`"),
+        ({"neftune_noise_alpha": -1}, "TRL refuses its arguments: uniform_ expects"),
+    ],
+)
+def test_what_trl_refuses_with_the_weights_is_one_sentence_too(base, tmp_path, extra, message):
+    with pytest.raises(HarnessError, match=message):
+        sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(max_steps=1, extra=extra))
+
+
+def test_only_what_others_refuse_of_passed_arguments_is_reworded():
+    for extra, begins, call in (
+        ({}, True, torch.zeros),
+        ({"a": 1}, False, torch.zeros),
+        ({"a": 1}, True, int),
+    ):
+        with pytest.raises((TypeError, ValueError)), trainer.passing(extra, lambda begins=begins: begins):
+            call("x")
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "message"),
+    [
+        ("SFTConfig", {"loss_type": "nul"}, "extra: loss_type='nul' is not supported. Use one of nll, dft"),
+        (
+            "SFTConfig",
+            {"pad_to_multiple_of": 8},
+            "extra: pad_to_multiple_of=8 is not supported. Leave it out",
+        ),
+        ("SFTConfig", {"train_sampling_strategy": "group_by_length"}, "Use one of random, sequential"),
+        ("SFTConfig", {"adam_beta1": 1.5}, "optim=adamw_torch.* cannot be created: Invalid beta parameter"),
+        ("DPOConfig", {"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 is not supported"),
+        ("GRPOConfig", {"train_sampling_strategy": "sequential"}, "'sequential' is not supported"),
+        ("GRPOConfig", {"loss_type": "gpro"}, "loss_type='gpro' is not supported. Use one of grpo, bnpo"),
+        (
+            "GRPOConfig",
+            {"scale_rewards": "std"},
+            "scale_rewards='std' is not supported. Use one of group, ba",
+        ),
+        ("GRPOConfig", {"importance_sampling_level": "turn"}, "Use one of token, sequence"),
+        ("GRPOConfig", {"multi_objective_aggregation": "sum"}, "Use one of sum_then_normalize, norm"),
+        ("GRPOConfig", {"num_iterations": 0}, "num_iterations=0 is not a whole number of 1 or more"),
+        ("GRPOConfig", {"num_iterations": 1.5}, "num_iterations=1.5 is not a whole number"),
+        ("GRPOConfig", {"steps_per_generation": 0}, "steps_per_generation=0 is not a whole number"),
+    ],
+)
+def test_values_that_trl_ignores_or_refuses_late_are_refused_before_weights(kind, extra, message):
+    ours = trainer.managed(SftConfig(), torch.float32, Path("out"))
+    with pytest.raises(HarnessError, match=message):
+        trainer.arguments(getattr(trl, kind), ours, extra)
+
+
+def test_the_values_are_those_known_to_trl():
+    """Its own code compares with each of them."""
+    source, values = inspect.getsource(trl.GRPOTrainer), trainer.VALUES["GRPOConfig"]
+    losses = set(re.findall(r'"(\w+)"', "".join(re.findall(r"self.loss_type (?:==|in) .*", source))))
+    assert losses == set(values["loss_type"])
+    for name in ("scale_rewards", "importance_sampling_level", "multi_objective_aggregation"):
+        assert all(f'"{value}"' in source for value in values[name] if isinstance(value, str)), name
 
 
 def test_an_adapter_to_continue_cannot_be_combined_with_full_training(base, tmp_path):
