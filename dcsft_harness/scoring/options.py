@@ -20,7 +20,7 @@ from dcsft_harness.scoring.formulas import Unreadable, same_value
 from dcsft_harness.scoring.math import Answer, equal, number_of, read
 from dcsft_harness.scoring.normalize import plain
 from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
-from dcsft_harness.scoring.units import Unit, in_figures, with_signs
+from dcsft_harness.scoring.units import DEGREES, TEMPERATURES, Unit, in_figures, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
@@ -97,7 +97,8 @@ def level(text: str) -> str:
 
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
-    return _spelling(text.lower())
+    found = _spelling(text.lower())
+    return found.replace(",and", "and") if ",and" in found else found
 
 
 def _spelling(text: str) -> str:
@@ -317,7 +318,10 @@ def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
 
 
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:
-    return (one[1] is None or other[1] is None or one[1] == other[1]) and same_value(one[0], other[0])
+    units = {unit.dimension[:1] for unit in (one[1], other[1]) if unit is not None}
+    is_alike = one[1] is None or other[1] is None or one[1] == other[1]
+    is_alike = is_alike or DEGREES in units and len(units & TEMPERATURES) == 1  # "5 degrees" for 5 °C
+    return is_alike and same_value(one[0], other[0])
 
 
 def _is_whole(lowered: str, start: int, end: int) -> bool:

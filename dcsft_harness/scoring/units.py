@@ -19,6 +19,7 @@ class Unit(NamedTuple):
 
 
 PERCENT, DEGREES, RADIANS = (("%", 1),), (("°", 1),), (("rad", 1),)
+TEMPERATURES = {(("°C", 1),), (("°F", 1),)}
 
 # Base -> factor -> spellings; plurals are added. A dimension of its own is its own base.
 _TABLE: dict[str, dict[str, str]] = {
