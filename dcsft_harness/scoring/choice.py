@@ -559,7 +559,7 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
     if phrases.CONTRAST.search(sentence):  # none of its own: "the sales did not change"
         for one in reversed(mentions):
             sentence = sentence[: one.start] + sentence[one.end :]
-        if phrases.CONTRAST.search(sentence):
+        if phrases.CONTRAST.search(sentence) or _LINE.match(sentence):
             return None
     return _only(mentions, options)
 

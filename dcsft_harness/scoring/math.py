@@ -543,7 +543,8 @@ _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b"
     r"|(?<![,.]) (?:that|who|which|where)\b"
-    r"| ha(?:ve|s|d) (?:exactly|at (?:least|most)|values?|(?:more|fewer|less) than|an? \w+ (?:above|below|of))\b"
+    r"| ha(?:ve|s|d) (?:exactly|at (?:least|most)|values?|(?:more|fewer|less) than"
+    r"|an? \w+ (?:above|below|of))\b"
     r"|: (?=\d+ [a-z]+(?:,| and) \d|\d[\d.]* (?:plus|minus|times|[-+×*]) \d)"
     r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )

@@ -46,6 +46,7 @@ _DIGIT = re.compile(r"\d")
 _ONE = re.compile(r"\b[Oo]nes?\b")
 _BESIDE = re.compile(r"[ (.:,]*(?:the |an? )?")
 _AND = re.compile(r"\)?,? (?:and|or|nor) (?:the |an? )?")
+_OR = re.compile(r"\)?,? (?:or|nor) (?:the |an? )?")
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
 
 
@@ -291,6 +292,9 @@ class OptionSet:
         denied = {
             one.option for one in found if DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
         }
+        for one, other in pairwise(sorted(found)):
+            if one.option in denied and _OR.fullmatch(sentence, one.end, other.start):
+                denied.add(other.option)
         found = [
             one
             for one in found
@@ -318,10 +322,10 @@ def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
 
 
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:
-    units = {unit.dimension[:1] for unit in (one[1], other[1]) if unit is not None}
-    is_alike = one[1] is None or other[1] is None or one[1] == other[1]
-    is_alike = is_alike or DEGREES in units and len(units & TEMPERATURES) == 1  # "5 degrees" for 5 °C
-    return is_alike and same_value(one[0], other[0])
+    if one[1] is None or other[1] is None or one[1] == other[1]:
+        return same_value(one[0], other[0])
+    units = {one[1].dimension, other[1].dimension}  # "5 degrees" for 5 °C
+    return DEGREES in units and not units.isdisjoint(TEMPERATURES) and same_value(one[0], other[0])
 
 
 def _is_whole(lowered: str, start: int, end: int) -> bool:
