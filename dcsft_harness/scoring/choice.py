@@ -369,9 +369,6 @@ def _without_asides(sentence: str, options: OptionSet) -> str:
     """A sentence without what it sets an option against; no option has such a word itself."""
     if not phrases.MAY_BE_ASIDE.search(sentence) or options.has_asides:
         return sentence
-    aside = phrases.ASIDE.search(sentence)
-    if aside and phrases.FARTHER.search(sentence, 0, aside.start()) and " closer" in aside[0]:
-        return sentence
     return phrases.ASIDE.sub("", sentence)
 
 
@@ -554,14 +551,10 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
             return None if stated[0] == NO_OPTION else stated[0]
     mentions = options.mentions(sentence) if options.numeric else mentions
     mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
-    if not mentions:
-        return None
-    if phrases.CONTRAST.search(sentence):  # none of its own: "the sales did not change"
-        for one in reversed(mentions):
-            sentence = sentence[: one.start] + sentence[one.end :]
-        if phrases.CONTRAST.search(sentence) or _LINE.match(sentence):
-            return None
-    return _only(mentions, options)
+    rest, is_entry = sentence, _LINE.match(sentence) is not None
+    for one in () if is_entry else reversed(mentions):  # "the sales did not change" as an option
+        rest = rest[: one.start] + rest[one.end :]
+    return None if not mentions or phrases.CONTRAST.search(rest) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=17)
+SCORER = Scorer("choice", choice, fields=("choices",), version=18)

@@ -43,17 +43,7 @@ from dcsft_harness.scoring.normalize import (
     last,
     last_box,
 )
-from dcsft_harness.scoring.units import (
-    DEGREES,
-    PERCENT,
-    RADIANS,
-    SINGLE,
-    WORDS,
-    Unit,
-    in_figures,
-    unit,
-    with_signs,
-)
+from dcsft_harness.scoring.units import DEGREES, PERCENT, RADIANS, SINGLE, Unit, in_figures, unit, with_signs
 from dcsft_harness.scoring.verdict import NOT_FOUND, Scorer, Verdict, text_gold
 
 TAIL = 4_000
@@ -559,17 +549,14 @@ _BEFORE_FIGURES = re.compile(
     r"[=≈:]|\b(?:is|are|was|were|gets?|equals?|gives?|needs?|takes?|costs?)\b|[为是得有]"
 )
 _BETWEEN_FIGURES = re.compile(
-    r"(?:[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?)(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
+    r"[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
 )
 """Units and words of a calculation."""
-_NUMBER_WORD = "|".join(sorted(WORDS, key=len, reverse=True))
 _COUNT = re.compile(
-    rf"(?i)^(?:so,? )?(?:there (?:is|are|was|were) (?:only |exactly )?(?:{_NUMBER_WORD})\b(?!-)"
-    rf"|(?!one)(?:{_NUMBER_WORD})\b(?= [a-z]+ (?:ha[ds]|have|scored) ))"
+    r"(?i)^(?:so,? )?there (?:is|are|was|were) (?:only |exactly )?[a-z]+\b(?!-)"
+    r"|^(?!one\b)[a-z]+\b(?= [a-z]+ (?:ha[ds]|have|scored) )"
 )
-"""A count in words, before other numbers: "There are two bags with at least 60 buttons"."""
-_DEFINITE = re.compile(rf"(?i)\b(?:the|these|those|between) (?:{_NUMBER_WORD})\b")
-"""Number words that count nothing: "the age gap between the two people"."""
+"""Where a count may be in words, before other numbers: "There are two bags with at least 60 buttons"."""
 _REJECTED = re.compile(
     r"(?:[,，;；]|或者?| or | and )?(?:(?! or | and )[^,，;；或()\n]){1,25}"
     r"\((?![^()\n]*=)[^()\n]*(?:舍|eject|iscard|not valid|xtraneous)[^()\n]*\)"
@@ -698,7 +685,7 @@ def _calculated(text: str) -> Answer | None:
 
 
 def _in_words(sentence: str) -> list[Answer]:
-    return _in_sentence(sentence) or _in_sentence(in_figures(_DEFINITE.sub("", sentence)))
+    return _in_sentence(sentence) or _in_sentence(in_figures(sentence))
 
 
 def _in_sentence(sentence: str) -> list[Answer]:
@@ -715,9 +702,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
         denied = 0 if run.strip() or token in ("is", "are", "by") else denied - 1
-        denied = (
-            3 if token in ("not", "than", "below", "above") else denied
-        )  # "not the number 11", but not farther
+        denied = 3 if token in ("not", "than", "below", "above") else denied  # "not the number 11"
         if found is not None:
             is_behind = is_behind or run.lstrip()[0] == ":"
             both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
@@ -868,4 +853,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=14)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=15)

@@ -20,7 +20,7 @@ from dcsft_harness.scoring.formulas import Unreadable, same_value
 from dcsft_harness.scoring.math import Answer, equal, number_of, read
 from dcsft_harness.scoring.normalize import plain
 from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
-from dcsft_harness.scoring.units import DEGREES, TEMPERATURES, Unit, in_figures, with_signs
+from dcsft_harness.scoring.units import DEGREES, Unit, in_figures, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
@@ -324,8 +324,8 @@ def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:
     if one[1] is None or other[1] is None or one[1] == other[1]:
         return same_value(one[0], other[0])
-    units = {one[1].dimension, other[1].dimension}  # "5 degrees" for 5 °C
-    return DEGREES in units and not units.isdisjoint(TEMPERATURES) and same_value(one[0], other[0])
+    are_degrees = {unit.dimension[0][0][:1] for unit in (one[1], other[1]) if unit.dimension} == {"°"}
+    return are_degrees and DEGREES in (one[1].dimension, other[1].dimension) and same_value(one[0], other[0])
 
 
 def _is_whole(lowered: str, start: int, end: int) -> bool:

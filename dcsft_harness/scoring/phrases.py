@@ -136,13 +136,12 @@ CONCLUDES = re.compile(r"\b(?:so(?! on)|thus|therefore|answer|best|choose|correc
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
-    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
+    r"(?i),?\s?\b(?:(?:while|whereas)(?!.{0,40} closer(?: to the (?:camera|viewer))?\W*$)"
+    r"|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
     r"(?:(?! is \()[^,;.\n]){0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
-FARTHER = re.compile(r"\bf[au]rther\b")
-"""In front of an aside: it is the aside that answers."""
 CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|incorrect|wrong|while|lacks?|differ\w*|diverge\w*)\b")
 """In a last sentence: it rejects rather than chooses."""
 REASON = re.compile(r",?\s(?:because|since|as|which(?! is (?:label|mark|circl)l?ed)|given|not|for|that is)\b")
