@@ -143,6 +143,7 @@ _PREFIX = re.compile(
     r"^(?:⟦(?:\([A-H]\)|[A-H][.)]|(?:final )?answer:)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
     re.IGNORECASE,
 )
+_CONJUNCTION = re.compile(r"\b(?:when|where|since|because|if|as|for|while|but|so|then|given)\b")
 _FACTORS = frozenset("hundred thousand million billion".split())
 _SIGNS = frozenset("=<>≤≥≠≈")  # golds of items that ask for the sign between two quantities
 _INFINITE = Part("value", "∞", (INFINITE,))
@@ -294,6 +295,8 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     label = re.sub(r"[\s{}⟦⟧|△]|m\s*(?=∠)", "", sides[0]) if named else ""
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
+    if any(map(_CONJUNCTION.search, sides[1:-1])):  # "y = 7 when x = 3"
+        raise Unreadable("several equations")
     if set(signs) <= set("=≈∈"):
         last_side = Part("relation", "")
         with suppress(Unreadable):
@@ -519,7 +522,7 @@ _VERB = re.compile(
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
 _ASIDE = re.compile(
-    r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not|(?:out|instead) of)\b|: (?=[a-z])"
+    r",? (?:since|because|as|where|(?:\d+ )?of (?:which|them)|so that|not|(?:out|instead) of)\b|: (?=[a-z])"
     r"|(?<=\d) of (?=(?:the|all|those) \d)"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
@@ -539,7 +542,7 @@ _SECOND = re.compile(
     r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )
 _VALUED = re.compile(
-    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
+    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find|take|need)\b|[=≈:])"
     r"(?: ?(?:about|approximately|[Oo]nly|him|her|them|us|me|an?)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*"
     r"\d[^\s,;]*(?: [^\s\d]+){0,2}$"
 )
@@ -563,6 +566,7 @@ _REJECTED = re.compile(
 )
 """A root that is found and rejected: "x = 5 or x = -3 (rejected)"."""
 _REJECTING = "舍", "ejected", "iscarded", "not valid", "xtraneous"
+_NUMBERED_LINE = re.compile(r"^\W{0,4}\d[.)]\W{1,3}(.+)", re.MULTILINE)
 _CHECK = re.compile(r"(?:\n|(?<=[.!$] ))[^\n:]{0,10}\b(?:[Cc]heck|[Vv]erif)[^\n:]{0,20}:[^\n=]*=[^\n]*$")
 _CONCLUSION = re.compile(
     r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|[,，]\s?(?:所以|因此|解得|可得|故)"
@@ -812,8 +816,7 @@ def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdi
         is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
         found = readings(_BEHIND_VALUE.sub(r"\1", text)) if is_remark else []
         found = found or readings(text)
-        every = _readable(_each(part)) if gold.is_ordered else None
-        found += [every] if every else []
+        found += _each(part) if gold.is_ordered else []
         if found:
             first = next((one for one in found if len(one.parts) == len(gold.parts)), found[0])
             said = _UPRIGHT.sub(r" \1", first.text).strip() or text.strip()
@@ -823,11 +826,15 @@ def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdi
     return NOT_FOUND
 
 
-def _each(part: str) -> str:
-    """The contents of all boxes as lines; without boxes the lines without labels such as "Area:"."""
+def _each(part: str) -> list[Answer]:
+    """The contents of all boxes as lines; else the lines without labels ("Area:"), and numbered sentences."""
     if "oxed" in part:
-        return "\n".join([content for *_, content in boxes(part) if content.strip()][::-1])
-    return _LABEL.sub("\n", _MARKDOWN.sub("", part))
+        every = ["\n".join([content for *_, content in boxes(part) if content.strip()][::-1])]
+    else:
+        every = [_LABEL.sub("\n", _MARKDOWN.sub("", part))]
+        numbered = [found[0].text for line in _NUMBERED_LINE.findall(part) if (found := _in_words(line))]
+        every += ["\n".join(numbered)] if len(numbered) > 1 else []
+    return [one for one in map(_readable, every) if one]
 
 
 _read = lru_cache(maxsize=1024)(readings)

@@ -71,7 +71,8 @@ PHRASES = (
          r"(?:right|odd) (?:one|choice|option|answer)\b(?!['’])|outlier\b", "{} is the odd one out."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
-         r"|reasonable|candid|typical|tight)(?:ly)?(?! on\b)|best|better)\b", "{} is more accurate."),
+         r"|reasonable|plausible|candid|typical|tight)(?:ly)?(?! on\b)|best|better)\b",
+         "{} is more accurate."),
     _row(False, "after", "leaves leaving left elimination", False,
          r"(?:leav(?:es|ing)(?: us with)?|left with)(?: only)?(?=\s)|elimination\b,?(?=\s)",
          "Two are too long and one is too short, which leaves {}."),
@@ -89,7 +90,7 @@ LETTER = re.compile(
 )
 """An option by its letter."""
 DRAWN_LETTER = re.compile(
-    r"\b(?i:image|picture|figure|graph|box|point|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
+    r"\b(?i:image|picture|figure|graph|curve|diagram|circuit|container|piece|shape|box|point|position|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
 )
 """A thing in the figure by its letter."""
 _ORDINAL = r"(?:first|second|third|fourth|fifth)(?: images?)?"
