@@ -35,7 +35,7 @@ _WORDS = r"[^\d\[\](){}]"
 # It begins with all characters that a box can begin with, which makes the search several times faster.
 _CORNERS = re.compile(
     r"[\[({<](?:"
-    rf"{_GAP}{_FOUR}{_GAP}[\])}}]"  # [x1, y1, x2, y2], or the same in ( ) or { }
+    rf"{_GAP}{_FOUR}{_GAP}(?:[\])}}]|,\s?\"[a-z])"  # [x1, y1, x2, y2], in ( ) or { }, or not closed
     # (x1, y1), (x2, y2), nested or not, or with words between, or "2.", or "(x2, y2) ="
     rf"|{_PAIR_REST}(?:{_WORDS}{{0,40}}|{_WORDS}{{0,60}}corner{_WORDS}{{0,60}}|{_WORDS}{{0,9}}\n\s{{0,4}}2\.{_WORDS}{{0,60}}"
     rf"|{_WORDS}{{0,40}}\(x\w{{0,4}},\s?y\w{{0,4}}\)\s?[=:]\s?)"
@@ -412,5 +412,5 @@ SCORER = Scorer(
     gold=parse_gold,
     fields=("image_size", "box_space", "resized_size"),
     check=check_gold,
-    version=10,
+    version=11,
 )

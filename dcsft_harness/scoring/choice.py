@@ -40,14 +40,17 @@ _SECOND = re.compile(
     r"\s?(?:and|or|[,&/和与及或])\s?\(?(?:(?!I [a-z])[A-J](?a:(?![\w']))|[b-j](?:[,.]|$))"
     r"|(?:(?! (?:because|since|as|than|not|while|whereas|but|which)\b)[^.;:\n]){0,60}? "
     r"(?:or (?:\w+ )?\([A-J]\)|(?:and|or) [A-J] \()(?! (?:is|are|does|do|has|have|shows?)\b)"
+    r"|(?:(?! (?:because|since|as|than|not|while|whereas|but|which)\b)[^.;:\n]){0,60}?, (?:and )?\([A-J]\)"
+    r"(?! (?:is|are|does|do|has|have|shows?|and|or)\b)"
 )
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
+_SEVERAL = re.compile(r"\W*[A-J]{2,5}\W*")
 _AFTER_BARE = re.compile(
     r"\s?(?:$|[.,:;!?)(\n=≈]|-\s|[^\x00-\x7f]|(?:because|since|as|which|for|with|based|due|given|so|not|and|or|fits?"
     r"|satisf\w+|match\w*|meets|works|remains|instead|rather|in|on|here|the|by|\d+)\b)"
 )
 _QUOTED = re.compile(r"[\"']([A-Ja-j][.,]?)(?:[\"']|$)")
-_CLAUSE = re.compile(r",? (?:so|but|and|thus|meaning|suggesting|indicating|that)\b")
+_CLAUSE = re.compile(r",? (?:so|but|and|thus|while|whereas|meaning|suggesting|indicating|that)\b")
 _BARE_SUBJECT = re.compile(
     r"(?:^\s?|[,:;] |\b(?:think|believe|that|[Ss]o) (?!I\b))(?:[Oo]nly )?([A-J])(?: must| should| has to)? $"
 )
@@ -88,7 +91,9 @@ _OPEN_END = re.compile(r"(?:[:=]|\bis|\banswer)$", re.IGNORECASE)
 _SENTENCE_BREAK = re.compile(r"[.!?;\n。！？；](?:(?<=[\n。！？；])|(?=\s|[\"')*]{1,3}\s))")
 _NO_TEXT = re.compile(r"[ \n*#>`$\\\[-]*")
 _LISTED_LINES = re.compile(
-    "{0}A{1}.{{0,150}}\n{0}B{1}".format(r"[\s*>(-]{0,20}(?:Option )?", r"\*{0,2}[).:]")
+    r"(?::{0}A{1}.{{40,400}}|{0}A{1}.{{0,400}})\n{0}B{1}".format(
+        r"[\s*>(-]{0,20}(?:Option )?", r"\*{0,2}[).:]"
+    )
 )
 NO_OPTION = -1
 """In the place of an option's index: an answer is stated, and it is none of the options."""
@@ -102,7 +107,7 @@ for _phrase in phrases.PHRASES:
             _ROWS.setdefault(_form, []).append(_phrase)
 _BEHIND_BE = frozenset(word for word, rows in _ROWS.items() if any(row.is_behind_be for row in rows))
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
-_BE = frozenset("is are appears seems be being".split())
+_BE = frozenset("is are appears seems be".split())
 _KEYS = frozenset(map(str.encode, _ROWS))
 
 
@@ -180,8 +185,10 @@ def _find(part: str, options: OptionSet) -> int | None:
         return None
     found = options.named(plain(part)) if len(part) < 200 else None
     found = _last_line(part, options) if found is None else found
-    if found is not None or len(part) < 60 and _ALPHABET.fullmatch(part):
+    if found is not None:
         return found
+    if len(part) < 60 and _ALPHABET.fullmatch(part):
+        return _ticked(part, options)
     weak = None
     for end, sentence in _sentences(part):
         stated = _statement(plain(sentence), options)
@@ -222,7 +229,7 @@ def _last_line(part: str, options: OptionSet) -> int | None:
         return None
     before = _LINE.match(plain(above.rpartition("\n")[2]))
     # "- A: ten arms", "- B: light", "- D: a snout" gives reasons for another answer.
-    return None if before and before[2] < match[2] else options.index(match[2])
+    return None if before and before[2] != match[2] else options.index(match[2])
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:
@@ -411,6 +418,8 @@ def _read(text: str, options: OptionSet) -> tuple[int, bool] | None:
     found, lettered = _only(mentions, options), any(one.by_letter for one in mentions)
     if found is None and options.numeric and not lettered and " (" in text:  # "30 (10 girls and 20 boys)"
         found = options.named(text.partition(" (")[0].lstrip(" :=\n\"'*>"))
+    if found is None and _SEVERAL.fullmatch(text):
+        return NO_OPTION, True
     return None if found is None else (found, lettered)
 
 
@@ -542,7 +551,10 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
             return None if stated[0] == NO_OPTION else stated[0]
     mentions = options.mentions(sentence) if options.numeric else mentions
     mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
-    return None if not mentions or phrases.CONTRAST.search(sentence) else _only(mentions, options)
+    rest, is_entry = sentence, _LINE.match(sentence) is not None
+    for one in () if is_entry else reversed(mentions):  # "the sales did not change" as an option
+        rest = rest[: one.start] + rest[one.end :]
+    return None if not mentions or phrases.CONTRAST.search(rest) else _only(mentions, options)
 
 
-SCORER = Scorer("choice", choice, fields=("choices",), version=17)
+SCORER = Scorer("choice", choice, fields=("choices",), version=18)

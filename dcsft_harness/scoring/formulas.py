@@ -42,7 +42,7 @@ _ENGLISH = (
 GREEK = dict(zip(_ENGLISH.split(), "αβγδεζηθκλνξρστφχψωΓΔΘΛΣΦΨεθφ△l", strict=True))
 _COMMANDS = COMMANDS | GREEK | {
     "ast": "·", "mid": "|", "vert": "|", "lvert": "|", "rvert": "|", "colon": ":", "prime": "'",
-    "percent": "%",
+    "percent": "%", "langle": "(", "rangle": ")",
     "Rightarrow": "⇒", "or": "⟦or⟧", "lor": "⟦or⟧", "vee": "⟦or⟧", "land": "⟦and⟧", "{": "⦃", "}": "⦄",
     "%": "%", "#": "#",
     "|": "|", **dict.fromkeys(("circ", "degree", "textdegree"), "°"), **dict.fromkeys("$!", ""),
@@ -55,11 +55,12 @@ _UNWRAPPED = re.compile(
     rf"|overline(?=\s*\{{[A-Z]{{2}}\}})){_ARGUMENT}"
 )
 _COUNTED = re.compile(r"([-+]?\d[\d.,:]*)(\s*)(\D+(?:\^?\{?[23]\}?)?)")
+_IN_LIST = re.compile(r",\s*(?:and |or )?|\s+(?:and|or)\s+")
 _OPTIONS = re.compile(r"\(?[A-H](?:\)|(?:, ?[A-H])+)")
 _QUANTITY = re.compile(rf"\\(?:quantity|SI|qty){_ARGUMENT}{_ARGUMENT}")
 _NAMED = re.compile(r"\\(vec|hat|widehat|bar|tilde)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 _DEGREE = re.compile(r"(?:\{\s*\})?\s*\^\s*(?:\{\s*°\s*'?\s*\}|°)|\{\s*°\s*\}|textdegree\b")
-_MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')")
+_MINUTES = re.compile(r"(\d+)°\s*(\d+)\s*(?:\^\s*)?\{?'\}?(?!')(?:\s*(\d+)\s*(?:\^\s*)?\{?(?:''|\")\}?)?")
 _THIN = re.compile(r"(?<=\d)(?:\\[,!]|,\\! ?)(?=\d{3}(?!\d))")
 _TWICE_ESCAPED = re.compile(
     r"\\(?=\\(?:[dt]?frac|left|right|sqrt|text|[lg]e|pi|circ|times)(?![a-z]))(?<!\\\\)"
@@ -75,6 +76,7 @@ _NO_BRACKETS = str.maketrans("", "", "⟦⟧ ")
 _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\⟦])(sqrt|pi|sin|cos|tan|ln|log)(?![a-z])")
 _FRACTIONS = re.compile(r"\\[dtcs]frac(?![a-z])")
 _ONE_BELOW = re.compile(r"_\s*\{\s*(\w)\s*\}")
+_NUMBERED = re.compile(r"(?<![A-Za-z\d\\}])([a-zA-Z])([12])(?=\s?=)")  # x1 = 2
 _POWER = re.compile("⁻?[⁰¹²³⁴-⁹]+")
 _TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _LIMIT = re.compile(r"\\lim(?![a-z])\s*_\s*\{[^{}]*\}[^=.,;\n]*=")
@@ -110,7 +112,8 @@ def clean(text: str) -> str:
         text = _SUBSCRIPT.sub(r"_{\g<0>}", text)
         text = _POWER.sub(lambda match: f"^{{{normalize('NFKC', match[0])}}}", text)
     text = in_signs(text).replace("\x0c", "\\f").replace("\x08", "\\b")
-    text = text.replace("<=", "≤").replace(">=", "≥").replace(" != ", " ≠ ") if "=" in text else text
+    if "=" in text:
+        text = _NUMBERED.sub(r"\1_\2", text.replace("<=", "≤").replace(">=", "≥").replace(" != ", " ≠ "))
     text = WIDE.sub(" ", text) if "  " in text else text
     text = _TIMES_TEN.sub("×", text) if "10" in text else text
     if "\\" in text:
@@ -133,8 +136,13 @@ def clean(text: str) -> str:
     text = _PLAIN_NAMES.sub(r"\\\1", text).replace("\\pi", "π")
     if "°" in text or "textdegree" in text:
         text = _DEGREE.sub("°", text)
-        text = _MINUTES.sub(lambda match: f"({Fraction(match[1]) + Fraction(match[2]) / 60})°", text)
+        text = _MINUTES.sub(_degrees, text)
     return text.replace("{,}", "").replace("~", " ")
+
+
+def _degrees(match: "re.Match[str]") -> str:
+    degrees, minutes, seconds = (Fraction(one or 0) for one in match.groups())
+    return f"({degrees + minutes / 60 + seconds / 3600})°"
 
 
 def _named(match: "re.Match[str]") -> str:
@@ -149,6 +157,13 @@ def _word(match: "re.Match[str]") -> str:
     is_words = any(one.isalpha() and one not in "eπ" for one in inner.replace("\\pi", "π"))
     if not is_words or _OPTIONS.fullmatch(inner):
         return f"{spaced}{inner}"  # figures, signs, Euler's number, letters of options
+    pieces = _IN_LIST.split(inner)
+    if len(pieces) > 1 and all(piece[:1].isdigit() for piece in pieces):  # 30 yuan, 50 yuan
+        return spaced + ", ".join(_worded(one, "") if re.search("[^\\W\\d]", one) else one for one in pieces)
+    return _worded(inner, spaced)
+
+
+def _worded(inner: str, spaced: str) -> str:
     counted = _COUNTED.fullmatch(inner)
     if counted and (counted[2] or unit(counted[3])):
         spaced, inner = f"{spaced}{counted[1]}", counted[3]

@@ -122,14 +122,19 @@ _BEHIND = re.compile(
     r"|(?<=[\d}\)π])(?P<glued>[A-Za-zμ]{2,}(?:\s?\^\s?\{?-?\d\}?)?"
     r"|\s*(?:[A-Za-zμ]{1,6}(?:\^\{?\d\}?)?\s?[/·]\s?\(?)+[A-Za-zμ]{1,5}(?:\^\{?-?\d\}?)?\)?)$"
     r"|(?P<sign>\s*(?:[\u4e00-\u9fff/]{1,8}|[kM]?Ω|°\s?[CF]?|%))$"
-    r"|(?<=[\d}])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
+    r"|(?<=[\d})])(?P<letter>\s*[A-Za-z](?:\s?\^\s?\{?[23]\}?)?)$"
 )
+_NUMERIC = re.compile(
+    r"[-+]?\s*\d+(?:\.\d+)?(?:\s*[×·][\s{]*10[\s}]*\^[\s{]*-?\d+[\s}]*)?|\((?:\\sqrt|[^A-Za-z()])+\)"
+    r"|\d*(?:√|\\sqrt)\s*\{?\d+\}?"
+)
+"""What is a number, so that a letter behind it is a unit: 3×10^6 J, (2+√3) m, 10√3 m."""
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)[^+-]*$")
 _COUNTED = re.compile(
     r"(?!.*\b(?i:or|and|if|when|where|is|are|not|no|times|than|the|a|answer|unique|correct|in total)\b)"
     r"(?=.{3})[A-Za-z.^\d/]+(?: [A-Za-z.^\d/]+){0,3}|(?!.*[或和及且不是])[\u4e00-\u9fff]{1,6}"
 )
-_BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/ ]{2,15})\)$")
+_BRACKETED = re.compile(r"(?<=[\d}π])\s*\(([A-Za-z^\d/{} ]{2,15})\)$")
 _REMARK = re.compile(
     r"(?<=\S)\s*(?:⟦\([^⟧]*\)⟧|\((?!or|[^()]*[可唯])[^()]*[<>≤≥≠∈为][^()]*\))$|(?<=[\d}π%°])\s+\([A-H]\)$"
 )
@@ -138,6 +143,7 @@ _PREFIX = re.compile(
     r"^(?:⟦(?:\([A-H]\)|[A-H][.)]|(?:final )?answer:)⟧|\([A-H]\)\s+(?=[-\d\\])|≈|about |approximately )\s*",
     re.IGNORECASE,
 )
+_CONJUNCTION = re.compile(r"\b(?:when|where|since|because|if|as|for|while|but|so|then|given)\b")
 _FACTORS = frozenset("hundred thousand million billion".split())
 _SIGNS = frozenset("=<>≤≥≠≈")  # golds of items that ask for the sign between two quantities
 _INFINITE = Part("value", "∞", (INFINITE,))
@@ -271,7 +277,7 @@ def _unit_off(text: str) -> tuple[str, Unit | None]:
     bare, written = text[: match.start()].strip(), re.sub(r"[{}⟦⟧]", "", match[0]).strip()
     known = unit(written)
     if match["letter"]:
-        is_number = re.fullmatch(r"[-+]?\s*\d+(?:\.\d+)?", bare) is not None
+        is_number = _NUMERIC.fullmatch(bare) is not None
         is_unit = written[0] in SINGLE and (match[0][0] == " " or is_number)
     else:
         is_unit = bool(known or match["sign"] or not match["glued"] and _COUNTED.fullmatch(written))
@@ -289,6 +295,8 @@ def _related(text: str, sides: list[str], signs: tuple[str, ...]) -> Part:
     label = re.sub(r"[\s{}⟦⟧|△]|m\s*(?=∠)", "", sides[0]) if named else ""
     if all(map(_FIGURES.fullmatch, sides)) and len(set(map(Fraction, sides))) > 1:
         raise Unreadable("a number that is another")
+    if any(map(_CONJUNCTION.search, sides[1:-1])):  # "y = 7 when x = 3"
+        raise Unreadable("several equations")
     if set(signs) <= set("=≈∈"):
         last_side = Part("relation", "")
         with suppress(Unreadable):
@@ -493,7 +501,7 @@ _CUE = re.compile(
 _SENTENCES = re.compile(r"(?<=[.!?])(?<!i\.e\.)\s+|[\n。]+")
 _RUN = re.compile(
     r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln)(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
-    r"|[a-km-z](?!['A-Za-z]|\.[a-z]|: )(?<![a-z][.'].)(?:(?<!\s\(.)|(?<![a-h])|(?!\)))"
+    r"|[a-km-z](?!['A-Za-z]|\.[a-z]|: | \d+-[a-z])(?<![a-z][.'].)(?:(?<!\s\(.)|(?<![a-h])|(?!\)))"
     r"|[a-z]{2}(?!['A-Za-z])(?<=\d..)(?<!st|nd|rd|th|am|pm)"
     r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
@@ -508,37 +516,61 @@ _MEASURED = re.compile(
 )
 _UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
-    r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|makes?|find|needs?|costs?|to"
+    r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|mak(?:es?|ing)|find|needs?|costs?|to"
     r"|approximately|about|.{0,9}(?:[为是得有]|等于)"
 )
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
 _POINT_NAME = re.compile(rf"(?<![A-Za-z])[A-Z]{_BELOW}(?=\s?\([-\d\\])")
 _ASIDE = re.compile(
-    r",? (?:since|because|as|(?:\d+ )?of (?:which|them)|so that|not|(?:out|instead) of)\b|: (?=[a-z])"
+    r",? (?:since|because|as|where|(?:\d+ )?of (?:which|them)|so that|not|(?:out|instead) of)\b|: (?=[a-z])"
     r"|(?<=\d) of (?=(?:the|all|those) \d)"
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
 _YEARS = re.compile(
     r"(?i)\b(?:in|since|by|from|between) (?:19|20)\d\d(?:(?: ?[-–] ?| to | and )(?:19|20)\d\d)?"
-    r"(?![\w%°]|[.,]\d| [a-z]+s\b)"
+    r"(?![\w%°]|[.,]\d| [a-z]+s\b|,? (?:with|at)\b)"
 )
 """When something was, beside other numbers."""
 _RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
-    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)"
+    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b"
+    r"|(?<![,.]) (?:that|who|which|where)\b"
+    r"| ha(?:ve|s|d) (?:exactly|at (?:least|most)|values?|(?:more|fewer|less) than"
+    r"|an? \w+ (?:above|below|of))\b"
     r"|: (?=\d+ [a-z]+(?:,| and) \d|\d[\d.]* (?:plus|minus|times|[-+×*]) \d)"
     r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )
 _VALUED = re.compile(
-    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find)\b|[=≈:])"
-    r"(?: ?(?:about|approximately|only|him|her|them|us|me)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*"
+    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find|take|need)\b|[=≈:])"
+    r"(?: ?(?:about|approximately|[Oo]nly|him|her|them|us|me|an?)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*"
     r"\d[^\s,;]*(?: [^\s\d]+){0,2}$"
 )
 """A value behind a verb, behind which another number does not replace it: "It is 12, which is half of 24"."""
+_TIMES = re.compile(r"(?<=[\w)⟧]) [xX] (?=[\d$(])|(?<=\d)[xX](?=\d)")
+_BEFORE_FIGURES = re.compile(
+    r"[=≈:]|\b(?:is|are|was|were|gets?|equals?|gives?|needs?|takes?|costs?)\b|[为是得有]"
+)
+_BETWEEN_FIGURES = re.compile(
+    r"[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
+)
+"""Units and words of a calculation."""
+_COUNT = re.compile(
+    r"(?i)^(?:so,? )?there (?:is|are|was|were) (?:only |exactly )?[a-z]+\b(?!-)"
+    r"|^(?!one\b)[a-z]+\b(?= [a-z]+ (?:ha[ds]|have|scored) )"
+)
+"""Where a count may be in words, before other numbers: "There are two bags with at least 60 buttons"."""
+_REJECTED = re.compile(
+    r"(?:[,，;；]|或者?| or | and )?(?:(?! or | and )[^,，;；或()\n]){1,25}"
+    r"\((?![^()\n]*=)[^()\n]*(?:舍|eject|iscard|not valid|xtraneous)[^()\n]*\)"
+)
+"""A root that is found and rejected: "x = 5 or x = -3 (rejected)"."""
+_REJECTING = "舍", "ejected", "iscarded", "not valid", "xtraneous"
+_NUMBERED_LINE = re.compile(r"^\W{0,4}\d[.)]\W{1,3}(.+)", re.MULTILINE)
 _CHECK = re.compile(r"(?:\n|(?<=[.!$] ))[^\n:]{0,10}\b(?:[Cc]heck|[Vv]erif)[^\n:]{0,20}:[^\n=]*=[^\n]*$")
 _CONCLUSION = re.compile(
-    r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|(?-i:\\(?:Rightarrow|implies|therefore))\b"
+    r"(?:,? (?:so|thus|hence|therefore)\b,?(?! that)|[⇒∴]|=>|[,，]\s?(?:所以|因此|解得|可得|故)"
+    r"|(?-i:\\(?:Rightarrow|implies|therefore))\b"
     r"|^(?:since|because|as|if|when)\b(?!.* (?:so|thus|hence|therefore)\b).*,(?=[^,]*(?:=|\b(?:is|are)\b)))"
     r"(?:\s*\$?[A-Za-z](?:\s*[-+*/]\s*[A-Za-z])+\s*=)?",
     re.IGNORECASE,
@@ -557,7 +589,11 @@ _BEHIND_VALUE = re.compile(
 _REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
 """What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
-_LABEL = re.compile(r"^(?:\(?\d[.)]\s+)?[A-Za-z\u4e00-\u9fff][^:=\d\n]{1,40}: *", re.MULTILINE)
+_LABEL = re.compile(
+    r"^(?:\(?\d[.)]\s+)?[A-Za-z\u4e00-\u9fff][^:=\d\n]{1,40}(?: \d)?: *"
+    r"|(?:^|[\s,;])\(?[a-e1-9]\)\s+(?=[-\d$\\])",
+    re.MULTILINE,
+)
 """Words in front of a value on a line of its own, "Perimeter: 14 m"."""
 
 
@@ -589,7 +625,10 @@ def stated(part: str) -> Iterator[str]:
         found = [one for one in _SENTENCES.split(text[-tail:]) if one and one.strip()]
         if len(found) > 4:  # the first may have begun earlier
             break
-    yield from (_EMPHASIS.sub("", one) for one in found[:-5:-1])
+    for one in found[:-5:-1]:
+        if REFUSAL.search(one):
+            return
+        yield _EMPHASIS.sub("", one)
 
 
 def _boxed(text: str) -> str | None:
@@ -609,7 +648,8 @@ def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
     without = _YEARS.sub(" ", text)
-    text = without if re.search(r"\d", without) else text
+    if without != text and re.search(r"\d", without) and (found := readings(without)):
+        return found
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
         text = text[conclusion.end() :]
@@ -620,6 +660,9 @@ def readings(text: str) -> list[Answer]:
         return [read(text)]
     except Unreadable:
         pass
+    if (calculated := _calculated(text)) is not None:
+        return [calculated]
+    text = _COUNT.sub(lambda match: in_figures(match[0]), text)
     ends = ((one, one.start()) for one in _SECOND.finditer(text))
     second = next((one for one, end in ends if _VALUED.search(text, max(0, end - 100), end)), None)
     for aside in (second, _ASIDE.search(text)):
@@ -627,6 +670,22 @@ def readings(text: str) -> list[Answer]:
         if found and not (aside is second and any(names(tree) for tree in found[0].parts[-1].trees)):
             return [*found, *_in_words(text)[1:]]
     return _in_words(text)
+
+
+def _calculated(text: str) -> Answer | None:
+    """The result of a calculation that has units or words between its figures: "3 cm + 4 cm = 7 cm"."""
+    left, _, right = text.rpartition("=")
+    left = _BETWEEN_FIGURES.sub(" ", _TIMES.sub("×", re.split(_BEFORE_FIGURES, clean(left))[-1]))
+    if not re.search(r"\d *[-+×·*/]", left):
+        return None
+    with suppress(Unreadable):
+        found = _in_words(right)[:1]
+        result, _ = number_of(found[0]) or (None, None) if found else (None, None)
+        wanted = value(parse(left.strip()))
+        is_exact = isinstance(result, Fraction) and isinstance(wanted, Fraction)
+        if is_exact and abs(result - wanted) <= abs(wanted) / 100:  # it may be rounded
+            return found[0]
+    return None
 
 
 def _in_words(sentence: str) -> list[Answer]:
@@ -647,7 +706,7 @@ def _in_sentence(sentence: str) -> list[Answer]:
             continue
         found = None if denied > 0 and run.lstrip()[:1] not in ("=", ":", ",") else _run(run)
         denied = 0 if run.strip() or token in ("is", "are", "by") else denied - 1
-        denied = 3 if token in ("not", "than") else denied  # "not the number 11", but not farther
+        denied = 3 if token in ("not", "than", "below", "above") else denied  # "not the number 11"
         if found is not None:
             is_behind = is_behind or run.lstrip()[0] == ":"
             both = _readable(f"{runs[-1][0].text}, {found.text}") if is_joined else None
@@ -749,13 +808,15 @@ def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdi
     before = first_turn(part)
     if before is not None and (verdict := judged(before, gold, is_right)).extracted is not None:
         return verdict
+    if any([word in part for word in _REJECTING]) and "oxed" not in part:
+        left = _REJECTED.sub("", part)
+        part = left if re.search(r"\d", left) else part
     for text in stated(part):
         remark = None if "oxed" in part else _BEHIND_VALUE.search(text)
         is_remark = remark is not None and _REMARK_INSIDE.search(remark[2]) and not unit(remark[2])
         found = readings(_BEHIND_VALUE.sub(r"\1", text)) if is_remark else []
         found = found or readings(text)
-        every = _readable(_each(part)) if gold.is_ordered else None
-        found += [every] if every else []
+        found += _each(part) if gold.is_ordered else []
         if found:
             first = next((one for one in found if len(one.parts) == len(gold.parts)), found[0])
             said = _UPRIGHT.sub(r" \1", first.text).strip() or text.strip()
@@ -765,11 +826,15 @@ def judged(part: str, gold: Answer, is_right: Callable[[Answer], bool]) -> Verdi
     return NOT_FOUND
 
 
-def _each(part: str) -> str:
-    """The contents of all boxes as lines; without boxes the lines without labels such as "Area:"."""
+def _each(part: str) -> list[Answer]:
+    """The contents of all boxes as lines; else the lines without labels ("Area:"), and numbered sentences."""
     if "oxed" in part:
-        return "\n".join([content for *_, content in boxes(part) if content.strip()][::-1])
-    return _LABEL.sub("", _MARKDOWN.sub("", part))
+        every = ["\n".join([content for *_, content in boxes(part) if content.strip()][::-1])]
+    else:
+        every = [_LABEL.sub("\n", _MARKDOWN.sub("", part))]
+        numbered = [found[0].text for line in _NUMBERED_LINE.findall(part) if (found := _in_words(line))]
+        every += ["\n".join(numbered)] if len(numbered) > 1 else []
+    return [one for one in map(_readable, every) if one]
 
 
 _read = lru_cache(maxsize=1024)(readings)
@@ -795,4 +860,4 @@ def _gold_of_row(solution: object) -> object:
     return gold
 
 
-SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=14)
+SCORER = Scorer("math", math, gold=_gold_of_row, same=same_answer, form=answer_form, version=15)

@@ -28,7 +28,7 @@ _GLM_BOX = re.compile(r"<\|begin_of_box\|>(.*?)(<\|end_of_box\|>|\Z)", re.DOTALL
 _LAST_TOKENS = re.compile(
     r"(?:\s*<(?:[|｜](?!end_of_box|box_end)[\w▁]+[|｜]|/s|pad|eos|end_of_turn|eo[a-z])>)+\s*$"
 )
-_DECORATION = re.compile(r"[\s\u2600-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
+_DECORATION = re.compile(r"[\s\u2600-\u2716\u2719-\u274b\u274d-\u27bf\ufe0f\U0001f000-\U0001faff]+$")
 WIDE = re.compile(r"(?<=\S) {2,}(?=\S)")
 _HTML = re.compile(r"</?(?:b|br|strong|i|em|u|p|center|span|div)(?: [^<>]{0,60})?\s?/?>")
 _UNIFIED = (
@@ -36,7 +36,7 @@ _UNIFIED = (
     ("！", "! "),
     ("？", "? "),
 )
-_UNSEEN = re.compile("[\u00a0\u00ad\u061c\u2000-\u200f\u202a-\u202f\u205f-\u2069\u3000\ufeff]")
+_UNSEEN = re.compile("[\u00a0\u00ad\u061c\u2000-\u200f\u202a-\u202f\u205f-\u2069\u3000\ue000-\uf8ff\ufeff]")
 _FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)
 _BOX = "oxed"  # without its backslash too: "\b" in careless JSON is a backspace
 _JSON_KEY = re.compile(
@@ -202,7 +202,7 @@ def json_answer(text: str) -> str | None:
 
 
 SIGNS = str.maketrans({
-    "【": "[", "】": "]", "、": ", ", "。": ". ", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'",
+    "【": "[", "】": "]", "、": ", ", "。": ". ", "“": '"', "”": '"', "‘": "'", "’": "'", "′": "'", "″": "''",
     "—": " - ", "∶": ":", "º": "°", "˚": "°", "∘": "°", "÷": "/", "⋅": "·",
     "⩽": "≤", "⩾": "≥", "≦": "≤", "≧": "≥", **dict.fromkeys("−–‐‑‒﹣－", "-"),
     **{sign: f"^{character}" for sign, character in zip("²³⁴ⁿ", "234n", strict=True)},
@@ -229,8 +229,9 @@ COMMANDS = {
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(?:\{([^{}]{0,200})\}|(\d))\s*(?:\{([^{}]{0,200})\}|(\d))")
 _ROOT = re.compile(r"(?:\\sqrt|√)\s*(?:\{([^{}]{0,200})\}|(\d))")
 _STYLED = re.compile(
-    r"\\(?:text(?!color)[a-z]{0,10}|math[a-z]{2,4}|operatorname|boldsymbol|bold|bm|mbox|fbox)\s*\{([^{}]{0,300})\}"
+    r"\\(?:text(?!color)[a-z]{0,10}|math[a-z]{2,4}|operatorname|boldsymbol|bold|bm|mbox|fbox|underline|ce)\s*\{([^{}]{0,300})\}"
 )
+_ADJACENT = re.compile(r"(\\[a-z]+)(?=\\(?:text|math))")  # \quad\text{Rice}
 _DEGREES = re.compile(r"[\^*]?\s?\{?\s?(?:\\circ|\\degree)(?![a-z])\s?\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
 _ITALIC = re.compile(r"(?<![\w*)\]])\*(?=[^\s*])([^*\n]{0,300}[^\s*])\*(?![\w*(\[])")
@@ -290,6 +291,7 @@ def _root(match: "re.Match[str]") -> str:
 def _without_latex(text: str) -> str:
     if "\\circ" in text or "\\degree" in text:
         text = _DEGREES.sub("°", text)
+    text = _ADJACENT.sub(r"\1 ", text)
     for _ in range(2):  # \boxed{\text{(B) } \frac{1}{2}} and \frac{\sqrt{3}}{2} nest twice
         text = _STYLED.sub(r"\1", text) if "{" in text else text
         text = _ROOT.sub(_root, text) if "sqrt" in text or "√" in text else text

@@ -55,6 +55,11 @@ _SUBSCRIPT = re.compile(r"(?<=[A-Za-z)])_(?=\d)|(?<=[A-Za-z)\d])\^(?=\d?[-+](?!\
 """What LaTeX writes before the digits and charges of chemical formulas: CO_2, Ca^2+."""
 _SPACED_SIGN = re.compile(r" ?([=+<>≤≥]) ?")
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*|[()]\d*){1,20}(?:\d?[-+])?")
+_GENOTYPE = re.compile(r"(?:(?i:([a-z])\1))+")
+"""Letters in pairs, whose case counts: AaBb."""
+_FIGURES = re.compile(r"[-\d.,; ]+")
+_MONEY = re.compile(r"(?<=\$)(\d[\d,.]*) ?([KMB])\b(?! ?[-+=*/^$\\])")
+_MILLIONS = {"K": "thousand", "M": "million", "B": "billion"}
 _LABELED = re.compile(
     r"(?i:(?:the )?(?:[a-z]{3,20}|fig\.) )\(?([A-J])\)?"
     r"|\(?([A-J])\)? (?:is|shows|represents|marks|points to) (?:the|an?) .*"
@@ -78,6 +83,7 @@ def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool =
     golds = parse_golds(answer)
     part = bounded(answer_part(response, truncated=truncated))
     part = first_turn(part) or part
+    part = _MONEY.sub(lambda match: f"{match[1]} {_MILLIONS[match[2]]}", part)
     is_against = "oxed" not in part and any([word in part for word in _AGAINST_WORDS])
     if is_against and not any(map(_AGAINST.search, golds)):
         part = _AGAINST.sub("", part)
@@ -108,9 +114,10 @@ def _judge(part: str, gold: str) -> Verdict:
             letter = labeled[1] or labeled[2]
             return Verdict(float(letter == gold), letter)
         return choice(part, answer=gold)
-    if _FORMULA.fullmatch(_level(gold)):
+    if _FORMULA.fullmatch(_level(gold)) or gold.startswith("O("):
         return _worded(part, gold)
-    if any(character.isdigit() for character in gold) and (" " not in gold.strip() or amount(plain(gold))):
+    is_whole = " " not in gold.strip() or amount(plain(gold)) is not None or _FIGURES.fullmatch(gold)
+    if any(character.isdigit() for character in gold) and is_whole:
         try:
             number = plain_number(part, gold)
             if number is not None:
@@ -143,10 +150,13 @@ def _worded(part: str, gold: str) -> Verdict:
     said = _stated(part)
     if said is None:
         return NOT_FOUND
-    wanted = _level(gold).lower()
+    wanted, folded = _level(gold), said
+    if not _GENOTYPE.fullmatch(wanted):
+        wanted, folded = wanted.lower(), folded.lower()
     if _SPACED_SIGN.search(wanted):
-        wanted, said = (_SPACED_SIGN.sub(r"\1", one) for one in (wanted, said))
-    folded = said.lower() if "(" in wanted else _BRACKETED.sub(" ", said.lower())
+        wanted, folded = (_SPACED_SIGN.sub(r"\1", one) for one in (wanted, folded))
+    is_inside = "(" in wanted or f"({wanted})" in folded and _FORMULA.fullmatch(_level(gold))
+    folded = folded if is_inside else _BRACKETED.sub(" ", folded)
     if not (ASIDE.search(wanted) or _REASON.search(wanted)):
         kept = _REASON.split(ASIDE.sub("", folded))[0]
         folded = kept if re.search(r"\w", kept) else folded
@@ -174,4 +184,4 @@ def _same(one: str, other: str) -> bool:
     return one.lower() == other.lower() or same_answer(one, other)
 
 
-SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=15)
+SCORER = Scorer("open_answer", open_answer, gold=_golds_of_row, same=_same, form=answer_form, version=16)

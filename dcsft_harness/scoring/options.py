@@ -20,7 +20,7 @@ from dcsft_harness.scoring.formulas import Unreadable, same_value
 from dcsft_harness.scoring.math import Answer, equal, number_of, read
 from dcsft_harness.scoring.normalize import plain
 from dcsft_harness.scoring.phrases import ASIDE, DENIED_OPTION, DRAWN_LETTER, LETTER, PAIR, UNDECIDED
-from dcsft_harness.scoring.units import Unit, in_figures, with_signs
+from dcsft_harness.scoring.units import DEGREES, Unit, in_figures, with_signs
 
 DRAWN = tuple(string.ascii_uppercase[:10])
 """The letters A to J: what a response may choose from where the options are only in the figure."""
@@ -46,6 +46,7 @@ _DIGIT = re.compile(r"\d")
 _ONE = re.compile(r"\b[Oo]nes?\b")
 _BESIDE = re.compile(r"[ (.:,]*(?:the |an? )?")
 _AND = re.compile(r"\)?,? (?:and|or|nor) (?:the |an? )?")
+_OR = re.compile(r"\)?,? (?:or|nor) (?:the |an? )?")
 _CAPITAL = re.compile(r"(?<![A-Za-z])[A-J](?![a-z])")
 
 
@@ -97,7 +98,8 @@ def level(text: str) -> str:
 
 def key(text: str) -> str:
     """The form in which whole plain texts are compared: lower case, no spaces or outer stops."""
-    return _spelling(text.lower())
+    found = _spelling(text.lower())
+    return found.replace(",and", "and") if ",and" in found else found
 
 
 def _spelling(text: str) -> str:
@@ -290,6 +292,9 @@ class OptionSet:
         denied = {
             one.option for one in found if DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
         }
+        for one, other in pairwise(sorted(found)):
+            if one.option in denied and _OR.fullmatch(sentence, one.end, other.start):
+                denied.add(other.option)
         found = [
             one
             for one in found
@@ -317,7 +322,10 @@ def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
 
 
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:
-    return (one[1] is None or other[1] is None or one[1] == other[1]) and same_value(one[0], other[0])
+    if one[1] is None or other[1] is None or one[1] == other[1]:
+        return same_value(one[0], other[0])
+    are_degrees = {unit.dimension[0][0][:1] for unit in (one[1], other[1]) if unit.dimension} == {"°"}
+    return are_degrees and DEGREES in (one[1].dimension, other[1].dimension) and same_value(one[0], other[0])
 
 
 def _is_whole(lowered: str, start: int, end: int) -> bool:

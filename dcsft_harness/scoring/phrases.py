@@ -32,11 +32,11 @@ class Phrase(NamedTuple):
 
 
 _OPENING = r"(?:^|(?<=[\n.:!?;*#]\s)|(?<=[\n*#]))"
-BE = re.compile(r"\b(?:is|are|appears|seems|be|being)\s(?:\w+\s){0,3}$")
+BE = re.compile(r"\b(?:is|are|appears|seems|be)\s(?:\w+\s){0,3}$")
 """A form of "to be" in front of a phrase."""
 _TO_LINK = (
     r"(?:[^.\n:?!]|\.(?=\d)){0,160}?"
-    r"(?:\b(?:isn't [^.\n,]{1,40},? but\b|(?:is|are|(?<!not )(?<!n't )be|looks like)\b)|[:=\]]|[-–]>?\s|\n)"
+    r"(?:\b(?:isn't [^.\n,]{1,40},? but\b|(?:is|are|(?<!not )(?<!n't )be|looks like)\b)|[:=→\]]|[-–]>?\s|\n)"
 )
 
 
@@ -45,15 +45,15 @@ def _row(strong: bool, side: Side, keys: str, is_behind_be: bool, pattern: str, 
 
 
 PHRASES = (
-    _row(True, "after", "answer answers", False,
-         rf"answers?\b(?:{_TO_LINK}|\s*$)", "The answer is {}."),
+    _row(True, "after", "answer answers ans", False,
+         rf"answers?\b(?:{_TO_LINK}|\s*$)|ans\b[.):]?\s", "The answer is {}."),
     _row(True, "after", "correct best final only most corresponding missing", False,
          r"\w+\s(?:\w+\s){0,2}?(?:option|choice|letter|label|point|statement|number|image|part|one)s?\b"
          rf"{_TO_LINK}",
          "The most likely number is {}."),
-    _row(True, "after", "choose chose select pick go going say guess believe lean leaning vote", False,
-         r"(?:go(?:ing)? (?:with|for)|vote for|lean(?:ing)? towards?|(?!go|lean|vote)\w+)"
-         r"(?: that)?(?=[ \n:])",
+    _row(True, "after", "choose chose select pick go going say guess think believe lean leaning vote", False,
+         r"(?:go(?:ing)? (?:with|for)|vote for|lean(?:ing)? towards?|think(?= \(?[a-j]\)?\W*$)|guess is"
+         r"|(?!go|lean|vote|think)\w+)(?: that)?(?=[ \n:])",
          "I choose {}."),
     _row(False, "around", "correspond corresponds aligns match matches", False,
          r"(?:corresponds?(?: \w+)?(?: to| with)|aligns (?:\w+ )?with|match(?:es)?)\b",
@@ -71,7 +71,8 @@ PHRASES = (
          r"(?:right|odd) (?:one|choice|option|answer)\b(?!['’])|outlier\b", "{} is the odd one out."),
     _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
-         r"|reasonable|candid|typical)(?:ly)?(?! on\b)|best|better)\b", "{} is more accurate."),
+         r"|reasonable|plausible|candid|typical|tight)(?:ly)?(?! on\b)|best|better)\b",
+         "{} is more accurate."),
     _row(False, "after", "leaves leaving left elimination", False,
          r"(?:leav(?:es|ing)(?: us with)?|left with)(?: only)?(?=\s)|elimination\b,?(?=\s)",
          "Two are too long and one is too short, which leaves {}."),
@@ -89,14 +90,14 @@ LETTER = re.compile(
 )
 """An option by its letter."""
 DRAWN_LETTER = re.compile(
-    r"\b(?i:image|picture|figure|graph|box|point|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
+    r"\b(?i:image|picture|figure|graph|curve|diagram|circuit|container|piece|shape|box|point|position|label(?:l?ed)?|marked|circled)\s(?:with\s|as\s)?\(?([A-J])\b\)?"
 )
 """A thing in the figure by its letter."""
 _ORDINAL = r"(?:first|second|third|fourth|fifth)(?: images?)?"
 PAIR = re.compile(
     r"(?<![A-Za-z])[(\[]?[A-J][)\]]?"
     r"(?:(?:,? (?:and|or|nor) |, |/|[和与及或])[(\[]?[A-J](?![A-Za-z'’])[)\]]?)+"
-    rf"|\b{_ORDINAL}(?:(?:, (?:and |or )?| and | or | nor )(?:the )?{_ORDINAL}\b)+"
+    rf"|\b{_ORDINAL}(?:, (?:the )?{_ORDINAL}\b)*,? (?:and|or|nor) (?:the )?{_ORDINAL}\b"
 )
 """Several options at once: "A and B", "neither the second nor the third image"."""
 
@@ -109,7 +110,7 @@ THAT_IS_NOT = re.compile(
     r"[^,;.:]{1,60}?(?= (?:is|would be|must be|should be):? )"
 )
 """What a negative question asks for: "The option that is not a wader is B"."""
-DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the))*\s*$")
+DENIED_OPTION = re.compile(rf"(?:{_NOT}|不是?)(?:\s(?:an?|the|(?:evidence|signs?|indications?) of))*\s*$")
 """Before an option: it is denied."""
 REJECTED = re.compile(
     r"(?:,?\s(?!(?:because|since|as|for|so|which|but|and|it|this|that|there|[A-J])\b)[\w(),.°-]+){0,6}?\s"
@@ -119,7 +120,8 @@ REJECTED = re.compile(
 )
 """Behind an option: it is rejected."""
 SUPPOSED = re.compile(
-    r"(?:(?:\w+,?\s){0,3}?if (?!(?:i|we|you|one|forced|pressed|asked)\b)|assuming\b)(?!.{0,60}\bchoose\b)"
+    r"(?:(?:\w+,?\s){0,3}?if (?!(?:i|we|you|one|forced|pressed|asked)\b)|assuming\b|otherwise, the answer)"
+    r"(?!.{0,60}\bchoose\b)"
 )
 """At the start of a sentence that only supposes."""
 HYPOTHETICAL = re.compile(
@@ -135,7 +137,8 @@ CONCLUDES = re.compile(r"\b(?:so(?! on)|thus|therefore|answer|best|choose|correc
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
-    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
+    r"(?i),?\s?\b(?:(?:while|whereas)(?!.{0,40} closer(?: to the (?:camera|viewer))?\W*$)"
+    r"|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
     r"(?:(?! is \()[^,;.\n]){0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")

@@ -128,7 +128,7 @@ WORDS = {
 }
 _SHARES = dict(half=2, halv=2, third=3, quarter=4, fourth=4, fifth=5, sixth=6, eighth=8, tenth=10)
 _SPELLED = re.compile(
-    rf"\b({'|'.join(sorted(WORDS, key=len, reverse=True))})"
+    rf"(?<!\bthe )(?<!these )(?<!those )(?<!between )\b({'|'.join(sorted(WORDS, key=len, reverse=True))})"
     rf"(?:[- ](one|two|three|four|five|six|seven|eight|nine))?\b(?!-(?!{'|'.join(_SHARES)}))", re.IGNORECASE
 )  # fmt: skip
 _SHARE = re.compile(rf"([1-9])(?<![\d.].)[- ]({'|'.join(_SHARES)})(?:s|es)?\b", re.IGNORECASE)
