@@ -30,6 +30,7 @@ from dcsft_harness.scoring import Response
 
 from . import MODELS
 from .arguments import GenerationArguments, ModelSettings, VLLMSettings
+from .batching import content_key
 from .chat_template import media_marks, render
 from .checkpoint import (
     check_intact,
@@ -41,7 +42,7 @@ from .checkpoint import (
     template_arguments,
 )
 from .decoding import Completion
-from .requests import Asked, Drawing, Item, Prompt, Settled, content_key, plan, read_prompt
+from .requests import Asked, Drawing, Item, Prompt, Settled, plan, read_prompt
 
 # lmms-eval's response cache (`--use_cache`) knows our models by content, and how their responses ended.
 #

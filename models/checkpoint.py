@@ -1,11 +1,9 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
-import copy
 import json
 import logging
 import os
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +73,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
         )
     weights.refuse_absurd(name)
     try:
-        config = _configuration(name, settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # every family checks its settings in its own way
         kind, remedy = HarnessError, "Pass a checkpoint folder or hub name"
         if any(said in str(error).lower() for said in ("couldn't connect", "offline")):
@@ -101,19 +99,6 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
             "Pass a vision-language checkpoint such as Qwen2.5-VL",
         )
     return config
-
-
-def _configuration(name: str, trust_remote_code: bool) -> PreTrainedConfig:
-    """A configuration as transformers reads it; a run asks for the same file ten times."""
-    file = Path(name) / "config.json"
-    if trust_remote_code or not file.is_file():
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    return copy.deepcopy(_parsed(name, file.read_bytes()))
-
-
-@lru_cache(maxsize=4)
-def _parsed(name: str, content: bytes) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(name)
 
 
 def open_processor(settings: ModelSettings) -> ProcessorMixin:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 
-from .base import ObservedModel
+from .base import Answered, ObservedModel
 from .requests import Asked, Item, Messages, filled, read_prompt
 
 # A Ray cluster: connect or start, count slots, and turn its failures into one-sentence errors.
@@ -204,29 +205,23 @@ class SpreadModel(ObservedModel):
         """The coordinates that the actors' models write boxes in."""
         return getattr(self, "_convention", PIXEL)
 
-    def _draw(self, waiting: list[Asked]) -> Iterator[int]:
-        """Draws missing samples as actors become free; yields the number of finished items."""
+    def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
+        """Items are sent in chunks to actors as they become free."""
         from ray.util import ActorPool
 
-        pool, finished = ActorPool(self._actors), 0
-        for queue in self._queues(waiting):
-            size = min(self.batch_size, math.ceil(len(queue) / self.processes))
-            underway: dict[int, list[Asked]] = {}
-            sent = 0
-            while queue or underway:
-                # One chunk waits per actor, so that no actor waits for the driver to read images.
-                while queue and len(underway) < 2 * self.processes:
-                    underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
-                    pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
-                    sent += 1
-                with reporting_failures():
-                    number, answered, refused = pool.get_next_unordered()
-                batch = underway.pop(number)
-                placed = self._placed(batch, answered, refused)
-                again = self._finish(list(zip(batch, placed, strict=True)))
-                queue.extendleft(reversed(again))
-                finished += len(batch) - len(again)
-                yield finished
+        pool, sent = ActorPool(self._actors), 0
+        size = min(self.batch_size, math.ceil(len(queue) / self.processes))
+        underway: dict[int, list[Asked]] = {}
+        while queue or underway:
+            # One chunk waits per actor, so that no actor waits for the driver to read images.
+            while queue and len(underway) < 2 * self.processes:
+                underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
+                pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
+                sent += 1
+            with reporting_failures():
+                number, answered, refused = pool.get_next_unordered()
+            batch = underway.pop(number)
+            yield list(zip(batch, self._placed(batch, answered, refused), strict=True))
 
     def _chunk(self, number: int, underway: Mapping[int, list[Asked]]) -> tuple[Any, ...]:
         """What an actor needs to answer a chunk; items whose documents cannot be read are left out."""

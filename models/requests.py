@@ -5,7 +5,6 @@ the first drawn token, so here they are one item. The position of a repeat among
 index.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -106,15 +105,6 @@ class Prompt:
 
     messages: Messages  # chat messages as transformers' chat templates take them, images as placeholders
     images: list[Image.Image]  # the images in order of appearance, RGB
-
-
-def content_key(text: str, images: Sequence[Image.Image]) -> str:
-    """A hash of the rendered prompt and its pixels, for items without a content id."""
-    digest = hashlib.sha256(text.encode())
-    for image in images:
-        digest.update(f"\0{image.size}\0".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | None) -> Prompt:

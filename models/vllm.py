@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from dcsft_harness import ranks
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.coordinates import declare
-from dcsft_harness.errors import HarnessError, refusal
+from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.lmms.protocols import Generation
 
 from .adapters import attach, read_config
@@ -95,37 +95,30 @@ class Adapted:
         if settings.adapter is None or self.rank is not None:
             return settings.pretrained
         if self._folder is None and alone:
-            self._merged = self._merge(settings.adapter, features())
-            self._folder = str(self._merged.folder)
+            self._folder = self._merge(settings.adapter, features())
         if self._folder is None:
             with ranks.agreed():
                 if ranks.world_size() == 1 or os.environ.get("LOCAL_RANK", "0") == "0":
-                    self._merged = self._merge(settings.adapter, features())
-                    self._folder = str(self._merged.folder)
+                    self._folder = self._merge(settings.adapter, features())
             machine = os.environ.get("GROUP_RANK", "0")
             folders = {where: one for where, one in ranks.gathered((machine, self._folder)) if one}
             self._folder = self._folder or folders[machine]
         return self._folder
 
-    def _merge(self, adapter: str, features: Features) -> Scratch:
-        settings = self._settings
-        scratch = Scratch("dcsft_merged")
+    def _merge(self, adapter: str, features: Features) -> str:
+        """Merges into a temporary folder, and returns it."""
+        base, trust = self._settings.pretrained, self._settings.trust_remote_code
+        self._merged = Scratch("dcsft_merged")
+        folder = self._merged.folder
         _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served unmerged", adapter)
         try:
-            parity = merge(
-                settings.pretrained, adapter, scratch.folder, [features], settings.trust_remote_code
-            )
-        except BaseException as error:
-            scratch.remove()
-            if (reason := refusal(error)) is None:
-                raise
-            raise HarnessError(
-                f"the merge of adapter {adapter} cannot be written to {scratch.folder} "
-                f"({os.strerror(reason)})",
-                "Free some space there, or set TMPDIR to a folder with room for the whole model",
-            ) from error
+            with reporting_refusals(f"merge of adapter {adapter}", folder, "nothing was kept", "TMPDIR"):
+                parity = merge(base, adapter, folder, [features], trust)
+        except BaseException:
+            self.remove()
+            raise
         _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
-        return scratch
+        return str(folder)
 
     def remove(self) -> None:
         """Removes the merged checkpoint, if there is one."""
