@@ -7,10 +7,9 @@ A board's folder::
     leaderboard/                 rebuilt from all results after every row
 """
 
-import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -96,18 +95,13 @@ class BoardFolder:
             elsewhere.append(Path(found if name is None else f"{name}={found}"))
         return [*elsewhere, *(path for name in self.names() for path in self.tasks_of(name))]
 
-    @contextlib.contextmanager
-    def claimed(self, name: str) -> Iterator[Path]:
+    def claimed(self, name: str) -> AbstractContextManager[Path]:
         """Locks a row's results for this process; yields a folder for temporary files.
 
         Raises:
             HarnessError: another process is scoring under that name.
         """
-        home = self.of(name)
-        with manifest.taken(home, "row", "the row", grant=False) as unfinished:
-            for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
-                shutil.rmtree(left)
-            yield unfinished
+        return manifest.taken(self.of(name), "row", "the row", grant=False)
 
     def save(self) -> None:
         """Saves the settings for the next call."""
