@@ -436,7 +436,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
         subject = make(place)
         if subject is None:
             return None
-        arguments = subject.arguments_of(settings.model, settings.model_args)
+        arguments = subject.arguments(settings.model, settings.model_args)
         kept = _kept(board, name, subject, settings, show)
         missing = [task for task in settings.tasks if task not in kept]
         found = standing(board)
