@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from dcsft_harness.errors import HarnessError
 
-from .chat_template import render
+from .chat_template import question, render
 from .resources import out_of_memory
 from .weights import error_line
 
@@ -228,9 +228,8 @@ class Batcher:
         made = []
         for number, (sizes, text) in enumerate(chats):
             images = tuple(_noise(size, number) for size in sizes)
-            content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
             try:
-                asked = [{"role": "user", "content": content}]
+                asked = question(len(images), text)
                 chat = render(self._processor, asked, f"trial {number}", add_generation_prompt=True)
                 features = process(self._processor, [chat], [images])
             except (HarnessError, *_REFUSALS):

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
-from .batching import Batcher, Prepared, Way, continued, on_device
+from .batching import Batcher, Prepared, continued, on_device
 from .decoding import (
     NOT_FINITE,
     Completion,
@@ -279,7 +279,6 @@ class RunningItems:
         self._tidy()
 
     def _keep(self, places: list[int]) -> None:
-        """Keeps only the rows at `places`."""
         if len(places) == len(self._rows):
             return
         order = self._decoder.keep(places)
@@ -405,7 +404,6 @@ class Engine:
         shares_prompts: whether the samples of an item share one prefill and its keys and values; None until
             tried.
         forks: whether they get copies of the states after one prefill, where these cannot be shared.
-        way: how to batch several prompts, one of `batching.Way`; tried together with `shares_prompts`.
     """
 
     def __init__(
@@ -435,11 +433,6 @@ class Engine:
     def endings(self, arguments: GenerationArguments) -> Endings:
         """Where responses end, under these arguments."""
         return Endings(self.tokenizer, arguments, self.tokens)
-
-    @property
-    def way(self) -> Way:
-        """How to batch several prompts."""
-        return self._batcher.way
 
     def try_out(self, one: Prepared, rows: int, arguments: GenerationArguments) -> None:
         """Tries sharing and batching on trials and an item, unless an earlier call has.
@@ -612,5 +605,4 @@ class Engine:
         return slices
 
     def _batch(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
-        """The rows as one batch on the model's device, pixels in the model's dtype."""
         return on_device(self._batcher.batch(rows), self._model)

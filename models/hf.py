@@ -12,7 +12,7 @@ from .arguments import ModelSettings
 from .base import Answered, CheckpointModel
 from .batching import Prepared, process_one, refusals
 from .checkpoint import check_adapter, check_weights, load_model
-from .decoding import Completion, SpecialTokens
+from .decoding import Completion
 from .engine import Engine
 from .exact import Exact, PassRates, Target
 from .requests import Asked, Item
@@ -46,7 +46,7 @@ class DcsftHF(CheckpointModel):
         """Loads a model from `ModelSettings`' fields, also as text; errors name what cannot be used."""
         super().__init__()
         self.settings = ModelSettings.from_options(given)
-        config, self._room = self._open_checkpoint(self.settings, self.settings)
+        config = self._open_checkpoint(self.settings)
         self.device, accelerator = place(self.settings.device)
         if accelerator is not None:
             self.accelerator = accelerator
@@ -69,7 +69,6 @@ class DcsftHF(CheckpointModel):
             self._costs = Arithmetic(self._model)
         except (AttributeError, NotImplementedError) as error:  # weights that cannot be classified
             _LOG.info("%s: its operations are not estimated (%s)", self.settings.pretrained, error)
-        self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config, self._model.config)
         # `generate` fills unset arguments from here, so nothing but token ids may remain.
         self._model.generation_config = self._tokens.neutral_config()
         self._engine = Engine(self._model, self.processor, self._tokens, self.settings.memory_gb)

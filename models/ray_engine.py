@@ -7,14 +7,14 @@ import math
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dcsft_harness import lmms
-from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
+from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 
@@ -123,6 +123,10 @@ def _always(messages: Messages) -> Callable[[object], Messages]:
     return lambda _: messages
 
 
+KNOWN = ("batch_size", "seed", "box_convention", "checkpoint_generation", "media_marks")
+"""What the driver has of the actors' models."""
+
+
 class Answerer:
     """What an actor runs: one model, loaded on first use and again after a restart."""
 
@@ -131,18 +135,14 @@ class Answerer:
         self._name, self._arguments = name, arguments
         self._model: ObservedModel | None = None
 
-    def load(self) -> tuple[int, int, BoxConvention, Mapping[str, object], Sequence[str]]:
-        """Loads the model; returns what the driver has to know of it.
-
-        That is the batch size, the seed, the box convention, the checkpoint's generation settings, and the
-        image tokens.
+    def load(self) -> dict[str, Any]:
+        """Loads the model; returns its attributes that the driver has to know, `KNOWN`.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
         """
         model = self._opened()
-        known = model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
-        return *known, model.media_marks
+        return {name: getattr(model, name) for name in KNOWN}
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
@@ -196,14 +196,8 @@ class SpreadModel(ObservedModel):
         self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
         with reporting_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
-        known = loaded[0]
-        self.batch_size, self.seed, self._convention, self.checkpoint_generation, self.media_marks = known
+        vars(self).update(loaded[0])
         declare(self.box_convention)
-
-    @property
-    def box_convention(self) -> BoxConvention:
-        """The coordinates that the actors' models write boxes in."""
-        return getattr(self, "_convention", PIXEL)
 
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
         """Items are sent in chunks to actors as they become free."""

@@ -210,7 +210,6 @@ class Scheduler:
                 yield self._answered(id(asked[0]), found)
 
     def _keys(self, asked: Asked, prepared: Prepared, size: Size) -> list[int]:
-        """The keys of an item's draws, one per row."""
         return [row_key(self._seed, prepared.key, index) for index in asked[1].sample_indices[: size.rows]]
 
     def _answered(self, ticket: int, completions: list[Completion]) -> Done:

@@ -200,7 +200,6 @@ def _room(states: Tensor, capacity: int) -> Tensor:
 
 
 def _grown(buffer: Tensor) -> Tensor:
-    """A buffer of twice the capacity that begins with those of `buffer`."""
     length = buffer.shape[2]
     grown = _room(buffer, 2 * length)
     grown[:, :, :length] = buffer
