@@ -53,7 +53,7 @@ def draw(
         items: what is asked.
         prepared: the same, in the same order.
         arguments: how to generate.
-        at_once: items in flight; None all.
+        at_once: items at a time; None all.
     """
     known = {item.doc_id: one for item, one in zip(items, prepared, strict=True)}
     queue = deque((Drawing(item), replace(item, arguments=arguments)) for item in items)

@@ -64,7 +64,6 @@ def _attention(name: str) -> str:
 
 
 def _auto(size: int) -> BeforeValidator:
-    """Reads "auto" as this batch size."""
     return BeforeValidator(lambda value: size if value == "auto" else value)
 
 
@@ -250,12 +249,6 @@ class VLLMSettings(EngineArguments):
         if name == "adapter":
             remedy = "Serve it with --enable-lora --lora-modules NAME=FOLDER, and set served_model_name=NAME"
         return HarnessError(f"{name}: with base_url, the server decides", remedy)
-
-    def checkpoint(self) -> ModelSettings:
-        """The arguments of `checkpoint.open_config` and related functions."""
-        return ModelSettings.from_options(
-            {name: getattr(self, name) for name in EngineArguments.model_fields}
-        )
 
 
 def indifferent() -> frozenset[str]:

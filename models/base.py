@@ -31,6 +31,7 @@ from dcsft_harness.scoring import Response
 
 from . import MODELS
 from .arguments import GenerationArguments, ModelSettings, VLLMSettings
+from .batching import content_key
 from .chat_template import media_marks, render
 from .checkpoint import (
     check_intact,
@@ -41,8 +42,8 @@ from .checkpoint import (
     open_processor,
     template_arguments,
 )
-from .decoding import Completion
-from .requests import Asked, Drawing, Item, Prompt, Settled, content_key, plan, read_prompt
+from .decoding import Completion, SpecialTokens
+from .requests import Asked, Drawing, Item, Prompt, Settled, plan, read_prompt
 
 # lmms-eval's response cache (`--use_cache`) knows our models by content, and how their responses ended.
 #
@@ -200,6 +201,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     """A chat model that answers items in batches and reports each finished batch.
 
     Attributes:
+        box_convention: the coordinates that it writes boxes in, with its pixel limits.
         item_ids: (task, doc_id) to the content id that names an item across runs and keys its draws. A model
             derives its own key for items that are missing here.
         kept: (task, doc_id, sample_index) to a response from an earlier run; it is returned and neither
@@ -221,6 +223,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
     """
 
     is_simple = False
+    box_convention: BoxConvention = PIXEL
 
     def __init__(self) -> None:
         """A model without observers, content ids or kept responses."""
@@ -259,16 +262,6 @@ class ObservedModel(lmms):  # type: ignore[misc]
             given["seed"] = torch.initial_seed() % _SEEDS
         return cls(**{**more, **given})
 
-    @property
-    def box_convention(self) -> BoxConvention:
-        """The coordinates that this model writes boxes in."""
-        return PIXEL
-
-    @property
-    def uses_checkpoint_generation(self) -> bool:
-        """Whether the model argument `generation_config` is "checkpoint"."""
-        return getattr(getattr(self, "settings", None), "generation_config", "neutral") == "checkpoint"
-
     def generation_in_force(self, given: Mapping[str, object] | None, task: str) -> dict[str, object]:
         """All generation settings that apply to a request with these arguments, by name."""
         return GenerationArguments.parse(given or {}, task, self.checkpoint_generation).model_dump()
@@ -279,7 +272,6 @@ class ObservedModel(lmms):  # type: ignore[misc]
         return {k: v for k, v in self.generation_in_force(given, task).items() if v != without[k]}
 
     def _seed(self, item: Item) -> int:
-        """The seed of an item's draws."""
         return self.seed if item.arguments.seed is None else item.arguments.seed
 
     def _answer(self, items: list[Item]) -> list[list[Generation]]:
@@ -305,8 +297,12 @@ class ObservedModel(lmms):  # type: ignore[misc]
         progress, close = self._progress(len(drawings))
         if done:
             progress(done, len(drawings))
-        for finished in self._draw(waiting):
-            progress(done + finished, len(drawings))
+        for queue in self._queues(waiting):
+            for answered in self._stream(queue):
+                again = self._finish(answered)
+                queue.extendleft(reversed(again))
+                done += len(answered) - len(again)
+                progress(done, len(drawings))
         close()
         results = [GenerationResult("", TokenCounts(0, 0)) for _ in requests]
         applied = self._applied_to(requests)
@@ -322,9 +318,10 @@ class ObservedModel(lmms):  # type: ignore[misc]
     def _applied_to(self, requests: Sequence[Instance]) -> Callable[[int], dict[str, object] | None]:
         """The settings that the checkpoint adds to a request, by its position; None if they are not used."""
         found: dict[tuple[str, str], dict[str, object]] = {}
+        used = getattr(getattr(self, "settings", None), "generation_config", None) == "checkpoint"
 
         def applied(position: int) -> dict[str, object] | None:
-            if not self.uses_checkpoint_generation:
+            if not used:
                 return None
             _, _, given, _, task, _ = requests[position].args
             written = (task, repr(given))
@@ -343,19 +340,6 @@ class ObservedModel(lmms):  # type: ignore[misc]
         if self.refused is not None and (drawing.item.task, drawing.item.doc_id) in self.refused:
             return None
         return drawing.next(self.settled)
-
-    def _draw(self, waiting: list[Asked]) -> Iterator[int]:
-        """Draws what is missing and yields the number of finished items so far.
-
-        Unsettled items return to the front of the queue, and new items fill it up.
-        """
-        finished = 0
-        for queue in self._queues(waiting):
-            for answered in self._stream(queue):
-                again = self._finish(answered)
-                queue.extendleft(reversed(again))
-                finished += len(answered) - len(again)
-                yield finished
 
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
         """Takes items from a queue and yields finished ones with their responses, in groups.
@@ -445,31 +429,33 @@ class CheckpointModel(ObservedModel):
     """A model that reads prompts by a checkpoint's own processor.
 
     Attributes:
+        processor: the checkpoint's own, and `tokenizer` that of it.
         keep_loaded: whether weights stay in memory when lmms-eval calls `clean` after a run; otherwise the
             next run loads them again.
     """
 
-    def _open_checkpoint(
-        self, settings: ModelSettings | VLLMSettings, checkpoint: ModelSettings
-    ) -> tuple[PreTrainedConfig, int]:
-        """Opens all but the weights; returns the configuration, and the most tokens of a sequence, or 0."""
+    def _open_checkpoint(self, settings: ModelSettings | VLLMSettings) -> PreTrainedConfig:
+        """Opens all but the weights; returns the configuration."""
         self.seed, self.batch_size, self.keep_loaded = settings.seed, settings.batch_size, False
         prompt = settings.system_prompt
         self._system_prompt = self._system_prompt_of(prompt.replace("\\n", "\n")) if prompt else None
-        check_intact(checkpoint)
-        config = open_config(checkpoint)
-        self.processor = open_processor(checkpoint)
-        self._template_arguments = template_arguments(checkpoint, warn=True)
+        check_intact(settings)
+        config = open_config(settings)
+        self.processor = open_processor(settings)
+        self.tokenizer: PreTrainedTokenizerBase = self.processor.tokenizer
+        self._template_arguments = template_arguments(settings, warn=True)
         system = self._system_prompt
         hashed = {} if not system else {"system_prompt_sha256": hashlib.sha256(system.encode()).hexdigest()}
         given = {"chat_template_kwargs": self._template_arguments} if self._template_arguments else {}
         self.prompt_settings = hashed | given
         self.media_marks = media_marks(self.processor, config)
-        space = checkpoint.box_space or taught(checkpoint.adapter, checkpoint.pretrained)
-        self._convention = convention(config, self.processor, space)
-        self._generation_config = open_generation(checkpoint)
-        self.checkpoint_generation = checkpoint_generation(checkpoint)
-        return config, int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
+        space = settings.box_space or taught(settings.adapter, settings.pretrained)
+        self.box_convention = convention(config, self.processor, space)
+        self._tokens = SpecialTokens.of(self.tokenizer, open_generation(settings), config)
+        self.checkpoint_generation = checkpoint_generation(settings)
+        # The most tokens of a sequence, or 0.
+        self._room = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
+        return config
 
     def _system_prompt_of(self, value: str) -> str:
         """The system prompt, or the content of its file.
@@ -486,23 +472,11 @@ class CheckpointModel(ObservedModel):
             )
         return str(self._resolve_system_prompt(value))
 
-    @property
-    def box_convention(self) -> BoxConvention:
-        """The coordinates that this model writes boxes in, with its pixel limits."""
-        return self._convention
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
-
     def _render(self, item: Item) -> tuple[Prompt, str]:
-        """An item's prompt, and its text."""
         prompt = read_prompt(item, self.task_dict, self._system_prompt)
         return prompt, render(self.processor, prompt.messages, item.name, True, self._template_arguments)
 
     def _key(self, item: Item, prompt: Prompt, text: str) -> str:
-        """What keys an item's draws."""
         return self.item_ids.get((item.task, item.doc_id)) or content_key(text, prompt.images)
 
     def _generations(

@@ -21,11 +21,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from dcsft_harness.errors import HarnessError
 
-from .chat_template import render
+from .chat_template import question, render
 from .resources import out_of_memory
 from .weights import error_line
 
@@ -80,6 +80,23 @@ def process(
     return {name: value for name, value in made.items() if name != "labels"}
 
 
+def on_device(features: Features, model: PreTrainedModel) -> dict[str, Tensor]:
+    """Features on a model's device, pixels in the model's dtype."""
+    return {
+        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
+        for name, tensor in features.items()
+    }
+
+
+def content_key(text: str, images: Sequence[Image.Image]) -> str:
+    """A hash of a rendered prompt and the pixels of its RGB images."""
+    digest = hashlib.sha256(text.encode())
+    for image in images:
+        digest.update(f"\0{image.size}\0".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
 class _Memory:
     """Features of single prompts by their content, up to a limit; the least recently used ones go first."""
 
@@ -95,11 +112,7 @@ class _Memory:
             settings = json.dumps(processor.to_dict(), sort_keys=True, default=repr)
             settings += processor.tokenizer.backend_tokenizer.to_str()
             self._processors[processor] = settings = hashlib.sha256(settings.encode()).hexdigest()
-        digest = hashlib.sha256(f"{settings}\0{text}".encode())
-        for image in images:
-            digest.update(f"\0{image.mode}{image.size}\0".encode())
-            digest.update(image.tobytes())
-        return digest.hexdigest()
+        return content_key(f"{settings}\0{text}", images)
 
     def get(self, key: str) -> Features | None:
         if key in self._kept:
@@ -215,9 +228,8 @@ class Batcher:
         made = []
         for number, (sizes, text) in enumerate(chats):
             images = tuple(_noise(size, number) for size in sizes)
-            content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
             try:
-                asked = [{"role": "user", "content": content}]
+                asked = question(len(images), text)
                 chat = render(self._processor, asked, f"trial {number}", add_generation_prompt=True)
                 features = process(self._processor, [chat], [images])
             except (HarnessError, *_REFUSALS):

@@ -51,8 +51,12 @@ def check(processor: "ProcessorMixin", name: str) -> None:
                 f"model {name}: its chat template does not end within {SECONDS} s and {BYTES >> 30} GiB",
                 "Take the template from where the checkpoint was published",
             )
-    picture = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
-    render(processor, [{"role": "user", "content": picture}], f"model {name}", add_generation_prompt=True)
+    render(processor, question(), f"model {name}", add_generation_prompt=True)
+
+
+def question(images: int = 1, text: str = "What is this?") -> list[dict[str, Any]]:
+    """A chat for trials: one turn with a number of images and a question."""
+    return [{"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": text}]}]
 
 
 def render(
@@ -111,8 +115,7 @@ def check_arguments(processor: "ProcessorMixin", arguments: Mapping[str, Any], n
             f"model {name}: its chat template does not use {cut(strange[0])}; {uses}",
             f"Leave it out of {NAME}",
         )
-    asked = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}]}]
-    render(processor, asked, f"model {name}, {NAME}", True, arguments)
+    render(processor, question(0), f"model {name}, {NAME}", True, arguments)
 
 
 def recorded(*folders: str | Path | None) -> dict[str, Any] | None:
@@ -211,8 +214,7 @@ def _environment() -> "ImmutableSandboxedEnvironment":
 def _try(template: str) -> None:
     """Renders a template as transformers would."""
     compiled = _environment().from_string(template)
-    content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
-    asked = [{"role": "user", "content": content}]
+    asked = question()
     answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": "a goose"}]}]
     for messages, prompt in ((asked, True), (answered, False)):
         compiled.render(messages=messages, add_generation_prompt=prompt, bos_token="<s>", eos_token="</s>")

@@ -1,11 +1,9 @@
 """Opens a vision-language checkpoint: configuration and processor first, weights last."""
 
-import copy
 import json
 import logging
 import os
 from collections import Counter
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ from dcsft_harness.errors import HarnessError, cut, json_text
 
 from . import chat_template, weights
 from .adapters import attach
-from .arguments import ModelSettings, checkpoint_settings
+from .arguments import EngineArguments, ModelSettings, checkpoint_settings
 from .batching import process
 from .pixel_limits import limits_in_force, resizes_like_qwen, set_limits
 from .vision import attend_by_length, embed_by_product
@@ -51,7 +49,7 @@ class Unreached(HarnessError):
     """The hub that has a checkpoint is not reached, which has taken half a minute."""
 
 
-def open_config(settings: ModelSettings) -> PreTrainedConfig:
+def open_config(settings: EngineArguments) -> PreTrainedConfig:
     """The checkpoint's configuration.
 
     Raises:
@@ -75,7 +73,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
         )
     weights.refuse_absurd(name)
     try:
-        config = _configuration(name, settings.trust_remote_code)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
     except Exception as error:  # every family checks its settings in its own way
         kind, remedy = HarnessError, "Pass a checkpoint folder or hub name"
         if any(said in str(error).lower() for said in ("couldn't connect", "offline")):
@@ -103,20 +101,7 @@ def open_config(settings: ModelSettings) -> PreTrainedConfig:
     return config
 
 
-def _configuration(name: str, trust_remote_code: bool) -> PreTrainedConfig:
-    """A configuration as transformers reads it; a run asks for the same file ten times."""
-    file = Path(name) / "config.json"
-    if trust_remote_code or not file.is_file():
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-    return copy.deepcopy(_parsed(name, file.read_bytes()))
-
-
-@lru_cache(maxsize=4)
-def _parsed(name: str, content: bytes) -> PreTrainedConfig:
-    return AutoConfig.from_pretrained(name)
-
-
-def open_processor(settings: ModelSettings) -> ProcessorMixin:
+def open_processor(settings: EngineArguments) -> ProcessorMixin:
     """The checkpoint's processor, with the requested pixel limits; see `saved_processor`, `check_mark`."""
     name, trust = settings.pretrained, settings.trust_remote_code
     processor = saved_processor(name, trust)
@@ -126,7 +111,7 @@ def open_processor(settings: ModelSettings) -> ProcessorMixin:
     return processor
 
 
-def template_arguments(settings: ModelSettings, warn: bool = False) -> dict[str, Any]:
+def template_arguments(settings: EngineArguments, warn: bool = False) -> dict[str, Any]:
     """The chat template's arguments in force: the given ones, else those of training.
 
     With `warn`, logs that the given ones differ from those of training.
@@ -143,7 +128,7 @@ def template_arguments(settings: ModelSettings, warn: bool = False) -> dict[str,
     return given
 
 
-def check_mark(processor: ProcessorMixin, settings: ModelSettings) -> None:
+def check_mark(processor: ProcessorMixin, settings: EngineArguments) -> None:
     """Refuses a configuration whose image token differs from the processor's; the error names both."""
     mark, tokenizer = getattr(open_config(settings), "image_token_id", None), processor.tokenizer
     if not isinstance(mark, int):
@@ -168,17 +153,16 @@ def _marks_of_pictures(processor: ProcessorMixin) -> list[int] | None:
 
     A processor's own mark does not decide: some families (Gemma 3) declare the token before an image's own.
     """
-    words, picture = {"type": "text", "text": "What is this?"}, {"type": "image"}
 
-    def trial(content: list[dict[str, str]], *images: Image.Image) -> list[int] | None:
-        asked = [{"role": "user", "content": content}]
+    def trial(*images: Image.Image) -> list[int] | None:
+        asked = chat_template.question(len(images))
         try:
             text = chat_template.render(processor, asked, "trial", add_generation_prompt=True)
             return list(process(processor, [text], [images])["input_ids"][0].tolist())
         except Exception:  # noqa: BLE001 - unsupported input is refused elsewhere, with its reason
             return None
 
-    tokens, without = trial([picture, words], Image.new("RGB", (64, 64))), trial([words])
+    tokens, without = trial(Image.new("RGB", (64, 64))), trial()
     if tokens is None:
         return None
     counts = Counter(token for token in tokens if token not in (without or ()))
@@ -258,7 +242,7 @@ def _failure(processor: ProcessorMixin) -> Exception | None:
     return None
 
 
-def open_generation(settings: ModelSettings) -> GenerationConfig:
+def open_generation(settings: EngineArguments) -> GenerationConfig:
     """The checkpoint's generation settings, without its weights; defaults where it has none.
 
     Raises:
@@ -280,7 +264,7 @@ def open_generation(settings: ModelSettings) -> GenerationConfig:
     return GenerationConfig.from_model_config(open_config(settings))
 
 
-def checkpoint_generation(settings: ModelSettings) -> dict[str, object]:
+def checkpoint_generation(settings: EngineArguments) -> dict[str, object]:
     """The settings that `generation_config=checkpoint` takes from the generation config; empty otherwise.
 
     One that cannot be applied, or a file that cannot be read, is an error.
@@ -328,7 +312,7 @@ def convention(
     return BoxConvention(space, int(images.patch_size * images.merge_size), *limits)
 
 
-def check_intact(settings: ModelSettings) -> None:
+def check_intact(settings: EngineArguments) -> None:
     """Refuses a base or adapter whose files differ from its manifest, or an adapter of another base.
 
     The first rank hashes the files, once per process, and remembers a hash while a file keeps its size and
@@ -400,11 +384,14 @@ def _is_foreign(path: Path) -> bool:
     return not isinstance(found, dict) or "artefact" not in found
 
 
-def check_adapter(settings: ModelSettings, config: PreTrainedConfig) -> None:
-    """Tries the adapter on the base's modules, without the base's weights; an error if it does not fit."""
+def check_adapter(settings: EngineArguments, config: PreTrainedConfig) -> PreTrainedModel | None:
+    """Tries the adapter, if there is one, on the base's modules without weights, and returns these.
+
+    An adapter that does not fit is an error.
+    """
     if settings.adapter is None:
-        return
-    attach(skeleton(config, settings.trust_remote_code), settings.adapter, settings.pretrained)
+        return None
+    return attach(skeleton(config, settings.trust_remote_code), settings.adapter, settings.pretrained)
 
 
 def skeleton(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -442,7 +429,7 @@ def load_model(settings: ModelSettings, device: torch.device) -> PreTrainedModel
     return model.eval()
 
 
-def check_weights(settings: ModelSettings, config: PreTrainedConfig) -> None:
+def check_weights(settings: EngineArguments, config: PreTrainedConfig) -> None:
     """Refuses missing, damaged, unexpected or reshaped weights of a checkpoint, before any are read.
 
     transformers loads the checkpoint onto the `meta` device, so that tied weights, renamed modules and

@@ -1,9 +1,9 @@
-"""A loaded model: trial of shared prompts, items in flight, batches, prefills and memory."""
+"""A loaded model: trial of shared prompts, items in progress, batches, prefills and memory."""
 
 import functools
 import gc
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from dcsft_harness.errors import HarnessError
 
 from .arguments import GenerationArguments
-from .batching import Batcher, Prepared, Way, continued
+from .batching import Batcher, Prepared, continued, on_device
 from .decoding import (
     NOT_FINITE,
     Completion,
@@ -114,21 +114,23 @@ def objection(
             )
         singly = [made]
     decoder = Decoder(model)
-    decoder.admit(prefill(model, batch), [2] * len(singly))
+    first = decoder.admit(prefill(model, batch), [2] * len(singly))
     with decoder.attending():
-        found = decoder.step(torch.cat([one.token.expand(2) for one in singly]))
-    for row, one in enumerate(singly):
-        if (reason := _difference(model, found[2 * row : 2 * row + 2], one.logits[1:])) is not None:
-            return reason
-    return None
+        return _differing(model, first, decoder.step, singly)
 
 
 @_answering
 def fork_objection(model: PreTrainedModel, batch: dict[str, Tensor], singly: Sequence[Alone]) -> str | None:
     """Why the samples of an item cannot get copies of its prompt's states; None if they can."""
     rows = ForkedRows(model, batch, [2] * len(singly))
-    first = rows.logits
-    second = rows.step(torch.cat([one.token.expand(2) for one in singly]))
+    return _differing(model, rows.logits, rows.step, singly)
+
+
+def _differing(
+    model: PreTrainedModel, first: Tensor, step: Callable[[Tensor], Tensor], singly: Sequence[Alone]
+) -> str | None:
+    """Why two rows of each prompt differ from it alone; `first` are the logits for their first token."""
+    second = step(torch.cat([one.token.expand(2) for one in singly]))
     for row, one in enumerate(singly):
         for found, wanted in ((first, one.logits[:1]), (second, one.logits[1:])):
             if (reason := _difference(model, found[2 * row : 2 * row + 2], wanted)) is not None:
@@ -179,14 +181,6 @@ class Row:
     ended: bool = False  # whether it is finished
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """An item to admit."""
-
-    ticket: int  # identifies the item; no other item in flight has it
-    row_keys: list[int]  # the keys of its rows' draws (`decoding.row_key`)
-
-
 class RunningItems:
     """The rows that one model decodes with one set of arguments.
 
@@ -201,10 +195,9 @@ class RunningItems:
         endings: Endings,
         hold: bool,
     ) -> None:
-        """Starts with nothing in flight; `hold` keeps the prompts of finished items until `release`."""
+        """Starts with nothing admitted; `hold` keeps the prompts of finished items until `release`."""
         self._arguments, self._endings, self._hold = arguments, endings, hold
         self._decoder = Decoder(model)
-        self._tickets: list[list[int]] = []  # of each cohort's prompts
         self._rows: list[Row] = []  # at each place of the batch
         self._of_ticket: dict[int, list[Row]] = {}
         self._draw: Draw | None = None
@@ -213,46 +206,42 @@ class RunningItems:
 
     @property
     def rows(self) -> int:
-        """Rows in flight."""
+        """Rows in progress."""
         return len(self._rows)
 
-    def prompts_of(self, tickets: Collection[int]) -> list[tuple[list[int], Prompts]]:
-        """Releases the prompts of some held items; returns copies, with their tickets."""
-        wanted, found = set(tickets), []
-        for cohort, mine in zip(self._decoder.cohorts, self._tickets, strict=True):
-            items = [at for at, ticket in enumerate(mine) if ticket in wanted and ticket in self.held]
-            if items:
-                device = cohort.prompts.tokens.device
-                found.append(
-                    ([mine[at] for at in items], cohort.prompts.select(torch.tensor(items, device=device)))
-                )
-                self.held -= {mine[at] for at in items}
-                for at in items:
-                    mine[at] = _MOVED
+    def prompts_of(self, tickets: Collection[int]) -> list[Prompts]:
+        """Releases the prompts of some held items; returns copies."""
+        found = []
+        for prompts in (cohort.prompts for cohort in self._decoder.cohorts):
+            wanted = self.held.intersection(tickets)
+            if items := [place for place, ticket in enumerate(prompts.tickets) if ticket in wanted]:
+                found.append(prompts.select(items))
+                self.held -= {*found[-1].tickets}
+                for place in items:
+                    prompts.tickets[place] = _MOVED
         return found
 
     @torch.inference_mode()
-    def admit(self, arrivals: Sequence[Arrival], parts: Sequence[Prompts]) -> None:
+    def admit(self, row_keys: Mapping[int, Sequence[int]], parts: Sequence[Prompts]) -> None:
         """Adds items as one cohort and draws their rows' first token.
 
-        `parts`, their prompts in the same order, are taken over.
+        `row_keys` are the keys of their rows' draws (`decoding.row_key`), by ticket; `parts`, their prompts,
+        are taken over.
 
         Raises:
             NotFiniteError: names the items whose logits are not finite, by ticket; no further call may
                 follow.
         """
         prompts = joined(parts)
-        samples = [len(one.row_keys) for one in arrivals]
-        keys = torch.tensor([key for one in arrivals for key in one.row_keys], device=prompts.tokens.device)
-        logits = self._decoder.admit(prompts, samples)
+        new = {ticket: [Row(ticket, key) for key in row_keys[ticket]] for ticket in prompts.tickets}
+        rows = [row for some in new.values() for row in some]
+        keys = torch.tensor([row.key for row in rows], device=prompts.tokens.device)
+        logits = self._decoder.admit(prompts, [len(some) for some in new.values()])
         of_row = self._decoder.cohorts[-1].item_of_row
         eos = self._endings.tokens.eos
         draw = Draw(self._arguments, eos, keys, prompts.tokens, prompts.attention_mask, of_row)
         chosen = draw(logits)
-        self._tickets.append([one.ticket for one in arrivals])
-        for one in arrivals:
-            self._of_ticket[one.ticket] = [Row(one.ticket, key) for key in one.row_keys]
-        rows = [row for one in arrivals for row in self._of_ticket[one.ticket]]
+        self._of_ticket |= new
         _note(rows, chosen.tolist(), self._endings)
         if self._draw is None:
             self._draw, self._chosen = draw, chosen
@@ -290,7 +279,6 @@ class RunningItems:
         self._tidy()
 
     def _keep(self, places: list[int]) -> None:
-        """Keeps only the rows at `places`."""
         if len(places) == len(self._rows):
             return
         order = self._decoder.keep(places)
@@ -306,14 +294,8 @@ class RunningItems:
 
     def _tidy(self) -> None:
         """Drops prompts without remaining rows."""
-        cohorts, tickets = [], []
-        for cohort, mine in zip(self._decoder.cohorts, self._tickets, strict=True):
-            kept = [at for at, ticket in enumerate(mine) if ticket in self.held]
-            if cohort.rows or kept:
-                left = cohort.drop_idle(kept)
-                cohorts.append(cohort)
-                tickets.append(mine if left is None else [mine[at] for at in left])
-        self._decoder.cohorts, self._tickets = cohorts, tickets
+        cohorts = self._decoder.cohorts
+        self._decoder.cohorts = [cohort for cohort in cohorts if cohort.drop_idle(self.held)]
 
 
 def completions(rows: Iterable[Row], endings: Endings) -> list[Completion]:
@@ -422,7 +404,6 @@ class Engine:
         shares_prompts: whether the samples of an item share one prefill and its keys and values; None until
             tried.
         forks: whether they get copies of the states after one prefill, where these cannot be shared.
-        way: how to batch several prompts, one of `batching.Way`; tried together with `shares_prompts`.
     """
 
     def __init__(
@@ -439,42 +420,37 @@ class Engine:
         self._model, self.tokens = model, tokens
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._batcher = Batcher(processor, tokens.pad)
-        self._footprint = Footprint.of(model)
+        self._footprint = Footprint.of(model.config, model.dtype.itemsize, model.device.type)
         self._budget = float("inf") if memory_gb is None else memory_gb * 1e9
         self._look = memory_gb is None
         self.shares_prompts: bool | None = None
         self.forks = False
 
-    def flight(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
-        """Nothing in flight yet; see `RunningItems`."""
+    def running(self, arguments: GenerationArguments, hold: bool) -> RunningItems:
+        """Nothing admitted yet; see `RunningItems`."""
         return RunningItems(self._model, arguments, self.endings(arguments), hold)
 
     def endings(self, arguments: GenerationArguments) -> Endings:
         """Where responses end, under these arguments."""
         return Endings(self.tokenizer, arguments, self.tokens)
 
-    @property
-    def way(self) -> Way:
-        """How to batch several prompts."""
-        return self._batcher.way
-
-    def shares(self, one: Prepared, rows: int, arguments: GenerationArguments) -> bool:
-        """Whether prompts are shared; the first call tries sharing and batching on trials and an item.
+    def try_out(self, one: Prepared, rows: int, arguments: GenerationArguments) -> None:
+        """Tries sharing and batching on trials and an item, unless an earlier call has.
 
         An item that does not fit in memory by itself is an error.
         """
-        if self.shares_prompts is None:
-            try:
-                reason = self._try(one)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                raise self.too_large(one.name, self.size(one, rows), arguments, error) from error
-            if reason is None:
-                self.shares_prompts = True
-            else:
-                self.give_up(reason)
-        return bool(self.shares_prompts) and arguments.use_cache
+        if self.shares_prompts is not None:
+            return
+        try:
+            reason = self._try(one)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise self.too_large(one.name, self.size(one, rows), arguments, error) from error
+        if reason is None:
+            self.shares_prompts = True
+        else:
+            self.give_up(reason)
 
     def _try(self, one: Prepared) -> str | None:
         """Decides how to make batches; returns why prompts cannot be shared, None if they can."""
@@ -514,7 +490,7 @@ class Engine:
         )
 
     def allowed(self) -> float:
-        """Bytes that items in flight may take; call it only while nothing is in flight."""
+        """Bytes that admitted items may take; call it only while there are none."""
         return min(self._budget, free_bytes(self._model.device)) if self._look else self._budget
 
     def needed(self, sizes: Sequence[Size], arguments: GenerationArguments) -> float:
@@ -551,7 +527,7 @@ class Engine:
         )
 
     def prefill(self, items: Sequence[Prepared]) -> list[Prompts]:
-        """Prefills prompts in slices of consecutive ones; all have features of the same names."""
+        """Prefills prompts in slices of consecutive ones with features of the same names."""
         return [prefill(self._model, self._batch(part)) for part in self._slices(items)]
 
     def forced(self, items: Sequence[Prepared], responses: Sequence[list[int]]) -> list[Tensor]:
@@ -617,18 +593,16 @@ class Engine:
         slices: list[list[Prepared]] = []
         longest = 0
         for one in items:
-            longest = max(longest, one.tokens) if slices else one.tokens
-            fits = slices and (len(slices[-1]) + 1) * longest <= self._footprint.slice_tokens
-            if fits and self._batcher.way != "single":
-                slices[-1].append(one)
+            longest = max(longest, one.tokens)
+            part = [*slices[-1], one] if slices else [one]
+            fits = len(part) * longest <= self._footprint.slice_tokens
+            alike = one.features.keys() == part[0].features.keys()
+            if slices and fits and alike and self._batcher.way != "single":
+                slices[-1] = part
             else:
                 slices.append([one])
                 longest = one.tokens
         return slices
 
     def _batch(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
-        """The rows as one batch on the model's device, pixels in the model's dtype."""
-        return {
-            name: tensor.to(self._model.device, self._model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in self._batcher.batch(rows).items()
-        }
+        return on_device(self._batcher.batch(rows), self._model)

@@ -206,7 +206,7 @@ def generation(
     included, and of the longest response. `shared`: long batches go through the model in slices, and the
     responses to a prompt share its keys and values, as dcsft_hf does it; else each has a copy.
     """
-    layer = Footprint.of_config(anatomy.config, number, device.kind)
+    layer = Footprint.of(anatomy.config, number, device.kind)
     together = min(items * tokens, max(layer.slice_tokens, tokens)) if shared else items * tokens
     patches = items * tokens * anatomy.patches_per_token
     return {

@@ -7,17 +7,16 @@ from functools import partial
 
 from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models.resources import Arithmetic
 
 from .arguments import ModelSettings
 from .base import Answered, CheckpointModel
 from .batching import Prepared, process_one, refusals
 from .checkpoint import check_adapter, check_weights, load_model
-from .decoding import Completion, SpecialTokens
+from .decoding import Completion
 from .engine import Engine
 from .exact import Exact, PassRates, Target
 from .requests import Asked, Item
-from .resources import place
+from .resources import Arithmetic, place
 from .scheduler import Scheduler
 
 _LOG = logging.getLogger(__name__)
@@ -47,11 +46,11 @@ class DcsftHF(CheckpointModel):
         """Loads a model from `ModelSettings`' fields, also as text; errors name what cannot be used."""
         super().__init__()
         self.settings = ModelSettings.from_options(given)
-        config, self._room = self._open_checkpoint(self.settings, self.settings)
-        placement = place(self.settings.device)
-        self.device, self._rank, self._world_size = placement.device, placement.rank, placement.world_size
-        if placement.accelerator is not None:
-            self.accelerator = placement.accelerator
+        config = self._open_checkpoint(self.settings)
+        self.device, accelerator = place(self.settings.device)
+        if accelerator is not None:
+            self.accelerator = accelerator
+            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
         check_weights(self.settings, config)
         check_adapter(self.settings, config)
         self._load()
@@ -65,22 +64,17 @@ class DcsftHF(CheckpointModel):
 
     def _load(self) -> None:
         self._model = load_model(self.settings, self.device)
-        self._costs = self._arithmetic()
-        self._tokens = SpecialTokens.of(self.tokenizer, self._model.generation_config, self._model.config)
+        self._costs: Arithmetic | None = None
+        try:
+            self._costs = Arithmetic(self._model)
+        except (AttributeError, NotImplementedError) as error:  # weights that cannot be classified
+            _LOG.info("%s: its operations are not estimated (%s)", self.settings.pretrained, error)
         # `generate` fills unset arguments from here, so nothing but token ids may remain.
         self._model.generation_config = self._tokens.neutral_config()
         self._engine = Engine(self._model, self.processor, self._tokens, self.settings.memory_gb)
 
-    def _arithmetic(self) -> Arithmetic | None:
-        """The cost of a token; None for an architecture whose weights cannot be classified."""
-        try:
-            return Arithmetic(self._model)
-        except (AttributeError, NotImplementedError) as error:
-            _LOG.info("%s: its operations are not estimated (%s)", self.settings.pretrained, error)
-            return None
-
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
-        """Items in flight are refilled as rows end; the samples of an item share one prefill."""
+        """Items are admitted as rows end; the samples of an item share one prefill."""
         if not hasattr(self, "_model"):
             self._load()
         arguments = queue[0][1].arguments

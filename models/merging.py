@@ -24,7 +24,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, ren
 from dcsft_harness.errors import HarnessError
 
 from .adapters import wrap
-from .batching import Features, continued
+from .batching import Features, continued, on_device
 from .checkpoint import GENERATION, open_weights
 from .resources import give_back, own_weights, reused_memory
 from .weights import DTYPES, INDEX, Place, few, files_of, not_finite, places, weight_files
@@ -76,10 +76,7 @@ def read_outputs(
     answer's token ids; special tokens and the longest answer, to generate one greedily; or None for the
     prompt alone.
     """
-    inputs = {
-        name: tensor.to(model.device, model.dtype if tensor.is_floating_point() else None)
-        for name, tensor in features.items()
-    }
+    inputs = on_device(features, model)
     # Models without this argument return all positions.
     able = "logits_to_keep" in inspect.signature(model.forward).parameters
     if isinstance(answer, GenerationConfig):

@@ -6,6 +6,7 @@ transformers keeps the least and the largest area of a resized image in `size`, 
 error. So this module trusts none of them: it processes test images and compares the resulting sizes.
 """
 
+import contextlib
 import warnings
 from typing import Any, NamedTuple
 
@@ -184,25 +185,15 @@ _SHOWN: dict[tuple[object, ...], tuple[int, int] | None] = {}
 
 def _shown(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
     """(width, height) of an image after the resize; None if the processor does not report it."""
-    try:
-        key = (type(images), images.to_json_string(), picture, repr(given))
-    except _REFUSALS:  # settings that JSON cannot hold
-        return _resized(images, picture, **given)
+    key = (type(images), repr(images.to_dict()), picture, repr(given))
     if key not in _SHOWN:
-        _SHOWN[key] = _resized(images, picture, **given)
-    return _SHOWN[key]
-
-
-def _resized(images: BaseImageProcessor, picture: tuple[int, int], **given: object) -> tuple[int, int] | None:
-    """The size that `_shown` returns, measured."""
-    with warnings.catch_warnings():  # about images that no user gave
-        warnings.simplefilter("ignore")
-        try:
+        _SHOWN[key] = None
+        with warnings.catch_warnings(), contextlib.suppress(*_REFUSALS):
+            warnings.simplefilter("ignore")  # about images that no user gave
             made = images(Image.new("RGB", picture), return_tensors="pt", **given)
             _, rows, columns = (int(side) for side in made["image_grid_thw"][0])
-        except _REFUSALS:
-            return None
-    return columns * images.patch_size, rows * images.patch_size
+            _SHOWN[key] = columns * images.patch_size, rows * images.patch_size
+    return _SHOWN[key]
 
 
 def _expected(picture: tuple[int, int], rule: _Rule, limits: PixelLimits) -> tuple[int, int]:

@@ -153,10 +153,9 @@ def settle(
     if shape not in PUBLISHED:
         raise unknown_name("shape", shape, PUBLISHED)
     folder.mkdir(parents=True, exist_ok=True)
-    given = copy.deepcopy(PUBLISHED[shape])
-    processor = _cached(given.pop("hub")) or _own_processor(shape)
+    processor = _cached(PUBLISHED[shape]["hub"]) or _own_processor(shape)
     processor.save_pretrained(folder)
-    config = _configured(given, processor, layers, dtype)
+    config = _configured(shape, processor, layers, dtype)
     config.save_pretrained(folder)
     return config, processor
 
@@ -171,14 +170,14 @@ def weights_of(config: PreTrainedConfig) -> dict[str, torch.Tensor]:
 
 def configuration(shape: str, layers: int | None = None) -> PreTrainedConfig:
     """The configuration of a size, without files: its tokens are the suite's."""
-    given = copy.deepcopy(PUBLISHED[shape])
-    given.pop("hub")
-    return _configured(given, _own_processor(shape), layers)
+    return _configured(shape, _own_processor(shape), layers)
 
 
 def _configured(
-    given: dict[str, Any], processor: ProcessorMixin, layers: int | None, dtype: str = "bfloat16"
+    shape: str, processor: ProcessorMixin, layers: int | None, dtype: str = "bfloat16"
 ) -> PreTrainedConfig:
+    given = copy.deepcopy(PUBLISHED[shape])
+    del given["hub"]
     text, vision = given["text_config"], given["vision_config"]
     if layers is not None:
         text["num_hidden_layers"] = layers

@@ -6,18 +6,19 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from dcsft_harness import lmms
-from dcsft_harness.coordinates import PIXEL, BoxConvention, declare
+from dcsft_harness.coordinates import declare
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 
-from .base import ObservedModel
+from .base import Answered, ObservedModel
 from .requests import Asked, Item, Messages, filled, read_prompt
 
 # A Ray cluster: connect or start, count slots, and turn its failures into one-sentence errors.
@@ -122,6 +123,17 @@ def _always(messages: Messages) -> Callable[[object], Messages]:
     return lambda _: messages
 
 
+KNOWN = (
+    "batch_size",
+    "seed",
+    "box_convention",
+    "checkpoint_generation",
+    "prompt_settings",
+    "media_marks",
+)
+"""What the driver has of the actors' models."""
+
+
 class Answerer:
     """What an actor runs: one model, loaded on first use and again after a restart."""
 
@@ -130,20 +142,14 @@ class Answerer:
         self._name, self._arguments = name, arguments
         self._model: ObservedModel | None = None
 
-    def load(
-        self,
-    ) -> tuple[int, int, BoxConvention, Mapping[str, object], Mapping[str, object], Sequence[str]]:
-        """Loads the model; returns what the driver has to know of it.
-
-        That is the batch size, the seed, the box convention, the checkpoint's generation settings, what the
-        model adds to prompts, and the image tokens.
+    def load(self) -> dict[str, Any]:
+        """Loads the model; returns its attributes that the driver has to know, `KNOWN`.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
         """
         model = self._opened()
-        known = model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
-        return *known, model.prompt_settings, model.media_marks
+        return {name: getattr(model, name) for name in KNOWN}
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
@@ -197,39 +203,26 @@ class SpreadModel(ObservedModel):
         self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
         with reporting_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
-        known = loaded[0]
-        self.batch_size, self.seed, self._convention, self.checkpoint_generation = known[:4]
-        self.prompt_settings, self.media_marks = known[4:]
+        vars(self).update(loaded[0])
         declare(self.box_convention)
 
-    @property
-    def box_convention(self) -> BoxConvention:
-        """The coordinates that the actors' models write boxes in."""
-        return getattr(self, "_convention", PIXEL)
-
-    def _draw(self, waiting: list[Asked]) -> Iterator[int]:
-        """Draws missing samples as actors become free; yields the number of finished items."""
+    def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:
+        """Items are sent in chunks to actors as they become free."""
         from ray.util import ActorPool
 
-        pool, finished = ActorPool(self._actors), 0
-        for queue in self._queues(waiting):
-            size = min(self.batch_size, math.ceil(len(queue) / self.processes))
-            underway: dict[int, list[Asked]] = {}
-            sent = 0
-            while queue or underway:
-                # One chunk waits per actor, so that no actor waits for the driver to read images.
-                while queue and len(underway) < 2 * self.processes:
-                    underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
-                    pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
-                    sent += 1
-                with reporting_failures():
-                    number, answered, refused = pool.get_next_unordered()
-                batch = underway.pop(number)
-                placed = self._placed(batch, answered, refused)
-                again = self._finish(list(zip(batch, placed, strict=True)))
-                queue.extendleft(reversed(again))
-                finished += len(batch) - len(again)
-                yield finished
+        pool, sent = ActorPool(self._actors), 0
+        size = min(self.batch_size, math.ceil(len(queue) / self.processes))
+        underway: dict[int, list[Asked]] = {}
+        while queue or underway:
+            # One chunk waits per actor, so that no actor waits for the driver to read images.
+            while queue and len(underway) < 2 * self.processes:
+                underway[sent] = [queue.popleft() for _ in range(min(size, len(queue)))]
+                pool.submit(lambda actor, chunk: actor.answer.remote(*chunk), self._chunk(sent, underway))
+                sent += 1
+            with reporting_failures():
+                number, answered, refused = pool.get_next_unordered()
+            batch = underway.pop(number)
+            yield list(zip(batch, self._placed(batch, answered, refused), strict=True))
 
     def _chunk(self, number: int, underway: Mapping[int, list[Asked]]) -> tuple[Any, ...]:
         """What an actor needs to answer a chunk; items whose documents cannot be read are left out."""

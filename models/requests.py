@@ -5,7 +5,6 @@ the first drawn token, so here they are one item. The position of a repeat among
 index.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,8 +36,8 @@ class Item:
     arguments: GenerationArguments  # how its responses are generated
     context: str  # the prompt text that lmms-eval built, for models that do not read messages
     to_messages: Callable[[Any], Messages]  # the task's function from document to chat messages
-    positions: list[int] = field(default_factory=list)  # where its responses belong in the request list
-    sample_indices: list[int] = field(default_factory=list)  # the sample index of each, in the same order
+    positions: list[int] = field(default_factory=list)  # where all its responses belong in the request list
+    sample_indices: list[int] = field(default_factory=list)  # which of its responses are asked for, from 0
 
     @property
     def name(self) -> str:
@@ -106,15 +105,6 @@ class Prompt:
 
     messages: Messages  # chat messages as transformers' chat templates take them, images as placeholders
     images: list[Image.Image]  # the images in order of appearance, RGB
-
-
-def content_key(text: str, images: Sequence[Image.Image]) -> str:
-    """A hash of the rendered prompt and its pixels, for items without a content id."""
-    digest = hashlib.sha256(text.encode())
-    for image in images:
-        digest.update(f"\0{image.size}\0".encode())
-        digest.update(image.tobytes())
-    return digest.hexdigest()
 
 
 def read_prompt(item: Item, documents: Mapping[str, Any], system_prompt: str | None) -> Prompt:
@@ -234,20 +224,11 @@ class Drawing:
         """
         indices = self.item.sample_indices
         for goal in goals(len(indices)) if settled is not None else [len(indices)]:
-            if any(index not in self.have for index in indices[:goal]):
-                return self._missing(goal)
+            if missing := [index for index in indices[:goal] if index not in self.have]:
+                return replace(self.item, sample_indices=missing)
             if settled is not None and settled(self.item, [self.have[index] for index in indices[:goal]]):
                 return None
         return None
-
-    def _missing(self, goal: int) -> Item:
-        pairs = zip(self.item.positions[:goal], self.item.sample_indices[:goal], strict=True)
-        left = [(position, index) for position, index in pairs if index not in self.have]
-        return replace(
-            self.item,
-            positions=[position for position, _ in left],
-            sample_indices=[index for _, index in left],
-        )
 
 
 Asked = tuple[Drawing, Item]

@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 # Which device this process runs on, and its place among the processes of a launch.
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a model goes."""
-
-    device: torch.device  # the device of this process
-    rank: int = 0  # number of this process among all, over all machines
-    world_size: int = 1  # how many processes there are
-    # accelerate's view of the same, for lmms-eval's own collectives; None in a single process, where
-    # lmms-eval makes its own
-    accelerator: Accelerator | None = None
-
-
 def check_device(name: str | None) -> torch.device:
     """The device of a name; None selects CUDA if available. One that is unknown or not there is an error."""
     if name is None:
@@ -63,25 +51,25 @@ def computes_bfloat16() -> bool:
     return built and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def place(name: str | None) -> Placement:
+def place(name: str | None) -> tuple[torch.device, Accelerator | None]:
     """Joins the process group of `torchrun` or `accelerate launch`, if there is one.
 
     Each process loads the whole model and answers its own share of the documents; processes on
-    CPUs talk over gloo.
+    CPUs talk over gloo. Returns the device of this process, and accelerate's view of the group; None in a
+    single process, where lmms-eval makes its own.
 
     Raises:
         HarnessError: for an unusable device, or one CUDA device named for several processes.
     """
     device = check_device(name)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Placement(device)
+        return device, None
     if ":" in (name or ""):
         raise HarnessError(
             f"device={name!r} names one device for several processes", f"Use device={device.type}"
         )
     accelerator = Accelerator(cpu=device.type == "cpu")
-    device = torch.device("cpu") if device.type == "cpu" else accelerator.device
-    return Placement(device, accelerator.process_index, accelerator.num_processes, accelerator)
+    return torch.device("cpu") if device.type == "cpu" else accelerator.device, accelerator
 
 
 # The memory of a batch: an estimate, what is free, and how to recognize running out.
@@ -167,12 +155,7 @@ class Footprint:
     slice_tokens: int  # prompt tokens that go through the model together where prompts are shared
 
     @classmethod
-    def of(cls, model: PreTrainedModel) -> "Footprint":
-        """Estimates for a loaded model."""
-        return cls.of_config(model.config, model.dtype.itemsize, model.device.type)
-
-    @classmethod
-    def of_config(cls, config: PreTrainedConfig, number: int, device: str) -> "Footprint":
+    def of(cls, config: PreTrainedConfig, number: int, device: str) -> "Footprint":
         """Estimates from a configuration.
 
         `number` is the bytes of a number in the forward pass; the device is "cuda" or "cpu".

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from typing import Any
 
@@ -10,10 +11,10 @@ from dcsft_harness.errors import HarnessError
 from .arguments import GenerationArguments
 from .batching import Prepared
 from .decoding import Completion, NotFiniteError, row_key
-from .engine import Arrival, Engine
+from .engine import Engine
 from .requests import Asked
 from .resources import Size, out_of_memory
-from .shared_prefix import Prompts, UnsuitedModelError
+from .shared_prefix import UnsuitedModelError
 
 Done = tuple[Asked, list[Completion]]
 """The item, and a completion for each sample index; none if the item was refused."""
@@ -53,16 +54,16 @@ class Scheduler:
 
         The queue is not empty; items that need further rows are put back at its front between two steps of
         the iteration. `prepare` decodes and processes an item, and may raise `HarnessError`; `refuse` takes
-        an item that cannot be answered, or raises. At most `rows` are in flight, unless an item has more by
+        an item that cannot be answered, or raises. At most `rows` are in progress, unless an item has more by
         itself. `hold` keeps prompts for further rows until the item needs none.
         """
         self._engine, self._queue, self._prepare, self._refuse = engine, queue, prepare, refuse
         self._arguments: GenerationArguments = queue[0][1].arguments
         self._seed, self._most, self._hold = seed, rows, hold
-        self._ready: dict[int, Prepared] = {}  # prepared and not admitted
-        self._aboard: dict[int, tuple[Asked, Size]] = {}
-        self._known: dict[int, tuple[Prepared, Size]] = {}  # held prompts, without their features
-        self._flight = engine.flight(self._arguments, hold)
+        self._active: dict[int, tuple[Asked, Size]] = {}
+        # Prepared and not admitted; or admitted, without features, while the prompt is held.
+        self._known: dict[int, tuple[Prepared, Size]] = {}
+        self._running = engine.running(self._arguments, hold)
         self._allowed = engine.allowed()
 
     def __iter__(self) -> Iterator[list[Done]]:
@@ -71,28 +72,28 @@ class Scheduler:
         Raises:
             HarnessError: for an item that is refused, unless `refuse` takes it.
         """
-        while self._queue or self._aboard:
+        while self._queue or self._active:
             refused: list[Done] = []
             coming = self._next(refused)
             if refused:
                 yield refused
-            if coming or self._aboard:
+            if coming or self._active:
                 done = self._advance(coming)
                 if done:
                     yield done
-                self._flight.release(self._flight.held - self._waiting())
+                self._running.release(self._running.held - self._waiting())
 
     def _waiting(self) -> set[int]:
         """Held items with further samples to draw; they are at the front of the queue."""
-        held = self._flight.held
+        held = self._running.held
         return {id(asked[0]) for asked in islice(self._queue, len(held)) if id(asked[0]) in held}
 
     def _next(self, refused: list[Done]) -> list[tuple[Asked, Prepared, Size]]:
         """Takes the items to admit now from the queue; adds refused ones to `refused`."""
-        if not self._aboard:
+        if not self._active:
             self._allowed = self._engine.allowed()
         coming: list[tuple[Asked, Prepared, Size]] = []
-        sizes = [size for _, size in self._aboard.values()]
+        sizes = [size for _, size in self._active.values()]
         while self._queue:
             asked = self._queue[0]
             try:
@@ -108,35 +109,35 @@ class Scheduler:
             if sizes and not fits:
                 break
             coming.append((self._queue.popleft(), prepared, size))
-            self._ready.pop(id(asked[0]), None)
+            del self._known[id(asked[0])]
+            if self._hold:
+                self._known[id(asked[0])] = Prepared(prepared.name, prepared.key, {}), size
             sizes.append(size)
         return coming
 
     def _described(self, asked: Asked) -> tuple[Prepared, Size]:
         """An item with its memory needs; without features if its prompt is held."""
         ticket, rows = id(asked[0]), 1 if self._arguments.greedy else len(asked[1].sample_indices)
-        if ticket in self._flight.held:
-            prepared, size = self._known[ticket]
-            return prepared, Size(size.tokens, size.image_values, rows)
-        if ticket not in self._ready:
-            self._ready[ticket] = self._prepare(asked)
-        prepared = self._ready[ticket]
-        self._engine.shares(prepared, rows, self._arguments)  # before sizes depend on it
-        return prepared, self._engine.size(prepared, rows)
+        if ticket not in self._known or not (self._known[ticket][0].features or ticket in self._running.held):
+            prepared = self._prepare(asked)
+            self._engine.try_out(prepared, rows, self._arguments)  # before sizes depend on it
+            self._known[ticket] = prepared, self._engine.size(prepared, rows)
+        prepared, size = self._known[ticket]
+        return prepared, replace(size, rows=rows)
 
     def _advance(self, coming: list[tuple[Asked, Prepared, Size]]) -> list[Done]:
         """Admits items and continues decoding; if memory runs out, active items return to the queue."""
         for asked, _, size in coming:
-            self._aboard[id(asked[0])] = (asked, size)
+            self._active[id(asked[0])] = (asked, size)
         failure: BaseException
-        done: list[Done] = []  # an error must not lose them: they are no longer aboard
+        done: list[Done] = []  # an error must not lose them: they are no longer active
         try:
             if not self._engine.shares_prompts or not self._arguments.use_cache:
                 done.extend(self._row_by_row(coming))
                 return done
             self._admit(coming)
-            ended = dict(self._flight.run())
-            return [self._landed(ticket, ended[ticket]) for ticket in list(self._aboard) if ticket in ended]
+            ended = dict(self._running.run())
+            return [self._answered(ticket, ended[ticket]) for ticket in list(self._active) if ticket in ended]
         except UnsuitedModelError as error:
             self._engine.give_up(str(error))
             self._back()
@@ -153,67 +154,48 @@ class Scheduler:
     def _out_of_memory(
         self, coming: list[tuple[Asked, Prepared, Size]], failure: BaseException
     ) -> list[Done]:
-        if len(self._aboard) == 1:
-            ((asked, size),) = self._aboard.values()
-            self._aboard.clear()
-            self._flight = self._engine.flight(self._arguments, self._hold)
-            self._refuse(asked, self._engine.too_large(asked[1].name, size, self._arguments, failure))
-            return [(asked, [])]
-        self._ready |= {id(asked[0]): prepared for asked, prepared, _ in coming if prepared.features}
         sizes = self._back()
+        if len(sizes) == 1:
+            asked = self._queue.popleft()
+            self._refuse(asked, self._engine.too_large(asked[1].name, sizes[0], self._arguments, failure))
+            return [(asked, [])]
+        self._known |= {id(one[0]): (prepared, size) for one, prepared, size in coming if prepared.features}
         self._engine.shrink(sizes, self._arguments)
         self._allowed = self._engine.allowed()
         return []
 
     def _without(self, tickets: Collection[int]) -> list[Done]:
         """Refuses items whose logits are not finite; redraws the other active items, with the same result."""
-        bad = [asked for ticket, (asked, _) in self._aboard.items() if ticket in tickets]
+        bad = [asked for ticket, (asked, _) in self._active.items() if ticket in tickets]
         for asked in bad:
-            del self._aboard[id(asked[0])]
+            del self._active[id(asked[0])]
             self._refuse(asked, not_finite(asked[1].name))
         self._back()
         return [(asked, []) for asked in bad]
 
     def _back(self) -> list[Size]:
         """Moves all active items to the front of the queue; keyed draws give the same responses again."""
-        sizes = [size for _, size in self._aboard.values()]
-        self._queue.extendleft(reversed([asked for asked, _ in self._aboard.values()]))
-        self._aboard.clear()
-        self._flight = self._engine.flight(self._arguments, self._hold)
+        sizes = [size for _, size in self._active.values()]
+        self._queue.extendleft(reversed([asked for asked, _ in self._active.values()]))
+        self._active.clear()
+        self._running = self._engine.running(self._arguments, self._hold)
         return sizes
 
     def _admit(self, coming: list[tuple[Asked, Prepared, Size]]) -> None:
         """New items and items that get further rows, grouped by similar prompt length."""
-        arrivals: dict[int, Arrival] = {}
-        for asked, prepared, size in coming:
-            ticket = id(asked[0])
-            arrivals[ticket] = Arrival(ticket, self._keys(asked, prepared, size))
-            if self._hold:
-                self._known[ticket] = (Prepared(prepared.name, prepared.key, {}), size)
-        parts = self._flight.prompts_of(arrivals)
-        parts += self._prefilled(
-            [(id(asked[0]), prepared) for asked, prepared, _ in coming if prepared.features]
-        )
-        parts.sort(key=lambda part: -part[1].longest)
+        keys = {id(one[0][0]): self._keys(*one) for one in coming}
+        new = [one for one in coming if one[1].features]
+        new.sort(key=lambda one: (_features(one), -one[1].tokens))
+        tickets = iter(id(asked[0]) for asked, _, _ in new)
+        parts = self._running.prompts_of(keys)
+        for prompts in self._engine.prefill([prepared for _, prepared, _ in new]):
+            prompts.tickets = list(islice(tickets, len(prompts)))
+            parts.append(prompts)
+        parts.sort(key=lambda part: -part.longest)
         while parts:
-            longest = parts[0][1].longest
-            together = [part for part in parts if part[1].longest * _SPREAD >= longest]
+            together = [part for part in parts if part.longest * _SPREAD >= parts[0].longest]
             parts = parts[len(together) :]
-            self._flight.admit(
-                [arrivals[ticket] for tickets, _ in together for ticket in tickets],
-                [prompts for _, prompts in together],
-            )
-
-    def _prefilled(self, new: list[tuple[int, Prepared]]) -> list[tuple[list[int], Prompts]]:
-        """Prompts to prefill now, with their tickets, grouped by length."""
-        found = []
-        ordered = sorted(new, key=lambda one: (_features(one), -one[1].tokens))
-        for _, group in groupby(ordered, key=_features):
-            members = list(group)
-            tickets = iter(ticket for ticket, _ in members)
-            for prompts in self._engine.prefill([prepared for _, prepared in members]):
-                found.append(([next(tickets) for _ in range(len(prompts))], prompts))
-        return found
+            self._running.admit({one: keys[one] for part in together for one in part.tickets}, together)
 
     def _row_by_row(self, coming: list[tuple[Asked, Prepared, Size]]) -> Iterator[Done]:
         """Answers new items group by group; yields each at once, so that a later group's error loses none."""
@@ -225,14 +207,13 @@ class Scheduler:
             except NotFiniteError as error:
                 raise NotFiniteError(id(members[place][0][0]) for place in error.tickets) from error
             for (asked, _, _), found in zip(members, completions, strict=True):
-                yield self._landed(id(asked[0]), found)
+                yield self._answered(id(asked[0]), found)
 
     def _keys(self, asked: Asked, prepared: Prepared, size: Size) -> list[int]:
-        """The keys of an item's draws, one per row."""
         return [row_key(self._seed, prepared.key, index) for index in asked[1].sample_indices[: size.rows]]
 
-    def _landed(self, ticket: int, completions: list[Completion]) -> Done:
+    def _answered(self, ticket: int, completions: list[Completion]) -> Done:
         """Uses one greedy completion for every sample."""
-        asked, _ = self._aboard.pop(ticket)
+        asked, _ = self._active.pop(ticket)
         copies = len(asked[1].sample_indices) if self._arguments.greedy else 1
         return asked, completions * copies

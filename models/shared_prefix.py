@@ -1,8 +1,8 @@
 """Prefills each prompt once; the rows that share it decode together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ class Prompts:
     positions: Tensor
     tokens: Tensor  # int64 `(items, prompt)`
     attention_mask: Tensor  # int64 `(items, prompt)`, 0 at padding
+    tickets: list[int] = field(default_factory=list)  # what identifies each item, where a caller sets it
 
     def __len__(self) -> int:
         """The number of items."""
@@ -39,8 +40,9 @@ class Prompts:
         """The length of a prompt in tokens, padding included."""
         return self.tokens.shape[1]
 
-    def select(self, items: Tensor) -> "Prompts":
-        """A copy with the prompts of int64 `items`."""
+    def select(self, places: Sequence[int]) -> "Prompts":
+        """A copy with the prompts at some places."""
+        items = torch.tensor(places, device=self.tokens.device)
         return Prompts(
             [keys.index_select(0, items) for keys in self.keys],
             [values.index_select(0, items) for values in self.values],
@@ -48,6 +50,7 @@ class Prompts:
             self.positions.index_select(-2, items),
             self.tokens[items],
             self.attention_mask[items],
+            [self.tickets[place] for place in places] if self.tickets else [],
         )
 
 
@@ -66,6 +69,7 @@ def joined(parts: Sequence[Prompts]) -> Prompts:
         torch.cat([part.positions for part in parts], dim=-2),
         torch.cat([_padded(part.tokens, longest, -1) for part in parts]),
         torch.cat([_padded(part.attention_mask, longest, -1) for part in parts]),
+        [ticket for part in parts for ticket in part.tickets],
     )
 
 
@@ -196,14 +200,13 @@ def _room(states: Tensor, capacity: int) -> Tensor:
 
 
 def _grown(buffer: Tensor) -> Tensor:
-    """A buffer of twice the capacity that begins with those of `buffer`."""
     length = buffer.shape[2]
     grown = _room(buffer, 2 * length)
     grown[:, :, :length] = buffer
     return grown
 
 
-class PrefixGroup:
+class Cohort:
     """Prompts and the rows that continue them.
 
     Attributes:
@@ -263,18 +266,15 @@ class PrefixGroup:
         self._set_rows(self.item_of_row[torch.tensor(order, dtype=torch.int64, device=device)])
         return order
 
-    def drop_idle(self, kept: Sequence[int]) -> list[int] | None:
-        """Drops the prompts of items without rows that are not in `kept`, once there are enough of them.
-
-        Returns the old numbers of the remaining items; None if none is dropped.
-        """
+    def drop_idle(self, held: Collection[int]) -> bool:
+        """Drops prompts without rows that are not `held`, once there are enough; returns if any is left."""
+        kept = (place for place, ticket in enumerate(self.prompts.tickets) if ticket in held)
         needed = sorted({*self.item_of_row.tolist(), *kept})
-        if not needed or len(needed) > (1 - _IDLE_ITEMS) * self._items:
-            return None
-        items = torch.tensor(needed, device=self.item_of_row.device)
-        self.prompts = self.prompts.select(items)
-        self._set_rows(torch.searchsorted(items, self.item_of_row))
-        return needed
+        if needed and len(needed) <= (1 - _IDLE_ITEMS) * self._items:
+            self.prompts = self.prompts.select(needed)
+            items = torch.tensor(needed, device=self.item_of_row.device)
+            self._set_rows(torch.searchsorted(items, self.item_of_row))
+        return bool(needed)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of one new token per row.
@@ -363,12 +363,12 @@ def _following(
 
 
 class Decoder:
-    """The rows in flight, in the order of their cohorts."""
+    """The rows in progress, in the order of their cohorts."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Starts without rows, for a model that prefills the prompts."""
         self._model = model
-        self.cohorts: list[PrefixGroup] = []
+        self.cohorts: list[Cohort] = []
         self._positions: Tensor | None = None
 
     def admit(self, prompts: Prompts, samples: Sequence[int]) -> Tensor:
@@ -376,7 +376,7 @@ class Decoder:
 
         Returns the logits for the rows' first token, `(new rows, vocabulary)`.
         """
-        cohort = PrefixGroup(prompts, samples)
+        cohort = Cohort(prompts, samples)
         self.cohorts.append(cohort)
         positions = prompts.positions.index_select(-2, cohort.item_of_row)
         self._positions = (
@@ -443,7 +443,7 @@ class Decoder:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """Attention of one new token per row, called by the model's own layers; see `PrefixGroup.attend`.
+        """Attention of one new token per row, called by the model's own layers; see `Cohort.attend`.
 
         The mask is unused, as padding is known from the prompts; without `scaling` it is one over the root of
         the width. Returns `(rows, 1, heads, width)`, and no weights.

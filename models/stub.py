@@ -108,7 +108,11 @@ def _script(answers: str | Path | Answers | None) -> Answers:
     table: dict[object, list[str]] = {}
     if not Path(answers).is_file():
         raise HarnessError(f"answers={answers}: the file does not exist", "Pass a JSON Lines file")
-    for number, line in enumerate(_lines(Path(answers)), 1):
+    try:
+        lines = reading.read_text(Path(answers), _MOST).split("\n")
+    except (OSError, ValueError) as error:
+        raise HarnessError(f"answers={answers} cannot be read ({error})", "Pass a JSON Lines file") from error
+    for number, line in enumerate(lines, 1):
         if line.strip():
             key, responses = _row(line, f"{answers}, line {number}")
             table[key] = responses
@@ -118,13 +122,6 @@ def _script(answers: str | Path | Answers | None) -> Answers:
         return responses[question.sample_index % len(responses)] if responses else None
 
     return look_up
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return reading.read_text(path, _MOST).split("\n")
-    except (OSError, ValueError) as error:
-        raise HarnessError(f"answers={path} cannot be read ({error})", "Pass a JSON Lines file") from error
 
 
 def _row(line: str, where: str) -> tuple[object, list[str]]:

@@ -8,20 +8,20 @@ import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from peft import PeftConfig
 from peft.tuners.lora import LoraLayer
-from transformers import PreTrainedConfig
+from transformers import PreTrainedModel
 
 from dcsft_harness import ranks
 from dcsft_harness.artifacts.lock import Scratch
 from dcsft_harness.coordinates import declare
-from dcsft_harness.errors import HarnessError, refusal
+from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.lmms.protocols import Generation
 
-from .adapters import attach, read_config
-from .arguments import ModelSettings, VLLMSettings
+from .adapters import read_config
+from .arguments import VLLMSettings
 from .base import CheckpointModel, UnavailableError
 from .batching import Features, count_tokens, process, refusals, tokenize
-from .checkpoint import check_adapter, check_weights, skeleton
-from .decoding import Endings, SpecialTokens
+from .checkpoint import check_adapter, check_weights
+from .decoding import Endings
 from .merging import merge
 from .pixel_limits import call_size
 from .requests import Item, Prompt, plan
@@ -68,17 +68,10 @@ class Adapted:
         rank: the adapter's, if it is sent as a LoRA request; else None.
     """
 
-    def __init__(self, settings: ModelSettings, config: PreTrainedConfig, always_merge: bool) -> None:
-        """Reads the adapter, if there is one; merges nothing yet.
-
-        `config` is the base's; `always_merge` merges even an adapter that could be served.
-
-        Raises:
-            HarnessError: the adapter does not fit the base.
-        """
+    def __init__(self, settings: VLLMSettings, model: PreTrainedModel | None) -> None:
+        """Merges nothing yet; `model` is what `check_adapter` returns."""
         self._settings = settings
-        served = settings.adapter is not None and not always_merge
-        self.rank = served_rank(settings, config) if served else None
+        self.rank = None if model is None or settings.merge_adapter else served_rank(settings, model)
         self._merged: Scratch | None = None
         self._folder: str | None = None
 
@@ -95,37 +88,30 @@ class Adapted:
         if settings.adapter is None or self.rank is not None:
             return settings.pretrained
         if self._folder is None and alone:
-            self._merged = self._merge(settings.adapter, features())
-            self._folder = str(self._merged.folder)
+            self._folder = self._merge(settings.adapter, features())
         if self._folder is None:
             with ranks.agreed():
                 if ranks.world_size() == 1 or os.environ.get("LOCAL_RANK", "0") == "0":
-                    self._merged = self._merge(settings.adapter, features())
-                    self._folder = str(self._merged.folder)
+                    self._folder = self._merge(settings.adapter, features())
             machine = os.environ.get("GROUP_RANK", "0")
             folders = {where: one for where, one in ranks.gathered((machine, self._folder)) if one}
             self._folder = self._folder or folders[machine]
         return self._folder
 
-    def _merge(self, adapter: str, features: Features) -> Scratch:
-        settings = self._settings
-        scratch = Scratch("dcsft_merged")
+    def _merge(self, adapter: str, features: Features) -> str:
+        """Merges into a temporary folder, and returns it."""
+        base, trust = self._settings.pretrained, self._settings.trust_remote_code
+        self._merged = Scratch("dcsft_merged")
+        folder = self._merged.folder
         _LOG.warning("adapter %s is merged into a temporary checkpoint first, not served unmerged", adapter)
         try:
-            parity = merge(
-                settings.pretrained, adapter, scratch.folder, [features], settings.trust_remote_code
-            )
-        except BaseException as error:
-            scratch.remove()
-            if (reason := refusal(error)) is None:
-                raise
-            raise HarnessError(
-                f"the merge of adapter {adapter} cannot be written to {scratch.folder} "
-                f"({os.strerror(reason)})",
-                "Free some space there, or set TMPDIR to a folder with room for the whole model",
-            ) from error
+            with reporting_refusals(f"merge of adapter {adapter}", folder, "nothing was kept", "TMPDIR"):
+                parity = merge(base, adapter, folder, [features], trust)
+        except BaseException:
+            self.remove()
+            raise
         _LOG.info("merged %s; logits differ by %.2g standard deviations", adapter, parity.in_deviations)
-        return scratch
+        return str(folder)
 
     def remove(self) -> None:
         """Removes the merged checkpoint, if there is one."""
@@ -134,24 +120,17 @@ class Adapted:
         self._merged = self._folder = None
 
 
-def served_rank(settings: ModelSettings, config: PreTrainedConfig) -> int | None:
+def served_rank(settings: VLLMSettings, model: PreTrainedModel) -> int | None:
     """The rank with which vLLM can serve `settings.adapter` as a LoRA request; None where it must be merged.
 
     vLLM serves plain LoRA on linear layers of the language model. It ignores some of PEFT's options and skips
     modules elsewhere, such as the vision tower's. So every adapter that is not certain to be served is
-    merged.
-
-    Raises:
-        HarnessError: the adapter does not fit the base.
+    merged. `model` has the adapter on its modules.
     """
     assert settings.adapter is not None
     adapter = read_config(settings.adapter, settings.pretrained)
-    if not _plain(adapter):
-        return None
-    model = skeleton(config, settings.trust_remote_code)
-    attach(model, settings.adapter, settings.pretrained)
     decoder = model.get_decoder()
-    if decoder is model:
+    if not _plain(adapter) or decoder is model:
         return None
     served = {
         id(module)
@@ -203,16 +182,14 @@ class DcsftVLLM(CheckpointModel):
         local = self.settings.base_url is None
         if local:
             require_vllm()
-        checkpoint = self.settings.checkpoint()
-        config, self._room = self._open_checkpoint(self.settings, checkpoint)
-        self._size = call_size(self.processor, checkpoint.pretrained, checkpoint.trust_remote_code)
-        self._tokens = SpecialTokens.of(self.tokenizer, self._generation_config, config)
+        base = self.settings.pretrained
+        config = self._open_checkpoint(self.settings)
+        self._size = call_size(self.processor, base, self.settings.trust_remote_code)
         self.device = torch.device("cpu")  # lmms-eval's own tensors; vLLM has the accelerator
         if local:  # a server has weights of its own
-            check_weights(checkpoint, config)
-            check_stored(checkpoint.pretrained)
-        check_adapter(checkpoint, config)
-        self._adapted = Adapted(checkpoint, config, self.settings.merge_adapter)
+            check_weights(self.settings, config)
+            check_stored(base)
+        self._adapted = Adapted(self.settings, check_adapter(self.settings, config))
         self._backend: OfflineEngine | Server | None = None
         self._limits: Limits | None = None
         if not local:
@@ -278,21 +255,18 @@ class DcsftVLLM(CheckpointModel):
         tokens, images = self.settings.max_model_len, self.settings.max_images
         if tokens is not None and images is not None:
             return Limits(tokens, images)
-        sizes = [size for item in items if (size := self._measured(item)) is not None]
+        sizes: list[tuple[int, int]] = []
+        for item in items:
+            try:
+                prompt, _, _, size = self._sized(item)
+                sizes.append((size + item.arguments.max_new_tokens, len(prompt.images)))
+            except HarnessError:  # it will be refused
+                if self.refused is None:
+                    raise
         longest = max((tokens for tokens, _ in sizes), default=self._room or 1)
         longest = min(longest, self._room or longest)
         most = max((images for _, images in sizes), default=0)
         return Limits(longest if tokens is None else tokens, most if images is None else images)
-
-    def _measured(self, item: Item) -> tuple[int, int] | None:
-        """Tokens of an item's prompt and longest response, and its images; None if it will be refused."""
-        try:
-            prompt, _, _, size = self._sized(item)
-        except HarnessError:
-            if self.refused is None:
-                raise
-            return None
-        return size + item.arguments.max_new_tokens, len(prompt.images)
 
     def _sized(self, item: Item) -> tuple[Prompt, str, list[int], int]:
         """An item's prompt, its text, the text's token ids, and its number of tokens with those of images."""
@@ -334,9 +308,9 @@ class DcsftVLLM(CheckpointModel):
         if self._size is None or drawn.n_prompt_tokens == asked.size:
             return
         raise UnavailableError(
-            f"{asked.name}: min_pixels={self._convention.min_pixels}, "
-            f"max_pixels={self._convention.max_pixels} make a prompt of {asked.size} tokens, but vLLM made "
-            f"{drawn.n_prompt_tokens}, so that the limits have no effect there",
+            f"{asked.name}: min_pixels={self.box_convention.min_pixels}, "
+            f"max_pixels={self.box_convention.max_pixels} make a prompt of {asked.size} tokens, but vLLM "
+            f"made {drawn.n_prompt_tokens}, so that the limits have no effect there",
             "Set them in the checkpoint's preprocessor_config.json and leave them out here, or use dcsft_hf",
         )
 

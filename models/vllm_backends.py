@@ -288,16 +288,36 @@ _LAUNCH = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR"
 
 
 def _own_devices(devices: int) -> dict[str, str | None]:
-    """In a launch, the environment in which an engine uses this rank's `devices` GPUs.
+    """In a launch, the environment in which an engine uses this rank's own GPUs, `devices`, or processors.
 
     Raises:
         HarnessError: the machine has too few.
     """
     if ranks.world_size() == 1:
         return {}
+    launch = dict.fromkeys(_LAUNCH)
     rank = int(os.environ.get("LOCAL_RANK", "0"))
     count = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), rank + 1)
-    return {**dict.fromkeys(_LAUNCH), **_share(rank, count, devices)}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(at) for at in range(torch.cuda.device_count())]
+    if names and visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+    if not names:
+        if "VLLM_CPU_OMP_THREADS_BIND" in os.environ:
+            return launch
+        own = sorted(os.sched_getaffinity(0))[rank::count]  # else all bind their threads to the same ones
+        return {**launch, "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own)) or "nobind"}
+    if len(names) == devices:  # the launcher shows each process its own
+        return launch
+    if len(names) < count * devices:
+        raise HarnessError(
+            f"{count} processes with tensor_parallel_size={devices} need {count * devices} GPUs, but this"
+            f" machine has {len(names)}",
+            f"Start {len(names) // devices} processes" if len(names) >= devices else "Lower it",
+        )
+    # A process that inherited torch's state by a fork would take the launch's group for its own.
+    shown = ",".join(names[rank * devices : (rank + 1) * devices])
+    return {**launch, "CUDA_VISIBLE_DEVICES": shown, "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
 
 @contextlib.contextmanager
@@ -317,32 +337,6 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def _share(rank: int, count: int, devices: int) -> dict[str, str]:
-    """Variables by which engine `rank` of a machine's `count` uses its own GPUs, `devices`, or processors."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(at) for at in range(torch.cuda.device_count())]
-    if names and visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-    if not names:
-        if "VLLM_CPU_OMP_THREADS_BIND" in os.environ:
-            return {}
-        own = sorted(os.sched_getaffinity(0))[rank::count]  # else all bind their threads to the same ones
-        return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own)) or "nobind"}
-    if len(names) == devices:  # the launcher shows each process its own
-        return {}
-    if len(names) < count * devices:
-        raise HarnessError(
-            f"{count} processes with tensor_parallel_size={devices} need {count * devices} GPUs, but this"
-            f" machine has {len(names)}",
-            f"Start {len(names) // devices} processes" if len(names) >= devices else "Lower it",
-        )
-    # A process that inherited torch's state by a fork would take the launch's group for its own.
-    return {
-        "CUDA_VISIBLE_DEVICES": ",".join(names[rank * devices : (rank + 1) * devices]),
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    }
 
 
 def _options(settings: VLLMSettings, limits: Limits, sizes: dict[str, int] | None) -> dict[str, Any]:
@@ -468,7 +462,6 @@ class Server:
         self.served = self._find(settings.served_model_name)
 
     def _find(self, wanted: str | None) -> str:
-        """The model name to request."""
         names = [
             str(model.id) for model in self._patiently("the list of models", self._client.models.list).data
         ]
@@ -562,7 +555,6 @@ class Server:
 
 
 def _announce(what: str, state: tenacity.RetryCallState) -> None:
-    """Reports a retry."""
     if state.outcome is not None and state.next_action is not None:
         trouble, wait = state.outcome.exception(), state.next_action.sleep
         _LOG.warning("%s: %s; trying again in %.1f s", what, trouble and error_line(trouble), wait)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,44 +87,46 @@ def evaluate(
                 return {}
             store.collect()
             with store.finishing(recorded, inputs) as draft:
-                rows = {one: _scores(task, items[one], answered[one], store) for one, task in tasks.items()}
-                sampled: dict[str, list[list[records.Response]]] = {}
-                samples = 1 if sampling is None else sampling.samples
-                if sampling is not None:
-                    for one, task in tasks.items():
-                        sampled[one] = _responses(task, items[one], answered[one], store, samples)
-                        rows[one] = list(map(_of_samples, rows[one], sampled[one]))
+                samples = None if sampling is None else sampling.samples
+                scored = {
+                    one: list(_scored(task, items[one], answered[one], store, samples))
+                    for one, task in tasks.items()
+                }
+                rows = {one: [row for row, _ in some] for one, some in scored.items()}
                 _write(draft, running, tasks, limit, items, answered, rows, results)
-                _write_samples(draft, sampled, samples)
+                if samples is not None:
+                    of_items = {one: [each for _, each in some] for one, some in scored.items()}
+                    _write_samples(draft, of_items, samples)
                 draft.notes |= {"resumed": store.resumed, "damaged": store.damaged, **dict(noted or {})}
                 given = sum(len(got.generated) for some in answered.values() for got in some)
                 draft.notes |= store.cost(len(asked), given, peak)
             return draft.notes
 
 
-def _responses(
+def _scored(
     task: lmms.Task,
     items: Sequence[records.Item],
     answered: Sequence[lmms.Answered],
     store: rollout_store.RolloutStore,
-    samples: int,
-) -> list[list[records.Response]]:
-    """The K responses to each item of a task, scored."""
-    found = []
+    samples: int | None,
+) -> Iterator[tuple[records.Score, list[records.Response]]]:
+    """Each item's row, and its scored responses: K = `samples`, or its only one without."""
     for item, got in zip(items, answered, strict=True):
-        rollout_store.refuse_other_number(item, got, samples)
-        doc = task.eval_docs_no_media[item.doc_id]
-        verdicts = lmms.verdicts_of(task, doc, got.responses, got.metrics)
-        rows = []
-        for index, (response, verdict) in enumerate(zip(got.responses, verdicts, strict=True)):
+        score, extracted, cluster = lmms.score_of(task, got.metrics)
+        verdicts = [(score, extracted, extracted)]
+        if samples is not None:
+            rollout_store.refuse_other_number(item, got, samples)
+            doc = task.eval_docs_no_media[item.doc_id]
+            verdicts = lmms.verdicts_of(task, doc, got.responses, got.metrics)
+        drawn = []
+        for index, (response, verdict) in enumerate(zip(got.responses, verdicts, strict=samples is not None)):
             draw = store.kept.get((item.item_id, index))
             spent = (draw.n_tokens, draw.finish_reason) if draw else (None, None)
-            rows.append(records.Response(item.task, item.item_id, index, *verdict, str(response), *spent))
-        found.append(rows)
-    return found
+            drawn.append(records.Response(item.task, item.item_id, index, *verdict, str(response), *spent))
+        yield _row(item, cluster, drawn), drawn
 
 
-def _of_samples(row: records.Score, responses: Sequence[records.Response]) -> records.Score:
+def _row(item: records.Item, cluster: str | None, responses: Sequence[records.Response]) -> records.Score:
     """An item's row: the mean score, the sum of tokens, and the answer with the most votes."""
     scored = [one.score for one in responses if one.score is not None]
     votes = Counter(one.vote for one in responses if one.vote is not None)
@@ -133,12 +135,16 @@ def _of_samples(row: records.Score, responses: Sequence[records.Response]) -> re
     shown = next((one for one in responses if votes and one.vote == most), responses[0])
     tokens = [one.n_tokens for one in responses if one.n_tokens is not None]
     ends = {one.finish_reason for one in responses}
-    return replace(
-        row,
+    return records.Score(
+        task=item.task,
+        item_id=item.item_id,
+        doc_id=item.doc_id,
         score=sum(scored) / len(scored) if scored else None,
         extracted=shown.extracted,
         response=shown.response,
+        answer=item.answer,
         n_tokens=sum(tokens) if len(tokens) == len(responses) else None,
+        cluster=cluster,
         finish_reason=None if None in ends else "length" if "length" in ends else "stop",
     )
 
@@ -146,9 +152,7 @@ def _of_samples(row: records.Score, responses: Sequence[records.Response]) -> re
 def _write_samples(
     draft: manifest.Draft, drawn: Mapping[str, Sequence[Sequence[records.Response]]], samples: int
 ) -> None:
-    """Writes the K responses to all items of each task, if any were sampled, and notes the metrics at k."""
-    if not drawn:
-        return
+    """Writes the K responses to all items of each task, and notes the metrics at k."""
     from dcsft_harness.leaderboard.sampled import draws_of_lists
 
     every = [one for some in drawn.values() for each in some for one in each]
@@ -221,34 +225,6 @@ def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:
     if embedded:
         _DESCRIBED[key] = tuple(items)
     return items
-
-
-def _scores(
-    task: lmms.Task,
-    items: Sequence[records.Item],
-    answered: Sequence[lmms.Answered],
-    store: rollout_store.RolloutStore,
-) -> list[records.Score]:
-    """Each item's row, of its first response."""
-    rows = []
-    for item, got in zip(items, answered, strict=True):
-        score, extracted, cluster = lmms.score_of(task, got.metrics)
-        draw = store.kept.get((item.item_id, 0))
-        rows.append(
-            records.Score(
-                task=item.task,
-                item_id=item.item_id,
-                doc_id=item.doc_id,
-                score=score,
-                extracted=extracted,
-                response=got.responses[0],
-                answer=item.answer,
-                n_tokens=draw.n_tokens if draw else None,
-                cluster=cluster,
-                finish_reason=draw.finish_reason if draw else None,
-            )
-        )
-    return rows
 
 
 def summary_of(

@@ -7,10 +7,9 @@ A board's folder::
     leaderboard/                 rebuilt from all results after every row
 """
 
-import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -97,18 +96,13 @@ class BoardFolder:
             elsewhere.append(Path(found if name is None else f"{name}={found}"))
         return [*elsewhere, *(path for name in self.names() for path in self.tasks_of(name))]
 
-    @contextlib.contextmanager
-    def claimed(self, name: str) -> Iterator[Path]:
+    def claimed(self, name: str) -> AbstractContextManager[Path]:
         """Locks a row's results for this process; yields a folder for temporary files.
 
         Raises:
             HarnessError: another process is scoring under that name.
         """
-        home = self.of(name)
-        with manifest.taken(home, "row", "the row", grant=False) as unfinished:
-            for left in home.glob(f".*.{manifest.UNFINISHED}-*"):  # left by a killed process
-                shutil.rmtree(left)
-            yield unfinished
+        return manifest.taken(self.of(name), "row", "the row", grant=False)
 
     def save(self) -> None:
         """Saves the settings for the next call."""
@@ -443,7 +437,7 @@ def score(board: BoardFolder, name: str, make: Make, settings: Scoring, show: Sh
         subject = make(place)
         if subject is None:
             return None
-        arguments = subject.arguments_of(settings.model, settings.model_args)
+        arguments = subject.arguments(settings.model, settings.model_args)
         kept = _kept(board, name, subject, settings, show)
         missing = [task for task in settings.tasks if task not in kept]
         found = standing(board)

@@ -41,32 +41,28 @@ class Subject:
     adapter: Path | None = None  # a PEFT folder; None for a whole checkpoint
     origin: Origin | None = None  # their run, if they are a checkpoint inside one; None otherwise
 
-    def arguments(self, further: str) -> str:
-        """The model arguments to load it; a comma in its path is an error, as it separates arguments."""
-        named = {"pretrained": self.pretrained, "adapter": self.adapter}
-        for value in named.values():
-            reading.refuse_comma(value)
-        parts = [f"{key}={value}" for key, value in named.items() if value is not None]
-        return ",".join([*parts, *([further] if further else [])])
+    def arguments(self, engine: str, further: str) -> str:
+        """The model arguments with which an engine loads it.
 
-    def arguments_of(self, engine: str, further: str) -> str:
-        """The model arguments with which an engine loads it; see `arguments`.
-
-        An engine that takes no checkpoint, or no adapter where this is one, is refused.
+        An engine that takes no checkpoint, or no adapter where this is one, is refused; so is a comma in its
+        path, as it separates arguments.
         """
         from dcsft_harness import lmms
         from dcsft_harness.models import MODELS
 
-        if engine in MODELS:
-            return self.arguments(further)
-        name = lmms.checkpoint_argument(engine)
-        if self.adapter is not None:
+        own = engine in MODELS
+        name = "pretrained" if own else lmms.checkpoint_argument(engine)
+        if self.adapter is not None and not own:
             raise HarnessError(
                 f"--engine {engine} takes no adapter, and {self.adapter} is one",
                 f"Merge it with `dcsft merge {shlex.quote(str(self.adapter))} --output DIR`, or use"
                 " --engine dcsft_hf or dcsft_vllm",
             )
-        return self.arguments(further).replace("pretrained=", f"{name}=", 1)
+        named = {name: self.pretrained, "adapter": self.adapter}
+        for value in named.values():
+            reading.refuse_comma(value)
+        parts = [f"{key}={value}" for key, value in named.items() if value is not None]
+        return ",".join([*parts, *([further] if further else [])])
 
     def inputs(self) -> dict[str, Path]:
         """Role -> folder, for a manifest; a hub's checkpoint has none."""
@@ -126,16 +122,19 @@ def as_engine(model: str, arguments: str, engine: str | None = None) -> tuple[st
     Raises:
         HarnessError: see `open_subject`; or the arguments also name a checkpoint, or the engine takes none.
     """
-    folder = Path(model)
-    if engine is not None and engine != model:
-        return engine, _engine_arguments(model, arguments, engine)
+    from dcsft_harness import lmms
     from dcsft_harness.models import MODELS
 
-    is_folder = folder.is_dir() and model not in MODELS
+    if engine is not None and engine != model:
+        lmms.check_model(engine, arguments)
+        if model in MODELS and not Path(model).exists():  # the default, or the old spelling
+            return engine, arguments
+        return engine, _loading(model, arguments, engine)
+    is_folder = Path(model).is_dir() and model not in MODELS
     if model != DIGITS and "/" not in model and not is_folder:
         _refuse_unknown(model)
         return model, arguments
-    return "dcsft_hf", _with_base(model, arguments)
+    return "dcsft_hf", _loading(model, arguments, "dcsft_hf")
 
 
 def _refuse_unknown(model: str) -> None:
@@ -163,42 +162,28 @@ def _holds_weights(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (ADAPTER, MODEL))
 
 
-def _with_base(model: str, arguments: str) -> str:
-    """The arguments that load a checkpoint or adapter; an adapter's base may be among them."""
+def _loading(model: str, arguments: str, engine: str) -> str:
+    """The arguments with which an engine loads a checkpoint or adapter; an adapter's base may be one."""
+    from dcsft_harness import lmms
+    from dcsft_harness.models import MODELS
+
     pairs = [
         (name.strip(), value.strip())
         for name, _, value in (part.partition("=") for part in reading.separated(arguments))
     ]
-    given = [name for name, _ in pairs if name in ("pretrained", "adapter")]
+    own = engine in MODELS
+    naming = {"pretrained", "adapter", "pretrained" if own else lmms.checkpoint_argument(engine)}
+    given = [name for name, _ in pairs if name in naming]
     if not given:
-        return open_subject(model, None).arguments(arguments)
-    if given != ["pretrained"] or not (Path(model) / ADAPTER).is_file():
+        known = own or Path(model).exists() or model == DIGITS
+        return (open_subject(model, None) if known else Subject(model)).arguments(engine, arguments)
+    if not own or given != ["pretrained"] or not (Path(model) / ADAPTER).is_file():
         raise HarnessError(
             f"--model {model} and --model-args {arguments} both name a checkpoint", "Use only one of them"
         )
     base = next(value for name, value in pairs if name == "pretrained")
     others = ",".join(f"{name}={value}" for name, value in pairs if name != "pretrained")
-    return open_subject(model, base).arguments(others)
-
-
-def _engine_arguments(model: str, arguments: str, engine: str) -> str:
-    from dcsft_harness import lmms
-    from dcsft_harness.models import MODELS
-
-    lmms.check_model(engine, arguments)
-    if model in MODELS and not Path(model).exists():  # the default, or the old spelling
-        return arguments
-    if engine in MODELS:
-        return _with_base(model, arguments)
-    given = reading.named(arguments).keys()
-    name = lmms.checkpoint_argument(engine)
-    if given & {name, "pretrained", "adapter"}:
-        raise HarnessError(
-            f"--model {model} and --model-args {arguments} both name a checkpoint", "Use only one of them"
-        )
-    known = Path(model).exists() or model == DIGITS
-    subject = open_subject(model, None) if known else Subject(model)
-    return subject.arguments_of(engine, arguments)
+    return open_subject(model, base).arguments(engine, others)
 
 
 def _refuse_base(given: str, base: str | None) -> None:

@@ -407,7 +407,6 @@ def test_leftovers_of_a_killed_process_do_not_get_in_the_way(bench, place):  # n
     board = open_board(place / "board")
     home = board.of("one")
     (home / "unfinished" / "checkpoint-10").mkdir(parents=True)
-    (home / f".{ID}.unfinished-123").mkdir()
     scored(board, "one")
     assert sorted(path.name for path in home.iterdir()) == [ID, OOD]
 

@@ -173,7 +173,7 @@ def test_a_batch_gives_the_responses_of_single_prompts_and_of_generate(family):
     turned = [{**doc, "image": docs[number - 1]["image"]} for number, doc in enumerate(docs)]
     assert responses(one, turned, GREEDY) != greedy, "the pictures make no difference"
     assert four._engine.shares_prompts == TABLE[family].shared
-    assert four._engine.way == ("processed" if TABLE[family].whole else "joined")
+    assert four._engine._batcher.way == ("processed" if TABLE[family].whole else "joined")
 
 
 @pytest.mark.few(2)
@@ -217,7 +217,7 @@ def test_a_model_whose_rows_affect_each_other_gets_one_prompt_at_a_time(caplog):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model._model.model), "get_image_features", first_picture_alone)
         assert responses(model, docs, SAMPLED, 2) == wanted
-    assert model._engine.way == "single"
+    assert model._engine._batcher.way == "single"
     assert len([record for record in caplog.records if "one by one, which is slower" in record.message]) == 1
 
 

@@ -281,7 +281,8 @@ def test_the_memory_estimate_grows_with_prompts_rows_and_answers():
 
 def test_the_memory_estimate_covers_every_family():
     for family in FAMILIES:
-        footprint = Footprint.of(load(family)._model)
+        model = load(family)._model
+        footprint = Footprint.of(model.config, model.dtype.itemsize, "cpu")
         # Two layers of two heads of 16, keys and values, float32.
         assert footprint.cached == 2 * 2 * 2 * 16 * 4
         assert footprint.image_value > 4

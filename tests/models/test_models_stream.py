@@ -176,10 +176,10 @@ def test_an_error_in_a_later_group_of_rows_keeps_earlier_responses(failure, answ
 
     engine = types.SimpleNamespace(
         shares_prompts=False,
-        flight=lambda *given: types.SimpleNamespace(held=set(), release=lambda tickets: None),
+        running=lambda *given: types.SimpleNamespace(held=set(), release=lambda tickets: None),
         allowed=lambda: 1,
         needed=lambda sizes, arguments: 0,
-        shares=lambda *given: False,
+        try_out=lambda *given: None,
         size=lambda prepared, rows: Size(prepared.tokens, 0, rows),
         shrink=lambda *given: None,
         give_up=lambda said: None,

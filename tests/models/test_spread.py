@@ -181,11 +181,12 @@ class TestActor:
         number, answered, refused = actor.answer(7, [self.item()], {("pool", 0): "id"}, False)
         assert (number, refused) == (7, {})
         assert [[one.response for one in some] for some in answered] == [["seven", "seven"]]
-        assert actor.load()[:2] == (3, 5)
+        loaded = actor.load()
+        assert (loaded["batch_size"], loaded["seed"]) == (3, 5)
 
     def test_returns_the_image_markers_to_search_prompts_for(self):
         actor = Answerer("dcsft_hf", f"pretrained={checkpoint('qwen2_5_vl')},device=cpu")
-        assert "<|image_pad|>" in actor.load()[4]
+        assert "<|image_pad|>" in actor.load()["media_marks"]
 
     def test_returns_refused_items_or_raises_the_error(self, tmp_path):
         (tmp_path / "answers").write_text('{"task": "pool", "doc_id": 1, "responses": ["one"]}')

@@ -550,12 +550,12 @@ def test_a_rehearsal_fails_if_an_estimate_is_off_by_more_than_allowed():
 def test_an_unreachable_hub_is_asked_once(verb, first_edition, monkeypatch, capsys):  # noqa: F811
     asked = []
 
-    def ask(name, trusted):
+    def ask(name, **_):
         asked.append(name)
         raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
 
     monkeypatch.chdir(first_edition)
-    monkeypatch.setattr(models, "_configuration", ask)
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", ask)
     given = FIRST_ENGINES[verb]
     words = [word.replace("BASE", "jane/model") for word in given if word not in ("--adapter", "adapter")]
     assert main([word.replace(",adapter=adapter", "") for word in words]) == 1
