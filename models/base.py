@@ -447,7 +447,7 @@ class CheckpointModel(ObservedModel):
         system = self._system_prompt
         hashed = {} if not system else {"system_prompt_sha256": hashlib.sha256(system.encode()).hexdigest()}
         given = {"chat_template_kwargs": self._template_arguments} if self._template_arguments else {}
-        self.prompt_settings = hashed | given
+        self.prompt_settings = {**hashed, **given}
         self.media_marks = media_marks(self.processor, config)
         space = settings.box_space or taught(settings.adapter, settings.pretrained)
         self.box_convention = convention(config, self.processor, space)

@@ -203,7 +203,7 @@ class SpreadModel(ObservedModel):
         self._actors: list[Any] = [remote.remote(name, arguments) for _ in range(self.processes)]
         with reporting_failures():
             loaded = ray.get([actor.load.remote() for actor in self._actors])
-        vars(self).update(loaded[0])
+        self.__dict__.update(loaded[0])
         declare(self.box_convention)
 
     def _stream(self, queue: deque[Asked]) -> Iterator[list[Answered]]:

@@ -228,7 +228,7 @@ _COUNTS = ("num_iterations", "steps_per_generation", "generation_batch_size")
 
 
 def _check_value(kind: str, name: str, value: object) -> None:
-    values = ({"train_sampling_strategy": _ORDERS} | VALUES.get(kind, {})).get(name)
+    values = {"train_sampling_strategy": _ORDERS, **VALUES.get(kind, {})}.get(name)
     if values is not None and value not in values:
         remedy = f"Use one of {', '.join(map(str, values))}" if len(values) > 1 else "Leave it out"
         raise HarnessError(f"extra: {name}={value!r} is not supported", remedy)
