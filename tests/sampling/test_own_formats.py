@@ -1081,9 +1081,13 @@ class TestHostileFiles:
             own_data.open_file(path, "exact_word", None)
 
     def test_a_line_that_is_not_json_is_named_with_its_character(self, tmp_path):
-        (tmp_path / "data.jsonl").write_text('{"problem": "a"}\n{"problem": "a"},\n')
-        (_, _), (where, error) = own_files.rows(tmp_path / "data.jsonl")
-        assert (where, error.problem) == ("line 2", "not JSON (Extra data at character 17)")
+        lines = ['{"problem": "a"}', '{"problem": "a"},', '{"problem": "a"} b']
+        (tmp_path / "data.jsonl").write_text("\n".join(lines))
+        _, *refused = own_files.rows(tmp_path / "data.jsonl")
+        assert [(where, error.problem) for where, error in refused] == [
+            ("line 2", "not JSON (a comma follows the object)"),
+            ("line 3", "not JSON (Extra data at character 18)"),
+        ]
 
     def test_several_splits_are_named(self, tmp_path, folder):
         DatasetDict({"train": dataset(folder), "test": dataset(folder)}).save_to_disk(tmp_path / "data")
