@@ -267,6 +267,10 @@ DEFAULT_MAX_NEW_TOKENS = 1024
 # lmms-eval writes this into every task whose YAML sets no `until`. Applied literally, it would end every
 # chain of thought at its first blank line.
 _FILLED_IN_UNTIL = ("\n\n",)
+_FILLED_IN = (
+    "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
+    "stop text. A task that wants it sets stop: ['\\n\\n']."
+)
 
 _NEUTRAL_ONLY: dict[str, object] = {
     "num_beams": 1,
@@ -394,7 +398,7 @@ class GenerationArguments(Arguments):
                 f"generation argument of task {task!r}: {error.problem}", error.remedy
             ) from None
         if values.get("until") == _FILLED_IN_UNTIL:
-            _warn_about_filled_in_until(task)
+            warn_once(_FILLED_IN, task)
         values["stop"] = _stops(values)
         values.pop("until", None)
         return cls.from_options(values)
@@ -520,10 +524,6 @@ def _is_neutral(name: str, value: object) -> bool:
 
 
 @cache
-def _warn_about_filled_in_until(task: str) -> None:
-    """Warns once per task."""
-    _LOG.warning(
-        "Task %r: until=['\\n\\n'] is what lmms-eval fills in when a task sets none; it is not used as a "
-        "stop text. A task that wants it sets stop: ['\\n\\n'].",
-        task,
-    )
+def warn_once(message: str, task: str) -> None:
+    """Logs a warning with the task's name, once per task."""
+    _LOG.warning(message, task)

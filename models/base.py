@@ -294,7 +294,9 @@ class ObservedModel(lmms):  # type: ignore[misc]
         drawings = [Drawing(item, self._kept_of(item)) for item in plan(requests, self.checkpoint_generation)]
         waiting = [(drawing, left) for drawing in drawings if (left := self._next(drawing)) is not None]
         done = len(drawings) - len(waiting)
-        progress, close = self._progress(len(drawings))
+        hidden = self.on_progress is not None or self.rank != 0 or not sys.stderr.isatty()
+        bar: tqdm = tqdm(total=len(drawings), disable=hidden, unit="item")
+        progress: Callable[[int, int], object] = self.on_progress or (lambda n, _: bar.update(n - bar.n))
         if done:
             progress(done, len(drawings))
         for queue in self._queues(waiting):
@@ -303,7 +305,7 @@ class ObservedModel(lmms):  # type: ignore[misc]
                 queue.extendleft(reversed(again))
                 done += len(answered) - len(again)
                 progress(done, len(drawings))
-        close()
+        bar.close()
         results = [GenerationResult("", TokenCounts(0, 0)) for _ in requests]
         applied = self._applied_to(requests)
         for drawing in drawings:
@@ -403,13 +405,6 @@ class ObservedModel(lmms):  # type: ignore[misc]
             raise error
         _LOG.warning("skipped: %s", error)
         self.refused[item.task, item.doc_id] = str(error)
-
-    def _progress(self, total: int) -> tuple[Callable[[int, int], None], Callable[[], None]]:
-        """The observers to call after each batch and at the end."""
-        if self.on_progress is not None:
-            return self.on_progress, lambda: None
-        bar: tqdm = tqdm(total=total, disable=self.rank != 0 or not sys.stderr.isatty(), unit="item")
-        return lambda done, _: bar.update(done - bar.n) and None, bar.close
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         """Not supported: tasks of these models generate text."""

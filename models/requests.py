@@ -8,7 +8,6 @@ index.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any, TypeVar
 
 from lmms_eval.api.instance import Instance
@@ -18,11 +17,15 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.lmms.protocols import Generation
 from dcsft_harness.pictures import opened, reason, strictly, to_rgb
 
-from .arguments import GenerationArguments
+from .arguments import GenerationArguments, warn_once
 
 # From lmms-eval's request list to items: one prompt each, with the number of responses it needs.
 
 _LOG = logging.getLogger(__name__)
+_COPIES = (
+    "Task %r asks for several responses per document at temperature 0, which are copies of one: pass@k "
+    "equals the accuracy. Give `--gen_kwargs do_sample=true,temperature=0.9`, or leave --repeats out."
+)
 Messages = list[dict[str, Any]]
 
 
@@ -77,18 +80,8 @@ def plan(requests: Sequence[Instance], checkpoint: Mapping[str, object] | None =
         clones[key[:3]] = item.sample_indices[-1] + 1
     for item in items.values():
         if len(item.positions) > 1 and item.arguments.greedy:
-            _warn_about_copies(item.task)
+            warn_once(_COPIES, item.task)
     return list(items.values())
-
-
-@cache
-def _warn_about_copies(task: str) -> None:
-    """Warns once per task."""
-    _LOG.warning(
-        "Task %r asks for several responses per document at temperature 0, which are copies of one: pass@k "
-        "equals the accuracy. Give `--gen_kwargs do_sample=true,temperature=0.9`, or leave --repeats out.",
-        task,
-    )
 
 
 # From a task's document to the prompt text and images for a processor.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import Cache, DynamicCache, PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 # Prefills prompts once and keeps their keys and values per item.
@@ -320,11 +320,8 @@ _NAME = "dcsft_shared_prompt"
 _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mask")
 
 
-class _Passing(CacheLayerMixin):  # type: ignore[misc]
+class _Passing(DynamicLayer):  # type: ignore[misc]
     """A cache layer that only passes states through: each cohort keeps its own."""
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing to prepare."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -335,14 +332,6 @@ class _Passing(CacheLayerMixin):  # type: ignore[misc]
     def get_seq_length(self) -> int:
         """Positions are given; some models only ask whether this is the first step."""
         return 1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Masks are not used."""
-        return query_length, 0
-
-    def get_max_length(self) -> int:
-        """No limit."""
-        return -1
 
 
 def _following(

@@ -3,7 +3,7 @@
 import pytest
 
 from dcsft_harness.errors import HarnessError
-from dcsft_harness.models import requests
+from dcsft_harness.models import arguments
 from dcsft_harness.models.stub import DcsftStub
 from tests.fixtures.tiny_checkpoints import documents, requests_for
 
@@ -43,7 +43,7 @@ def test_a_missing_answer_names_its_document():
     [({}, 2, 1), ({}, 1, 0), ({"do_sample": True, "temperature": 0}, 2, 1), ({"temperature": 0.9}, 2, 0)],
 )
 def test_copies_of_a_greedy_response_come_with_one_warning(caplog, given, repeats, warnings):
-    requests._warn_about_copies.cache_clear()
+    arguments.warn_once.cache_clear()
     for _ in range(2):
         run(DcsftStub(default="x"), given, repeats)
     assert sum("copies of one" in record.getMessage() for record in caplog.records) == warnings
