@@ -163,10 +163,10 @@ _IDLE_ROWS = 1 / 32
 _IDLE_FORKS = 1 / 4
 
 # Decoding pauses once this share of rows has finished: then others may be admitted, and finished items are
-# returned. A smaller share makes more cohorts, each with its own attention call.
+# returned. A smaller share makes more prefix groups, each with its own attention call.
 _TURNOVER = 1 / 2
 
-# Replaces the ticket of an item whose prompt has moved to another cohort.
+# Replaces the ticket of an item whose prompt has moved to another prefix group.
 _MOVED = -1
 
 
@@ -212,7 +212,7 @@ class RunningItems:
     def prompts_of(self, tickets: Collection[int]) -> list[Prompts]:
         """Releases the prompts of some held items; returns copies."""
         found = []
-        for prompts in (cohort.prompts for cohort in self._decoder.cohorts):
+        for prompts in (group.prompts for group in self._decoder.groups):
             wanted = self.held.intersection(tickets)
             if items := [place for place, ticket in enumerate(prompts.tickets) if ticket in wanted]:
                 found.append(prompts.select(items))
@@ -223,7 +223,7 @@ class RunningItems:
 
     @torch.inference_mode()
     def admit(self, row_keys: Mapping[int, Sequence[int]], parts: Sequence[Prompts]) -> None:
-        """Adds items as one cohort and draws their rows' first token.
+        """Adds items as one prefix group and draws their rows' first token.
 
         `row_keys` are the keys of their rows' draws (`decoding.row_key`), by ticket; `parts`, their prompts,
         are taken over.
@@ -237,7 +237,7 @@ class RunningItems:
         rows = [row for some in new.values() for row in some]
         keys = torch.tensor([row.key for row in rows], device=prompts.tokens.device)
         logits = self._decoder.admit(prompts, [len(some) for some in new.values()])
-        of_row = self._decoder.cohorts[-1].item_of_row
+        of_row = self._decoder.groups[-1].item_of_row
         eos = self._endings.tokens.eos
         draw = Draw(self._arguments, eos, keys, prompts.tokens, prompts.attention_mask, of_row)
         chosen = draw(logits)
@@ -294,8 +294,8 @@ class RunningItems:
 
     def _tidy(self) -> None:
         """Drops prompts without remaining rows."""
-        cohorts = self._decoder.cohorts
-        self._decoder.cohorts = [cohort for cohort in cohorts if cohort.drop_idle(self.held)]
+        groups = self._decoder.groups
+        self._decoder.groups = [group for group in groups if group.drop_idle(self.held)]
 
 
 def completions(rows: Iterable[Row], endings: Endings) -> list[Completion]:

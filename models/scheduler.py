@@ -19,8 +19,8 @@ from .shared_prefix import UnsuitedModelError
 Done = tuple[Asked, list[Completion]]
 """The item, and a completion for each sample index; none if the item was refused."""
 
-# Prompts of one cohort are padded to one length. Prompts longer than the shortest by more than this factor
-# form a cohort of their own.
+# Prompts of one prefix group are padded to one length. Prompts longer than the shortest by more than this
+# factor form a group of their own.
 _SPREAD = 1.5
 
 

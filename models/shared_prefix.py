@@ -148,9 +148,9 @@ def _first_step(
 # Items that were admitted together and their rows: each prompt is kept once, with one attention call.
 #
 # Copying a prompt's keys and values for each of G samples costs G times its memory, and every decoding step
-# reads all copies. Here a step attends in two parts under one softmax: the queries of an item's rows, side by
-# side, over the item's prompt, and each row's query over the row's own tokens. The rows of a cohort have the
-# same length, so their own tokens need no padding.
+# reads all copies. Here a step attends in two parts under one softmax: the queries of an item's rows, side
+# by side, over the item's prompt, and each row's query over the row's own tokens. The rows of a prefix
+# group have the same length, so their own tokens need no padding.
 
 # Labeling mostly gets short answers, and every page of a buffer has to be zeroed before use.
 _FIRST_CAPACITY = 8
@@ -206,7 +206,7 @@ def _grown(buffer: Tensor) -> Tensor:
     return grown
 
 
-class Cohort:
+class PrefixGroup:
     """Prompts and the rows that continue them.
 
     Attributes:
@@ -249,7 +249,7 @@ class Cohort:
     def keep(self, places: Sequence[int]) -> list[int]:
         """Keeps the rows at `places`, ascending; returns the old place of each, in the new order.
 
-        Prompts stay until the cohort is dropped. Copies only as many rows as it takes to fill the gaps.
+        Prompts stay until the group is dropped. Copies only as many rows as it takes to fill the gaps.
         """
         count = len(places)
         order = list(range(count))
@@ -321,7 +321,7 @@ _UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "head_mas
 
 
 class _Passing(DynamicLayer):  # type: ignore[misc]
-    """A cache layer that only passes states through: each cohort keeps its own."""
+    """A cache layer that only passes states through: each prefix group keeps its own."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
@@ -352,26 +352,26 @@ def _following(
 
 
 class Decoder:
-    """The rows in progress, in the order of their cohorts."""
+    """The rows in progress, in the order of their prefix groups."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Starts without rows, for a model that prefills the prompts."""
         self._model = model
-        self.cohorts: list[Cohort] = []
+        self.groups: list[PrefixGroup] = []
         self._positions: Tensor | None = None
 
     def admit(self, prompts: Prompts, samples: Sequence[int]) -> Tensor:
-        """Appends a cohort's rows and takes its prompts over; `samples` rows continue each item.
+        """Appends a prefix group's rows and takes its prompts over; `samples` rows continue each item.
 
         Returns the logits for the rows' first token, `(new rows, vocabulary)`.
         """
-        cohort = Cohort(prompts, samples)
-        self.cohorts.append(cohort)
-        positions = prompts.positions.index_select(-2, cohort.item_of_row)
+        group = PrefixGroup(prompts, samples)
+        self.groups.append(group)
+        positions = prompts.positions.index_select(-2, group.item_of_row)
         self._positions = (
             positions if self._positions is None else torch.cat((self._positions, positions), dim=-2)
         )
-        return prompts.logits[cohort.item_of_row]
+        return prompts.logits[group.item_of_row]
 
     def step(self, tokens: Tensor) -> Tensor:
         """Feeds int64 `(rows,)` tokens and returns the next logits, `(rows, vocabulary)`.
@@ -383,18 +383,18 @@ class Decoder:
         """
         assert self._positions is not None
         self._positions = self._positions + 1
-        cache = Cache(layers=[_Passing() for _ in self.cohorts[0].prompts.keys])
+        cache = Cache(layers=[_Passing() for _ in self.groups[0].prompts.keys])
         return _following(self._model, tokens, self._positions, cache)
 
     def keep(self, places: Sequence[int]) -> list[int]:
         """Keeps the rows at `places`, ascending; returns the old place of each, in the new order."""
         order: list[int] = []
         start = 0
-        for cohort in self.cohorts:
-            end = start + cohort.rows
+        for group in self.groups:
+            end = start + group.rows
             inside = [place - start for place in places if start <= place < end]
-            if len(inside) < cohort.rows:
-                order += [start + place for place in cohort.keep(inside)]
+            if len(inside) < group.rows:
+                order += [start + place for place in group.keep(inside)]
             else:
                 order += range(start, end)
             start = end
@@ -405,7 +405,7 @@ class Decoder:
 
     @contextmanager
     def attending(self) -> Iterator[None]:
-        """Context manager: the model's decoder attends through the cohorts."""
+        """Context manager: the model's decoder attends through the prefix groups."""
         configs = {
             id(module.config): module.config
             for module in self._model.get_decoder().modules()
@@ -432,7 +432,7 @@ class Decoder:
         scaling: float | None = None,
         **kwargs: object,
     ) -> tuple[Tensor, None]:
-        """Attention of one new token per row, called by the model's own layers; see `Cohort.attend`.
+        """Attention of one new token per row, called by the model's own layers; see `PrefixGroup.attend`.
 
         The mask is unused, as padding is known from the prompts; without `scaling` it is one over the root of
         the width. Returns `(rows, 1, heads, width)`, and no weights.
@@ -446,11 +446,11 @@ class Decoder:
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
         outputs, start = [], 0
         layer: int = module.layer_idx  # type: ignore[assignment]
-        for cohort in self.cohorts:
-            if cohort.rows:
-                mine = slice(start, start + cohort.rows)
-                outputs.append(cohort.attend(layer, query[mine], key[mine], value[mine], scaling))
-                start += cohort.rows
+        for group in self.groups:
+            if group.rows:
+                mine = slice(start, start + group.rows)
+                outputs.append(group.attend(layer, query[mine], key[mine], value[mine], scaling))
+                start += group.rows
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[:, None], None
 
 
