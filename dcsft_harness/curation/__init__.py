@@ -182,7 +182,9 @@ def choose(labels: pa.Table, config: CurationConfig, gone: int = 0) -> pa.Table:
     fit = qualifying(labels, config) & (weights > 0)
     by_name = {name: rows[equal(names, name)[rows]] for name in records.DIFFICULTIES}
     kept = rows[fit[rows]]
-    have = f"without {gone} excluded, dropped or suspected, the labels have" if gone else "the labels have"
+    have = "the labels have"
+    if gone:
+        have = f"without {gone} excluded, dropped or suspected {'item' if gone == 1 else 'items'}, {have}"
     if len(kept) == 0:
         found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
         raise HarnessError(
