@@ -198,7 +198,9 @@ def within_unit(estimate: Estimate | None) -> Estimate | None:
 # over S. Both hold the variance of e over S, so it is taken off once (two-way clustering; Cameron, Gelbach
 # and Miller, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29,
 # 2011): off the seeds' part, or, with two seeds, where that part is too uncertain to take anything off it,
-# off the items'. Each part is scaled by its own t quantile, with clusters - 1 and S - 1 degrees of freedom:
+# off the items'. Two seeds of equal means have no part to hold it, so nothing is taken off: up to 7 % of two
+# seeds' differences would have no interval. Each part is scaled by its own t quantile, with clusters - 1 and
+# S - 1 degrees of freedom:
 #
 #     half width ^ 2 = t(G - 1) ^ 2 * items + t(S - 1) ^ 2 * seeds
 #
@@ -240,7 +242,11 @@ def part(seeds: Sequence[Sequence[Floats]], clusters: Sequence[Codes]) -> Part |
         return Part(float(values[0]), average, 0.0, 0.0, 1, n, None)
     raw = float(values.var(ddof=1)) / size
     noise = sum(sandwich(one, n, len(clusters)) or 0.0 for one in sums - average) / (size * (size - 1))
-    between, shared = (raw, noise) if size == 2 else (max(0.0, raw - noise), 0.0)
+    if size == 2:
+        # Rounding leaves residues of 1e-17 if both seeds have the same mean.
+        between, shared = (raw, noise) if np.ptp(values) > 1e-12 else (0.0, 0.0)
+    else:
+        between, shared = max(0.0, raw - noise), 0.0
     return Part(float(values.mean()), average, between, shared, size, n, float(values.std(ddof=1)))
 
 

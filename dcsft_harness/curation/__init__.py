@@ -182,14 +182,21 @@ def choose(labels: pa.Table, config: CurationConfig, gone: int = 0) -> pa.Table:
     fit = qualifying(labels, config) & (weights > 0)
     by_name = {name: rows[equal(names, name)[rows]] for name in records.DIFFICULTIES}
     kept = rows[fit[rows]]
-    have = f"without {gone} excluded, dropped or suspected, the labels have" if gone else "the labels have"
+    have = "the labels have"
+    if gone:
+        have = f"without {gone} excluded, dropped or suspected {'item' if gone == 1 else 'items'}, {have}"
+    if len(kept) == 0 and labels["difficulty"].null_count == labels.num_rows > 0:
+        raise HarnessError(
+            f"no item can be kept: no response to the {labels.num_rows} items could be scored",
+            "See `error` in the rollouts, and sample the pool again",
+        )
     if len(kept) == 0:
         found = ", ".join(f"{len(by_name[name])} {name}" for name in records.DIFFICULTIES)
         raise HarnessError(
             f"no item {config.asked()}: the set would be empty ({have} {found})",
             f"{'Widen the band' if config.band else 'Keep other difficulties'}, or label a larger pool"
             if len(by_name["medium"]) or pc.max(labels["n"]).as_py() != 1
-            else "With one response per item none can be medium: sample more, such as --samples 8",
+            else "With one scored response per item none can be medium: sample more, such as --samples 8",
         )
     total = config.size or round(len(kept) / (1 - sum(config.mix.values())))
     mixed = {name: round(share * total) for name, share in config.mix.items()}

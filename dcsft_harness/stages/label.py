@@ -132,12 +132,14 @@ def remarks(notes: Mapping[str, Any]) -> list[str]:
     from dcsft_harness.sampling.rollout_store import ALL_WRONG
 
     found = figure_paths(notes)
-    if not any_solved(notes):
+    if not any_solved(notes) and not notes.get("hard"):
+        found.insert(0, "no response could be scored, so no item has a label: nothing to curate")
+    elif not any_solved(notes):
         found.insert(
             0, f"no response is right, so no item is easy or medium: nothing to curate. {ALL_WRONG}."
         )
     elif len(notes.get("at_g") or ()) == 1:
-        found.insert(0, "one response per item: none can be medium. Sample more, such as --samples 8")
+        found.insert(0, "one scored response per item: none can be medium. Sample more, such as --samples 8")
     if notes.get("same_texts"):
         found.insert(
             0,

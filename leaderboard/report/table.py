@@ -435,7 +435,8 @@ def _comparisons(summary: Summary, title: str, tested: Sequence[Comparison]) -> 
         ]
         for one in tested
     ]
-    family = "all pairs, those with the baseline included" if title == "Pairs" else "the family shown"
+    included = "" if summary.baseline is None else ", those with the baseline included"
+    family = f"all pairs{included}" if title == "Pairs" else "the family shown"
     metrics = ", and each metric of K responses has its own families" if _of_samples(summary) else ""
     notes = (
         "Differences in percentage points, paired by item; better / worse: items on which the first row "
@@ -467,9 +468,17 @@ def _sizes(summary: Summary) -> str:
         shown = "" if found is None else f"{100 * found.difference:.2f}"
         basis = "" if found is None else "paired" if found.paired else "unrelated rows"
         body.append([markdown_text(column.label), str(column.n), str(len(clusters)), shown, basis])
+    explained = {
+        "paired": "from the median standard error of the differences to the baseline",
+        "unrelated rows": "of the board's median accuracy, as if the items of a cluster were right or wrong "
+        "together; rows that share right answers can show smaller ones",
+    }
+    kinds = "; ".join(
+        f"{kind}: {said}" for kind, said in explained.items() if any(kind in row for row in body)
+    )
     notes = (
         "Minimum detectable difference, in percentage points: a two-sided test at 5 % finds it in 4 of 5 "
-        "repetitions (paired: from the median standard error of the differences to the baseline)",
+        f"repetitions{f' ({kinds})' if kinds else ''}",
     )
     return _table("What a task can show", ["", "n", "clusters", "detectable", "for"], body, notes)
 

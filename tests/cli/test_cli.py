@@ -239,7 +239,7 @@ def test_label_warns_that_one_response_per_item_leaves_no_medium(tmp_path, capsy
         rollouts(tmp_path / f"rollouts{count}", [[1.0] * count, [0.0] * count])
         words = ["label", str(tmp_path / f"rollouts{count}"), "--output", str(tmp_path / f"labels{count}")]
         assert main(words) == 0
-        assert ("one response per item: none can be medium" in capsys.readouterr().err) == (count == 1)
+        assert ("one scored response per item: none can be medium" in capsys.readouterr().err) == (count == 1)
 
 
 @pytest.mark.parametrize(

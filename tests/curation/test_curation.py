@@ -164,9 +164,17 @@ class TestRefusals:
             curated(source, tmp_path / "out", "hard")
         assert not (tmp_path / "out").exists()
 
-    def test_no_medium_items_with_one_response_per_item(self, tmp_path):
-        source = labeled(tmp_path, [[1.0], [0.0]])
-        with pytest.raises(HarnessError, match="no item is medium: .*sample more, such as --samples 8"):
+    @pytest.mark.parametrize(
+        ("kinds", "said"),
+        [
+            ([[1.0], [0.0]], "no item is medium: .*With one scored response per item .*sample more, such as"),
+            ([[1.0, None], [0.0, None]], "no item is medium: .*With one scored response per item none"),
+            ([[None, None]] * 3, "no response to the 3 items could be scored. See `error` in the rollouts"),
+        ],
+    )
+    def test_no_medium_items_with_one_scored_response_per_item_or_none(self, tmp_path, kinds, said):
+        source = labeled(tmp_path, kinds)
+        with pytest.raises(HarnessError, match=said):
             curated(source, tmp_path / "out", "medium")
 
     @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard.page import data
 from dcsft_harness.sampling import ROLLOUTS, rollout_store
 from dcsft_harness.scoring import at_k
-from dcsft_harness.stages import data_inspect
+from dcsft_harness.stages import STAGES, data_inspect
 from dcsft_harness.stages.train_dpo import Responses
 from tests.fixtures import artifacts
 
@@ -199,3 +199,16 @@ class TestPictures:
         artifacts.rollouts(tmp_path / "rollouts", [[1.0, 1.0], [0.0, 1.0]])
         notes = labels.label(tmp_path / "rollouts", tmp_path / "labels")
         assert notes["figures"] == ["difficulty.png"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ([[None, None]] * 2, "no response could be scored, so no item has a label"),
+        ([[0.0, 0.0], [None, None]], "no response is right, so no item is easy or medium"),
+        ([[1.0, None], [0.0, None]], "one scored response per item: none can be medium"),
+    ],
+)
+def test_a_remark_says_why_there_is_nothing_to_curate(tmp_path, kinds, said):
+    notes = label(artifacts.rollouts(tmp_path / "rollouts", kinds), tmp_path / "labels")
+    assert any(remark.startswith(said) for remark in STAGES["label"].remarks(notes))

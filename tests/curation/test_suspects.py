@@ -188,7 +188,10 @@ class TestSuspects:
         assert kept == [2, 3, 4, 5, 6, 9]
         _, kept, _ = curate(source, tmp_path / "mixed", keep=("easy",), mix={"hard": 0.8})
         assert kept == [2, 3, 4, 6, 9]
-        with pytest.raises(HarnessError, match="8 hard items are requested, but without 4 .*suspected, .* 4"):
+        with pytest.raises(
+            HarnessError,
+            match="8 hard items are requested, but without 4 excluded, .* items, the labels have 4",
+        ):
             curate(source, tmp_path / "more", keep=("easy", "medium"), mix={"hard": 0.8}, size=10)
         assert not (tmp_path / "more").exists()
 
@@ -211,7 +214,7 @@ class TestSuspects:
 
     def test_may_not_be_the_whole_pool(self, tmp_path):
         with pytest.raises(
-            HarnessError, match=r"\(without 1 excluded, dropped or suspected, the labels have 0 easy"
+            HarnessError, match=r"\(without 1 excluded, dropped or suspected item, the labels have 0 easy"
         ):
             curate(answered(tmp_path, {0: POOL[0]}), tmp_path / "out")
         assert not (tmp_path / "out").exists()

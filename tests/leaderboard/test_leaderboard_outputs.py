@@ -346,6 +346,22 @@ class TestStudy:
 
 
 @pytest.mark.parametrize(
+    ("rows", "baseline", "said", "unsaid"),
+    [
+        ("abc", "a", ["all pairs, those with the baseline included (", "(paired: from"], ["unrelated rows"]),
+        ("abc", None, ["over all pairs (", "(unrelated rows: of"], ["paired: from", "baseline"]),
+        ("a", None, ["(unrelated rows: of"], ["paired: from", "baseline"]),
+    ],
+)
+def test_the_notes_are_about_the_tables_above_them(tmp_path, rows, baseline, said, unsaid):
+    rng = np.random.default_rng(1)
+    folders = [scores_folder(tmp_path / name, name, {ID: answers(rng, 40, 0.5)}) for name in rows]
+    text = report(summarize(load(folders, baseline)))
+    assert [part for part in said if part not in text] == []
+    assert [part for part in unsaid if part in text] == []
+
+
+@pytest.mark.parametrize(
     ("rows", "best", "second"),
     [
         # The seed with the luckiest draw is not the best row.

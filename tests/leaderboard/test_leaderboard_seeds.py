@@ -62,6 +62,21 @@ class TestVariance:
         )
         assert combined == pytest.approx(single, abs=1e-12)
 
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ([1, 0, 0, 1], [1, 0, 1, 0]),
+            ([1, 0, 0, 1], [1, 0, 0, 1]),
+            ([0.1, 0.2, 0.3, 0.8], [0.3, 0.1, 0.8, 0.2]),  # equal up to rounding
+            ([1, -1, 0, 0], [0, 0, 1, -1]),  # differences of paired seeds
+        ],
+    )
+    def test_two_seeds_of_equal_means_leave_the_whole_items_part(self, one, other):
+        rows, codes = [np.array(one, dtype=float), np.array(other, dtype=float)], [np.arange(4)]
+        found = mean_of_seeds([[row] for row in rows], codes)
+        assert found == pytest.approx(mean_over_tasks([np.mean(rows, axis=0)], codes), abs=1e-12)
+        assert found.low < found.value < found.high
+
     def test_an_item_missing_for_one_seed_is_left_out_of_all(self):
         one, other = np.array([1.0, 0.0, 1.0, np.nan]), np.array([0.0, 0.0, np.nan, 1.0])
         found = part([[one], [other]], [np.arange(4)])
@@ -108,6 +123,17 @@ class TestCoverage:
         for _ in range(rounds):
             found = mean_of_seeds(answers(rng, 2, 200, 0.1), [np.arange(200)])
             held += found.low <= 0.5 <= found.high
+        assert held / rounds >= 0.94
+
+    def test_of_two_seeds_with_right_or_wrong_items_which_often_tie(self):
+        rng, rounds, codes = np.random.default_rng(19), 1500, [np.arange(40)]
+        held = 0
+        for _ in range(rounds):
+            chances = rng.beta(2, 2, 40)
+            ours, theirs = ([[(rng.random(40) < chances).astype(float)] for _ in "12"] for _ in "ab")
+            found, p = difference_of_seeds(ours, theirs, codes, paired=True)
+            held += found.low <= 0 <= found.high
+            assert (p <= 0.05) == (not found.low <= 0 <= found.high)
         assert held / rounds >= 0.94
 
     def test_of_a_difference_of_paired_seeds(self):
