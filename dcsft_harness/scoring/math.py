@@ -516,7 +516,7 @@ _MEASURED = re.compile(
 )
 _UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
-    r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|mak(?:es?|ing)|find|needs?|costs?|to"
+    r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|mak(?:es?|ing)|find|needs?|costs?|spen[dt]s?|pa(?:ys?|id)|to"
     r"|approximately|about|.{0,9}(?:[为是得有]|等于)"
 )
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
@@ -527,7 +527,8 @@ _ASIDE = re.compile(
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
 _YEARS = re.compile(
-    r"(?i)\b(?:in|since|by|from|between) (?:19|20)\d\d(?:(?: ?[-–] ?| to | and )(?:19|20)\d\d)?"
+    r"(?i)\((?:19|20)\d\d\)|\b(?:in|since|by|from|between|after|before) (?:19|20)\d\d"
+    r"(?:(?: ?[-–] ?| to | and )(?:19|20)\d\d)?"
     r"(?![\w%°]|[.,]\d| [a-z]+s\b|,? (?:with|at)\b)"
 )
 """When something was, beside other numbers."""
@@ -552,7 +553,7 @@ _BEFORE_FIGURES = re.compile(
     r"[=≈:]|\b(?:is|are|was|were|gets?|equals?|gives?|needs?|takes?|costs?)\b|[为是得有]"
 )
 _BETWEEN_FIGURES = re.compile(
-    r"[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
+    r"/?[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
 )
 """Units and words of a calculation."""
 _COUNT = re.compile(
@@ -648,7 +649,7 @@ def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
     without = _YEARS.sub(" ", text)
-    if without != text and re.search(r"\d", without) and (found := readings(without)):
+    if without != text and re.search(r"\d", in_figures(without)) and (found := readings(without)):
         return found
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
