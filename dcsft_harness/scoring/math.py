@@ -681,11 +681,9 @@ def _calculated(text: str) -> Answer | None:
         return None
     with suppress(Unreadable):
         found = _in_words(right)[:1]
-        result, _ = number_of(found[0]) or (None, None) if found else (None, None)
-        wanted = value(parse(left.strip()))
-        is_exact = isinstance(result, Fraction) and isinstance(wanted, Fraction)
-        if is_exact and abs(result - wanted) <= abs(wanted) / 100:  # it may be rounded
-            return found[0]
+        given, wanted = number_of(found[0]) if found else None, value(parse(left.strip()))
+        if given and isinstance(given[0], Fraction) and isinstance(wanted, Fraction):
+            return found[0] if abs(given[0] - wanted) <= abs(wanted) / 100 else None  # it may be rounded
     return None
 
 
