@@ -831,7 +831,9 @@ def _each(part: str) -> list[Answer]:
         every = ["\n".join([content for *_, content in boxes(part) if content.strip()][::-1])]
     else:
         every = [_LABEL.sub("\n", _MARKDOWN.sub("", part))]
-        numbered = [found[0].text for line in _NUMBERED_LINE.findall(part) if (found := _in_words(line))]
+        numbered = [
+            found[0].text for line in _NUMBERED_LINE.findall(part)[-12:] if (found := _in_words(line))
+        ]
         every += ["\n".join(numbered)] if len(numbered) > 1 else []
     return [one for one in map(_readable, every) if one]
 
