@@ -503,7 +503,7 @@ _RUN = re.compile(
     r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln)(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
     r"|[a-km-z](?!['A-Za-z]|\.[a-z]|: | \d+-[a-z])(?<![a-z][.'].)(?:(?<!\s\(.)|(?<![a-h])|(?!\)))"
     r"|[a-z]{2}(?!['A-Za-z])(?<=\d..)(?<!st|nd|rd|th|am|pm)"
-    r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"|(?P<word>(?<!\w)[A-Z]\d+[a-z](?!\w)|[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
 """Words, and what formulas are of: a whole one in dollars, letters, figures, signs."""
@@ -537,13 +537,13 @@ _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b"
     r"|(?<![,.]) (?:that|who|which|where)\b"
-    r"| ha(?:ve|s|d) (?:exactly|at (?:least|most)|values?|(?:more|fewer|less) than"
-    r"|an? \w+ (?:above|below|of))\b"
+    r"| (?:[a-z]+ (?:exactly|at (?:least|most)|(?:more|fewer|less) than)"
+    r"|ha(?:ve|s|d) (?:values?|an? \w+ (?:above|below|of)))\b"
     r"|: (?=\d+ [a-z]+(?:,| and) \d|\d[\d.]* (?:plus|minus|times|[-+×*]) \d)"
     r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )
 _VALUED = re.compile(
-    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find|take|need)\b|[=≈:])"
+    r"(?:^(?:So, )?|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find|take|need)\b|[=≈:])"
     r"(?: ?(?:about|approximately|[Oo]nly|him|her|them|us|me|an?)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*"
     r"\d[^\s,;]*(?: [^\s\d]+){0,2}$"
 )
@@ -587,7 +587,7 @@ _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
     r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=(?: [a-z]+){0,2}[.!]?\s*$)"
 )
-_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
+_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d% ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
 """What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
 _LABEL = re.compile(
