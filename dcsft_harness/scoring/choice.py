@@ -38,10 +38,9 @@ _LABEL = re.compile(
 )
 _SECOND = re.compile(
     r"\s?(?:and|or|[,&/和与及或])\s?\(?(?:(?!I [a-z])[A-J](?a:(?![\w']))|[b-j](?:[,.]|$))"
-    r"|(?:(?! (?:because|since|as|than|not|while|whereas|but|which)\b)[^.;:\n]){0,60}? "
-    r"(?:or (?:\w+ )?\([A-J]\)|(?:and|or) [A-J] \()(?! (?:is|are|does|do|has|have|shows?)\b)"
-    r"|(?:(?! (?:because|since|as|than|not|while|whereas|but|which)\b)[^.;:\n]){0,60}?, (?:and )?\([A-J]\)"
-    r"(?! (?:is|are|does|do|has|have|shows?|and|or)\b)"
+    r"|(?:(?! (?:because|since|as|than|not|while|whereas|but|which)\b)[^.;:\n]){0,60}?"
+    r"(?: (?:or (?:\w+ )?\([A-J]\)|(?:and|or) [A-J] \()|, (?:and )?\([A-J]\)(?! (?:and|or)\b))"
+    r"(?! (?:is|are|does|do|has|have|shows?)\b)"
 )
 _GLUED = re.compile(r"[\s:*]*([A-J])([\d.]*\d)[.)]*\s*$")
 _SEVERAL = re.compile(r"\W*[A-J]{2,5}\W*")
@@ -551,10 +550,12 @@ def _concluded(sentence: str, options: OptionSet) -> int | None:
             return None if stated[0] == NO_OPTION else stated[0]
     mentions = options.mentions(sentence) if options.numeric else mentions
     mentions = [one for one in mentions if not phrases.REJECTED.match(sentence, one.end)]
-    rest, is_entry = sentence, _LINE.match(sentence) is not None
-    for one in () if is_entry else reversed(mentions):  # "the sales did not change" as an option
-        rest = rest[: one.start] + rest[one.end :]
-    return None if not mentions or phrases.CONTRAST.search(rest) else _only(mentions, options)
+    if mentions and phrases.CONTRAST.search(sentence):
+        rest = sentence
+        for one in reversed(mentions):  # "the sales did not change" as an option
+            rest = rest[: one.start] + rest[one.end :]
+        mentions = [] if _LINE.match(sentence) or phrases.CONTRAST.search(rest) else mentions
+    return _only(mentions, options)
 
 
 SCORER = Scorer("choice", choice, fields=("choices",), version=18)

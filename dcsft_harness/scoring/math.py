@@ -503,7 +503,7 @@ _RUN = re.compile(
     r"⟦[^⟧]*⟧|\$[^$]*\$|\\[A-Za-z]+|[A-Z]_\d|(?:sin|cos|tan|log|ln)(?!['A-Za-z])|[π△α-ωΓΔΘΛΣΦΨ]"
     r"|[a-km-z](?!['A-Za-z]|\.[a-z]|: | \d+-[a-z])(?<![a-z][.'].)(?:(?<!\s\(.)|(?<![a-h])|(?!\)))"
     r"|[a-z]{2}(?!['A-Za-z])(?<=\d..)(?<!st|nd|rd|th|am|pm)"
-    r"|(?P<word>[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
+    r"|(?P<word>(?<!\w)[A-Z]\d+[a-z](?!\w)|[A-Za-z]+'*|[\u4e00-\u9fff]+|[^\W\d_]|\")|\d{1,3}(?:,\d{3})+(?!\d)"
     r"|\d+(?:\.\d+)?(?:e[-+]?\d+(?!\w|\.\d))?|\.\d+|\s+|."
 )
 """Words, and what formulas are of: a whole one in dollars, letters, figures, signs."""
@@ -516,7 +516,7 @@ _MEASURED = re.compile(
 )
 _UPRIGHT = re.compile(r"\s*⟦([^⟧]*)⟧")
 _VERB = re.compile(
-    r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|mak(?:es?|ing)|find|needs?|costs?|to"
+    r"is|are|was|were|be|equals?|gives?|gets?|obtains?|becomes?|has|have|had|mak(?:es?|ing)|find|needs?|costs?|spen[dt]s?|pa(?:ys?|id)|to"
     r"|approximately|about|.{0,9}(?:[为是得有]|等于)"
 )
 _JOINS = frozenset("and or 和 或 及 且 或者 以及".split())
@@ -527,7 +527,8 @@ _ASIDE = re.compile(
     r"|(?<=[\w.])\s?\((?=[a-z]{3}|i\.e|[a-z]{1,2} [a-z]{2})"  # and no factor, as in 2(n - 1)
 )
 _YEARS = re.compile(
-    r"(?i)\b(?:in|since|by|from|between) (?:19|20)\d\d(?:(?: ?[-–] ?| to | and )(?:19|20)\d\d)?"
+    r"(?i)\((?:19|20)\d\d\)|\b(?:in|since|by|from|between|after|before) (?:19|20)\d\d"
+    r"(?:(?: ?[-–] ?| to | and )(?:19|20)\d\d)?"
     r"(?![\w%°]|[.,]\d| [a-z]+s\b|,? (?:with|at)\b)"
 )
 """When something was, beside other numbers."""
@@ -536,13 +537,13 @@ _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b"
     r"|(?<![,.]) (?:that|who|which|where)\b"
-    r"| ha(?:ve|s|d) (?:exactly|at (?:least|most)|values?|(?:more|fewer|less) than"
-    r"|an? \w+ (?:above|below|of))\b"
+    r"| (?:[a-z]+ (?:exactly|at (?:least|most)|(?:more|fewer|less) than)"
+    r"|ha(?:ve|s|d) (?:values?|an? \w+ (?:above|below|of)))\b"
     r"|: (?=\d+ [a-z]+(?:,| and) \d|\d[\d.]* (?:plus|minus|times|[-+×*]) \d)"
     r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )
 _VALUED = re.compile(
-    r"(?:^|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find|take|need)\b|[=≈:])"
+    r"(?:^(?:So, )?|\b(?!times|plus|minus)(?:[a-z]+s|are|were|have|get|find|take|need)\b|[=≈:])"
     r"(?: ?(?:about|approximately|[Oo]nly|him|her|them|us|me|an?)\b|[^A-Za-z,;=]|\\[A-Za-z]+)*"
     r"\d[^\s,;]*(?: [^\s\d]+){0,2}$"
 )
@@ -552,7 +553,7 @@ _BEFORE_FIGURES = re.compile(
     r"[=≈:]|\b(?:is|are|was|were|gets?|equals?|gives?|needs?|takes?|costs?)\b|[为是得有]"
 )
 _BETWEEN_FIGURES = re.compile(
-    r"[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
+    r"/?[A-Za-zμΩ°⟦⟧\u4e00-\u9fff$,]+(?: ?\^ ?\{?-?\d\}?)?(?:/[A-Za-z⟦⟧]+(?:\^\{?-?\d\}?)?)*"
 )
 """Units and words of a calculation."""
 _COUNT = re.compile(
@@ -586,7 +587,7 @@ _EMPHASIS = re.compile(r"(?<=[\d)}])!\s*$")
 _BEHIND_VALUE = re.compile(
     r"(\d(?:\\\)|[^\s()])*(?: [^\s\d(]+)?) \((?!(?:or|and)\b)([^()]+)\)(?=(?: [a-z]+){0,2}[.!]?\s*$)"
 )
-_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
+_REMARK_INSIDE = re.compile(r"[=≈]|(?<!\\)[A-Za-z]{2}|^(?:[-+*/×·^.\d% ²³]|\d,\d{3})+(?: ?[a-zA-Z])?$")
 """What makes a bracket behind a value a remark and no factor: "12 (7 + 5)", "3.5 kg (3500 g)"."""
 _MATHEMATICS = re.compile(r"[\dπ√]|\\frac|\\sqrt|[a-zA-Zα-ωΑ-Ω]\s*[-+*/^=]")
 _LABEL = re.compile(
@@ -648,7 +649,7 @@ def readings(text: str) -> list[Answer]:
     """What a stated text may be read as: all of it, or its mathematics; two for 24/7 ≈ 3.43."""
     text = _RATIO.sub(r"\1:", with_signs(text)) if " ratio" in text else with_signs(text)
     without = _YEARS.sub(" ", text)
-    if without != text and re.search(r"\d", without) and (found := readings(without)):
+    if without != text and re.search(r"\d", in_figures(without)) and (found := readings(without)):
         return found
     conclusion = last(_CONCLUSION, text)
     if conclusion and _MATHEMATICS.search(text, conclusion.end()):
@@ -680,11 +681,9 @@ def _calculated(text: str) -> Answer | None:
         return None
     with suppress(Unreadable):
         found = _in_words(right)[:1]
-        result, _ = number_of(found[0]) or (None, None) if found else (None, None)
-        wanted = value(parse(left.strip()))
-        is_exact = isinstance(result, Fraction) and isinstance(wanted, Fraction)
-        if is_exact and abs(result - wanted) <= abs(wanted) / 100:  # it may be rounded
-            return found[0]
+        given, wanted = number_of(found[0]) if found else None, value(parse(left.strip()))
+        if given and isinstance(given[0], Fraction) and isinstance(wanted, Fraction):
+            return found[0] if abs(given[0] - wanted) <= abs(wanted) / 100 else None  # it may be rounded
     return None
 
 
@@ -832,7 +831,9 @@ def _each(part: str) -> list[Answer]:
         every = ["\n".join([content for *_, content in boxes(part) if content.strip()][::-1])]
     else:
         every = [_LABEL.sub("\n", _MARKDOWN.sub("", part))]
-        numbered = [found[0].text for line in _NUMBERED_LINE.findall(part) if (found := _in_words(line))]
+        numbered = [
+            found[0].text for line in _NUMBERED_LINE.findall(part)[-12:] if (found := _in_words(line))
+        ]
         every += ["\n".join(numbered)] if len(numbered) > 1 else []
     return [one for one in map(_readable, every) if one]
 

@@ -34,7 +34,8 @@ _JUDGEMENTS = frozenset({"yes", "no", "true", "false"})
 """They answer a question only where they stand alone: "no" is also a determiner."""
 _NUMBER = re.compile(r"[-+\d(√π](?!.*\([A-J]\)|[A-J]\))")
 _FIGURE = re.compile(
-    r"(?<![\w.√^/:×·,-])(?<![×·*] )[-+]?\d{1,15}(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
+    r"(?<![\w.√^/:×·,-])(?<![×·*] )[-+]?\d(?<!inus .)(?<!ative .)\d{0,14}"
+    r"(?:,\d{3})*(?:\.\d{1,15})?(?:[/:]\d{1,9})?"
     r"(?![\d√π^(/:]|[.,:]\d|\s?[-+*×·/√]\s?[\w(]|[a-z]?\^)"
     r"(?:\s?(?:°\s?[CF]?|%|(?:square |cubic )?(?!(?:and|or|is|are|was|not|but|than|the|a)\b)[A-Za-z]{1,12}))?"
 )
@@ -292,7 +293,7 @@ class OptionSet:
         denied = {
             one.option for one in found if DENIED_OPTION.search(lowered, max(0, one.start - 30), one.start)
         }
-        for one, other in pairwise(sorted(found)):
+        for one, other in pairwise(sorted(found)) if denied else ():
             if one.option in denied and _OR.fullmatch(sentence, one.end, other.start):
                 denied.add(other.option)
         found = [
@@ -322,10 +323,12 @@ def _unpaired(sentence: str, mentions: list[Mention]) -> list[Mention]:
 
 
 def _is_equal(one: tuple[Any, Unit | None], other: tuple[Any, Unit | None]) -> bool:
-    if one[1] is None or other[1] is None or one[1] == other[1]:
-        return same_value(one[0], other[0])
-    are_degrees = {unit.dimension[0][0][:1] for unit in (one[1], other[1]) if unit.dimension} == {"°"}
-    return are_degrees and DEGREES in (one[1].dimension, other[1].dimension) and same_value(one[0], other[0])
+    ours, theirs = one[1], other[1]
+    if not (ours is None or theirs is None or ours == theirs):  # "5 degrees" is 5 °C
+        bases = [unit.dimension for unit in (ours, theirs)]
+        if DEGREES not in bases or not all(base and base[0][0][0] == "°" for base in bases):
+            return False
+    return same_value(one[0], other[0])
 
 
 def _is_whole(lowered: str, start: int, end: int) -> bool:

@@ -36,7 +36,7 @@ BE = re.compile(r"\b(?:is|are|appears|seems|be)\s(?:\w+\s){0,3}$")
 """A form of "to be" in front of a phrase."""
 _TO_LINK = (
     r"(?:[^.\n:?!]|\.(?=\d)){0,160}?"
-    r"(?:\b(?:isn't [^.\n,]{1,40},? but\b|(?:is|are|(?<!not )(?<!n't )be|looks like)\b)|[:=→\]]|[-–]>?\s|\n)"
+    r"(?:\b(?:isn't [^.\n,]{1,40},? but\b|(?:is|are|(?<!not )(?<!n't )be|looks like)\b)|[:=\]]|[-–]>?\s|\n)"
 )
 
 
