@@ -81,7 +81,7 @@ _ALONE = re.compile(
     r"([A-J])[^\n]{0,80}\n(?!\s*\**(?:\(?[A-J][).]|Please|Which))"
 )
 """An option alone on a line, with a reason behind it; neither a list nor a question follows."""
-_MARKS = (*"✅✓✔☑❌✗✘", "[x]", "[X]")
+_MARKS = "✅✓✔☑❌✗✘"
 _TICK = re.compile(r"[✅✓✔☑]|\[[xX]\]")
 _CROSS = re.compile(r"[❌✗✘☐]|\[ \]")
 _DIGIT = re.compile(r"\d")
@@ -104,7 +104,6 @@ for _phrase in phrases.PHRASES:
     for _word in _phrase.keys:
         for _form in {_word, _word.title(), _word.upper()}:
             _ROWS.setdefault(_form, []).append(_phrase)
-_BEHIND_BE = frozenset(word for word, rows in _ROWS.items() if any(row.is_behind_be for row in rows))
 _LETTERS = bytes(code if chr(code).isalpha() and code < 128 else 32 for code in range(256))
 _BE = frozenset("is are appears seems be".split())
 _KEYS = frozenset(map(str.encode, _ROWS))
@@ -198,7 +197,8 @@ def _find(part: str, options: OptionSet) -> int | None:
     if boxed is not None:  # it holds no option, but another value
         return None
     ending = part[-HEAD - TAIL :]
-    found = _ticked(ending, options) if any([mark in ending for mark in _MARKS]) else None
+    may_tick = "[x]" in ending or "[X]" in ending or any([mark in ending for mark in _MARKS])
+    found = _ticked(ending, options) if may_tick else None
     return _unphrased(part, options, weak) if found is None else found
 
 
@@ -284,17 +284,17 @@ def _phrases(text: str, *, is_first: bool = False) -> Iterator[tuple[int, phrase
     words = _KEYS.intersection(text.encode("ascii", "replace").translate(_LETTERS).split())
     if not words:
         return
-    lowered = ""
+    lowered = _lowered(text)
     for word in map(bytes.decode, words):
-        place = text.find(word)
+        rows, place = _ROWS[word], text.find(word)
         while place >= 0:
             if not text[place - 1 : place].isalnum():
-                is_behind_be = word in _BEHIND_BE and _be(text, place) is not None
-                for row in _ROWS[word]:
-                    if row.is_behind_be and not is_behind_be:
-                        continue
-                    lowered = lowered or _lowered(text)
+                is_behind_be = None
+                for row in rows:
                     match = row.pattern.match(lowered, place, place + 240)
+                    if match and row.is_behind_be:
+                        is_behind_be = _be(text, place) is not None if is_behind_be is None else is_behind_be
+                        match = match if is_behind_be else None
                     if match:
                         yield place, row, match
                         if is_first:
