@@ -426,7 +426,7 @@ class Samples:
             counted = (self.run.get("n-samples") or {}).get(self.task)
             total, used = (counted.get(key) if isinstance(counted, dict) else None for key in _COUNTS)
             return limit if None in (total, used) else used if used != total else None
-        return int(limit) if float(limit).is_integer() else limit
+        return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
     def _remarks(self, scores: NDArray[np.float64], metrics: Sequence[str]) -> Iterator[str]:
         """Figures in the results file that do not follow from the samples."""

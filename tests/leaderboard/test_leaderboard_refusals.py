@@ -80,7 +80,7 @@ PROMPTED = {
     ),
 }  # fmt: skip
 BOTH = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
-KEPT, CUT = {"tags": [], "responses": 1}, {"tags": [["<think>", "</think>"]], "responses": 1}
+KEPT, CUT = {"removed": "none", "responses": 1}, {"removed": "<think>", "responses": 1}
 REASONING = {
     # notes of a scores folder as a list, empty for older ones, or a log: the command's tags, the task's
     # configuration, and a response before and after tags were removed; and what the refusal says
@@ -105,7 +105,7 @@ REASONING = {
                  "texts": ("<think>4?</think>3", "3")},
         ("none", "<think>, <thinking>"),
     ),
-    "none in either": ([{"tags": [], "responses": 0}], {"command": BOTH, "texts": ("3", "3")}, None),
+    "none in either": ([{"removed": "none", "responses": 0}], {"command": BOTH, "texts": ("3", "3")}, None),
     "none in the log": ([KEPT], {"command": BOTH, "texts": ("3", "3")}, None),
     "an older folder": ([], {"command": BOTH, "texts": ("<think>4?</think>3", "3")}, "unrecorded"),
     "an older folder without any": ([], {"command": BOTH, "texts": ("3", "3")}, None),
