@@ -241,7 +241,8 @@ CONDITIONS = (
         "other reasoning removed",
         quiet=True,
         known=True,
-        remedy="Pass --reasoning_tags none to lmms-eval, as `dcsft evaluate` scores, or build two boards",
+        remedy="Score the log's samples by `dcsft evaluate --responses FILE --task TASK`, which keeps it, or "
+        "pass --reasoning_tags none to lmms-eval",
     ),
     Condition(PROMPTS, "other prompts"),
     Condition(ITEMS, "other items"),

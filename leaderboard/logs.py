@@ -274,7 +274,7 @@ class Samples:
         if "bypass" in names:
             remedy = (
                 "It was run with --predict_only: score its responses by `dcsft evaluate --responses "
-                f"{self.path.name} --task {self.task} --column response=filtered_resps`"
+                f"{self.path.name} --task {self.task}`"
             )
         raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",

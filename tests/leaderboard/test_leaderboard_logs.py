@@ -125,7 +125,7 @@ class TestReading:
             ([{"acc": None, "length": 4.0}] * 2, "length is 4.0. Scores are fractions"),
             ([{"acc": None, "f1": 0.5, "hit": 1.0}] * 2, "none of its metrics"),
             ([{"acc": {"id": 1}}] * 2, "none of its metrics"),
-            ([{"acc": None, "bypass": [["3"]]}] * 2, "--column response=filtered_resps"),
+            ([{"acc": None, "bypass": [["3"]]}] * 2, "digits_r.jsonl --task digits_r`"),
             ([{"acc": None, "wer": 0.5}] * 2, "lower values of wer are better"),
         ],
     )

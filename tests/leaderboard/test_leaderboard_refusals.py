@@ -249,7 +249,9 @@ class TestIncomparableRows:
         else:
             one, other = said[::-1] if turned and isinstance(ours, dict) else said  # logs come last
             message = refusal(folders)
-            assert f"reasoning removed from responses {one!r} and {other!r}. Pass --reasoning_tags" in message
+            assert (
+                f"reasoning removed from responses {one!r} and {other!r}. Score the log's samples" in message
+            )
 
     @pytest.mark.parametrize(
         ("prompt", "logged", "fits"),
