@@ -132,18 +132,18 @@ class Answerer:
 
     def load(
         self,
-    ) -> tuple[int, int, BoxConvention, Mapping[str, object], Mapping[str, object], Sequence[str]]:
+    ) -> tuple[int, int, BoxConvention, Mapping[str, object], Sequence[str], Mapping[str, object]]:
         """Loads the model; returns what the driver has to know of it.
 
-        That is the batch size, the seed, the box convention, the checkpoint's generation settings, what the
-        model adds to prompts, and the image tokens.
+        That is the batch size, the seed, the box convention, the checkpoint's generation settings, the image
+        tokens, and what the model adds to prompts.
 
         Raises:
             HarnessError: it cannot be loaded, or does not answer items.
         """
         model = self._opened()
         known = model.batch_size, model.seed, model.box_convention, model.checkpoint_generation
-        return *known, model.prompt_settings, model.media_marks
+        return *known, model.media_marks, model.prompt_settings
 
     def _opened(self) -> ObservedModel:
         if self._model is None:
@@ -199,7 +199,7 @@ class SpreadModel(ObservedModel):
             loaded = ray.get([actor.load.remote() for actor in self._actors])
         known = loaded[0]
         self.batch_size, self.seed, self._convention, self.checkpoint_generation = known[:4]
-        self.prompt_settings, self.media_marks = known[4:]
+        self.media_marks, self.prompt_settings = known[4:]
         declare(self.box_convention)
 
     @property

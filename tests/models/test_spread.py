@@ -184,8 +184,10 @@ class TestActor:
         assert actor.load()[:2] == (3, 5)
 
     def test_returns_the_image_markers_to_search_prompts_for(self):
-        actor = Answerer("dcsft_hf", f"pretrained={checkpoint('qwen2_5_vl')},device=cpu")
+        given = f"pretrained={checkpoint('qwen2_5_vl')},device=cpu,system_prompt=Be brief."
+        actor = Answerer("dcsft_hf", given)
         assert "<|image_pad|>" in actor.load()[4]
+        assert list(actor.load()[5]) == ["system_prompt_sha256"]
 
     def test_returns_refused_items_or_raises_the_error(self, tmp_path):
         (tmp_path / "answers").write_text('{"task": "pool", "doc_id": 1, "responses": ["one"]}')
