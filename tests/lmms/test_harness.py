@@ -4,6 +4,7 @@ import errno
 import inspect
 import json
 import re
+import types
 from types import SimpleNamespace
 
 import datasets
@@ -160,6 +161,13 @@ def test_an_unwritable_home_folder_is_reported_at_once(tmp_path, monkeypatch, op
         HarnessError, match="cache cannot be created: .*file/home.*Set HF_HOME, and DCSFT_CACHE"
     ):
         opened()
+
+
+def alone(function, **known):
+    """A function as if its file held nothing else than what is `known`."""
+    return types.FunctionType(
+        function.__code__, known | {"print": print, "dict": dict}, closure=function.__closure__
+    )
 
 
 def own_task(folder, images, higher_is_better=True, **more):
@@ -357,6 +365,25 @@ class TestScores:
                 lmms.score_of(task, metrics)
 
     @pytest.mark.parametrize(
+        "known",
+        [
+            {"requests": types.ModuleType("requests")},
+            {"ask": types.FunctionType((lambda: 1).__code__, {"__name__": "openai.resources"})},
+            {
+                "get_server": types.FunctionType(
+                    (lambda: 1).__code__, {"__name__": "lmms_eval.llm_judge.server"}
+                )
+            },
+            {"API_KEY": "x"},
+            {"F": types.ModuleType("torch.nn.functional")},
+        ],
+    )
+    def test_no_judge_is_asked_for_the_names_of_metrics(self, tmp_path, known):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        judged = alone(lambda doc, results: {"hit": 1.0, "length": 4}, **known)
+        lmms.refuse_unfit([own_task(tmp_path, [tmp_path / "0.png"], process_results=judged)])
+
+    @pytest.mark.parametrize(
         ("more", "metrics", "refused"),
         [
             ({}, {"hit": 1.0, "length": 4}, True),
@@ -377,7 +404,7 @@ class TestScores:
             print("scored")
             return dict(metrics.items())
 
-        task = own_task(tmp_path, [tmp_path / "0.png"], process_results=scored, **more)
+        task = own_task(tmp_path, [tmp_path / "0.png"], process_results=alone(scored), **more)
         if refused:
             with pytest.raises(HarnessError, match=r"task theirs: none of its metrics .*'hit'.*score_key"):
                 lmms.refuse_unfit([task])
