@@ -245,7 +245,9 @@ class Samples:
         """Each line's metric that is its score: documents of one task may have different ones, as MME's."""
         names = list(dict.fromkeys(key for _, line in lines for key in line if key not in STANDING))
         numeric = [
-            key for key in names if any(_real(self._inner(line.get(key))) is not None for _, line in lines)
+            key
+            for key in names
+            if any(_real(self._inner(key, line.get(key))) is not None for _, line in lines)
         ]
         chosen = self.choices.metrics.get(self.task)
         if chosen is not None:
@@ -294,15 +296,18 @@ class Samples:
             )
         return metric
 
-    def _inner(self, value: object) -> object:
-        """The score in a metric's value, which may be a table."""
-        return value.get(self.score_key) if isinstance(value, dict) else value
+    def _inner(self, metric: str, value: object) -> object:
+        """The score in a metric's value, which may be a table; in that of a named metric also as "score"."""
+        if not isinstance(value, dict):
+            return value
+        named = metric in (self.score_key, self.choices.metrics.get(self.task))
+        return value.get(self.score_key, value.get("score") if named else None)
 
     def _score(self, number: int, line: Mapping[str, Any], metric: str) -> float | None:
         value = line.get(metric)
-        if self._inner(value) is None:
+        if self._inner(metric, value) is None:
             return None
-        found = _real(self._inner(value))
+        found = _real(self._inner(metric, value))
         if found is None:
             raise HarnessError(f"{self.path}, line {number}: {metric} is {value!r}, not a number", AGAIN)
         if math.isnan(found) or not 0 <= found <= 1:

@@ -38,7 +38,7 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     if chosen is None:
         raise _unscored(task, metrics)
     value = metrics[chosen]
-    score = float(value[key] if isinstance(value, Mapping) else value)
+    score = float(_inner(key, chosen, value))
     _refuse_no_fraction(task, chosen, score)
     cluster = (
         value.get(str(task.get_config("cluster_key") or "cluster")) if isinstance(value, Mapping) else None
@@ -69,6 +69,13 @@ def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
     return _chosen(task, numbers, _score_key(task), inside)
 
 
+def _inner(key: str, metric: str, value: Any) -> Any:  # noqa: ANN401 - of another's task
+    """The score in a metric's value; in that of the metric which the key names, if a mapping, also as "score"."""
+    if not isinstance(value, Mapping):
+        return value
+    return value.get(key, value.get("score") if metric == key else None)
+
+
 def _score_key(task: Task) -> str:
     return str(task.get_config("score_key") or "score")
 
@@ -76,9 +83,7 @@ def _score_key(task: Task) -> str:
 def _numbers(task: Task, metrics: Mapping[str, Any]) -> list[str]:
     """The metrics that are numbers, or hold one under the score's key."""
     key = _score_key(task)
-    inner: dict[str, Any] = {
-        name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()
-    }
+    inner = {name: _inner(key, name, one) for name, one in metrics.items()}
     # Numbers of numpy and torch are arrays of no dimension.
     values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in inner.values()]
     return [name for name, one in zip(inner, values, strict=True) if isinstance(one, bool | int | float)]

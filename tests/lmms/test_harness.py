@@ -346,6 +346,8 @@ class TestScores:
             ({"score_key": "ok"}, {"hit": {"ok": True}, "length": 4}, 1.0),
             ({"score_key": "hit"}, {"hit": 0.5, "length": 4}, 0.5),
             ({"score_key": "hit"}, {"hit": 0.5, "acc": 80.0}, 0.5),
+            ({"score_key": "hit"}, {"hit": {"score": 0.5}, "f1": {"score": 1.0}}, 0.5),
+            ({"score_key": "hit"}, {"hit": {"hit": 0.5, "score": 1.0}, "f1": 1.0}, 0.5),
             ({"score_key": "miss"}, {"hit": 0.5, "acc": 1.0}, 1.0),
             ({}, {"hit": np.float32(0.5)}, 0.5),
             ({}, {"hit": np.bool_(True), "said": np.str_("x")}, 1.0),
