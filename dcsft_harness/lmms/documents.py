@@ -70,7 +70,7 @@ def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
 
 
 def _inner(key: str, metric: str, value: Any) -> Any:  # noqa: ANN401 - of another's task
-    """The score in a metric's value, which may be a mapping: under the key, or `score` if that is the metric."""
+    """The score in a metric's value, perhaps a mapping: under the key, or `score` if that is its name."""
     if not isinstance(value, Mapping):
         return value
     return value.get(key, value.get("score") if metric == key else None)
