@@ -54,7 +54,7 @@ generation config. Scores are comparable if all their conditions are equal."""
 ROWS_AT_ONCE = 1 << 16
 """Rows of a table written together."""
 
-_THOUGHTS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
+THOUGHTS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
 """What lmms-eval's own command removes from responses where nothing else is set."""
 _STRIPPED = [["<think>", "</think>"], ["<thinking>", "</thinking>"]]
 """What a task with `auto_strip_thinking` removes."""
@@ -85,7 +85,7 @@ def reasoning(tags: list[list[str]], responses: Iterable[str]) -> dict[str, Any]
     def has(text: str, start: str, end: str) -> bool:
         return text.find(end, max(text.find(start), 0)) >= 0
 
-    count = sum(any(has(text, *pair) for pair in tags or _THOUGHTS) for text in responses)
+    count = sum(any(has(text, *pair) for pair in tags or THOUGHTS) for text in responses)
     return {"removed": ", ".join(start for start, _ in tags) or "none", "responses": count}
 
 

@@ -385,12 +385,11 @@ class Samples:
 
     def _reasoning(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         """The condition of the reasoning that lmms-eval removed: by the task, or else by its own command."""
-        command = self.settings.get("resolved_cli_args")  # lmms-eval had neither before 0.7
         try:
             tags = records.reasoning_tags(
-                self.config.get("reasoning_tags"),
+                self.config.get(TAGS),
                 self.config.get("auto_strip_thinking"),
-                command.get("reasoning_tags") if isinstance(command, dict) else None,
+                _command(self.run).get(TAGS),
             )
         except ValueError as error:
             raise HarnessError(f"{self.file}: {self.task}: {error}", AGAIN) from error
@@ -594,6 +593,16 @@ def is_other_layout(file: Path) -> bool:
     return isinstance(found, dict) and isinstance(found.get("results"), dict) and "versions" in found
 
 
+TAGS = "reasoning_tags"
+"""The setting of a task and of lmms-eval's command that names the reasoning to remove."""
+
+
+def _command(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of lmms-eval's own command; empty before 0.7, which removed no reasoning."""
+    found = (run.get("config") or {}).get("resolved_cli_args")
+    return found if isinstance(found, dict) else {}
+
+
 _SETTINGS = ("model", "model_args", "batch_size", "limit", "offset", "gen_kwargs", "random_seed")
 
 
@@ -632,12 +641,14 @@ def read_run(file: Path, choices: Choices) -> Result:
     # The other tasks can be compared.
     why = {task: str(one).removeprefix(str(samples[task])).rstrip(".") for task, one in refused.items()}
     model: dict[str, object] = {"the engine": str((run.get("config") or {}).get("model")), **_weights(run)}
+    tags = _command(run).get(TAGS)
     provenance = Provenance(
         file.parent,
         "lmms-eval log",
         {
             "file": file.name,
             **placeless({k: v for k, v in (run.get("config") or {}).items() if k in _SETTINGS}),
+            **({} if tags in (None, json_text(records.THOUGHTS)) else {TAGS: str(tags)}),
         },
         placeless(model),
         None,

@@ -253,6 +253,17 @@ class TestIncomparableRows:
                 f"reasoning removed from responses {one!r} and {other!r}. Score the log's samples" in message
             )
 
+    def test_runs_that_differ_in_removed_reasoning_are_named_by_it(self, tmp_path):
+        for name, command in (("a", BOTH), ("b", "none")):
+            thinking(tmp_path / "all" / name, command=command, texts=("<think>4?</think>3",) * 2)
+            path = next((tmp_path / "all" / name).rglob("*_results.json"))
+            path.write_text(path.read_text().replace(f"org/{name}", "org/tiny"))
+        board = load([tmp_path / "all"], apart=True)
+        assert sorted(row.name for part in board.boards for row in part.rows) == [
+            "tiny",
+            "tiny (reasoning_tags=none)",
+        ]
+
     @pytest.mark.parametrize(
         ("prompt", "logged", "fits"),
         [
