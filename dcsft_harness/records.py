@@ -54,7 +54,7 @@ generation config. Scores are comparable if all their conditions are equal."""
 ROWS_AT_ONCE = 1 << 16
 """Rows of a table written together."""
 
-_THOUGHTS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
+THOUGHTS = [["<think>", "</think>"], ["<analysis>", "</analysis>"]]
 """What lmms-eval's own command removes from responses where nothing else is set."""
 _STRIPPED = [["<think>", "</think>"], ["<thinking>", "</thinking>"]]
 """What a task with `auto_strip_thinking` removes."""
@@ -78,15 +78,15 @@ def reasoning_tags(task: object, strips: object = None, command: object = None) 
 def reasoning(tags: list[list[str]], responses: Iterable[str]) -> dict[str, Any]:
     """A note on the reasoning in responses as they were before these tags were removed.
 
-    It has the tags, and the number of responses that these change, or lmms-eval's command would change where
-    there are no tags.
+    It has the first tag of each pair, and the number of responses that these change; without tags, of those
+    that lmms-eval's command would change.
     """
 
     def has(text: str, start: str, end: str) -> bool:
         return text.find(end, max(text.find(start), 0)) >= 0
 
-    count = sum(any(has(text, *pair) for pair in tags or _THOUGHTS) for text in responses)
-    return {"tags": tags, "responses": count}
+    count = sum(any(has(text, *pair) for pair in tags or THOUGHTS) for text in responses)
+    return {"removed": ", ".join(start for start, _ in tags) or "none", "responses": count}
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:

@@ -241,7 +241,8 @@ CONDITIONS = (
         "other reasoning removed",
         quiet=True,
         known=True,
-        remedy="Pass --reasoning_tags none to lmms-eval, as `dcsft evaluate` scores, or build two boards",
+        remedy="Score the log's samples by `dcsft evaluate --responses FILE --task TASK`, which keeps it, or "
+        "pass --reasoning_tags none to lmms-eval",
     ),
     Condition(PROMPTS, "other prompts"),
     Condition(ITEMS, "other items"),
@@ -288,21 +289,21 @@ def differences(
 
 
 def of_prompts(
-    engine: str, given: Mapping[str, str], recorded: object = None, files: Mapping[str, str] | None = None
+    engine: str, given: Mapping[str, str], recorded: object = None, files: object = None
 ) -> dict[str, object]:
     """The conditions that an engine sets by what it adds to each prompt.
 
-    `given` are its arguments, `recorded` is its own record (see `records.PROMPTED`), if it made one, and
-    `files` are hashes of files that arguments name.
+    `given` are its arguments, `recorded` is its own record (see `records.PROMPTED`), and `files` has hashes
+    of the files that arguments name; both None if unknown.
     """
-    known = recorded if isinstance(recorded, Mapping) else {}
+    known, hashes = (one if isinstance(one, Mapping) else {} for one in (recorded, files))
     found: dict[str, object] = {}
     prompt = given.get("system_prompt")
     text = known.get("system_prompt_sha256")
     if prompt is not None and not is_unset(prompt):
         found[SYSTEM] = placeless(prompt)
-        if (file := str(Path(prompt))) in (files or {}):
-            found[SYSTEM_FILE] = (files or {})[file]
+        if (file := str(Path(prompt))) in hashes:
+            found[SYSTEM_FILE] = hashes[file]
         elif text is None and len(prompt.split()) > 1:  # no file's name
             text = hashlib.sha256(prompt.replace("\\n", "\n").encode()).hexdigest()
     if text is not None:
@@ -328,7 +329,7 @@ def of_reasoning(note: object) -> dict[str, object]:
     """The condition of a note from `records.reasoning`: none if no response has reasoning to remove."""
     if not isinstance(note, Mapping) or not note.get("responses"):
         return {}
-    return {REASONING: ", ".join(str(pair[0]) for pair in note.get("tags") or ()) or "none"}
+    return {REASONING: note.get("removed")}
 
 
 DISTRIBUTIONS = ("id", "ood", None)

@@ -49,6 +49,7 @@ from dcsft_harness.leaderboard.logs import (
     LIMITS,
     RESULTS,
     SAMPLES,
+    TAGS,
     Choices,
     is_other_layout,
     is_run,
@@ -531,12 +532,14 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
 
 _MACHINE = indifferent() | {"device_map", "max_batch_size"}
 """Model arguments that only decide where and how fast a model runs; the last ones are lmms-eval's."""
+_OF_RUN = ("limit", "offset", "gen_kwargs", "random_seed", TAGS)
+"""Settings of a run of lmms-eval that may differ between the tasks of a row."""
 
 
 def _arguments(result: Result) -> dict[str, str]:
     """A run's arguments, without those that only decide where and how fast it runs."""
     settings = result.provenance.settings
-    others = {key: settings.get(key) for key in ("model", "limit", "offset", "gen_kwargs", "random_seed")}
+    others = {key: settings.get(key) for key in ("model", *_OF_RUN)}
     if not result.is_log:  # a log's file name contains only its time
         others["file"] = settings.get("file")
     return {
@@ -549,11 +552,7 @@ def _arguments(result: Result) -> dict[str, str]:
 def _identity(result: Result) -> tuple[str, str, str]:
     """The shared properties of two runs of one row."""
     own = "" if result.is_log else result.name
-    said = {
-        k: v
-        for k, v in _arguments(result).items()
-        if k not in ("limit", "offset", "gen_kwargs", "random_seed")
-    }
+    said = {k: v for k, v in _arguments(result).items() if k not in _OF_RUN}
     return own, json.dumps(dict(result.model), sort_keys=True, default=str), json.dumps(said, sort_keys=True)
 
 

@@ -245,7 +245,9 @@ class Samples:
         """Each line's metric that is its score: documents of one task may have different ones, as MME's."""
         names = list(dict.fromkeys(key for _, line in lines for key in line if key not in STANDING))
         numeric = [
-            key for key in names if any(_real(self._inner(line.get(key))) is not None for _, line in lines)
+            key
+            for key in names
+            if any(_real(self._inner(key, line.get(key))) is not None for _, line in lines)
         ]
         chosen = self.choices.metrics.get(self.task)
         if chosen is not None:
@@ -274,7 +276,7 @@ class Samples:
         if "bypass" in names:
             remedy = (
                 "It was run with --predict_only: score its responses by `dcsft evaluate --responses "
-                f"{self.path.name} --task {self.task} --column response=filtered_resps`"
+                f"{self.path.name} --task {self.task}`"
             )
         raise Unusable(
             f"{self.path}: none of its metrics ({', '.join(names) or 'none'}) can be recognized as the score",
@@ -294,15 +296,18 @@ class Samples:
             )
         return metric
 
-    def _inner(self, value: object) -> object:
-        """The score in a metric's value, which may be a table."""
-        return value.get(self.score_key) if isinstance(value, dict) else value
+    def _inner(self, metric: str, value: object) -> object:
+        """The score in a metric's value, which may be a table; in that of a named metric also as "score"."""
+        if not isinstance(value, dict):
+            return value
+        named = metric in (self.score_key, self.choices.metrics.get(self.task))
+        return value.get(self.score_key, value.get("score") if named else None)
 
     def _score(self, number: int, line: Mapping[str, Any], metric: str) -> float | None:
         value = line.get(metric)
-        if self._inner(value) is None:
+        if self._inner(metric, value) is None:
             return None
-        found = _real(self._inner(value))
+        found = _real(self._inner(metric, value))
         if found is None:
             raise HarnessError(f"{self.path}, line {number}: {metric} is {value!r}, not a number", AGAIN)
         if math.isnan(found) or not 0 <= found <= 1:
@@ -380,12 +385,11 @@ class Samples:
 
     def _reasoning(self, lines: Sequence[Mapping[str, Any]]) -> dict[str, object]:
         """The condition of the reasoning that lmms-eval removed: by the task, or else by its own command."""
-        command = self.settings.get("resolved_cli_args")  # lmms-eval had neither before 0.7
         try:
             tags = records.reasoning_tags(
-                self.config.get("reasoning_tags"),
+                self.config.get(TAGS),
                 self.config.get("auto_strip_thinking"),
-                command.get("reasoning_tags") if isinstance(command, dict) else None,
+                _command(self.run).get(TAGS),
             )
         except ValueError as error:
             raise HarnessError(f"{self.file}: {self.task}: {error}", AGAIN) from error
@@ -426,7 +430,7 @@ class Samples:
             counted = (self.run.get("n-samples") or {}).get(self.task)
             total, used = (counted.get(key) if isinstance(counted, dict) else None for key in _COUNTS)
             return limit if None in (total, used) else used if used != total else None
-        return int(limit) if float(limit).is_integer() else limit
+        return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
     def _remarks(self, scores: NDArray[np.float64], metrics: Sequence[str]) -> Iterator[str]:
         """Figures in the results file that do not follow from the samples."""
@@ -589,6 +593,16 @@ def is_other_layout(file: Path) -> bool:
     return isinstance(found, dict) and isinstance(found.get("results"), dict) and "versions" in found
 
 
+TAGS = "reasoning_tags"
+"""The setting of a task and of lmms-eval's command that names the reasoning to remove."""
+
+
+def _command(run: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of lmms-eval's own command; empty before 0.7, which removed no reasoning."""
+    found = (run.get("config") or {}).get("resolved_cli_args")
+    return found if isinstance(found, dict) else {}
+
+
 _SETTINGS = ("model", "model_args", "batch_size", "limit", "offset", "gen_kwargs", "random_seed")
 
 
@@ -627,12 +641,14 @@ def read_run(file: Path, choices: Choices) -> Result:
     # The other tasks can be compared.
     why = {task: str(one).removeprefix(str(samples[task])).rstrip(".") for task, one in refused.items()}
     model: dict[str, object] = {"the engine": str((run.get("config") or {}).get("model")), **_weights(run)}
+    tags = _command(run).get(TAGS)
     provenance = Provenance(
         file.parent,
         "lmms-eval log",
         {
             "file": file.name,
             **placeless({k: v for k, v in (run.get("config") or {}).items() if k in _SETTINGS}),
+            **({} if tags in (None, json_text(records.THOUGHTS)) else {TAGS: str(tags)}),
         },
         placeless(model),
         None,

@@ -198,9 +198,9 @@ def _write(
 
 def _logged(items: Sequence[records.Item], answered: Sequence[lmms.Answered]) -> dict[str, str]:
     """The hash of the prompts as lmms-eval logs them, if they are others: without a task's own messages."""
-    pairs = sorted((item.item_id, item.prompt, got.logged) for item, got in zip(items, answered, strict=True))
-    logged = [None if text is None else records.as_text(text) for _, _, text in pairs]
-    if None in logged or logged == [prompt for _, prompt, _ in pairs]:
+    pairs = sorted(zip(items, answered, strict=True), key=lambda pair: pair[0].item_id)
+    logged = [None if got.logged is None else records.as_text(got.logged) for _, got in pairs]
+    if None in logged or logged == [item.prompt for item, _ in pairs]:
         return {}
     return {LOGGED: json_sha256(logged)}
 

@@ -6,7 +6,8 @@ A row is one response. Each of its fields is read from the first of these column
     question   question, prompt, problem       the text of the prompt
     picture    picture, image, image_name      the image's name; several as a list
     gold       gold, answer, solution, target  the gold answer
-    response   response, prediction, output    the model's response; null if there is none
+    response   response, prediction, output    the model's response; null if there is none. Of samples that
+               resps, filtered_resps           lmms-eval logged, `resps` is missing if nothing changed it
     model      model, checkpoint               the model's name
     step       step, global_step               training steps of that model; null for none
     task       task, set, dataset              the task, if one file holds several
@@ -44,7 +45,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "question": ("question", "prompt", "problem"),
     "picture": ("picture", "image", "image_name", "images"),
     "gold": ("gold", "answer", "solution", "target"),
-    "response": ("response", "prediction", "output"),
+    "response": ("response", "prediction", "output", "resps", "filtered_resps"),
     "model": ("model", "checkpoint", "model_name"),
     "step": ("step", "global_step"),
     "task": ("task", "set", "dataset"),
@@ -317,6 +318,8 @@ def _question(one: Given) -> str:
 
 def _response(one: Given) -> Response | None:
     text = one.fields.get("response")
+    while isinstance(text, list) and len(text) == 1:  # as older versions of lmms-eval log it
+        text = text[0]
     if text is None:
         return None
     if not isinstance(text, str):

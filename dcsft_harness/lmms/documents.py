@@ -1,12 +1,14 @@
 """A task's document as an item with its images, and its metrics for a response."""
 
 import contextlib
+import inspect
 import io
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcsft_harness import reading, records
@@ -36,7 +38,7 @@ def score_of(task: Task, metrics: Mapping[str, Any]) -> tuple[float | None, str 
     if chosen is None:
         raise _unscored(task, metrics)
     value = metrics[chosen]
-    score = float(value[key] if isinstance(value, Mapping) else value)
+    score = float(_inner(key, chosen, value))
     _refuse_no_fraction(task, chosen, score)
     cluster = (
         value.get(str(task.get_config("cluster_key") or "cluster")) if isinstance(value, Mapping) else None
@@ -67,6 +69,13 @@ def metric_of(task: Task, metrics: Mapping[str, Any]) -> str | None:
     return _chosen(task, numbers, _score_key(task), inside)
 
 
+def _inner(key: str, metric: str, value: Any) -> Any:  # noqa: ANN401 - of another's task
+    """The score in a metric's value, perhaps a mapping: under the key, or `score` if that is its name."""
+    if not isinstance(value, Mapping):
+        return value
+    return value.get(key, value.get("score") if metric == key else None)
+
+
 def _score_key(task: Task) -> str:
     return str(task.get_config("score_key") or "score")
 
@@ -74,9 +83,7 @@ def _score_key(task: Task) -> str:
 def _numbers(task: Task, metrics: Mapping[str, Any]) -> list[str]:
     """The metrics that are numbers, or hold one under the score's key."""
     key = _score_key(task)
-    inner: dict[str, Any] = {
-        name: one.get(key) if isinstance(one, Mapping) else one for name, one in metrics.items()
-    }
+    inner = {name: _inner(key, name, one) for name, one in metrics.items()}
     # Numbers of numpy and torch are arrays of no dimension.
     values = [one.item() if getattr(one, "ndim", None) == 0 else one for one in inner.values()]
     return [name for name, one in zip(inner, values, strict=True) if isinstance(one, bool | int | float)]
@@ -91,13 +98,11 @@ def refuse_unscored(task: Task) -> None:
     """Refuses a task with several metrics, none of them the score, before anything is generated.
 
     Its configuration does not list what `process_results` returns, so an empty response to the first document
-    is scored, without images: what that raises is for real responses to show. lmms-eval's own functions are
-    not called: some ask a judge.
+    is scored, without images: what that raises is for real responses to show. A function that may ask another
+    model is not called.
     """
-    process = task.get_config("process_results")
-    module = str(getattr(getattr(process, "__code__", None), "co_filename", ""))
     named = {"acc", _score_key(task)} & set(task.higher_is_better())
-    if named or "lmms_eval" in Path(module).parts or not len(task.eval_docs_no_media):
+    if named or _asks_models(task.get_config("process_results")) or not len(task.eval_docs_no_media):
         return
     with contextlib.redirect_stdout(sys.stderr):
         try:
@@ -106,6 +111,29 @@ def refuse_unscored(task: Task) -> None:
             return
     if isinstance(metrics, Mapping) and len(_numbers(task, metrics)) > 1 and metric_of(task, metrics) is None:
         raise _unscored(task, metrics)
+
+
+_MODELS = frozenset(
+    (
+        *("requests", "httpx", "aiohttp", "urllib", "urllib3", "openai", "anthropic", "google", "boto3"),
+        *("torch", "transformers", "evaluate", "sentence_transformers", "bert_score", "qa_metrics", "clip"),
+    )
+)
+"""Packages by which a task's functions ask judges, or load models of their own."""
+
+
+def _asks_models(function: object) -> bool:
+    """Whether a function or its file names one of `_MODELS`, or lmms-eval's judges."""
+    function = inspect.unwrap(function) if callable(function) else function
+    code, names = getattr(function, "__code__", None), dict(getattr(function, "__globals__", {}))
+    if code is None:
+        return function is not None  # lmms-eval's own metrics ask nobody
+    for name, value in [*names.items(), *((name, None) for name in code.co_names)]:
+        module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", name)
+        parts = f"{name} {module}".replace(".", " ").split()
+        if name.startswith(("API_", "OPENAI_")) or "llm_judge" in parts or _MODELS & {*parts[:2]}:
+            return True
+    return False
 
 
 def _chosen(task: Task, names: Sequence[str], key: str, inside: Sequence[str] = ()) -> str | None:

@@ -14,6 +14,8 @@ from tests.leaderboard.test_leaderboard_logs import refusal, samples_file
 
 STRANGE = (None, [], "x", -1.5, True, [1], {"a": 1}, math.nan, 10**400, "\ud800")
 
+PROMPTED = {"system_prompt_sha256": "5a", "chat_template_kwargs": {"thinking": True}}
+
 
 def places(value, way=()):
     """The paths to all values of a document; only to the first entry of a list."""
@@ -52,9 +54,13 @@ def still_a_board(good, folder):
 @pytest.mark.parametrize("strange", STRANGE, ids=lambda one: str(one)[:8].encode("ascii", "replace").decode())
 def test_one_wrong_value_in_a_log_is_reported(tmp_path, strange):
     good = scores_folder(tmp_path / "good", "good", {OOD_R: [1, 0, 1]})
-    folder = log_folder(tmp_path / "log", {ID: [line(n, float(n % 2)) for n in range(3)]})
+    counts = {"input_tokens": 1, "output_tokens": 1, "prompt_settings": PROMPTED}
+    lines = [line(n, float(n % 2), resps=["<think>x</think>y"], token_counts=[counts]) for n in range(3)]
+    folder = log_folder(tmp_path / "log", {ID: lines}, run={"system_instruction_sha": "a"})
     file, samples = next(folder.glob("*/*_results.json")), samples_file(folder)
     data = json.loads(file.read_text())
+    data["config"]["resolved_cli_args"] = {"reasoning_tags": [["<think>", "</think>"]]}
+    data["config"]["model_args"] = {"system_prompt": "Be brief.", "chat_template_kwargs": {"thinking": True}}
     for way in places(data):
         file.write_text(json.dumps(changed(data, way, strange)))
         still_a_board(good, folder)
@@ -70,8 +76,13 @@ def test_one_wrong_value_in_a_log_is_reported(tmp_path, strange):
 @pytest.mark.parametrize("strange", STRANGE, ids=lambda one: str(one)[:8].encode("ascii", "replace").decode())
 def test_one_wrong_value_in_a_manifest_is_reported(tmp_path, strange):
     good = scores_folder(tmp_path / "good", "good", {OOD_R: [1, 0, 1]})
-    file = scores_folder(tmp_path / "s", "s", {ID: [1, 0, None]}) / "manifest.json"
+    notes = {"prompt_settings": PROMPTED, "logged_prompt_sha256": "a"}
+    notes["reasoning"] = {"removed": "<think>", "responses": 1}
+    config = {"model": "other", "model_args": "system_prompt=s.txt,fps=2,chat_template_kwargs={}"}
+    folder = scores_folder(tmp_path / "s", "s", {ID: [1, 0, None]}, notes={ID: notes}, config=config)
+    file = folder / "manifest.json"
     data = json.loads(file.read_text())
+    data["call"] = {"verb": "evaluate", "options": {}, "read": {"s.txt": "5a"}}
     for way in places(data):
         if way[0] != "packages":
             file.write_text(json.dumps(changed(data, way, strange)))

@@ -125,7 +125,7 @@ class TestReading:
             ([{"acc": None, "length": 4.0}] * 2, "length is 4.0. Scores are fractions"),
             ([{"acc": None, "f1": 0.5, "hit": 1.0}] * 2, "none of its metrics"),
             ([{"acc": {"id": 1}}] * 2, "none of its metrics"),
-            ([{"acc": None, "bypass": [["3"]]}] * 2, "--column response=filtered_resps"),
+            ([{"acc": None, "bypass": [["3"]]}] * 2, "digits_r.jsonl --task digits_r`"),
             ([{"acc": None, "wer": 0.5}] * 2, "lower values of wer are better"),
         ],
     )
@@ -216,6 +216,16 @@ class TestReading:
         lines = [{**line(n, 0.25, cluster=None), "score": 0.75, "hit": 0.5} for n in range(4)]
         folder = log_folder(tmp_path / "o", {"vqa": lines}, run={"configs": {"vqa": {"score_key": key}}})
         assert accuracies(load([folder]))["o", "vqa"] == score
+
+    @pytest.mark.parametrize("named", ["configuration", "choice", "choice beside another key"])
+    def test_a_named_metric_may_hold_its_score(self, tmp_path, named):
+        """As all of POPE's five metrics do."""
+        both = {"accuracy": {"score": 0.5, "id": 1}, "f1": {"score": 1.0, "id": 1}}
+        lines = [{**line(n, 0.25, metric="x", cluster=None), **both, "x": "y"} for n in range(4)]
+        key = {"configuration": "accuracy", "choice": "score"}.get(named, "other")
+        folder = log_folder(tmp_path / "o", {"pope": lines}, run={"configs": {"pope": {"score_key": key}}})
+        choices = None if named == "configuration" else Choices({"pope": "accuracy"}, {})
+        assert accuracies(load([folder], choices=choices))["o", "pope"] == 0.5
 
     def test_an_error_rate_is_not_ranked_worst_first(self, tmp_path):
         bare = [line(n, n / 4, cluster=None, metric="wer") for n in range(4)]

@@ -80,7 +80,7 @@ PROMPTED = {
     ),
 }  # fmt: skip
 BOTH = '[["<think>", "</think>"], ["<analysis>", "</analysis>"]]'
-KEPT, CUT = {"tags": [], "responses": 1}, {"tags": [["<think>", "</think>"]], "responses": 1}
+KEPT, CUT = {"removed": "none", "responses": 1}, {"removed": "<think>", "responses": 1}
 REASONING = {
     # notes of a scores folder as a list, empty for older ones, or a log: the command's tags, the task's
     # configuration, and a response before and after tags were removed; and what the refusal says
@@ -105,7 +105,7 @@ REASONING = {
                  "texts": ("<think>4?</think>3", "3")},
         ("none", "<think>, <thinking>"),
     ),
-    "none in either": ([{"tags": [], "responses": 0}], {"command": BOTH, "texts": ("3", "3")}, None),
+    "none in either": ([{"removed": "none", "responses": 0}], {"command": BOTH, "texts": ("3", "3")}, None),
     "none in the log": ([KEPT], {"command": BOTH, "texts": ("3", "3")}, None),
     "an older folder": ([], {"command": BOTH, "texts": ("<think>4?</think>3", "3")}, "unrecorded"),
     "an older folder without any": ([], {"command": BOTH, "texts": ("3", "3")}, None),
@@ -249,7 +249,20 @@ class TestIncomparableRows:
         else:
             one, other = said[::-1] if turned and isinstance(ours, dict) else said  # logs come last
             message = refusal(folders)
-            assert f"reasoning removed from responses {one!r} and {other!r}. Pass --reasoning_tags" in message
+            assert (
+                f"reasoning removed from responses {one!r} and {other!r}. Score the log's samples" in message
+            )
+
+    def test_runs_that_differ_in_removed_reasoning_are_named_by_it(self, tmp_path):
+        for name, command in (("a", BOTH), ("b", "none")):
+            thinking(tmp_path / "all" / name, command=command, texts=("<think>4?</think>3",) * 2)
+            path = next((tmp_path / "all" / name).rglob("*_results.json"))
+            path.write_text(path.read_text().replace(f"org/{name}", "org/tiny"))
+        board = load([tmp_path / "all"], apart=True)
+        assert sorted(row.name for part in board.boards for row in part.rows) == [
+            "tiny",
+            "tiny (reasoning_tags=none)",
+        ]
 
     @pytest.mark.parametrize(
         ("prompt", "logged", "fits"),

@@ -482,6 +482,26 @@ class TestTask:
                          "--output", tmp_path / "x")  # fmt: skip
         assert code == 1 and "has 6 responses to 6 of its task's" in said.err and "--limit N" in said.err
 
+    @pytest.mark.parametrize(
+        "logged",
+        [
+            lambda right: {"filtered_resps": right},
+            lambda right: {"resps": right, "filtered_resps": "x"},
+            lambda right: {"resps": [[right]], "filtered_resps": ["x"]},  # of older versions
+            lambda right: {"response": right, "resps": "x"},
+        ],
+    )
+    def test_samples_of_lmms_eval_are_read_as_they_were_generated(self, tmp_path, items, logged):
+        rows = [{"doc_id": item.doc_id, "target": item.target, **logged(item.answer)} for item in items]
+        notes = responses.evaluate(
+            jsonl(tmp_path / "a.jsonl", rows), tmp_path / "s", task="dcsft_digits", limit=6
+        )
+        assert notes["tasks"]["dcsft_digits"]["accuracy"] == 1.0
+        rows[0] |= {"resps": ["x", "y"]}
+        rows[0].pop("response", None)
+        said = refusal(jsonl(tmp_path / "b.jsonl", rows), tmp_path / "x", task="dcsft_digits", limit=6)
+        assert "list, not text" in said
+
     @pytest.mark.parametrize("named", ["doc_id", "item"])
     def test_rows_in_another_order_than_the_task_are_refused(self, tmp_path, items, named):
         """Otherwise right responses are judged by other items' golds."""

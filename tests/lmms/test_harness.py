@@ -4,6 +4,7 @@ import errno
 import inspect
 import json
 import re
+import types
 from types import SimpleNamespace
 
 import datasets
@@ -174,6 +175,13 @@ def test_an_unwritable_home_folder_is_reported_at_once(tmp_path, monkeypatch, op
         HarnessError, match="cache cannot be created: .*file/home.*Set HF_HOME, and DCSFT_CACHE"
     ):
         opened()
+
+
+def alone(function, **known):
+    """A function as if its file held nothing else than what is `known`."""
+    return types.FunctionType(
+        function.__code__, known | {"print": print, "dict": dict}, closure=function.__closure__
+    )
 
 
 def own_task(folder, images, higher_is_better=True, **more):
@@ -352,6 +360,8 @@ class TestScores:
             ({"score_key": "ok"}, {"hit": {"ok": True}, "length": 4}, 1.0),
             ({"score_key": "hit"}, {"hit": 0.5, "length": 4}, 0.5),
             ({"score_key": "hit"}, {"hit": 0.5, "acc": 80.0}, 0.5),
+            ({"score_key": "hit"}, {"hit": {"score": 0.5}, "f1": {"score": 1.0}}, 0.5),
+            ({"score_key": "hit"}, {"hit": {"hit": 0.5, "score": 1.0}, "f1": 1.0}, 0.5),
             ({"score_key": "miss"}, {"hit": 0.5, "acc": 1.0}, 1.0),
             ({}, {"hit": np.float32(0.5)}, 0.5),
             ({}, {"hit": np.bool_(True), "said": np.str_("x")}, 1.0),
@@ -369,6 +379,25 @@ class TestScores:
         else:
             with pytest.raises(HarnessError, match=score):
                 lmms.score_of(task, metrics)
+
+    @pytest.mark.parametrize(
+        "known",
+        [
+            {"requests": types.ModuleType("requests")},
+            {"ask": types.FunctionType((lambda: 1).__code__, {"__name__": "openai.resources"})},
+            {
+                "get_server": types.FunctionType(
+                    (lambda: 1).__code__, {"__name__": "lmms_eval.llm_judge.server"}
+                )
+            },
+            {"API_KEY": "x"},
+            {"F": types.ModuleType("torch.nn.functional")},
+        ],
+    )
+    def test_no_judge_is_asked_for_the_names_of_metrics(self, tmp_path, known):
+        Image.new("RGB", (28, 28)).save(tmp_path / "0.png")
+        judged = alone(lambda doc, results: {"hit": 1.0, "length": 4}, **known)
+        lmms.refuse_unfit([own_task(tmp_path, [tmp_path / "0.png"], process_results=judged)])
 
     @pytest.mark.parametrize(
         ("more", "metrics", "refused"),
@@ -391,7 +420,7 @@ class TestScores:
             print("scored")
             return dict(metrics.items())
 
-        task = own_task(tmp_path, [tmp_path / "0.png"], process_results=scored, **more)
+        task = own_task(tmp_path, [tmp_path / "0.png"], process_results=alone(scored), **more)
         if refused:
             with pytest.raises(HarnessError, match=r"task theirs: none of its metrics .*'hit'.*score_key"):
                 lmms.refuse_unfit([task])

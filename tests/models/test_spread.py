@@ -185,8 +185,11 @@ class TestActor:
         assert (loaded["batch_size"], loaded["seed"]) == (3, 5)
 
     def test_returns_the_image_markers_to_search_prompts_for(self):
-        actor = Answerer("dcsft_hf", f"pretrained={checkpoint('qwen2_5_vl')},device=cpu")
-        assert "<|image_pad|>" in actor.load()["media_marks"]
+        given = f"pretrained={checkpoint('qwen2_5_vl')},device=cpu,system_prompt=Be brief."
+        actor = Answerer("dcsft_hf", given)
+        loaded = actor.load()
+        assert "<|image_pad|>" in loaded["media_marks"]
+        assert list(loaded["prompt_settings"]) == ["system_prompt_sha256"]
 
     def test_returns_refused_items_or_raises_the_error(self, tmp_path):
         (tmp_path / "answers").write_text('{"task": "pool", "doc_id": 1, "responses": ["one"]}')
