@@ -32,7 +32,7 @@ from dcsft_harness.environment import called
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.models.weights import error_line
-from dcsft_harness.training.config import TrainingConfig
+from dcsft_harness.training.config import TRACKERS, TrainingConfig
 from dcsft_harness.training.run_folder import RunFolder
 
 # Costs and measurements of a run, step by step, across interruptions.
@@ -248,13 +248,19 @@ def passing(extra: Mapping[str, Any], begins: Callable[[], bool] = lambda: True)
     """
     try:
         yield
-    except (*_FAULTS, ImportError) as error:
+    except Exception as error:
         # A launch also ends in a RuntimeError if it loses one of its processes.
-        lost = isinstance(error, torch.OutOfMemoryError) or (
+        passes = isinstance(error, HarnessError | OSError | torch.OutOfMemoryError) or (
             isinstance(error, RuntimeError) and ranks.world_size() > 1
         )
-        if lost or not extra or not begins() or called(error) not in _CALLED:
+        if passes or not extra or not begins() or called(error) not in _CALLED:
             raise
+        tracker = type(error).__module__.partition(".")[0]
+        if tracker in TRACKERS:
+            raise HarnessError(
+                f"report_to={tracker} cannot begin: {error_line(error)}",
+                "Set it up, or leave report_to out",
+            ) from error
         raise _refused(error) from error
 
 
