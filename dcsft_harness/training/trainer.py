@@ -228,7 +228,8 @@ _COUNTS = ("num_iterations", "steps_per_generation", "generation_batch_size")
 
 
 def _check_value(kind: str, name: str, value: object) -> None:
-    values = ({"train_sampling_strategy": _ORDERS} | VALUES.get(kind, {})).get(name)
+    known: dict[str, tuple[object, ...]] = {"train_sampling_strategy": _ORDERS, **VALUES.get(kind, {})}
+    values = known.get(name)
     if values is not None and value not in values:
         remedy = f"Use one of {', '.join(map(str, values))}" if len(values) > 1 else "Leave it out"
         raise HarnessError(f"extra: {name}={value!r} is not supported", remedy)
@@ -286,8 +287,8 @@ _FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, Run
 def _check_optimizer(args: TrainingArguments) -> None:
     try:
         made, given = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
-        if args.optim_target_modules is None:
-            made([torch.nn.Parameter(torch.zeros(1))], **given)
+        if args.optim_target_modules is None and "model" not in given:
+            made([torch.nn.Parameter(torch.zeros(1, 1))], **given)
     except ImportError as error:
         raise HarnessError(
             f"optim={args.optim.value} needs a package that is not installed: {error}",
