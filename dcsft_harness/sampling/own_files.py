@@ -76,6 +76,7 @@ _SPLIT = re.compile(
 )
 """How the name of another file of a split begins, or a word in it, separated as `datasets` takes it."""
 _ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
+_PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?)$", re.I)
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
 """Names of columns of texts that may show something, in a table that also has a column of images."""
 
@@ -130,8 +131,11 @@ def _where_to_look(named: str) -> str:
 
 
 def refuse_lost(named: str) -> None:
-    """Refuses a name that can only be a path, and does not exist; others may be tasks."""
+    """Refuses a missing path, and a folder without rows that no stage made; others may be tasks."""
     path = Path(named)
+    stage = any((path / name).exists() for name in (manifest.NAME, manifest.UNFINISHED))
+    if path.is_dir() and not stage and not is_data(named):
+        raise _without_rows(path)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():
         raise HarnessError(f"{named} does not exist, and is not a task", _where_to_look(named))
 
@@ -312,18 +316,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
     _refuse_artifact(path)
     files = sorted(path.glob("*.parquet"))
     if not files:
-        inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
-        there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
-        shown = [*path.glob("*.[jpJP]*[gG]"), *path.glob("*/*.[jpJP]*[gG]")]
-        if shown and not there:
-            raise HarnessError(
-                f"{path} is a folder of images without rows",
-                "Write a JSONL or CSV file beside it with a row for each image: question, answer, image",
-            )
-        raise HarnessError(
-            f"{path} is a folder without rows",
-            f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Pass {KINDS}",
-        )
+        raise _without_rows(path)
     splits = dict.fromkeys(split for one in files if (split := _split(one.stem)) is not None)
     if len(splits) > 1:
         raise HarnessError(
@@ -331,6 +324,20 @@ def _of_folder(path: Path) -> Iterator[Row]:
             "Name a file of one split, or put its files into a folder of their own",
         )
     yield from _numbered(row for file in files for row in _of_parquet(file))
+
+
+def _without_rows(path: Path) -> HarnessError:
+    inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
+    there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
+    if not there and any(_PICTURE.search(str(one)) for one in (*path.glob("*"), *path.glob("*/*"))):
+        return HarnessError(
+            f"{path} is a folder of images without rows",
+            "Write a JSONL or CSV file beside it with a row for each image: question, answer, image",
+        )
+    return HarnessError(
+        f"{path} is a folder without rows",
+        f"Name {'one of ' * (len(there) > 1)}{cut(', '.join(there))}" if there else f"Pass {KINDS}",
+    )
 
 
 def _refuse_artifact(folder: Path) -> None:

@@ -632,6 +632,10 @@ def _spoken(value: object) -> object:
     return turns if are_turns else value
 
 
+_UNREAD = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "image")
+"""Parts of a turn that other formats have beside its content; without them the turn means something else."""
+
+
 def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Turn]:
     """Turns; pictures that content parts hold are added to `images`.
 
@@ -662,6 +666,11 @@ def _turns(name: str, value: object, images: list[Any], wanted: bool) -> list[Tu
             raise HarnessError(
                 f"`{name}` has a turn of the unknown role {cut(repr(role))}", "Use system, user and assistant"
             )
+        if lost := next((part for part in _UNREAD if turn.get(part)), None):
+            raise HarnessError(
+                f"`{name}`: a turn has `{lost}`, which is not read",
+                "Write it into the turn's content, or remove it",
+            )
         known = _ROLES[role]
         turns.append({"role": known, "content": _content(f"`{name}`", known, content, images)})
     return turns
@@ -674,8 +683,9 @@ def _content(where: str, role: str, content: object, images: list[Any]) -> str:
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, list):
+        kind = "empty" if content is None else type(content).__name__
         raise HarnessError(
-            f"{where} has no {role} turn with text: its content is {type(content).__name__}",
+            f"{where}: a turn of the {role} has no text: its content is {kind}",
             "Correct or remove the row",
         )
     texts = []

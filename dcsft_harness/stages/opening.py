@@ -395,7 +395,8 @@ def training_data(data: str, options: OwnPart) -> "Path | Dataset":
 def _is_training_set(folder: Path) -> bool:
     """Whether a folder has the columns, roles and images of a curated set, which trainers can read directly.
 
-    It must have no other columns that are read from a user's rows, since they would be lost.
+    It must have no other columns that are read from a user's rows, and no other parts of a turn, since they
+    would be lost.
     """
     from datasets import Dataset, Image, List
 
@@ -413,6 +414,8 @@ def _is_training_set(folder: Path) -> bool:
         return False
     turns = found.select_columns("messages")[0]["messages"] if len(found) else ()
     if not all(isinstance(one, Mapping) and one.get("role") in ROLES for one in turns or ()):
+        return False
+    if any(one.keys() - {"role", "content"} for one in turns or ()):
         return False
     images = found.features.get("images")
     return isinstance(images, List) and isinstance(images.feature, Image)

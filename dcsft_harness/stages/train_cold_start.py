@@ -14,7 +14,7 @@ class ColdStartOptions(ColdStartConfig, TrainInputs):
 
 def run(options: ColdStartOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
-    return supervised(STAGE, options, ColdStartConfig, output, progress)
+    return supervised(STAGE, options, ColdStartConfig, output, progress, "train_cold_start")
 
 
 STAGE = Stage(

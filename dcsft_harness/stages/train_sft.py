@@ -14,7 +14,7 @@ class SftOptions(SftConfig, AdapterInputs):
 
 def run(options: SftOptions, output: Path, progress: Progress | None) -> Notes:
     """Trains."""
-    return supervised(STAGE, options, SftConfig, output, progress)
+    return supervised(STAGE, options, SftConfig, output, progress, "train_sft")
 
 
 STAGE = Stage(

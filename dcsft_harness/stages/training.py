@@ -107,16 +107,21 @@ def start(
 
 
 def supervised(
-    stage: Stage, options: TrainInputs, kind: type[TrainingConfig], output: Path, progress: Progress | None
+    stage: Stage,
+    options: TrainInputs,
+    kind: type[TrainingConfig],
+    output: Path,
+    progress: Progress | None,
+    function: str,
 ) -> Notes:
-    """`start` with the function of `training.sft` that has the stage's name."""
+    """`start` with a function of `training.sft`, by name: importing it here would import torch."""
 
     def train(base: str, config: TrainingConfig, more: dict[str, Any]) -> Notes:
         with ranks.agreed():
             rows = opening.training_data(options.data, options)
         from dcsft_harness.training import sft
 
-        notes: Notes = getattr(sft, stage.name)(base, rows, output, config, **more)
+        notes: Notes = getattr(sft, function)(base, rows, output, config, **more)
         return notes
 
     return start(stage, options, kind, output, progress, train)

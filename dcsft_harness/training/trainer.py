@@ -32,7 +32,7 @@ from dcsft_harness.environment import called
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.models.resources import Arithmetic
 from dcsft_harness.models.weights import error_line
-from dcsft_harness.training.config import TrainingConfig
+from dcsft_harness.training.config import TRACKERS, TrainingConfig
 from dcsft_harness.training.run_folder import RunFolder
 
 # Costs and measurements of a run, step by step, across interruptions.
@@ -228,7 +228,8 @@ _COUNTS = ("num_iterations", "steps_per_generation", "generation_batch_size")
 
 
 def _check_value(kind: str, name: str, value: object) -> None:
-    values = {"train_sampling_strategy": _ORDERS, **VALUES.get(kind, {})}.get(name)
+    known: dict[str, tuple[object, ...]] = {"train_sampling_strategy": _ORDERS, **VALUES.get(kind, {})}
+    values = known.get(name)
     if values is not None and value not in values:
         remedy = f"Use one of {', '.join(map(str, values))}" if len(values) > 1 else "Leave it out"
         raise HarnessError(f"extra: {name}={value!r} is not supported", remedy)
@@ -248,13 +249,19 @@ def passing(extra: Mapping[str, Any], begins: Callable[[], bool] = lambda: True)
     """
     try:
         yield
-    except (*_FAULTS, ImportError) as error:
+    except Exception as error:
         # A launch also ends in a RuntimeError if it loses one of its processes.
-        lost = isinstance(error, torch.OutOfMemoryError) or (
+        passes = isinstance(error, HarnessError | OSError | torch.OutOfMemoryError) or (
             isinstance(error, RuntimeError) and ranks.world_size() > 1
         )
-        if lost or not extra or not begins() or called(error) not in _CALLED:
+        if passes or not extra or not begins() or called(error) not in _CALLED:
             raise
+        tracker = type(error).__module__.partition(".")[0]
+        if tracker in TRACKERS:
+            raise HarnessError(
+                f"report_to={tracker} cannot begin: {error_line(error)}",
+                "Set it up, or leave report_to out",
+            ) from error
         raise _refused(error) from error
 
 
@@ -280,8 +287,8 @@ _FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, Run
 def _check_optimizer(args: TrainingArguments) -> None:
     try:
         made, given = Trainer.get_optimizer_cls_and_kwargs(args, torch.nn.Identity())
-        if args.optim_target_modules is None:
-            made([torch.nn.Parameter(torch.zeros(1))], **given)
+        if args.optim_target_modules is None and "model" not in given:
+            made([torch.nn.Parameter(torch.zeros(1, 1))], **given)
     except ImportError as error:
         raise HarnessError(
             f"optim={args.optim.value} needs a package that is not installed: {error}",

@@ -952,6 +952,13 @@ class TestHostileFiles:
         (tmp_path / name).write_text(content)
         assert [row for _, row in own_files.rows(tmp_path / name)] == [{"problem": "a", "solution": "b"}]
 
+    @pytest.mark.parametrize("verb", ["train sft", "train grpo", "train dpo"])
+    def test_training_names_the_file_in_an_image_folder(self, tmp_path, verb):
+        (tmp_path / "birds").mkdir()
+        (tmp_path / "birds" / "metadata.csv").write_text("file_name,question,answer\n")
+        with pytest.raises(HarnessError, match=r"birds is a folder without rows\. Name .*/metadata\.csv"):
+            stages.STAGES[verb](tmp_path / "out", model="digits", data=str(tmp_path / "birds"))
+
     @pytest.mark.parametrize(
         ("files", "said"),
         [
@@ -1644,6 +1651,27 @@ DEFECTS = {
     "a turn without a role": (
         {"conversations": [{"From": "human", "Value": "a?"}, {"From": "gpt", "Value": "b"}]},
         "`conversations` has a turn without a role: it has From, Value",
+    ),
+    # Without them, the turn would mean something else.
+    **{
+        f"a turn with {part}": (
+            {
+                "messages": [
+                    {"role": "user", "content": "a?"},
+                    {"role": "assistant", "content": "b", part: value},
+                ]
+            },
+            f"`messages`: a turn has `{part}`, which is not read. Write it into the turn's content",
+        )
+        for part, value in (
+            ("tool_calls", [{"type": "function", "function": {"name": "zoom", "arguments": "{}"}}]),
+            ("reasoning_content", "It has a long neck."),
+            ("images", ["0.png"]),
+        )
+    },
+    "a turn without content": (
+        {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": None}]},
+        "`messages`: a turn of the assistant has no text: its content is empty",
     ),
     "messages as text": ({"messages": "hello", "answer": "a"}, "`messages` is str, not a list of turns"),
     # The last turn answers another question than the row's.

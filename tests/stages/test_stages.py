@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -70,6 +71,21 @@ def toy(tmp_path):
     stages.__path__.remove(str(folder))
     del STAGES["toy"]
     sys.modules.pop("dcsft_harness.stages.toy", None)
+
+
+def test_a_copy_of_a_training_method_trains(tmp_path, monkeypatch):
+    """With its own verb, as CONTRIBUTING.md says of `train_sft.py`."""
+    from dcsft_harness import training
+
+    own = types.ModuleType("dcsft_harness.stages.train_copy")
+    source = Path(stages.__path__[0], "train_sft.py").read_text()
+    exec(source.replace("train sft", "train copy"), vars(own))  # noqa: S102 - our own
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "a?", "answer": "b"}\n')
+    sft = types.SimpleNamespace(train_sft=lambda *given, **more: {"lr": given[3].learning_rate})
+    monkeypatch.setattr(training, "sft", sft, raising=False)
+    given = own.STAGE.options(model="digits", data=str(rows), learning_rate=0.5)
+    assert own.STAGE.run(given, tmp_path / "out", None) == {"lr": 0.5}
 
 
 def test_a_new_file_is_a_command(toy, capsys):

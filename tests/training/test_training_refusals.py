@@ -13,7 +13,8 @@ from datasets import Dataset
 from PIL import Image as Pillow
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, TrainerCallback
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
@@ -108,9 +109,15 @@ def test_an_argument_that_trl_cannot_take_is_refused(base, tmp_path, extra, mess
     [
         ({"router_aux_loss_coef": 0.1}, "TRL refuses its arguments: .*not a Mixture-of-Experts.*`extra`"),
         ({"neftune_noise_alpha": -1}, "TRL refuses its arguments: uniform_ expects"),
+        ({"report_to": "wandb"}, "report_to=wandb cannot begin: No API key.*leave report_to out"),
     ],
 )
-def test_what_trl_refuses_with_the_weights_is_one_sentence_too(base, tmp_path, extra, message):
+def test_what_others_refuse_with_the_weights_is_one_sentence_too(base, tmp_path, monkeypatch, extra, message):
+    class Wandb(TrainerCallback):
+        def on_train_begin(self, *given, **named):
+            raise type("UsageError", (Exception,), {"__module__": "wandb.errors"})("No API key configured.")
+
+    monkeypatch.setitem(INTEGRATION_TO_CALLBACK, "wandb", Wandb)
     with pytest.raises(HarnessError, match=message):
         sft.train_sft(base, conversations(2), tmp_path / "out", SftConfig(max_steps=1, extra=extra))
 
