@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -158,6 +158,26 @@ class Settings(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON-serializable values, for a manifest."""
         return self.model_dump(mode="json")
+
+
+_HOME = re.compile(r"(?:^|(?<=[,=]))~(?=/)")
+
+
+_V = TypeVar("_V")
+
+
+def at_home(value: _V) -> _V:
+    """A value whose paths "~/..." are written out, as shells do at the start of a word."""
+    made: object = value
+    if isinstance(value, str) and "~/" in value:
+        made = _HOME.sub(lambda _: str(Path.home()), value)
+    elif isinstance(value, Path):
+        made = Path(at_home(str(value)))
+    elif isinstance(value, list | tuple):
+        made = type(value)(map(at_home, value))
+    elif isinstance(value, dict):
+        made = {name: at_home(one) for name, one in value.items()}
+    return cast(_V, made)
 
 
 def flag(name: str) -> str:

@@ -76,6 +76,7 @@ _SPLIT = re.compile(
 )
 """How the name of another file of a split begins, or a word in it, separated as `datasets` takes it."""
 _ENDINGS = (".parquet", ".jsonl", ".json", ".csv", ".tsv", ".gz", ".arrow")
+_PICTURE = re.compile(r"\.(png|jpe?g|webp|bmp|gif|tiff?)$", re.I)
 _NAMED = re.compile(r"ima?ge?|pic|photo|screen|figure|frame|shot|visual|video|audio|file|path|url", re.I)
 """Names of columns of texts that may show something, in a table that also has a column of images."""
 
@@ -314,8 +315,7 @@ def _of_folder(path: Path) -> Iterator[Row]:
     if not files:
         inside = sorted(one for one in [*path.glob("*"), *path.glob("*/*")] if one.suffix in _ENDINGS)
         there = dict.fromkeys(str(one.parent if one.suffix == ".parquet" else one) for one in inside)
-        shown = [*path.glob("*.[jpJP]*[gG]"), *path.glob("*/*.[jpJP]*[gG]")]
-        if shown and not there:
+        if not there and any(_PICTURE.search(str(one)) for one in (*path.glob("*"), *path.glob("*/*"))):
             raise HarnessError(
                 f"{path} is a folder of images without rows",
                 "Write a JSONL or CSV file beside it with a row for each image: question, answer, image",

@@ -34,7 +34,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.data.digits import DIGITS
 from dcsft_harness.environment import broken_import, importing
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.settings import Settings, as_arguments, extra, flag, read_text
+from dcsft_harness.settings import Settings, as_arguments, at_home, extra, flag, read_text
 
 DONE = "already_done"
 """The note that the same call had already finished the output."""
@@ -344,11 +344,12 @@ class Stage:
                 raise HarnessError(f"{self.name}() needs an output", "Pass the folder to write")
             if not isinstance(output, str | os.PathLike | None):
                 raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
+            output = at_home(None if output is None else os.fspath(output))
             given_root = named.get("image_root") is not None or "image_root" not in self.options.model_fields
             from dcsft_harness.lmms.tasks import including
 
             with _without_bars(), _own_random_numbers(), including():
-                plain = {name: _plain(value, name == "data") for name, value in named.items()}
+                plain = at_home({name: _plain(value, name == "data") for name, value in named.items()})
                 if not given_root:
                     self._place_images(plain)
                 # In a launch, the first process shows the bar.

@@ -12,7 +12,7 @@ from datasets import Dataset
 from PIL import Image as Pillow
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, TrainerCallback
 
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.errors import HarnessError
@@ -116,6 +116,16 @@ def test_a_missing_tracker_is_refused_before_weights_are_loaded(base, tmp_path, 
     refused(
         "report_to=tensorboard needs a package that is not installed: .*pip install", base, tmp_path, config
     )
+
+
+def test_a_tracker_that_fails_is_named(base, tmp_path, monkeypatch):
+    class Tracker(TrainerCallback):
+        def on_train_begin(self, *given, **more):
+            raise type("UsageError", (Exception,), {"__module__": "wandb.errors"})("No key.")
+
+    monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "wandb", Tracker)
+    config = SftConfig(max_steps=1, extra={"report_to": "wandb"})
+    refused("report_to=wandb fails: No key. Set it up, or leave report_to out", base, tmp_path, config)
 
 
 def test_numbers_that_yaml_reads_as_text_are_converted():
