@@ -114,8 +114,9 @@ class Settings(BaseModel):
     @classmethod
     def _from_text(cls, values: Mapping[str, object]) -> dict[str, object]:
         for name, value in values.items():
+            field = cls.model_fields.get(name)
             # As a path it would be the working folder.
-            if value == "" and name in cls.model_fields and extra(cls.model_fields[name], "reads"):
+            if field is not None and value == "" != field.default and extra(field, "reads"):
                 raise HarnessError(f"{cls.said(name)} is empty", "Pass a value, or leave it out")
         return {
             name: read_text(cls.model_fields[name].annotation, value) if name in cls.model_fields else value

@@ -342,6 +342,10 @@ def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measur
         for result, part in ((earlier, reference), (later, measured))
     )
     where = f"{reference.task} in {here} and in {there} cannot be compared"
+    ours_by, theirs_by = _scorers(reference), _scorers(measured)
+    if ours_by and theirs_by and not {*ours_by} & {*theirs_by}:
+        said = f"{where}: scored by {', '.join(ours_by)} and by {', '.join(theirs_by)}"
+        raise Unusable(said, SEPARATE, "another scorer")
     unknown = (*reference.unknown, *measured.unknown)
     for condition in {**reference.conditions, **measured.conditions}:
         if unknown and condition.startswith(unknown):
@@ -373,6 +377,11 @@ def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measur
             SEPARATE,
             "other clusters",
         )
+
+
+def _scorers(part: Cell) -> list[str]:
+    """The recorded scorers of a cell."""
+    return [one.removeprefix(f"{SCORER} ") for one in part.conditions if one.startswith(f"{SCORER} ")]
 
 
 def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:

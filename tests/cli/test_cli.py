@@ -80,6 +80,7 @@ def refused(capsys, output, *arguments):
         (("sample",), "--task and --data are missing. Pass one of them"),
         (("sample", "--task", "x", "--data", "y"), "--task x and --data y cannot be combined"),
         (("sample", "--task", __file__, "--scorer", "choice"), f"Pass it as --data {__file__}"),
+        (("sample", "--data", "dcsft_digits_pool"), "is a task. Pass it as --task dcsft_digits_pool"),
         (("sample", "--data", "", "--scorer", "exact_word"), "--data is empty. Pass a value"),
         (("sample", "--model", "", "--task", "dcsft_digits_pool"), "--model is empty. Pass a value"),
         (("sample", "--data", __file__, "--scorer", "gone:f"), "scorer 'gone:f' cannot be imported"),

@@ -895,7 +895,7 @@ def test_a_finished_stage_stays_finished(tmp_path, monkeypatch, change):
     ("call", "said"),
     [
         (lambda: dcsft.sample("digits", task="x", samples=0, output="out"), "samples=0 is out of range"),
-        (lambda: dcsft.sample("digits", output="out"), "task= and data= cannot be combined"),
+        (lambda: dcsft.sample("digits", output="out"), "task= and data= are missing"),
         (lambda: dcsft.sample("digits", data="no.jsonl", output="out"), "data=no.jsonl does not exist"),
         (lambda: dcsft.evaluate("digits", output="out"), "tasks= and data= are missing. Pass one of them"),
         (
