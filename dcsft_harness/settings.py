@@ -174,8 +174,10 @@ def at_home(value: _V) -> _V:
         made = _HOME.sub(lambda _: str(Path.home()), value)
     elif isinstance(value, Path):
         made = Path(at_home(str(value)))
-    elif isinstance(value, list | tuple):
-        made = type(value)(map(at_home, value))
+    elif isinstance(value, list):
+        made = [at_home(one) for one in value]
+    elif isinstance(value, tuple):
+        made = tuple(at_home(one) for one in value)
     elif isinstance(value, dict):
         made = {name: at_home(one) for name, one in value.items()}
     return cast(_V, made)

@@ -455,7 +455,7 @@ class TestStartedCommand:
 
     def test_is_not_started_without_a_number_of_processes(self, monkeypatch, tmp_path):
         monkeypatch.setattr(launching, "_start", lambda *given: pytest.fail("it was started"))
-        with pytest.raises(HarnessError, match="unknown curated set or task 'nothing'"):
+        with pytest.raises(HarnessError, match="--data nothing is neither a file nor a folder nor a task"):
             stages.STAGES["train sft"](
                 tmp_path / "out", None, model="digits", data="nothing", num_processes=1
             )
