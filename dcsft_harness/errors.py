@@ -231,7 +231,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], listing: str = "") 
         remedy = ""
     else:
         more = f" and {len(choices) - 20} more" if len(choices) > 20 else ""
-        remedy = f"Known: {', '.join(choices[:20])}{more}"
+        remedy = f"Known: {', '.join(choices[:20])}{more}" if choices else "There are none"
     if listing:
         remedy = f"{remedy} `{listing}` lists all of them".strip()
     return HarnessError(f"unknown {kind} {name!r}", remedy)

@@ -322,12 +322,21 @@ def shaped(kind: TypeAdapter[T], value: object, where: str = "") -> T:
         first = problems[0]
         place = ".".join(str(part)[:100] for part in (*filter(None, [where]), *first["loc"]))
         said = re.sub("^Value error, | or (an )?instance of .*", "", first["msg"])
-        shown = "" if first["type"] == "missing" else f", not {_short(first['input'])}"
+        if first["type"] == "missing":
+            problem = " is missing"
+        elif first["type"] == "extra_forbidden":
+            problem = " is not a known name"
+        elif said == "Input should be a valid dictionary":
+            problem = f" is {_short(first['input'])}, not a mapping"
+        else:
+            problem = f": {said[:1].lower()}{said[1:]}, not {_short(first['input'])}"
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{place or 'it'}: {said[:1].lower()}{said[1:]}{shown}{more}") from error
+        raise ValueError(f"{place or 'it'}{problem}{more}") from error
 
 
 def _short(value: object) -> str:
+    if value is None:
+        return "empty"
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
     shown = repr(value[:100] if isinstance(value, str) else value)

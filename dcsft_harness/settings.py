@@ -10,7 +10,7 @@ import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -113,9 +113,10 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_text(cls, values: Mapping[str, object]) -> dict[str, object]:
-        for name, field in cls.model_fields.items():
+        for name, value in values.items():
+            field = cls.model_fields.get(name)
             # As a path it would be the working folder.
-            if values.get(name) == "" != field.default and extra(field, "reads"):
+            if field is not None and value == "" != field.default and extra(field, "reads"):
                 raise HarnessError(f"{cls.said(name)} is empty", "Pass a value, or leave it out")
         return {
             name: read_text(cls.model_fields[name].annotation, value) if name in cls.model_fields else value
@@ -163,6 +164,28 @@ class Settings(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON-serializable values, for a manifest."""
         return self.model_dump(mode="json")
+
+
+_HOME = re.compile(r"(?:^|(?<=[,=]))~(?=/)")
+
+
+_V = TypeVar("_V")
+
+
+def at_home(value: _V) -> _V:
+    """A value whose paths "~/..." are written out, as shells do at the start of a word."""
+    made: object = value
+    if isinstance(value, str) and "~/" in value:
+        made = _HOME.sub(lambda _: str(Path.home()), value)
+    elif isinstance(value, Path):
+        made = Path(at_home(str(value)))
+    elif isinstance(value, list):
+        made = [at_home(one) for one in value]
+    elif isinstance(value, tuple):
+        made = tuple(at_home(one) for one in value)
+    elif isinstance(value, dict):
+        made = {name: at_home(one) for name, one in value.items()}
+    return cast(_V, made)
 
 
 def flag(name: str) -> str:

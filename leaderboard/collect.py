@@ -344,6 +344,8 @@ def named(given: Path) -> tuple[str | None, Path]:
     name, sign, folder = str(given).partition("=")
     if given.exists() or not sign or not name.strip():
         return None, given
+    if not folder.strip():
+        raise HarnessError(f"{given} names no folder", "Write NAME=FOLDER")
     return name, Path(folder)
 
 

@@ -42,7 +42,7 @@ from dcsft_harness.leaderboard.board import (
 from dcsft_harness.leaderboard.collect import Progress, files_of, read_all, renamed
 from dcsft_harness.leaderboard.logs import LIMITS, Choices
 from dcsft_harness.leaderboard.sampled import expanded, place_of
-from dcsft_harness.records import CHECKPOINT, SETTING
+from dcsft_harness.records import CHECKPOINT, SCORER, SETTING
 
 
 def load(
@@ -340,6 +340,10 @@ def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measur
         for result, part in ((earlier, reference), (later, measured))
     )
     where = f"{reference.task} in {here} and in {there} cannot be compared"
+    ours_by, theirs_by = _scorers(reference), _scorers(measured)
+    if ours_by and theirs_by and not {*ours_by} & {*theirs_by}:
+        said = f"{where}: scored by {', '.join(ours_by)} and by {', '.join(theirs_by)}"
+        raise Unusable(said, SEPARATE, "another scorer")
     unknown = (*reference.unknown, *measured.unknown)
     for name, ours, theirs in differences(reference.conditions, measured.conditions, unknown):
         if name == PROMPTS and len(reference.item_ids) != len(measured.item_ids):
@@ -366,6 +370,11 @@ def _refuse_incomparable(earlier: Result, reference: Cell, later: Result, measur
             SEPARATE,
             condition(CLUSTERS).kind,
         )
+
+
+def _scorers(part: Cell) -> list[str]:
+    """The recorded scorers of a cell."""
+    return [one.removeprefix(f"{SCORER} ") for one in part.conditions if one.startswith(f"{SCORER} ")]
 
 
 def _partners(clusters: Mapping[str, str | None]) -> dict[str, tuple[str, int]]:

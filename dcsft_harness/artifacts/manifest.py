@@ -30,7 +30,7 @@ rewritten when scores are known. A hash of it would change the manifest, and art
 would no longer find it."""
 UNFINISHED = "unfinished"
 """The folder inside an output folder with the state of an interrupted run."""
-_FINISH = "Rerun the same command to finish it"
+_FINISH = "Rerun the interrupted command to finish it"
 FORMAT = 1
 """The manifest format that this version writes, and the newest that it reads."""
 

@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +19,7 @@ from dcsft_harness import __version__, interrupts, ranks
 from dcsft_harness.cli import bar, running, tools
 from dcsft_harness.environment import broken_import, refuse_threads
 from dcsft_harness.errors import HarnessError, near, refusal, room, visible_lines
+from dcsft_harness.settings import at_home
 from dcsft_harness.stages import STAGES
 
 
@@ -115,17 +115,13 @@ for command in (*tools.early, *running.hub_commands, *tools.score_commands, *too
     dcsft.add_command(command)
 
 
-_HOME = re.compile(r"(?<=[,=])~(?=/)")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code.
 
     0: done; 1: refused or failed; 2: wrong usage; 130, 143 and 129: ended by Ctrl-C, SIGTERM and SIGHUP.
     """
     given = sys.argv[1:] if argv is None else argv
-    # Shells leave the home folder of NAME=~/FILE as it is.
-    arguments = [_HOME.sub(lambda _: str(Path.home()), one) for one in given]
+    arguments = at_home(list(given))  # shells leave that of NAME=~/FILE and "~/FILE" as it is
     if arguments[:1] != ["lmms-eval"]:
         _calm()
         interrupts.install()

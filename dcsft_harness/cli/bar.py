@@ -222,7 +222,13 @@ def show(text: str, form: str | None = None) -> None:
             lines.append(line)
             continue
         if len(lines) > 2:
-            console.print(_drawn(lines))
+            cells = [[cell.strip() for cell in _CELL.split(one.strip())[1:-1]] for one in lines]
+            table = _drawn(cells)
+            whole = console.measure(table, options=console.options.update(width=10_000)).minimum
+            if whole <= console.width:
+                console.print(table)
+            else:  # words would be cut
+                console.print(Text("\n".join(_listed(cells))), soft_wrap=True)
         lines = []
         console.print(Text(_plain(line)), soft_wrap=True)
 
@@ -230,13 +236,23 @@ def show(text: str, form: str | None = None) -> None:
 _CELL = re.compile(r"(?<!\\)\|")
 
 
-def _drawn(lines: Sequence[str]) -> "Table":
+def _listed(cells: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table as a list: each row's name, and below it its figures, a line each."""
+    found = []
+    for name, *row in cells[2:]:
+        found += ["", _plain(name)]
+        found += [
+            f"  {_plain(head)}: {_plain(cell)}" for head, cell in zip(cells[0][1:], row, strict=True) if cell
+        ]
+    return [*found, ""]
+
+
+def _drawn(cells: Sequence[Sequence[str]]) -> "Table":
     """A Markdown table drawn for a terminal; its second line sets the alignment of columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[cell.strip() for cell in _CELL.split(line.strip())[1:-1]] for line in lines]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, rule in zip(cells[0], cells[1], strict=True):
         right = rule.endswith(":") and not rule.startswith(":")

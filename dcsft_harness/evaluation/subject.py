@@ -196,7 +196,8 @@ def _refuse_base(given: str, base: str | None) -> None:
 def _refuse_other(given: str, folder: Path) -> None:
     if (folder / manifest.UNFINISHED).is_dir():
         raise HarnessError(
-            f"model {given} holds an unfinished run", f"Score its checkpoints with `--watch {given}`"
+            f"model {given} holds an unfinished run",
+            f"Rerun its command to finish it, or score its checkpoints with `dcsft score --watch {given}`",
         )
     holds = manifest.read(folder).kind if (folder / manifest.NAME).is_file() else "neither"
     raise HarnessError(

@@ -49,7 +49,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError, cut, unknown_name
-from dcsft_harness.settings import flag, members
+from dcsft_harness.settings import at_home, flag, members
 
 if TYPE_CHECKING:
     from dcsft_harness.training.config import TrainingConfig
@@ -210,7 +210,7 @@ def _open(name: str, opening: tuple[str, ...], known: dict[str, _File]) -> _File
     try:
         written = reading.shaped(_WRITTEN, reading.yaml_file(path))
     except (ValueError, OSError) as error:
-        raise HarnessError(f"recipe {path} cannot be read: {error}", _LOOK) from error
+        raise HarnessError(f"recipe {path} cannot be read: {error}", "Correct the file") from error
     if len(opening) == reading.DEEPEST:
         raise HarnessError(f"recipe {path} is nested in {len(opening)} other recipes", "Include fewer levels")
     included = [_open(other, (*opening, name), known) for other in written.include or []]
@@ -414,7 +414,7 @@ def _expand(
     }
     for combination in _combinations(recipe, entry.stage, _filled(recipe, entry.each, values)):
         here = {**values, **combination}
-        made = _filled(recipe, entry.model_extra, here)
+        made = at_home(_filled(recipe, entry.model_extra, here))
         stage_name = str(_filled(recipe, entry.stage, here))
         if _filled(recipe, entry.when, here) is None:
             if entry.otherwise is not None:

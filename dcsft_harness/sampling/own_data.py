@@ -23,9 +23,9 @@ from dcsft_harness.errors import (
     HarnessError,
     grouped,
     in_row,
+    near,
     refused_rows,
     reporting_refusals,
-    unknown_name,
 )
 from dcsft_harness.pictures import to_rgb
 from dcsft_harness.records import MARK
@@ -114,8 +114,12 @@ def open_file(
 def open_task(name: str, option: str) -> lmms.Task:
     """The lmms-eval task that an option names; an error if there is none, or several."""
     if option == "--data" and name not in lmms.task_index():
-        found = unknown_name("task", name, lmms.task_index(), "dcsft tasks list")
-        raise HarnessError(f"--data {name} is neither a file nor a folder nor a task", found.remedy)
+        meant = near(name, lmms.task_index())
+        also = f"Did you mean {' or '.join(meant)}? " if meant else "Check the path; "
+        raise HarnessError(
+            f"--data {name} is neither a file nor a folder nor a task",
+            f"{also}`dcsft tasks list` lists all tasks",
+        )
     tasks = lmms.open_tasks([name])
     if len(tasks) != 1:
         raise HarnessError(

@@ -683,9 +683,9 @@ def _content(where: str, role: str, content: object, images: list[Any]) -> str:
     if isinstance(content, Mapping):
         content = [content]
     if not isinstance(content, list):
-        kind = "empty" if content is None else type(content).__name__
+        form = "empty" if content is None else type(content).__name__
         raise HarnessError(
-            f"{where}: a turn of the {role} has no text: its content is {kind}",
+            f"{where}: a turn of the {role} has no text: its content is {form}",
             "Correct or remove the row",
         )
     texts = []

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from dcsft_harness import ranks
 from dcsft_harness.artifacts import KINDS, Artifact
 from dcsft_harness.errors import HarnessError, cut
-from dcsft_harness.settings import as_arguments, extra, flag
+from dcsft_harness.settings import as_arguments, at_home, extra, flag
 from dcsft_harness.stages.stage import DONE, Progress, Stage
 
 
@@ -65,11 +65,12 @@ def function_of(
             raise HarnessError(f"{stage.name}() needs an output", "Pass the folder to write")
         if not isinstance(output, str | os.PathLike | None):
             raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
+        output = at_home(None if output is None else os.fspath(output))
         given_root = named.get("image_root") is not None or "image_root" not in stage.options.model_fields
         from dcsft_harness.lmms.tasks import including
 
         with _without_bars(), _own_random_numbers(), including():
-            plain = {name: _plain(value, name == "data") for name, value in named.items()}
+            plain = at_home({name: _plain(value, name == "data") for name, value in named.items()})
             if not given_root:
                 _place_images(plain)
             # In a launch, the first process shows the bar.

@@ -198,6 +198,8 @@ def pool(
             raise HarnessError(f"--task {task} is a file or folder of rows", f"Pass it as --data {task}")
         refuse_own(options, "--data")
         return own_data.open_task(str(task), "--task"), {}, task_files([str(task)])
+    if not data.exists() and str(data) in lmms.task_index():
+        raise HarnessError(f"--data {data} is a task", f"Pass it as --task {data}, without --scorer")
     root, outside, part = options.image_root, options.allow_outside_root, own_data.part_of(options, held)
     opened = own_data.open_file(data, options.scorer, root, skip, outside, not held, part)
     return opened, own_data.described(data, options), {"data": data}

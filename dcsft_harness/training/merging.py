@@ -228,6 +228,8 @@ def _open(adapter: Path) -> manifest.Manifest | None:
         raise HarnessError(f"adapter {adapter} does not exist", "Check the path")
     if not (adapter / manifest.NAME).is_file():
         if not (adapter / _ADAPTER).is_file():
+            if (adapter / manifest.UNFINISHED).is_dir():
+                manifest.read(adapter)  # refuses it
             raise HarnessError(
                 f"{adapter} is not an adapter: it has no {_ADAPTER}",
                 "Pass the folder that `dcsft train` or PEFT's save_pretrained wrote",

@@ -18,6 +18,7 @@ import click
 import pytest
 from PIL import Image
 
+import dcsft_harness
 from dcsft_harness import lmms, records, sampling, stages
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import dcsft, entry, main, running
@@ -79,6 +80,7 @@ def refused(capsys, output, *arguments):
         (("sample",), "--task and --data are missing. Pass one of them"),
         (("sample", "--task", "x", "--data", "y"), "--task x and --data y cannot be combined"),
         (("sample", "--task", __file__, "--scorer", "choice"), f"Pass it as --data {__file__}"),
+        (("sample", "--data", "dcsft_digits_pool"), "is a task. Pass it as --task dcsft_digits_pool"),
         (("sample", "--data", "", "--scorer", "exact_word"), "--data is empty. Pass a value"),
         (("sample", "--model", "", "--task", "dcsft_digits_pool"), "--model is empty. Pass a value"),
         (("sample", "--data", __file__, "--scorer", "gone:f"), "scorer 'gone:f' cannot be imported"),
@@ -211,7 +213,7 @@ def test_an_output_folder_that_holds_another_run_is_refused_and_kept(tmp_path, c
     [
         (
             ("train", "sft", "--model", "digits", "--data", "x", "--output", "labels"),
-            "already holds labels, of another run: made by `dcsft label`, not `dcsft train sft`. Name",
+            "holds labels, of another run: made by `dcsft label`, not `dcsft train sft`. Name another",
         ),
         (("curate", "rollouts", "--keep", "easy", "--output", "out"), "holds rollouts, where labels are"),
         (("merge", "labels", "--output", "out"), "labels holds labels, where an adapter is needed"),
@@ -385,6 +387,7 @@ def test_a_missing_option_is_described(capsys):
     "word",
     [
         "--data=~/no.jsonl",
+        "--data ~/no.jsonl",
         "--model-args=batch_size=2,pretrained=~/no.jsonl",
         "--model-args=pretrained=~/no.jsonl",
     ],
@@ -392,8 +395,20 @@ def test_a_missing_option_is_described(capsys):
 def test_a_tilde_that_the_shell_left_alone_is_expanded(tmp_path, monkeypatch, capsys, word):
     monkeypatch.setenv("HOME", str(tmp_path))
     more = ["--task=dcsft_digits_pool"] if "pretrained" in word else ["--model=digits", "--scorer=exact_word"]
-    assert main(["sample", word, *more, "--output", str(tmp_path / "out")]) == 1
+    assert main(["sample", *word.split(), *more, "--output", str(tmp_path / "out")]) == 1
     assert f"{tmp_path}/no.jsonl" in capsys.readouterr().err
+
+
+def test_a_tilde_is_expanded_in_python(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(HarnessError, match=f"{tmp_path}/none does not exist"):
+        dcsft_harness.label("~/none", output="~/out")
+    with pytest.raises(HarnessError, match=f"{tmp_path}/full is not empty"):
+        dcsft_harness.label("full", output="~/full")
+    assert not (tmp_path / "~").exists()
 
 
 MISSING_INPUTS = [

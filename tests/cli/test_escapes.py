@@ -385,3 +385,15 @@ def test_a_terminal_shows_the_same_text_as_a_file(tmp_path, monkeypatch, capsys,
         told.append(capsys.readouterr().out)
     assert told[0] == told[1]
     assert r"\[" in told[0] or kind == "tasks list"
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [(80, True), (20, False)])
+def test_a_table_whose_words_do_not_fit_is_listed(monkeypatch, capsys, columns, drawn):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    cli.bar.show(
+        "| | operations | time |\n|:--|--:|--:|\n| **SFT** | 2.1 GFLOP | 1.0 s |\n| GRPO | 9.9 GFLOP | |"
+    )
+    said = capsys.readouterr().out
+    assert ("─" in said) == drawn and "operations" in said
+    assert ("SFT\n  operations: 2.1 GFLOP\n  time: 1.0 s\n\nGRPO\n  operations: 9.9 GFLOP\n" in said) != drawn

@@ -145,7 +145,7 @@ REFUSED = [
     (("one", "--watch", "run", "--name", "x"), "--name x could be for CKPT or for the run"),
     (("--watch", "one"), "is not an output folder of `dcsft train`"),
     (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `--watch"),
-    (("run",), "model run holds an unfinished run. Score its checkpoints with `--watch run`"),
+    (("run",), "or score its checkpoints with `dcsft score --watch run`"),
     (("lost",), "the base of adapter lost is missing"),
 ]  # fmt: skip
 

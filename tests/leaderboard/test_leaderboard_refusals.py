@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -174,6 +175,15 @@ class TestIncomparableRows:
             for n, version in (("c", 2), ("d", 3))
         ]
         assert "version of the scorer choice 2 and 3" in refusal(both)
+
+    def test_other_scorers_are_named(self, tmp_path):
+        both = [
+            scores_folder(tmp_path / name, name, {ID: [1, 0]}, notes={ID: {"scorers": {scorer: 1}}})
+            for name, scorer in (("a", "choice"), ("b", "math"))
+        ]
+        assert "scored by choice and by math" in refusal(both)
+        with pytest.raises(HarnessError, match="b= names no folder. Write NAME=FOLDER"):
+            load([both[0], Path("b=")])
 
     @pytest.mark.parametrize("change", [{"scorers": ["choice"]}, {"generation_from_checkpoint": "1.05"}])
     def test_records_of_another_shape_are_refused(self, tmp_path, change):

@@ -938,6 +938,13 @@ class TestHostileFiles:
         with pytest.raises(HarnessError, match=said):
             own_data.open_file(tmp_path / name, "exact_word", None)
 
+    @pytest.mark.parametrize("name", ["red/1.png", "2.JPG", "3.jpeg"])
+    def test_a_folder_of_images_is_named_as_such(self, tmp_path, name):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        with pytest.raises(HarnessError, match="is a folder of images without rows. Write a JSONL or CSV"):
+            own_data.open_file(tmp_path, "exact_word", None)
+
     @pytest.mark.parametrize(
         ("name", "content"),
         [

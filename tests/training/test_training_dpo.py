@@ -124,7 +124,8 @@ class TestPairs:
     ("answers", "said"),
     [
         ([[("a", 1.0)], [("b", 0.0)]], "none of 2 items has both .*1 have right ones, 1 wrong ones"),
-        ([[("a", 1.0), ("b", 0.0, "length"), ("c", None)]], "left out: 1 truncated, 1 unscored"),
+        ([[("a", 1.0), ("b", 0.0, "length"), ("c", None)]], "left out: 1 truncated, 1 unscored.*Sample more"),
+        ([[("a", 1.0), *[("b", 0.0, "length")] * 2]], "2 truncated, .*again with a higher --max-new-tokens"),
     ],
 )
 def test_rollouts_without_pairs_are_refused(tmp_path, answers, said):

@@ -189,6 +189,16 @@ def test_a_missing_tracker_is_refused_before_weights_are_loaded(base, tmp_path, 
     )
 
 
+def test_a_tracker_that_fails_is_named(base, tmp_path, monkeypatch):
+    class Tracker(TrainerCallback):
+        def on_train_begin(self, *given, **more):
+            raise type("UsageError", (Exception,), {"__module__": "wandb.errors"})("No key.")
+
+    monkeypatch.setitem(trainer.INTEGRATION_TO_CALLBACK, "wandb", Tracker)
+    config = SftConfig(max_steps=1, extra={"report_to": "wandb"})
+    refused("report_to=wandb fails: No key. Set it up, or leave report_to out", base, tmp_path, config)
+
+
 def test_numbers_that_yaml_reads_as_text_are_converted():
     ours = trainer.managed(SftConfig(), torch.float32, Path("out"))
     given = {"adam_epsilon": "1e-7", "optim_args": "eps=1e-7", "dataloader_num_workers": "2"}
