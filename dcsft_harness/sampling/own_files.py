@@ -133,7 +133,7 @@ def _where_to_look(named: str) -> str:
 def refuse_lost(named: str) -> None:
     """Refuses a missing path, and a folder without rows that no stage made; others may be tasks."""
     path = Path(named)
-    stage = any((path / name).exists() for name in (manifest.NAME, manifest.UNFINISHED))
+    stage = any((path / name).exists() for name in (manifest.NAME, manifest.UNFINISHED, "data/state.json"))
     if path.is_dir() and not stage and not is_data(named):
         raise _without_rows(path)
     if ("/" in named or "\\" in named or path.suffix) and not path.exists():

@@ -23,7 +23,7 @@ from dcsft_harness.artifacts.disk import json_sha256
 from dcsft_harness.artifacts.resuming import PRECISION
 from dcsft_harness.artifacts.usage import NOTE, PLANNING, Device, Estimate, admit, bytes_of, planned_device
 from dcsft_harness.coordinates import BoxConvention
-from dcsft_harness.errors import HarnessError, cut, reporting_refusals
+from dcsft_harness.errors import HarnessError, reporting_refusals
 from dcsft_harness.models import chat_template
 from dcsft_harness.models.adapters import WEIGHTS, wrap
 from dcsft_harness.models.arguments import ModelSettings
@@ -42,7 +42,7 @@ from dcsft_harness.models.checkpoint import convention as box_convention
 from dcsft_harness.models.estimates import Anatomy, Training, generation, recomputes, seconds, training
 from dcsft_harness.models.pixel_limits import PixelLimits, limits_in_force, set_limits
 from dcsft_harness.models.resources import Arithmetic, take_exactly
-from dcsft_harness.models.weights import check_stored
+from dcsft_harness.models.weights import check_stored, error_line
 from dcsft_harness.sampling import own_data
 from dcsft_harness.training import data, lora, run_folder, shared_prompts
 from dcsft_harness.training.config import AdapterConfig, TrainingConfig
@@ -661,7 +661,7 @@ def _train(
         if tracker not in trainer.args.report_to:
             raise
         raise HarnessError(
-            f"report_to={tracker} fails: {cut(str(error))}", "Set it up, or leave report_to out"
+            f"report_to={tracker} fails: {error_line(error)}", "Set it up, or leave report_to out"
         ) from error
 
 

@@ -151,7 +151,7 @@ def test_the_selection_is_a_seeded_shuffle_of_the_sorted_ids(kinds, keep, share,
     mixed = round((share or 0) * whole)
     plain = len(kept) if size is None else size - mixed
     if not kept or not 0 < plain <= len(kept) or mixed > len(ids[left]) or (share and not mixed):
-        why = "the set would be empty|are requested, but the labels have|is less than one item|leaves no item"
+        why = "the set would be empty|are requested, but the labels have|is less than one item|no item"
         with pytest.raises(HarnessError, match=why):
             chosen(config, some)
         return

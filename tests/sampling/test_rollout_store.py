@@ -177,7 +177,7 @@ class TestRefusals:
             name: output if value == "@" else [output] if value == ["@"] else value
             for name, value in options.items()
         }
-        with pytest.raises(HarnessError, match="an unfinished run.*Rerun the same command"):
+        with pytest.raises(HarnessError, match="an unfinished run.*Rerun the interrupted command"):
             stages.STAGES[verb](tmp_path / "next", **given)
         with pytest.raises(HarnessError, match="an unfinished run with other settings: .*stage"):
             stages.STAGES["evaluate"](output, model="dcsft_stub", tasks=["dcsft_digits"])

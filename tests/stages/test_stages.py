@@ -929,8 +929,8 @@ def test_a_finished_stage_stays_finished(tmp_path, monkeypatch, change):
         ),
         (
             lambda: dcsft.evaluate(responses="rows.jsonl", scorer="exact_word", output="out"),
-            "no row has a response (response, prediction, output); the first has question. Name its column"
-            " with columns={'response': NAME}",
+            "no row has a response (response, prediction, output, resps, filtered_resps); the first has"
+            " question. Name its column with columns={'response': NAME}",
         ),
         (lambda: dcsft.label("rows", exact="often", output="out"), "exact=True"),
         (lambda: dcsft.curate("labels", keep=["esay"], output="out"), "unknown keep value 'esay'"),
