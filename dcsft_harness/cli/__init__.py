@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from dcsft_harness import __version__, interrupts, ranks
-from dcsft_harness.cli import bar, running, tools
+from dcsft_harness.cli import bar, recipes, running, score, tools
 from dcsft_harness.environment import broken_import, refuse_threads
 from dcsft_harness.errors import HarnessError, near, refusal, room, visible_lines
 from dcsft_harness.settings import at_home
@@ -104,14 +104,14 @@ def dcsft() -> None:
 GROUPS: dict[str, tuple[str, tuple[click.Command, ...]]] = {
     "train": ("Train with TRL and PEFT: curated set -> adapter.", ()),
     "leaderboard": ("Compare checkpoints: scores -> leaderboard.", (tools.serve,)),
-    "data": ("Look at your own rows, prepare the paper's benchmarks, find overlap.", (running.prepare,)),
+    "data": ("Look at your own rows, prepare the paper's benchmarks, find overlap.", (tools.prepare,)),
     "digits": ("The embedded digits suite's base checkpoint.", (tools.digits_path,)),
 }
 """First word of two-word verbs -> help, and its other commands, which are not stages."""
 
 for name, (about, others) in GROUPS.items():
     dcsft.add_command(Flow(name, name=name, help=about, commands={str(one.name): one for one in others}))
-for command in (*tools.early, *running.hub_commands, *tools.score_commands, *tools.late):
+for command in (*recipes.commands, *running.hub_commands, score.score, *tools.commands):
     dcsft.add_command(command)
 
 

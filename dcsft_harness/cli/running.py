@@ -1,4 +1,4 @@
-"""Commands of stages, and what commands share: the data root, uploads, options, closing lines."""
+"""Commands of stages, cards and uploads, and what commands share: the data root, options, closing lines."""
 
 import contextlib
 import re
@@ -27,7 +27,7 @@ from dcsft_harness.settings import (
 from dcsft_harness.stages import DONE, STAGES, Stage
 from dcsft_harness.stages.following import next_command
 
-# `dcsft data`: prepares published benchmarks and pools as the folders that tasks read.
+# The folder of prepared data.
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -47,50 +47,6 @@ ROOT: dict[str, Any] = {
 }
 data_root = click.option("--data-root", **ROOT)
 """The data option of every command that reads prepared data."""
-
-
-@click.command()
-@click.argument("task")
-@click.option("--source", type=FOLDER, help="The published files; default: download from the hub.")
-@click.option("--data-root", "--output", **ROOT)
-@click.option(
-    "--on-error",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="For an unusable row: stop, or skip it and record why.",
-)
-@click.option("--any-count", is_flag=True, help="Accept a subset of the published rows; recorded.")
-def prepare(task: str, source: Path | None, on_error: str, any_count: bool) -> None:
-    """Prepare the local folder that TASK reads from the published files.
-
-    \b
-    dcsft data prepare dcsft_imagenet_r
-    dcsft data prepare dcsft_ref_l4 --source Ref-L4
-    """  # noqa: D301 - click reads the \b
-    from dcsft_harness.data.benchmarks import prepared
-
-    clock = bar.Clock()
-    with bar.stage("data prepare") as report:
-        notes = prepared.prepare(
-            task,
-            source,
-            on_error=on_error,
-            any_count=any_count,
-            progress=report,
-            say=lambda text: bar.say(f"data prepare: {text}"),
-        )
-    bar.closing("data prepare", _said(notes), clock, prepared.folder_of(task))
-
-
-def _said(notes: Mapping[str, Any]) -> str:
-    parts = [f"{notes['rows']} rows, {notes['images']} images"]
-    parts += [f"{len(values)} values of {name}" for name, values in notes.get("values", {}).items()]
-    if "chosen" in notes:
-        parts.append(f"chosen: {notes['chosen']}")
-    if notes["skipped"]:
-        parts.append(f"{notes['skipped']} skipped (see skipped.jsonl)")
-    return ", ".join(parts)
 
 
 # `dcsft card` and `push`, and uploads after other commands.

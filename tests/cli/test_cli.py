@@ -560,7 +560,7 @@ def test_an_interrupted_recipe_says_whether_a_stage_was_finished(tmp_path, monke
         output.mkdir(parents=True)
         (output / "manifest.json").write_text("{}")
 
-    monkeypatch.setattr("dcsft_harness.cli.tools.run_stage", perform)
+    monkeypatch.setattr("dcsft_harness.cli.recipes.run_stage", perform)
     assert main(["run", "digits", "--output", str(tmp_path / "out")]) == 130
     assert capsys.readouterr().err.strip().splitlines()[-1] == (SAVED if finished else UNSAVED)
 
