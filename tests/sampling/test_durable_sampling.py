@@ -252,7 +252,7 @@ def test_two_commands_cannot_share_a_folder_at_once(tmp_path, reference, capsys)
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
         assert main(["label", str(tmp_path / "out"), "--output", str(tmp_path / "labels")]) == 1
-        assert "Rerun the same command" in capsys.readouterr().err
+        assert "Rerun the interrupted command" in capsys.readouterr().err
         assert main(command(tmp_path / "out", folder, 0)) == 0
         assert re.search(
             r"160 responses, .* right, [1-9]\d* from the interrupted run", capsys.readouterr().err

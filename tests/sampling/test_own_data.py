@@ -733,7 +733,8 @@ class TestHeldOut:
     )
     def test_refusals(self, folder, capsys, words, said):
         path = file(folder, {"problem": "a", "solution": "b"}, {"problem": "c", "solution": "d"})
-        (folder / "set").mkdir()
+        (folder / "set" / "data").mkdir(parents=True)
+        (folder / "set" / "data" / "state.json").touch()
         if words[0] == "train":
             words += ["--model=digits", f"--data={folder / 'set'}"]
         elif not any("task" in word for word in words):

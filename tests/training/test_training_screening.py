@@ -233,7 +233,7 @@ def test_bad_rows_of_your_own_file_are_listed_by_line(tmp_path, capsys, monkeypa
     else:
         assert "mine.jsonl: 3 of 6 rows cannot be trained on: line 3: image " in said
         assert "; line 7: image " in said and "; line 9: the prompt has '<|image_pad|>' in its text" in said
-        with pytest.raises(HarnessError, match="2 of 6 .*line 7: .*\\. Replace the file, or ") as own:
+        with pytest.raises(HarnessError, match="2 of 6 .*line 7: .*\\. Replace the file[.] ") as own:
             data.examined(conversations.from_rows(tmp_path / "mine.jsonl", None, None)).refuse()
         assert str(own.value).count("Replace the file") == 1
         assert "Traceback" not in said and "row" not in said.replace("rows", "").replace("the row", "")
