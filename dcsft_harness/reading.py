@@ -439,6 +439,10 @@ def json_option(name: str, value: object) -> dict[str, Any]:
     return dict(found)
 
 
+_OURS = Path(__file__).absolute().parent
+"""This package, whose scorers have versions of their own."""
+
+
 def imported_files(file: Path, root: Path) -> list[Path]:
     """A Python file, and those of its own folder that it imports, directly or through others.
 
@@ -461,5 +465,7 @@ def imported_files(file: Path, root: Path) -> list[Path]:
                     place = start.joinpath(*(node.module or "").split("."))
                     places += [place, *(place / alias.name for alias in node.names)]
         parts = [part for place in places for part in (Path(f"{place}.py"), place / "__init__.py")]
-        waiting += [part for part in parts if part.is_relative_to(file.parent)]
+        waiting += [
+            part for part in parts if part.is_relative_to(file.parent) and not part.is_relative_to(_OURS)
+        ]
     return list(found)

@@ -47,6 +47,8 @@ FROM_CHECKPOINT = "generation_from_checkpoint"
 PROMPTED = "prompt_settings"
 """The record of what an engine adds to each prompt, in scores, rollouts and logged token counts: the hash of
 its system prompt, and the arguments of its chat template."""
+LOGGED = "logged_prompt_sha256"
+"""A task's note of the hash of its prompts as lmms-eval logs them."""
 CHECKPOINT, SETTING = "checkpoint's generation config", "checkpoint's generation setting"
 """Conditions of a score, or their prefixes: a scorer's version, and applied settings of a checkpoint's
 generation config. Scores are comparable if all their conditions are equal."""
@@ -78,15 +80,18 @@ def reasoning_tags(task: object, strips: object = None, command: object = None) 
 def reasoning(tags: list[list[str]], responses: Iterable[str]) -> dict[str, Any]:
     """A note on the reasoning in responses as they were before these tags were removed.
 
-    It has the first tag of each pair, and the number of responses that these change; without tags, of those
-    that lmms-eval's command would change.
+    It has the first tag of each pair that occurs, and the number of responses that these change; without
+    tags, of those that lmms-eval's command would change.
     """
 
     def has(text: str, start: str, end: str) -> bool:
         return text.find(end, max(text.find(start), 0)) >= 0
 
-    count = sum(any(has(text, *pair) for pair in tags or THOUGHTS) for text in responses)
-    return {"removed": ", ".join(start for start, _ in tags) or "none", "responses": count}
+    found, count = set[str](), 0
+    for text in responses:
+        hit = {start for start, end in tags or THOUGHTS if has(text, start, end)}
+        found, count = found | hit, count + bool(hit)
+    return {"removed": ", ".join(start for start, _ in tags if start in found) or "none", "responses": count}
 
 
 def item_id(task: str, prompt: str, answer: str, images: Sequence[bytes]) -> str:

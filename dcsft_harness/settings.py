@@ -116,7 +116,9 @@ class Settings(BaseModel):
         for name, value in values.items():
             field = cls.model_fields.get(name)
             # As a path it would be the working folder.
-            if field is not None and value == "" != field.default and extra(field, "reads"):
+            texts = value if isinstance(value, list | tuple) else [value]
+            empty = any(isinstance(one, str) and not one for one in texts)
+            if field is not None and empty and field.default != "" and extra(field, "reads"):
                 raise HarnessError(f"{cls.said(name)} is empty", "Pass a value, or leave it out")
         return {
             name: read_text(cls.model_fields[name].annotation, value) if name in cls.model_fields else value

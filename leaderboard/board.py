@@ -277,7 +277,7 @@ def differences(
     """
     ways = (SYSTEM_TEXT, SYSTEM_FILE, SYSTEM)
     way = next((one for one in ways if one in ours and one in theirs), SYSTEM)
-    for name in {**ours, **theirs}:
+    for name in sorted({**ours, **theirs}, key=lambda name: name in (PROMPTS, ITEMS)):  # effects
         unset: object = 1 if name.startswith(SCORER) else "unset"  # the first version was not recorded
         one, other = ours.get(name, unset), theirs.get(name, unset)
         if one == other or name.startswith(unknown) or (name in ways and name != way):
@@ -316,13 +316,22 @@ def of_prompts(
         found |= {f"{TEMPLATE} {name}": value for name, value in sorted(template.items())}
     elif not is_unset(template):
         found[TEMPLATE] = template
-    if not engine.startswith("dcsft_"):
+    if not engine.startswith("dcsft_") and engine != "responses":
         found[f"{ENGINE} {engine}"] = {
-            name: placeless(given[name])
+            name: _read_alike(given[name])
             for name in sorted(PROMPTING & given.keys())
             if not is_unset(given[name])
         }
     return found
+
+
+def _read_alike(text: str) -> object:
+    """An argument as lmms-eval reads it: True is true, and 1.0 is 1."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    with contextlib.suppress(ValueError):
+        return float(text)
+    return placeless(text)
 
 
 def of_reasoning(note: object) -> dict[str, object]:

@@ -66,6 +66,7 @@ from dcsft_harness.models.arguments import indifferent
 from dcsft_harness.records import (
     CHECKPOINT,
     FROM_CHECKPOINT,
+    LOGGED,
     PROMPTED,
     SCORER,
     SETTING,
@@ -168,7 +169,7 @@ def read_result(folder: Path, shared: Shared) -> Result:
             unanswered=None if entry.get("unanswered") is None else int(silent[at].sum()),
             documents=partial(_documents, folder, task),
             unknown=unknown,
-            logged=entry.get("logged_prompt_sha256"),
+            logged=entry.get(LOGGED),
         )
         if (samples := entry.get("samples")) is not None:
             read = partial(read_rows, folder / RESPONSES, Response, pc.field("task") == task)
@@ -300,9 +301,8 @@ def conditions_of(found: manifest.Manifest, task: str) -> tuple[dict[str, object
     generation = entry.get("generation")
     arguments = generation if isinstance(generation, dict) else {"": generation}
     checkpoint = entry.get(FROM_CHECKPOINT) or {}
-    prompted = of_prompts(
-        engine, pairs(found.config.get("model_args")), entry.get(PROMPTED), found.call.get("read")
-    )
+    given = pairs(found.config.get("model_args"))
+    prompted = of_prompts(engine, given, entry.get(PROMPTED), found.call.get("read"))
     conditions = {
         **({METRIC: entry["metric"]} if entry.get("metric") else {}),
         VERSION: entry.get("version"),
@@ -319,7 +319,8 @@ def conditions_of(found: manifest.Manifest, task: str) -> tuple[dict[str, object
         ITEMS: entry.get("items_sha256"),
     }
     # A model that is not ours need not report its settings.
-    silent = FROM_CHECKPOINT not in entry and not engine.startswith("dcsft_")
+    ours = engine.startswith("dcsft_")
+    silent = FROM_CHECKPOINT not in entry and not ours
     noted = [one for one in entry.get("unknown") or () if isinstance(one, str)]
     unrecorded = {
         METRIC: entry.get("metric") is None,
@@ -330,7 +331,8 @@ def conditions_of(found: manifest.Manifest, task: str) -> tuple[dict[str, object
         VERSION: entry.get("version") in NO_VERSION,
         SIDE: entry.get("distribution") is None,
         SYSTEM: bool(noted),  # responses from elsewhere
-        TEMPLATE: bool(noted),
+        # Older scores do not record arguments that training set.
+        TEMPLATE: bool(noted) or (ours and PROMPTED not in entry and "chat_template_kwargs" not in given),
         REASONING: "reasoning" not in entry,
     }
     return conditions, tuple(dict.fromkeys([*noted, *(name for name, one in unrecorded.items() if one)]))

@@ -40,6 +40,7 @@ from dcsft_harness.leaderboard.board import (
     SIDE,
     SYSTEM,
     SYSTEM_TEXT,
+    TEMPLATE,
     VERSION,
     Cell,
     Documents,
@@ -341,6 +342,9 @@ class Samples:
             SIDE: self._distribution() is None,
             SHOTS: self.task not in (self.run.get("n-shot") or {}),
             SYSTEM: "system_instruction_sha" not in self.run and SYSTEM not in self._prompted(lines),
+            TEMPLATE: ours
+            and "chat_template_kwargs" not in self.given
+            and self._recorded(lines, PROMPTED, "the settings of prompts") is None,
             PROMPTS: not any("input" in line for line in lines),
             CLUSTERS: not any(
                 isinstance(line.get(metric), dict) and self.cluster_key in line[metric]

@@ -192,7 +192,7 @@ class Counts(TokenCounts):  # type: ignore[misc]
 
     def to_dict(self) -> dict[str, Any]:
         """The log's entry."""
-        more: dict[str, Any] = {PROMPTED: dict(self.prompted)} if self.prompted else {}
+        more: dict[str, Any] = {} if self.prompted is None else {PROMPTED: dict(self.prompted)}
         more |= {} if self.from_checkpoint is None else {FROM_CHECKPOINT: self.from_checkpoint}
         return {**super().to_dict(), **more}
 

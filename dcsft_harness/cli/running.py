@@ -16,6 +16,7 @@ from dcsft_harness.cli import bar
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import (
     Settings,
+    at_home,
     extra,
     flag,
     get_choices,
@@ -476,7 +477,7 @@ def _with_passed(
             raise HarnessError(f"--config {config} cannot be read: {error}", "Fix the file") from error
         if not isinstance(read, dict):
             raise HarnessError(f"--config {config} is not a mapping", "Write name: value, one per line")
-        for name, value in read.items():
+        for name, value in at_home(read).items():
             (ours if name in stage.options.model_fields else others)[str(name)] = value
     for name, value in assignments(passed).items():
         try:

@@ -18,8 +18,6 @@ from dcsft_harness.sampling import SamplingConfig, identify, observed, rollout_s
 from dcsft_harness.scoring import at_k
 
 SCORES, RESPONSES = "scores.parquet", "responses.parquet"
-LOGGED = "logged_prompt_sha256"
-"""A task's note of the hash of its prompts as lmms-eval logs them."""
 DRAWN_BY = ("samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
 """Settings of `SamplingConfig` that a manifest records for an evaluation of K responses."""
 _DESCRIBED: dict[tuple[str, int], tuple[records.Item, ...]] = {}
@@ -202,7 +200,7 @@ def _logged(items: Sequence[records.Item], answered: Sequence[lmms.Answered]) ->
     logged = [None if got.logged is None else records.as_text(got.logged) for _, got in pairs]
     if None in logged or logged == [item.prompt for item, _ in pairs]:
         return {}
-    return {LOGGED: json_sha256(logged)}
+    return {records.LOGGED: json_sha256(logged)}
 
 
 def _items(task: lmms.Task, limit: int | None) -> list[records.Item]:

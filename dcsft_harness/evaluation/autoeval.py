@@ -26,7 +26,7 @@ from dcsft_harness.errors import HarnessError, differences, json_text, unknown_n
 from dcsft_harness.evaluation.subject import Subject
 from dcsft_harness.lmms.tasks import members
 from dcsft_harness.models.arguments import indifferent
-from dcsft_harness.records import PROMPTED, SCORER, SETTING
+from dcsft_harness.records import FROM_CHECKPOINT, PROMPTED, SCORER, SETTING
 from dcsft_harness.sampling import own_data, own_files
 from dcsft_harness.scoring import VERSIONS, get_scorer
 from dcsft_harness.settings import flag, option
@@ -583,7 +583,7 @@ def _open(
         if there is None:
             continue
         made = lmms.generation_settings(model, task)
-        given = made.get("generation_from_checkpoint", {})
+        given = made.get(FROM_CHECKPOINT, {})
         prompted = of_prompts(settings.model, reading.named(arguments), made.get(PROMPTED))
         ours = {**seen, **{f"{SETTING} {key}": value for key, value in given.items()}, **prompted}
         _refuse_other(there, ours, (SETTING, SYSTEM, TEMPLATE, ENGINE))

@@ -97,7 +97,7 @@ def open_subject(given: str, base: str | None) -> Subject:
     if run.name == manifest.UNFINISHED and run_folder.step_of(folder):
         raise HarnessError(
             f"model {given} is a checkpoint of an unfinished run, which may remove it at any time",
-            f"Score it with `--watch {run.parent}`",
+            f"Score it with `dcsft score --watch {run.parent}`",
         )
     if not _holds_weights(folder):
         _refuse_other(given, folder)

@@ -330,7 +330,7 @@ def generation_settings(model: Model, task: Task) -> dict[str, Any]:
     return {
         records.PROMPTED: dict(getattr(model, records.PROMPTED, {})),
         "generation_in_force": model.generation_in_force(*asked),
-        "generation_from_checkpoint": model.generation_from_checkpoint(*asked),
+        records.FROM_CHECKPOINT: model.generation_from_checkpoint(*asked),
     }
 
 

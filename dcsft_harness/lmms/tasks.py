@@ -177,10 +177,16 @@ def defined_in(folder: Path, names: Iterable[str]) -> list[Path]:
     return list(dict.fromkeys(path for some in found.values() for path in some))
 
 
+_SKIPPED = frozenset(("__pycache__", ".ipynb_checkpoints"))
+"""Folders in which lmms-eval looks for no tasks."""
+
+
 def _definitions(folder: Path) -> dict[str, list[Path]]:
     """Name -> files of the tasks and groups that the YAML files of a folder define."""
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.rglob("*.yaml")):
+        if _SKIPPED & {*file.relative_to(folder).parts}:
+            continue
         config = _config(file)
         name = config["task"] if isinstance(config.get("task"), str) else config.get("group")
         if isinstance(name, str):

@@ -477,7 +477,7 @@ POOL_NAMES = {"clean": "clean pool", "noisy": "6 % wrong labels"}
 def _held(findings: Sequence[Finding]) -> str:
     """Which of the claims held, which did not, and which are open, with the figures of each pool."""
     paper = [one for one in findings if one.source not in APART]
-    several = len(_pools(findings)) > 1
+    several = _pools(findings) != ["clean"]
     counts = [
         (f"{POOL_NAMES[pool]}: " if several else "")
         + ", ".join(
@@ -506,7 +506,7 @@ def _held(findings: Sequence[Finding]) -> str:
 
 
 def _pools(findings: Sequence[Finding]) -> list[str]:
-    """The pools of some findings; one alone needs no name."""
+    """The pools of some findings; the clean one alone needs no name."""
     return [pool for pool in POOLS if any(one.pool == pool for one in findings)]
 
 
@@ -530,7 +530,7 @@ def _claims(findings: Sequence[Finding]) -> str:
         for (source, said), found in rows.items()
     ]
     each = ["verdict", "in favor", "p"]
-    named = each if len(pools) < 2 else [f"{POOL_NAMES[pool]}: {name}" for pool in pools for name in each]
+    named = each if pools == ["clean"] else [f"{POOL_NAMES[pool]}: {name}" for pool in pools for name in each]
     table = tabulate(
         body, headers=["source", "claim", "test", *named, "seeds"], tablefmt="pipe", disable_numparse=True
     )

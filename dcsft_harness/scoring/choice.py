@@ -368,6 +368,8 @@ def _without_asides(sentence: str, options: OptionSet) -> str:
     """A sentence without what it sets an option against; no option has such a word itself."""
     if not phrases.MAY_BE_ASIDE.search(sentence) or options.has_asides:
         return sentence
+    if phrases.CLOSER.search(sentence) and any(["closer" in text for text in options.texts]):
+        return sentence
     return phrases.ASIDE.sub("", sentence)
 
 

@@ -536,9 +536,9 @@ _RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
     r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b"
-    r"|(?<![,.]) (?:that|who|which|where)\b"
+    r"|(?<![,.]) (?:that|who|which|where)\b(?![^:]*: )"
     r"| (?:[a-z]+ (?:exactly|at (?:least|most)|(?:more|fewer|less) than)"
-    r"|ha(?:ve|s|d) (?:values?|an? \w+ (?:above|below|of)))\b"
+    r"|ha(?:ve|s|d) an? \w+ (?:above|below))\b"
     r"|: (?=\d+ [a-z]+(?:,| and) \d|\d[\d.]* (?:plus|minus|times|[-+×*]) \d)"
     r"| to (?=[a-z]{3,}(?: [a-z]+)? \d)"
 )
@@ -557,7 +557,7 @@ _BETWEEN_FIGURES = re.compile(
 )
 """Units and words of a calculation."""
 _COUNT = re.compile(
-    r"(?i)^(?:so,? )?there (?:is|are|was|were) (?:only |exactly )?[a-z]+\b(?!-)"
+    r"(?i)^(?:so,? )?there (?:is|are|was|were) (?:only |exactly )?(?!one\b)[a-z]+\b(?!-)(?=[^:=,]*$)"
     r"|^(?!one\b)[a-z]+\b(?= [a-z]+ (?:ha[ds]|have|scored) )"
 )
 """Where a count may be in words, before other numbers: "There are two bags with at least 60 buttons"."""

@@ -83,11 +83,11 @@ def open_answer(response: str, *, answer: str | Sequence[str], truncated: bool =
     golds = parse_golds(answer)
     part = bounded(answer_part(response, truncated=truncated))
     part = first_turn(part) or part
-    part = _MONEY.sub(lambda match: f"{match[1]} {_MILLIONS[match[2]]}", part)
     is_against = "oxed" not in part and any([word in part for word in _AGAINST_WORDS])
     if is_against and not any(map(_AGAINST.search, golds)):
         part = _AGAINST.sub("", part)
-    verdicts = [_judge(part, gold) for gold in golds]
+    in_full = _MONEY.sub(lambda match: f"{match[1]} {_MILLIONS[match[2]]}", part)
+    verdicts = [_judge(one, gold) for one in dict.fromkeys((part, in_full)) for gold in golds]
     right = next((verdict for verdict in verdicts if verdict.score == 1.0), None)
     return right or next((verdict for verdict in verdicts if verdict.extracted is not None), NOT_FOUND)
 

@@ -72,7 +72,7 @@ def _loaded(name: str) -> ModuleType:
     left = [one for one in _FOLDERS if one != here]
     sys.path[:] = [one for one in sys.path if one not in left]
     known = sys.modules.get(name)
-    if known is not None and _file(known).parents[name.count(".")] in map(Path, left):
+    if known is not None and _root(known) in map(Path, left):
         _forget([_file(known)])
         known = None
     module = importlib.import_module(name) if known is None else known
@@ -90,8 +90,9 @@ def _forget(files: Sequence[Path]) -> None:
 
     It does for an equally long one of the same second.
     """
-    for module in _modules(files):
-        del sys.modules[module.__name__]
+    for name, module in list(sys.modules.items()):
+        if name != MAIN and getattr(module, "__file__", None) and _file(module) in files:
+            del sys.modules[name]
     for file in files:
         with contextlib.suppress(OSError):
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
@@ -101,13 +102,15 @@ def _forget(files: Sequence[Path]) -> None:
 def _modules(files: Sequence[Path]) -> list[ModuleType]:
     """The modules that were imported from files."""
     return [
-        one for one in list(sys.modules.values()) if getattr(one, "__file__", None) and _file(one) in files
+        one
+        for name, one in list(sys.modules.items())
+        if name != MAIN and getattr(one, "__file__", None) and _file(one) in files
     ]
 
 
 def _older(files: Sequence[Path]) -> list[Path]:
-    """Those of the files that have changed since they were imported."""
-    return [_file(one) for one in _modules(files) if _is_older(one, _file(one))]
+    """Those of the files that have changed since one of them imported them, or functions of theirs."""
+    return [file for file in files if any(_is_older(one, file) for one in _modules(files))]
 
 
 _INSTALLED = frozenset(map(Path, sysconfig.get_paths().values()))
@@ -126,10 +129,20 @@ def _files(one: object, installed: bool = True) -> list[Path]:
         return []
     if file.suffix != ".py" or not file.is_file():
         return []
-    root = file.parents[name.count(".") + (file.name == "__init__.py")]
-    if root in _INSTALLED:
+    root = _top(file, name)
+    if root in _INSTALLED or {"site-packages", "dist-packages"} & {*root.parts}:
         return [file] if installed else []
     return reading.imported_files(file, root)
+
+
+def _top(file: Path, name: str) -> Path:
+    """The folder that a module of this name was imported from."""
+    return [file, *file.parents][: name.count(".") + 2 + (file.name == "__init__.py")][-1]
+
+
+def _root(module: ModuleType) -> Path:
+    """The folder that a module was imported from."""
+    return _top(_file(module), module.__name__)
 
 
 def _file(module: ModuleType) -> Path:
@@ -240,7 +253,7 @@ def _code(one: object, function: object = None, installed: bool = True) -> bytes
     if older:
         raise HarnessError(
             f"{older[0].name} has changed since {getattr(one, '__qualname__', 'the scorer')} was imported",
-            "Restart Python, or reload the file's module with importlib.reload and import the function again",
+            "Restart Python, or reload its module, then the function's own, and import the function again",
         )
     return b"".join(file.read_bytes() for file in files)
 
@@ -255,7 +268,7 @@ def _kept(function: Any) -> list[object]:  # noqa: ANN401 - anything that can be
         with contextlib.suppress(ValueError):  # an empty one
             found.append(_state(cell.cell_contents))
     owner = function.__self__ if inspect.ismethod(function) else function
-    if not inspect.isroutine(owner):
+    if not inspect.isroutine(owner) and not isinstance(owner, type):  # a class is code
         found += itertools.chain(
             *((name, _state(value)) for name, value in sorted(_attributes(owner).items()))
         )
@@ -308,7 +321,7 @@ def _state(one: object) -> object:
             return sorted(json.dumps(_state(value)) for value in one)
         if isinstance(one, functools.partial):
             return [_state(value) for value in (one.func, one.args, tuple(sorted(one.keywords.items())))]
-        if inspect.isroutine(one):
+        if inspect.isroutine(one) and hasattr(one, "__qualname__"):
             return [one.__qualname__, *_source(one), *_kept(one)]
         if dataclasses.is_dataclass(one) and not isinstance(one, type):
             return [type(one).__name__, *(_state(pair) for pair in sorted(_attributes(one).items()))]
@@ -350,7 +363,7 @@ def _is_older(module: ModuleType | None, file: Path, function: object = None) ->
     """
     if module is None or type(getattr(module, "__loader__", None)) is not SourceFileLoader:
         return False
-    mine = [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]
+    mine = list(vars(module).values())  # also what it imported from the file
     mine += [part for one in mine if isinstance(one, type) for part in vars(one).values()]
     loaded = [getattr(one, "__code__", None) for one in (*mine, function)]
     here = [code for code in loaded if isinstance(code, CodeType) and code.co_filename == str(file)]

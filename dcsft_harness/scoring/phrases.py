@@ -69,7 +69,7 @@ PHRASES = (
          r"(?<=\b(?:is|be) )right\b(?=\s*(?:[.!,;]|$|because\b|since\b))", "{} is right."),
     _row(False, "before", "right odd outlier", True,
          r"(?:right|odd) (?:one|choice|option|answer)\b(?!['’])|outlier\b", "{} is the odd one out."),
-    _row(False, "around", "more most best better", False, r"(?:(?:more|most)\s(?:\w+ly\s)?"
+    _row(False, "around", "more most best better", False, r"(?<!\ba )(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
          r"|reasonable|plausible|candid|typical|tight)(?:ly)?(?! on\b)|best|better)\b",
          "{} is more accurate."),
@@ -137,10 +137,11 @@ CONCLUDES = re.compile(r"\b(?:so(?! on)|thus|therefore|answer|best|choose|correc
 UNSEEN = re.compile(rf"{REFUSAL.pattern}.*\bif (?!(?:I|we|you|one|forced|pressed|asked)\b)", re.IGNORECASE)
 """Of a sentence that refuses, and supposes what the image may show: it states nothing."""
 ASIDE = re.compile(
-    r"(?i),?\s?\b(?:(?:while|whereas)(?!.{0,40} closer(?: to the (?:camera|viewer))?\W*$)"
-    r"|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
+    r"(?i),?\s?\b(?:while|whereas|compared (?:to|with)|(?:(?:rather|more|less) )?than|instead of|unlike)\b"
     r"(?:(?! is \()[^,;.\n]){0,200}|\bbetween (?-i:\(?[A-J]\)? and \(?[A-J]\)?)(?=,)"
 )
+CLOSER = re.compile(r"\b(?:while|whereas)\b.{0,40} closer(?: to the (?:camera|viewer))?\W*$")
+"""The end of a sentence that answers which is closer."""
 MAY_BE_ASIDE = re.compile("hile |hereas|ompared | than|nstead of|nlike|etween ")
 """What a clause sets its option against; and what is found faster."""
 CONTRAST = re.compile(rf"(?i){_NOT}\b|\b(?:however|incorrect|wrong|while|lacks?|differ\w*|diverge\w*)\b")

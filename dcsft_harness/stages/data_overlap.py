@@ -39,7 +39,8 @@ def run(options: OverlapOptions, output: Path, progress: Progress | None) -> Not
 
     lmms.include(options.include_path)
     for name in (options.pool, *options.tasks):
-        own_files.refuse_lost(name)
+        if name not in lmms.task_index():
+            own_files.refuse_lost(name)
     own = [name for name in (options.pool, *options.tasks) if opening.is_own(name)]
     if not own:
         opening.refuse_own(options, "files of your own rows")

@@ -265,7 +265,7 @@ def test_a_system_prompt_is_part_of_the_prompt():
     assert counts[0]["input_tokens"] < counts[1]["input_tokens"]
     digest = hashlib.sha256(b"Answer with one word.").hexdigest()
     assert counts[1]["prompt_settings"] == {"system_prompt_sha256": digest} and not plain.prompt_settings
-    assert "prompt_settings" not in counts[0]
+    assert counts[0]["prompt_settings"] == {}
 
 
 @pytest.mark.parametrize("value", ["prompts/system", "/data/prompts/system", "system.txt", "system.md"])
