@@ -332,7 +332,8 @@ def conditions_of(found: manifest.Manifest, task: str) -> tuple[dict[str, object
         SIDE: entry.get("distribution") is None,
         SYSTEM: bool(noted),  # responses from elsewhere
         # Older scores do not record arguments that training set.
-        TEMPLATE: bool(noted) or (ours and PROMPTED not in entry and "chat_template_kwargs" not in given),
+        TEMPLATE: bool(noted)
+        or (ours and entry.get(PROMPTED) is None and "chat_template_kwargs" not in given),
         REASONING: "reasoning" not in entry,
     }
     return conditions, tuple(dict.fromkeys([*noted, *(name for name, one in unrecorded.items() if one)]))

@@ -477,7 +477,7 @@ POOL_NAMES = {"clean": "clean pool", "noisy": "6 % wrong labels"}
 def _held(findings: Sequence[Finding]) -> str:
     """Which of the claims held, which did not, and which are open, with the figures of each pool."""
     paper = [one for one in findings if one.source not in APART]
-    several = _pools(findings) != ["clean"]
+    several = _pools(findings) not in ([], ["clean"])
     counts = [
         (f"{POOL_NAMES[pool]}: " if several else "")
         + ", ".join(

@@ -34,7 +34,7 @@ PROMPTED = {
     # the refusal says
     "the same template": ((OWN, f"chat_template_kwargs={OFF}", None, {}),) * 2 + (None,),
     "another template": (
-        (OWN, "pretrained=a", None, {}), (OWN, f"chat_template_kwargs={OFF}", None, {}),
+        (OWN, "pretrained=a", {}, {}), (OWN, f"chat_template_kwargs={OFF}", None, {}),
         "chat template argument enable_thinking 'unset' and False",
     ),
     "a template from training": (
@@ -86,10 +86,10 @@ REASONING = {
     # notes of a scores folder as a list, empty for older ones, or a log: the command's tags, the task's
     # configuration, and a response before and after tags were removed; and what the refusal says
     "two commands": (
-        [KEPT], {"command": BOTH, "texts": ("<think>4?</think>3", "3")}, ("none", "<think>, <analysis>"),
+        [KEPT], {"command": BOTH, "texts": ("<think>4?</think>3", "3")}, ("none", "<think>"),
     ),
     "only the end of a thought": (
-        [KEPT], {"command": BOTH, "texts": ("4?</think>3", "3")}, ("none", "<think>, <analysis>"),
+        [KEPT], {"command": BOTH, "texts": ("4?</think>3", "3")}, ("none", "<think>"),
     ),
     "kept by both": ([KEPT], {"command": "none", "texts": ("<think>4?</think>3",) * 2}, None),
     "kept before 0.7": ([KEPT], {"command": None, "texts": ("<think>4?</think>3",) * 2}, None),
@@ -104,7 +104,7 @@ REASONING = {
     "removed by auto_strip_thinking": (
         [KEPT], {"command": "none", "task": {"auto_strip_thinking": True},
                  "texts": ("<think>4?</think>3", "3")},
-        ("none", "<think>, <thinking>"),
+        ("none", "<think>"),
     ),
     "none in either": ([{"removed": "none", "responses": 0}], {"command": BOTH, "texts": ("3", "3")}, None),
     "none in the log": ([KEPT], {"command": BOTH, "texts": ("3", "3")}, None),
@@ -112,7 +112,7 @@ REASONING = {
     "an older folder without any": ([], {"command": BOTH, "texts": ("3", "3")}, None),
     "two logs": (
         {"command": BOTH, "texts": ("<think>4?</think>3", "3")},
-        {"command": "none", "texts": ("<think>4?</think>3",) * 2}, ("<think>, <analysis>", "none"),
+        {"command": "none", "texts": ("<think>4?</think>3",) * 2}, ("<think>", "none"),
     ),
 }  # fmt: skip
 
@@ -384,6 +384,11 @@ UNRECORDED = {
         {"generation_from_checkpoint": {"top_k": 5}},
         {"unknown": ["checkpoint's generation"]},
     ],
+    "chat template argument enable_thinking": [
+        {"prompt_settings": {"chat_template_kwargs": {"enable_thinking": True}}},
+        {"prompt_settings": {"chat_template_kwargs": {"enable_thinking": False}}},
+        {"prompt_settings": None},
+    ],
     "generation argument temperature": [
         {"generation": {"temperature": 0}},
         {"generation": {"temperature": 1}},
@@ -473,6 +478,7 @@ class TestUnknownSettings:
             prefix = "generation argument" if name.startswith("generation") else name
             prefix = "checkpoint's generation" if name.startswith("checkpoint") else prefix
             prefix = "pixel limit" if name.startswith("pixel limit") else prefix
+            prefix = "chat template argument" if name.startswith("chat template") else prefix
             (said,) = [remark for remark in board.remarks if "silent" in remark and "assumed" in remark]
             assert prefix in said
 

@@ -324,20 +324,21 @@ def test_a_run_without_a_board_of_a_claim_says_so():
     assert "The paper's claims. This run has no board for any of them.\n" in results._held([])
 
 
-@pytest.mark.parametrize("pools", [("clean",), ("clean", "noisy")])
-def test_pools_are_named_if_there_are_two(pools):
+@pytest.mark.parametrize("pools", [("clean",), ("noisy",), ("clean", "noisy")])
+def test_pools_are_named_but_for_the_clean_one_alone(pools):
     found = [
         replace(finding(source, 0.5), said="it helps", verdict="not supported", pool=pool)
         for source in ("Table 2", "test time")
         for pool in pools
     ]
     text = results._held(found) + results._claims(found)
-    named = len(pools) > 1
-    assert ("claims by pool. clean pool: 0 supported" in text) == named
+    named = pools != ("clean",)
+    name = {"clean": "clean pool", "noisy": "6 % wrong labels"}[pools[0]]
+    assert (f"claims by pool. {name}: 0 supported" in text) == named
     assert ("The paper's claims. 0 supported, 0 contradicted, 1 not supported" in text) != named
-    assert ("- Table 2: it helps. Clean pool: +10.0" in text) == named
+    assert (f"- Table 2: it helps. {name.capitalize()}: +10.0" in text) == named
     assert ("- Table 2: it helps: +10.0" in text) != named
-    assert ("the paper's claims on both pools; the rules" in text) == named
+    assert ("the paper's claims on both pools; the rules" in text) == (len(pools) > 1)
     assert "any effect in favor is smaller than 1 point" in text
 
 

@@ -122,6 +122,8 @@ class TestNames:
             (tmp_path / file).write_text("task: mine\n")
         (tmp_path / "all.yaml").write_text("group: all\ntask: [mine]\n")
         (tmp_path / "other.yaml").write_text("task: other\n")
+        (tmp_path / ".ipynb_checkpoints").mkdir()
+        (tmp_path / ".ipynb_checkpoints" / "other-checkpoint.yaml").write_text("task: other\n")
         with lmms.tasks.including():
             lmms.include(tmp_path)
             with pytest.raises(HarnessError, match="task 'mine' is defined in .*a.yaml and .*b.yaml. Rename"):

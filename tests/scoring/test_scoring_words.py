@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcsft_harness import reading
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.scoring import SCORERS, Verdict, get_scorer
 from dcsft_harness.scoring.words import can_become_right, exact_word
@@ -454,17 +455,69 @@ def test_files_that_a_scorer_imports_are_part_of_its_version(tmp_path, monkeypat
             sys.modules.pop(name, None)
 
 
-def test_a_scorers_module_is_the_one_in_the_working_directory(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", ["judge_here.py", "judge_here/__init__.py"])
+def test_a_scorers_module_is_the_one_in_the_working_directory(tmp_path, monkeypatch, file):
     monkeypatch.setattr(sys, "path", [*sys.path])
     found = []
     for folder in ("a", "b", "a"):
-        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / file).parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(tmp_path / folder)
-        (tmp_path / folder / "judge_here.py").write_text(
+        (tmp_path / folder / file).write_text(
             f"def judge(response, *, answer):\n    return {folder == 'a'}\n"
         )
         found.append(get_scorer("judge_here:judge")("x", answer="x").score)
+    del sys.modules["judge_here"]
     assert found == [1.0, 0.0, 1.0]
+
+
+class Classed:
+    """Its methods are made at each access."""
+
+    @classmethod
+    def judge(cls, response, *, answer):
+        return response == answer
+
+    @functools.singledispatchmethod
+    def other(self, one):
+        return one
+
+
+def test_a_class_method_is_a_scorer():
+    found = get_scorer(Classed.judge)
+    assert found("x", answer="x").score == 1.0
+    assert found.version == get_scorer(f"{__name__}:Classed.judge").version != 1
+
+
+def test_a_reloaded_helper_does_not_pass_for_that_of_a_module_that_holds_the_old_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "norming.py").write_text("def norm(text):\n    return text.lower()\n")
+    (tmp_path / "holding.py").write_text(
+        "from norming import norm\ndef score(response, *, answer):\n    return norm(response) == answer\n"
+    )
+    holding = importlib.import_module("holding")
+    old = get_scorer(holding.score).version
+    (tmp_path / "norming.py").write_text("def norm(text):\n    return text.strip()\n")
+    importlib.invalidate_caches()
+    importlib.reload(sys.modules["norming"])
+    with pytest.raises(
+        HarnessError, match="norming.py has changed .* Restart Python, or reload its module, then"
+    ):
+        get_scorer(holding.score)
+    importlib.reload(holding)
+    assert get_scorer(holding.score).version != old
+    assert get_scorer(holding.score)("ABC", answer="abc").score == 0.0
+    for name in ("norming", "holding"):
+        del sys.modules[name]
+
+
+def test_the_harness_is_no_file_of_a_scorer_in_its_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "_OURS", tmp_path / "harness")
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "mine.py").write_text("from harness.scoring import Verdict\nimport beside\n")
+    for file in ("beside.py", "harness/__init__.py", "harness/scoring.py"):
+        (tmp_path / file).touch()
+    found = reading.imported_files(tmp_path / "mine.py", tmp_path)
+    assert [file.name for file in found] == ["mine.py", "beside.py"]
 
 
 @pytest.mark.parametrize(
