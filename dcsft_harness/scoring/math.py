@@ -535,7 +535,7 @@ _YEARS = re.compile(
 _RATIO = re.compile(r"(?<=\bratio)([^.\n]{0,60}?\b(?<!from )\d+) to (?=\d)")
 _SECOND = re.compile(
     r",? when\b(?!.* and (?:is|are|was|has) )|, while\b"
-    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b"
+    r"|, which is(?! \W*\d\S*(?: \S+){0,2}$)|(?:(?<=^\d{4})|,) with\b(?!.* (?:is|are|costs?|=) )"
     r"|(?<![,.]) (?:that|who|which|where)\b(?![^:]*: )"
     r"| (?:[a-z]+ (?:exactly|at (?:least|most)|(?:more|fewer|less) than)"
     r"|ha(?:ve|s|d) an? \w+ (?:above|below))\b"
