@@ -144,7 +144,7 @@ REFUSED = [
     (("one", "--limit", "4"), "digits would have the limit 4, but theirs is None. Score it with"),
     (("one", "--watch", "run", "--name", "x"), "--name x could be for CKPT or for the run"),
     (("--watch", "one"), "is not an output folder of `dcsft train`"),
-    (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `--watch"),
+    (("run/unfinished/checkpoint-10",), "may remove it at any time. Score it with `dcsft score --watch"),
     (("run",), "or score its checkpoints with `dcsft score --watch run`"),
     (("lost",), "the base of adapter lost is missing"),
 ]  # fmt: skip

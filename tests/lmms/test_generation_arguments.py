@@ -115,7 +115,7 @@ def test_a_tasks_filters_apply_to_labels_rewards_and_every_evaluation(task, tmp_
         (row,) = records.read_table(tmp_path / folder / evaluation.SCORES, records.Score).to_pylist()
         assert row["score"] == score, folder
         noted = manifest.read(tmp_path / folder).notes["tasks"]["mine"]["reasoning"]
-        tags = "<t>" if "reasoning_tags" in given else "<think>, <thinking>"
+        tags = "<t>" if "reasoning_tags" in given else "<think>"
         removes = {"reasoning_tags", "auto_strip_thinking"} & given.keys()
         count = (1 if folder == "greedy" else 2) if removes or (not given and "<" in response) else 0
         assert noted == {"removed": tags if removes else "none", "responses": count}

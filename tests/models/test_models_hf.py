@@ -205,6 +205,7 @@ def test_results_have_token_counts_and_progress_counts_items():
     assert results[0].token_counts.to_dict() == {
         "input_tokens": first.n_prompt_tokens,
         "output_tokens": first.n_tokens,
+        "prompt_settings": {},
     }
     assert (first.task, first.doc_id, first.seed) == ("tiny", 0, 0)
 

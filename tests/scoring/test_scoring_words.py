@@ -490,6 +490,7 @@ def test_a_class_method_is_a_scorer():
 
 def test_a_reloaded_helper_does_not_pass_for_that_of_a_module_that_holds_the_old_one(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "norming.py").write_text("def norm(text):\n    return text.lower()\n")
     (tmp_path / "holding.py").write_text(
         "from norming import norm\ndef score(response, *, answer):\n    return norm(response) == answer\n"
