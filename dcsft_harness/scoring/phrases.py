@@ -69,7 +69,7 @@ PHRASES = (
          r"(?<=\b(?:is|be) )right\b(?=\s*(?:[.!,;]|$|because\b|since\b))", "{} is right."),
     _row(False, "before", "right odd outlier", True,
          r"(?:right|odd) (?:one|choice|option|answer)\b(?!['’])|outlier\b", "{} is the odd one out."),
-    _row(False, "around", "more most best better", False, r"(?<!\ba )(?:(?:more|most)\s(?:\w+ly\s)?"
+    _row(False, "around", "more most best better", False, r"(?<!^a )(?:(?:more|most)\s(?:\w+ly\s)?"
          r"(?:accurate|similar|consistent|close|precise|realistic|natural|convincing|appropriate|suitable|likely"
          r"|reasonable|plausible|candid|typical|tight)(?:ly)?(?! on\b)|best|better)\b",
          "{} is more accurate."),
