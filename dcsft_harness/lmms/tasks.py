@@ -139,10 +139,12 @@ def sources(file: Path) -> list[Path]:
             modules = re.findall(r"!function\s+([\w.]+)\.\w+", text)
             # As lmms-eval finds them: an included file also from the working directory.
             waiting += [Path(name) if Path(name).is_file() else one.parent / name for name in names]
-            waiting += [one.parent / f"{module}.py" for module in modules]
+            waiting += [
+                path
+                for module in modules
+                for path in reading.imported_files(one.parent / f"{module}.py", one.parent)
+            ]
             waiting += _data_files(config, one.parent)
-        elif one.suffix == ".py":
-            waiting += reading.imported_files(one, one.parent)
     return list(found)
 
 

@@ -86,31 +86,30 @@ def _loaded(name: str) -> ModuleType:
 
 
 def _forget(files: Sequence[Path]) -> None:
-    """Makes Python import files again, and not from bytecode, which passes for that of an edited file.
+    """Makes Python import files again, and not from bytecode.
 
-    It does for an equally long one of the same second.
+    Python takes bytecode for current if the edited file is as long and of the same second.
     """
-    for name, module in list(sys.modules.items()):
-        if name != MAIN and getattr(module, "__file__", None) and _file(module) in files:
-            del sys.modules[name]
+    for name in _modules(files):
+        del sys.modules[name]
     for file in files:
         with contextlib.suppress(OSError):
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
     importlib.invalidate_caches()
 
 
-def _modules(files: Sequence[Path]) -> list[ModuleType]:
-    """The modules that were imported from files."""
-    return [
-        one
+def _modules(files: Sequence[Path]) -> dict[str, ModuleType]:
+    """The modules that were imported from files, by each of their names."""
+    return {
+        name: one
         for name, one in list(sys.modules.items())
         if name != MAIN and getattr(one, "__file__", None) and _file(one) in files
-    ]
+    }
 
 
 def _older(files: Sequence[Path]) -> list[Path]:
     """Those of the files that have changed since one of them imported them, or functions of theirs."""
-    return [file for file in files if any(_is_older(one, file) for one in _modules(files))]
+    return [file for file in files if any(_is_older(one, file) for one in _modules(files).values())]
 
 
 _INSTALLED = frozenset(map(Path, sysconfig.get_paths().values()))
