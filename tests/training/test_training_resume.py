@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -307,12 +308,19 @@ def test_repeated_kills_change_nothing(base, tmp_path):  # noqa: F811
     command = ["-c", KILLED, str(base), str(tmp_path / "set")]
     forked.run([*command, str(tmp_path / "whole")], check=True)
     cut, kills = tmp_path / "cut", 0
+
+    def checkpoints() -> list[Path]:
+        try:
+            return list(cut.glob("unfinished/checkpoint-*"))
+        except FileNotFoundError:  # training has finished and removes the folder meanwhile
+            return []
+
     while not (cut / manifest.NAME).is_file():
-        before = len(list(cut.glob("unfinished/checkpoint-*")))
+        before = len(checkpoints())
         process = forked.Popen([*command, str(cut)])
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            steps = [run_folder.step_of(path) for path in cut.glob("unfinished/checkpoint-*")]
+            steps = [run_folder.step_of(path) for path in checkpoints()]
             if kills < 3 and steps and max(steps) >= 4 * (kills + 1):
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
