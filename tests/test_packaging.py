@@ -1,5 +1,6 @@
 """The wheel, installed away from the checkout: its tasks, models, recipes and checkpoint are there."""
 
+import ensurepip
 import json
 import re
 import shutil
@@ -52,9 +53,11 @@ def environment(tmp_path_factory, wheel):
     which an editable install consists.
     """
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", wheel, cwd=folder)
+    # pip runs from its own wheel, which Python has: installing it first would take seconds.
+    (pip,) = (Path(ensurepip.__path__[0]) / "_bundled").glob("pip-*.whl")
+    run(python, pip / "pip", "install", "--quiet", "--no-deps", "--no-compile", wheel, cwd=folder)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     return folder
