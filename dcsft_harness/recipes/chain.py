@@ -110,11 +110,11 @@ def too_large(recipe: Recipe) -> list[str]:
 def assumed(model: str, device: str) -> dict[str, Any]:
     """The variable `assume` for a user's own model and device; nothing for the embedded model.
 
-    A model with "3B" in its name or folder has that size, and 3B is assumed of others; the device is "cpu",
-    or GPUs as NUMBERxGIGABYTES.
+    The size of a local checkpoint is counted. A hub's model with "3B" in its name has that size, and 3B is
+    assumed of others. The device is "cpu", or GPUs as NUMBERxGIGABYTES.
 
     Raises:
-        HarnessError: `device` is neither.
+        HarnessError: `device` is neither; a local checkpoint's configuration cannot be read.
     """
     found = re.fullmatch(r"(\d+)x(\d+)(?: ?GB)?", device.strip(), re.IGNORECASE)
     if device.strip().lower() != "cpu" and (found is None or not int(found[1]) or not int(found[2])):
@@ -123,23 +123,37 @@ def assumed(model: str, device: str) -> dict[str, Any]:
         )
     if model == EMBEDDED:
         return {}
-    size = re.search(r"(\d+(?:\.\d+)?)B(?![a-z])", Path(model).name, re.IGNORECASE)
+    language, vision = _weights(model)
     count, gigabytes = (1, 0) if found is None else (int(found[1]), int(found[2]))
     flops = 4.0e10 if found is None else 6.0e13 if gigabytes < 40 else 3.0e14
-    fast = flops / 6.0e13
+    # Tokens are drawn at the speed at which weights are read; tiny models are limited by other work.
+    pace = min(flops / 6.0e13 * 3.09e9 / language, 50)
     return {
         "assume": {
             "device": "one core" if found is None else f"GPU {gigabytes} GB",
             "devices": count,
             "gigabytes": gigabytes,
-            "language": float(size[1]) * 1e9 if size else 3.09e9,
-            "vision": 6.7e8,
+            "language": language,
+            "vision": vision,
             "flops": flops,
-            "drawn": 400 * count * fast,
-            "trained": 100 * count * fast,
-            "load": 60,
+            "drawn": 400 * count * pace,
+            "trained": 100 * count * pace,
+            "load": 60 if language > 1e9 else 5,
         }
     }
+
+
+def _weights(model: str) -> tuple[float, float]:
+    """Weights in products of a model's language model, with its output layer, and of its vision tower."""
+    if (Path(model) / "config.json").is_file():
+        from dcsft_harness.models import checkpoint, estimates
+        from dcsft_harness.models.arguments import ModelSettings
+
+        config = checkpoint.open_config(ModelSettings.from_options({"pretrained": model}))
+        counted = estimates.Anatomy(config).arithmetic
+        return counted.language + counted.head, counted.vision
+    size = re.search(r"(\d+(?:\.\d+)?)B(?![a-z])", Path(model).name, re.IGNORECASE)
+    return float(size[1]) * 1e9 if size else 3.09e9, 6.7e8
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -14,6 +14,7 @@ import pytest
 
 from dcsft_harness import recipes
 from dcsft_harness.cli import dcsft, main
+from dcsft_harness.data import digits
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.recipes import chain
 from dcsft_harness.stages import STAGES, training
@@ -485,6 +486,23 @@ def test_init_writes_a_recipe_that_runs(
     assert options.items() <= scored.items()
     assert main(given) == 1
     assert "mine.yaml exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "language", "drawn"),
+    [  # weights in products, and tokens a second: 400 with 3B on a 24 GB GPU, and less the larger the model
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "1x24", 3e9, 412),
+        ("my/er-VL", "2x24", 3.09e9, 800),
+        ("my/er-7B", "1x24", 7e9, 177),
+        ("my/er-7B", "1x80", 7e9, 883),
+        ("tiny", "1x24", 1_046_400, 20_000),  # counted
+        ("tiny", "cpu", 1_046_400, 787),
+    ],
+)
+def test_init_estimates_for_the_size_of_the_model(model, device, language, drawn):
+    given = chain.assumed(str(digits.path()) if model == "tiny" else model, device)["assume"]
+    assert (given["language"], given["drawn"]) == (language, pytest.approx(drawn, rel=0.01))
+    assert given["load"] == (5 if model == "tiny" else 60)
 
 
 @pytest.mark.parametrize(
