@@ -331,8 +331,7 @@ def _short(value: object) -> str:
         return "empty"
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
-    shown = repr(value[:100] if isinstance(value, str) else value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+    return cut(repr(value), 80)
 
 
 # Model arguments as text, `key=value,key=value`, as lmms-eval takes them.

@@ -72,7 +72,7 @@ def _loaded(name: str) -> ModuleType:
     left = [one for one in _FOLDERS if one != here]
     sys.path[:] = [one for one in sys.path if one not in left]
     known = sys.modules.get(name)
-    if known is not None and _root(known) in map(Path, left):
+    if known is not None and _top(_file(known), name) in map(Path, left):
         _forget([_file(known)])
         known = None
     module = importlib.import_module(name) if known is None else known
@@ -137,11 +137,6 @@ def _files(one: object, installed: bool = True) -> list[Path]:
 def _top(file: Path, name: str) -> Path:
     """The folder that a module of this name was imported from."""
     return [file, *file.parents][: name.count(".") + 2 + (file.name == "__init__.py")][-1]
-
-
-def _root(module: ModuleType) -> Path:
-    """The folder that a module was imported from."""
-    return _top(_file(module), module.__name__)
 
 
 def _file(module: ModuleType) -> Path:

@@ -407,10 +407,9 @@ class _Making:
 
     def write(self, folder: Path) -> None:
         """Writes the rows in their seeded order, and the skipped ones."""
-        from datasets import Dataset, disable_progress_bars
+        from datasets import Dataset
         from datasets.arrow_writer import ArrowWriter
 
-        disable_progress_bars()
         features, unordered = _features(self.source), folder / ".unordered.arrow"
         with ArrowWriter(path=str(unordered), features=features) as writer:
             for row in self._made():
