@@ -173,10 +173,6 @@ class _Part(dict[str, Any]):
         path, name = self._place
         raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Recreate the artifact")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The arguments to restore it from, for pickling and copying."""
-        return type(self), (*self._place, dict(self))
-
 
 def _inside(name: str) -> str:
     """A file's name, without a path, so that no manifest can make us read files elsewhere."""
