@@ -263,7 +263,8 @@ def read_text(kind: object, value: object) -> object:
         if int in kinds and str not in kinds and (number := _whole(value)) is not None:
             return number
     if isinstance(value, os.PathLike):
-        return value if Path in kinds else os.fspath(value)
+        path = value if Path in kinds else os.fspath(value)
+        return [path] if is_sequence(kind) and str not in kinds else path
     if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
         return str(value).lower()
     return value
