@@ -42,7 +42,7 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
     """
     place = path.resolve()
     if place in _GRANTED.get():
-        with _granting(_GRANTED.get() - {place}):
+        with granted(place, False):
             yield
         return
     try:
@@ -58,15 +58,10 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
 
 
 @contextlib.contextmanager
-def granted(path: Path) -> Iterator[None]:
-    """Allows functions called in the block to take a lock that this caller holds."""
-    with _granting(_GRANTED.get() | {path.resolve()}):
-        yield
-
-
-@contextlib.contextmanager
-def _granting(paths: frozenset[Path]) -> Iterator[None]:
-    before = _GRANTED.set(paths)
+def granted(path: Path, allowed: bool = True) -> Iterator[None]:
+    """Allows functions called in the block to take a lock that this caller holds; or no longer does."""
+    others = _GRANTED.get() - {path.resolve()}
+    before = _GRANTED.set(others | {path.resolve()} if allowed else others)
     try:
         yield
     finally:
