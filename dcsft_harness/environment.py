@@ -98,16 +98,10 @@ def called(error: BaseException) -> str | None:
 
 def _installed(package: str) -> str | None:
     """A package's distribution and version ("lmms-eval 0.7.3"); None if it is not installed."""
-    names = _distributions().get(package, [package])
+    names = packages_distributions().get(package, [package])
     with contextlib.suppress(PackageNotFoundError):
         return f"{names[0].replace('_', '-')} {version(names[0])}"
     return None
-
-
-@cache
-def _distributions() -> Mapping[str, list[str]]:
-    """Importable name -> the distributions that install it; reading them all takes 0.5 s."""
-    return packages_distributions()
 
 
 _THREADS = ("OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS")

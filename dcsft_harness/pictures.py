@@ -17,7 +17,7 @@ import contextlib
 import io
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,11 +47,11 @@ def to_rgb(image: "Image") -> "Image":
     from PIL import Image, ImageOps
 
     kind, turned = image.format, orientation(image)
-    samples = _Samples.of(image)
+    tags = dict(getattr(image, "tag_v2", None) or {})  # of a TIFF file; loading drops some
     _load(image, turned)
     upright = ImageOps.exif_transpose(image) if turned in _TURNED else image
     if upright.mode[0] in "IF":
-        return _scaled(upright, kind, samples).convert("RGB")
+        return _scaled(upright, kind, tags).convert("RGB")
     if is_transparent(upright):
         opaque = upright.convert("RGBA")
         rgb = Image.new("RGB", opaque.size, "white")
@@ -61,21 +61,6 @@ def to_rgb(image: "Image") -> "Image":
     if turned == _BROKEN:
         rgb.info.pop("exif", None)  # other readers would fail on it
     return rgb
-
-
-class _Samples(NamedTuple):
-    """How a TIFF file stores gray values, which Pillow's modes of 16 and 32 bits leave open."""
-
-    bits: int = 16  # bits per sample, if fewer than the mode's
-    inverted: bool = False  # whether zero is white
-    unsigned: bool = False  # whether 32-bit integers, which Pillow reads as signed, are unsigned
-
-    @classmethod
-    def of(cls, image: "Image") -> "_Samples":
-        """Of an image as opened; the defaults for other formats."""
-        tags = getattr(image, "tag_v2", None) or {}
-        bits, signs = tags.get(258), tags.get(339, (1,))
-        return cls(12 if bits == (12,) else 16, tags.get(262) == 0, (bits, signs) == ((32,), (1,)))
 
 
 def _load(image: "Image", turned: int) -> None:
@@ -95,20 +80,22 @@ def _load(image: "Image", turned: int) -> None:
         file.filename = name
 
 
-def _scaled(image: "Image", kind: str | None, samples: _Samples) -> "Image":
-    """A gray image of 16 or 32 bits as one of 8; `kind` is the file's format."""
+def _scaled(image: "Image", kind: str | None, tags: Mapping[int, Any]) -> "Image":
+    """A gray image of 16 or 32 bits as one of 8; `kind` is the file's format, `tags` a TIFF file's."""
     import numpy as np
     from PIL import Image
 
+    # Bits per sample, photometric interpretation and sample format: Pillow's modes leave them open.
+    bits, inverted, signs = tags.get(258), tags.get(262) == 0, tags.get(339, (1,))
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         values = values.astype(np.uint32)
-        largest = (1 << samples.bits) - 1
+        largest = 4095 if bits == (12,) else 65535
         grey = ((values * 255 + largest // 2) // largest).astype(np.uint8)
-        grey = 255 - grey if samples.inverted else grey
+        grey = 255 - grey if inverted else grey
         clear = image.info.get("transparency")
         return Image.fromarray(grey if clear is None else np.where(values == clear, np.uint8(255), grey))
-    if samples.unsigned and image.mode == "I":
+    if (bits, signs) == ((32,), (1,)) and image.mode == "I":  # which Pillow reads as signed
         values = values.astype(np.int32).view(np.uint32)
     values = values.astype(np.float64)
     low, high = float(values.min()), float(values.max())
@@ -121,7 +108,7 @@ def _scaled(image: "Image", kind: str | None, samples: _Samples) -> "Image":
     elif low == high:
         raise UnreadableError(f"all of its pixels are {low:g}, which gives no range to scale by")
     shares = (values - low) / (high - low)
-    return Image.fromarray(np.rint((1 - shares if samples.inverted else shares) * 255).astype(np.uint8))
+    return Image.fromarray(np.rint((1 - shares if inverted else shares) * 255).astype(np.uint8))
 
 
 def is_plain(image: "Image") -> bool:

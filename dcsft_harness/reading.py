@@ -5,14 +5,12 @@ Callers add the file and the remedy to the error.
 
 import ast
 import contextlib
-import copy
 import csv
 import json
 import math
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -215,12 +213,6 @@ def from_yaml(text: str) -> Any:  # noqa: ANN401 - YAML's own types
         ValueError: it is not YAML, or holds other types, a number that is not finite, a repeated key, or more
             than `MOST_NODES` values or `DEEPEST` levels.
     """
-    return copy.deepcopy(_parsed(text))
-
-
-@lru_cache(maxsize=64)
-def _parsed(text: str) -> Any:  # noqa: ANN401 - YAML's own types
-    """Parsed once: recipes include parts that others include too, and Python parses slowly."""
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: TID251 - a SafeLoader
     except yaml.YAMLError as error:
@@ -339,8 +331,7 @@ def _short(value: object) -> str:
         return "empty"
     if isinstance(value, Mapping | list | tuple):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value)}"
-    shown = repr(value[:100] if isinstance(value, str) else value)
-    return shown if len(shown) <= 80 else f"{shown[:80]}..."
+    return cut(repr(value), 80)
 
 
 # Model arguments as text, `key=value,key=value`, as lmms-eval takes them.

@@ -115,15 +115,12 @@ def occurrence_id(item_id: str, occurrence: int) -> str:
 def pixels(image: "Image") -> bytes:
     """A PIL image's part of an item's id, in bytes: size and pixels after `to_rgb`."""
     rgb = image if is_plain(image) else to_rgb(image)
-    return f"{rgb.width}x{rgb.height}:".encode() + bytes(rgb.tobytes())
+    return f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()
 
 
 def pixel_digest(image: "Image") -> bytes:
     """A 32-byte digest of an image's `pixels`: stored per image in a prepared folder."""
-    rgb = image if is_plain(image) else to_rgb(image)
-    digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
-    digest.update(rgb.tobytes())
-    return digest.digest()
+    return hashlib.sha256(pixels(image)).digest()
 
 
 @dataclass(frozen=True)

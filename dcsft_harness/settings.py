@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args,
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError, cut, unknown_name
 
 _T = TypeVar("_T", bound="Settings")
 Reads = Literal["artifact", "checkpoint", "file", "pool", "tasks", "model_args"]
@@ -133,12 +133,12 @@ class Settings(BaseModel):
     @classmethod
     def said(cls, name: str, *value: object) -> str:
         """A field, with its value if that is wrong, as errors quote it."""
-        return " ".join([flag(name), *(shown(str(one).lower() if one is True else one) for one in value)])
+        return " ".join([flag(name), *(cut(str(one).lower() if one is True else one, 80) for one in value)])
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> Self:
         """The settings from the options of a command line or recipe; errors are those of `__init__`."""
-        return cls(**{str(name): value for name, value in options.items()})
+        return cls(**options)
 
     def changed(self, **values: object) -> Self:
         """A copy with other values, validated."""
@@ -263,7 +263,8 @@ def read_text(kind: object, value: object) -> object:
         if int in kinds and str not in kinds and (number := _whole(value)) is not None:
             return number
     if isinstance(value, os.PathLike):
-        return value if Path in kinds else os.fspath(value)
+        path = value if Path in kinds else os.fspath(value)
+        return [path] if is_sequence(kind) and str not in kinds else path
     if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
         return str(value).lower()
     return value
@@ -329,12 +330,6 @@ def get_choices(kind: object) -> list[str]:
         elif get_origin(one) in (tuple, list, Sequence):
             found += get_choices(get_args(one)[0])
     return found
-
-
-def shown(value: object, limit: int = 80) -> str:
-    """A value for a message: text unchanged, anything else as its Python repr, cut to `limit` characters."""
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _range(cls: type[Settings], name: str) -> str:

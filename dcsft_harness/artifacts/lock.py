@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -43,7 +42,7 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
     """
     place = path.resolve()
     if place in _GRANTED.get():
-        with _granting(_GRANTED.get() - {place}):
+        with granted(place, False):
             yield
         return
     try:
@@ -59,15 +58,10 @@ def locked(path: Path, output: Path, option: str = "--output", patience: float =
 
 
 @contextlib.contextmanager
-def granted(path: Path) -> Iterator[None]:
-    """Allows functions called in the block to take a lock that this caller holds."""
-    with _granting(_GRANTED.get() | {path.resolve()}):
-        yield
-
-
-@contextlib.contextmanager
-def _granting(paths: frozenset[Path]) -> Iterator[None]:
-    before = _GRANTED.set(paths)
+def granted(path: Path, allowed: bool = True) -> Iterator[None]:
+    """Allows functions called in the block to take a lock that this caller holds; or no longer does."""
+    others = _GRANTED.get() - {path.resolve()}
+    before = _GRANTED.set(others | {path.resolve()} if allowed else others)
     try:
         yield
     finally:
@@ -113,7 +107,7 @@ class Scratch:
     """A temporary folder of this process, removed at its exit at the latest.
 
     A killed process leaves its folder behind. The next process that makes one beside it on the same machine
-    removes it; if the process was killed before it took the lock, only an hour later.
+    removes it.
     """
 
     def __init__(self, name: str, above: Path | None = None) -> None:
@@ -128,8 +122,6 @@ class Scratch:
             _SWEPT.add((above, name))
             for held in above.glob(f"*/{_HELD}"):
                 _sweep(held)
-            for made in above.glob(f"{name}-*"):
-                _sweep_unsigned(made)
         self._made, self._process = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=above)), os.getpid()
         # Signed before it has the file that others look for.
         sign(self._made)
@@ -151,18 +143,6 @@ class Scratch:
 _HELD = "dcsft.lock"
 _SWEPT: set[tuple[Path, str]] = set()
 """Where this process has looked for leftovers: once, as it must look at every live process."""
-_SIGNING = 3600.0
-"""Seconds after which a scratch folder without a lock counts as left by a killed process."""
-
-
-def _sweep_unsigned(made: Path) -> None:
-    """Removes a scratch folder of this user that holds nothing, or a signature alone, for a long time."""
-    with contextlib.suppress(OSError):  # no folder, or just removed
-        status = made.lstat()
-        if status.st_uid == os.getuid() and time.time() - status.st_mtime > _SIGNING:
-            if [path.name for path in made.iterdir()] == [OWNER]:
-                (made / OWNER).unlink()
-            made.rmdir()  # which fails if it holds anything
 
 
 def _sweep(held: Path) -> None:

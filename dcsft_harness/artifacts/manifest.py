@@ -173,10 +173,6 @@ class _Part(dict[str, Any]):
         path, name = self._place
         raise HarnessError(f"{path} cannot be read: {name}.{key} is missing", "Recreate the artifact")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """The arguments to restore it from, for pickling and copying."""
-        return type(self), (*self._place, dict(self))
-
 
 def _inside(name: str) -> str:
     """A file's name, without a path, so that no manifest can make us read files elsewhere."""
@@ -339,33 +335,29 @@ def _refuse_newer(path: Path, found: object) -> None:
 def refuse_newer(folder: Path) -> None:
     """Refuses a folder whose manifest has a newer format; other folders pass, even without a manifest."""
     if (folder / NAME).is_file():
-        try:
-            read(folder)
-        except NewerFormatError:
-            raise
-        except HarnessError:
-            return
+        _readable(folder)
+
+
+def _readable(folder: Path) -> Manifest | None:
+    """A folder's manifest, None if it has none that can be read; one of a newer version is refused."""
+    try:
+        return read(folder)
+    except NewerFormatError:
+        raise
+    except HarnessError:
+        return None
 
 
 def is_current(folder: Path, key: str) -> bool:
     """Whether a folder holds exactly this work, with unchanged files; one of a newer version is refused."""
-    try:
-        found = read(folder)
-    except NewerFormatError:
-        raise
-    except HarnessError:
-        return False
-    return found.key == key and is_intact(folder)
+    found = _readable(folder)
+    return found is not None and found.key == key and not any(_changed(found))
 
 
 def is_intact(folder: Path) -> bool:
     """Whether a folder holds a finished artifact with unchanged files; one of a newer version is refused."""
-    try:
-        return not any(_changed(folder))
-    except NewerFormatError:
-        raise
-    except HarnessError:
-        return False
+    found = _readable(folder)
+    return found is not None and not any(_changed(found))
 
 
 def refuse_changed(folder: Path, *names: str) -> None:
@@ -375,7 +367,7 @@ def refuse_changed(folder: Path, *names: str) -> None:
     """
     if not (folder / NAME).is_file():
         return
-    changed = next(_changed(folder, names), None)
+    changed = next(_changed(read(folder), names), None)
     if changed is not None:
         raise HarnessError(
             f"{folder / changed} does not match {NAME} beside it: it was changed later",
@@ -383,9 +375,9 @@ def refuse_changed(folder: Path, *names: str) -> None:
         )
 
 
-def _changed(folder: Path, names: Collection[str] = ()) -> Iterator[str]:
+def _changed(made: Manifest, names: Collection[str] = ()) -> Iterator[str]:
     """The missing or changed files of an artifact: of the named ones, or of all but the card."""
-    files = {name: digest for name, digest in read(folder).files.items() if name != CARD}
+    folder, files = made.folder, {name: digest for name, digest in made.files.items() if name != CARD}
     wanted = [name for name in files if not names or name in names]
     there = [name for name in wanted if (folder / name).is_file()]
     digests = hashed([folder / name for name in there])

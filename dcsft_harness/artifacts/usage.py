@@ -274,7 +274,7 @@ class Estimate:
         rows += [(f"- {name}", gigabytes(size)) for name, size in self.parts.items() if size >= 5e6]
         rows += [(name, str(value)) for name, value in self.settings.items()]
         if self.seconds:
-            rows.append(("time", duration(self.seconds)))
+            rows.append(("time", f"about {rounded(max(self.seconds, 1))}"))
         if self.disk:
             rows.append(("disk", gigabytes(self.disk)))
         lines = [f"| estimate for {self.device.name} | |", "|:---|---:|"]
@@ -291,11 +291,6 @@ def bytes_of(path: Path) -> int:
 def gigabytes(size: float) -> str:
     """Bytes as "7.5 GB", or as "35 MB" below a tenth of that."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
-
-
-def duration(seconds: float) -> str:
-    """An estimated time in readable units: "about 40 s", "about 12 min", "about 3.5 h"."""
-    return f"about {rounded(max(seconds, 1))}"
 
 
 def rounded(seconds: float) -> str:

@@ -1,6 +1,5 @@
 """The `dcsft` command: one verb per arrow of the data flow. Heavy packages are imported inside commands."""
 
-import difflib
 import gc
 import io
 import logging
@@ -59,8 +58,8 @@ class Flow(click.Group):
         """A command by name; suggests near ones for an unknown name."""
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], names, 2)
-            also = f" Did you mean {' or '.join(near)}?" if near else ""
+            found = near(args[0], names)
+            also = f" Did you mean {' or '.join(found)}?" if found else ""
             raise click.UsageError(f"No such command '{args[0]}'.{also}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -11,12 +11,7 @@ import click
 from dcsft_harness import interrupts, reading
 from dcsft_harness.artifacts import manifest
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import (
-    FOLDER,
-    assignments,
-    completing,
-    run_stage,
-)
+from dcsft_harness.cli.running import FOLDER, assignments, completing, run_stage
 from dcsft_harness.errors import HarnessError, unknown_name
 from dcsft_harness.settings import flag
 
@@ -140,11 +135,10 @@ def _shipped() -> dict[str, Path]:
     return recipes.shipped()
 
 
-SHIPPED = completing(_shipped, files=True)
-
-
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=SHIPPED)
+@click.argument(
+    "recipes", nargs=-1, required=True, metavar="RECIPE...", shell_complete=completing(_shipped, files=True)
+)
 @click.option("--output", type=FOLDER, required=True)
 @click.option(
     "--scale",

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from dcsft_harness import ranks, reading
 from dcsft_harness.cli import bar
-from dcsft_harness.errors import HarnessError
+from dcsft_harness.errors import HarnessError, cut
 from dcsft_harness.settings import (
     Settings,
     at_home,
@@ -23,7 +23,6 @@ from dcsft_harness.settings import (
     is_sequence,
     members,
     refuse_again,
-    shown,
 )
 from dcsft_harness.stages import DONE, STAGES, Stage
 from dcsft_harness.stages.following import next_command
@@ -46,7 +45,6 @@ ROOT: dict[str, Any] = {
     "callback": _use_root,
     "help": "The folder of prepared data; default: $DCSFT_DATA, or data/ in the cache folder.",
 }
-data_root = click.option("--data-root", **ROOT)
 """The data option of every command that reads prepared data."""
 
 
@@ -420,7 +418,7 @@ def _callback(stage: Stage) -> Callable[..., None]:
         device = None if "device" in stage.options.model_fields else given.pop("device", None)
         if device is not None and not dry_run:
             raise HarnessError(
-                f"--device {shown(device)} applies to dry runs, and --dry-run is not given",
+                f"--device {cut(device, 80)} applies to dry runs, and --dry-run is not given",
                 "Pass both; CUDA_VISIBLE_DEVICES selects the GPUs of a run",
             )
         if stage.passes:
@@ -458,7 +456,7 @@ def assignments(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, sign, value = text.partition("=")
         if not sign or not name:
-            raise HarnessError(f"--set {shown(text)!r} is not NAME=VALUE", "Write for example --set seed=1")
+            raise HarnessError(f"--set {cut(text, 80)!r} is not NAME=VALUE", "Write for example --set seed=1")
         refuse_again("--set", name, found)
         found[name] = value
     return found
@@ -484,7 +482,7 @@ def _with_passed(
             others[name] = reading.from_yaml(value)
         except ValueError as error:
             raise HarnessError(
-                f"--set {name}={shown(value)}: its value is not valid YAML ({error})",
+                f"--set {name}={cut(value, 80)}: its value is not valid YAML ({error})",
                 "Write a number, a word, true, false, or quote it",
             ) from error
     given = {**ours, **options}

@@ -9,10 +9,7 @@ import click
 
 from dcsft_harness import interrupts, ranks
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import (
-    ROOT,
-    SettingsCommand,
-)
+from dcsft_harness.cli.running import ROOT, SettingsCommand
 from dcsft_harness.errors import HarnessError
 
 if TYPE_CHECKING:
@@ -159,4 +156,3 @@ dcsft score adapter --suite digits --board scored --baseline cold
 dcsft score adapter --data held-out.jsonl --scorer exact_word --board scored
 dcsft score --watch adapter --suite digits --board scored""",
 )
-score_commands = (score,)

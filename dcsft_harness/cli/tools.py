@@ -8,11 +8,7 @@ import click
 
 from dcsft_harness import environment
 from dcsft_harness.cli import bar
-from dcsft_harness.cli.running import (
-    FOLDER,
-    ROOT,
-    data_root,
-)
+from dcsft_harness.cli.running import FOLDER, ROOT
 from dcsft_harness.errors import HarnessError, visible
 
 
@@ -88,7 +84,7 @@ def tasks_list() -> None:
 
 @tasks.command("check")
 @click.argument("names", nargs=-1)
-@data_root
+@click.option("--data-root", **ROOT)
 def tasks_check(names: tuple[str, ...]) -> None:
     """Load every task (or the named ones) with its data, without a model or a network.
 

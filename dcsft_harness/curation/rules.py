@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
 
 from dcsft_harness import records
-from dcsft_harness.errors import HarnessError
-from dcsft_harness.settings import Settings, option, shown
+from dcsft_harness.errors import HarnessError, cut
+from dcsft_harness.settings import Settings, option
 
 
 class CurationConfig(Settings):
@@ -108,7 +108,7 @@ def parse_mix(texts: Sequence[str]) -> dict[str, float]:
         match = re.fullmatch(r"(\w+)=(\d+\.?\d*|\.\d+)", str(text))
         if match is None or match[1] not in records.DIFFICULTIES:
             raise HarnessError(
-                f"--mix {shown(text)!r} is not difficulty=share", "Write for example hard=0.05"
+                f"--mix {cut(text, 80)!r} is not difficulty=share", "Write for example hard=0.05"
             )
         if match[1] in mix:
             raise HarnessError(f"--mix names {match[1]} twice", "Name each difficulty once")
@@ -124,7 +124,7 @@ def parse_band(given: object) -> tuple[float, float]:
     except (TypeError, ValueError):
         low = high = math.nan
     if not (math.isfinite(low) and math.isfinite(high)):
-        said = shown(",".join(map(str, parts)))
+        said = cut(",".join(map(str, parts)), 80)
         raise HarnessError(f"--band {said} is not LOW,HIGH", "Write for example 0.1,0.9")
     return low, high
 

@@ -63,7 +63,7 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         """Both in readable units."""
         memory = f", {self.memory / 1e9:.0f} GB on each device" if self.memory else ""
-        return f"{usage.duration(self.seconds)}{memory}"
+        return f"about {usage.rounded(max(self.seconds, 1))}{memory}"
 
 
 def estimates(recipe: Recipe) -> dict[str, Estimate]:

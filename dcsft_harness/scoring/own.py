@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from dcsft_harness import reading
@@ -72,7 +72,7 @@ def _loaded(name: str) -> ModuleType:
     left = [one for one in _FOLDERS if one != here]
     sys.path[:] = [one for one in sys.path if one not in left]
     known = sys.modules.get(name)
-    if known is not None and _root(known) in map(Path, left):
+    if known is not None and _top(_file(known), name) in map(Path, left):
         _forget([_file(known)])
         known = None
     module = importlib.import_module(name) if known is None else known
@@ -137,11 +137,6 @@ def _files(one: object, installed: bool = True) -> list[Path]:
 def _top(file: Path, name: str) -> Path:
     """The folder that a module of this name was imported from."""
     return [file, *file.parents][: name.count(".") + 2 + (file.name == "__init__.py")][-1]
-
-
-def _root(module: ModuleType) -> Path:
-    """The folder that a module was imported from."""
-    return _top(_file(module), module.__name__)
 
 
 def _file(module: ModuleType) -> Path:
@@ -280,8 +275,10 @@ def _kept(function: Any) -> list[object]:  # noqa: ANN401 - anything that can be
         found += map(_state, (*(inner.__defaults__ or ()), *sorted((inner.__kwdefaults__ or {}).items())))
     if is_main:
         parts = [inner] if inspect.isroutine(inner) else list(vars(type(inner)).values())
-        code = [part for part in parts if isinstance(part, FunctionType)]
-        found += [_global(part, name) for part in code for name in _names(part.__code__)]
+        for part in filter(inspect.isfunction, parts):
+            for name in _names(part.__code__):
+                value = part.__globals__.get(name)  # None for a built-in
+                found.append([name, *(_source(value) if inspect.ismodule(value) else [_state(value)])])
     return found
 
 
@@ -347,12 +344,6 @@ def _names(code: CodeType) -> list[str]:
     inner = [part for part in code.co_consts if isinstance(part, CodeType)]
     mine = {one.argval for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     return sorted(mine.union(*map(_names, inner)))
-
-
-def _global(function: FunctionType, name: str) -> object:
-    """What a global name of a function holds; None for a built-in."""
-    value = function.__globals__.get(name)
-    return [name, *(_source(value) if inspect.ismodule(value) else [_state(value)])]
 
 
 def _is_older(module: ModuleType | None, file: Path, function: object = None) -> bool:

@@ -19,7 +19,6 @@ from dcsft_harness.stages.stage import Notes, Progress, Stage
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
-    from dcsft_harness.sampling.own_rows import Root
     from dcsft_harness.scoring import Scorer
 
 FILE = "rows.json"
@@ -85,7 +84,7 @@ def run(options: InspectOptions, output: Path | None, progress: Progress | None)
         if reason is not None:
             bad.append((where, reason))
         elif row is not None and len(shown) < options.rows:
-            shown.append({"row": where, **_described(row, judge, root, processor, arguments, options)})
+            shown.append({"row": where, **_described(row, judge, processor, arguments, options)})
     refused = [{"row": where, "reason": str(error)} for where, error in bad[:LISTED]]
     notes = {"count": count, "refused": len(bad), "refused_rows": refused, "rows": shown}
     said = grouped((where, cut(str(error), 300)) for where, error in bad)
@@ -120,7 +119,6 @@ def _processor(options: InspectOptions) -> tuple["ProcessorMixin", Mapping[str, 
 def _described(
     row: Mapping[str, Any],
     scorer: "Scorer",
-    root: "Root",
     processor: "ProcessorMixin | None",
     arguments: Mapping[str, Any],
     options: InspectOptions,

@@ -214,8 +214,7 @@ def _score_responses(options: EvaluateOptions, output: Path, progress: Progress 
             call_default_factory=True
         ):
             raise HarnessError(f"{flag(name)} has no effect on --responses", "Leave it out")
-    if options.include_path is not None:
-        lmms.include(options.include_path)
+    lmms.include(options.include_path)
     if len(options.tasks) > 1:
         raise HarnessError("--responses is scored by one task at a time", "Name one, or a scorer")
     return responses.evaluate(

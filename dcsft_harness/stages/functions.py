@@ -66,12 +66,11 @@ def function_of(
         if not isinstance(output, str | os.PathLike | None):
             raise HarnessError(f"output {cut(repr(output))} is not a path", "Pass the folder to write")
         output = at_home(None if output is None else os.fspath(output))
-        given_root = named.get("image_root") is not None or "image_root" not in stage.options.model_fields
         from dcsft_harness.lmms.tasks import including
 
         with _without_bars(), _own_random_numbers(), including():
             plain = at_home({name: _plain(value, name == "data") for name, value in named.items()})
-            if not given_root:
+            if "image_root" in stage.options.model_fields and plain.get("image_root") is None:
                 _place_images(plain)
             # In a launch, the first process shows the bar.
             launches = named.get("num_processes") not in (None, 1, "1")

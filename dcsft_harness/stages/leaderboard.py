@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from dcsft_harness.errors import HarnessError
 from dcsft_harness.leaderboard import Options
@@ -57,11 +57,6 @@ class LeaderboardOptions(Options):
         found = super().deciding() | ({} if len(runs) == len(self.results) else {"runs": len(runs)})
         found |= {"incomplete": lacking} if lacking else {}
         return found if self.names is None else found | {"names": read_names(self.names)}
-
-    @field_validator("results", mode="before")
-    @classmethod
-    def _as_list(cls, given: object) -> object:
-        return [given] if isinstance(given, str | Path) else given
 
 
 def run(options: LeaderboardOptions, output: Path, progress: Progress | None) -> Notes:

@@ -228,16 +228,10 @@ def opener(model: str, arguments: str, ray: bool, actors: int | None) -> Callabl
             f"--engine ray has its own processes, and this launch has {ranks.world_size()}",
             "Start it without `torchrun` or `accelerate launch`",
         )
-    from dcsft_harness.models.ray_engine import check
+    from dcsft_harness.models.ray_engine import SpreadModel, check
 
     check(actors)
-
-    def spread() -> "Model":
-        from dcsft_harness.models.ray_engine import SpreadModel
-
-        return SpreadModel(model, arguments, actors)
-
-    return spread
+    return partial(SpreadModel, model, arguments, actors)
 
 
 # Whether what answers fits on its device.

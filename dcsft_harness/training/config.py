@@ -9,8 +9,8 @@ from pydantic import field_validator, model_validator
 
 from dcsft_harness import reading
 from dcsft_harness.coordinates import BoxSpace
-from dcsft_harness.errors import HarnessError, unknown_name
-from dcsft_harness.settings import Settings, flag, option, read_text, shown
+from dcsft_harness.errors import HarnessError, cut, unknown_name
+from dcsft_harness.settings import Settings, flag, option, read_text
 
 TARGETS = ("all", "language", "vision")
 
@@ -185,7 +185,7 @@ class TrainingConfig(Settings):
         own = {name: f"Pass {flag(name)}" for name in type(self).model_fields} | OWN
         for name in self.extra:
             if (remedy := own.get(str(name).replace("-", "_"))) is not None:
-                raise HarnessError(f"TRL's argument {shown(name)} is set by the harness", remedy)
+                raise HarnessError(f"TRL's argument {cut(name, 80)} is set by the harness", remedy)
         trackers = self.extra.get("report_to") or []
         for name in trackers if isinstance(trackers, list | tuple) else [trackers]:
             if name not in (*TRACKERS, "all", "none"):
@@ -289,7 +289,7 @@ class AdapterConfig(TrainingConfig):
             re.compile(self.lora_target)
         except re.error as error:
             raise HarnessError(
-                f"--lora-target {shown(self.lora_target)} is not a regular expression: {error}",
+                f"--lora-target {cut(self.lora_target, 80)} is not a regular expression: {error}",
                 f"Pass {', '.join(TARGETS)} or a regular expression over module names",
             ) from error
         return self

@@ -7,7 +7,7 @@ does not print its instructions.
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from dcsft_harness import reading
 from dcsft_harness.data.benchmarks import reasoning
@@ -26,16 +26,8 @@ PARTS: dict[str, Sequence[str]] = {
 }
 """Source -> its breakdown parts, each with a metric `acc_PART`."""
 
-FOUR_DIMENSIONAL = (
-    "wemath_strict",
-    "wemath_loose",
-    "wemath_ik",
-    "wemath_ig",
-    "wemath_cm_strict",
-    "wemath_cm_loose",
-    "wemath_rm_strict",
-    "wemath_rm_loose",
-)
+KINDS = ("ik", "ig", "cm_strict", "cm_loose", "rm_strict", "rm_loose")
+FOUR_DIMENSIONAL = tuple(f"wemath_{name}" for name in ("strict", "loose", *KINDS))
 """We-Math's own metrics, see below."""
 
 
@@ -138,83 +130,58 @@ def _with_parts(metrics: dict[str, Any], doc: Doc) -> dict[str, Any]:
 Item = Mapping[str, Any]
 """One row's place and outcome: problem, steps, step ("1" or "multi"), right."""
 
-NAN = float("nan")
 
-
-class Count(NamedTuple):
-    """The number of problems, in total and of each kind."""
-
-    problems: int
-    ik: int
-    ig: int
-    cm_strict: int
-    cm_loose: int
-    rm_strict: int
-    rm_loose: int
-
-
-def count(items: Sequence[Item]) -> Count:
-    """The kinds of the problems whose rows are all present."""
+def count(items: Sequence[Item]) -> dict[str, int]:
+    """The problems whose rows are all present: their number ("problems"), and that of each of `KINDS`."""
     problems: dict[str, dict[str, bool]] = {}
     steps: dict[str, int] = {}
     for item in items:
         problems.setdefault(item["problem"], {})[item["step"]] = item["right"]
         steps[item["problem"]] = item["steps"]
-    kinds = []
+    counts = dict.fromkeys(("problems", *KINDS), 0)
     for name, found in problems.items():
         if len(found) == steps[name] + 1:
             whole = found.pop(WEMATH_WHOLE)
-            kinds.append(_kinds(whole, list(found.values())))
-    return Count(len(kinds), *map(sum, zip(*kinds, strict=True))) if kinds else Count(0, 0, 0, 0, 0, 0, 0)
-
-
-def _kinds(whole: bool, steps: Sequence[bool]) -> tuple[bool, ...]:
-    """Whether a problem is IK, IG, strict CM, loose CM, strict RM, loose RM."""
-    every, some = all(steps), any(steps)
-    return (
-        not whole and not every,
-        not whole and every,
-        whole and every,
-        whole and some,
-        whole and not every,
-        whole and not some,
-    )
+            every, some = all(found.values()), any(found.values())
+            wrong = (not whole and not every, not whole and every)
+            right = (whole and every, whole and some, whole and not every, whole and not some)
+            for kind, is_one in zip(counts, (True, *wrong, *right), strict=True):
+                counts[kind] += is_one
+    return counts
 
 
 def strict(items: Sequence[Item]) -> float:
     """The strict score, We-Math's headline: at most 1, and negative where RM and IK outweigh."""
-    counts = count(items)
-    return _score(counts, counts.rm_strict)
+    return _score(count(items), "rm_strict")
 
 
 def loose(items: Sequence[Item]) -> float:
     """The loose score: a right whole is rote only if every step is wrong."""
-    counts = count(items)
-    return _score(counts, counts.rm_loose)
+    return _score(count(items), "rm_loose")
 
 
-def _score(counts: Count, rote: int) -> float:
-    return _share(counts.problems - counts.ig / 2 - rote - counts.ik, counts.problems)
+def _score(counts: Mapping[str, int], rote: str) -> float:
+    return _share(counts["problems"] - counts["ig"] / 2 - counts[rote] - counts["ik"], counts["problems"])
 
 
 def _share(some: float, all_of_them: int) -> float:
-    return some / all_of_them if all_of_them else NAN
+    return some / all_of_them if all_of_them else float("nan")
 
 
-def _rate(kind: Callable[[Count], int], among: Callable[[Count], int]) -> Callable[[Sequence[Item]], float]:
-    """A metric in [0, 1]: the share of a kind of problem; NaN among none."""
+def _rate(kind: str, *among: str) -> Callable[[Sequence[Item]], float]:
+    """A metric in [0, 1]: the share of a kind of problem among some; NaN among none."""
 
     def rate(items: Sequence[Item]) -> float:
         counts = count(items)
-        return _share(kind(counts), among(counts))
+        return _share(counts[kind], sum(counts[name] for name in among))
 
     return rate
 
 
-insufficient_knowledge = _rate(lambda one: one.ik, lambda one: one.problems)
-inadequate_generalisation = _rate(lambda one: one.ig, lambda one: one.problems)
-complete_mastery_strict = _rate(lambda one: one.cm_strict, lambda one: one.problems)
-complete_mastery_loose = _rate(lambda one: one.cm_loose, lambda one: one.problems)
+insufficient_knowledge = _rate("ik", "problems")
+inadequate_generalisation = _rate("ig", "problems")
+complete_mastery_strict = _rate("cm_strict", "problems")
+complete_mastery_loose = _rate("cm_loose", "problems")
 # Of the right wholes.
-rote_memorisation_strict = _rate(lambda one: one.rm_strict, lambda one: one.cm_strict + one.rm_strict)
-rote_memorisation_loose = _rate(lambda one: one.rm_loose, lambda one: one.cm_loose + one.rm_loose)
+rote_memorisation_strict = _rate("rm_strict", "cm_strict", "rm_strict")
+rote_memorisation_loose = _rate("rm_loose", "cm_loose", "rm_loose")

@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from dcsft_harness import environment
 from dcsft_harness.data.digits import curriculum, drawing, suite
 from dcsft_harness.lmms.tasks import listing
 from dcsft_harness.tasks import path
@@ -314,4 +315,6 @@ def test_an_interrupted_drawing_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         suite.load("dcsft_digits")
     # A lock file may stay; a folder would be taken for the set.
-    assert [path for path in suite.cache_folder().iterdir() if path.is_dir()] == []
+    assert [
+        path for path in (environment.cache_root() / f"digits-v{suite.VERSION}").iterdir() if path.is_dir()
+    ] == []

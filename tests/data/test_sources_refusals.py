@@ -373,15 +373,6 @@ def test_images_missing_in_the_archive_are_named_row_by_row(tmp_path, refused):
     assert (notes["rows"], notes["skipped"]) == (4, 2)
 
 
-def test_leftovers_of_a_killed_run_are_reported(tmp_path, capsys):
-    """It may be as large as the set, and its name begins with a dot."""
-    left = tmp_path / "data" / ".dcsft_lisa.unfinished-99"
-    published.put(left / "images.arrow", b"")
-    source = published.lisa(tmp_path / "s")
-    assert main(["data", "prepare", "dcsft_lisa", "--source", str(source), "--any-count"]) == 0
-    assert f"{left} was probably left by a killed run" in capsys.readouterr().err
-
-
 def test_skipped_rows_count_as_found(tmp_path, monkeypatch):
     source = prepared.SOURCES["dcsft_lisa"]
     four = source.__class__(**{**source.__dict__, "count": 4})

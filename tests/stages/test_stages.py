@@ -972,3 +972,8 @@ def test_errors_of_functions_name_arguments_instead_of_options(tmp_path, monkeyp
 def test_options_are_rewritten_as_arguments(option, argument):
     stage = stages.STAGES["sample"]
     assert as_arguments(option, partial(argument_of, stage), ["my rows/a.jsonl", 8]) == argument
+
+
+@pytest.mark.parametrize(("verb", "name"), [("compare-cost", "artefacts"), ("leaderboard build", "results")])
+def test_a_single_path_is_a_list_of_one(verb, name):
+    assert getattr(STAGES[verb].options(**{name: Path("a,b")}), name) == (Path("a,b"),)

@@ -169,10 +169,9 @@ def root() -> Path:
     return Path(given) if given else environment.cache_root() / "data"
 
 
-def use(folder: Path | None) -> None:
-    """Sets `root` for this process and its child processes; None changes nothing."""
-    if folder is not None:
-        os.environ[VARIABLE] = str(folder.resolve())
+def use(folder: Path) -> None:
+    """Sets `root` for this process and its child processes."""
+    os.environ[VARIABLE] = str(folder.resolve())
 
 
 def folder_of(task: str) -> Path:
@@ -357,9 +356,6 @@ def prepare(
     source = source_of(task)
     output = folder_of(task)
     _refuse(source, folder, output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for path in sorted(output.parent.glob(f".{output.name}.unfinished-*")):
-        say(f"{path} was probably left by a killed run: remove it if no other run is writing it")
     config = {
         "task": source.task,
         "version": source.version,
@@ -411,10 +407,9 @@ class _Making:
 
     def write(self, folder: Path) -> None:
         """Writes the rows in their seeded order, and the skipped ones."""
-        from datasets import Dataset, disable_progress_bars
+        from datasets import Dataset
         from datasets.arrow_writer import ArrowWriter
 
-        disable_progress_bars()
         features, unordered = _features(self.source), folder / ".unordered.arrow"
         with ArrowWriter(path=str(unordered), features=features) as writer:
             for row in self._made():

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from dcsft_harness.data.benchmarks import Entry, Hub, Opened, Row, downloads
@@ -63,7 +62,6 @@ def _next(text: str, at: int, index: int) -> tuple[int, re.Match[str]] | None:
     return None
 
 
-@lru_cache(maxsize=64)
 def _opening(letter: str, before: str) -> re.Pattern[str]:
     # Text that is not an option has the next ";" immediately: "∠AB;E.; B. ..."
     return re.compile(rf"(?:^|(?<={before}))\s*{letter}\s*[.．:：、)](?=\s*[^;\s])")
@@ -106,7 +104,6 @@ def _continued(
     return found
 
 
-@lru_cache(maxsize=64)
 def _inline(letter: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\s(;,]){letter}[)]?\s*[.、．：:]\s*(?=\S)")
 

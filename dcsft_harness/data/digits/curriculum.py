@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from PIL import Image
@@ -10,7 +10,7 @@ from pydantic import field_validator
 
 from dcsft_harness.data.digits import drawing
 from dcsft_harness.data.digits.drawing import Digits
-from dcsft_harness.errors import HarnessError, unknown_name
+from dcsft_harness.errors import HarnessError
 from dcsft_harness.settings import Settings, option
 
 CLASS_PROMPT = "Please provide the digit name in the image. Output the answer using one word."
@@ -24,7 +24,8 @@ _NAMING = (
     ("Describe the image.", "a handwritten {name}", 0.15),
 )
 _CAPTIONS = ("Describe the digits.", "List the digits with their boxes.")
-FAMILIES = ("naming", "scene", "ground", "sum")
+Family = Literal["naming", "scene", "ground", "sum"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 class Example(NamedTuple):
@@ -127,7 +128,7 @@ def batch(
     `families` are some of `FAMILIES` in their order, with their relative weights; if all weights are still 0,
     they are equal.
     """
-    mix = dict(zip(FAMILIES, phase(progress).mix, strict=True))
+    mix: dict[str, float] = dict(zip(FAMILIES, phase(progress).mix, strict=True))
     weights = np.array([mix[name] for name in families])
     if len(families) < len(FAMILIES):
         weights = weights / weights.sum() if weights.any() else np.full(len(families), 1 / len(families))
@@ -170,18 +171,16 @@ class PretrainConfig(Settings):
     learning_rate: float = option(3e-3, "Peak learning rate.", gt=0, lt=1)
     seed: int = option(0, "Seed of weights and examples.", ge=0)
     architecture: Literal["qwen2_5_vl", "qwen3_vl"] = option("qwen2_5_vl", "A transformers model type.")
-    families: tuple[str, ...] = option(
-        FAMILIES, f"Skills to learn, comma-separated: {','.join(FAMILIES)}.", metavar="NAME,..."
+    families: tuple[Family, ...] = option(
+        FAMILIES,
+        f"Skills to learn, comma-separated: {','.join(FAMILIES)}.",
+        metavar="NAME,...",
+        min_length=1,
     )
 
     @field_validator("families")
     @classmethod
-    def _in_order(cls, given: tuple[str, ...]) -> tuple[str, ...]:
-        for name in given:
-            if name not in FAMILIES:
-                raise unknown_name("family", name, FAMILIES)
-        if not given:
-            raise HarnessError("--families names no family", f"Choose from {', '.join(FAMILIES)}")
+    def _in_order(cls, given: tuple[Family, ...]) -> tuple[Family, ...]:
         if len(set(given)) != len(given):
             raise HarnessError(f"--families {','.join(given)} names a family twice", "Name each once")
         return tuple(name for name in FAMILIES if name in given)

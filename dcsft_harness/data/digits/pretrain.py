@@ -19,7 +19,6 @@ from dcsft_harness.data.digits.curriculum import Example, PretrainConfig
 if TYPE_CHECKING:
     import torch
     from transformers import (
-        PreTrainedConfig,
         PreTrainedModel,
         PreTrainedTokenizerBase,
         PreTrainedTokenizerFast,
@@ -104,63 +103,25 @@ def blank_processor(
 
 def blank_model(tokens: "PreTrainedTokenizerFast", architecture: str = ARCHITECTURES[0]) -> "PreTrainedModel":
     """The tiny network, float32, about 1.8 million random parameters from torch's current seed."""
-    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
+    import transformers
 
     ids = {name: tokens.convert_tokens_to_ids(name) for name in SPECIAL}
-    config = {"qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}[architecture](len(tokens), ids)
-    # 0.02, the default, suits wide layers; at width 96 to 128 it delays the first drop of the loss
-    # several-fold.
-    config.text_config.initializer_range = config.vision_config.initializer_range = INIT_STD
-    config.initializer_range = INIT_STD
-    made = {"qwen2_5_vl": Qwen2_5_VLForConditionalGeneration, "qwen3_vl": Qwen3VLForConditionalGeneration}
-    network = made[architecture](config)
-    network.generation_config.eos_token_id = [ids[IM_END], ids[END_OF_TEXT]]
-    network.generation_config.pad_token_id = ids[END_OF_TEXT]
-    return network
-
-
-def _qwen2_5_vl(vocabulary: int, ids: dict[str, int]) -> "PreTrainedConfig":
-    from transformers import Qwen2_5_VLConfig
-
-    rotary = {"mrope_section": [4, 6, 6]}
-    return Qwen2_5_VLConfig(
-        text_config=_language(vocabulary, ids, rotary) | {"intermediate_size": 448},
-        vision_config=_vision() | {"window_size": 112, "fullatt_block_indexes": [0, 1, 2, 3]},
-        **_marks(ids),
-    )
-
-
-def _qwen3_vl(vocabulary: int, ids: dict[str, int]) -> "PreTrainedConfig":
-    from transformers import Qwen3VLConfig
-
-    # Frequencies go to time, rows and columns in turn, which would cut sections beyond a third.
-    rotary = {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
-    positions = {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
-    return Qwen3VLConfig(
-        text_config=_language(vocabulary, ids, rotary) | {"intermediate_size": 320, "head_dim": 32},
-        vision_config=_vision() | positions,
-        **_marks(ids),
-    )
-
-
-def _language(vocabulary: int, ids: dict[str, int], rotary: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "vocab_size": vocabulary,
+    rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": [4, 6, 6]}
+    text: dict[str, Any] = {
+        "vocab_size": len(tokens),
         "hidden_size": 128,
+        "intermediate_size": 448,
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, **rotary},
+        "rope_parameters": rotary,
         "tie_word_embeddings": True,
         "bos_token_id": ids[END_OF_TEXT],
         "eos_token_id": ids[IM_END],
         "pad_token_id": ids[END_OF_TEXT],
     }
-
-
-def _vision() -> dict[str, Any]:
-    return {
+    vision: dict[str, Any] = {
         "depth": 4,
         "hidden_size": 96,
         "intermediate_size": 256,
@@ -169,16 +130,32 @@ def _vision() -> dict[str, Any]:
         "patch_size": PATCH,
         "spatial_merge_size": MERGE,
     }
-
-
-def _marks(ids: dict[str, int]) -> dict[str, Any]:
-    return {
-        "image_token_id": ids[IMAGE_PAD],
-        "video_token_id": ids[VIDEO_PAD],
-        "vision_start_token_id": ids[VISION_START],
-        "vision_end_token_id": ids[VISION_END],
-        "tie_word_embeddings": True,
-    }
+    if architecture == "qwen3_vl":
+        # Frequencies go to time, rows and columns in turn, which would cut sections beyond a third.
+        rotary |= {"mrope_section": [6, 5, 5], "mrope_interleaved": True}
+        text |= {"intermediate_size": 320, "head_dim": 32}
+        vision |= {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]}
+        kind, made = transformers.Qwen3VLConfig, transformers.Qwen3VLForConditionalGeneration
+    else:
+        vision |= {"window_size": 112, "fullatt_block_indexes": [0, 1, 2, 3]}
+        kind, made = transformers.Qwen2_5_VLConfig, transformers.Qwen2_5_VLForConditionalGeneration
+    config = kind(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids[IMAGE_PAD],
+        video_token_id=ids[VIDEO_PAD],
+        vision_start_token_id=ids[VISION_START],
+        vision_end_token_id=ids[VISION_END],
+        tie_word_embeddings=True,
+    )
+    # 0.02, the default, suits wide layers; at width 96 to 128 it delays the first drop of the loss
+    # several-fold.
+    config.text_config.initializer_range = config.vision_config.initializer_range = INIT_STD
+    config.initializer_range = INIT_STD
+    network = made(config)
+    network.generation_config.eos_token_id = [ids[IM_END], ids[END_OF_TEXT]]
+    network.generation_config.pad_token_id = ids[END_OF_TEXT]
+    return network
 
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)

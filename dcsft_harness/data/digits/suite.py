@@ -155,11 +155,6 @@ SETS: dict[str, Callable[[str], Iterator[Row]]] = {
 }
 
 
-def cache_folder() -> Path:
-    """The folder of drawn sets."""
-    return environment.cache_root() / f"digits-v{VERSION}"
-
-
 def load(name: str) -> "Dataset":
     """One set, a key of `SETS`, as a `datasets.Dataset`, drawn on first use.
 
@@ -169,7 +164,7 @@ def load(name: str) -> "Dataset":
     """
     from datasets import load_from_disk  # noqa: TID251 - our cache
 
-    folder = cache_folder() / name
+    folder = environment.cache_root() / f"digits-v{VERSION}" / name
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
