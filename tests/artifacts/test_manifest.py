@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -93,6 +94,26 @@ class TestScratch:
             (dead.parent / lock.OWNER).write_text(signed)
         lock.Scratch("rows", tmp_path).remove()
         assert (dead / "model.safetensors").is_file()
+
+    @pytest.mark.parametrize(
+        ("left", "age", "stays"),
+        [
+            ([], 7200, False),
+            ([lock.OWNER], 7200, False),
+            ([], 60, True),  # another process may be using it
+            (["mine"], 7200, True),
+            ([lock.OWNER, "mine"], 7200, True),
+        ],
+    )
+    def test_a_folder_without_a_lock_is_removed_after_an_hour(self, left, age, stays, tmp_path):
+        folder = tmp_path / "rows-abc"
+        folder.mkdir()
+        for name in left:
+            (folder / name).write_text("{}")
+        os.utime(folder, (time.time() - age,) * 2)
+        lock.Scratch("rows", tmp_path).remove()
+        assert folder.exists() is stays
+        assert not stays or sorted(path.name for path in folder.iterdir()) == sorted(left)
 
     def test_a_forked_child_keeps_its_parents_folder(self, tmp_path):
         own = lock.Scratch("rows", tmp_path)
