@@ -651,7 +651,7 @@ def _train(
     except torch.OutOfMemoryError as error:
         raise HarnessError(
             f"out of GPU memory at step {trainer.state.global_step + 1}: {str(error).splitlines()[0]}",
-            "Lower micro_batch_size or max_pixels",
+            "Pass a smaller --micro-batch-size or --max-pixels",
         ) from error
     except Diverged as error:
         good = "none was written before" if run.last is None else f"{run.last} is"

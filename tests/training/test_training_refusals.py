@@ -48,6 +48,17 @@ def test_a_non_finite_loss_stops_the_run_and_names_the_step(base, tmp_path):
     refused(said, base, tmp_path, config)
 
 
+def test_running_out_of_memory_names_the_step_and_the_options(base, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore of it.")
+
+    monkeypatch.setattr(trl.SFTTrainer, "training_step", full)
+    said = (
+        "at step 1: CUDA out of memory. Tried to allocate 20 GiB. Pass a smaller --micro-batch-size or --max-"
+    )
+    refused(re.escape(said), base, tmp_path, SftConfig(max_steps=2, batch_size=2))
+
+
 def test_a_bad_step_names_its_items_and_the_last_good_checkpoint(base, tmp_path):
     rows = conversations(2).add_column("item_id", ["apple", "pear"])
     config = SftConfig(max_steps=9, batch_size=1, learning_rate=1e-3, save_steps=1)
